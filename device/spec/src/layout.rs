@@ -1,0 +1,532 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! Identifiers, sizes and byte layout of everything that crosses the boundary
+//! between the device and the driver.
+//!
+//! All integers are little-endian. Every structure is converted from and to a
+//! byte array of its exact size; neither side ever reinterprets memory that the
+//! other side can write. Parsing is where bytes are checked: a value of one of
+//! these types is a valid one.
+//!
+//! # Queues
+//!
+//! | index | name | buffers |
+//! |---|---|---|
+//! | 0 | control | requests with a control [`Opcode`] |
+//! | 1 | event | device-writable, [`Event::SIZE`] bytes each |
+//! | 2.. | I/O | requests with an I/O [`Opcode`] |
+//!
+//! # Request
+//!
+//! A request is one descriptor chain (VIRTIO 1.3, 2.7.5): a device-readable
+//! [`RequestHeader`], the data, and a device-writable [`RequestStatus`] at the
+//! very end. Data is device-readable for [`Opcode::Write`] and device-writable
+//! for [`Opcode::Read`]. Neither side may rely on how the bytes are cut into
+//! descriptors (VIRTIO 1.3, 2.7.4).
+//!
+//! # Aperture
+//!
+//! The device memory is seen through the VIRTIO shared memory region
+//! [`APERTURE_SHMID`]. What lies behind that region is undefined until the
+//! device has answered [`Opcode::MapAperture`] after `DRIVER_OK`.
+
+/// PCI vendor of every VIRTIO device (VIRTIO 1.3, 4.1.2).
+pub const PCI_VENDOR_ID: u16 = 0x1af4;
+
+/// VIRTIO device type. 21 has no driver in Linux; [`DeviceConfig::MAGIC`] tells
+/// a Ringbar device from anything else that uses the same number.
+pub const VIRTIO_DEVICE_ID: u16 = 21;
+
+/// PCI device id of the VIRTIO transport: 0x1040 plus the device type
+/// (VIRTIO 1.3, 4.1.2).
+pub const PCI_DEVICE_ID: u16 = 0x1040 + VIRTIO_DEVICE_ID;
+
+/// Index of the control queue.
+pub const CONTROL_QUEUE: u16 = 0;
+
+/// Index of the event queue.
+pub const EVENT_QUEUE: u16 = 1;
+
+/// Index of the first I/O queue.
+pub const FIRST_IO_QUEUE: u16 = 2;
+
+/// Id of the shared memory region (VIRTIO 1.3, 2.10) that shows the device
+/// memory.
+pub const APERTURE_SHMID: u8 = 0;
+
+/// Largest number of I/O queues a device may have.
+pub const MAX_IO_QUEUES: u16 = 64;
+
+/// Copies `N` bytes out of `bytes` from `at` on. `at + N` lies within the array
+/// at every call below, all of which use constants.
+const fn field<const N: usize, const S: usize>(bytes: &[u8; S], at: usize) -> [u8; N] {
+    let mut out = [0; N];
+    let mut i = 0;
+    while i < N {
+        out[i] = bytes[at + i];
+        i += 1;
+    }
+    out
+}
+
+/// Device configuration space (VIRTIO 1.3, 2.5).
+///
+/// | offset | size | field |
+/// |---|---|---|
+/// | 0 | 8 | [`Self::MAGIC`] |
+/// | 8 | 2 | [`Self::VERSION`] |
+/// | 10 | 2 | `io_queues` |
+/// | 12 | 2 | `max_segments` |
+/// | 14 | 2 | reserved, 0 |
+/// | 16 | 8 | `capacity` |
+/// | 24 | 8 | `aperture_bytes` |
+/// | 32 | 4 | `max_request_bytes` |
+/// | 36 | 4 | `operations` |
+/// | 40 | 24 | reserved, 0 |
+///
+/// # Invariants
+///
+/// `1 <= io_queues <= MAX_IO_QUEUES`, `max_segments >= 1`, `capacity >= 1` and
+/// at most `i64::MAX` (it is a file size in the guest), `aperture_bytes <=
+/// capacity`, `max_request_bytes >= 1`, and `operations` contains read and
+/// write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DeviceConfig {
+    io_queues: u16,
+    max_segments: u16,
+    capacity: u64,
+    aperture_bytes: u64,
+    max_request_bytes: u32,
+    operations: u32,
+}
+
+/// Why the bytes of a configuration space were refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ConfigError {
+    /// The magic is missing: this is some other device of type 21.
+    NotRingbar,
+    /// The device speaks this version, which is not [`DeviceConfig::VERSION`].
+    Version(u16),
+    /// `io_queues` is 0 or above [`MAX_IO_QUEUES`].
+    IoQueues(u16),
+    /// `max_segments` is 0.
+    MaxSegments,
+    /// `capacity` is 0 or above `i64::MAX`.
+    Capacity(u64),
+    /// `aperture_bytes` is above `capacity`.
+    Aperture(u64),
+    /// `max_request_bytes` is 0.
+    MaxRequest,
+    /// `operations` lacks read or write.
+    Operations(u32),
+}
+
+impl DeviceConfig {
+    /// Size of the configuration space in bytes.
+    pub const SIZE: usize = 64;
+
+    /// First bytes of the configuration space.
+    pub const MAGIC: [u8; 8] = *b"RINGBAR\0";
+
+    /// Version of this layout.
+    pub const VERSION: u16 = 1;
+
+    /// Checks the parts of a configuration against the invariants.
+    ///
+    /// `operations` is a mask with bit `n` set where the device executes the
+    /// opcode of value `n`.
+    pub const fn new(
+        io_queues: u16,
+        max_segments: u16,
+        capacity: u64,
+        aperture_bytes: u64,
+        max_request_bytes: u32,
+        operations: u32,
+    ) -> Result<Self, ConfigError> {
+        const NEEDED: u32 = Opcode::Read.mask() | Opcode::Write.mask();
+
+        if io_queues == 0 || io_queues > MAX_IO_QUEUES {
+            return Err(ConfigError::IoQueues(io_queues));
+        }
+        if max_segments == 0 {
+            return Err(ConfigError::MaxSegments);
+        }
+        if capacity == 0 || capacity > i64::MAX as u64 {
+            return Err(ConfigError::Capacity(capacity));
+        }
+        if aperture_bytes > capacity {
+            return Err(ConfigError::Aperture(aperture_bytes));
+        }
+        if max_request_bytes == 0 {
+            return Err(ConfigError::MaxRequest);
+        }
+        if operations & NEEDED != NEEDED {
+            return Err(ConfigError::Operations(operations));
+        }
+        // INVARIANT: each part was checked above.
+        Ok(Self {
+            io_queues,
+            max_segments,
+            capacity,
+            aperture_bytes,
+            max_request_bytes,
+            operations,
+        })
+    }
+
+    /// Parses the configuration space that the device shows.
+    pub fn parse(bytes: &[u8; Self::SIZE]) -> Result<Self, ConfigError> {
+        if field::<8, { Self::SIZE }>(bytes, 0) != Self::MAGIC {
+            return Err(ConfigError::NotRingbar);
+        }
+        let version = u16::from_le_bytes(field(bytes, 8));
+        if version != Self::VERSION {
+            return Err(ConfigError::Version(version));
+        }
+        Self::new(
+            u16::from_le_bytes(field(bytes, 10)),
+            u16::from_le_bytes(field(bytes, 12)),
+            u64::from_le_bytes(field(bytes, 16)),
+            u64::from_le_bytes(field(bytes, 24)),
+            u32::from_le_bytes(field(bytes, 32)),
+            u32::from_le_bytes(field(bytes, 36)),
+        )
+    }
+
+    /// The bytes that the device shows.
+    pub fn to_bytes(&self) -> [u8; Self::SIZE] {
+        let mut out = [0; Self::SIZE];
+        out[0..8].copy_from_slice(&Self::MAGIC);
+        out[8..10].copy_from_slice(&Self::VERSION.to_le_bytes());
+        out[10..12].copy_from_slice(&self.io_queues.to_le_bytes());
+        out[12..14].copy_from_slice(&self.max_segments.to_le_bytes());
+        out[16..24].copy_from_slice(&self.capacity.to_le_bytes());
+        out[24..32].copy_from_slice(&self.aperture_bytes.to_le_bytes());
+        out[32..36].copy_from_slice(&self.max_request_bytes.to_le_bytes());
+        out[36..40].copy_from_slice(&self.operations.to_le_bytes());
+        out
+    }
+
+    /// Number of I/O queues the device serves.
+    pub const fn io_queues(&self) -> u16 {
+        self.io_queues
+    }
+
+    /// Most data descriptors in one request, header and status not counted.
+    pub const fn max_segments(&self) -> u16 {
+        self.max_segments
+    }
+
+    /// Size of the device memory in bytes.
+    pub const fn capacity(&self) -> u64 {
+        self.capacity
+    }
+
+    /// How many bytes of the device memory, from its start, the aperture shows.
+    pub const fn aperture_bytes(&self) -> u64 {
+        self.aperture_bytes
+    }
+
+    /// Most data bytes in one request.
+    pub const fn max_request_bytes(&self) -> u32 {
+        self.max_request_bytes
+    }
+
+    /// Whether the device executes `opcode`.
+    pub const fn supports(&self, opcode: Opcode) -> bool {
+        opcode.is_control() || self.operations & opcode.mask() != 0
+    }
+}
+
+/// What a request asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u16)]
+pub enum Opcode {
+    /// Device memory to the data segments.
+    Read = 1,
+    /// Data segments to device memory.
+    Write = 2,
+    /// Make everything that earlier requests wrote, on any queue, durable.
+    /// Carries no data; offset and length are 0.
+    Flush = 3,
+    /// Control queue: put the device memory behind the aperture. Carries no
+    /// data; the result is the number of bytes mapped. Answered once the
+    /// mapping is in place; to be sent once after each `DRIVER_OK`.
+    MapAperture = 0x8000,
+}
+
+impl Opcode {
+    /// The opcode of this value, if there is one.
+    pub const fn from_raw(raw: u16) -> Option<Self> {
+        match raw {
+            1 => Some(Self::Read),
+            2 => Some(Self::Write),
+            3 => Some(Self::Flush),
+            0x8000 => Some(Self::MapAperture),
+            _ => None,
+        }
+    }
+
+    /// Whether this opcode belongs on the control queue.
+    pub const fn is_control(self) -> bool {
+        self as u16 & 0x8000 != 0
+    }
+
+    /// This I/O opcode's bit in the `operations` mask, 0 for a control opcode.
+    pub const fn mask(self) -> u32 {
+        if self.is_control() {
+            0
+        } else {
+            1 << self as u16
+        }
+    }
+}
+
+/// Start of every request, device-readable.
+///
+/// | offset | size | field |
+/// |---|---|---|
+/// | 0 | 2 | `opcode` |
+/// | 2 | 2 | `flags` |
+/// | 4 | 4 | reserved, 0 |
+/// | 8 | 8 | `offset` |
+/// | 16 | 8 | `length` |
+/// | 24 | 8 | reserved, 0 |
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RequestHeader {
+    /// What to do.
+    pub opcode: Opcode,
+    /// [`Self::FUA`] or nothing.
+    pub flags: u16,
+    /// Where in the device memory, in bytes.
+    pub offset: u64,
+    /// How many bytes; equals the sum of the data segments.
+    pub length: u64,
+}
+
+/// Why a request header was refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HeaderError {
+    /// No operation has this opcode.
+    Opcode(u16),
+    /// Flags that do not exist, or not for this opcode.
+    Flags(u16),
+    /// A reserved field is not 0.
+    Reserved,
+}
+
+impl RequestHeader {
+    /// Size in bytes.
+    pub const SIZE: usize = 32;
+
+    /// On a write: the data is durable before the status is written ("force
+    /// unit access").
+    pub const FUA: u16 = 1 << 0;
+
+    /// Parses a header. Offset and length are not checked here, because only
+    /// the device knows its size.
+    pub fn parse(bytes: &[u8; Self::SIZE]) -> Result<Self, HeaderError> {
+        let raw = u16::from_le_bytes(field(bytes, 0));
+        let opcode = Opcode::from_raw(raw).ok_or(HeaderError::Opcode(raw))?;
+        let flags = u16::from_le_bytes(field(bytes, 2));
+        let allowed = if matches!(opcode, Opcode::Write) {
+            Self::FUA
+        } else {
+            0
+        };
+        if flags & !allowed != 0 {
+            return Err(HeaderError::Flags(flags));
+        }
+        if field::<4, { Self::SIZE }>(bytes, 4) != [0; 4]
+            || field::<8, { Self::SIZE }>(bytes, 24) != [0; 8]
+        {
+            return Err(HeaderError::Reserved);
+        }
+        Ok(Self {
+            opcode,
+            flags,
+            offset: u64::from_le_bytes(field(bytes, 8)),
+            length: u64::from_le_bytes(field(bytes, 16)),
+        })
+    }
+
+    /// The bytes the driver puts into the descriptor.
+    pub fn to_bytes(&self) -> [u8; Self::SIZE] {
+        let mut out = [0; Self::SIZE];
+        out[0..2].copy_from_slice(&(self.opcode as u16).to_le_bytes());
+        out[2..4].copy_from_slice(&self.flags.to_le_bytes());
+        out[8..16].copy_from_slice(&self.offset.to_le_bytes());
+        out[16..24].copy_from_slice(&self.length.to_le_bytes());
+        out
+    }
+}
+
+/// How a request ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum StatusCode {
+    /// Done in full.
+    Ok = 0,
+    /// The storage behind the device failed.
+    IoError = 1,
+    /// The device does not execute this opcode, or not on this queue.
+    Unsupported = 2,
+    /// The request contradicts itself: flags, lengths, directions.
+    Invalid = 3,
+    /// Offset or offset plus length lies outside the device memory.
+    OutOfRange = 4,
+    /// The storage has no space left.
+    NoSpace = 5,
+    /// The aperture cannot be mapped (shared memory was not negotiated, or the
+    /// virtual machine monitor refused).
+    ApertureUnavailable = 6,
+}
+
+impl StatusCode {
+    /// The code of this value, if there is one.
+    pub const fn from_raw(raw: u32) -> Option<Self> {
+        match raw {
+            0 => Some(Self::Ok),
+            1 => Some(Self::IoError),
+            2 => Some(Self::Unsupported),
+            3 => Some(Self::Invalid),
+            4 => Some(Self::OutOfRange),
+            5 => Some(Self::NoSpace),
+            6 => Some(Self::ApertureUnavailable),
+            _ => None,
+        }
+    }
+}
+
+/// End of every request, device-writable.
+///
+/// | offset | size | field |
+/// |---|---|---|
+/// | 0 | 4 | `code` |
+/// | 4 | 4 | reserved, 0 |
+/// | 8 | 8 | `result` |
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RequestStatus {
+    /// How the request ended.
+    pub code: StatusCode,
+    /// For read and write the bytes transferred, which is less than the length
+    /// only where `code` is an error. Otherwise as the opcode says.
+    pub result: u64,
+}
+
+impl RequestStatus {
+    /// Size in bytes.
+    pub const SIZE: usize = 16;
+
+    /// The bytes of a status that no device has written: the driver puts them
+    /// in place before it hands a request over, so that a used buffer without a
+    /// status is told from a success.
+    pub const UNWRITTEN: [u8; Self::SIZE] = [0xff; Self::SIZE];
+
+    /// Parses the status of a used request; `None` where the device wrote no
+    /// valid code.
+    pub fn parse(bytes: &[u8; Self::SIZE]) -> Option<Self> {
+        Some(Self {
+            code: StatusCode::from_raw(u32::from_le_bytes(field(bytes, 0)))?,
+            result: u64::from_le_bytes(field(bytes, 8)),
+        })
+    }
+
+    /// The bytes the device writes.
+    pub fn to_bytes(&self) -> [u8; Self::SIZE] {
+        let mut out = [0; Self::SIZE];
+        out[0..4].copy_from_slice(&(self.code as u32).to_le_bytes());
+        out[8..16].copy_from_slice(&self.result.to_le_bytes());
+        out
+    }
+}
+
+/// Why the device stopped serving a queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum QueueFault {
+    /// A descriptor chain loops, is cut off, or is longer than allowed.
+    Chain = 1,
+    /// A descriptor points outside guest memory.
+    Address = 2,
+    /// A chain has no room for the status.
+    NoStatus = 3,
+    /// The ring itself is inconsistent (index beyond the ring, and the like).
+    Ring = 4,
+}
+
+impl QueueFault {
+    /// The fault of this value, if there is one.
+    pub const fn from_raw(raw: u32) -> Option<Self> {
+        match raw {
+            1 => Some(Self::Chain),
+            2 => Some(Self::Address),
+            3 => Some(Self::NoStatus),
+            4 => Some(Self::Ring),
+            _ => None,
+        }
+    }
+}
+
+/// What the device tells the driver without being asked, in a buffer of the
+/// event queue.
+///
+/// | offset | size | field |
+/// |---|---|---|
+/// | 0 | 2 | kind: 1 queue broken, 2 capacity changed |
+/// | 2 | 2 | queue |
+/// | 4 | 4 | fault |
+/// | 8 | 8 | capacity |
+/// | 16 | 16 | reserved, 0 |
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// The device serves this queue no longer, until it is reset.
+    QueueBroken {
+        /// Index of the queue.
+        queue: u16,
+        /// What was wrong with it.
+        fault: QueueFault,
+    },
+    /// The device memory has a new size.
+    CapacityChanged {
+        /// Bytes, within the limits of [`DeviceConfig`].
+        capacity: u64,
+    },
+}
+
+impl Event {
+    /// Size in bytes.
+    pub const SIZE: usize = 32;
+
+    /// Parses an event; `None` where the bytes are no event of this version.
+    pub fn parse(bytes: &[u8; Self::SIZE]) -> Option<Self> {
+        match u16::from_le_bytes(field(bytes, 0)) {
+            1 => Some(Self::QueueBroken {
+                queue: u16::from_le_bytes(field(bytes, 2)),
+                fault: QueueFault::from_raw(u32::from_le_bytes(field(bytes, 4)))?,
+            }),
+            2 => match u64::from_le_bytes(field(bytes, 8)) {
+                capacity @ 1..=0x7fff_ffff_ffff_ffff => Some(Self::CapacityChanged { capacity }),
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+
+    /// The bytes the device writes.
+    pub fn to_bytes(&self) -> [u8; Self::SIZE] {
+        let mut out = [0; Self::SIZE];
+        match *self {
+            Self::QueueBroken { queue, fault } => {
+                out[0..2].copy_from_slice(&1u16.to_le_bytes());
+                out[2..4].copy_from_slice(&queue.to_le_bytes());
+                out[4..8].copy_from_slice(&(fault as u32).to_le_bytes());
+            }
+            Self::CapacityChanged { capacity } => {
+                out[0..2].copy_from_slice(&2u16.to_le_bytes());
+                out[8..16].copy_from_slice(&capacity.to_le_bytes());
+            }
+        }
+        out
+    }
+}
