@@ -1,0 +1,68 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! `ringbar-init`: PID 1 of the Ringbar guest.
+//!
+//! It sets the guest up ([`setup`]), then serves the host's requests over a
+//! virtio-serial port ([`server`]), or runs a shell on the serial console
+//! ([`shell`]) where the kernel command line asks for one. All processes it
+//! starts, and the orphans they leave, are collected by [`reaper`].
+//!
+//! When there is nothing left to do, or something fails that leaves nothing to
+//! do, it powers the guest off: a PID 1 that returns is a kernel panic.
+
+mod arguments;
+mod port;
+mod process;
+mod reaper;
+mod server;
+mod setup;
+mod shell;
+
+use std::panic::{self, AssertUnwindSafe};
+use std::process::ExitCode;
+
+use anyhow::Context;
+use arguments::{Arguments, Mode};
+use rustix::system::{RebootCommand, reboot};
+
+fn main() -> ExitCode {
+    if std::process::id() != 1 {
+        eprintln!("ringbar-init is PID 1 of the Ringbar guest and does nothing elsewhere");
+        return ExitCode::from(2);
+    }
+    match panic::catch_unwind(AssertUnwindSafe(run)) {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => eprintln!("ringbar-init: {error:#}"),
+        Err(_) => eprintln!("ringbar-init: panicked, see above"),
+    }
+    power_off()
+}
+
+fn run() -> anyhow::Result<()> {
+    setup::mount_file_systems()?;
+    setup::set_environment();
+    let arguments = Arguments::read().context("reading the kernel command line")?;
+    let reaper = reaper::Reaper::start()?;
+
+    // Before anything can load the driver: see there.
+    setup::reserve_devices()?;
+
+    match arguments.mode {
+        Mode::Serve => {
+            setup::show_all_kernel_messages()?;
+            server::serve(&reaper)
+        }
+        Mode::Shell => shell::run(&reaper, &arguments),
+    }
+}
+
+/// Writes everything out and powers the machine off.
+fn power_off() -> ! {
+    rustix::fs::sync();
+    if let Err(error) = reboot(RebootCommand::PowerOff) {
+        eprintln!("ringbar-init: power off: {error}");
+    }
+    // Only reached where the kernel cannot power off; the panic that follows
+    // restarts the machine (`panic=-1`), which ends QEMU (`-no-reboot`).
+    std::process::exit(1)
+}

@@ -1,0 +1,91 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! The virtio-serial port that leads to the host.
+
+use std::fs::{self, File, OpenOptions};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use ringbar_agent_protocol::{PORT_NAME, Reply, write_frame};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::inotify;
+use rustix::io::Errno;
+
+/// How long the port may take to appear. The kernel adds it when the host's
+/// answer to the driver's first message has come, some time after boot.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Opens the port.
+pub fn open() -> anyhow::Result<File> {
+    let watch = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK)
+        .context("creating an inotify instance")?;
+    inotify::add_watch(&watch, "/dev", inotify::WatchFlags::CREATE).context("watching /dev")?;
+    let deadline = Instant::now() + PATIENCE;
+
+    // The watch comes before the look, so that no port is missed in between.
+    loop {
+        if let Some(device) = find() {
+            return OpenOptions::new()
+                .read(true)
+                .write(true)
+                .open(&device)
+                .with_context(|| format!("opening {}", device.display()));
+        }
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            bail!(
+                "no virtio-serial port named {PORT_NAME} within {} s",
+                PATIENCE.as_secs()
+            );
+        }
+        let timeout = Timespec::try_from(left).context("the time left")?;
+        match poll(
+            &mut [PollFd::new(&watch, PollFlags::IN)],
+            Some(&timeout),
+        ) {
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(error) => return Err(error).context("watching /dev"),
+        }
+        // What was created does not matter, only that something was.
+        let mut events = [0; 4096];
+        while matches!(rustix::io::read(&watch, &mut events), Ok(n) if n > 0) {}
+    }
+}
+
+/// The device file of our port, if the port and the file exist by now.
+fn find() -> Option<PathBuf> {
+    for entry in fs::read_dir("/sys/class/virtio-ports").ok()?.flatten() {
+        let name = fs::read_to_string(entry.path().join("name"));
+        if name.is_ok_and(|name| name.trim_end() == PORT_NAME) {
+            let device = Path::new("/dev").join(entry.file_name());
+            if device.exists() {
+                return Some(device);
+            }
+        }
+    }
+    None
+}
+
+/// The writing side of the port, shared by all threads that answer the host.
+#[derive(Clone, Debug)]
+pub struct ReplyPort {
+    file: Arc<Mutex<File>>,
+}
+
+impl ReplyPort {
+    /// Takes over a port that was opened for writing.
+    pub fn new(file: File) -> Self {
+        Self {
+            file: Arc::new(Mutex::new(file)),
+        }
+    }
+
+    /// Sends one message; waits while the host does not read.
+    pub fn send(&self, reply: &Reply) -> anyhow::Result<()> {
+        // A panic within leaves at worst a cut frame, which the host reports.
+        let file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        write_frame(&*file, reply).context("answering the host")
+    }
+}

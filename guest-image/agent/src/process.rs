@@ -1,0 +1,137 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! Runs one program for the host and passes its output on.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::OwnedFd;
+use std::os::unix::process::CommandExt;
+use std::process::{Command, Stdio};
+
+use anyhow::Context;
+use ringbar_agent_protocol::{Reply, RequestId};
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
+use rustix::io::Errno;
+
+use crate::port::ReplyPort;
+use crate::reaper::{Process, Reaper};
+
+/// Most bytes of output in one message.
+const PIECE: usize = 64 << 10;
+
+/// Starts a program in a session of its own, so that it can be killed with all
+/// that it started.
+pub fn start(
+    reaper: &Reaper,
+    argv: &[String],
+    env: &[(String, String)],
+    directory: Option<&str>,
+) -> anyhow::Result<Process> {
+    let (program, arguments) = argv.split_first().context("the command is empty")?;
+    let mut command = Command::new(program);
+    command
+        .args(arguments)
+        .envs(env.iter().map(|(name, value)| (name, value)))
+        .current_dir(directory.unwrap_or("/"))
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    new_session(&mut command);
+    reaper
+        .spawn(&mut command)
+        .with_context(|| format!("starting {program}"))
+}
+
+/// Puts the process of `command` into a session of its own.
+pub fn new_session(command: &mut Command) {
+    let enter = || {
+        rustix::process::setsid()?;
+        Ok(())
+    };
+    // SAFETY: `enter` makes one system call and neither allocates nor locks.
+    unsafe { command.pre_exec(enter) };
+}
+
+/// Passes the output of a process on until it ends, then its exit status.
+///
+/// What a process wrote before it ended lies in the pipes by then and is passed
+/// on. Processes it left running in the background are not waited for, and what
+/// they write later is lost, as nobody could tell to which command it belongs.
+pub fn follow(id: RequestId, mut process: Process, port: &ReplyPort) -> anyhow::Result<()> {
+    let mut stdout = Stream::new(process.child.stdout.take().map(OwnedFd::from))?;
+    let mut stderr = Stream::new(process.child.stderr.take().map(OwnedFd::from))?;
+    let mut buffer = vec![0; PIECE];
+
+    loop {
+        let ended = wait(&process.ended, &stdout, &stderr)?;
+        stdout.drain(&mut buffer, |bytes| {
+            port.send(&Reply::Stdout {
+                id,
+                bytes: bytes.to_vec(),
+            })
+        })?;
+        stderr.drain(&mut buffer, |bytes| {
+            port.send(&Reply::Stderr {
+                id,
+                bytes: bytes.to_vec(),
+            })
+        })?;
+        if ended {
+            break;
+        }
+    }
+    let status = process.status.recv().context("the reaper is gone")?;
+    port.send(&Reply::Exited { id, status })
+}
+
+/// Waits until there is output or the process has ended; says whether it has.
+fn wait(ended: &OwnedFd, stdout: &Stream, stderr: &Stream) -> anyhow::Result<bool> {
+    let mut fds = vec![PollFd::new(ended, PollFlags::IN)];
+    for stream in [stdout, stderr] {
+        if let Some(file) = &stream.file {
+            fds.push(PollFd::new(file, PollFlags::IN));
+        }
+    }
+    loop {
+        match poll(&mut fds, None) {
+            Ok(_) => return Ok(!fds[0].revents().is_empty()),
+            Err(Errno::INTR) => {}
+            Err(error) => return Err(error).context("waiting for output"),
+        }
+    }
+}
+
+/// The reading end of a pipe, until its end of file.
+struct Stream {
+    file: Option<File>,
+}
+
+impl Stream {
+    fn new(fd: Option<OwnedFd>) -> io::Result<Self> {
+        if let Some(fd) = &fd {
+            fcntl_setfl(fd, fcntl_getfl(fd)? | OFlags::NONBLOCK)?;
+        }
+        Ok(Self {
+            file: fd.map(File::from),
+        })
+    }
+
+    /// Passes on what lies in the pipe.
+    fn drain(
+        &mut self,
+        buffer: &mut [u8],
+        mut send: impl FnMut(&[u8]) -> anyhow::Result<()>,
+    ) -> anyhow::Result<()> {
+        while let Some(file) = &mut self.file {
+            match file.read(buffer) {
+                Ok(0) => self.file = None,
+                Ok(n) => send(&buffer[..n])?,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error).context("reading output"),
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,150 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! Collects every process that ends: those started here, and orphans, whose
+//! parent PID 1 becomes.
+
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::process::{Child, Command};
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
+
+use anyhow::Context;
+use ringbar_agent_protocol::ExitStatus;
+use rustix::io::Errno;
+use rustix::process::{
+    Pid, PidfdFlags, WaitId, WaitIdOptions, WaitOptions, pidfd_open, waitid, waitpid,
+};
+
+/// A process that was started and is collected by the reaper.
+#[derive(Debug)]
+pub struct Process {
+    /// Its id, which is also that of its process group and session.
+    pub pid: Pid,
+    /// Becomes readable when the process has ended.
+    pub ended: OwnedFd,
+    /// The pipes that the command asked for. Never waited for.
+    pub child: Child,
+    /// Receives the status once, right after the process has ended.
+    pub status: Receiver<ExitStatus>,
+}
+
+/// The one place of PID 1 that waits for processes.
+#[derive(Clone, Debug)]
+pub struct Reaper {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    state: Mutex<State>,
+    spawned: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// Who waits for which process.
+    waiting: HashMap<Pid, Sender<ExitStatus>>,
+    /// How many processes were started so far.
+    spawned: u64,
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Every change below is complete in itself, so the state is usable
+        // after a panic elsewhere.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Reaper {
+    /// Starts the thread that collects processes.
+    pub fn start() -> anyhow::Result<Self> {
+        let shared = Arc::new(Shared::default());
+        let reaper = Self {
+            shared: Arc::clone(&shared),
+        };
+        thread::Builder::new()
+            .name("reaper".into())
+            .spawn(move || collect_forever(&shared))
+            .context("starting the reaper")?;
+        Ok(reaper)
+    }
+
+    /// Starts a process.
+    ///
+    /// The lock is held meanwhile, which keeps the reaper from collecting the
+    /// process before it is known, and from collecting a failed start of it,
+    /// which the standard library does itself.
+    pub fn spawn(&self, command: &mut Command) -> io::Result<Process> {
+        let mut state = self.shared.lock();
+        let child = command.spawn()?;
+        state.spawned += 1;
+        self.shared.spawned.notify_all();
+        let pid = Pid::from_child(&child);
+        let ended = pidfd_open(pid, PidfdFlags::empty())?;
+        let (sender, status) = mpsc::channel();
+        state.waiting.insert(pid, sender);
+        Ok(Process {
+            pid,
+            ended,
+            child,
+            status,
+        })
+    }
+
+    /// Runs a program to its end, with PID 1's own input and output.
+    pub fn run(&self, command: &mut Command) -> anyhow::Result<ExitStatus> {
+        let name = command.get_program().to_string_lossy().into_owned();
+        let process = self
+            .spawn(command)
+            .with_context(|| format!("starting {name}"))?;
+        process
+            .status
+            .recv()
+            .with_context(|| format!("waiting for {name}"))
+    }
+}
+
+fn collect_forever(shared: &Shared) {
+    loop {
+        let seen = shared.lock().spawned;
+        // Only says that some process has ended; it is collected under the
+        // lock.
+        match waitid(WaitId::All, WaitIdOptions::EXITED | WaitIdOptions::NOWAIT) {
+            Ok(_) => collect(shared),
+            Err(Errno::CHILD) => {
+                let mut state = shared.lock();
+                while state.spawned == seen {
+                    state = shared
+                        .spawned
+                        .wait(state)
+                        .unwrap_or_else(PoisonError::into_inner);
+                }
+            }
+            Err(Errno::INTR) => {}
+            Err(error) => {
+                eprintln!("ringbar-init: waiting for processes: {error}");
+                return;
+            }
+        }
+    }
+}
+
+fn collect(shared: &Shared) {
+    let mut state = shared.lock();
+    while let Ok(Some((pid, status))) = waitpid(None, WaitOptions::NOHANG) {
+        let status = match (status.exit_status(), status.terminating_signal()) {
+            (Some(code), _) => ExitStatus::Exited(code),
+            (None, Some(signal)) => ExitStatus::Signaled(signal),
+            // Stopped or continued, which was not asked for.
+            (None, None) => continue,
+        };
+        if let Some(waiting) = state.waiting.remove(&pid) {
+            // An error means that nobody wants to know any more.
+            let _ = waiting.send(status);
+        }
+    }
+}

@@ -1,0 +1,143 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! What a guest needs before a program can run in it.
+
+use std::path::{Path, PathBuf};
+use std::{env, fs};
+
+use anyhow::Context;
+use ringbar_spec::{PCI_DEVICE_ID, PCI_VENDOR_ID};
+use rustix::io::Errno;
+use rustix::mount::{MountFlags, mount};
+
+/// Name under which our driver registers on the PCI bus.
+const DRIVER: &str = "ringbar";
+
+/// File systems of the guest: type, where, data, and whether the guest is of
+/// no use without it.
+const FILE_SYSTEMS: &[(&str, &str, &str, bool)] = &[
+    ("proc", "/proc", "", true),
+    ("sysfs", "/sys", "", true),
+    ("devtmpfs", "/dev", "mode=0755", true),
+    ("devpts", "/dev/pts", "mode=0620,ptmxmode=0666", true),
+    ("tmpfs", "/dev/shm", "mode=1777", true),
+    ("tmpfs", "/run", "mode=0755", true),
+    ("tmpfs", "/tmp", "mode=1777", true),
+    ("debugfs", "/sys/kernel/debug", "", false),
+    ("tracefs", "/sys/kernel/tracing", "", false),
+    ("cgroup2", "/sys/fs/cgroup", "", false),
+];
+
+/// Mounts the file systems every program expects.
+pub fn mount_file_systems() -> anyhow::Result<()> {
+    for &(kind, target, data, needed) in FILE_SYSTEMS {
+        let result = mount_file_system(kind, target, data);
+        if let Err(error) = result {
+            if needed {
+                return Err(error);
+            }
+            eprintln!("ringbar-init: {error:#}");
+        }
+    }
+    Ok(())
+}
+
+fn mount_file_system(kind: &str, target: &str, data: &str) -> anyhow::Result<()> {
+    // Within sysfs the mount points exist or the file system does not.
+    if !Path::new(target).is_dir() {
+        fs::create_dir_all(target).with_context(|| format!("creating {target}"))?;
+    }
+    let flags = match target {
+        "/dev" | "/dev/pts" => MountFlags::NOSUID,
+        _ => MountFlags::NOSUID | MountFlags::NODEV,
+    };
+    let data = std::ffi::CString::new(data).context("mount data")?;
+    match mount(kind, target, kind, flags, data.as_c_str()) {
+        // The kernel has mounted it (CONFIG_DEVTMPFS_MOUNT).
+        Ok(()) | Err(Errno::BUSY) => Ok(()),
+        Err(error) => Err(error).with_context(|| format!("mounting {kind} on {target}")),
+    }
+}
+
+/// Sets the environment that all processes of the guest inherit.
+pub fn set_environment() {
+    const VARIABLES: [(&str, &str); 4] = [
+        (
+            "PATH",
+            "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+        ),
+        ("HOME", "/root"),
+        ("LANG", "C.UTF-8"),
+        ("USER", "root"),
+    ];
+    for (name, value) in VARIABLES {
+        // SAFETY: PID 1 has no other thread yet.
+        unsafe { env::set_var(name, value) };
+    }
+}
+
+/// Reserves every Ringbar device for our driver.
+///
+/// `virtio_pci` claims all devices of the VIRTIO vendor and is built into
+/// Debian's kernel, so it is bound to ours by now, whatever the order in which
+/// modules are loaded. It does nothing with a device type it has no driver
+/// for, and gives the device up without objection.
+pub fn reserve_devices() -> anyhow::Result<()> {
+    let bus = Path::new("/sys/bus/pci/devices");
+    let Ok(entries) = fs::read_dir(bus) else {
+        return Ok(());
+    };
+    for entry in entries {
+        let device = entry
+            .with_context(|| format!("listing {}", bus.display()))?
+            .path();
+        if !is_ringbar(&device) {
+            continue;
+        }
+        write(&device.join("driver_override"), DRIVER)?;
+        let driver = device.join("driver");
+        let bound_to = fs::read_link(&driver).ok();
+        if let Some(bound_to) = bound_to
+            && bound_to.file_name().is_some_and(|name| name != DRIVER)
+            && let Some(address) = device.file_name().and_then(|name| name.to_str())
+        {
+            write(&driver.join("unbind"), address)?;
+        }
+    }
+    Ok(())
+}
+
+fn is_ringbar(device: &Path) -> bool {
+    let id = |file| {
+        let text = fs::read_to_string(device.join(file)).ok()?;
+        parse_id(&text)
+    };
+    id("vendor") == Some(PCI_VENDOR_ID) && id("device") == Some(PCI_DEVICE_ID)
+}
+
+fn parse_id(text: &str) -> Option<u16> {
+    u16::from_str_radix(text.trim().strip_prefix("0x")?, 16).ok()
+}
+
+/// Lets every kernel message through to the console, and so into the host's
+/// log of this guest, where the command line's `quiet` kept the boot short.
+pub fn show_all_kernel_messages() -> anyhow::Result<()> {
+    write(&PathBuf::from("/proc/sys/kernel/printk"), "7")
+}
+
+fn write(path: &Path, text: &str) -> anyhow::Result<()> {
+    fs::write(path, text).with_context(|| format!("writing {text:?} to {}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn identifiers_are_read_as_sysfs_prints_them() {
+        assert_eq!(parse_id("0x1af4\n"), Some(0x1af4));
+        assert_eq!(parse_id("1af4\n"), None);
+        assert_eq!(parse_id("0x11af4\n"), None);
+        assert_eq!(parse_id(""), None);
+    }
+}
