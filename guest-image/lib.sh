@@ -1,0 +1,92 @@
+# shellcheck shell=bash
+# What the set-up scripts share: messages, the cache, locks and progress.
+# Sourced, not run. Messages go to stderr; a script's result goes to stdout.
+
+# Where everything that does not depend on the checkout is kept.
+cache=${XDG_CACHE_HOME:-${HOME:?}/.cache}/ringbar
+
+# die MESSAGE: ends the script with one line that says what to do.
+die() {
+    printf 'ringbar: %s\n' "$*" >&2
+    exit 1
+}
+
+# note MESSAGE: says what is being done.
+note() {
+    printf '  %s\n' "$*" >&2
+}
+
+# digest: a short name for the content on stdin.
+digest() {
+    sha256sum | cut -c1-16
+}
+
+# lock NAME: waits until no other run makes NAME. The lock is held until the
+# script and every program it started have ended, so that what an interrupted
+# run has left behind can no longer be in use once the lock is ours.
+lock() {
+    mkdir -p "$cache/locks"
+    exec {lock_fd}>"$cache/locks/$1"
+    if ! flock --nonblock "$lock_fd"; then
+        note "$1: waiting for another set-up run to finish"
+        flock "$lock_fd"
+    fi
+}
+
+# remove PATH...: deletes trees, also those with folders we may not write to.
+remove() {
+    rm -rf -- "$@" 2>/dev/null || {
+        chmod -R u+rwX -- "$@" && rm -rf -- "$@"
+    }
+}
+
+# fresh DIR: an empty folder DIR.
+fresh() {
+    [[ ! -e $1 ]] || remove "$1"
+    mkdir -p "$1"
+}
+
+# progress WHAT [TOTAL]: counts the lines on stdin and shows the count, in place
+# on a terminal, otherwise every few seconds. Speaks up too when no line comes.
+progress() {
+    local what=$1 total=${2:-} every=5 count=0 printed='' shown=$SECONDS started=$SECONDS status
+    [[ ! -t 2 ]] || every=1
+    while true; do
+        status=0
+        read -r -t "$every" _ || status=$?
+        if ((status == 0)); then
+            count=$((count + 1))
+        elif ((status <= 128)); then
+            break
+        fi
+        if ((SECONDS - shown >= every)); then
+            shown=$SECONDS
+            progress_line
+        fi
+    done
+    progress_line
+    [[ ! -t 2 ]] || printf '\n' >&2
+}
+
+# The line itself; uses the variables of progress.
+progress_line() {
+    local text="$what: $count${total:+ of $total} ($((SECONDS - started)) s)"
+    [[ $text != "$printed" ]] || return 0
+    printed=$text
+    if [[ -t 2 ]]; then
+        printf '\r  %s\033[K' "$text" >&2
+    else
+        printf '  %s\n' "$text" >&2
+    fi
+}
+
+# run_logged LOG WHAT COMMAND...: runs a command whose output is only of interest
+# when it fails; shows a count of the lines it prints.
+run_logged() {
+    local log=$1 what=$2
+    shift 2
+    if ! "$@" 2>&1 | tee "$log" | progress "$what"; then
+        tail -n 30 "$log" >&2
+        return 1
+    fi
+}
