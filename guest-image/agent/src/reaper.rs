@@ -15,7 +15,7 @@ use anyhow::Context;
 use ringbar_agent_protocol::ExitStatus;
 use rustix::io::Errno;
 use rustix::process::{
-    Pid, PidfdFlags, WaitId, WaitIdOptions, WaitOptions, pidfd_open, waitid, waitpid,
+    Pid, PidfdFlags, WaitId, WaitIdOptions, WaitOptions, pidfd_open, wait, waitid,
 };
 
 /// A process that was started and is collected by the reaper.
@@ -135,7 +135,7 @@ fn collect_forever(shared: &Shared) {
 
 fn collect(shared: &Shared) {
     let mut state = shared.lock();
-    while let Ok(Some((pid, status))) = waitpid(None, WaitOptions::NOHANG) {
+    while let Ok(Some((pid, status))) = wait(WaitOptions::NOHANG) {
         let status = match (status.exit_status(), status.terminating_signal()) {
             (Some(code), _) => ExitStatus::Exited(code),
             (None, Some(signal)) => ExitStatus::Signaled(signal),

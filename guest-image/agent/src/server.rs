@@ -5,6 +5,7 @@
 use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io::Read;
+use std::os::unix::fs::OpenOptionsExt;
 use std::process::Command;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
@@ -13,6 +14,7 @@ use anyhow::{Context, bail};
 use ringbar_agent_protocol::{
     FrameError, MAX_FRAME, Reply, Request, RequestId, VERSION, read_frame,
 };
+use rustix::fs::OFlags;
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, mount};
 use rustix::process::{Pid, Signal, kill_process_group};
@@ -184,12 +186,9 @@ fn read_file(path: &str) -> anyhow::Result<Vec<u8>> {
 
 /// The kernel's log as `dmesg` prints it; of one that is too long, its end.
 fn kernel_log() -> anyhow::Result<Vec<u8>> {
-    const FOLLOW_NOT: i32 = libc_o_nonblock();
-    use std::os::unix::fs::OpenOptionsExt;
-
     let mut kmsg = File::options()
         .read(true)
-        .custom_flags(FOLLOW_NOT)
+        .custom_flags(OFlags::NONBLOCK.bits().cast_signed())
         .open("/dev/kmsg")
         .context("opening /dev/kmsg")?;
     let mut log = Vec::new();
@@ -205,10 +204,6 @@ fn kernel_log() -> anyhow::Result<Vec<u8>> {
     }
     let excess = log.len().saturating_sub(MAX_CONTENT as usize);
     Ok(log.split_off(excess))
-}
-
-const fn libc_o_nonblock() -> i32 {
-    rustix::fs::OFlags::NONBLOCK.bits() as i32
 }
 
 /// One record of `/dev/kmsg`, `<priority>,<number>,<microseconds>,<flags>;<text>`

@@ -4,11 +4,13 @@
 
 use std::fs::File;
 use std::os::fd::AsFd;
+use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 use std::thread;
 
 use anyhow::Context;
+use rustix::fs::OFlags;
 use rustix::termios::tcdrain;
 
 use crate::arguments::Arguments;
@@ -29,11 +31,7 @@ pub fn run(reaper: &Reaper, arguments: &Arguments) -> anyhow::Result<()> {
         })
         .context("starting the server")?;
 
-    let console = File::options()
-        .read(true)
-        .write(true)
-        .open(CONSOLE)
-        .with_context(|| format!("opening {CONSOLE}"))?;
+    let console = open_console()?;
 
     let loaded = reaper.run(Command::new("modprobe").arg("ringbar"))?;
     if !loaded.success() {
@@ -63,5 +61,15 @@ pub fn run(reaper: &Reaper, arguments: &Arguments) -> anyhow::Result<()> {
     unsafe { command.pre_exec(take_terminal) };
 
     reaper.run(&mut command)?;
-    tcdrain(console.as_fd()).context("writing out the console")
+    // The end of the session hung the console up for everyone who had it open.
+    tcdrain(open_console()?.as_fd()).context("writing out the console")
+}
+
+fn open_console() -> anyhow::Result<File> {
+    File::options()
+        .read(true)
+        .write(true)
+        .custom_flags(OFlags::NOCTTY.bits().cast_signed())
+        .open(CONSOLE)
+        .with_context(|| format!("opening {CONSOLE}"))
 }

@@ -1,0 +1,495 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! The host's end of the agent port.
+
+use std::collections::HashMap;
+use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use ringbar_agent_protocol::{
+    ExitStatus, FrameError, Reply, Request, RequestId, VERSION, read_frame, write_frame,
+};
+
+use crate::error::{Error, Result};
+
+/// How long the guest may take for what it does at once: reading a file and
+/// the like.
+const PROMPT: Duration = Duration::from_secs(60);
+
+/// A command for the guest.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct GuestCommand {
+    argv: Vec<String>,
+    env: Vec<(String, String)>,
+    directory: Option<String>,
+}
+
+impl GuestCommand {
+    /// A program, looked up in the guest's `PATH`.
+    pub fn new(program: &str) -> Self {
+        Self {
+            argv: vec![program.to_owned()],
+            ..Self::default()
+        }
+    }
+
+    /// A line for the guest's shell.
+    pub fn shell(line: &str) -> Self {
+        Self::new("sh").args(["-c", line])
+    }
+
+    /// Adds arguments.
+    pub fn args<S: Into<String>>(mut self, arguments: impl IntoIterator<Item = S>) -> Self {
+        self.argv.extend(arguments.into_iter().map(Into::into));
+        self
+    }
+
+    /// Adds an environment variable.
+    pub fn env(mut self, name: &str, value: &str) -> Self {
+        self.env.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Sets the working directory.
+    pub fn directory(mut self, directory: &str) -> Self {
+        self.directory = Some(directory.to_owned());
+        self
+    }
+}
+
+impl std::fmt::Display for GuestCommand {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.argv.join(" "))
+    }
+}
+
+/// What a running command reports.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// It wrote to its standard output.
+    Stdout(Vec<u8>),
+    /// It wrote to its standard error.
+    Stderr(Vec<u8>),
+    /// It ended; nothing follows.
+    Exited(ExitStatus),
+}
+
+/// All that a command did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Output {
+    /// Standard output.
+    pub stdout: Vec<u8>,
+    /// Standard error.
+    pub stderr: Vec<u8>,
+    /// How it ended.
+    pub status: ExitStatus,
+}
+
+/// Connection to PID 1 of a guest.
+#[derive(Debug)]
+pub struct Agent {
+    shared: Arc<Shared>,
+    next: AtomicU32,
+    kernel_release: String,
+}
+
+#[derive(Debug)]
+struct Shared {
+    port: Mutex<UnixStream>,
+    /// Who waits for replies to which request; `None` once the guest is gone.
+    waiting: Mutex<Option<HashMap<RequestId, Sender<Reply>>>>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // No change below can be left half done.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Agent {
+    /// Takes over a connection whose guest is booting, and waits until it is up.
+    pub fn connect(port: UnixStream, timeout: Duration) -> Result<Self> {
+        let incoming = port
+            .try_clone()
+            .map_err(Error::io("duplicating the agent port"))?;
+        let shared = Arc::new(Shared {
+            port: Mutex::new(port),
+            waiting: Mutex::new(Some(HashMap::new())),
+        });
+        let (sender, hello) = mpsc::channel();
+        let reader = Arc::clone(&shared);
+        thread::Builder::new()
+            .name("agent".into())
+            .spawn(move || dispatch(&incoming, &reader, &sender))
+            .map_err(Error::io("starting the agent thread"))?;
+
+        let what = "the guest to boot";
+        match hello.recv_timeout(timeout) {
+            Ok((VERSION, kernel_release)) => Ok(Self {
+                shared,
+                next: AtomicU32::new(1),
+                kernel_release,
+            }),
+            Ok((version, _)) => Err(Error::Protocol(format!(
+                "the guest image speaks version {version} of the protocol, not {VERSION}"
+            ))),
+            Err(RecvTimeoutError::Timeout) => Err(Error::Timeout {
+                what: what.into(),
+                after: timeout,
+            }),
+            Err(RecvTimeoutError::Disconnected) => {
+                Err(Error::GuestGone(format!("waiting for {what}")))
+            }
+        }
+    }
+
+    /// Release of the guest's kernel.
+    pub fn kernel_release(&self) -> &str {
+        &self.kernel_release
+    }
+
+    /// Sends a request and returns where its replies arrive.
+    fn request(
+        &self,
+        what: &str,
+        build: impl FnOnce(RequestId) -> Request,
+    ) -> Result<(RequestId, Receiver<Reply>)> {
+        let id = self.next.fetch_add(1, Ordering::Relaxed);
+        let (sender, receiver) = mpsc::channel();
+        match &mut *lock(&self.shared.waiting) {
+            Some(waiting) => waiting.insert(id, sender),
+            None => return Err(Error::GuestGone(what.to_owned())),
+        };
+        match write_frame(&*lock(&self.shared.port), &build(id)) {
+            Ok(()) => Ok((id, receiver)),
+            // The other end is gone; the reading thread will see it as well.
+            Err(FrameError::Io(_)) => Err(Error::GuestGone(what.to_owned())),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Sends a request that is answered once.
+    fn ask(
+        &self,
+        what: String,
+        timeout: Duration,
+        build: impl FnOnce(RequestId) -> Request,
+    ) -> Result<Vec<u8>> {
+        let (_, replies) = self.request(&what, build)?;
+        match receive(&replies, &what, timeout, timeout)? {
+            Reply::Done { .. } => Ok(Vec::new()),
+            Reply::Content { bytes, .. } => Ok(bytes),
+            Reply::Failed { message, .. } => Err(Error::Guest { what, message }),
+            other => Err(Error::Protocol(format!("{other:?} to {what}"))),
+        }
+    }
+
+    /// Starts a command.
+    pub fn start(&self, command: &GuestCommand, timeout: Duration) -> Result<RunningCommand<'_>> {
+        let what = format!("running `{command}`");
+        let (id, replies) = self.request(&what, |id| Request::Exec {
+            id,
+            argv: command.argv.clone(),
+            env: command.env.clone(),
+            directory: command.directory.clone(),
+        })?;
+        Ok(RunningCommand {
+            agent: self,
+            id,
+            replies,
+            what,
+            deadline: Instant::now() + timeout,
+            timeout,
+        })
+    }
+
+    /// Runs a command to its end.
+    pub fn run(&self, command: &GuestCommand, timeout: Duration) -> Result<Output> {
+        let mut running = self.start(command, timeout)?;
+        let mut stdout = Vec::new();
+        let mut stderr = Vec::new();
+        loop {
+            match running.next()? {
+                Event::Stdout(bytes) => stdout.extend(bytes),
+                Event::Stderr(bytes) => stderr.extend(bytes),
+                Event::Exited(status) => {
+                    return Ok(Output {
+                        stdout,
+                        stderr,
+                        status,
+                    });
+                }
+            }
+        }
+    }
+
+    /// Runs a command that must succeed, and returns its standard output.
+    pub fn check(&self, command: &GuestCommand, timeout: Duration) -> Result<String> {
+        let output = self.run(command, timeout)?;
+        if !output.status.success() {
+            return Err(Error::Guest {
+                what: format!("`{command}`"),
+                message: format!(
+                    "{}\n{}{}",
+                    output.status,
+                    String::from_utf8_lossy(&output.stdout),
+                    String::from_utf8_lossy(&output.stderr)
+                )
+                .trim_end()
+                .to_owned(),
+            });
+        }
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    /// Reads a file of the guest.
+    pub fn read_file(&self, path: &str) -> Result<Vec<u8>> {
+        self.ask(format!("reading {path}"), PROMPT, |id| Request::ReadFile {
+            id,
+            path: path.to_owned(),
+        })
+    }
+
+    /// Reads a text file of the guest.
+    pub fn read_text(&self, path: &str) -> Result<String> {
+        let bytes = self.read_file(path)?;
+        String::from_utf8(bytes).map_err(|error| Error::Protocol(format!("{path}: {error}")))
+    }
+
+    /// The guest kernel's log from its start.
+    pub fn kernel_log(&self) -> Result<String> {
+        let bytes = self.ask("reading the kernel log".into(), PROMPT, |id| {
+            Request::KernelLog { id }
+        })?;
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
+    }
+
+    /// Mounts a 9p share.
+    pub fn mount_share(&self, tag: &str, target: &str) -> Result<()> {
+        self.ask(format!("mounting the share on {target}"), PROMPT, |id| {
+            Request::MountShare {
+                id,
+                tag: tag.to_owned(),
+                target: target.to_owned(),
+            }
+        })?;
+        Ok(())
+    }
+
+    /// Tells the guest the size of the terminal behind its serial console.
+    pub fn resize_console(&self, rows: u16, columns: u16) -> Result<()> {
+        self.ask("resizing the console".into(), PROMPT, |id| {
+            Request::ResizeConsole { id, rows, columns }
+        })?;
+        Ok(())
+    }
+
+    /// Asks the guest to power off, without waiting for it.
+    pub fn power_off(&self) -> Result<()> {
+        Ok(write_frame(
+            &*lock(&self.shared.port),
+            &Request::PowerOff,
+        )?)
+    }
+}
+
+/// A command that runs in the guest.
+#[derive(Debug)]
+pub struct RunningCommand<'a> {
+    agent: &'a Agent,
+    id: RequestId,
+    replies: Receiver<Reply>,
+    what: String,
+    deadline: Instant,
+    timeout: Duration,
+}
+
+impl RunningCommand<'_> {
+    /// Waits for what the command does next, until its time is up.
+    #[expect(
+        clippy::should_implement_trait,
+        reason = "an iterator over results would invite going on after an error"
+    )]
+    pub fn next(&mut self) -> Result<Event> {
+        self.next_within(self.timeout)
+    }
+
+    /// As [`Self::next`], but waits at most `patience` for one event.
+    pub fn next_within(&mut self, patience: Duration) -> Result<Event> {
+        let left = self.deadline.saturating_duration_since(Instant::now());
+        let (wait, limit) = if patience < left {
+            (patience, patience)
+        } else {
+            (left, self.timeout)
+        };
+        match receive(&self.replies, &self.what, wait, limit)? {
+            Reply::Stdout { bytes, .. } => Ok(Event::Stdout(bytes)),
+            Reply::Stderr { bytes, .. } => Ok(Event::Stderr(bytes)),
+            Reply::Exited { status, .. } => Ok(Event::Exited(status)),
+            Reply::Failed { message, .. } => Err(Error::Guest {
+                what: self.what.clone(),
+                message,
+            }),
+            other => Err(Error::Protocol(format!("{other:?} while {}", self.what))),
+        }
+    }
+
+    /// Sends a signal to the command and all that it started.
+    pub fn signal(&self, signal: i32) -> Result<()> {
+        self.agent
+            .ask(format!("stopping what was {}", self.what), PROMPT, |id| {
+                Request::Signal {
+                    id,
+                    target: self.id,
+                    signal,
+                }
+            })?;
+        Ok(())
+    }
+}
+
+fn receive(
+    replies: &Receiver<Reply>,
+    what: &str,
+    wait: Duration,
+    limit: Duration,
+) -> Result<Reply> {
+    replies.recv_timeout(wait).map_err(|error| match error {
+        RecvTimeoutError::Timeout => Error::Timeout {
+            what: what.to_owned(),
+            after: limit,
+        },
+        RecvTimeoutError::Disconnected => Error::GuestGone(what.to_owned()),
+    })
+}
+
+/// Passes the guest's messages on until it is gone.
+fn dispatch(mut incoming: &UnixStream, shared: &Shared, hello: &Sender<(u32, String)>) {
+    loop {
+        let reply = match read_frame::<Reply>(&mut incoming) {
+            Ok(reply) => reply,
+            Err(FrameError::Closed | FrameError::Io(_)) => break,
+            Err(error) => {
+                eprintln!("ringbar-ci: {error}");
+                break;
+            }
+        };
+        match reply {
+            Reply::Hello {
+                version,
+                kernel_release,
+            } => {
+                // Nobody waits for a second one.
+                let _ = hello.send((version, kernel_release));
+            }
+            reply => {
+                let Some(id) = reply.id() else { continue };
+                let last = !matches!(reply, Reply::Stdout { .. } | Reply::Stderr { .. });
+                if let Some(waiting) = &mut *lock(&shared.waiting) {
+                    if let Some(sender) = waiting.get(&id) {
+                        // The one who asked may have given up.
+                        let _ = sender.send(reply);
+                    }
+                    if last {
+                        waiting.remove(&id);
+                    }
+                }
+            }
+        }
+    }
+    // Everyone who waits learns that the guest is gone.
+    *lock(&shared.waiting) = None;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SOON: Duration = Duration::from_secs(10);
+
+    /// A guest that is a thread: `serve` gets the port after the greeting.
+    fn guest(serve: impl FnOnce(&UnixStream) + Send + 'static) -> Result<Agent> {
+        let (host, guest) = UnixStream::pair().unwrap();
+        thread::spawn(move || {
+            let hello = Reply::Hello {
+                version: VERSION,
+                kernel_release: "7.3".into(),
+            };
+            write_frame(&guest, &hello).unwrap();
+            serve(&guest);
+        });
+        Agent::connect(host, SOON)
+    }
+
+    #[test]
+    fn output_and_status_of_a_command_arrive() {
+        let agent = guest(|port| {
+            let Ok(Request::Exec { id, argv, .. }) = read_frame(port) else {
+                panic!("not a command");
+            };
+            assert_eq!(argv, ["sh", "-c", "x"]);
+            for reply in [
+                Reply::Stdout { id, bytes: b"out".to_vec() },
+                Reply::Stderr { id, bytes: b"err".to_vec() },
+                Reply::Exited { id, status: ExitStatus::Exited(4) },
+            ] {
+                write_frame(port, &reply).unwrap();
+            }
+        })
+        .unwrap();
+        assert_eq!(agent.kernel_release(), "7.3");
+        let output = agent.run(&GuestCommand::shell("x"), SOON).unwrap();
+        assert_eq!(output.stdout, b"out");
+        assert_eq!(output.stderr, b"err");
+        assert_eq!(output.status, ExitStatus::Exited(4));
+    }
+
+    #[test]
+    fn a_guest_that_dies_ends_every_wait() {
+        let agent = guest(|port| {
+            let _: Request = read_frame(port).unwrap();
+        })
+        .unwrap();
+        let error = agent.run(&GuestCommand::new("x"), SOON).unwrap_err();
+        assert!(matches!(error, Error::GuestGone(_)), "{error}");
+        let error = agent.read_file("/x").unwrap_err();
+        assert!(matches!(error, Error::GuestGone(_)), "{error}");
+    }
+
+    #[test]
+    fn a_silent_guest_is_not_waited_for_beyond_the_limit() {
+        let (_keep_open, port) = UnixStream::pair().unwrap();
+        let error = Agent::connect(port, Duration::from_millis(1)).unwrap_err();
+        assert!(error.is_timeout());
+        assert!(error.to_string().contains("the guest to boot"));
+    }
+
+    #[test]
+    fn a_stale_guest_image_is_named() {
+        let (host, guest) = UnixStream::pair().unwrap();
+        let hello = Reply::Hello {
+            version: VERSION + 1,
+            kernel_release: String::new(),
+        };
+        write_frame(&guest, &hello).unwrap();
+        let error = Agent::connect(host, SOON).unwrap_err();
+        assert!(error.to_string().contains("guest image"), "{error}");
+    }
+
+    #[test]
+    fn a_refused_request_says_what_was_asked() {
+        let agent = guest(|port| {
+            let Ok(Request::ReadFile { id, .. }) = read_frame(port) else {
+                panic!("not a file");
+            };
+            let message = "no such file".into();
+            write_frame(port, &Reply::Failed { id, message }).unwrap();
+        })
+        .unwrap();
+        let text = agent.read_file("/x").unwrap_err().to_string();
+        assert_eq!(text, "the guest failed at reading /x: no such file");
+    }
+}

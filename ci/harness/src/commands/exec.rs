@@ -1,0 +1,105 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! `ringbar-ci exec`: one command in a fresh guest.
+
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Context;
+use clap::Args;
+use ringbar_harness::agent::{Event, GuestCommand};
+use ringbar_harness::error::Error;
+use ringbar_harness::setup::Setup;
+use ringbar_harness::vm::Vm;
+
+use super::{MachineOptions, TIMED_OUT, parse_seconds};
+
+/// Runs one command in a fresh guest with the driver loaded
+///
+/// Its output is passed through, and its exit status is ours; 124 says that the
+/// time was up, 125 that the guest could not be started or crashed.
+#[derive(Debug, Args)]
+pub struct Options {
+    /// Command line for the guest's shell
+    #[arg(long, env = "RINGBAR_CMD", value_name = "STRING")]
+    command: String,
+
+    /// Directory to mount at /mnt of the guest, readable and writable
+    #[arg(long, env = "RINGBAR_SHARE", value_name = "DIR")]
+    share: Option<PathBuf>,
+
+    /// Seconds that the command may take
+    #[arg(long, env = "RINGBAR_TIMEOUT", value_name = "SECONDS", default_value = "600",
+          value_parser = parse_seconds)]
+    timeout: Duration,
+
+    /// Do not load the driver
+    #[arg(long)]
+    no_driver: bool,
+
+    /// Start without a device, and so without the driver
+    #[arg(long)]
+    no_device: bool,
+
+    #[command(flatten)]
+    machine: MachineOptions,
+}
+
+/// Runs the command.
+pub fn run(setup: &Setup, options: &Options) -> anyhow::Result<ExitCode> {
+    let mut vm_options = options.machine.vm();
+    // An empty value of the environment variable means none.
+    vm_options.share = options
+        .share
+        .clone()
+        .filter(|share| !share.as_os_str().is_empty());
+    if options.no_device {
+        vm_options.devices.clear();
+    }
+    let mut vm = Vm::start(setup, &vm_options)?;
+    if !options.no_driver && !options.no_device {
+        vm.load_driver()?;
+    }
+    if vm_options.share.is_some() {
+        vm.mount_share()?;
+    }
+
+    let command = GuestCommand::shell(&options.command);
+    let result = pass_through(&vm, &command, options.timeout);
+    let status = match vm.explain(result) {
+        Ok(status) => status,
+        Err(error) if error.is_timeout() => {
+            eprintln!("ringbar-ci: {error:#}");
+            return Ok(ExitCode::from(TIMED_OUT));
+        }
+        Err(error) => return Err(error.into()),
+    };
+    // The command has ended and its status counts; a guest that does not power
+    // off is worth a line, no more.
+    if let Err(error) = vm.power_off() {
+        eprintln!("ringbar-ci: {error:#}");
+    }
+    let code = u8::try_from(status).with_context(|| format!("exit status {status}"))?;
+    Ok(ExitCode::from(code))
+}
+
+/// Runs a command with its output going where ours goes; returns its status.
+fn pass_through(vm: &Vm, command: &GuestCommand, timeout: Duration) -> Result<i32, Error> {
+    let mut running = vm.agent().start(command, timeout)?;
+    loop {
+        match running.next() {
+            Ok(Event::Stdout(bytes)) => write(io::stdout(), &bytes)?,
+            Ok(Event::Stderr(bytes)) => write(io::stderr(), &bytes)?,
+            Ok(Event::Exited(status)) => return Ok(status.shell_code()),
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+fn write(mut to: impl Write, bytes: &[u8]) -> Result<(), Error> {
+    to.write_all(bytes)
+        .and_then(|()| to.flush())
+        .map_err(Error::io("writing the command's output"))
+}

@@ -1,0 +1,86 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! The subcommands.
+
+pub mod exec;
+pub mod shell;
+
+use std::time::Duration;
+
+use clap::Args;
+use ringbar_harness::device::DeviceOptions;
+use ringbar_harness::size;
+
+/// Exit status for a failure of ours, told from those that a command of the
+/// user's would choose. The same as `timeout` and container tools use.
+pub const FAILURE: u8 = 125;
+
+/// Exit status where the time was up, as `timeout` uses it.
+pub const TIMED_OUT: u8 = 124;
+
+/// Options of all commands that start a virtual machine with one device.
+#[derive(Debug, Args)]
+pub struct MachineOptions {
+    /// Size of the device memory
+    #[arg(long, value_name = "SIZE", default_value = "256M", value_parser = size::parse)]
+    pub device_size: u64,
+
+    /// Number of I/O queues
+    #[arg(long, value_name = "N", default_value_t = 4)]
+    pub queues: u16,
+
+    /// Memory of the virtual machine
+    #[arg(long, value_name = "SIZE", default_value = "2G", value_parser = size::parse)]
+    pub memory: u64,
+
+    /// Number of virtual CPUs
+    #[arg(long, value_name = "N", default_value_t = 2)]
+    pub cpus: u32,
+
+    /// Argument for the guest's kernel; may be given several times
+    #[arg(long = "kernel-arg", value_name = "ARG")]
+    pub kernel_args: Vec<String>,
+
+    /// Argument for QEMU; may be given several times
+    #[arg(long = "qemu-arg", value_name = "ARG", allow_hyphen_values = true)]
+    pub qemu_args: Vec<String>,
+}
+
+impl MachineOptions {
+    /// The virtual machine they describe.
+    pub fn vm(&self) -> ringbar_harness::vm::VmOptions {
+        ringbar_harness::vm::VmOptions {
+            memory: self.memory,
+            cpus: self.cpus,
+            kernel_args: self.kernel_args.clone(),
+            devices: vec![DeviceOptions {
+                size: self.device_size,
+                queues: self.queues,
+                ..DeviceOptions::default()
+            }],
+            qemu_args: self.qemu_args.clone(),
+            ..ringbar_harness::vm::VmOptions::default()
+        }
+    }
+}
+
+/// Reads a whole number of seconds above 0.
+pub fn parse_seconds(text: &str) -> Result<Duration, String> {
+    match text.parse() {
+        Ok(seconds) if seconds > 0 => Ok(Duration::from_secs(seconds)),
+        _ => Err("a whole number of seconds above 0".into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn seconds_are_positive_and_whole() {
+        assert_eq!(parse_seconds("600"), Ok(Duration::from_secs(600)));
+        for text in ["0", "-1", "1.5", "10m", ""] {
+            assert!(parse_seconds(text).is_err(), "{text:?}");
+        }
+    }
+}

@@ -1,0 +1,25 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! Starts the Ringbar device and a virtual machine, and runs commands, fio jobs
+//! and tests in it.
+//!
+//! | module | what it does |
+//! |---|---|
+//! | [`setup`] | reads what `make setup` found and built |
+//! | [`device`] | starts the device daemon |
+//! | [`qemu`] | builds QEMU's command line |
+//! | [`vm`] | starts QEMU and ties its parts together |
+//! | [`qmp`] | speaks with QEMU |
+//! | [`agent`] | speaks with PID 1 of the guest |
+//! | [`process`] | processes on the host that never outlive this one |
+//! | [`size`] | sizes as people write them |
+
+pub mod agent;
+pub mod device;
+pub mod error;
+pub mod process;
+pub mod qemu;
+pub mod qmp;
+pub mod setup;
+pub mod size;
+pub mod vm;

@@ -1,0 +1,48 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! `ringbar-ci`: what `make run`, `make exec`, `make shell` and `make test` run.
+
+mod commands;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use ringbar_harness::process;
+use ringbar_harness::setup::Setup;
+
+/// Runs Ringbar in a virtual machine.
+#[derive(Debug, Parser)]
+#[command(name = "ringbar-ci", version)]
+struct Cli {
+    /// Record of `make setup` [default: build/setup.json of this checkout]
+    #[arg(long, global = true, env = "RINGBAR_SETUP", value_name = "FILE")]
+    setup: Option<PathBuf>,
+
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Exec(commands::exec::Options),
+    Shell(commands::shell::Options),
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let result = process::end_with_signals()
+        .and_then(|()| Setup::load(cli.setup.as_deref()))
+        .map_err(anyhow::Error::from)
+        .and_then(|setup| match cli.command {
+            Command::Exec(options) => commands::exec::run(&setup, &options),
+            Command::Shell(options) => commands::shell::run(&setup, &options),
+        });
+    match result {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("ringbar-ci: {error:#}");
+            ExitCode::from(commands::FAILURE)
+        }
+    }
+}

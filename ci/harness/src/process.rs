@@ -1,0 +1,341 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! Processes on the host that never outlive this one.
+//!
+//! Three things see to that: dropping a [`HostProcess`] kills it; a signal that
+//! ends this process kills all of them first ([`end_with_signals`]); and where
+//! this process is killed without notice, the kernel kills them
+//! (`PR_SET_PDEATHSIG`). The last is bound to the *thread* that started them,
+//! so they must be started by one that lives as long as they shall.
+
+use std::collections::HashMap;
+use std::fs::{self, File};
+use std::io::{self, Read, Seek, SeekFrom};
+use std::os::fd::OwnedFd;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+
+use crate::error::{Error, Result};
+
+/// What a signal that ends this process has to clean up.
+#[derive(Default)]
+struct Registry {
+    processes: HashMap<u32, Pid>,
+    directories: Vec<PathBuf>,
+}
+
+static REGISTRY: LazyLock<Mutex<Registry>> = LazyLock::new(Mutex::default);
+
+fn registry() -> MutexGuard<'static, Registry> {
+    REGISTRY.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Makes Ctrl-C, a hang-up and SIGTERM end this process only after it has
+/// killed what it started and removed its temporary directories.
+pub fn end_with_signals() -> Result<()> {
+    let mut signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM, SIGHUP])
+        .map_err(Error::io("installing signal handlers"))?;
+    std::thread::Builder::new()
+        .name("signals".into())
+        .spawn(move || {
+            if let Some(signal) = signals.forever().next() {
+                let registry = registry();
+                for pid in registry.processes.values() {
+                    // It may just have ended, which is as well.
+                    let _ = kill_process(*pid, Signal::KILL);
+                }
+                for directory in &registry.directories {
+                    let _ = fs::remove_dir_all(directory);
+                }
+                std::process::exit(128 + signal);
+            }
+        })
+        .map_err(Error::io("starting the signal thread"))?;
+    Ok(())
+}
+
+/// A temporary directory for sockets, removed in the end.
+#[derive(Debug)]
+pub struct PrivateDir {
+    directory: tempfile::TempDir,
+}
+
+impl PrivateDir {
+    /// Creates one. It lies in `/tmp`, whatever `TMPDIR` says: QEMU may run in a
+    /// root file system of its own that has only this in common with ours, and
+    /// the path of a socket has at most 107 bytes.
+    pub fn new() -> Result<Self> {
+        let directory = tempfile::Builder::new()
+            .prefix("ringbar-")
+            .tempdir_in("/tmp")
+            .map_err(Error::io("creating a directory in /tmp"))?;
+        registry().directories.push(directory.path().to_owned());
+        Ok(Self { directory })
+    }
+
+    /// Its path.
+    pub fn path(&self) -> &Path {
+        self.directory.path()
+    }
+}
+
+impl Drop for PrivateDir {
+    fn drop(&mut self) {
+        let path = self.directory.path();
+        registry().directories.retain(|known| known != path);
+    }
+}
+
+/// A child process with a log.
+#[derive(Debug)]
+pub struct HostProcess {
+    name: &'static str,
+    child: Child,
+    /// Becomes readable when the process has ended.
+    ended: OwnedFd,
+    log: PathBuf,
+    status: Option<ExitStatus>,
+}
+
+impl HostProcess {
+    /// Starts `command` with its standard error, and its standard output unless
+    /// it uses the terminal, going to `log`.
+    ///
+    /// Unless it uses the terminal, it is put into a process group of its own,
+    /// so that a Ctrl-C reaches only us, who then end it in order.
+    pub fn spawn(
+        name: &'static str,
+        mut command: Command,
+        log: &Path,
+        uses_terminal: bool,
+    ) -> Result<Self> {
+        let file = File::create(log).map_err(Error::io(format!("creating {}", log.display())))?;
+        let duplicate = || {
+            file.try_clone()
+                .map_err(Error::io(format!("duplicating {}", log.display())))
+        };
+        command.stderr(duplicate()?);
+        if !uses_terminal {
+            command
+                .stdin(Stdio::null())
+                .stdout(duplicate()?)
+                .process_group(0);
+        }
+        let parent = rustix::process::getpid();
+        let die_with_parent = move || {
+            rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
+            // The parent may have gone before it took effect.
+            if rustix::process::getppid() != Some(parent) {
+                return Err(Errno::SRCH.into());
+            }
+            Ok(())
+        };
+        // SAFETY: `die_with_parent` makes two system calls and neither
+        // allocates nor locks.
+        unsafe { command.pre_exec(die_with_parent) };
+
+        let mut registry = registry();
+        let child = command.spawn().map_err(Error::io(format!(
+            "starting {name} ({})",
+            command.get_program().to_string_lossy()
+        )))?;
+        let pid = Pid::from_child(&child);
+        registry.processes.insert(child.id(), pid);
+        drop(registry);
+
+        let ended = pidfd_open(pid, PidfdFlags::empty())
+            .map_err(|errno| Error::io(format!("watching {name}"))(errno.into()))?;
+        Ok(Self {
+            name,
+            child,
+            ended,
+            log: log.to_owned(),
+            status: None,
+        })
+    }
+
+    /// Process id.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// What this process is.
+    pub fn name(&self) -> &'static str {
+        self.name
+    }
+
+    /// File descriptor that becomes readable when the process has ended.
+    pub fn ended(&self) -> &OwnedFd {
+        &self.ended
+    }
+
+    /// The status, once the process has ended.
+    pub fn status(&mut self) -> Option<ExitStatus> {
+        if self.status.is_none() {
+            // Forgotten in the same breath as collected: its id may be reused
+            // from then on.
+            let mut registry = registry();
+            if let Ok(Some(status)) = self.child.try_wait() {
+                registry.processes.remove(&self.child.id());
+                self.status = Some(status);
+            }
+        }
+        self.status
+    }
+
+    /// Waits for the process to end, at most this long.
+    pub fn wait(&mut self, timeout: Duration) -> Option<ExitStatus> {
+        let deadline = Instant::now() + timeout;
+        wait_readable(&[&self.ended], deadline).ok()?;
+        self.status()
+    }
+
+    /// Sends a signal, unless the process has ended.
+    pub fn signal(&mut self, signal: Signal) {
+        if self.status().is_none() {
+            // An error can only say that it has ended in this moment.
+            let _ = kill_process(Pid::from_child(&self.child), signal);
+        }
+    }
+
+    /// Ends the process at once and waits for it.
+    pub fn kill(&mut self) {
+        self.signal(Signal::KILL);
+        self.wait(Duration::from_secs(10));
+    }
+
+    /// The error that this process has ended, if it has.
+    pub fn ended_error(&mut self, during: &str) -> Option<Error> {
+        let status = self.status()?;
+        Some(Error::Ended {
+            name: self.name,
+            status,
+            during: during.to_owned(),
+            tail: paragraph(self.name, &self.log),
+        })
+    }
+
+    /// Where its output goes.
+    pub fn log(&self) -> &Path {
+        &self.log
+    }
+}
+
+impl Drop for HostProcess {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// Waits until one of the descriptors is readable or hung up; `Ok(false)` when
+/// the deadline passed.
+pub fn wait_readable(fds: &[&OwnedFd], deadline: Instant) -> io::Result<bool> {
+    let mut polled: Vec<_> = fds
+        .iter()
+        .map(|fd| PollFd::new(*fd, PollFlags::IN))
+        .collect();
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let timeout = Timespec::try_from(left).map_err(io::Error::other)?;
+        match poll(&mut polled, Some(&timeout)) {
+            Ok(0) => return Ok(false),
+            Ok(_) => return Ok(true),
+            Err(Errno::INTR) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+}
+
+/// The last lines of a log file, with control characters taken out.
+pub fn tail(path: &Path, lines: usize) -> String {
+    /// Enough for the lines anyone wants to see.
+    const END: u64 = 64 << 10;
+    let read = || -> io::Result<String> {
+        let mut file = File::open(path)?;
+        let length = file.metadata()?.len();
+        file.seek(SeekFrom::Start(length.saturating_sub(END)))?;
+        let mut bytes = Vec::new();
+        file.read_to_end(&mut bytes)?;
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
+    };
+    match read() {
+        Ok(text) => last_lines(&text, lines),
+        Err(error) => format!("{}: {error}", path.display()),
+    }
+}
+
+fn last_lines(text: &str, lines: usize) -> String {
+    let all: Vec<String> = text
+        .lines()
+        .map(|line| line.chars().filter(|c| !c.is_control() || *c == '\t').collect())
+        .filter(|line: &String| !line.trim().is_empty())
+        .collect();
+    all[all.len().saturating_sub(lines)..].join("\n")
+}
+
+/// The end of a log as a paragraph of an error message.
+pub fn paragraph(name: &str, path: &Path) -> String {
+    const LINES: usize = 25;
+    let tail = tail(path, LINES);
+    if tail.is_empty() {
+        format!("\n--- the log of {name} is empty ---")
+    } else {
+        format!("\n--- last lines of the log of {name} ---\n{tail}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spawn(script: &str, dir: &Path) -> HostProcess {
+        let mut command = Command::new("sh");
+        command.args(["-c", script]);
+        HostProcess::spawn("a test", command, &dir.join("log"), false).unwrap()
+    }
+
+    #[test]
+    fn an_early_end_is_reported_with_the_log() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut process = spawn("echo cannot do it >&2; exit 3", dir.path());
+        assert!(process.wait(Duration::from_secs(10)).is_some());
+        let text = process.ended_error("waiting").unwrap().to_string();
+        assert!(text.contains("exit status: 3"), "{text}");
+        assert!(text.contains("cannot do it"), "{text}");
+    }
+
+    #[test]
+    fn waiting_is_bounded_and_dropping_kills() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut process = spawn("exec tail -f /dev/null", dir.path());
+        let pid = process.id();
+        assert!(process.wait(Duration::from_millis(1)).is_none());
+        assert!(process.ended_error("waiting").is_none());
+        drop(process);
+        assert!(!Path::new(&format!("/proc/{pid}")).exists());
+        assert!(!registry().processes.contains_key(&pid));
+    }
+
+    #[test]
+    fn the_tail_holds_the_last_lines_without_control_characters() {
+        assert_eq!(last_lines("a\n\nb\r\n\x1b[6nc\n", 2), "b\n[6nc");
+        assert_eq!(last_lines("", 3), "");
+    }
+
+    #[test]
+    fn private_directories_vanish() {
+        let dir = PrivateDir::new().unwrap();
+        let path = dir.path().to_owned();
+        assert!(path.is_dir());
+        drop(dir);
+        assert!(!path.exists());
+    }
+}

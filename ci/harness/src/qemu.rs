@@ -1,0 +1,271 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! QEMU's command line.
+
+use std::path::{Path, PathBuf};
+
+use ringbar_agent_protocol::{MODE_PARAMETER, MODE_SHELL, PORT_NAME, TERM_PARAMETER};
+use ringbar_spec::{DeviceConfig, FIRST_IO_QUEUE, VIRTIO_DEVICE_ID};
+
+use crate::setup::Accelerator;
+
+/// Tag of the 9p share.
+pub const SHARE_TAG: &str = "share";
+
+/// Entries of each virtqueue.
+const QUEUE_SIZE: u16 = 256;
+
+/// What the guest's serial console is connected to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Console {
+    /// The log file only.
+    Log,
+    /// The terminal, and the log file; PID 1 runs a shell on it.
+    Terminal {
+        /// Value of `TERM`.
+        kind: Option<String>,
+    },
+}
+
+/// A vhost-user device of the guest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VhostUserDevice {
+    /// Socket of the daemon.
+    pub socket: PathBuf,
+    /// Number of I/O queues.
+    pub queues: u16,
+}
+
+/// Everything that QEMU's command line says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CommandLine<'a> {
+    /// How to run the guest.
+    pub accel: Accelerator,
+    /// The guest's memory in bytes.
+    pub memory: u64,
+    /// Number of virtual CPUs.
+    pub cpus: u32,
+    /// Kernel image.
+    pub kernel: &'a Path,
+    /// Root file system.
+    pub initramfs: &'a Path,
+    /// Added to the kernel command line.
+    pub kernel_args: &'a [String],
+    /// Serial console.
+    pub console: &'a Console,
+    /// Gets a copy of all that the guest writes to the console.
+    pub console_log: &'a Path,
+    /// Socket on which we wait for QEMU to connect the agent port.
+    pub agent_socket: &'a Path,
+    /// Socket on which we wait for QEMU to connect the monitor.
+    pub monitor_socket: &'a Path,
+    /// Devices.
+    pub devices: &'a [VhostUserDevice],
+    /// Directory shared by 9p.
+    pub share: Option<&'a Path>,
+    /// Added at the end.
+    pub extra: &'a [String],
+}
+
+impl CommandLine<'_> {
+    /// The arguments.
+    pub fn arguments(&self) -> Vec<String> {
+        let mut arguments = Vec::new();
+        let mut add = |option: &str, value: String| {
+            arguments.push(option.to_owned());
+            arguments.push(value);
+        };
+
+        let memory_mib = self.memory.div_ceil(1 << 20);
+        add("-accel", self.accel.to_string());
+        add("-cpu", "max".into());
+        add("-smp", self.cpus.to_string());
+        add("-m", format!("{memory_mib}M"));
+        add("-machine", "q35,memory-backend=m0".into());
+        // Shared, so that the device reaches it.
+        add(
+            "-object",
+            format!("memory-backend-memfd,id=m0,size={memory_mib}M,share=on"),
+        );
+
+        add("-kernel", self.kernel.display().to_string());
+        add("-initrd", self.initramfs.display().to_string());
+        add("-append", self.kernel_command_line());
+
+        let console_log = escape(self.console_log);
+        match self.console {
+            Console::Log => add(
+                "-chardev",
+                format!("file,id=console,path={console_log}"),
+            ),
+            Console::Terminal { .. } => {
+                add(
+                    "-chardev",
+                    format!("stdio,id=console,mux=on,signal=off,logfile={console_log}"),
+                );
+                add("-mon", "chardev=console,mode=readline".into());
+            }
+        }
+        add("-serial", "chardev:console".into());
+
+        let monitor = escape(self.monitor_socket);
+        add("-chardev", format!("socket,id=monitor,path={monitor}"));
+        add("-mon", "chardev=monitor,mode=control".into());
+
+        let agent = escape(self.agent_socket);
+        add("-chardev", format!("socket,id=agent,path={agent}"));
+        add("-device", "virtio-serial-pci".into());
+        add(
+            "-device",
+            format!("virtserialport,chardev=agent,name={PORT_NAME}"),
+        );
+
+        for (i, device) in self.devices.iter().enumerate() {
+            let socket = escape(&device.socket);
+            add("-chardev", format!("socket,id=ringbar{i},path={socket}"));
+            add(
+                "-device",
+                format!(
+                    "vhost-user-test-device-pci,id=ringbar-device{i},chardev=ringbar{i},\
+                     virtio-id={VIRTIO_DEVICE_ID},num_vqs={},vq_size={QUEUE_SIZE},config_size={}",
+                    FIRST_IO_QUEUE + device.queues,
+                    DeviceConfig::SIZE
+                ),
+            );
+        }
+        if let Some(share) = self.share {
+            let share = escape(share);
+            add(
+                "-virtfs",
+                format!("local,path={share},mount_tag={SHARE_TAG},security_model=none,multidevs=remap"),
+            );
+        }
+        for option in [
+            "-nodefaults",
+            "-no-user-config",
+            "-nographic",
+            "-no-reboot",
+        ] {
+            arguments.push(option.to_owned());
+        }
+        arguments.extend_from_slice(self.extra);
+        arguments
+    }
+
+    fn kernel_command_line(&self) -> String {
+        // Without `tsc=reliable` a guest under TCG reads the time from the
+        // HPET, and each time stamp is an exit.
+        let mut line = String::from("console=ttyS0 tsc=reliable quiet panic=-1");
+        if let Console::Terminal { kind } = self.console {
+            line += &format!(" {MODE_PARAMETER}={MODE_SHELL}");
+            if let Some(kind) = kind {
+                line += &format!(" {TERM_PARAMETER}={kind}");
+            }
+        }
+        for argument in self.kernel_args {
+            line.push(' ');
+            line += argument;
+        }
+        line
+    }
+}
+
+/// A path as the value of a QEMU option, where a comma is written twice.
+fn escape(path: &Path) -> String {
+    path.display().to_string().replace(',', ",,")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn line<'a>(console: &'a Console, devices: &'a [VhostUserDevice]) -> CommandLine<'a> {
+        CommandLine {
+            accel: Accelerator::Tcg,
+            memory: 2 << 30,
+            cpus: 2,
+            kernel: Path::new("/k"),
+            initramfs: Path::new("/i"),
+            kernel_args: &[],
+            console,
+            console_log: Path::new("/a,b/console"),
+            agent_socket: Path::new("/a"),
+            monitor_socket: Path::new("/m"),
+            devices,
+            share: None,
+            extra: &[],
+        }
+    }
+
+    fn value<'a>(arguments: &'a [String], option: &str, start: &str) -> &'a str {
+        arguments
+            .windows(2)
+            .find(|pair| pair[0] == option && pair[1].starts_with(start))
+            .map_or("", |pair| &pair[1])
+    }
+
+    #[test]
+    fn the_memory_is_shared_and_as_large_as_the_machine() {
+        let arguments = line(&Console::Log, &[]).arguments();
+        assert_eq!(value(&arguments, "-m", ""), "2048M");
+        assert_eq!(
+            value(&arguments, "-object", "memory"),
+            "memory-backend-memfd,id=m0,size=2048M,share=on"
+        );
+    }
+
+    #[test]
+    fn a_device_has_two_queues_more_than_it_has_for_io() {
+        let devices = [VhostUserDevice {
+            socket: "/s".into(),
+            queues: 4,
+        }];
+        let arguments = line(&Console::Log, &devices).arguments();
+        assert_eq!(
+            value(&arguments, "-device", "vhost-user"),
+            "vhost-user-test-device-pci,id=ringbar-device0,chardev=ringbar0,virtio-id=21,\
+             num_vqs=6,vq_size=256,config_size=64"
+        );
+        assert_eq!(
+            value(&arguments, "-chardev", "socket,id=ringbar0"),
+            "socket,id=ringbar0,path=/s"
+        );
+    }
+
+    #[test]
+    fn commas_in_paths_are_doubled() {
+        let arguments = line(&Console::Log, &[]).arguments();
+        assert_eq!(
+            value(&arguments, "-chardev", "file"),
+            "file,id=console,path=/a,,b/console"
+        );
+    }
+
+    #[test]
+    fn a_terminal_gets_a_shell() {
+        let console = Console::Terminal {
+            kind: Some("xterm".into()),
+        };
+        let mut line = line(&console, &[]);
+        let extra = ["a=b".to_owned()];
+        line.kernel_args = &extra;
+        let arguments = line.arguments();
+        assert_eq!(
+            value(&arguments, "-append", ""),
+            "console=ttyS0 tsc=reliable quiet panic=-1 ringbar.mode=shell ringbar.term=xterm a=b"
+        );
+        assert!(value(&arguments, "-chardev", "stdio").contains("mux=on"));
+    }
+
+    #[test]
+    fn the_share_and_extra_arguments_come_when_asked_for() {
+        let mut line = line(&Console::Log, &[]);
+        assert_eq!(value(&line.arguments(), "-virtfs", ""), "");
+        line.share = Some(Path::new("/dir"));
+        let extra = ["-S".to_owned()];
+        line.extra = &extra;
+        let arguments = line.arguments();
+        assert!(value(&arguments, "-virtfs", "").starts_with("local,path=/dir,"));
+        assert_eq!(arguments.last().map(String::as_str), Some("-S"));
+    }
+}

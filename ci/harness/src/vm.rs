@@ -1,0 +1,392 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! A virtual machine with Ringbar devices.
+
+use std::fs::{self, File};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::agent::{Agent, GuestCommand};
+use crate::device::{Device, DeviceOptions};
+use crate::error::{Error, Result};
+use crate::process::{HostProcess, PrivateDir, paragraph, wait_readable};
+use crate::qemu::{CommandLine, Console, SHARE_TAG, VhostUserDevice};
+use crate::qmp::Monitor;
+use crate::setup::Setup;
+
+/// How long QEMU may take to open its sockets.
+const QEMU_START: Duration = Duration::from_secs(60);
+
+/// How long the guest may take to boot. Some 8 s on an idle machine with TCG.
+const BOOT: Duration = Duration::from_secs(180);
+
+/// How long a guest may take to power off before QEMU is killed.
+const POWER_OFF: Duration = Duration::from_secs(30);
+
+/// How long loading the driver may take.
+const LOAD: Duration = Duration::from_secs(60);
+
+/// Kernel parameters that turn a fault into an early, visible end.
+const STRICT: [&str; 2] = ["oops=panic", "sysctl.kernel.hung_task_timeout_secs=60"];
+
+/// First device node of the driver.
+pub const DEVICE_NODE: &str = "/dev/ringbar0";
+
+/// What virtual machine to start.
+#[derive(Clone, Debug)]
+pub struct VmOptions {
+    /// Memory in bytes.
+    pub memory: u64,
+    /// Number of virtual CPUs.
+    pub cpus: u32,
+    /// Added to the kernel command line.
+    pub kernel_args: Vec<String>,
+    /// Ringbar devices.
+    pub devices: Vec<DeviceOptions>,
+    /// Directory of the host to mount at [`SHARE_TARGET`].
+    pub share: Option<PathBuf>,
+    /// Added to QEMU's command line.
+    pub qemu_args: Vec<String>,
+    /// Serial console.
+    pub console: Console,
+    /// Where the logs go and stay; without it they vanish with the machine.
+    pub log_dir: Option<PathBuf>,
+}
+
+/// Where the share is mounted in the guest.
+pub const SHARE_TARGET: &str = "/mnt";
+
+impl Default for VmOptions {
+    fn default() -> Self {
+        Self {
+            memory: 2 << 30,
+            cpus: 2,
+            kernel_args: Vec::new(),
+            devices: vec![DeviceOptions::default()],
+            share: None,
+            qemu_args: Vec::new(),
+            console: Console::Log,
+            log_dir: None,
+        }
+    }
+}
+
+/// A running virtual machine. Dropping it ends everything that belongs to it.
+// The order of the fields is the order in which they are dropped: QEMU ends
+// before the daemons, which then see a client that left, and the sockets' and
+// logs' directory goes last.
+#[derive(Debug)]
+pub struct Vm {
+    agent: Arc<Agent>,
+    monitor: Monitor,
+    qemu: HostProcess,
+    devices: Vec<Device>,
+    console_log: PathBuf,
+    _directory: PrivateDir,
+}
+
+impl Vm {
+    /// Starts the devices and QEMU, and waits until the guest is up.
+    pub fn start(setup: &Setup, options: &VmOptions) -> Result<Self> {
+        let directory = PrivateDir::new()?;
+        let log_dir = options
+            .log_dir
+            .clone()
+            .unwrap_or_else(|| directory.path().to_owned());
+        fs::create_dir_all(&log_dir)
+            .map_err(Error::io(format!("creating {}", log_dir.display())))?;
+        let console_log = log_dir.join("kernel.log");
+        // QEMU appends to a log that belongs to a terminal.
+        File::create(&console_log)
+            .map_err(Error::io(format!("creating {}", console_log.display())))?;
+
+        let mut devices = Vec::new();
+        for (i, device) in options.devices.iter().enumerate() {
+            let name = format!("device{i}");
+            let log = log_dir.join(format!("{name}.log"));
+            devices.push(Device::start(
+                &setup.device,
+                device.clone(),
+                directory.path(),
+                &name,
+                &log,
+            )?);
+        }
+        let share = options.share.as_deref().map(open_share).transpose()?;
+
+        let agent_socket = directory.path().join("agent.sock");
+        let monitor_socket = directory.path().join("monitor.sock");
+        let agent_listener = listen(&agent_socket)?;
+        let monitor_listener = listen(&monitor_socket)?;
+
+        let vhost_user: Vec<_> = devices
+            .iter()
+            .map(|device| VhostUserDevice {
+                socket: device.socket().to_owned(),
+                queues: device.options().queues,
+            })
+            .collect();
+        let mut kernel_args = options.kernel_args.clone();
+        if options.console == Console::Log {
+            kernel_args.splice(0..0, STRICT.map(str::to_owned));
+        }
+        let arguments = CommandLine {
+            accel: setup.accel,
+            memory: options.memory,
+            cpus: options.cpus,
+            kernel: &setup.kernel_image,
+            initramfs: &setup.initramfs,
+            kernel_args: &kernel_args,
+            console: &options.console,
+            console_log: &console_log,
+            agent_socket: &agent_socket,
+            monitor_socket: &monitor_socket,
+            devices: &vhost_user,
+            share: share.as_ref().map(|share| share.path.as_path()),
+            extra: &options.qemu_args,
+        }
+        .arguments();
+
+        let [program, prefix @ ..] = setup.qemu.as_slice() else {
+            return Err(Error::Setup {
+                path: PathBuf::new(),
+                problem: "the command for QEMU is empty".into(),
+            });
+        };
+        let mut command = Command::new(program);
+        command.args(prefix).args(arguments);
+        if let Some(share) = &share {
+            share.inherit(&mut command);
+        }
+        let uses_terminal = matches!(options.console, Console::Terminal { .. });
+        let mut qemu =
+            HostProcess::spawn("QEMU", command, &log_dir.join("qemu.log"), uses_terminal)?;
+
+        let connected = accept(&monitor_listener, &mut qemu, "its monitor")
+            .and_then(|monitor| Ok((monitor, accept(&agent_listener, &mut qemu, "its agent port")?)))
+            .and_then(|(monitor, agent)| {
+                Ok((Monitor::connect(monitor)?, Agent::connect(agent, BOOT)?))
+            });
+        match connected {
+            Ok((monitor, agent)) => Ok(Self {
+                agent: Arc::new(agent),
+                monitor,
+                qemu,
+                devices,
+                console_log,
+                _directory: directory,
+            }),
+            Err(error) => Err(with_context(error, &mut qemu, &mut devices, &console_log)),
+        }
+    }
+
+    /// Loads the driver and checks that its device is there.
+    pub fn load_driver(&mut self) -> Result<()> {
+        let load = GuestCommand::new("modprobe").args(["ringbar"]);
+        let check = GuestCommand::new("test").args(["-c", DEVICE_NODE]);
+        let result = self
+            .agent
+            .check(&load, LOAD)
+            .and_then(|_| self.agent.check(&check, LOAD));
+        self.explain(result).map(drop)
+    }
+
+    /// Mounts the share of the options at [`SHARE_TARGET`].
+    pub fn mount_share(&mut self) -> Result<()> {
+        let result = self.agent.mount_share(SHARE_TAG, SHARE_TARGET);
+        self.explain(result)
+    }
+
+    /// PID 1 of the guest.
+    pub fn agent(&self) -> &Arc<Agent> {
+        &self.agent
+    }
+
+    /// QEMU's monitor.
+    pub fn monitor(&mut self) -> &mut Monitor {
+        &mut self.monitor
+    }
+
+    /// The devices, in the order of the options.
+    pub fn devices(&mut self) -> &mut [Device] {
+        &mut self.devices
+    }
+
+    /// The log of the guest's serial console.
+    pub fn console_log(&self) -> &Path {
+        &self.console_log
+    }
+
+    /// Adds to an error what the processes and logs say about it.
+    pub fn explain<T>(&mut self, result: Result<T>) -> Result<T> {
+        result.map_err(|error| {
+            with_context(error, &mut self.qemu, &mut self.devices, &self.console_log)
+        })
+    }
+
+    /// Waits until QEMU ends by itself, for instance because the guest powers
+    /// off.
+    pub fn wait(&mut self) -> Option<ExitStatus> {
+        self.qemu.wait(Duration::from_secs(u64::from(u32::MAX)))
+    }
+
+    /// Powers the guest off. Ends by force what does not end in time, and says
+    /// so with an error.
+    pub fn power_off(mut self) -> Result<()> {
+        self.agent.power_off()?;
+        if self.qemu.wait(POWER_OFF).is_some() {
+            return Ok(());
+        }
+        let error = Error::Timeout {
+            what: "the guest to power off".into(),
+            after: POWER_OFF,
+        };
+        self.explain(Err(error))
+    }
+}
+
+/// A directory whose descriptor QEMU inherits.
+///
+/// QEMU opens it through `/proc/self/fd`, so the directory need not exist in
+/// the root file system that QEMU runs in.
+struct Share {
+    directory: OwnedFd,
+    path: PathBuf,
+}
+
+fn open_share(path: &Path) -> Result<Share> {
+    let directory = fs::metadata(path)
+        .and_then(|metadata| {
+            if metadata.is_dir() {
+                File::open(path)
+            } else {
+                Err(std::io::ErrorKind::NotADirectory.into())
+            }
+        })
+        .map_err(Error::io(format!("opening the share {}", path.display())))?;
+    let path = format!("/proc/self/fd/{}", directory.as_raw_fd()).into();
+    Ok(Share {
+        directory: directory.into(),
+        path,
+    })
+}
+
+impl Share {
+    fn inherit(&self, command: &mut Command) {
+        let fd = self.directory.as_raw_fd();
+        let keep_open = move || {
+            // SAFETY: the descriptor was open when the process was forked, and
+            // nothing in the child closes it before this runs.
+            let fd = unsafe { std::os::fd::BorrowedFd::borrow_raw(fd) };
+            rustix::io::fcntl_setfd(fd, rustix::io::FdFlags::empty())?;
+            Ok(())
+        };
+        // SAFETY: `keep_open` makes one system call and neither allocates nor
+        // locks.
+        unsafe { command.pre_exec(keep_open) };
+    }
+}
+
+fn listen(path: &Path) -> Result<OwnedFd> {
+    UnixListener::bind(path)
+        .map(OwnedFd::from)
+        .map_err(Error::io(format!("listening on {}", path.display())))
+}
+
+/// Waits for QEMU to connect.
+fn accept(listener: &OwnedFd, qemu: &mut HostProcess, what: &str) -> Result<UnixStream> {
+    let deadline = Instant::now() + QEMU_START;
+    let ready = wait_readable(&[listener, qemu.ended()], deadline)
+        .map_err(Error::io(format!("waiting for QEMU to connect {what}")))?;
+    if let Some(error) = qemu.ended_error(&format!("it was expected to connect {what}")) {
+        return Err(error);
+    }
+    if !ready {
+        return Err(Error::Timeout {
+            what: format!("QEMU to connect {what}"),
+            after: QEMU_START,
+        });
+    }
+    rustix::net::accept(listener)
+        .map(UnixStream::from)
+        .map_err(|errno| Error::io(format!("accepting {what} of QEMU"))(errno.into()))
+}
+
+/// Adds the state of the processes and the ends of their logs to an error.
+fn with_context(
+    error: Error,
+    qemu: &mut HostProcess,
+    devices: &mut [Device],
+    console_log: &Path,
+) -> Error {
+    // Where the guest is gone, QEMU is about to end; its status belongs here.
+    if matches!(error, Error::GuestGone(_) | Error::Frame(_)) {
+        qemu.wait(Duration::from_secs(5));
+    }
+    let mut context = String::new();
+    let mut describe = |process: &mut HostProcess| {
+        if let Some(status) = process.status() {
+            let (name, log) = (process.name(), process.log());
+            context += &format!("\n{name} ended with {status}{}", paragraph(name, log));
+        }
+    };
+    if !matches!(error, Error::Ended { name: "QEMU", .. }) {
+        describe(qemu);
+    }
+    for device in devices {
+        describe(device.process());
+    }
+    context += &paragraph("the guest's console", console_log);
+    Error::WithContext {
+        error: Box::new(error),
+        context,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_share_must_be_a_directory() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(open_share(dir.path()).is_ok());
+        assert!(open_share(&dir.path().join("none")).is_err());
+        let file = dir.path().join("file");
+        fs::write(&file, "").unwrap();
+        let error = open_share(&file).err().unwrap().to_string();
+        assert!(error.contains(&file.display().to_string()), "{error}");
+    }
+
+    #[test]
+    fn a_share_is_reached_through_the_inherited_descriptor() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("here"), "").unwrap();
+        let share = open_share(dir.path()).unwrap();
+        let mut command = Command::new("ls");
+        command.arg(format!("{}/", share.path.display()));
+        share.inherit(&mut command);
+        let output = command.output().unwrap();
+        assert_eq!(output.stdout, b"here\n");
+    }
+
+    #[test]
+    fn waiting_for_qemu_ends_when_qemu_does() {
+        let dir = tempfile::tempdir().unwrap();
+        let listener = listen(&dir.path().join("s")).unwrap();
+        let mut qemu = HostProcess::spawn(
+            "QEMU",
+            Command::new("false"),
+            &dir.path().join("log"),
+            false,
+        )
+        .unwrap();
+        let error = accept(&listener, &mut qemu, "its monitor").unwrap_err();
+        assert!(matches!(error, Error::Ended { name: "QEMU", .. }), "{error}");
+    }
+}
