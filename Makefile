@@ -1,13 +1,104 @@
 # Entry points for people. The work is done by the scripts in guest-image/ and by
-# the programs of the Cargo workspace.
+# the programs of the Cargo workspace; both find out themselves what is up to
+# date, so the targets here are all phony.
+
 .DEFAULT_GOAL := help
-.DELETE_ON_ERROR:
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+
+cargo := guest-image/cargo.sh
+ringbar-ci := build/cargo/x86_64-unknown-linux-gnu/release/ringbar-ci
+
+# Through the environment, literally: neither make nor the shell gets to see
+# quotes and dollar signs in a command that is meant for the guest.
+unexport CMD SHARE TIMEOUT
+ifdef CMD
+export RINGBAR_CMD := $(value CMD)
+endif
+ifdef SHARE
+export RINGBAR_SHARE := $(value SHARE)
+endif
+ifdef TIMEOUT
+export RINGBAR_TIMEOUT := $(value TIMEOUT)
+endif
+
+.PHONY: help
+help: ## Show this text
+	@echo 'Ringbar. Targets:'
+	@sed -nE 's/^([a-z]+):[^#]*## (.*)/  \1\t\2/p' Makefile | expand -t 12
+	@echo
+	@echo 'Variables:'
+	@echo '  CMD, SHARE, TIMEOUT     for exec: the command, a folder to mount at /mnt, seconds'
+	@echo '  RINGBAR_ACCEL           kvm or tcg: how QEMU runs the guest'
+	@echo '  RINGBAR_QEMU            path or toolbox: which QEMU'
+	@echo '  RINGBAR_RUST            host or toolbox: which Rust for the user-space programs'
+	@echo '  RINGBAR_MIRROR          Debian mirror, for example http://deb.debian.org/debian'
+	@echo
+	@echo 'make reports any failure as 2. For the exact exit status of a command in the'
+	@echo "guest: ci/exec [--share DIR] [--timeout SECONDS] 'COMMAND'"
+
+.PHONY: run
+run: image ## Boot the VM, load the driver, verify it with fio, print a table
+	@$(ringbar-ci) run
+
+.PHONY: shell
+shell: image ## The same VM with a prompt on this terminal
+	@$(ringbar-ci) shell
+
+.PHONY: exec
+exec: image ## Run CMD='...' in the VM, with the folder SHARE=... at /mnt
+	@$(ringbar-ci) exec
+
+.PHONY: test
+test: image ## Format, lints, unit and property tests, tests in VMs
+	@echo '== format'
+	@$(cargo) fmt --all --check
+	@guest-image/fmt-driver.sh --check
+	@echo '== lints'
+	@$(cargo) clippy --workspace --all-targets -- -D warnings
+	@guest-image/kbuild.sh build/clippy CLIPPY=1 KRUSTFLAGS=-Dwarnings KCFLAGS=-Werror modules
+	@echo '== unit and property tests'
+	@mkdir -p build/test
+	@# Tests that fail are counted below; anything else that fails ends it here.
+	@$(cargo) test --workspace --no-fail-fast 2>&1 | tee build/test/unit.log || grep -q '^test result: FAILED' build/test/unit.log
+	@echo '== tests in the VM'
+	@$(ringbar-ci) test --unit-log build/test/unit.log
 
 .PHONY: setup
-setup:
-	guest-image/setup.sh
+setup: ## Fetch and prepare everything that the other targets need
+	@guest-image/setup.sh
 
-# Kbuild decides itself what to make again.
+.PHONY: device
+device: setup ## Build the device and the other user-space programs
+	@$(cargo) build --release --workspace --bins
+
 .PHONY: driver
-driver:
-	guest-image/kbuild.sh build/driver modules
+driver: setup ## Build the kernel module, build/driver/ringbar.ko
+	@guest-image/kbuild.sh build/driver modules
+
+.PHONY: image
+image: device driver ## Build the guest's root file system
+	@guest-image/initramfs.sh build/driver/ringbar.ko $(dir $(ringbar-ci))
+
+.PHONY: fmt
+fmt: setup ## Format the Rust files, in user space and in the driver
+	@$(cargo) fmt --all
+	@guest-image/fmt-driver.sh
+
+.PHONY: clippy
+clippy: setup ## Lint both
+	@$(cargo) clippy --workspace --all-targets -- -D warnings
+	@guest-image/kbuild.sh build/clippy CLIPPY=1 KRUSTFLAGS=-Dwarnings KCFLAGS=-Werror modules
+
+.PHONY: update
+update: ## Move to the packages that Debian has today
+	@guest-image/update.sh
+	@guest-image/setup.sh
+
+.PHONY: clean
+clean: ## Delete what was built in this checkout
+	rm -rf build
+
+.PHONY: distclean
+distclean: clean ## The same, and the cache with toolbox and kernel tree
+	@. guest-image/lib.sh; note "deleting $$cache"; remove "$$cache"

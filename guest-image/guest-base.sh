@@ -24,12 +24,12 @@ key=$({
     (cd "$here/files" && find . -type f | LC_ALL=C sort | xargs sha256sum)
 } | digest)
 base=$cache/guest-$key
-if [[ -d $base ]]; then
+if reuse "$base"; then
     echo "$base"
     exit
 fi
 lock guest
-if [[ -d $base ]]; then
+if reuse "$base"; then
     echo "$base"
     exit
 fi

@@ -7,13 +7,19 @@
 set -euo pipefail
 here=$(dirname "$(readlink -f "$0")")
 
-output=$1
+output=$(realpath -m "$1")
 shift
-mkdir -p "$output"
-output=$(readlink -f "$output")
 driver=$(dirname "$here")/driver
 root=$("$here/root.sh" toolbox)
 kernel=$("$here/kernel.sh" "$root")
+
+# Objects made for another kernel are of no use, and make could take them for
+# up to date.
+if [[ ! -e $output/kernel || $(cat "$output/kernel") != "$kernel" ]]; then
+    rm -rf "$output"
+    mkdir -p "$output"
+    echo "$kernel" >"$output/kernel"
+fi
 
 exec "$here/enter.sh" "$root" --bind "$kernel:/kernel" -- \
     make --no-print-directory -C /kernel/linux O=/kernel/build M="$driver" MO="$output" \

@@ -20,12 +20,12 @@ layout=1
 root=$1
 key=$(echo "$(basename "$root") layout $layout" | digest)
 kernel=$cache/kernel-$key
-if [[ -d $kernel ]]; then
+if reuse "$kernel"; then
     echo "$kernel"
     exit
 fi
 lock kernel
-if [[ -d $kernel ]]; then
+if reuse "$kernel"; then
     echo "$kernel"
     exit
 fi

@@ -40,6 +40,11 @@ remove() {
     }
 }
 
+# reuse DIR: whether DIR is there; if so, notes that it was used (see update.sh).
+reuse() {
+    [[ -d $1 ]] && touch "$1"
+}
+
 # fresh DIR: an empty folder DIR.
 fresh() {
     [[ ! -e $1 ]] || remove "$1"

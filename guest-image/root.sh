@@ -26,12 +26,12 @@ key=$({
 } | digest)
 root=$cache/$name-$key
 
-if [[ -d $root ]]; then
+if reuse "$root"; then
     echo "$root"
     exit
 fi
 lock "root-$name"
-if [[ -d $root ]]; then
+if reuse "$root"; then
     echo "$root"
     exit
 fi

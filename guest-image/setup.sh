@@ -11,8 +11,14 @@ here=$(dirname "$(readlink -f "$0")")
 . "$here/lib.sh"
 checkout=$(dirname "$here")
 
+# make and the kernel's makefiles split paths at blanks, mounts at colons.
+[[ $checkout$cache != *[[:space:]:]* ]] ||
+    die "the paths $checkout and $cache must not contain blanks or colons: move the checkout, or set XDG_CACHE_HOME"
+
 root=$("$here/root.sh" toolbox)
-"$here/kernel.sh" "$root" >/dev/null
+kernel=$("$here/kernel.sh" "$root")
+"$here/guest-base.sh" "$root" "$kernel" >/dev/null
+"$here/cargo.sh" --version >/dev/null
 release=$(basename "$root"/usr/lib/modules/*)
 
 # KVM needs the processor's help and a device we may open. /dev/kvm alone says
