@@ -1,0 +1,248 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Character devices with the file operations that asynchronous direct I/O
+//! needs.
+//!
+//! [`kernel::miscdevice`] has no `llseek`, `fsync` or way to set the file's mode,
+//! hands out names at compile time only, and its `read_iter` cannot say "queued".
+//!
+//! C headers: [`include/linux/miscdevice.h`](srctree/include/linux/miscdevice.h),
+//! [`include/linux/fs.h`](srctree/include/linux/fs.h)
+
+use super::{
+    address_space::AddressSpace,
+    iov::IovIter,
+    kiocb::{
+        Answer,
+        Kiocb, //
+    }, //
+};
+use core::{
+    marker::PhantomPinned,
+    ptr::NonNull, //
+};
+use kernel::{
+    bindings,
+    error::{
+        from_result,
+        to_result, //
+    },
+    fs::File,
+    mm::virt::VmaNew,
+    module::this_module,
+    prelude::*,
+    str::CString,
+    sync::{
+        Arc,
+        ArcBorrow, //
+    },
+    types::{
+        ForeignOwnable,
+        Opaque, //
+    }, //
+};
+
+/// `FMODE_NOWAIT` (`include/linux/fs.h`): `IOCB_NOWAIT` is understood, so that
+/// io_uring submits inline and not from a worker.
+const FMODE_NOWAIT: bindings::fmode_t = 1 << 27;
+
+/// `FMODE_CAN_ODIRECT` (`include/linux/fs.h`): `O_DIRECT` is allowed at open.
+const FMODE_CAN_ODIRECT: bindings::fmode_t = 1 << 22;
+
+/// What a character device does. Files keep a reference to it, so it outlives
+/// the [`CharDevice`]; once the hardware is gone its answers are `ENODEV`.
+#[vtable]
+pub(crate) trait FileOperations: Send + Sync + Sized + 'static {
+    /// Where the maps of all files of this device belong.
+    fn address_space(&self) -> &AddressSpace;
+
+    /// Size in bytes, for `lseek`. May sleep.
+    fn size(&self) -> Result<i64>;
+
+    /// Reads. May sleep unless [`Kiocb::nowait`].
+    fn read(this: ArcBorrow<'_, Self>, kiocb: Kiocb<'_>, iter: &mut IovIter<'_>) -> Answer;
+
+    /// Writes. May sleep unless [`Kiocb::nowait`].
+    fn write(this: ArcBorrow<'_, Self>, kiocb: Kiocb<'_>, iter: &mut IovIter<'_>) -> Answer;
+
+    /// Makes all that was written durable. Sleeps.
+    fn fsync(&self) -> Result;
+
+    /// Maps the device. Sleeps.
+    fn mmap(&self, vma: &VmaNew) -> Result;
+}
+
+/// A registered character device, `/dev/<name>`. Unregistered when dropped:
+/// then nobody can open it any more, but open files go on.
+///
+/// # Invariants
+///
+/// `misc` is registered, its name points into `name`.
+#[pin_data(PinnedDrop)]
+pub(crate) struct CharDevice<T: FileOperations> {
+    #[pin]
+    misc: Opaque<bindings::miscdevice>,
+    name: CString,
+    data: Arc<T>,
+    #[pin]
+    _pin: PhantomPinned,
+}
+
+// SAFETY: A misc device may be unregistered by any thread.
+unsafe impl<T: FileOperations> Send for CharDevice<T> {}
+// SAFETY: Nothing is written after registration.
+unsafe impl<T: FileOperations> Sync for CharDevice<T> {}
+
+impl<T: FileOperations> CharDevice<T> {
+    /// Registers a device as a child of `parent`. Sleeps.
+    pub(crate) fn new<'a>(
+        parent: &'a kernel::pci::Device<kernel::device::Bound>,
+        name: CString,
+        data: Arc<T>,
+    ) -> impl PinInit<Self, Error> + 'a {
+        try_pin_init!(&this in Self {
+            name,
+            data,
+            _pin: PhantomPinned,
+            misc <- Opaque::try_ffi_init(move |slot: *mut bindings::miscdevice| {
+                // SAFETY: `name` is initialised; its buffer stays where it is.
+                let name = unsafe { (*this.as_ptr()).name.as_char_ptr() };
+                // SAFETY: `slot` is valid for writing.
+                unsafe {
+                    slot.write(bindings::miscdevice {
+                        // CAST: A small constant.
+                        minor: bindings::MISC_DYNAMIC_MINOR as c_int,
+                        name,
+                        fops: &Self::OPERATIONS,
+                        parent: super::pci::as_raw_device(parent),
+                        ..pin_init::zeroed()
+                    })
+                };
+                // SAFETY: All fields are set; from now on `open` may run, and finds `data`.
+                to_result(unsafe { bindings::misc_register(slot) })
+            }),
+        })
+    }
+
+    const OPERATIONS: bindings::file_operations = bindings::file_operations {
+        owner: this_module::<T::OwnerModule>().as_ptr(),
+        open: Some(Self::open),
+        release: Some(Self::release),
+        llseek: Some(Self::llseek),
+        read_iter: Some(Self::read_iter),
+        write_iter: Some(Self::write_iter),
+        splice_read: Some(bindings::copy_splice_read),
+        splice_write: Some(bindings::iter_file_splice_write),
+        fsync: Some(Self::fsync),
+        mmap: Some(Self::mmap),
+        ..pin_init::zeroed()
+    };
+
+    unsafe extern "C" fn open(_inode: *mut bindings::inode, file: *mut bindings::file) -> c_int {
+        // SAFETY: `misc_open` puts the misc device there, and holds `misc_mtx`, which
+        // `misc_deregister` takes: the device is registered during this call.
+        let misc = Opaque::cast_from(unsafe { (*file).private_data }.cast());
+        // SAFETY: By the type invariant it is a field of `Self`.
+        let this = unsafe { &*kernel::container_of!(misc, Self, misc) };
+        let data = this.data.clone();
+        // SAFETY: `file` is valid, and in `open` nobody else uses it.
+        unsafe {
+            (*file).f_mode |= FMODE_NOWAIT | FMODE_CAN_ODIRECT;
+            data.address_space().adopt(File::from_raw_file(file));
+            // The file's reference keeps the address space alive.
+            (*file).private_data = data.into_foreign().cast();
+        }
+        0
+    }
+
+    unsafe extern "C" fn release(_inode: *mut bindings::inode, file: *mut bindings::file) -> c_int {
+        // SAFETY: Set in `open`; `release` is the last call on the file.
+        drop(unsafe { <Arc<T>>::from_foreign((*file).private_data.cast()) });
+        0
+    }
+
+    /// # Safety
+    ///
+    /// `file` must be a file that [`Self::open`] has opened, and be open during `'a`.
+    unsafe fn data<'a>(file: *mut bindings::file) -> ArcBorrow<'a, T> {
+        // SAFETY: Set in `open`.
+        unsafe { <Arc<T>>::borrow((*file).private_data.cast()) }
+    }
+
+    unsafe extern "C" fn llseek(
+        file: *mut bindings::file,
+        offset: bindings::loff_t,
+        whence: c_int,
+    ) -> bindings::loff_t {
+        // SAFETY: The file is open during the call.
+        let data = unsafe { Self::data(file) };
+        match data.size() {
+            // SAFETY: As above.
+            Ok(size) => unsafe { bindings::fixed_size_llseek(file, offset, whence, size) },
+            Err(error) => bindings::loff_t::from(error.to_errno()),
+        }
+    }
+
+    unsafe extern "C" fn read_iter(
+        kiocb: *mut bindings::kiocb,
+        iter: *mut bindings::iov_iter,
+    ) -> isize {
+        // SAFETY: As required by `transfer`, which these come from the VFS for.
+        unsafe { Self::transfer(kiocb, iter, T::read) }
+    }
+
+    unsafe extern "C" fn write_iter(
+        kiocb: *mut bindings::kiocb,
+        iter: *mut bindings::iov_iter,
+    ) -> isize {
+        // SAFETY: As required by `transfer`, which these come from the VFS for.
+        unsafe { Self::transfer(kiocb, iter, T::write) }
+    }
+
+    /// # Safety
+    ///
+    /// To be called by the VFS, or with what it would pass.
+    unsafe fn transfer(
+        kiocb: *mut bindings::kiocb,
+        iter: *mut bindings::iov_iter,
+        operation: fn(ArcBorrow<'_, T>, Kiocb<'_>, &mut IovIter<'_>) -> Answer,
+    ) -> isize {
+        let (Some(kiocb), Some(iter)) = (NonNull::new(kiocb), NonNull::new(iter)) else {
+            return EINVAL.to_errno() as isize;
+        };
+        // SAFETY: The VFS hands both over for this call.
+        let (kiocb, mut iter) = unsafe { (Kiocb::from_raw(kiocb), IovIter::from_raw(iter)) };
+        // SAFETY: The caller holds a reference to the file during the call, even where the
+        // operation completes within it.
+        let data = unsafe { Self::data(kiocb.file()) };
+        operation(data, kiocb, &mut iter).into_raw()
+    }
+
+    unsafe extern "C" fn fsync(
+        file: *mut bindings::file,
+        _start: bindings::loff_t,
+        _end: bindings::loff_t,
+        _datasync: c_int,
+    ) -> c_int {
+        // SAFETY: The file is open during the call.
+        let data = unsafe { Self::data(file) };
+        from_result(|| data.fsync().map(|()| 0))
+    }
+
+    unsafe extern "C" fn mmap(
+        file: *mut bindings::file,
+        vma: *mut bindings::vm_area_struct,
+    ) -> c_int {
+        // SAFETY: The file is open during the call, the area is being set up.
+        let (data, vma) = unsafe { (Self::data(file), VmaNew::from_raw(vma)) };
+        from_result(|| data.mmap(vma).map(|()| 0))
+    }
+}
+
+#[pinned_drop]
+impl<T: FileOperations> PinnedDrop for CharDevice<T> {
+    fn drop(self: Pin<&mut Self>) {
+        // SAFETY: Registered by the type invariant.
+        unsafe { bindings::misc_deregister(self.misc.get()) };
+    }
+}

@@ -1,0 +1,148 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Access to what exists only while a driver is bound, from code that outlives
+//! the driver: open files, interrupt handlers, work items.
+//!
+//! C headers: [`include/linux/srcu.h`](srctree/include/linux/srcu.h),
+//! [`include/linux/device/devres.h`](srctree/include/linux/device/devres.h)
+
+use super::pci as raw_pci;
+use core::{
+    cell::UnsafeCell,
+    ops::Deref, //
+};
+use kernel::{
+    device::Bound,
+    devres,
+    new_srcu,
+    pci,
+    prelude::*,
+    sync::{
+        aref::ARef,
+        atomic::{
+            Acquire,
+            Atomic,
+            Full, //
+        },
+        srcu,
+        Arc,
+        Srcu, //
+    }, //
+};
+
+/// Holds a `T` that may be used only while the PCI device is bound.
+///
+/// [`Gate::enter`] gives access, and may be called in any context but NMI;
+/// what holds the access may sleep. Closing the gate waits until everybody has
+/// left, then drops the `T`. The gate is closed at the latest when the device
+/// core releases the device's managed resources, that is before the device
+/// counts as unbound, whatever the driver does.
+///
+/// # Invariants
+///
+/// - While `open` is set, and until an SRCU grace period has passed after it was
+///   cleared, `value` is `Some` and is not written.
+/// - `device` is bound while `value` is `Some`.
+#[pin_data]
+pub(crate) struct Gate<T> {
+    #[pin]
+    srcu: Srcu,
+    open: Atomic<bool>,
+    value: UnsafeCell<Option<T>>,
+    device: ARef<pci::Device>,
+}
+
+// SAFETY: `T` is dropped by whichever thread closes the gate.
+unsafe impl<T: Send> Send for Gate<T> {}
+// SAFETY: `enter` shares `&T` among threads, and closing moves `T` to another one.
+unsafe impl<T: Send + Sync> Sync for Gate<T> {}
+
+/// Closes the gate when the device core releases its managed resources.
+struct Closer<T: Send + Sync + 'static>(Arc<Gate<T>>);
+
+impl<T: Send + Sync> Drop for Closer<T> {
+    fn drop(&mut self) {
+        self.0.close();
+    }
+}
+
+impl<T: Send + Sync + 'static> Gate<T> {
+    /// Puts `value` behind a new, open gate for `device`. May sleep.
+    pub(crate) fn new(device: &pci::Device<Bound>, value: T) -> Result<Arc<Self>> {
+        let gate = Arc::pin_init(
+            // INVARIANT: `device` is bound, and the `Closer` registered below empties the gate
+            // before it stops to be.
+            try_pin_init!(Self {
+                srcu <- new_srcu!("ringbar_gate"),
+                open: Atomic::new(true),
+                value: UnsafeCell::new(Some(value)),
+                device: ARef::from(&**device),
+            }),
+            GFP_KERNEL,
+        )?;
+        // On failure the `Closer` is dropped right here, which closes the gate.
+        devres::register(device.as_ref(), Closer(gate.clone()), GFP_KERNEL)?;
+        Ok(gate)
+    }
+}
+
+impl<T> Gate<T> {
+    /// Access to the value, `None` once the gate is being closed.
+    #[inline]
+    pub(crate) fn enter(&self) -> Option<Entered<'_, T>> {
+        let guard = self.srcu.read_lock();
+        if !self.open.load(Acquire) {
+            return None;
+        }
+        // SAFETY: By the type invariants, `value` is not written until a grace period has passed
+        // after `open` was cleared; it was set within the read-side section of `guard`.
+        let value = unsafe { &*self.value.get() }.as_ref()?;
+        Some(Entered {
+            value,
+            gate: self,
+            _guard: guard,
+        })
+    }
+
+    /// Lets nobody enter any more, waits until everybody has left, and drops the
+    /// value. Does nothing on a closed gate.
+    ///
+    /// Sleeps. Must not be called by one who has entered.
+    pub(crate) fn close(&self) {
+        if !self.open.xchg(false, Full) {
+            return;
+        }
+        self.srcu.synchronize();
+        // SAFETY: `open` was cleared by this call and by no other, and after the grace period
+        // nobody who has seen it set is left: this is the only access.
+        let value = unsafe { &mut *self.value.get() };
+        drop(value.take());
+    }
+}
+
+/// Access to the value behind a [`Gate`]. As long as it lives, the device is
+/// bound.
+pub(crate) struct Entered<'a, T> {
+    value: &'a T,
+    gate: &'a Gate<T>,
+    _guard: srcu::Guard<'a>,
+}
+
+impl<T> Entered<'_, T> {
+    /// The device, which is bound.
+    #[inline]
+    pub(crate) fn device(&self) -> &pci::Device<Bound> {
+        // SAFETY: By the invariants of `Gate`, the device is bound while the value exists, and
+        // that is until `self` is gone.
+        unsafe { raw_pci::assume_bound(&self.gate.device) }
+    }
+}
+
+impl<T> Deref for Entered<'_, T> {
+    type Target = T;
+
+    #[inline]
+    fn deref(&self) -> &T {
+        self.value
+    }
+}

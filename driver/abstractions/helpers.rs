@@ -1,0 +1,41 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The C side of what the generated bindings lack: `helpers.c`, and functions of
+//! headers that the bindings do not include.
+
+use kernel::{
+    bindings,
+    ffi::{
+        c_char,
+        c_int,
+        c_ulong, //
+    }, //
+};
+
+#[allow(
+    improper_ctypes,
+    reason = "empty debugging structs within the kernel's own types"
+)]
+extern "C" {
+    pub(super) fn ringbar_iov_iter_extract_will_pin(iter: *const bindings::iov_iter) -> bool;
+    pub(super) fn ringbar_page_to_phys(page: *mut bindings::page) -> bindings::phys_addr_t;
+    pub(super) fn ringbar_page_folio_dirty(page: *mut bindings::page) -> bool;
+    pub(super) fn ringbar_pages_to_folio_end(page: *mut bindings::page) -> c_ulong;
+    pub(super) fn ringbar_dma_set_seg_boundary(dev: *mut bindings::device, mask: c_ulong);
+    pub(super) fn ringbar_iocb_is_dsync(iocb: *const bindings::kiocb) -> bool;
+    pub(super) fn ringbar_io_remap_pfn_range(
+        vma: *mut bindings::vm_area_struct,
+        addr: c_ulong,
+        pfn: c_ulong,
+        size: c_ulong,
+        prot: bindings::pgprot_t,
+    ) -> c_int;
+    pub(super) fn ringbar_pgprot_writecombine(prot: bindings::pgprot_t) -> bindings::pgprot_t;
+
+    /// `include/linux/shmem_fs.h`
+    pub(super) fn shmem_file_setup(
+        name: *const c_char,
+        size: bindings::loff_t,
+        flags: bindings::vma_flags_t,
+    ) -> *mut bindings::file;
+}

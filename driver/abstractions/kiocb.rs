@@ -1,0 +1,190 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! I/O control blocks, with the rules of completion in the types.
+//!
+//! A `read_iter` or `write_iter` callback is given a [`Kiocb`] and owes a
+//! [`Answer`]. An answer comes from [`Kiocb::done`], which uses the control
+//! block up, or from [`Kiocb::queue`], which turns it into a [`QueuedKiocb`] to
+//! be completed later, exactly once. So neither "queued" for a synchronous
+//! caller (whose `ki_complete` is NULL), nor a second completion, nor a use
+//! after completion can be written.
+//!
+//! C header: [`include/linux/fs.h`](srctree/include/linux/fs.h)
+
+use super::helpers::ringbar_iocb_is_dsync;
+use core::{
+    marker::PhantomData,
+    ptr::NonNull, //
+};
+use kernel::{
+    bindings,
+    prelude::*, //
+};
+
+/// `RWF_NOWAIT`, which is also `IOCB_NOWAIT` (`include/uapi/linux/fs.h`).
+const IOCB_NOWAIT: c_int = 0x8;
+
+/// An I/O control block during the call that hands it to the driver.
+///
+/// # Invariants
+///
+/// Points to a valid `struct kiocb` that nobody has completed or queued.
+pub(crate) struct Kiocb<'a> {
+    inner: NonNull<bindings::kiocb>,
+    _call: PhantomData<&'a mut bindings::kiocb>,
+}
+
+/// What a `read_iter` or `write_iter` callback returns.
+#[must_use = "the caller waits for an answer"]
+pub(crate) struct Answer(isize);
+
+impl Answer {
+    /// The value for C: bytes, or a negative errno.
+    #[inline]
+    pub(super) fn into_raw(self) -> isize {
+        self.0
+    }
+}
+
+impl<'a> Kiocb<'a> {
+    /// # Safety
+    ///
+    /// `inner` must be valid during `'a`, not be completed or queued, and be given
+    /// to no other `Kiocb`.
+    #[inline]
+    pub(super) unsafe fn from_raw(inner: NonNull<bindings::kiocb>) -> Self {
+        // INVARIANT: By the requirements of this function.
+        Self {
+            inner,
+            _call: PhantomData,
+        }
+    }
+
+    #[inline]
+    fn get(&self) -> &bindings::kiocb {
+        // SAFETY: Valid by the type invariant, and written only through `&mut self` or `self`.
+        unsafe { self.inner.as_ref() }
+    }
+
+    /// The file that the operation is on.
+    #[inline]
+    pub(super) fn file(&self) -> *mut bindings::file {
+        self.get().ki_filp
+    }
+
+    /// Whether the caller waits for the result of this very call
+    /// (`is_sync_kiocb`).
+    #[inline]
+    pub(crate) fn is_sync(&self) -> bool {
+        self.get().ki_complete.is_none()
+    }
+
+    /// Whether the call must not block: answer `EAGAIN` instead.
+    #[inline]
+    pub(crate) fn nowait(&self) -> bool {
+        self.get().ki_flags & IOCB_NOWAIT != 0
+    }
+
+    /// Whether written data must be durable when the operation completes
+    /// (`O_DSYNC`, `RWF_DSYNC`).
+    #[inline]
+    pub(crate) fn is_dsync(&self) -> bool {
+        // SAFETY: Valid by the type invariant.
+        unsafe { ringbar_iocb_is_dsync(self.inner.as_ptr()) }
+    }
+
+    /// Position in the file, in bytes.
+    #[inline]
+    pub(crate) fn position(&self) -> i64 {
+        self.get().ki_pos
+    }
+
+    /// Ends the operation within the call, with the bytes done or an error, and
+    /// moves the file position on by the bytes done.
+    #[inline]
+    pub(crate) fn done(mut self, result: Result<usize>) -> Answer {
+        match result {
+            // CAST: At most `MAX_RW_COUNT` bytes, which is below `i32::MAX`.
+            Ok(bytes) => {
+                // SAFETY: Valid by the type invariant, and nobody else has it.
+                unsafe { self.inner.as_mut() }.ki_pos += bytes as i64;
+                Answer(bytes as isize)
+            }
+            Err(error) => Answer(error.to_errno() as isize),
+        }
+    }
+
+    /// Makes the operation one that completes later. `Err` with the control block
+    /// for a synchronous caller, who cannot be told later.
+    #[inline]
+    pub(crate) fn queue(self) -> Result<(QueuedKiocb, Answer), Self> {
+        if self.is_sync() {
+            return Err(self);
+        }
+        // INVARIANT: `ki_complete` is set, and `self` is used up.
+        Ok((
+            QueuedKiocb(self.inner),
+            Answer(EIOCBQUEUED.to_errno() as isize),
+        ))
+    }
+}
+
+/// An asynchronous operation that will be completed later. Dropped without a
+/// completion it is completed with `EIO`, so that no caller waits forever.
+///
+/// # Invariants
+///
+/// Points to a valid `struct kiocb` with `ki_complete` set, which was not
+/// completed. The kernel keeps it, and its file, until it is.
+pub(crate) struct QueuedKiocb(NonNull<bindings::kiocb>);
+
+// SAFETY: A control block may be completed by any thread, and in interrupts.
+unsafe impl Send for QueuedKiocb {}
+
+impl QueuedKiocb {
+    /// Completes the operation with the bytes done or an error. Any context but
+    /// NMI, with no lock held that a submitter takes.
+    #[inline]
+    pub(crate) fn complete(self, result: Result<usize>) {
+        let this = core::mem::ManuallyDrop::new(self);
+        this.finish(result);
+    }
+
+    /// Takes back what was not submitted after all, together with the answer that
+    /// said it was.
+    pub(crate) fn withdraw<'a>(self, _answer: Answer) -> Kiocb<'a> {
+        let this = core::mem::ManuallyDrop::new(self);
+        // INVARIANT: Valid and not completed by the invariant of `self`, which is used up. The
+        // answer being still here shows that the call which the control block was handed to has
+        // not returned.
+        Kiocb {
+            inner: this.0,
+            _call: PhantomData,
+        }
+    }
+
+    #[inline]
+    fn finish(&self, result: Result<usize>) {
+        let iocb = self.0.as_ptr();
+        let ret = match result {
+            // CAST: At most `MAX_RW_COUNT` bytes, which is below `i32::MAX`.
+            Ok(bytes) => {
+                // SAFETY: Valid, and nobody else touches the position before the completion.
+                unsafe { (*iocb).ki_pos += bytes as i64 };
+                bytes as c_long
+            }
+            Err(error) => error.to_errno() as c_long,
+        };
+        // SAFETY: Valid by the type invariant.
+        if let Some(complete) = unsafe { (*iocb).ki_complete } {
+            // SAFETY: Not completed before, by the type invariant; not touched afterwards.
+            unsafe { complete(iocb, ret) };
+        }
+    }
+}
+
+impl Drop for QueuedKiocb {
+    fn drop(&mut self) {
+        self.finish(Err(EIO));
+    }
+}

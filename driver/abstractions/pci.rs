@@ -1,0 +1,167 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What [`kernel::pci`] does not offer yet.
+//!
+//! C header: [`include/linux/pci.h`](srctree/include/linux/pci.h)
+
+use super::vma::IoMemory;
+use kernel::{
+    bindings,
+    device::{
+        self,
+        Bound,
+        Core, //
+    },
+    error::to_result,
+    pci,
+    prelude::*,
+    str::CString, //
+};
+
+/// The C object behind `device`.
+#[inline]
+fn as_raw<Ctx: device::DeviceContext>(device: &pci::Device<Ctx>) -> *mut bindings::pci_dev {
+    // `pci::Device` is a transparent wrapper of an `Opaque<pci_dev>`.
+    core::ptr::from_ref(device).cast_mut().cast()
+}
+
+/// The `struct device` of `device`.
+#[inline]
+pub(super) fn as_raw_device<Ctx: device::DeviceContext>(
+    device: &pci::Device<Ctx>,
+) -> *mut bindings::device {
+    // SAFETY: `as_raw` is a valid `struct pci_dev`; no reference is made.
+    unsafe { &raw mut (*as_raw(device)).dev }
+}
+
+/// Says that `device` is bound.
+///
+/// # Safety
+///
+/// The device must stay bound to this driver for the life of the returned
+/// reference.
+#[inline]
+pub(super) unsafe fn assume_bound(device: &pci::Device) -> &pci::Device<Bound> {
+    // SAFETY: The context is a zero-sized marker, so the layout is the same; the caller vouches
+    // for what it says.
+    unsafe { &*core::ptr::from_ref(device).cast() }
+}
+
+/// A device switched on: it answers memory accesses and may do DMA. Switched
+/// off again when dropped.
+///
+/// # Invariants
+///
+/// Holds one count of the device's enable count.
+pub(crate) struct Enabled<'bound>(&'bound pci::Device<Core<'bound>>);
+
+// SAFETY: Holds a reference to a `struct pci_dev`, which may be used from any thread; the
+// functions called in `drop` do not care which.
+unsafe impl Send for Enabled<'_> {}
+
+impl<'bound> Enabled<'bound> {
+    /// Switches memory accesses and bus mastering on. May sleep.
+    pub(crate) fn new(device: &'bound pci::Device<Core<'_>>) -> Result<Self> {
+        device.enable_device_mem()?;
+        device.set_master();
+        // SAFETY: `Core<'_>` is a zero-sized marker; shortening its lifetime changes nothing.
+        let device = unsafe { &*core::ptr::from_ref(device).cast() };
+        // INVARIANT: `enable_device_mem` has succeeded.
+        Ok(Self(device))
+    }
+
+    /// Takes the right to do DMA away from the device, whatever it is doing.
+    pub(crate) fn stop_dma(&self) {
+        // SAFETY: The device is valid.
+        unsafe { bindings::pci_clear_master(as_raw(self.0)) };
+    }
+}
+
+impl Drop for Enabled<'_> {
+    fn drop(&mut self) {
+        // SAFETY: The device is valid, and by the type invariant this count is ours to give back.
+        unsafe {
+            bindings::pci_clear_master(as_raw(self.0));
+            bindings::pci_disable_device(as_raw(self.0));
+        }
+    }
+}
+
+/// A BAR claimed in `/proc/iomem` but not mapped into the kernel.
+///
+/// # Invariants
+///
+/// The BAR is requested by this driver.
+pub(crate) struct ClaimedBar<'bound> {
+    device: &'bound pci::Device<Bound>,
+    bar: c_int,
+    start: u64,
+    len: u64,
+}
+
+impl<'bound> ClaimedBar<'bound> {
+    /// Claims `bar` under `name`. May sleep.
+    ///
+    /// `EINVAL` where there is no such BAR, `EBUSY` where somebody else has it.
+    pub(crate) fn new(
+        device: &'bound pci::Device<Bound>,
+        bar: u8,
+        name: &'static CStr,
+    ) -> Result<Self> {
+        let start = device.resource_start(u32::from(bar))?;
+        let len = device.resource_len(u32::from(bar))?;
+        let bar = c_int::from(bar);
+        // SAFETY: The device is valid, `bar` is a BAR (checked by `resource_start`), the name is
+        // static.
+        to_result(unsafe {
+            bindings::pci_request_region(as_raw(device), bar, name.as_char_ptr())
+        })?;
+        // INVARIANT: Just requested.
+        Ok(Self {
+            device,
+            bar,
+            start,
+            len,
+        })
+    }
+
+    /// `len` bytes from `offset` on, as memory that user space may map.
+    ///
+    /// `EINVAL` where they are not within the BAR or do not begin at a page.
+    pub(crate) fn user_memory(&self, offset: u64, len: u64) -> Result<IoMemory> {
+        if offset.checked_add(len).ok_or(EINVAL)? > self.len {
+            return Err(EINVAL);
+        }
+        // SAFETY: The memory lies in a BAR that this driver has claimed. The sum cannot overflow,
+        // because the BAR has an end.
+        unsafe { IoMemory::new(self.start + offset, len) }
+    }
+}
+
+impl Drop for ClaimedBar<'_> {
+    fn drop(&mut self) {
+        // SAFETY: By the type invariant the BAR is ours.
+        unsafe { bindings::pci_release_region(as_raw(self.device), self.bar) };
+    }
+}
+
+/// Whether an IOMMU translates what `device` puts on the bus.
+///
+/// Without `VIRTIO_F_ACCESS_PLATFORM` a device bypasses such an IOMMU and takes
+/// the addresses it is given for physical ones (VIRTIO 1.3, 6.1).
+pub(crate) fn iommu_translates(device: &pci::Device<Bound>) -> bool {
+    // SAFETY: The device is valid and bound, so its domain does not go away during the call.
+    let domain = unsafe { bindings::iommu_get_domain_for_dev(as_raw_device(device)) };
+    if domain.is_null() {
+        return false;
+    }
+    // SAFETY: The domain of a bound device is valid; its type is set once, before it is attached.
+    unsafe { (*domain).type_ != bindings::IOMMU_DOMAIN_IDENTITY }
+}
+
+/// The address of the device on its bus, such as `0000:00:04.0`. May sleep.
+pub(crate) fn address(device: &pci::Device<Bound>) -> Result<CString> {
+    // SAFETY: The device is valid; its name does not change while it is bound.
+    let name = unsafe { CStr::from_char_ptr(bindings::dev_name(as_raw_device(device))) };
+    Ok(CString::try_from(name)?)
+}

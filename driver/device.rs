@@ -1,0 +1,256 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! One Ringbar device as files, the interrupt handler and work items see it.
+//!
+//! It is reference-counted and may outlive the hardware, which is behind a gate:
+//! whoever wants it enters the gate, and after unbind gets nothing.
+
+use crate::{
+    abstractions::{
+        address_space::AddressSpace,
+        gate::{
+            Entered,
+            Gate, //
+        },
+        irq,
+        work, //
+    },
+    hardware::Hardware,
+    layout::Event,
+    request::event::Received,
+    stats::Stats, //
+};
+use kernel::{
+    device::Bound,
+    impl_has_work,
+    new_mutex,
+    new_work,
+    pci,
+    pr_warn_once,
+    prelude::*,
+    sync::{
+        atomic::{
+            Acquire,
+            Atomic,
+            Full,
+            Relaxed,
+            Release, //
+        },
+        Arc,
+        ArcBorrow,
+        Mutex, //
+    },
+    workqueue::{
+        self,
+        Work,
+        WorkItem, //
+    }, //
+};
+
+/// One device.
+#[pin_data]
+pub(crate) struct Device {
+    gate: Arc<Gate<Hardware>>,
+    maps: AddressSpace,
+    stats: Arc<Stats>,
+    /// Size of the device memory in bytes.
+    capacity: Atomic<i64>,
+    /// Whether the device memory is behind the aperture.
+    aperture_ready: Atomic<bool>,
+    /// Whether the work item has to take the device out of service.
+    broken: Atomic<bool>,
+    /// Serialises [`Self::shut_down`]; set once it is done.
+    #[pin]
+    down: Mutex<bool>,
+    #[pin]
+    work: Work<Device>,
+}
+
+impl_has_work! {
+    impl HasWork<Self> for Device { self.work }
+}
+
+impl Device {
+    /// Puts the hardware behind a gate. May sleep.
+    pub(crate) fn new(
+        device: &pci::Device<Bound>,
+        hardware: Hardware,
+        stats: Arc<Stats>,
+    ) -> Result<Arc<Self>> {
+        let maps = AddressSpace::new()?;
+        // CAST: The configuration was checked to fit.
+        let capacity = hardware.config().capacity() as i64;
+        let gate = Gate::new(device, hardware)?;
+        Arc::pin_init(
+            pin_init!(Self {
+                gate,
+                maps,
+                stats,
+                capacity: Atomic::new(capacity),
+                aperture_ready: Atomic::new(false),
+                broken: Atomic::new(false),
+                down <- new_mutex!(false),
+                work <- new_work!("ringbar"),
+            }),
+            GFP_KERNEL,
+        )
+    }
+
+    /// The hardware, `ENODEV` after unbind. Any context.
+    #[inline]
+    pub(crate) fn hardware(&self) -> Result<Entered<'_, Hardware>> {
+        self.gate.enter().ok_or(ENODEV)
+    }
+
+    /// Where the maps of this device's files belong.
+    pub(crate) fn maps(&self) -> &AddressSpace {
+        &self.maps
+    }
+
+    /// Size of the device memory in bytes. Any context.
+    pub(crate) fn capacity(&self) -> i64 {
+        self.capacity.load(Relaxed)
+    }
+
+    /// Whether the device memory can be mapped.
+    pub(crate) fn aperture_ready(&self) -> bool {
+        self.aperture_ready.load(Acquire)
+    }
+
+    /// Starts the device. Sleeps. The interrupt handler must be in place.
+    pub(crate) fn start(&self) -> Result {
+        let hardware = self.hardware()?;
+        let ready = hardware.start(hardware.device())?;
+        self.aperture_ready.store(ready, Release);
+        Ok(())
+    }
+
+    /// Takes the device out of service: no new requests, the device reset,
+    /// everything in flight ended with `error`. Does nothing the second time.
+    /// Sleeps.
+    ///
+    /// Returns whether the device came out of reset, so that its memory may be
+    /// freed.
+    pub(crate) fn shut_down(&self, error: Error) -> bool {
+        let Ok(hardware) = self.hardware() else {
+            return true;
+        };
+        let mut down = self.down.lock();
+        if *down {
+            return true;
+        }
+        let device = hardware.device();
+        for queue in hardware.queues() {
+            queue.stop(error);
+        }
+        let reset = hardware.transport.reset(device).is_ok();
+        for queue in hardware.queues() {
+            queue.fail_in_flight(device, error);
+        }
+        *down = true;
+        reset
+    }
+
+    /// Ends all that is left of the hardware: waits for who is in it, frees it,
+    /// takes the user maps away. Sleeps. To be called after [`Self::shut_down`],
+    /// when no interrupt comes any more.
+    pub(crate) fn detach(&self) {
+        work::flush(&self.work);
+        self.gate.close();
+        self.maps.unmap_all();
+    }
+
+    /// Looks through all queues. Returns whether anything had been used. Any
+    /// context.
+    fn service(this: ArcBorrow<'_, Self>) -> bool {
+        let Ok(hardware) = this.hardware() else {
+            return false;
+        };
+        let device = hardware.device();
+        let mut any = false;
+        let mut work = false;
+        for queue in hardware.queues() {
+            let reaped = queue.reap(device);
+            any |= reaped.any;
+            work |= reaped.deferred;
+            if let Some(fault) = reaped.fault {
+                dev_err!(
+                    device,
+                    "the device broke queue {}: {:?}; it is taken out of service\n",
+                    queue.index(),
+                    fault
+                );
+                this.broken.store(true, Release);
+                work = true;
+            }
+        }
+        while let Some(received) = hardware.events.receive(&hardware.transport, device) {
+            any = true;
+            work |= this.handle_event(device, &received);
+            if matches!(received, Received::Broken) {
+                break;
+            }
+        }
+        if work {
+            // Already queued is as good.
+            let _ = workqueue::system().enqueue(Arc::from(this));
+        }
+        any
+    }
+
+    /// Returns whether there is something left for the work item.
+    fn handle_event(&self, device: &pci::Device<Bound>, received: &Received) -> bool {
+        match *received {
+            Received::Event(Event::QueueBroken { queue, fault }) => {
+                dev_err!(
+                    device,
+                    "the device has given up queue {}: {:?}; it is taken out of service\n",
+                    queue,
+                    fault
+                );
+                self.broken.store(true, Release);
+                true
+            }
+            Received::Event(Event::CapacityChanged { capacity }) => {
+                dev_info!(device, "the device now has {} bytes\n", capacity);
+                // CAST: An event was checked to fit.
+                self.capacity.store(capacity as i64, Relaxed);
+                false
+            }
+            Received::Unknown(buffer) => {
+                pr_warn_once!("unknown event in buffer {}\n", buffer);
+                false
+            }
+            Received::Broken => {
+                if !self.broken.xchg(true, Full) {
+                    dev_err!(device, "the device broke the event queue\n");
+                }
+                true
+            }
+        }
+    }
+}
+
+impl irq::Handler for Device {
+    fn handle(this: ArcBorrow<'_, Self>) -> bool {
+        this.stats.interrupts.add(1);
+        Self::service(this);
+        // With MSI-X nobody else shares the line.
+        true
+    }
+}
+
+impl WorkItem for Device {
+    type Pointer = Arc<Self>;
+
+    fn run(this: Arc<Self>) {
+        if this.broken.load(Acquire) {
+            this.shut_down(EIO);
+        }
+        if let Ok(hardware) = this.hardware() {
+            for queue in hardware.queues() {
+                queue.release_deferred(hardware.device());
+            }
+        }
+    }
+}

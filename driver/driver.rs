@@ -1,0 +1,189 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The PCI driver: which devices, what to do when one appears, what when it goes.
+
+use crate::{
+    abstractions::{
+        chardev::CharDevice,
+        dma,
+        irq::Interrupt,
+        pci::{
+            ClaimedBar,
+            Enabled, //
+        }, //
+    },
+    device::Device,
+    hardware::Hardware,
+    layout::{
+        APERTURE_SHMID,
+        PCI_DEVICE_ID, //
+    },
+    stats::{
+        Stats,
+        StatsFiles, //
+    },
+    virtio::transport::Transport,
+    NAME, //
+};
+use kernel::{
+    device::{
+        Bound,
+        Core, //
+    },
+    pci,
+    prelude::*,
+    str::CString,
+    sync::{
+        atomic::{
+            Atomic,
+            Full,
+            Relaxed, //
+        },
+        Arc, //
+    }, //
+};
+
+/// The driver.
+pub(crate) struct RingbarDriver;
+
+kernel::pci_device_table!(
+    PCI_TABLE,
+    <RingbarDriver as pci::Driver>::IdInfo,
+    [(
+        pci::DeviceId::from_id(pci::Vendor::REDHAT_QUMRANET, PCI_DEVICE_ID as u32),
+        ()
+    )]
+);
+
+impl pci::Driver for RingbarDriver {
+    type IdInfo = ();
+    type Data<'bound> = Binding<'bound>;
+
+    const ID_TABLE: pci::IdTable<Self::IdInfo> = &PCI_TABLE;
+
+    fn probe<'bound>(
+        device: &'bound pci::Device<Core<'_>>,
+        _info: Option<&'bound Self::IdInfo>,
+    ) -> impl PinInit<Self::Data<'bound>, Error> + 'bound {
+        pin_init::pin_init_scope(move || {
+            let stats = Stats::new()?;
+            let running = Running::new(device, &stats)?;
+            let number = Number::take()?;
+            let name = CString::try_from_fmt(fmt!("ringbar{}", number.0))?;
+            let data = running.device.clone();
+            Ok(try_pin_init!(Binding {
+                file <- CharDevice::new(device, name, data),
+                stats <- StatsFiles::new(device, stats),
+                number,
+                running,
+            }))
+        })
+    }
+}
+
+/// What there is for a bound device. Dropped in the order of the fields.
+#[pin_data]
+pub(crate) struct Binding<'bound> {
+    #[pin]
+    file: CharDevice<Device>,
+    #[pin]
+    stats: StatsFiles,
+    number: Number,
+    running: Running<'bound>,
+}
+
+/// A device that has been started. Stopped for good when dropped.
+struct Running<'bound> {
+    device: Arc<Device>,
+    interrupt: Option<Interrupt<Device>>,
+    vectors: Option<pci::IrqVectorRegistration<'bound>>,
+    _aperture: Option<ClaimedBar<'bound>>,
+    enabled: Enabled<'bound>,
+}
+
+impl<'bound> Running<'bound> {
+    fn new(device: &'bound pci::Device<Core<'_>>, stats: &Arc<Stats>) -> Result<Self> {
+        let enabled = Enabled::new(device)?;
+        let max_segment_bytes = dma::configure(device)?;
+        let device: &'bound pci::Device<Bound> = device;
+
+        let transport = Transport::new(device, APERTURE_SHMID)?;
+        let region = transport.shared_memory();
+        let claimed = region
+            .map(|region| ClaimedBar::new(device, region.bar(), NAME))
+            .transpose()?;
+        let memory = match (&claimed, region) {
+            (Some(bar), Some(region)) => Some(bar.user_memory(region.offset(), region.len())?),
+            _ => None,
+        };
+        // One vector serves everything: queues tell by themselves whether they have work. Allocated
+        // before the queues, which are bound to it.
+        let vectors =
+            device.alloc_irq_vectors(1, 1, pci::IrqTypes::default().with(pci::IrqType::MsiX))?;
+
+        let hardware = Hardware::new(device, transport, memory, max_segment_bytes, stats)?;
+        let mut this = Self {
+            device: Device::new(device, hardware, stats.clone())?,
+            interrupt: None,
+            vectors: Some(vectors),
+            _aperture: claimed,
+            enabled,
+        };
+        if let Some(vectors) = &this.vectors {
+            let request = vectors.index(0)?.into();
+            this.interrupt = Some(Interrupt::new(request, NAME, this.device.clone())?);
+        }
+        this.device.start()?;
+        dev_info!(
+            device,
+            "{} bytes of device memory\n",
+            this.device.capacity()
+        );
+        Ok(this)
+    }
+}
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        if !self.device.shut_down(ENODEV) {
+            // It may still write to memory that is about to be freed.
+            self.enabled.stop_dma();
+        }
+        // The handler goes before the vectors, and both before the rings it looks at.
+        self.interrupt = None;
+        self.vectors = None;
+        self.device.detach();
+    }
+}
+
+/// The number in a device's name, the lowest that is free.
+struct Number(u32);
+
+/// Numbers in use, a bit each.
+static NUMBERS: Atomic<u64> = Atomic::new(0);
+
+impl Number {
+    /// `ENOSPC` when 64 devices are there.
+    fn take() -> Result<Self> {
+        let mut used = NUMBERS.load(Relaxed);
+        loop {
+            let number = used.trailing_ones();
+            if number == u64::BITS {
+                return Err(ENOSPC);
+            }
+            match NUMBERS.cmpxchg(used, used | 1 << number, Full) {
+                Ok(_) => return Ok(Self(number)),
+                Err(now) => used = now,
+            }
+        }
+    }
+}
+
+impl Drop for Number {
+    fn drop(&mut self) {
+        let mut used = NUMBERS.load(Relaxed);
+        while let Err(now) = NUMBERS.cmpxchg(used, used & !(1 << self.0), Full) {
+            used = now;
+        }
+    }
+}

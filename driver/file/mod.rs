@@ -1,0 +1,58 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What an open `/dev/ringbarN` does.
+
+mod transfer;
+
+use crate::{
+    abstractions::{
+        address_space::AddressSpace,
+        chardev::FileOperations,
+        iov::IovIter,
+        kiocb::{
+            Answer,
+            Kiocb, //
+        }, //
+    },
+    device::Device,
+    layout::Opcode, //
+};
+use kernel::{
+    mm::virt::VmaNew,
+    prelude::*,
+    sync::ArcBorrow, //
+};
+
+#[vtable]
+impl FileOperations for Device {
+    fn address_space(&self) -> &AddressSpace {
+        self.maps()
+    }
+
+    fn size(&self) -> Result<i64> {
+        // A device that has gone has no size.
+        self.hardware()?;
+        Ok(self.capacity())
+    }
+
+    fn read(this: ArcBorrow<'_, Self>, kiocb: Kiocb<'_>, iter: &mut IovIter<'_>) -> Answer {
+        transfer::transfer(&this, Opcode::Read, kiocb, iter)
+    }
+
+    fn write(this: ArcBorrow<'_, Self>, kiocb: Kiocb<'_>, iter: &mut IovIter<'_>) -> Answer {
+        transfer::transfer(&this, Opcode::Write, kiocb, iter)
+    }
+
+    fn fsync(&self) -> Result {
+        let hardware = self.hardware()?;
+        hardware.flush(hardware.device())
+    }
+
+    fn mmap(&self, vma: &VmaNew) -> Result {
+        let hardware = self.hardware()?;
+        if !self.aperture_ready() {
+            return Err(ENODEV);
+        }
+        hardware.aperture().ok_or(ENODEV)?.map(vma)
+    }
+}

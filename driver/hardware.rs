@@ -1,0 +1,239 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The device while it is bound: its registers, queues and memory. Lives behind
+//! a gate, see [`crate::device`].
+
+use crate::{
+    abstractions::{
+        pci::iommu_translates,
+        vma::IoMemory, //
+    },
+    layout::{
+        ConfigError,
+        DeviceConfig,
+        Opcode,
+        CONTROL_QUEUE,
+        EVENT_QUEUE,
+        FIRST_IO_QUEUE, //
+    },
+    request::{
+        event::EventQueue,
+        queue::{
+            Config,
+            Queue, //
+        }, //
+    },
+    stats::Stats,
+    virtio::transport::{
+        feature,
+        Transport, //
+    }, //
+};
+use kernel::{
+    cpu::CpuId,
+    device::Bound,
+    pci,
+    prelude::*,
+    sync::Arc,
+    time::msecs_to_jiffies, //
+};
+
+/// Entries of a queue, and so requests in flight. A request takes one entry.
+const QUEUE_SIZE: u16 = 256;
+
+/// Entries of the control queue: there is never more than one command.
+const CONTROL_QUEUE_SIZE: u16 = 4;
+
+/// How long the first command may take: the device's process may be slow to
+/// start, but one that does not answer for so long never will.
+const HANDSHAKE_TIMEOUT_MS: u32 = 20_000;
+
+/// The one interrupt vector.
+const VECTOR: u16 = 0;
+
+/// Registers, queues and memory of a device.
+pub(crate) struct Hardware {
+    pub(crate) transport: Transport,
+    config: DeviceConfig,
+    pub(crate) events: Arc<EventQueue>,
+    /// The control queue, then the I/O queues, of which there is at least one.
+    queues: KVec<Arc<Queue>>,
+    aperture: Option<IoMemory>,
+}
+
+impl Hardware {
+    /// Agrees with the device on features, reads its configuration, and sets up
+    /// all queues. The device is not started. May sleep.
+    pub(crate) fn new(
+        device: &pci::Device<Bound>,
+        transport: Transport,
+        aperture: Option<IoMemory>,
+        max_segment_bytes: usize,
+        stats: &Arc<Stats>,
+    ) -> Result<Self> {
+        let features = transport.negotiate(
+            device,
+            feature::VERSION_1 | feature::INDIRECT_DESC,
+            feature::EVENT_IDX | feature::ACCESS_PLATFORM,
+        )?;
+        if features & feature::ACCESS_PLATFORM == 0 && iommu_translates(device) {
+            dev_err!(
+                device,
+                "an IOMMU translates this device's addresses, but the device bypasses it (no \
+                 VIRTIO_F_ACCESS_PLATFORM): DMA would hit the wrong memory. Boot with iommu=pt, \
+                 leave the IOMMU away, or use the vfio-user transport\n"
+            );
+            transport.fail(device);
+            return Err(EOPNOTSUPP);
+        }
+
+        let config = DeviceConfig::parse(&transport.device_config(device)?).map_err(|error| {
+            match error {
+                ConfigError::NotRingbar => {
+                    dev_info!(device, "another kind of device with the same id\n");
+                }
+                error => dev_err!(device, "unusable device configuration: {:?}\n", error),
+            }
+            transport.fail(device);
+            ENODEV
+        })?;
+
+        transport.set_config_vector(device, VECTOR)?;
+        let event_idx = features & feature::EVENT_IDX != 0;
+        let queue = |index, size, max_segments| {
+            Queue::new(
+                &transport,
+                device,
+                &Config {
+                    index,
+                    size,
+                    event_idx,
+                    vector: VECTOR,
+                    max_segments,
+                    max_segment_bytes,
+                },
+                stats.clone(),
+            )
+        };
+        let events = EventQueue::new(&transport, device, EVENT_QUEUE, VECTOR, event_idx)?;
+
+        let offered = transport
+            .queue_count(device)?
+            .saturating_sub(FIRST_IO_QUEUE);
+        let count = config.io_queues().min(offered);
+        if count == 0 {
+            dev_err!(
+                device,
+                "the virtual machine gives the device no I/O queue: num_vqs must be at least {}\n",
+                FIRST_IO_QUEUE + 1
+            );
+            transport.fail(device);
+            return Err(ENODEV);
+        }
+        let mut queues = KVec::with_capacity(1 + usize::from(count), GFP_KERNEL)?;
+        queues.push(queue(CONTROL_QUEUE, CONTROL_QUEUE_SIZE, 0)?, GFP_KERNEL)?;
+        for n in 0..count {
+            queues.push(
+                queue(
+                    FIRST_IO_QUEUE + n,
+                    QUEUE_SIZE,
+                    usize::from(config.max_segments()),
+                )?,
+                GFP_KERNEL,
+            )?;
+        }
+
+        Ok(Self {
+            transport,
+            config,
+            events,
+            queues,
+            aperture,
+        })
+    }
+
+    /// What the device said of itself.
+    pub(crate) fn config(&self) -> &DeviceConfig {
+        &self.config
+    }
+
+    /// Device memory as user space may map it, if there is an aperture.
+    pub(crate) fn aperture(&self) -> Option<&IoMemory> {
+        self.aperture.as_ref()
+    }
+
+    /// Starts the device and has it put its memory behind the aperture. Returns
+    /// whether that worked; without it there are no maps, but there is DMA. Sleeps.
+    /// The interrupt handler must be in place.
+    ///
+    /// `ETIMEDOUT` when the device does not answer.
+    pub(crate) fn start(&self, device: &pci::Device<Bound>) -> Result<bool> {
+        self.transport.start(device)?;
+        self.events.start(&self.transport, device)?;
+
+        let control = self.queues.first().ok_or(EIO)?;
+        let mut request = control.try_acquire(device)?;
+        request.prepare_command(Opcode::MapAperture)?;
+        let mapped = control.execute_command(
+            &self.transport,
+            device,
+            request,
+            Some(msecs_to_jiffies(HANDSHAKE_TIMEOUT_MS)),
+        );
+        match mapped {
+            Ok(bytes) if bytes >= self.config.aperture_bytes() => Ok(self.aperture.is_some()),
+            Ok(bytes) => {
+                dev_warn!(
+                    device,
+                    "the device has mapped {} of {} bytes: there will be no mmap\n",
+                    bytes,
+                    self.config.aperture_bytes()
+                );
+                Ok(false)
+            }
+            Err(error) if error == ETIMEDOUT => {
+                dev_err!(
+                    device,
+                    "the device does not answer on its control queue. Does the virtual machine \
+                     share its memory (memory-backend with share=on), and does the device's \
+                     process run?\n"
+                );
+                Err(error)
+            }
+            Err(error) => {
+                dev_warn!(
+                    device,
+                    "the device cannot map its memory ({:?}): there will be no mmap\n",
+                    error
+                );
+                Ok(false)
+            }
+        }
+    }
+
+    /// The I/O queue for a submitter on this CPU. Any context.
+    pub(crate) fn queue_here(&self) -> Result<&Queue> {
+        let io = self.queues.get(1..).unwrap_or_default();
+        // CAST: A CPU number.
+        let n = CpuId::current().as_u32() as usize % io.len().max(1);
+        io.get(n).map(|queue| &**queue).ok_or(EIO)
+    }
+
+    /// All queues that carry requests.
+    pub(crate) fn queues(&self) -> impl Iterator<Item = &Queue> {
+        self.queues.iter().map(|queue| &**queue)
+    }
+
+    /// Makes everything that was written durable. Sleeps. `EINTR` when killed.
+    pub(crate) fn flush(&self, device: &pci::Device<Bound>) -> Result {
+        if !self.config.supports(Opcode::Flush) {
+            return Ok(());
+        }
+        let queue = self.queue_here()?;
+        let mut request = queue.acquire(device)?;
+        request.prepare_command(Opcode::Flush)?;
+        queue
+            .execute_command(&self.transport, device, request, None)
+            .map(|_| ())
+    }
+}

@@ -1,0 +1,156 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What the device says unasked, on the event queue.
+
+use crate::{
+    layout::Event,
+    virtio::{
+        ring::{
+            descriptor_flag,
+            Ring, //
+        },
+        transport::{
+            Doorbell,
+            Transport, //
+        }, //
+    }, //
+};
+use kernel::{
+    device::Bound,
+    dma::Coherent,
+    io::io_read,
+    new_spinlock_irq,
+    pci,
+    prelude::*,
+    sync::{
+        Arc,
+        SpinLockIrq, //
+    }, //
+};
+
+/// Buffers the device has at hand. Events are rare.
+const BUFFERS: u16 = 16;
+
+const EVENT_WORDS: usize = Event::SIZE / 8;
+
+struct State {
+    ring: Ring,
+    buffers: Coherent<[u64]>,
+}
+
+/// The event queue.
+#[pin_data]
+pub(crate) struct EventQueue {
+    doorbell: Doorbell,
+    #[pin]
+    state: SpinLockIrq<State>,
+}
+
+/// What came out of one used buffer.
+pub(crate) enum Received {
+    /// An event.
+    Event(Event),
+    /// Bytes that are no event; the number of the buffer.
+    Unknown(u16),
+    /// The ring does not hold together: no more events will come.
+    Broken,
+}
+
+impl EventQueue {
+    /// Allocates the queue and enables it in the device. May sleep.
+    pub(crate) fn new(
+        transport: &Transport,
+        device: &pci::Device<Bound>,
+        index: u16,
+        vector: u16,
+        event_idx: bool,
+    ) -> Result<Arc<Self>> {
+        let size = BUFFERS.min(transport.queue_max_size(device, index)?);
+        let ring = Ring::new(device, size, event_idx)?;
+        let doorbell = transport.enable_queue(device, index, &ring, vector)?;
+        let buffers = Coherent::zeroed_slice(
+            device.as_ref(),
+            EVENT_WORDS * usize::from(size),
+            GFP_KERNEL,
+        )?;
+        Arc::pin_init(
+            pin_init!(Self {
+                doorbell,
+                state <- new_spinlock_irq!(State { ring, buffers }),
+            }),
+            GFP_KERNEL,
+        )
+    }
+
+    /// Gives all buffers to the device, after it was started.
+    pub(crate) fn start(&self, transport: &Transport, device: &pci::Device<Bound>) -> Result {
+        let notify = {
+            let mut state = self.state.lock();
+            for entry in 0..state.ring.size() {
+                state.offer(entry)?;
+            }
+            state.ring.publish()?
+        };
+        if notify {
+            transport.ring(device, self.doorbell)?;
+        }
+        Ok(())
+    }
+
+    /// Takes the next event, and gives its buffer back. Any context.
+    pub(crate) fn receive(
+        &self,
+        transport: &Transport,
+        device: &pci::Device<Bound>,
+    ) -> Option<Received> {
+        let (received, notify) = {
+            let mut state = self.state.lock();
+            let entry = loop {
+                match state.ring.pop() {
+                    Ok(Some(used)) => break used.entry,
+                    Ok(None) => match state.ring.enable_interrupts() {
+                        Ok(true) => {}
+                        _ => return None,
+                    },
+                    Err(_) => return Some(Received::Broken),
+                }
+            };
+            let received = match state.event(entry) {
+                Some(event) => Received::Event(event),
+                None => Received::Unknown(entry),
+            };
+            match state.offer(entry).and_then(|()| state.ring.publish()) {
+                Ok(notify) => (received, notify),
+                Err(_) => return Some(Received::Broken),
+            }
+        };
+        if notify && transport.ring(device, self.doorbell).is_err() {
+            return Some(Received::Broken);
+        }
+        Some(received)
+    }
+}
+
+impl State {
+    fn offer(&mut self, entry: u16) -> Result {
+        let address =
+            self.buffers.dma_address() + u64::from(entry) * Event::SIZE as u64;
+        // CAST: A small constant.
+        self.ring
+            .push(entry, address, Event::SIZE as u32, descriptor_flag::WRITE)
+    }
+
+    /// The event in a buffer, read once.
+    fn event(&self, entry: u16) -> Option<Event> {
+        let mut bytes = [0; Event::SIZE];
+        for (i, chunk) in bytes.chunks_exact_mut(8).enumerate() {
+            chunk.copy_from_slice(&self.word(usize::from(entry) * EVENT_WORDS + i).ok()?);
+        }
+        Event::parse(&bytes)
+    }
+
+    fn word(&self, at: usize) -> Result<[u8; 8]> {
+        let word: u64 = io_read!(self.buffers, [try: at]);
+        Ok(word.to_ne_bytes())
+    }
+}

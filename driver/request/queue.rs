@@ -1,0 +1,607 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A queue of requests.
+//!
+//! # Locking
+//!
+//! The state is behind one lock that is taken with interrupts off, because the
+//! interrupt handler takes it too. Nothing is completed under it: a completion
+//! may submit again.
+
+use super::slot::{
+    Outcome,
+    Owner,
+    Slot, //
+};
+use crate::{
+    abstractions::{
+        iov::IovIter,
+        wait::Waiter, //
+    },
+    layout::Opcode,
+    stats::Stats,
+    virtio::{
+        ring::{
+            descriptor_flag,
+            Ring,
+            RingFault, //
+        },
+        transport::{
+            Doorbell,
+            Transport, //
+        }, //
+    }, //
+};
+use kernel::{
+    device::Bound,
+    new_condvar,
+    new_spinlock_irq,
+    pci,
+    prelude::*,
+    sync::{
+        Arc,
+        CondVar,
+        SpinLockIrq, //
+    },
+    time::Jiffies, //
+};
+
+/// How many used entries are taken under one hold of the lock.
+const REAP_BATCH: usize = 16;
+
+/// What a ring entry is up to.
+enum Entry {
+    /// Its slot is free or being prepared.
+    Idle,
+    /// The device has it.
+    InFlight(KBox<Slot>),
+    /// The device is done, and the thread that waits for it takes it back.
+    Done(KBox<Slot>),
+}
+
+struct State {
+    ring: Ring,
+    entries: KVec<Entry>,
+    free: KVec<KBox<Slot>>,
+    /// Done, but pages have to be made dirty again, which sleeps.
+    deferred: KVec<KBox<Slot>>,
+    /// Threads that wait for a slot.
+    waiting: usize,
+    /// Why no more requests are taken.
+    failed: Option<Error>,
+}
+
+impl State {
+    fn put_free(&mut self, slot: KBox<Slot>) {
+        // There is room for every slot of the ring.
+        let _ = self.free.push_within_capacity(slot);
+    }
+}
+
+/// What [`Queue::reap`] has seen.
+#[derive(Default)]
+pub(crate) struct Reaped {
+    /// Whether anything was used.
+    pub(crate) any: bool,
+    /// Whether slots wait for [`Queue::release_deferred`].
+    pub(crate) deferred: bool,
+    /// The queue is broken and must not be used before a reset.
+    pub(crate) fault: Option<Fault>,
+}
+
+/// How a device broke a queue.
+#[derive(Clone, Copy, Debug)]
+#[expect(dead_code, reason = "the fields are for the log")]
+pub(crate) enum Fault {
+    /// The ring does not hold together.
+    Ring(RingFault),
+    /// A used entry was not in flight.
+    NotInFlight(u16),
+}
+
+/// A queue with its slots.
+#[pin_data]
+pub(crate) struct Queue {
+    index: u16,
+    doorbell: Doorbell,
+    stats: Arc<Stats>,
+    #[pin]
+    state: SpinLockIrq<State>,
+    #[pin]
+    slot_freed: CondVar,
+}
+
+/// What a queue is made of.
+pub(crate) struct Config {
+    /// Index of the queue in the device.
+    pub(crate) index: u16,
+    /// Entries of the ring, if the device allows that many.
+    pub(crate) size: u16,
+    /// Whether `EVENT_IDX` was negotiated.
+    pub(crate) event_idx: bool,
+    /// Interrupt vector.
+    pub(crate) vector: u16,
+    /// Most data segments of a request.
+    pub(crate) max_segments: usize,
+    /// Most bytes of a segment.
+    pub(crate) max_segment_bytes: usize,
+}
+
+impl Queue {
+    /// Allocates a queue and enables it in the device. May sleep.
+    ///
+    /// `ENODEV` where the device does not have the queue.
+    pub(crate) fn new(
+        transport: &Transport,
+        device: &pci::Device<Bound>,
+        config: &Config,
+        stats: Arc<Stats>,
+    ) -> Result<Arc<Self>> {
+        let max = transport.queue_max_size(device, config.index)?;
+        if max == 0 {
+            return Err(ENODEV);
+        }
+        let size = config.size.min(max);
+        let ring = Ring::new(device, size, config.event_idx)?;
+        let doorbell = transport.enable_queue(device, config.index, &ring, config.vector)?;
+
+        let n = usize::from(size);
+        let mut entries = KVec::with_capacity(n, GFP_KERNEL)?;
+        let mut free = KVec::with_capacity(n, GFP_KERNEL)?;
+        for entry in 0..size {
+            entries.push(Entry::Idle, GFP_KERNEL)?;
+            let slot = Slot::new(
+                device,
+                entry,
+                // A chain must not be longer than the queue (2.7.5.3.1).
+                config.max_segments.min(n.saturating_sub(2)),
+                config.max_segment_bytes,
+            )?;
+            free.push(slot, GFP_KERNEL)?;
+        }
+        let deferred = KVec::with_capacity(n, GFP_KERNEL)?;
+        Arc::pin_init(
+            pin_init!(Self {
+                index: config.index,
+                doorbell,
+                stats,
+                state <- new_spinlock_irq!(State {
+                    ring,
+                    entries,
+                    free,
+                    deferred,
+                    waiting: 0,
+                    failed: None,
+                }),
+                slot_freed <- new_condvar!(),
+            }),
+            GFP_KERNEL,
+        )
+    }
+
+    /// Index of the queue in the device.
+    pub(crate) fn index(&self) -> u16 {
+        self.index
+    }
+
+    /// Takes a slot if one is free and nobody waits for one. Any context.
+    ///
+    /// `EAGAIN` otherwise; the error of [`Self::stop`] after that.
+    pub(crate) fn try_acquire<'a>(
+        &'a self,
+        device: &'a pci::Device<Bound>,
+    ) -> Result<AcquiredSlot<'a>> {
+        let mut state = self.state.lock();
+        if let Some(error) = state.failed {
+            return Err(error);
+        }
+        if state.waiting > 0 {
+            return Err(EAGAIN);
+        }
+        let slot = state.free.pop().ok_or(EAGAIN)?;
+        Ok(self.acquired(device, slot))
+    }
+
+    /// Takes a slot, after all who came before. Sleeps, interruptibly.
+    ///
+    /// `ERESTARTSYS` after a signal, the error of [`Self::stop`] after that.
+    pub(crate) fn acquire<'a>(
+        &'a self,
+        device: &'a pci::Device<Bound>,
+    ) -> Result<AcquiredSlot<'a>> {
+        match self.try_acquire(device) {
+            Err(error) if error == EAGAIN => {}
+            result => return result,
+        }
+        let mut state = self.state.lock();
+        state.waiting += 1;
+        // Whoever is woken takes a slot before anybody else can: newcomers see `waiting`, and the
+        // wait queue wakes in order.
+        let slot = loop {
+            if let Some(error) = state.failed {
+                break Err(error);
+            }
+            // Only the first waiter may look before it has been woken.
+            if state.waiting == 1 {
+                if let Some(slot) = state.free.pop() {
+                    break Ok(slot);
+                }
+            }
+            if self.slot_freed.wait_interruptible(&mut state) {
+                break Err(ERESTARTSYS);
+            }
+            if let Some(slot) = state.free.pop() {
+                break Ok(slot);
+            }
+        };
+        state.waiting -= 1;
+        if state.waiting > 0 && !state.free.is_empty() {
+            // The wake-up may have come to one who leaves without a slot.
+            self.slot_freed.notify_one();
+        }
+        drop(state);
+        slot.map(|slot| self.acquired(device, slot))
+    }
+
+    fn acquired<'a>(
+        &'a self,
+        device: &'a pci::Device<Bound>,
+        slot: KBox<Slot>,
+    ) -> AcquiredSlot<'a> {
+        AcquiredSlot {
+            queue: self,
+            device,
+            slot: Some(slot),
+        }
+    }
+
+    fn free(&self, slot: KBox<Slot>) {
+        let mut state = self.state.lock();
+        state.put_free(slot);
+        if state.waiting > 0 {
+            self.slot_freed.notify_one();
+        }
+    }
+
+    /// Gives the requests to the device, with one notification at the most. Any
+    /// context.
+    ///
+    /// On an error all requests stay with the caller.
+    pub(crate) fn submit<'a>(
+        &'a self,
+        transport: &Transport,
+        device: &'a pci::Device<Bound>,
+        requests: &mut [Option<AcquiredSlot<'a>>],
+    ) -> Result {
+        let mut state = self.state.lock();
+        if let Some(error) = state.failed {
+            return Err(error);
+        }
+        let mut count = 0;
+        for request in requests {
+            let Some(mut slot) = request.take().and_then(AcquiredSlot::into_inner) else {
+                continue;
+            };
+            let entry = slot.entry();
+            let (address, len) = slot.table();
+            let state = &mut *state;
+            // A slot carries the number of an entry of its own ring, so neither can fail.
+            match (
+                state
+                    .ring
+                    .push(entry, address, len, descriptor_flag::INDIRECT),
+                state.entries.get_mut(usize::from(entry)),
+            ) {
+                (Ok(()), Some(place)) => {
+                    *place = Entry::InFlight(slot);
+                    count += 1;
+                }
+                _ => {
+                    slot.fail(EIO);
+                    *request = Some(self.acquired(device, slot));
+                    return Err(EIO);
+                }
+            }
+        }
+        let notify = state.ring.publish()?;
+        drop(state);
+        self.stats.requests.add(count);
+        if notify {
+            self.stats.doorbells.add(1);
+            transport.ring(device, self.doorbell)?;
+        }
+        Ok(())
+    }
+
+    /// Gives one request to the device. On an error it comes back.
+    pub(crate) fn submit_one<'a>(
+        &'a self,
+        transport: &Transport,
+        device: &'a pci::Device<Bound>,
+        request: AcquiredSlot<'a>,
+    ) -> Result<(), (Error, Option<AcquiredSlot<'a>>)> {
+        let mut requests = [Some(request)];
+        self.submit(transport, device, &mut requests).map_err(|error| {
+            let [request] = requests;
+            (error, request)
+        })
+    }
+
+    /// Gives a request to the device and waits for its end. Sleeps.
+    ///
+    /// `EINTR` when killed in the meantime: the request goes on, and lets go of its
+    /// pages by itself.
+    fn execute<'a, R>(
+        &'a self,
+        transport: &Transport,
+        device: &'a pci::Device<Bound>,
+        mut request: AcquiredSlot<'a>,
+        wait: impl FnOnce(&Waiter) -> Result,
+        outcome: impl FnOnce(&Slot) -> R,
+    ) -> Result<R> {
+        let slot = request.slot_mut()?;
+        slot.owner = Owner::Waiting;
+        let entry = usize::from(slot.entry());
+        let waiter = slot.waiter().clone();
+        // A killed predecessor may have left a wake-up behind.
+        waiter.rearm();
+        self.submit_one(transport, device, request)
+            .map_err(|(error, _)| error)?;
+
+        let waited = wait(&waiter);
+        let mut slot = {
+            let mut state = self.state.lock();
+            let place = state.entries.get_mut(entry).ok_or(EIO)?;
+            match core::mem::replace(place, Entry::Idle) {
+                Entry::Done(slot) => slot,
+                Entry::InFlight(mut slot) => {
+                    slot.owner = Owner::Nobody;
+                    *place = Entry::InFlight(slot);
+                    return Err(waited.err().unwrap_or(EIO));
+                }
+                Entry::Idle => return Err(EIO),
+            }
+        };
+        let result = outcome(&slot);
+        slot.release(device);
+        self.free(slot);
+        Ok(result)
+    }
+
+    /// Executes a transfer and waits for its end. Sleeps. Errors as of
+    /// [`Self::execute`], and of the transfer.
+    pub(crate) fn execute_transfer<'a>(
+        &'a self,
+        transport: &Transport,
+        device: &'a pci::Device<Bound>,
+        request: AcquiredSlot<'a>,
+    ) -> Result<usize> {
+        self.execute(
+            transport,
+            device,
+            request,
+            |waiter| waiter.wait_killable(),
+            Slot::transfer_outcome,
+        )?
+        .into_result()
+    }
+
+    /// Executes a command and waits for its end, at most `timeout` if there is one.
+    /// Sleeps. Returns the value of the command.
+    pub(crate) fn execute_command<'a>(
+        &'a self,
+        transport: &Transport,
+        device: &'a pci::Device<Bound>,
+        request: AcquiredSlot<'a>,
+        timeout: Option<Jiffies>,
+    ) -> Result<u64> {
+        self.execute(
+            transport,
+            device,
+            request,
+            |waiter| match timeout {
+                Some(timeout) => waiter.wait_timeout(timeout),
+                None => waiter.wait_killable(),
+            },
+            Slot::command_outcome,
+        )?
+    }
+
+    /// Takes what the device has used and ends those requests; when it returns, an
+    /// interrupt comes for the next. Any context, no lock held.
+    pub(crate) fn reap(&self, device: &pci::Device<Bound>) -> Reaped {
+        let mut seen = Reaped::default();
+        loop {
+            let mut batch = [const { None }; REAP_BATCH];
+            let more = self.take_used(&mut batch, &mut seen);
+            for slot in batch.into_iter().flatten() {
+                let outcome = slot.transfer_outcome();
+                seen.deferred |= self.end(device, slot, outcome);
+            }
+            if !more {
+                return seen;
+            }
+        }
+    }
+
+    /// Moves used requests to `batch`, and wakes those that are waited for. Returns
+    /// whether there may be more.
+    fn take_used(&self, batch: &mut [Option<KBox<Slot>>], seen: &mut Reaped) -> bool {
+        let mut state = self.state.lock();
+        let mut places = batch.iter_mut();
+        loop {
+            if places.len() == 0 {
+                return true;
+            }
+            match state.ring.pop() {
+                Ok(Some(used)) => {
+                    seen.any = true;
+                    let Some(mut slot) = Self::take_entry(&mut state, used.entry) else {
+                        seen.fault = Some(Fault::NotInFlight(used.entry));
+                        state.failed = Some(EIO);
+                        return false;
+                    };
+                    slot.set_written(used.len);
+                    if matches!(slot.owner, Owner::Waiting) {
+                        Self::hand_back(&mut state, slot);
+                    } else if let Some(place) = places.next() {
+                        *place = Some(slot);
+                    }
+                }
+                Ok(None) => match state.ring.enable_interrupts() {
+                    Ok(true) => {}
+                    _ => return false,
+                },
+                Err(fault) => {
+                    if state.failed.is_none() {
+                        seen.fault = Some(Fault::Ring(fault));
+                        state.failed = Some(EIO);
+                    }
+                    return false;
+                }
+            }
+        }
+    }
+
+    /// The request that was in flight in `entry`.
+    fn take_entry(state: &mut State, entry: u16) -> Option<KBox<Slot>> {
+        let place = state.entries.get_mut(usize::from(entry))?;
+        match core::mem::replace(place, Entry::Idle) {
+            Entry::InFlight(slot) => Some(slot),
+            other => {
+                *place = other;
+                None
+            }
+        }
+    }
+
+    /// Lets the thread that waits for this request have it.
+    fn hand_back(state: &mut State, slot: KBox<Slot>) {
+        let waiter = slot.waiter().clone();
+        if let Some(place) = state.entries.get_mut(usize::from(slot.entry())) {
+            *place = Entry::Done(slot);
+        }
+        waiter.complete();
+    }
+
+    /// Ends a request that nobody waits for: gives back what it held, frees its
+    /// slot, tells the owner. Returns whether the slot was deferred.
+    fn end(&self, device: &pci::Device<Bound>, mut slot: KBox<Slot>, outcome: Outcome) -> bool {
+        let owner = core::mem::replace(&mut slot.owner, Owner::Nobody);
+        let deferred = !slot.try_release(device);
+        if deferred {
+            // There is room for every slot of the ring.
+            let _ = self.state.lock().deferred.push_within_capacity(slot);
+        } else {
+            self.free(slot);
+        }
+        match owner {
+            Owner::Kiocb(kiocb) => kiocb.complete(outcome.into_result()),
+            Owner::Part(operation, start) => operation.part_done(start, outcome),
+            Owner::Nobody | Owner::Waiting => {}
+        }
+        deferred
+    }
+
+    /// Gives the pages of deferred slots back. Sleeps.
+    pub(crate) fn release_deferred(&self, device: &pci::Device<Bound>) {
+        loop {
+            let Some(mut slot) = self.state.lock().deferred.pop() else {
+                return;
+            };
+            slot.release(device);
+            self.free(slot);
+        }
+    }
+
+    /// Takes no more requests: they get `error`, and so do those who wait for a
+    /// slot. What is in flight stays so.
+    pub(crate) fn stop(&self, error: Error) {
+        let mut state = self.state.lock();
+        state.failed = Some(error);
+        self.slot_freed.notify_all();
+    }
+
+    /// Ends everything that is in flight with `error`, after what the device did
+    /// finish. Sleeps. To be called after [`Self::stop`] and once the device has
+    /// been reset, so that it does not touch the pages any more.
+    pub(crate) fn fail_in_flight(&self, device: &pci::Device<Bound>, error: Error) {
+        self.reap(device);
+        let mut entry = 0;
+        loop {
+            let mut state = self.state.lock();
+            if entry >= state.ring.size() {
+                break;
+            }
+            let slot = Self::take_entry(&mut state, entry);
+            entry += 1;
+            let Some(mut slot) = slot else {
+                continue;
+            };
+            slot.fail(error);
+            if matches!(slot.owner, Owner::Waiting) {
+                Self::hand_back(&mut state, slot);
+                continue;
+            }
+            drop(state);
+            let outcome = slot.transfer_outcome();
+            self.end(device, slot, outcome);
+        }
+        self.release_deferred(device);
+    }
+}
+
+/// A slot in the hands of a submitter. Dropped without being submitted it lets
+/// go of what was prepared, and is free again; sleeps then.
+pub(crate) struct AcquiredSlot<'a> {
+    queue: &'a Queue,
+    device: &'a pci::Device<Bound>,
+    slot: Option<KBox<Slot>>,
+}
+
+impl AcquiredSlot<'_> {
+    fn into_inner(mut self) -> Option<KBox<Slot>> {
+        self.slot.take()
+    }
+
+    fn slot_mut(&mut self) -> Result<&mut Slot> {
+        // Empty only within `into_inner`, which uses `self` up.
+        self.slot.as_deref_mut().ok_or(EIO)
+    }
+
+    /// As [`Slot::prepare_command`].
+    pub(crate) fn prepare_command(&mut self, opcode: Opcode) -> Result {
+        self.slot_mut()?.prepare_command(opcode)
+    }
+
+    /// As [`Slot::prepare_transfer`].
+    pub(crate) fn prepare_transfer(
+        &mut self,
+        opcode: Opcode,
+        flags: u16,
+        offset: u64,
+        iter: &mut IovIter<'_>,
+        limit: usize,
+    ) -> Result<usize> {
+        let device = self.device;
+        self.slot_mut()?
+            .prepare_transfer(device, opcode, flags, offset, iter, limit)
+    }
+
+    /// Sets who is told when the request has ended, and returns who would have been.
+    pub(crate) fn set_owner(&mut self, owner: Owner) -> Owner {
+        match &mut self.slot {
+            Some(slot) => core::mem::replace(&mut slot.owner, owner),
+            None => Owner::Nobody,
+        }
+    }
+}
+
+impl Drop for AcquiredSlot<'_> {
+    fn drop(&mut self) {
+        if let Some(mut slot) = self.slot.take() {
+            slot.withdraw(self.device);
+            self.queue.free(slot);
+        }
+    }
+}

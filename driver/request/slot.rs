@@ -1,0 +1,366 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Everything that one request needs.
+//!
+//! A slot owns its request from the moment it is acquired until the status has
+//! been read: the coherent page with what the device reads and writes, the
+//! caller's pages and their mapping, and who wants to know. Slots are allocated
+//! at probe and moved, as boxes, between the free list, the submitter and the
+//! table of requests in flight; so at any time exactly one of them can touch it.
+
+use super::operation::Operation;
+use crate::{
+    abstractions::{
+        iov::IovIter,
+        kiocb::QueuedKiocb,
+        segments::DataSegments,
+        wait::Waiter, //
+    },
+    layout::{
+        Opcode,
+        RequestHeader,
+        RequestStatus,
+        StatusCode, //
+    },
+    virtio::ring::{
+        descriptor,
+        descriptor_flag,
+        DESCRIPTOR_WORDS, //
+    },
+};
+use kernel::{
+    device::Bound,
+    dma::{
+        Coherent,
+        DataDirection, //
+    },
+    io::{
+        io_read,
+        io_write, //
+    },
+    page::PAGE_SIZE,
+    pci,
+    prelude::*,
+    sync::Arc, //
+};
+
+/// The page of a slot in 64-bit words: the indirect descriptor table, the request
+/// header, the status.
+const PAGE_WORDS: usize = PAGE_SIZE / 8;
+const STATUS_WORDS: usize = RequestStatus::SIZE / 8;
+const HEADER_WORDS: usize = RequestHeader::SIZE / 8;
+const STATUS_AT: usize = PAGE_WORDS - STATUS_WORDS;
+const HEADER_AT: usize = STATUS_AT - HEADER_WORDS;
+const TABLE_ENTRIES: usize = HEADER_AT / DESCRIPTOR_WORDS;
+
+/// Most data segments of one request, so that a slot takes one page. Below the
+/// queue size of 256, which a chain must not exceed (2.7.5.3.1).
+pub(crate) const MAX_SEGMENTS: usize = TABLE_ENTRIES - 2;
+
+/// Who is told when the request has ended.
+pub(crate) enum Owner {
+    /// Nobody: the request was not submitted, or its owner was killed.
+    Nobody,
+    /// A thread that waits for this very slot, and takes it back.
+    Waiting,
+    /// An asynchronous call that consists of this request only.
+    Kiocb(QueuedKiocb),
+    /// A call of several requests, of which this one begins so many bytes in.
+    Part(Arc<Operation>, usize),
+}
+
+/// How far a transfer went.
+#[derive(Clone, Copy)]
+pub(crate) struct Outcome {
+    /// Bytes transferred, from the start.
+    pub(crate) bytes: usize,
+    /// What ended it early.
+    pub(crate) error: Option<Error>,
+}
+
+impl Outcome {
+    /// What a system call returns: an error counts only if nothing was done.
+    pub(crate) fn into_result(self) -> Result<usize> {
+        match self.error {
+            Some(error) if self.bytes == 0 => Err(error),
+            _ => Ok(self.bytes),
+        }
+    }
+}
+
+/// One request.
+pub(crate) struct Slot {
+    entry: u16,
+    page: Coherent<[u64]>,
+    segments: DataSegments,
+    waiter: Arc<Waiter>,
+    pub(super) owner: Owner,
+    opcode: Opcode,
+    length: usize,
+    descriptors: usize,
+    /// Bytes that the device says it has written, status included.
+    written: u32,
+    failure: Option<Error>,
+}
+
+impl Slot {
+    /// Allocates the slot of ring entry `entry`. May sleep.
+    pub(super) fn new(
+        device: &pci::Device<Bound>,
+        entry: u16,
+        max_segments: usize,
+        max_segment_bytes: usize,
+    ) -> Result<KBox<Self>> {
+        Ok(KBox::new(
+            Self {
+                entry,
+                page: Coherent::zeroed_slice(device.as_ref(), PAGE_WORDS, GFP_KERNEL)?,
+                segments: DataSegments::new(max_segments.min(MAX_SEGMENTS), max_segment_bytes)?,
+                waiter: Arc::pin_init(Waiter::new(), GFP_KERNEL)?,
+                owner: Owner::Nobody,
+                opcode: Opcode::Flush,
+                length: 0,
+                descriptors: 0,
+                written: 0,
+                failure: None,
+            },
+            GFP_KERNEL,
+        )?)
+    }
+
+    /// Number of the ring entry that belongs to this slot.
+    #[inline]
+    pub(super) fn entry(&self) -> u16 {
+        self.entry
+    }
+
+    /// Who waits for [`Owner::Waiting`].
+    #[inline]
+    pub(super) fn waiter(&self) -> &Arc<Waiter> {
+        &self.waiter
+    }
+
+    /// Bus address and length of the indirect descriptor table.
+    #[inline]
+    pub(super) fn table(&self) -> (u64, u32) {
+        // CAST: At most a page.
+        let len = (self.descriptors * DESCRIPTOR_WORDS * 8) as u32;
+        (self.page.dma_address(), len)
+    }
+
+    /// Makes the slot a request without data. `EINVAL` never happens on a slot that
+    /// was acquired.
+    pub(crate) fn prepare_command(&mut self, opcode: Opcode) -> Result {
+        self.write_page(RequestHeader {
+            opcode,
+            flags: 0,
+            offset: 0,
+            length: 0,
+        })
+    }
+
+    /// Makes the slot a transfer of what `iter` points at, from its current place
+    /// on, up to `limit` bytes or the room of the slot; and moves `iter` on by
+    /// that. Returns the bytes taken. Sleeps.
+    ///
+    /// `EFAULT` for memory that cannot be used, `EIO` where it cannot be mapped;
+    /// then nothing is held and `iter` stands where it was.
+    pub(crate) fn prepare_transfer(
+        &mut self,
+        device: &pci::Device<Bound>,
+        opcode: Opcode,
+        flags: u16,
+        offset: u64,
+        iter: &mut IovIter<'_>,
+        limit: usize,
+    ) -> Result<usize> {
+        let direction = match opcode {
+            Opcode::Read => DataDirection::FromDevice,
+            _ => DataDirection::ToDevice,
+        };
+        let bytes = self.segments.extract(iter, direction, limit)?;
+        self.length = bytes;
+        let prepared = self.segments.map(device).and_then(|()| {
+            self.write_page(RequestHeader {
+                opcode,
+                flags,
+                offset,
+                length: bytes as u64,
+            })
+        });
+        if let Err(error) = prepared {
+            iter.revert(bytes);
+            self.withdraw(device);
+            return Err(error);
+        }
+        Ok(bytes)
+    }
+
+    /// Writes the descriptor table, the header, and a status that no device writes.
+    fn write_page(&mut self, header: RequestHeader) -> Result {
+        self.opcode = header.opcode;
+        let base = self.page.dma_address();
+        let write_flag = match header.opcode {
+            Opcode::Read => descriptor_flag::WRITE,
+            _ => 0,
+        };
+
+        let mut next = 0u16;
+        let mut put = |address: u64, len: u32, flags: u16| -> Result {
+            let at = usize::from(next) * DESCRIPTOR_WORDS;
+            if at >= HEADER_AT {
+                return Err(EINVAL);
+            }
+            next += 1;
+            let [first, second] = descriptor(address, len, flags, next);
+            io_write!(self.page, [try: at], first);
+            io_write!(self.page, [try: at + 1], second);
+            Ok(())
+        };
+        // CAST: Constants below a page.
+        put(
+            base + (HEADER_AT * 8) as u64,
+            RequestHeader::SIZE as u32,
+            descriptor_flag::NEXT,
+        )?;
+        for (address, len) in self.segments.dma_ranges() {
+            put(address, len, descriptor_flag::NEXT | write_flag)?;
+        }
+        put(
+            base + (STATUS_AT * 8) as u64,
+            RequestStatus::SIZE as u32,
+            descriptor_flag::WRITE,
+        )?;
+        self.descriptors = usize::from(next);
+
+        for (i, word) in words(&header.to_bytes()).enumerate() {
+            io_write!(self.page, [try: HEADER_AT + i], word);
+        }
+        for (i, word) in words(&RequestStatus::UNWRITTEN).enumerate() {
+            io_write!(self.page, [try: STATUS_AT + i], word);
+        }
+        Ok(())
+    }
+
+    /// Notes how many bytes the device says it has written.
+    #[inline]
+    pub(super) fn set_written(&mut self, written: u32) {
+        self.written = written;
+    }
+
+    /// Ends the request with `error` whatever the device has written: it was reset.
+    pub(super) fn fail(&mut self, error: Error) {
+        self.failure = Some(error);
+    }
+
+    /// The status that the device wrote, read once. `EIO` where it wrote none.
+    fn status(&self) -> Result<RequestStatus> {
+        if (self.written as usize) < RequestStatus::SIZE {
+            return Err(EIO);
+        }
+        let mut bytes = [0; RequestStatus::SIZE];
+        for (i, chunk) in bytes.chunks_exact_mut(8).enumerate() {
+            let word: u64 = io_read!(self.page, [try: STATUS_AT + i]);
+            chunk.copy_from_slice(&word.to_ne_bytes());
+        }
+        RequestStatus::parse(&bytes).ok_or(EIO)
+    }
+
+    /// How a transfer ended. A status that contradicts the request counts as an
+    /// I/O error.
+    pub(super) fn transfer_outcome(&self) -> Outcome {
+        let failed = |error| Outcome {
+            bytes: 0,
+            error: Some(error),
+        };
+        if let Some(error) = self.failure {
+            return failed(error);
+        }
+        let status = match self.status() {
+            Ok(status) => status,
+            Err(error) => return failed(error),
+        };
+        let Ok(bytes) = usize::try_from(status.result) else {
+            return failed(EIO);
+        };
+        // What a read has transferred, it has written (2.7.8.2).
+        if matches!(self.opcode, Opcode::Read)
+            && (self.written as usize) < bytes.saturating_add(RequestStatus::SIZE)
+        {
+            return failed(EIO);
+        }
+        match errno(status.code) {
+            None if bytes == self.length => Outcome { bytes, error: None },
+            Some(error) if bytes <= self.length => Outcome {
+                bytes,
+                error: Some(error),
+            },
+            _ => failed(EIO),
+        }
+    }
+
+    /// How a command ended: the value it returns.
+    pub(super) fn command_outcome(&self) -> Result<u64> {
+        if let Some(error) = self.failure {
+            return Err(error);
+        }
+        let status = self.status()?;
+        match errno(status.code) {
+            None => Ok(status.result),
+            Some(error) => Err(error),
+        }
+    }
+
+    /// Takes the mapping down and gives the pages back, as far as that goes without
+    /// sleeping. Returns whether it is all done; if not, [`Self::release`] has to
+    /// follow. Any context.
+    pub(super) fn try_release(&mut self, device: &pci::Device<Bound>) -> bool {
+        self.segments.unmap(device);
+        let done = self.segments.try_release();
+        if done {
+            self.clear();
+        }
+        done
+    }
+
+    /// Takes the mapping down and gives the pages back. Sleeps.
+    pub(super) fn release(&mut self, device: &pci::Device<Bound>) {
+        self.segments.unmap(device);
+        self.segments.release();
+        self.clear();
+    }
+
+    /// Undoes a preparation: the device has not seen the request. Sleeps.
+    pub(super) fn withdraw(&mut self, device: &pci::Device<Bound>) {
+        self.release(device);
+    }
+
+    fn clear(&mut self) {
+        self.owner = Owner::Nobody;
+        self.length = 0;
+        self.descriptors = 0;
+        self.written = 0;
+        self.failure = None;
+    }
+}
+
+/// The bytes as words in memory order.
+fn words(bytes: &[u8]) -> impl Iterator<Item = u64> + '_ {
+    bytes.chunks_exact(8).map(|chunk| {
+        let mut word = [0; 8];
+        word.copy_from_slice(chunk);
+        u64::from_ne_bytes(word)
+    })
+}
+
+/// The error that a status stands for.
+fn errno(code: StatusCode) -> Option<Error> {
+    match code {
+        StatusCode::Ok => None,
+        StatusCode::IoError => Some(EIO),
+        StatusCode::Unsupported => Some(EOPNOTSUPP),
+        StatusCode::Invalid => Some(EINVAL),
+        StatusCode::OutOfRange | StatusCode::ApertureUnavailable => Some(ENXIO),
+        StatusCode::NoSpace => Some(ENOSPC),
+    }
+}

@@ -1,0 +1,48 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Driver of the Ringbar PCI DMA device.
+//!
+//! | folder or file | what is in it |
+//! |---|---|
+//! | `abstractions` | safe interfaces to the kernel; all `unsafe` code |
+//! | `virtio` | capabilities, registers, rings |
+//! | `request` | slots, queues, operations, events |
+//! | `hardware` | the bound device: transport, queues, aperture |
+//! | `device` | the device as files and interrupts see it, with its end |
+//! | `file` | what an open file does |
+//! | `driver` | ID table, probe, unbind |
+//! | `layout` | the protocol, the very file that the device is built from |
+
+mod abstractions;
+mod device;
+mod driver;
+mod file;
+mod hardware;
+#[path = "../device/spec/src/layout.rs"]
+#[allow(
+    dead_code,
+    unreachable_pub,
+    reason = "a crate of its own in the device, with more than the driver needs"
+)]
+mod layout;
+mod request;
+mod stats;
+mod virtio;
+
+use kernel::{
+    prelude::*,
+    ModuleMetadata, //
+};
+
+/// Name of the module, the driver, and what it claims.
+const NAME: &CStr = <LocalModule as ModuleMetadata>::NAME;
+
+type RingbarModule = abstractions::module::PciModule<driver::RingbarDriver>;
+
+module! {
+    type: RingbarModule,
+    name: "ringbar",
+    authors: ["The Ringbar developers"],
+    description: "Driver of the Ringbar PCI DMA device",
+    license: "GPL v2",
+}

@@ -1,0 +1,254 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A split virtqueue (2.7) in coherent memory.
+//!
+//! The ring is used in one way only: an entry is either one indirect descriptor
+//! or one device-writable buffer, so descriptor `n` is entry `n` and there is no
+//! free list of descriptors. The caller owns the numbers.
+
+use kernel::{
+    device::Bound,
+    dma::Coherent,
+    io::{
+        io_read,
+        io_write, //
+    },
+    pci,
+    prelude::*,
+    sync::barrier::{
+        dma_mb,
+        Full,
+        Read,
+        Write, //
+    }, //
+};
+
+/// Descriptor flags (2.7.5).
+pub(crate) mod descriptor_flag {
+    /// The chain goes on with the next descriptor.
+    pub(crate) const NEXT: u16 = 1;
+    /// The device writes to the buffer.
+    pub(crate) const WRITE: u16 = 2;
+    /// The buffer is a table of descriptors.
+    pub(crate) const INDIRECT: u16 = 4;
+}
+
+/// Size of a descriptor in 64-bit words.
+pub(crate) const DESCRIPTOR_WORDS: usize = 2;
+
+/// A descriptor (2.7.5) as two little-endian words: the address; and length,
+/// flags and next index.
+#[inline]
+pub(crate) fn descriptor(address: u64, len: u32, flags: u16, next: u16) -> [u64; DESCRIPTOR_WORDS] {
+    [
+        address.to_le(),
+        (u64::from(len) | u64::from(flags) << 32 | u64::from(next) << 48).to_le(),
+    ]
+}
+
+/// Whether moving an index from `old` to `new` passed `event`, so that the other
+/// side has asked to be notified (2.7.10, `vring_need_event`).
+#[inline]
+pub(crate) fn passed(event: u16, new: u16, old: u16) -> bool {
+    new.wrapping_sub(event).wrapping_sub(1) < new.wrapping_sub(old)
+}
+
+/// An entry that the device has used.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Used {
+    /// Number of the entry, below the size of the ring.
+    pub(crate) entry: u16,
+    /// Bytes the device says it has written.
+    pub(crate) len: u32,
+}
+
+/// How a device broke the ring.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum RingFault {
+    /// The used index ran ahead by more entries than there are.
+    UsedIndex(u16),
+    /// A used element names an entry beyond the ring.
+    UsedEntry(u32),
+}
+
+/// Offsets in 16-bit words within the driver area (2.7.6).
+const AVAIL_FLAGS: usize = 0;
+const AVAIL_INDEX: usize = 1;
+const AVAIL_RING: usize = 2;
+
+/// Offsets in 32-bit words within the device area (2.7.8): flags and index share
+/// the first.
+const USED_HEAD: usize = 0;
+const USED_RING: usize = 1;
+
+/// The memory and indices of one queue. Not safe for use by several at a time:
+/// the owner serialises.
+///
+/// # Invariants
+///
+/// `size` is a power of two from 1 to 32768, and the three areas have room for
+/// that many entries.
+pub(crate) struct Ring {
+    size: u16,
+    event_idx: bool,
+    descriptors: Coherent<[u64]>,
+    avail: Coherent<[u16]>,
+    used: Coherent<[u32]>,
+    /// Index of the next entry to be made available.
+    next_avail: u16,
+    /// Index up to which the device has been told.
+    published: u16,
+    /// Index of the next used element to be looked at.
+    last_used: u16,
+}
+
+impl Ring {
+    /// Allocates a ring of `size` entries. `EINVAL` where that is no power of two.
+    /// May sleep.
+    pub(crate) fn new(device: &pci::Device<Bound>, size: u16, event_idx: bool) -> Result<Self> {
+        if !size.is_power_of_two() {
+            return Err(EINVAL);
+        }
+        let device = device.as_ref();
+        let n = usize::from(size);
+        // INVARIANT: The sizes are those of 2.7: 16 n, 6 + 2 n and 6 + 8 n bytes (the last rounded
+        // up to a word).
+        Ok(Self {
+            size,
+            event_idx,
+            descriptors: Coherent::zeroed_slice(device, DESCRIPTOR_WORDS * n, GFP_KERNEL)?,
+            avail: Coherent::zeroed_slice(device, AVAIL_RING + n + 1, GFP_KERNEL)?,
+            used: Coherent::zeroed_slice(device, USED_RING + 2 * n + 1, GFP_KERNEL)?,
+            next_avail: 0,
+            published: 0,
+            last_used: 0,
+        })
+    }
+
+    /// Number of entries.
+    #[inline]
+    pub(crate) fn size(&self) -> u16 {
+        self.size
+    }
+
+    /// Bus address of the descriptor table.
+    pub(crate) fn descriptor_area(&self) -> u64 {
+        self.descriptors.dma_address()
+    }
+
+    /// Bus address of the available ring.
+    pub(crate) fn driver_area(&self) -> u64 {
+        self.avail.dma_address()
+    }
+
+    /// Bus address of the used ring.
+    pub(crate) fn device_area(&self) -> u64 {
+        self.used.dma_address()
+    }
+
+    #[inline]
+    fn slot(&self, index: u16) -> usize {
+        usize::from(index & (self.size - 1))
+    }
+
+    /// Makes `entry` available: a buffer of `len` bytes at bus address `address`,
+    /// which is what `flags` say. The device sees it after [`Self::publish`].
+    ///
+    /// `EINVAL` where there is no such entry.
+    pub(crate) fn push(&mut self, entry: u16, address: u64, len: u32, flags: u16) -> Result {
+        if entry >= self.size {
+            return Err(EINVAL);
+        }
+        let at = DESCRIPTOR_WORDS * usize::from(entry);
+        let [first, second] = descriptor(address, len, flags, 0);
+        io_write!(self.descriptors, [try: at], first);
+        io_write!(self.descriptors, [try: at + 1], second);
+        io_write!(self.avail, [try: AVAIL_RING + self.slot(self.next_avail)], entry.to_le());
+        self.next_avail = self.next_avail.wrapping_add(1);
+        Ok(())
+    }
+
+    /// Shows the device what was pushed. Returns whether it wants to be notified
+    /// of that.
+    pub(crate) fn publish(&mut self) -> Result<bool> {
+        let old = self.published;
+        if old == self.next_avail {
+            return Ok(false);
+        }
+        // The entries before the index (2.7.13).
+        dma_mb(Write);
+        io_write!(self.avail, [try: AVAIL_INDEX], self.next_avail.to_le());
+        self.published = self.next_avail;
+        // The index before the look at whether the device sleeps (2.7.13.4.1).
+        dma_mb(Full);
+        if self.event_idx {
+            let at = USED_RING + 2 * usize::from(self.size);
+            // CAST: The event is the first half of the word, whose rest is padding.
+            let event = u32::from_le(io_read!(self.used, [try: at])) as u16;
+            Ok(passed(event, self.published, old))
+        } else {
+            // CAST: The flags are the first half.
+            let flags = u32::from_le(io_read!(self.used, [try: USED_HEAD])) as u16;
+            Ok(flags == 0)
+        }
+    }
+
+    /// Index that the device has used entries up to.
+    #[inline]
+    fn used_index(&self) -> Result<u16> {
+        // CAST: The index is the second half.
+        Ok((u32::from_le(io_read!(self.used, [try: USED_HEAD])) >> 16) as u16)
+    }
+
+    /// Takes the next used entry, if there is one. Whether the entry was available
+    /// at all is for the owner to check.
+    pub(crate) fn pop(&mut self) -> Result<Option<Used>, RingFault> {
+        let Ok(index) = self.used_index() else {
+            return Ok(None);
+        };
+        let ready = index.wrapping_sub(self.last_used);
+        if ready == 0 {
+            return Ok(None);
+        }
+        if ready > self.size {
+            return Err(RingFault::UsedIndex(index));
+        }
+        // The index before the elements (2.7.14).
+        dma_mb(Read);
+        let at = USED_RING + 2 * self.slot(self.last_used);
+        let Ok((id, len)) = self.used_element(at) else {
+            return Ok(None);
+        };
+        if id >= u32::from(self.size) {
+            return Err(RingFault::UsedEntry(id));
+        }
+        self.last_used = self.last_used.wrapping_add(1);
+        Ok(Some(Used {
+            // CAST: Below the size, which is 16 bits.
+            entry: id as u16,
+            len,
+        }))
+    }
+
+    fn used_element(&self, at: usize) -> Result<(u32, u32)> {
+        Ok((
+            u32::from_le(io_read!(self.used, [try: at])),
+            u32::from_le(io_read!(self.used, [try: at + 1])),
+        ))
+    }
+
+    /// Asks for an interrupt at the next used entry. Returns whether there is one
+    /// already: then no interrupt may come for it, and the caller has to look
+    /// again.
+    pub(crate) fn enable_interrupts(&mut self) -> Result<bool> {
+        if self.event_idx {
+            let at = AVAIL_RING + usize::from(self.size);
+            io_write!(self.avail, [try: at], self.last_used.to_le());
+        } else {
+            io_write!(self.avail, [try: AVAIL_FLAGS], 0);
+        }
+        // The request before the look at what came in the meantime (2.7.7.2).
+        dma_mb(Full);
+        Ok(self.used_index()? != self.last_used)
+    }
+}

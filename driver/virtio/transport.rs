@@ -1,0 +1,330 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The registers of a VIRTIO PCI device: common configuration, device
+//! configuration, notifications (4.1.4.3 to 4.1.4.6).
+
+use super::capability::{
+    Capabilities,
+    Region,
+    CONFIG_SPACE, //
+};
+use crate::NAME;
+use kernel::{
+    device::Bound,
+    io::Io,
+    pci,
+    prelude::*,
+    time::{
+        delay::fsleep,
+        Delta, //
+    }, //
+};
+
+/// Offsets within the common configuration (4.1.4.3).
+mod common {
+    pub(super) const DEVICE_FEATURE_SELECT: usize = 0;
+    pub(super) const DEVICE_FEATURE: usize = 4;
+    pub(super) const DRIVER_FEATURE_SELECT: usize = 8;
+    pub(super) const DRIVER_FEATURE: usize = 12;
+    pub(super) const CONFIG_MSIX_VECTOR: usize = 16;
+    pub(super) const NUM_QUEUES: usize = 18;
+    pub(super) const DEVICE_STATUS: usize = 20;
+    pub(super) const QUEUE_SELECT: usize = 22;
+    pub(super) const QUEUE_SIZE: usize = 24;
+    pub(super) const QUEUE_MSIX_VECTOR: usize = 26;
+    pub(super) const QUEUE_ENABLE: usize = 28;
+    pub(super) const QUEUE_NOTIFY_OFF: usize = 30;
+    pub(super) const QUEUE_DESC: usize = 32;
+    pub(super) const QUEUE_DRIVER: usize = 40;
+    pub(super) const QUEUE_DEVICE: usize = 48;
+}
+
+/// Device status bits (2.1).
+mod status {
+    pub(super) const ACKNOWLEDGE: u8 = 1;
+    pub(super) const DRIVER: u8 = 2;
+    pub(super) const DRIVER_OK: u8 = 4;
+    pub(super) const FEATURES_OK: u8 = 8;
+    pub(super) const FAILED: u8 = 128;
+}
+
+/// Feature bits (6).
+pub(crate) mod feature {
+    /// Requests may use an indirect descriptor table.
+    pub(crate) const INDIRECT_DESC: u64 = 1 << 28;
+    /// Notifications are asked for by ring index.
+    pub(crate) const EVENT_IDX: u64 = 1 << 29;
+    /// The device follows VIRTIO 1.0 or later.
+    pub(crate) const VERSION_1: u64 = 1 << 32;
+    /// The device goes through the platform's IOMMU and memory protection.
+    pub(crate) const ACCESS_PLATFORM: u64 = 1 << 33;
+}
+
+/// "No vector" in a vector register (4.1.5.1.2).
+const NO_VECTOR: u16 = 0xffff;
+
+/// How long a reset may take before the device is given up.
+const RESET_POLLS: u32 = 1000;
+
+/// Where to notify the device of a queue.
+#[derive(Clone, Copy)]
+pub(crate) struct Doorbell {
+    offset: usize,
+    queue: u16,
+}
+
+/// The mapped registers. Dropped before the device is unbound.
+pub(crate) struct Transport {
+    bars: KVec<(u8, pci::DevresBar)>,
+    capabilities: Capabilities,
+}
+
+impl Transport {
+    /// Finds and maps the registers. May sleep.
+    pub(crate) fn new(device: &pci::Device<Bound>, shared_memory_id: u8) -> Result<Self> {
+        let mut space = [0; CONFIG_SPACE];
+        let config = device.config_space();
+        for (at, byte) in space.iter_mut().enumerate() {
+            *byte = config.try_read8(at)?;
+        }
+        let capabilities = Capabilities::parse(&space, shared_memory_id).map_err(|error| {
+            dev_err!(
+                device,
+                "no usable VIRTIO capabilities in PCI configuration space ({:?}); \
+                 is this a modern (1.0) device?\n",
+                error
+            );
+            ENODEV
+        })?;
+
+        let mut bars = KVec::new();
+        for region in [
+            capabilities.common,
+            capabilities.notify,
+            capabilities.device,
+        ] {
+            if !bars.iter().any(|&(bar, _)| bar == region.bar()) {
+                let bar = device.iomap_region(u32::from(region.bar()), NAME)?;
+                bars.push((region.bar(), bar.into_devres()?), GFP_KERNEL)?;
+            }
+        }
+        Ok(Self { bars, capabilities })
+    }
+
+    /// The shared memory region that was asked for.
+    pub(crate) fn shared_memory(&self) -> Option<Region> {
+        self.capabilities.shared_memory
+    }
+
+    /// The BAR of `region` and the place in it of `width` bytes at `offset` of the
+    /// region. `ENXIO` where they are not within the region.
+    fn locate<'a>(
+        &'a self,
+        device: &'a pci::Device<Bound>,
+        region: &Region,
+        offset: usize,
+        width: usize,
+    ) -> Result<(&'a pci::Bar<'a>, usize)> {
+        let end = offset.checked_add(width).ok_or(ENXIO)?;
+        if end as u64 > region.len() {
+            return Err(ENXIO);
+        }
+        let at = usize::try_from(region.offset())?
+            .checked_add(offset)
+            .ok_or(ENXIO)?;
+        let (_, bar) = self
+            .bars
+            .iter()
+            .find(|&&(index, _)| index == region.bar())
+            .ok_or(ENXIO)?;
+        Ok((bar.access(device.as_ref())?, at))
+    }
+
+    fn common8(&self, device: &pci::Device<Bound>, offset: usize) -> Result<u8> {
+        let (bar, at) = self.locate(device, &self.capabilities.common, offset, 1)?;
+        bar.try_read8(at)
+    }
+
+    fn set_common8(&self, device: &pci::Device<Bound>, offset: usize, value: u8) -> Result {
+        let (bar, at) = self.locate(device, &self.capabilities.common, offset, 1)?;
+        bar.try_write8(value, at)
+    }
+
+    fn common16(&self, device: &pci::Device<Bound>, offset: usize) -> Result<u16> {
+        let (bar, at) = self.locate(device, &self.capabilities.common, offset, 2)?;
+        bar.try_read16(at)
+    }
+
+    fn set_common16(&self, device: &pci::Device<Bound>, offset: usize, value: u16) -> Result {
+        let (bar, at) = self.locate(device, &self.capabilities.common, offset, 2)?;
+        bar.try_write16(value, at)
+    }
+
+    fn set_common32(&self, device: &pci::Device<Bound>, offset: usize, value: u32) -> Result {
+        let (bar, at) = self.locate(device, &self.capabilities.common, offset, 4)?;
+        bar.try_write32(value, at)
+    }
+
+    /// A 64-bit field is written as two halves (4.1.3.1).
+    fn set_common64(&self, device: &pci::Device<Bound>, offset: usize, value: u64) -> Result {
+        // CAST: The halves.
+        self.set_common32(device, offset, value as u32)?;
+        self.set_common32(device, offset + 4, (value >> 32) as u32)
+    }
+
+    /// Resets the device and waits until it says so (4.1.4.3.2). From then on it
+    /// touches no memory and raises no interrupt. Sleeps.
+    pub(crate) fn reset(&self, device: &pci::Device<Bound>) -> Result {
+        self.set_common8(device, common::DEVICE_STATUS, 0)?;
+        for _ in 0..RESET_POLLS {
+            match self.common8(device, common::DEVICE_STATUS)? {
+                0 => return Ok(()),
+                // All ones: the device has gone from the bus, and its DMA with it.
+                0xff => return Ok(()),
+                _ => fsleep(Delta::from_millis(1)),
+            }
+        }
+        dev_err!(device, "the device does not come out of reset\n");
+        Err(ETIMEDOUT)
+    }
+
+    fn add_status(&self, device: &pci::Device<Bound>, bits: u8) -> Result {
+        let old = self.common8(device, common::DEVICE_STATUS)?;
+        self.set_common8(device, common::DEVICE_STATUS, old | bits)
+    }
+
+    /// Resets the device and agrees on features (3.1.1, steps 1 to 6): those of
+    /// `wanted` that it offers. `ENODEV` where one of `required` is missing or the
+    /// device rejects the set. Sleeps.
+    pub(crate) fn negotiate(
+        &self,
+        device: &pci::Device<Bound>,
+        required: u64,
+        wanted: u64,
+    ) -> Result<u64> {
+        self.reset(device)?;
+        self.add_status(device, status::ACKNOWLEDGE)?;
+        self.add_status(device, status::DRIVER)?;
+
+        let mut offered = 0;
+        for half in 0..2u32 {
+            self.set_common32(device, common::DEVICE_FEATURE_SELECT, half)?;
+            let (bar, at) = self.locate(
+                device,
+                &self.capabilities.common,
+                common::DEVICE_FEATURE,
+                4,
+            )?;
+            offered |= u64::from(bar.try_read32(at)?) << (32 * half);
+        }
+        if offered & required != required {
+            dev_err!(
+                device,
+                "the device lacks needed VIRTIO features: offered {:#x}, needed {:#x}\n",
+                offered,
+                required
+            );
+            self.fail(device);
+            return Err(ENODEV);
+        }
+        let features = offered & (required | wanted);
+        for half in 0..2u32 {
+            self.set_common32(device, common::DRIVER_FEATURE_SELECT, half)?;
+            // CAST: The half.
+            self.set_common32(
+                device,
+                common::DRIVER_FEATURE,
+                (features >> (32 * half)) as u32,
+            )?;
+        }
+        self.add_status(device, status::FEATURES_OK)?;
+        if self.common8(device, common::DEVICE_STATUS)? & status::FEATURES_OK == 0 {
+            dev_err!(device, "the device rejects the features {:#x}\n", features);
+            self.fail(device);
+            return Err(ENODEV);
+        }
+        Ok(features)
+    }
+
+    /// Starts the device: from now on it serves the queues (3.1.1, step 8).
+    pub(crate) fn start(&self, device: &pci::Device<Bound>) -> Result {
+        self.add_status(device, status::DRIVER_OK)
+    }
+
+    /// Tells the device that the driver has given up (2.1).
+    pub(crate) fn fail(&self, device: &pci::Device<Bound>) {
+        // There is nobody to tell that even this did not work.
+        let _ = self.add_status(device, status::FAILED);
+    }
+
+    /// Reads the first `N` bytes of the device configuration. Each access may be a
+    /// round trip of the whole space to the device's process, so it is read once.
+    pub(crate) fn device_config<const N: usize>(
+        &self,
+        device: &pci::Device<Bound>,
+    ) -> Result<[u8; N]> {
+        let mut bytes = [0; N];
+        let mut chunks = bytes.chunks_exact_mut(4);
+        for (index, chunk) in chunks.by_ref().enumerate() {
+            let (bar, at) = self.locate(device, &self.capabilities.device, index * 4, 4)?;
+            chunk.copy_from_slice(&bar.try_read32(at)?.to_le_bytes());
+        }
+        Ok(bytes)
+    }
+
+    /// How many queues the device has.
+    pub(crate) fn queue_count(&self, device: &pci::Device<Bound>) -> Result<u16> {
+        self.common16(device, common::NUM_QUEUES)
+    }
+
+    /// Lets configuration changes raise interrupt `vector`.
+    pub(crate) fn set_config_vector(&self, device: &pci::Device<Bound>, vector: u16) -> Result {
+        self.set_common16(device, common::CONFIG_MSIX_VECTOR, vector)?;
+        if self.common16(device, common::CONFIG_MSIX_VECTOR)? == NO_VECTOR {
+            return Err(EBUSY);
+        }
+        Ok(())
+    }
+
+    /// Largest size of queue `index`, 0 where it is not available.
+    pub(crate) fn queue_max_size(&self, device: &pci::Device<Bound>, index: u16) -> Result<u16> {
+        self.set_common16(device, common::QUEUE_SELECT, index)?;
+        self.common16(device, common::QUEUE_SIZE)
+    }
+
+    /// Gives queue `index` its memory and interrupt `vector`, enables it, and
+    /// returns where to notify the device of it (4.1.5.1.3).
+    pub(crate) fn enable_queue(
+        &self,
+        device: &pci::Device<Bound>,
+        index: u16,
+        memory: &super::ring::Ring,
+        vector: u16,
+    ) -> Result<Doorbell> {
+        self.set_common16(device, common::QUEUE_SELECT, index)?;
+        self.set_common16(device, common::QUEUE_SIZE, memory.size())?;
+        self.set_common64(device, common::QUEUE_DESC, memory.descriptor_area())?;
+        self.set_common64(device, common::QUEUE_DRIVER, memory.driver_area())?;
+        self.set_common64(device, common::QUEUE_DEVICE, memory.device_area())?;
+        self.set_common16(device, common::QUEUE_MSIX_VECTOR, vector)?;
+        if self.common16(device, common::QUEUE_MSIX_VECTOR)? == NO_VECTOR {
+            return Err(EBUSY);
+        }
+        let notify_off = self.common16(device, common::QUEUE_NOTIFY_OFF)?;
+        let offset = usize::from(notify_off) * self.capabilities.notify_multiplier as usize;
+        // Checked here once, so that a bad device shows at probe and not at the first request.
+        self.locate(device, &self.capabilities.notify, offset, 2)?;
+        self.set_common16(device, common::QUEUE_ENABLE, 1)?;
+        Ok(Doorbell {
+            offset,
+            queue: index,
+        })
+    }
+
+    /// Notifies the device that a queue has new buffers. Any context.
+    #[inline]
+    pub(crate) fn ring(&self, device: &pci::Device<Bound>, doorbell: Doorbell) -> Result {
+        let (bar, at) = self.locate(device, &self.capabilities.notify, doorbell.offset, 2)?;
+        bar.try_write16(doorbell.queue, at)
+    }
+}
