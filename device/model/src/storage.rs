@@ -1,0 +1,89 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! The interface between the device model and what holds its memory.
+
+use std::fmt::Debug;
+use std::fs::File;
+use std::io;
+
+use ringbar_spec::StatusCode;
+use vm_memory::VolatileSlice;
+
+/// Why a storage could not do what it was asked for.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StorageError {
+    /// The range does not lie within the capacity.
+    #[error("{length} bytes at offset {offset} lie outside the storage of {capacity} bytes")]
+    OutOfRange {
+        /// First byte of the range.
+        offset: u64,
+        /// Number of bytes.
+        length: u64,
+        /// Size of the storage in bytes.
+        capacity: u64,
+    },
+    /// What lies below has no space left.
+    #[error("no space left below the storage")]
+    NoSpace(#[source] io::Error),
+    /// What lies below failed.
+    #[error("storage failed")]
+    Io(#[source] io::Error),
+}
+
+impl StorageError {
+    /// The status with which a request ends that met this error.
+    pub const fn status(&self) -> StatusCode {
+        match self {
+            Self::OutOfRange { .. } => StatusCode::OutOfRange,
+            Self::NoSpace(_) => StatusCode::NoSpace,
+            Self::Io(_) => StatusCode::IoError,
+        }
+    }
+}
+
+impl From<io::Error> for StorageError {
+    fn from(error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::NoSpace(error),
+            _ => Self::Io(error),
+        }
+    }
+}
+
+/// The file that holds the device memory, for mapping it elsewhere.
+#[derive(Clone, Copy, Debug)]
+pub struct Mappable<'a> {
+    /// The file; its pages are the device memory.
+    pub file: &'a File,
+    /// Where in the file the device memory starts, in bytes; a page multiple.
+    pub offset: u64,
+}
+
+/// The bytes behind a device.
+///
+/// Offsets and lengths are in bytes and may have any alignment. Operations may
+/// run concurrently; where two of them touch the same byte, and at least one
+/// writes, the byte ends up as one of them left it.
+pub trait Storage: Debug + Send + Sync {
+    /// Size in bytes; constant, at least 1 and at most `i64::MAX`.
+    fn capacity(&self) -> u64;
+
+    /// Copies `target.len()` bytes from `offset` on to `target`.
+    fn read(&self, offset: u64, target: VolatileSlice<'_>) -> Result<(), StorageError>;
+
+    /// Copies `source` to the bytes from `offset` on.
+    fn write(&self, offset: u64, source: VolatileSlice<'_>) -> Result<(), StorageError>;
+
+    /// Makes everything durable that was written before the call, whoever wrote
+    /// it and through whichever mapping.
+    fn flush(&self) -> Result<(), StorageError>;
+
+    /// Like [`Self::flush`], for `length` bytes from `offset` on.
+    fn flush_range(&self, offset: u64, length: u64) -> Result<(), StorageError>;
+
+    /// The file to map where the device memory is to be seen directly, if this
+    /// storage can be mapped. Its length is the capacity rounded up to whole
+    /// pages, or the last page is padded by the kernel.
+    fn mappable(&self) -> Option<Mappable<'_>>;
+}
