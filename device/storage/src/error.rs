@@ -1,0 +1,72 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! Why a storage cannot be opened.
+
+use std::io;
+use std::path::PathBuf;
+
+use vm_memory::mmap::MmapRegionError;
+
+/// Why a storage cannot be opened. The messages say what to do.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum OpenError {
+    /// The size is 0 or too large.
+    #[error("a size of {0} bytes is impossible: it must be at least 1 and at most 2^63 - 1")]
+    Size(u64),
+    /// The file does not exist and no size says how large to make it.
+    #[error("{} does not exist (or is empty): give a size to create it with", .0.display())]
+    SizeMissing(PathBuf),
+    /// The file cannot be opened.
+    #[error("cannot open {}", .path.display())]
+    Open {
+        /// The file.
+        path: PathBuf,
+        /// What the kernel says.
+        source: io::Error,
+    },
+    /// The path names something other than a regular file.
+    #[error("{} is not a regular file", .0.display())]
+    NotAFile(PathBuf),
+    /// Another process uses the file.
+    #[error(
+        "{} is in use: another device holds its lock (or a virtual machine that \
+         still maps the memory of one); stop that first",
+        .0.display()
+    )]
+    InUse(PathBuf),
+    /// The file cannot be locked.
+    #[error("cannot lock {}", .path.display())]
+    Lock {
+        /// The file.
+        path: PathBuf,
+        /// What the kernel says.
+        source: io::Error,
+    },
+    /// The file cannot be given its size.
+    #[error("cannot allocate {size} bytes for {}", .path.display())]
+    Allocate {
+        /// The file.
+        path: PathBuf,
+        /// Bytes wanted.
+        size: u64,
+        /// What the kernel says.
+        source: io::Error,
+    },
+    /// Anonymous memory cannot be had.
+    #[error("cannot create {size} bytes of shared memory")]
+    Memory {
+        /// Bytes wanted.
+        size: u64,
+        /// What the kernel says.
+        source: io::Error,
+    },
+    /// The memory cannot be mapped.
+    #[error("cannot map {size} bytes")]
+    Map {
+        /// Bytes wanted.
+        size: u64,
+        /// What the kernel says.
+        source: MmapRegionError,
+    },
+}

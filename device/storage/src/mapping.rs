@@ -1,0 +1,112 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! A file mapped shared, and copies from and to it.
+
+use std::fs::File;
+use std::io;
+use std::sync::Arc;
+
+use ringbar_model::StorageError;
+use ringbar_model::storage::Mappable;
+use rustix::mm::{MsyncFlags, msync};
+use vm_memory::{FileOffset, MmapRegion, VolatileMemory, VolatileSlice};
+
+use crate::error::OpenError;
+
+/// Rounds up to a whole number of pages; `None` on overflow.
+pub fn whole_pages(bytes: u64) -> Option<u64> {
+    bytes.checked_next_multiple_of(rustix::param::page_size() as u64)
+}
+
+/// The first `capacity` bytes of a file, mapped shared.
+///
+/// # Invariants
+///
+/// The file is at least `capacity` bytes long for as long as nobody truncates
+/// it; whoever constructs a mapping prevents that as well as the kind of file
+/// allows, because touching a page beyond the end of the file is fatal.
+#[derive(Debug)]
+pub struct Mapping {
+    region: MmapRegion,
+    file: Arc<File>,
+    capacity: u64,
+}
+
+impl Mapping {
+    /// Maps the first `capacity` bytes of `file`.
+    pub fn new(file: File, capacity: u64) -> Result<Self, OpenError> {
+        if capacity == 0 || capacity > i64::MAX as u64 {
+            return Err(OpenError::Size(capacity));
+        }
+        let size = usize::try_from(capacity).map_err(|_| OpenError::Size(capacity))?;
+        let file = Arc::new(file);
+        let region = MmapRegion::from_file(FileOffset::from_arc(Arc::clone(&file), 0), size)
+            .map_err(|source| OpenError::Map {
+                size: capacity,
+                source,
+            })?;
+        Ok(Self {
+            region,
+            file,
+            capacity,
+        })
+    }
+
+    /// Number of bytes.
+    pub const fn capacity(&self) -> u64 {
+        self.capacity
+    }
+
+    /// The file below.
+    pub fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// For mapping the same bytes elsewhere.
+    pub fn mappable(&self) -> Mappable<'_> {
+        Mappable {
+            file: &self.file,
+            offset: 0,
+        }
+    }
+
+    fn slice(&self, offset: u64, length: u64) -> Result<VolatileSlice<'_>, StorageError> {
+        let outside = || StorageError::OutOfRange {
+            offset,
+            length,
+            capacity: self.capacity,
+        };
+        let start = usize::try_from(offset).map_err(|_| outside())?;
+        let count = usize::try_from(length).map_err(|_| outside())?;
+        self.region.get_slice(start, count).map_err(|_| outside())
+    }
+
+    /// Copies the bytes from `offset` on to `target`.
+    pub fn read(&self, offset: u64, target: VolatileSlice<'_>) -> Result<(), StorageError> {
+        self.slice(offset, target.len() as u64)?
+            .copy_to_volatile_slice(target);
+        Ok(())
+    }
+
+    /// Copies `source` to the bytes from `offset` on.
+    pub fn write(&self, offset: u64, source: VolatileSlice<'_>) -> Result<(), StorageError> {
+        source.copy_to_volatile_slice(self.slice(offset, source.len() as u64)?);
+        Ok(())
+    }
+
+    /// Writes a range back to the file and waits until it is there.
+    pub fn sync_range(&self, offset: u64, length: u64) -> Result<(), StorageError> {
+        if length == 0 {
+            return Ok(());
+        }
+        let page = rustix::param::page_size() as u64;
+        let start = offset - offset % page;
+        let slice = self.slice(start, offset - start + length)?;
+        let guard = slice.ptr_guard_mut();
+        // SAFETY: the range lies within the mapping that `slice` borrows, it
+        // starts at a page boundary of it, and MS_SYNC changes no memory.
+        unsafe { msync(guard.as_ptr().cast(), slice.len(), MsyncFlags::SYNC) }
+            .map_err(io::Error::from)?;
+        Ok(())
+    }
+}

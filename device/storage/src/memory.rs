@@ -1,0 +1,74 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! Anonymous memory.
+
+use std::fs::File;
+use std::io;
+
+use ringbar_model::storage::Mappable;
+use ringbar_model::{Storage, StorageError};
+use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create};
+use vm_memory::VolatileSlice;
+
+use crate::error::OpenError;
+use crate::mapping::{Mapping, whole_pages};
+
+/// Device memory that lives as long as the process (and its mappings in the
+/// virtual machine monitor): a memfd of whole pages, all zero at first, whose
+/// size is sealed, so that nobody who gets the descriptor can cut it off below
+/// the mapping.
+#[derive(Debug)]
+pub struct MemoryStorage {
+    mapping: Mapping,
+}
+
+impl MemoryStorage {
+    /// `capacity` bytes of zeros. Host memory is taken as it is first written.
+    pub fn new(capacity: u64) -> Result<Self, OpenError> {
+        let size = whole_pages(capacity)
+            .filter(|size| *size <= i64::MAX as u64)
+            .ok_or(OpenError::Size(capacity))?;
+        Mapping::new(
+            sealed_memfd(size).map_err(|source| OpenError::Memory { size, source })?,
+            capacity,
+        )
+        .map(|mapping| Self { mapping })
+    }
+}
+
+fn sealed_memfd(size: u64) -> io::Result<File> {
+    let file = memfd_create(
+        "ringbar-device-memory",
+        MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING,
+    )?;
+    ftruncate(&file, size)?;
+    fcntl_add_seals(&file, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)?;
+    Ok(File::from(file))
+}
+
+impl Storage for MemoryStorage {
+    fn capacity(&self) -> u64 {
+        self.mapping.capacity()
+    }
+
+    fn read(&self, offset: u64, target: VolatileSlice<'_>) -> Result<(), StorageError> {
+        self.mapping.read(offset, target)
+    }
+
+    fn write(&self, offset: u64, source: VolatileSlice<'_>) -> Result<(), StorageError> {
+        self.mapping.write(offset, source)
+    }
+
+    /// Nothing to do: this memory is as durable as it will ever be.
+    fn flush(&self) -> Result<(), StorageError> {
+        Ok(())
+    }
+
+    fn flush_range(&self, _offset: u64, _length: u64) -> Result<(), StorageError> {
+        Ok(())
+    }
+
+    fn mappable(&self) -> Option<Mappable<'_>> {
+        Some(self.mapping.mappable())
+    }
+}
