@@ -1,0 +1,184 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! The aperture: the device memory as a VIRTIO shared memory region (VIRTIO
+//! 1.3, 2.10), mapped by the virtual machine monitor on our request
+//! (vhost-user, `VHOST_USER_BACKEND_SHMEM_MAP`).
+//!
+//! The monitor forgets the mapping when the driver resets the device, and QEMU
+//! takes the request only while the device is started. So it is sent when the
+//! driver asks over the control queue, which it can do in that time only.
+
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use ringbar_model::Storage;
+use ringbar_spec::{APERTURE_SHMID, RequestStatus, StatusCode};
+use tracing::{info, warn};
+use vhost::vhost_user::message::{VhostUserMMap, VhostUserMMapFlags, VhostUserShMemConfig};
+use vhost::vhost_user::{Backend, VhostUserFrontendReqHandler};
+
+use crate::error::Error;
+
+/// Granularity of a mapping. QEMU maps in pages of the host.
+const PAGE: u64 = 4096;
+
+/// Sizes of the shared memory region and of the mapping in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct ApertureLayout {
+    /// Size of the region: a power of two, because QEMU makes a BAR of it.
+    region: u64,
+    /// Bytes mapped, whole pages.
+    mapped: u64,
+    /// Bytes of device memory in them.
+    bytes: u64,
+}
+
+impl ApertureLayout {
+    /// For `bytes` of device memory.
+    pub(crate) fn new(bytes: u64) -> Result<Self, Error> {
+        let too_large = Error::ApertureSize(bytes);
+        let Some(mapped) = bytes.checked_next_multiple_of(PAGE) else {
+            return Err(too_large);
+        };
+        match mapped.max(PAGE).checked_next_power_of_two() {
+            Some(region) if region <= 1 << 62 => Ok(Self {
+                region,
+                mapped,
+                bytes,
+            }),
+            _ => Err(too_large),
+        }
+    }
+
+    /// The answer to `VHOST_USER_GET_SHMEM_CONFIG`: region 0 and no other.
+    pub(crate) fn shmem_config(&self) -> VhostUserShMemConfig {
+        const { assert!(APERTURE_SHMID == 0) };
+        VhostUserShMemConfig::new(1, &[self.region])
+    }
+}
+
+/// Whether the aperture shows the device memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Mapping {
+    /// Not, or no longer.
+    Absent,
+    /// Since the driver started the device.
+    Present,
+    /// The monitor refused; to be told to the driver once.
+    Refused,
+}
+
+struct State {
+    mapping: Mapping,
+    /// Counts the stops of the device: a mapping is worth nothing after one.
+    generation: u64,
+    backend: Option<Backend>,
+}
+
+/// The aperture of one connection.
+pub(crate) struct Aperture {
+    layout: ApertureLayout,
+    storage: Arc<dyn Storage>,
+    state: Mutex<State>,
+}
+
+impl Aperture {
+    pub(crate) fn new(layout: ApertureLayout, storage: Arc<dyn Storage>) -> Self {
+        Self {
+            layout,
+            storage,
+            state: Mutex::new(State {
+                mapping: Mapping::Absent,
+                generation: 0,
+                backend: None,
+            }),
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Each change of the state is a single assignment.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) const fn layout(&self) -> &ApertureLayout {
+        &self.layout
+    }
+
+    /// The channel over which the monitor takes requests.
+    pub(crate) fn set_backend(&self, backend: Backend) {
+        self.state().backend = Some(backend);
+    }
+
+    /// The device was stopped: what was mapped is gone.
+    pub(crate) fn stopped(&self) {
+        let mut state = self.state();
+        state.generation += 1;
+        state.mapping = Mapping::Absent;
+    }
+
+    /// The answer to `MapAperture`, or `None` where [`Self::map`] must be called
+    /// first.
+    pub(crate) fn answer(&self) -> Option<RequestStatus> {
+        let mut state = self.state();
+        match state.mapping {
+            Mapping::Absent => None,
+            Mapping::Present => Some(RequestStatus {
+                code: StatusCode::Ok,
+                result: self.layout.bytes,
+            }),
+            Mapping::Refused => {
+                state.mapping = Mapping::Absent;
+                Some(RequestStatus {
+                    code: StatusCode::ApertureUnavailable,
+                    result: 0,
+                })
+            }
+        }
+    }
+
+    /// Asks the monitor for the mapping and waits for its answer. No lock is
+    /// held meanwhile: before it answers, the monitor sends messages of its own
+    /// (the new memory table) and waits for them to be handled.
+    pub(crate) fn map(&self) {
+        let (generation, backend) = {
+            let state = self.state();
+            (state.generation, state.backend.clone())
+        };
+        let mapping = match self.request(backend) {
+            Ok(()) => {
+                info!(bytes = self.layout.mapped, "aperture mapped");
+                Mapping::Present
+            }
+            Err(error) => {
+                warn!(%error, "aperture cannot be mapped");
+                Mapping::Refused
+            }
+        };
+        let mut state = self.state();
+        if state.generation == generation {
+            state.mapping = mapping;
+        }
+    }
+
+    fn request(&self, backend: Option<Backend>) -> io::Result<()> {
+        let backend = backend.ok_or_else(|| {
+            io::Error::other("the monitor opened no channel for requests of the device")
+        })?;
+        let source = self
+            .storage
+            .mappable()
+            .ok_or_else(|| io::Error::other("this storage cannot be mapped"))?;
+        let request = VhostUserMMap {
+            shmid: APERTURE_SHMID,
+            padding: [0; 7],
+            fd_offset: source.offset,
+            shm_offset: 0,
+            len: self.layout.mapped,
+            flags: VhostUserMMapFlags::WRITABLE.bits(),
+        };
+        match backend.shmem_map(&request, source.file)? {
+            0 => Ok(()),
+            code => Err(io::Error::other(format!("the monitor answered {code:#x}"))),
+        }
+    }
+}

@@ -1,0 +1,334 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! The device as the `vhost-user-backend` crate wants it.
+
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::available_parallelism;
+use std::time::Duration;
+
+use ringbar_model::QueueRole;
+use ringbar_spec::{CONTROL_QUEUE, DeviceConfig, EVENT_QUEUE, FIRST_IO_QUEUE};
+use tracing::{debug, error, info, warn};
+use vhost::vhost_user::message::{
+    VhostUserProtocolFeatures, VhostUserShMemConfig, VhostUserVirtioFeatures,
+};
+use vhost_user_backend::{VhostUserBackend, VringEpollHandler};
+use virtio_bindings::bindings::virtio_config::VIRTIO_F_VERSION_1;
+use virtio_bindings::bindings::virtio_ring::{
+    VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC,
+};
+use vmm_sys_util::epoll::EventSet;
+use vmm_sys_util::event::{
+    EventConsumer, EventFlag, EventNotifier, new_event_consumer_and_notifier,
+};
+use vmm_sys_util::timerfd::TimerFd;
+
+use crate::aperture::Aperture;
+use crate::device::Device;
+use crate::event_queue::EventServer;
+use crate::events::PendingEvents;
+use crate::memory::RequestMemory;
+use crate::queue::{Server, Shared};
+use crate::ring::{Memory, Ring};
+
+/// What to do about guest memory that does not arrive.
+pub(crate) const SHARE_MEMORY: &str = "the virtual machine monitor shares no guest memory; with QEMU use \
+     -object memory-backend-memfd,id=m0,size=...,share=on and -machine ...,memory-backend=m0";
+
+/// Largest ring the device serves, as much as QEMU allows.
+const MAX_QUEUE_SIZE: usize = 1024;
+
+/// Largest configuration space a monitor can ask for (vhost-user,
+/// `VHOST_USER_MAX_CONFIG_SIZE`).
+const MAX_CONFIG_SIZE: u32 = 256;
+
+/// How long a start may take from the negotiated features to guest memory.
+const MEMORY_PATIENCE: Duration = Duration::from_secs(2);
+
+/// The worker of control and event queue.
+const CONTROL_WORKER: usize = 0;
+
+/// The device on one connection.
+pub(crate) struct DeviceBackend {
+    shared: Shared,
+    control: Server,
+    events: EventServer,
+    io: Vec<Server>,
+    /// For each worker the mask of its queues.
+    workers: Vec<u64>,
+    /// Ends of the workers' exit events that the library leaves open.
+    exit_events: Mutex<Vec<RawFd>>,
+    memory_timer: Mutex<TimerFd>,
+}
+
+impl DeviceBackend {
+    pub(crate) fn new(device: Arc<Device>) -> io::Result<Self> {
+        let io_queues = device.config().io_queues();
+        let io = (FIRST_IO_QUEUE..FIRST_IO_QUEUE + io_queues)
+            .map(|index| Server::new(index, QueueRole::Io, &device))
+            .collect();
+        let cpus = available_parallelism().map_or(1, usize::from);
+        Ok(Self {
+            control: Server::new(CONTROL_QUEUE, QueueRole::Control, &device),
+            events: EventServer::default(),
+            io,
+            workers: assign_queues(io_queues, cpus),
+            exit_events: Mutex::default(),
+            memory_timer: Mutex::new(TimerFd::new()?),
+            shared: Shared {
+                memory: RequestMemory::new(device.storage().as_ref()),
+                aperture: Aperture::new(device.aperture_layout(), device.storage().clone()),
+                // Each queue can break once until the next reset.
+                events: PendingEvents::new(usize::from(FIRST_IO_QUEUE + io_queues))?,
+                device,
+            },
+        })
+    }
+
+    /// Number of the event that says that an event of ours is pending.
+    fn pending_token(&self) -> u16 {
+        self.num_queues() as u16 + 1
+    }
+
+    /// Number of the event that says that guest memory is overdue.
+    fn overdue_token(&self) -> u16 {
+        self.num_queues() as u16 + 2
+    }
+
+    /// Has the control worker listen to events other than kicks.
+    pub(crate) fn register(
+        self: &Arc<Self>,
+        workers: &[Arc<VringEpollHandler<Arc<Self>>>],
+    ) -> io::Result<()> {
+        let worker = workers
+            .get(CONTROL_WORKER)
+            .ok_or_else(|| io::Error::other("no control worker"))?;
+        worker.register_listener(
+            self.shared.events.wake().as_raw_fd(),
+            EventSet::IN,
+            self.pending_token().into(),
+        )?;
+        worker.register_listener(
+            self.timer().as_raw_fd(),
+            EventSet::IN,
+            self.overdue_token().into(),
+        )
+    }
+
+    fn timer(&self) -> std::sync::MutexGuard<'_, TimerFd> {
+        self.memory_timer
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The server of a queue, if it is one for requests.
+    fn server(&self, queue: u16) -> Option<&Server> {
+        match queue {
+            CONTROL_QUEUE => Some(&self.control),
+            EVENT_QUEUE => None,
+            io => self.io.get(usize::from(io - FIRST_IO_QUEUE)),
+        }
+    }
+
+    /// Closes what the library leaves open. The workers must have ended.
+    pub(crate) fn close_exit_events(&self) {
+        let mut fds = self
+            .exit_events
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        for fd in fds.drain(..) {
+            // SAFETY: the library took the descriptor out of its `EventConsumer`
+            // by `into_raw_fd` and never closes it; the worker's epoll that knew
+            // its number is gone, and it is taken off this list here.
+            drop(unsafe { OwnedFd::from_raw_fd(fd) });
+        }
+    }
+
+    fn memory_overdue(&self) {
+        if let Err(error) = self.timer().wait() {
+            debug!(%error, "cannot read the timer");
+        }
+        error!(
+            "the driver started the device {} s ago, but {SHARE_MEMORY}",
+            MEMORY_PATIENCE.as_secs()
+        );
+    }
+}
+
+/// Distributes the queues over workers: a mask of queues for each.
+fn assign_queues(io_queues: u16, cpus: usize) -> Vec<u64> {
+    let workers = usize::from(io_queues).min(cpus.max(1));
+    let mut masks = vec![0; 1 + workers];
+    masks[CONTROL_WORKER] = 1 << CONTROL_QUEUE | 1 << EVENT_QUEUE;
+    for queue in 0..io_queues {
+        masks[1 + usize::from(queue) % workers] |= 1 << (FIRST_IO_QUEUE + queue);
+    }
+    masks
+}
+
+/// The queue that is `position` in a worker's mask, counted from bit 0.
+fn queue_at(mask: u64, position: u16) -> Option<u16> {
+    (0..64)
+        .filter(|bit| mask >> bit & 1 == 1)
+        .nth(position.into())
+}
+
+impl VhostUserBackend for DeviceBackend {
+    type Bitmap = ();
+    type Vring = Ring;
+
+    fn num_queues(&self) -> usize {
+        usize::from(FIRST_IO_QUEUE) + self.io.len()
+    }
+
+    fn max_queue_size(&self) -> usize {
+        MAX_QUEUE_SIZE
+    }
+
+    fn features(&self) -> u64 {
+        1 << VIRTIO_F_VERSION_1
+            | 1 << VIRTIO_RING_F_INDIRECT_DESC
+            | 1 << VIRTIO_RING_F_EVENT_IDX
+            | VhostUserVirtioFeatures::PROTOCOL_FEATURES.bits()
+    }
+
+    fn acked_features(&self, features: u64) {
+        info!(
+            features = format_args!("{features:#x}"),
+            "driver starts the device"
+        );
+        if features & (1 << VIRTIO_F_VERSION_1) == 0 {
+            warn!("the driver did not accept VIRTIO 1: it will not get far");
+        }
+        if let Err(error) = self.timer().reset(MEMORY_PATIENCE, None) {
+            debug!(%error, "cannot arm the timer");
+        }
+    }
+
+    fn protocol_features(&self) -> VhostUserProtocolFeatures {
+        VhostUserProtocolFeatures::MQ
+            | VhostUserProtocolFeatures::REPLY_ACK
+            | VhostUserProtocolFeatures::BACKEND_REQ
+            | VhostUserProtocolFeatures::BACKEND_SEND_FD
+            | VhostUserProtocolFeatures::CONFIG
+            | VhostUserProtocolFeatures::RESET_DEVICE
+            | VhostUserProtocolFeatures::SHMEM
+    }
+
+    /// The rings are disabled already when this is called.
+    fn reset_device(&self) {
+        info!("driver resets the device");
+        self.shared.aperture.stopped();
+        self.shared.events.clear();
+        self.events.reset();
+        self.control.reset();
+        for server in &self.io {
+            server.reset();
+        }
+    }
+
+    fn set_event_idx(&self, _enabled: bool) {}
+
+    /// The configuration space, padded with zeros: a monitor asks for as many
+    /// bytes as it was told to show.
+    fn get_config(&self, offset: u32, size: u32) -> Vec<u8> {
+        if offset
+            .checked_add(size)
+            .is_none_or(|end| end > MAX_CONFIG_SIZE)
+        {
+            return Vec::new();
+        }
+        let mut space = [0; MAX_CONFIG_SIZE as usize];
+        space[..DeviceConfig::SIZE].copy_from_slice(&self.shared.device.config().to_bytes());
+        space[offset as usize..][..size as usize].to_vec()
+    }
+
+    /// Nothing in the configuration space can be written (VIRTIO 1.3, 2.5).
+    fn set_config(&self, offset: u32, buf: &[u8]) -> io::Result<()> {
+        debug!(
+            offset,
+            bytes = buf.len(),
+            "write to the configuration space ignored"
+        );
+        Ok(())
+    }
+
+    fn update_memory(&self, mem: Memory) -> io::Result<()> {
+        self.shared.memory.update(&mem);
+        if let Err(error) = self.timer().clear() {
+            debug!(%error, "cannot disarm the timer");
+        }
+        Ok(())
+    }
+
+    fn set_backend_req_fd(&self, backend: vhost::vhost_user::Backend) {
+        self.shared.aperture.set_backend(backend);
+    }
+
+    fn get_shmem_config(&self) -> io::Result<VhostUserShMemConfig> {
+        Ok(self.shared.aperture.layout().shmem_config())
+    }
+
+    fn queues_per_thread(&self) -> Vec<u64> {
+        self.workers.clone()
+    }
+
+    fn exit_event(&self, _worker: usize) -> Option<(EventConsumer, EventNotifier)> {
+        match new_event_consumer_and_notifier(EventFlag::NONBLOCK | EventFlag::CLOEXEC) {
+            Ok((consumer, notifier)) => {
+                self.exit_events
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .push(consumer.as_raw_fd());
+                Some((consumer, notifier))
+            }
+            Err(error) => {
+                error!(%error, "cannot create an event: the worker will not end by itself");
+                None
+            }
+        }
+    }
+
+    /// Called when the ring is idle and disabled. The monitor drops the mapping
+    /// of the aperture when it stops the device, and says nothing about it.
+    fn stop_vring(&self, queue: u32) -> io::Result<()> {
+        debug!(queue, "queue stopped");
+        if queue == u32::from(CONTROL_QUEUE) {
+            self.shared.aperture.stopped();
+        }
+        Ok(())
+    }
+
+    /// Never fails: an error returned from here ends the worker.
+    fn handle_event(
+        &self,
+        event: u16,
+        _events: EventSet,
+        rings: &[Ring],
+        worker: usize,
+    ) -> io::Result<()> {
+        if let Some(ring) = rings.get(usize::from(event)) {
+            let mask = self.workers.get(worker).copied().unwrap_or_default();
+            match queue_at(mask, event) {
+                Some(EVENT_QUEUE) => self.events.serve(&self.shared, ring),
+                Some(queue) => {
+                    if let Some(server) = self.server(queue) {
+                        server.serve(&self.shared, ring);
+                    }
+                }
+                None => {}
+            }
+        } else if event == self.pending_token() {
+            // Reads how often it was written, which does not matter.
+            let _ = self.shared.events.wake().read();
+            if let Some(ring) = rings.get(usize::from(EVENT_QUEUE)) {
+                self.events.serve(&self.shared, ring);
+            }
+        } else if event == self.overdue_token() {
+            self.memory_overdue();
+        }
+        Ok(())
+    }
+}

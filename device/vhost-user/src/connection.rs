@@ -1,0 +1,105 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! One virtual machine monitor, from accept to hang-up.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixListener;
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+
+use tracing::{debug, info};
+use vhost::vhost_user::{Error as ProtocolError, Listener};
+use vhost_user_backend::{Error as BackendError, ShutdownHandle, VhostUserDaemon};
+use vm_memory::{GuestMemoryAtomic, GuestMemoryMmap};
+
+use crate::backend::DeviceBackend;
+use crate::device::Device;
+use crate::error::Error;
+
+/// A connection that is being served by threads of its own.
+pub struct Connection {
+    shutdown: Option<ShutdownHandle>,
+    thread: JoinHandle<Result<(), Error>>,
+    finished: io::PipeReader,
+}
+
+impl Connection {
+    /// Accepts a connection and starts to serve it. Waits for one if there is
+    /// none yet.
+    pub fn accept(device: Arc<Device>, listener: &UnixListener) -> Result<Self, Error> {
+        let mut listener = Listener::from(listener.try_clone().map_err(Error::Resources)?);
+        let backend = Arc::new(DeviceBackend::new(device).map_err(Error::Resources)?);
+        let mut daemon = VhostUserDaemon::new(
+            "vhost-user".to_owned(),
+            Arc::clone(&backend),
+            GuestMemoryAtomic::new(GuestMemoryMmap::new()),
+        )
+        .map_err(refused)?;
+        let workers = daemon.get_epoll_handlers();
+        backend.register(&workers).map_err(Error::Resources)?;
+        daemon.start(&mut listener).map_err(refused)?;
+        info!("virtual machine monitor connected");
+
+        let shutdown = daemon.shutdown_handle();
+        // The write end closes when the thread is done, whichever way.
+        let (finished, running) = io::pipe().map_err(Error::Resources)?;
+        let thread = thread::Builder::new()
+            .name("connection".to_owned())
+            .spawn(move || {
+                let _running = running;
+                let result = daemon.wait();
+                debug!(?result, "message handler ended");
+                for worker in &workers {
+                    worker.send_exit_event();
+                }
+                // Waits for the workers. The library holds on to the workers'
+                // epolls as well as we do.
+                drop(daemon);
+                drop(workers);
+                backend.close_exit_events();
+                ended(result)
+            })
+            .map_err(Error::Resources)?;
+        Ok(Self {
+            shutdown,
+            thread,
+            finished,
+        })
+    }
+
+    /// Readable (at end of file) as soon as the connection has ended.
+    pub fn finished(&self) -> BorrowedFd<'_> {
+        self.finished.as_fd()
+    }
+
+    /// Closes the connection. The batches in progress are ended first.
+    pub fn shut_down(&self) {
+        if let Some(shutdown) = &self.shutdown {
+            shutdown.shutdown();
+        }
+    }
+
+    /// Waits until the connection has ended and all its threads with it.
+    pub fn join(self) -> Result<(), Error> {
+        self.thread.join().map_err(|_| Error::Panicked)?
+    }
+}
+
+/// What the library returns cannot be shared between threads; its text can.
+fn refused(error: BackendError) -> Error {
+    Error::Backend(error.to_string())
+}
+
+/// A monitor that hangs up is the usual end of a connection.
+fn ended(result: Result<(), BackendError>) -> Result<(), Error> {
+    match result {
+        Ok(())
+        | Err(BackendError::HandleRequest(
+            ProtocolError::Disconnected | ProtocolError::PartialMessage,
+        )) => Ok(()),
+        Err(BackendError::WaitDaemon(_)) => Err(Error::Panicked),
+        Err(BackendError::HandleRequest(error)) => Err(Error::Protocol(error)),
+        Err(error) => Err(refused(error)),
+    }
+}

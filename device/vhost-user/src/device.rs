@@ -1,0 +1,89 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! What outlives a connection.
+
+use std::sync::Arc;
+
+use ringbar_model::Storage;
+use ringbar_spec::{DeviceConfig, Opcode};
+
+use crate::aperture::ApertureLayout;
+use crate::counters::Counters;
+use crate::error::Error;
+
+/// Most data segments of a request. With header and status that makes the 256
+/// descriptors of a usual queue, which no chain may exceed (VIRTIO 1.3,
+/// 2.7.5.3.1).
+const MAX_SEGMENTS: u16 = 254;
+
+/// Choices of whoever runs the device.
+#[derive(Clone, Copy, Debug)]
+pub struct DeviceOptions {
+    /// Number of I/O queues, at least 1 and at most [`crate::MAX_IO_QUEUES`].
+    pub io_queues: u16,
+    /// Most data bytes in one request, at least 1.
+    pub max_request_bytes: u32,
+}
+
+impl Default for DeviceOptions {
+    /// 4 I/O queues and 4 MiB.
+    fn default() -> Self {
+        Self {
+            io_queues: 4,
+            max_request_bytes: 4 << 20,
+        }
+    }
+}
+
+/// A device: its memory, its configuration, and what it has done.
+#[derive(Debug)]
+pub struct Device {
+    config: DeviceConfig,
+    layout: ApertureLayout,
+    storage: Arc<dyn Storage>,
+    counters: Counters,
+}
+
+impl Device {
+    /// A device whose memory is `storage`.
+    pub fn new(storage: Arc<dyn Storage>, options: DeviceOptions) -> Result<Self, Error> {
+        if options.io_queues > crate::MAX_IO_QUEUES {
+            return Err(Error::TooManyQueues(options.io_queues));
+        }
+        let capacity = storage.capacity();
+        let config = DeviceConfig::new(
+            options.io_queues,
+            MAX_SEGMENTS,
+            capacity,
+            capacity,
+            options.max_request_bytes,
+            Opcode::Read.mask() | Opcode::Write.mask() | Opcode::Flush.mask(),
+        )
+        .map_err(Error::Config)?;
+        Ok(Self {
+            layout: ApertureLayout::new(config.aperture_bytes())?,
+            config,
+            storage,
+            counters: Counters::default(),
+        })
+    }
+
+    /// What the configuration space says.
+    pub const fn config(&self) -> &DeviceConfig {
+        &self.config
+    }
+
+    /// What holds the device memory.
+    pub fn storage(&self) -> &Arc<dyn Storage> {
+        &self.storage
+    }
+
+    /// What the device has done.
+    pub const fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    pub(crate) const fn aperture_layout(&self) -> ApertureLayout {
+        self.layout
+    }
+}

@@ -1,0 +1,113 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! Delivery of events over the event queue.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use ringbar_model::ChainHead;
+use ringbar_model::event::EventQueue;
+use ringbar_spec::{EVENT_QUEUE, QueueFault};
+use tracing::warn;
+use vhost_user_backend::{VringState, VringT};
+use virtio_queue::{QueueOwnedT, QueueT};
+use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
+
+use crate::counters::Counts;
+use crate::queue::{Shared, notify};
+use crate::ring::{Memory, Ring};
+
+/// The event queue.
+#[derive(Default)]
+pub(crate) struct EventServer {
+    broken: AtomicBool,
+    queue: Mutex<EventQueue>,
+}
+
+impl EventServer {
+    /// The driver has reset the device: a broken queue is whole again.
+    pub(crate) fn reset(&self) {
+        self.broken.store(false, Ordering::Release);
+    }
+
+    /// Delivers pending events as far as the driver has put buffers in the
+    /// ring. Called by the queue's worker only.
+    pub(crate) fn serve(&self, shared: &Shared, ring: &Ring) {
+        let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut vring = ring.get_mut();
+        let mut counts = Counts {
+            kicks: ring.take_kicks(),
+            ..Counts::default()
+        };
+        if let Err(fault) = self.deliver(shared, &mut vring, &mut queue, &mut counts) {
+            // There is no queue left to report this one on.
+            self.broken.store(true, Ordering::Release);
+            counts.broken_queues = 1;
+            warn!(
+                queue = EVENT_QUEUE,
+                ?fault,
+                "driver broke the event queue: not served until it resets the device"
+            );
+        }
+        drop(vring);
+        shared.device.counters().add(&counts);
+    }
+
+    fn deliver(
+        &self,
+        shared: &Shared,
+        vring: &mut VringState<Memory>,
+        events: &mut EventQueue,
+        counts: &mut Counts,
+    ) -> Result<(), QueueFault> {
+        if !vring.is_enabled() || !vring.get_queue().ready() || self.broken.load(Ordering::Acquire)
+        {
+            return Ok(());
+        }
+        let guard = shared.memory.get();
+        let mem: &GuestMemoryMmap = &guard;
+        if mem.num_regions() == 0 {
+            return Ok(());
+        }
+        let posted = post(shared, vring, mem, events, counts);
+        notify(vring, mem, counts)?;
+        posted
+    }
+}
+
+fn post(
+    shared: &Shared,
+    vring: &mut VringState<Memory>,
+    mem: &GuestMemoryMmap,
+    events: &mut EventQueue,
+    counts: &mut Counts,
+) -> Result<(), QueueFault> {
+    let queue = vring.get_queue_mut();
+    if !queue.is_valid(mem) {
+        return Err(QueueFault::Ring);
+    }
+    while let Some(event) = shared.events.front() {
+        let Some(chain) = queue.iter(mem).map_err(|_| QueueFault::Ring)?.next() else {
+            // No buffer: have the driver kick when it adds one.
+            if queue
+                .enable_notification(mem)
+                .map_err(|_| QueueFault::Ring)?
+            {
+                continue;
+            }
+            break;
+        };
+        let head = ChainHead {
+            table: GuestAddress(queue.desc_table()),
+            queue_size: queue.size(),
+            index: chain.head_index(),
+        };
+        let used_len = events.post(mem, head, event)?;
+        queue
+            .add_used(mem, head.index, used_len)
+            .map_err(|_| QueueFault::Ring)?;
+        shared.events.delivered(event);
+        counts.events += 1;
+    }
+    Ok(())
+}

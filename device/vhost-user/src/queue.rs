@@ -1,0 +1,234 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! Draining a request queue.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use ringbar_model::{ChainHead, QueueRole, RequestQueue, Served};
+use ringbar_spec::{Event, Opcode, QueueFault, StatusCode};
+use tracing::{debug, warn};
+use vhost_user_backend::{VringState, VringT};
+use virtio_queue::{Queue, QueueOwnedT, QueueT};
+use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
+
+use crate::aperture::Aperture;
+use crate::counters::Counts;
+use crate::device::Device;
+use crate::events::PendingEvents;
+use crate::memory::RequestMemory;
+use crate::ring::{Memory, Ring};
+
+/// What the workers of a connection share.
+pub(crate) struct Shared {
+    pub(crate) device: std::sync::Arc<Device>,
+    pub(crate) memory: RequestMemory,
+    pub(crate) aperture: Aperture,
+    pub(crate) events: PendingEvents,
+}
+
+/// How a batch ended.
+enum Next {
+    /// The ring is empty, and the driver will kick.
+    Wait,
+    /// There may be more.
+    Again,
+    /// The aperture must be mapped before the next request can be answered.
+    MapAperture,
+}
+
+/// Control queue or I/O queue.
+pub(crate) struct Server {
+    index: u16,
+    broken: AtomicBool,
+    requests: Mutex<RequestQueue>,
+}
+
+impl Server {
+    pub(crate) fn new(index: u16, role: QueueRole, device: &Device) -> Self {
+        Self {
+            index,
+            broken: AtomicBool::new(false),
+            requests: Mutex::new(RequestQueue::new(
+                *device.config(),
+                role,
+                device.storage().clone(),
+            )),
+        }
+    }
+
+    /// The driver has reset the device: a broken queue is whole again.
+    pub(crate) fn reset(&self) {
+        self.broken.store(false, Ordering::Release);
+    }
+
+    /// Serves requests until the ring is empty. Called by the queue's worker
+    /// only.
+    pub(crate) fn serve(&self, shared: &Shared, ring: &Ring) {
+        // Contended by nobody; a poisoned parser is as good as a new one, it
+        // starts each chain afresh.
+        let mut requests = self.requests.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            // Taken anew for each batch, so that a message that stops the ring
+            // gets its turn.
+            let mut vring = ring.get_mut();
+            let mut counts = Counts {
+                kicks: ring.take_kicks(),
+                ..Counts::default()
+            };
+            let outcome = self.batch(shared, ring, &mut vring, &mut requests, &mut counts);
+            if let Err(fault) = outcome {
+                // Under the vring's lock, so that a reset comes before or after.
+                self.broken.store(true, Ordering::Release);
+                counts.broken_queues = 1;
+                warn!(
+                    queue = self.index,
+                    ?fault,
+                    "driver broke a queue: not served until it resets the device"
+                );
+                shared.events.push(Event::QueueBroken {
+                    queue: self.index,
+                    fault,
+                });
+            }
+            drop(vring);
+            shared.device.counters().add(&counts);
+            match outcome {
+                Ok(Next::Again) => {}
+                Ok(Next::MapAperture) => shared.aperture.map(),
+                Ok(Next::Wait) | Err(_) => return,
+            }
+        }
+    }
+
+    /// Serves what is in the ring, at most one ring full, and notifies the
+    /// driver once.
+    fn batch(
+        &self,
+        shared: &Shared,
+        ring: &Ring,
+        vring: &mut VringState<Memory>,
+        requests: &mut RequestQueue,
+        counts: &mut Counts,
+    ) -> Result<Next, QueueFault> {
+        if !vring.is_enabled() || !vring.get_queue().ready() {
+            return Ok(Next::Wait);
+        }
+        if ring.take_started() && is_new(vring.get_queue()) {
+            // Covers a monitor that stops the rings without a reset message.
+            self.reset();
+        }
+        if self.broken.load(Ordering::Acquire) {
+            return Ok(Next::Wait);
+        }
+        let guard = shared.memory.get();
+        let mem: &GuestMemoryMmap = &guard;
+        if mem.num_regions() == 0 {
+            warn!(
+                queue = self.index,
+                "kick without guest memory: {}",
+                crate::backend::SHARE_MEMORY
+            );
+            return Ok(Next::Wait);
+        }
+
+        let queue = vring.get_queue_mut();
+        if !queue.is_valid(mem) {
+            return Err(QueueFault::Ring);
+        }
+        queue
+            .disable_notification(mem)
+            .map_err(|_| QueueFault::Ring)?;
+        let drained = self.drain(shared, queue, mem, requests, counts);
+        notify(vring, mem, counts)?;
+        if !drained? {
+            return Ok(Next::MapAperture);
+        }
+        match vring.get_queue_mut().enable_notification(mem) {
+            Ok(true) => Ok(Next::Again),
+            Ok(false) => Ok(Next::Wait),
+            Err(_) => Err(QueueFault::Ring),
+        }
+    }
+
+    /// Serves at most one ring full of requests. Returns false where the next
+    /// one needs the aperture to be mapped.
+    fn drain(
+        &self,
+        shared: &Shared,
+        queue: &mut Queue,
+        mem: &GuestMemoryMmap,
+        requests: &mut RequestQueue,
+        counts: &mut Counts,
+    ) -> Result<bool, QueueFault> {
+        for _ in 0..queue.size() {
+            // An available index that is ahead by more than the ring is an error
+            // of the iterator, and ends here.
+            let Some(chain) = queue.iter(mem).map_err(|_| QueueFault::Ring)?.next() else {
+                break;
+            };
+            let head = ChainHead {
+                table: GuestAddress(queue.desc_table()),
+                queue_size: queue.size(),
+                index: chain.head_index(),
+            };
+            let Some(served) = requests.serve(mem, head, || shared.aperture.answer())? else {
+                queue.go_to_previous_position();
+                return Ok(false);
+            };
+            queue
+                .add_used(mem, head.index, served.used_len)
+                .map_err(|_| QueueFault::Ring)?;
+            self.count(&served, counts);
+        }
+        Ok(true)
+    }
+
+    fn count(&self, served: &Served, counts: &mut Counts) {
+        counts.requests += 1;
+        let done = served.status.result;
+        match (served.status.code, served.opcode) {
+            (StatusCode::Ok, Some(Opcode::Read)) => {
+                counts.reads += 1;
+                counts.bytes_read += done;
+            }
+            (StatusCode::Ok, Some(Opcode::Write)) => {
+                counts.writes += 1;
+                counts.bytes_written += done;
+            }
+            (StatusCode::Ok, Some(Opcode::Flush)) => counts.flushes += 1,
+            (StatusCode::Ok, _) => {}
+            (code, opcode) => {
+                counts.errors += 1;
+                debug!(queue = self.index, ?opcode, ?code, "request failed");
+            }
+        }
+    }
+}
+
+/// Whether nothing has happened in a ring yet.
+fn is_new(queue: &Queue) -> bool {
+    queue.next_avail() == 0 && queue.next_used() == 0
+}
+
+/// Sends the driver an interrupt if something was used and it wants to know.
+pub(crate) fn notify(
+    vring: &mut VringState<Memory>,
+    mem: &GuestMemoryMmap,
+    counts: &mut Counts,
+) -> Result<(), QueueFault> {
+    if counts.requests + counts.events == 0 {
+        return Ok(());
+    }
+    if vring
+        .get_queue_mut()
+        .needs_notification(mem)
+        .map_err(|_| QueueFault::Ring)?
+    {
+        match vring.signal_used_queue() {
+            Ok(()) => counts.interrupts += 1,
+            Err(error) => warn!(%error, "cannot notify the driver"),
+        }
+    }
+    Ok(())
+}
