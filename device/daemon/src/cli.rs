@@ -1,0 +1,300 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! Arguments, and what they mean together.
+
+use std::os::fd::RawFd;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use clap::error::ErrorKind;
+use clap::{CommandFactory, Parser, ValueEnum};
+use ringbar_vhost_user::{DeviceOptions, MAX_IO_QUEUES};
+
+use crate::size;
+
+const AFTER_HELP: &str = "\
+Sizes are bytes, or have a unit: K, M, G, T (powers of 1024).
+
+Examples:
+  A device of 256 MiB that forgets everything at the end:
+    ringbar-device --socket-path /tmp/ringbar.sock --size 256M
+
+  A device in a file (created with 1 GiB if it does not exist), 8 I/O queues:
+    ringbar-device --socket-path /tmp/ringbar.sock --storage file:disk.img --size 1G --queues 8
+
+  QEMU (11.1 or newer) with the device. Guest memory must be shared, and num_vqs is
+  the number of I/O queues plus 2:
+    qemu-system-x86_64 -machine q35,memory-backend=m0 -m 2G \\
+      -object memory-backend-memfd,id=m0,size=2G,share=on \\
+      -chardev socket,id=c0,path=/tmp/ringbar.sock \\
+      -device vhost-user-test-device-pci,chardev=c0,virtio-id=21,num_vqs=6,vq_size=256,config_size=64 ...
+
+Start the device first: QEMU connects to the socket when it starts.
+
+Exit status:
+  0  the virtual machine monitor hung up, or SIGTERM or SIGINT came
+  1  something failed; the last message says what
+  2  wrong arguments";
+
+/// A Ringbar device for a virtual machine, over vhost-user.
+///
+/// The device is a byte-addressable memory with a DMA engine. A guest moves data
+/// with requests in virtqueues and sees the same memory in a PCI BAR. The program
+/// serves one virtual machine and ends when that hangs up.
+#[derive(Debug, Parser)]
+#[command(version, after_help = AFTER_HELP, max_term_width = 100)]
+pub struct Args {
+    /// Unix socket to create and listen on. A file left over from a dead process
+    /// is replaced; one in use is not. Removed at exit
+    #[arg(long, value_name = "PATH", group = "endpoint", required_unless_present_any = ["fd", "print_capabilities"])]
+    socket_path: Option<PathBuf>,
+
+    /// Descriptor of a listening Unix socket to use, inherited from the parent (for
+    /// example 3 with systemd socket activation)
+    #[arg(long, value_name = "FD", group = "endpoint")]
+    fd: Option<RawFd>,
+
+    /// Size of the device memory. May be left out for an existing file, whose size
+    /// it is then
+    #[arg(long, value_name = "SIZE", value_parser = size::parse)]
+    size: Option<u64>,
+
+    /// Number of I/O queues
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = DeviceOptions::default().io_queues,
+        value_parser = clap::value_parser!(u16).range(1..=i64::from(MAX_IO_QUEUES)),
+    )]
+    queues: u16,
+
+    /// What holds the device memory: "memory", or "file:PATH" for a regular file,
+    /// which is locked, created or extended to --size with all its blocks
+    /// allocated, and never made shorter
+    #[arg(long, value_name = "memory|file:PATH", default_value = "memory")]
+    storage: StorageKind,
+
+    /// Most data bytes in one request; the driver splits what is larger
+    #[arg(long, value_name = "SIZE", default_value = "4M", value_parser = size::parse)]
+    max_request_size: u64,
+
+    /// Serve the next virtual machine when one hangs up, until SIGTERM
+    #[arg(long)]
+    keep_running: bool,
+
+    /// What to log: error, warn, info, debug, trace, or filters for each module
+    /// (such as "info,ringbar_vhost_user=debug")
+    #[arg(
+        long,
+        value_name = "FILTER",
+        default_value = "info",
+        env = "RINGBAR_LOG"
+    )]
+    log: String,
+
+    /// How to log
+    #[arg(long, value_name = "FORMAT", value_enum, default_value_t)]
+    log_format: LogFormat,
+
+    /// Print what this program can do as JSON, and exit
+    #[arg(long, exclusive = true)]
+    print_capabilities: bool,
+}
+
+/// How messages look.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// A line for people
+    #[default]
+    Text,
+    /// One JSON object a line
+    Json,
+}
+
+/// What holds the device memory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StorageKind {
+    /// Anonymous memory.
+    Memory,
+    /// A regular file.
+    File(PathBuf),
+}
+
+impl FromStr for StorageKind {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text.split_once(':') {
+            None if text == "memory" => Ok(Self::Memory),
+            Some(("file", "")) => Err("a path must follow \"file:\""),
+            Some(("file", path)) => Ok(Self::File(path.into())),
+            _ => Err("expected \"memory\" or \"file:PATH\""),
+        }
+    }
+}
+
+/// Where the virtual machine monitor connects.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Endpoint {
+    /// A socket to create.
+    Path(PathBuf),
+    /// A listening socket inherited from the parent.
+    Fd(RawFd),
+}
+
+/// Checked arguments of a run.
+#[derive(Debug)]
+pub struct Options {
+    /// Where the monitor connects.
+    pub endpoint: Endpoint,
+    /// What holds the device memory.
+    pub storage: StorageKind,
+    /// Bytes of device memory; always present for memory storage.
+    pub size: Option<u64>,
+    /// The device's own options.
+    pub device: DeviceOptions,
+    /// Whether to serve more than one connection.
+    pub keep_running: bool,
+    /// Log filter.
+    pub log: String,
+    /// Log format.
+    pub log_format: LogFormat,
+}
+
+/// What to do.
+#[derive(Debug)]
+pub enum Command {
+    /// Print the capabilities.
+    PrintCapabilities,
+    /// Be a device.
+    Run(Options),
+}
+
+impl TryFrom<Args> for Command {
+    type Error = clap::Error;
+
+    fn try_from(args: Args) -> Result<Self, clap::Error> {
+        let wrong = |message: &str| Args::command().error(ErrorKind::ValueValidation, message);
+        if args.print_capabilities {
+            return Ok(Self::PrintCapabilities);
+        }
+        let endpoint = match (args.socket_path, args.fd) {
+            (Some(path), None) => Endpoint::Path(path),
+            (None, Some(fd)) => Endpoint::Fd(fd),
+            _ => return Err(wrong("give either --socket-path or --fd")),
+        };
+        match args.size {
+            Some(0) => return Err(wrong("--size must be at least 1")),
+            Some(size) if size > i64::MAX as u64 => {
+                return Err(wrong("--size must be less than 2^63"));
+            }
+            None if args.storage == StorageKind::Memory => {
+                return Err(wrong(
+                    "memory storage needs --size, for example --size 256M",
+                ));
+            }
+            _ => {}
+        }
+        let max_request_bytes = match u32::try_from(args.max_request_size) {
+            Ok(bytes @ 1..) => bytes,
+            _ => return Err(wrong("--max-request-size must be at least 1 and below 4G")),
+        };
+        Ok(Self::Run(Options {
+            endpoint,
+            storage: args.storage,
+            size: args.size,
+            device: DeviceOptions {
+                io_queues: args.queues,
+                max_request_bytes,
+            },
+            keep_running: args.keep_running,
+            log: args.log,
+            log_format: args.log_format,
+        }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(args: &[&str]) -> Result<Command, clap::Error> {
+        Args::try_parse_from([&["ringbar-device"], args].concat()).and_then(Command::try_from)
+    }
+
+    fn options(args: &[&str]) -> Options {
+        match parse(args) {
+            Ok(Command::Run(options)) => options,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn definition_is_consistent() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn the_usual_command_line() {
+        let options = options(&["--socket-path", "/tmp/s", "--size", "256M"]);
+        assert_eq!(options.endpoint, Endpoint::Path("/tmp/s".into()));
+        assert_eq!(options.size, Some(256 << 20));
+        assert_eq!(options.storage, StorageKind::Memory);
+        assert_eq!(options.device.io_queues, 4);
+        assert_eq!(options.device.max_request_bytes, 4 << 20);
+        assert!(!options.keep_running);
+    }
+
+    #[test]
+    fn a_file_needs_no_size() {
+        let options = options(&["--fd", "3", "--storage", "file:a:b"]);
+        assert_eq!(options.endpoint, Endpoint::Fd(3));
+        assert_eq!(options.storage, StorageKind::File("a:b".into()));
+        assert_eq!(options.size, None);
+    }
+
+    #[test]
+    fn wrong_arguments_are_refused() {
+        for args in [
+            &[][..],
+            &["--size", "1M"],
+            &["--socket-path", "s"],
+            &["--socket-path", "s", "--fd", "3", "--size", "1M"],
+            &["--socket-path", "s", "--size", "0"],
+            &["--socket-path", "s", "--size", "8388608T"],
+            &["--socket-path", "s", "--size", "lots"],
+            &["--socket-path", "s", "--size", "1M", "--queues", "0"],
+            &["--socket-path", "s", "--size", "1M", "--queues", "63"],
+            &["--socket-path", "s", "--size", "1M", "--storage", "tape"],
+            &["--socket-path", "s", "--size", "1M", "--storage", "file:"],
+            &[
+                "--socket-path",
+                "s",
+                "--size",
+                "1M",
+                "--max-request-size",
+                "0",
+            ],
+            &[
+                "--socket-path",
+                "s",
+                "--size",
+                "1M",
+                "--max-request-size",
+                "4G",
+            ],
+            &["--print-capabilities", "--size", "1M"],
+        ] {
+            let error = parse(args).expect_err(&format!("{args:?}"));
+            assert_eq!(error.exit_code(), 2, "{args:?}");
+        }
+    }
+
+    #[test]
+    fn capabilities_stand_alone() {
+        assert!(matches!(
+            parse(&["--print-capabilities"]),
+            Ok(Command::PrintCapabilities)
+        ));
+    }
+}

@@ -1,0 +1,163 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! From the first message to the exit.
+
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use ringbar_model::Storage;
+use ringbar_storage::{FileStorage, MemoryStorage};
+use ringbar_vhost_user::{Connection, Device};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use tracing::{error, info, warn};
+
+use crate::cli::{Endpoint, Options, StorageKind};
+use crate::signals::Termination;
+use crate::socket::Socket;
+
+/// How long the requests in progress may take when the process is asked to end.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Which descriptor became readable.
+enum Ready {
+    Termination,
+    Other,
+    Neither,
+}
+
+/// Serves until there is nobody left to serve, or a signal comes.
+pub fn run(options: &Options) -> anyhow::Result<()> {
+    let termination = Termination::catch().context("cannot catch signals")?;
+    let storage = open_storage(options)?;
+    let device = Arc::new(Device::new(Arc::clone(&storage), options.device)?);
+    let mut socket = Socket::open(&options.endpoint)?;
+    announce(&device, options);
+
+    let served = serve(&device, &mut socket, &termination, options.keep_running);
+    let flushed = storage
+        .flush()
+        .context("cannot write the last data to the storage");
+    report(&device);
+    served.and(flushed)
+}
+
+fn open_storage(options: &Options) -> anyhow::Result<Arc<dyn Storage>> {
+    Ok(match (&options.storage, options.size) {
+        (StorageKind::Memory, Some(size)) => Arc::new(MemoryStorage::new(size)?),
+        (StorageKind::Memory, None) => bail!("memory storage needs a size"),
+        (StorageKind::File(path), size) => Arc::new(FileStorage::open(path, size)?),
+    })
+}
+
+fn announce(device: &Device, options: &Options) {
+    let endpoint = match &options.endpoint {
+        Endpoint::Path(path) => path.display().to_string(),
+        Endpoint::Fd(fd) => format!("descriptor {fd}"),
+    };
+    info!(
+        bytes = device.config().capacity(),
+        io_queues = device.config().io_queues(),
+        "listening on {endpoint}"
+    );
+}
+
+fn serve(
+    device: &Arc<Device>,
+    socket: &mut Socket,
+    termination: &Termination,
+    keep_running: bool,
+) -> anyhow::Result<()> {
+    while let Some(listener) = socket.listener() {
+        if let Ready::Termination = wait(termination, listener, None)? {
+            info!("asked to end");
+            return Ok(());
+        }
+        let connection = Connection::accept(Arc::clone(device), listener)
+            .context("cannot serve a connection")?;
+        if !keep_running {
+            socket.close();
+        }
+
+        if let Ready::Termination = wait(termination, connection.finished(), None)? {
+            info!("asked to end: closing the connection");
+            connection.shut_down();
+            return match wait_ended(&connection)? {
+                true => connection.join().map_err(Into::into),
+                false => {
+                    // Only the monitor can hold a thread up for so long, and the
+                    // process ends in any case.
+                    warn!("requests in progress did not end in time");
+                    Ok(())
+                }
+            };
+        }
+        match connection.join() {
+            Ok(()) => info!("virtual machine monitor disconnected"),
+            Err(error) if keep_running => error!("{error}"),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
+}
+
+/// Waits until one of two descriptors is readable. The first comes first.
+fn wait(
+    termination: &Termination,
+    other: impl AsFd,
+    timeout: Option<Duration>,
+) -> anyhow::Result<Ready> {
+    let mut fds = [
+        PollFd::new(termination, PollFlags::IN),
+        PollFd::new(&other, PollFlags::IN),
+    ];
+    poll_retry(&mut fds, timeout)?;
+    Ok(if !fds[0].revents().is_empty() {
+        Ready::Termination
+    } else if !fds[1].revents().is_empty() {
+        Ready::Other
+    } else {
+        Ready::Neither
+    })
+}
+
+fn wait_ended(connection: &Connection) -> anyhow::Result<bool> {
+    let finished = connection.finished();
+    let mut fds = [PollFd::new(&finished, PollFlags::IN)];
+    poll_retry(&mut fds, Some(PATIENCE))?;
+    Ok(!fds[0].revents().is_empty())
+}
+
+fn poll_retry(fds: &mut [PollFd<'_>], timeout: Option<Duration>) -> anyhow::Result<()> {
+    let timeout = timeout.map(|duration| Timespec {
+        tv_sec: duration.as_secs() as i64,
+        tv_nsec: duration.subsec_nanos().into(),
+    });
+    loop {
+        match poll(fds, timeout.as_ref()) {
+            // A caught signal; its descriptor is readable now.
+            Err(Errno::INTR) => {}
+            other => return other.map(drop).context("cannot wait for events"),
+        }
+    }
+}
+
+fn report(device: &Device) {
+    let counts = device.counters().get();
+    info!(
+        requests = counts.requests,
+        reads = counts.reads,
+        writes = counts.writes,
+        flushes = counts.flushes,
+        bytes_read = counts.bytes_read,
+        bytes_written = counts.bytes_written,
+        errors = counts.errors,
+        kicks = counts.kicks,
+        interrupts = counts.interrupts,
+        events = counts.events,
+        broken_queues = counts.broken_queues,
+        "done"
+    );
+}
