@@ -289,10 +289,7 @@ impl Agent {
 
     /// Asks the guest to power off, without waiting for it.
     pub fn power_off(&self) -> Result<()> {
-        Ok(write_frame(
-            &*lock(&self.shared.port),
-            &Request::PowerOff,
-        )?)
+        Ok(write_frame(&*lock(&self.shared.port), &Request::PowerOff)?)
     }
 }
 
@@ -432,9 +429,18 @@ mod tests {
             };
             assert_eq!(argv, ["sh", "-c", "x"]);
             for reply in [
-                Reply::Stdout { id, bytes: b"out".to_vec() },
-                Reply::Stderr { id, bytes: b"err".to_vec() },
-                Reply::Exited { id, status: ExitStatus::Exited(4) },
+                Reply::Stdout {
+                    id,
+                    bytes: b"out".to_vec(),
+                },
+                Reply::Stderr {
+                    id,
+                    bytes: b"err".to_vec(),
+                },
+                Reply::Exited {
+                    id,
+                    status: ExitStatus::Exited(4),
+                },
             ] {
                 write_frame(port, &reply).unwrap();
             }

@@ -85,10 +85,8 @@ impl Device {
     ) -> Result<Self> {
         let socket = directory.join(format!("{name}.sock"));
         // Set up before the daemon can create its socket.
-        let watch = inotify::init(
-            inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK,
-        )
-        .map_err(|errno| Error::io("creating an inotify instance")(errno.into()))?;
+        let watch = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK)
+            .map_err(|errno| Error::io("creating an inotify instance")(errno.into()))?;
         inotify::add_watch(&watch, directory, inotify::WatchFlags::CREATE).map_err(|errno| {
             Error::io(format!("watching {}", directory.display()))(errno.into())
         })?;
@@ -199,7 +197,9 @@ fn lists_listener(table: &str, path: &str) -> bool {
         let mut fields = line.split_ascii_whitespace().skip(3);
         let flags = fields.next().and_then(|f| u32::from_str_radix(f, 16).ok());
         flags.is_some_and(|flags| flags & ACCEPTS != 0)
-            && line.split_once(" /").is_some_and(|(_, rest)| rest == &path[1..])
+            && line
+                .split_once(" /")
+                .is_some_and(|(_, rest)| rest == &path[1..])
     })
 }
 

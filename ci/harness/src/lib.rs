@@ -11,12 +11,16 @@
 //! | [`vm`] | starts QEMU and ties its parts together |
 //! | [`qmp`] | speaks with QEMU |
 //! | [`agent`] | speaks with PID 1 of the guest |
+//! | [`kernel_log`] | looks for problems in a kernel log |
+//! | [`ktap`] | reads test results |
 //! | [`process`] | processes on the host that never outlive this one |
 //! | [`size`] | sizes as people write them |
 
 pub mod agent;
 pub mod device;
 pub mod error;
+pub mod kernel_log;
+pub mod ktap;
 pub mod process;
 pub mod qemu;
 pub mod qmp;

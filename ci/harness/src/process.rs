@@ -275,7 +275,11 @@ pub fn tail(path: &Path, lines: usize) -> String {
 fn last_lines(text: &str, lines: usize) -> String {
     let all: Vec<String> = text
         .lines()
-        .map(|line| line.chars().filter(|c| !c.is_control() || *c == '\t').collect())
+        .map(|line| {
+            line.chars()
+                .filter(|c| !c.is_control() || *c == '\t')
+                .collect()
+        })
         .filter(|line: &String| !line.trim().is_empty())
         .collect();
     all[all.len().saturating_sub(lines)..].join("\n")

@@ -94,23 +94,20 @@ impl CommandLine<'_> {
 
         let console_log = escape(self.console_log);
         match self.console {
-            Console::Log => add(
-                "-chardev",
-                format!("file,id=console,path={console_log}"),
-            ),
+            Console::Log => add("-chardev", format!("file,id=console,path={console_log}")),
             Console::Terminal { .. } => {
                 add(
                     "-chardev",
                     format!("stdio,id=console,mux=on,signal=off,logfile={console_log}"),
                 );
-                add("-mon", "chardev=console,mode=readline".into());
+                add("-monitor", "chardev:console".into());
             }
         }
         add("-serial", "chardev:console".into());
 
         let monitor = escape(self.monitor_socket);
         add("-chardev", format!("socket,id=monitor,path={monitor}"));
-        add("-mon", "chardev=monitor,mode=control".into());
+        add("-qmp", "chardev:monitor".into());
 
         let agent = escape(self.agent_socket);
         add("-chardev", format!("socket,id=agent,path={agent}"));
@@ -137,17 +134,13 @@ impl CommandLine<'_> {
             let share = escape(share);
             add(
                 "-virtfs",
-                format!("local,path={share},mount_tag={SHARE_TAG},security_model=none,multidevs=remap"),
+                format!(
+                    "local,path={share},mount_tag={SHARE_TAG},security_model=none,multidevs=remap"
+                ),
             );
         }
-        for option in [
-            "-nodefaults",
-            "-no-user-config",
-            "-nographic",
-            "-no-reboot",
-        ] {
-            arguments.push(option.to_owned());
-        }
+        add("-display", "none".into());
+        arguments.extend(["-nodefaults", "-no-user-config", "-no-reboot"].map(str::to_owned));
         arguments.extend_from_slice(self.extra);
         arguments
     }

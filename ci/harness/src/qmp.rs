@@ -123,7 +123,9 @@ mod tests {
             r#"{"error": {"class": "GenericError", "desc": "no such device"}}"#,
         ])
         .unwrap();
-        let error = monitor.execute("device_del", json!({"id": "x"})).unwrap_err();
+        let error = monitor
+            .execute("device_del", json!({"id": "x"}))
+            .unwrap_err();
         assert_eq!(error.to_string(), "QEMU refused device_del: no such device");
     }
 

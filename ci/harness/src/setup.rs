@@ -152,7 +152,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let error = Setup::load(Some(&record(dir.path(), "hvf"))).unwrap_err();
         let text = error.to_string();
-        assert!(text.contains("setup.json") && text.contains("make setup"), "{text}");
+        assert!(
+            text.contains("setup.json") && text.contains("make setup"),
+            "{text}"
+        );
         assert!(Setup::load(Some(&dir.path().join("none"))).is_err());
     }
 

@@ -4,7 +4,9 @@
 
 /// Why a text is no size.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is no size: a whole number of bytes, or one with a suffix K, M, G or T (powers of 1024)")]
+#[error(
+    "{0:?} is no size: a whole number of bytes, or one with a suffix K, M, G or T (powers of 1024)"
+)]
 pub struct SizeError(String);
 
 /// Reads a size in bytes.
@@ -53,7 +55,18 @@ mod tests {
 
     #[test]
     fn what_is_no_size_is_refused() {
-        for text in ["", "K", "-1", "+1", "1.5G", "1 G", "1GiB", "0x10", "ä", "16777216T"] {
+        for text in [
+            "",
+            "K",
+            "-1",
+            "+1",
+            "1.5G",
+            "1 G",
+            "1GiB",
+            "0x10",
+            "ä",
+            "16777216T",
+        ] {
             assert!(parse(text).is_err(), "{text:?}");
         }
     }

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use crate::agent::{Agent, GuestCommand};
 use crate::device::{Device, DeviceOptions};
 use crate::error::{Error, Result};
+use crate::kernel_log;
 use crate::process::{HostProcess, PrivateDir, paragraph, wait_readable};
 use crate::qemu::{CommandLine, Console, SHARE_TAG, VhostUserDevice};
 use crate::qmp::Monitor;
@@ -168,7 +169,12 @@ impl Vm {
             HostProcess::spawn("QEMU", command, &log_dir.join("qemu.log"), uses_terminal)?;
 
         let connected = accept(&monitor_listener, &mut qemu, "its monitor")
-            .and_then(|monitor| Ok((monitor, accept(&agent_listener, &mut qemu, "its agent port")?)))
+            .and_then(|monitor| {
+                Ok((
+                    monitor,
+                    accept(&agent_listener, &mut qemu, "its agent port")?,
+                ))
+            })
             .and_then(|(monitor, agent)| {
                 Ok((Monitor::connect(monitor)?, Agent::connect(agent, BOOT)?))
             });
@@ -341,6 +347,11 @@ fn with_context(
     for device in devices {
         describe(device.process());
     }
+    // The end of a log is often but the last part of a long report.
+    let log = fs::read(console_log).unwrap_or_default();
+    if let Some(problem) = kernel_log::problems(&String::from_utf8_lossy(&log)).first() {
+        context += &format!("\nfirst problem in the kernel log: {problem}");
+    }
     context += &paragraph("the guest's console", console_log);
     Error::WithContext {
         error: Box::new(error),
@@ -387,6 +398,9 @@ mod tests {
         )
         .unwrap();
         let error = accept(&listener, &mut qemu, "its monitor").unwrap_err();
-        assert!(matches!(error, Error::Ended { name: "QEMU", .. }), "{error}");
+        assert!(
+            matches!(error, Error::Ended { name: "QEMU", .. }),
+            "{error}"
+        );
     }
 }

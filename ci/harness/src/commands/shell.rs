@@ -71,8 +71,7 @@ fn follow_size(agent: Arc<Agent>) -> anyhow::Result<()> {
             loop {
                 if let Ok(size) = tcgetwinsize(io::stdin())
                     && size.ws_row > 0
-                    && let Err(Error::GuestGone(_)) =
-                        agent.resize_console(size.ws_row, size.ws_col)
+                    && let Err(Error::GuestGone(_)) = agent.resize_console(size.ws_row, size.ws_col)
                 {
                     return;
                 }
