@@ -13,6 +13,8 @@
 # Nothing forks: the command takes over this process, with its id and signals.
 set -euo pipefail
 
+# An ordinary user's PATH often lacks the folders with chroot and the like.
+PATH=$PATH:/usr/sbin:/sbin
 here=$(dirname "$(readlink -f "$0")")
 
 # Second stage, inside the namespace.

@@ -54,7 +54,7 @@ fresh() {
 # progress WHAT [TOTAL]: counts the lines on stdin and shows the count, in place
 # on a terminal, otherwise every few seconds. Speaks up too when no line comes.
 progress() {
-    local what=$1 total=${2:-} every=5 count=0 printed='' shown=$SECONDS started=$SECONDS status
+    local what=$1 total=${2:-} every=5 count=0 status shown=$SECONDS started=$SECONDS
     [[ ! -t 2 ]] || every=1
     while true; do
         status=0
@@ -66,22 +66,20 @@ progress() {
         fi
         if ((SECONDS - shown >= every)); then
             shown=$SECONDS
-            progress_line
+            progress_line "$what: $count${total:+ of $total} ($((SECONDS - started)) s)"
         fi
     done
-    progress_line
+    # Without the count: a line that arrives just when read gives up is not in it.
+    progress_line "$what: finished after $((SECONDS - started)) s"
     [[ ! -t 2 ]] || printf '\n' >&2
 }
 
-# The line itself; uses the variables of progress.
+# progress_line TEXT: shows it, on a terminal in place of the line before.
 progress_line() {
-    local text="$what: $count${total:+ of $total} ($((SECONDS - started)) s)"
-    [[ $text != "$printed" ]] || return 0
-    printed=$text
     if [[ -t 2 ]]; then
-        printf '\r  %s\033[K' "$text" >&2
+        printf '\r  %s\033[K' "$1" >&2
     else
-        printf '  %s\n' "$text" >&2
+        note "$1"
     fi
 }
 
