@@ -47,6 +47,10 @@ use kernel::{
     }, //
 };
 
+/// Most events that are taken at one interrupt. A device that has more is out of
+/// its mind.
+const MAX_EVENTS: usize = 64;
+
 /// One device.
 #[pin_data]
 pub(crate) struct Device {
@@ -184,8 +188,17 @@ impl Device {
                 work = true;
             }
         }
-        while let Some(received) = hardware.events.receive(&hardware.transport, device) {
+        for n in 0.. {
+            let Some(received) = hardware.events.receive(&hardware.transport, device) else {
+                break;
+            };
             any = true;
+            // Each buffer goes back at once, so a device could keep the CPU here forever.
+            let received = if n < MAX_EVENTS {
+                received
+            } else {
+                Received::Broken
+            };
             work |= this.handle_event(device, &received);
             if matches!(received, Received::Broken) {
                 break;

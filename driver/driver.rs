@@ -108,25 +108,27 @@ impl<'bound> Running<'bound> {
         let device: &'bound pci::Device<Bound> = device;
 
         let transport = Transport::new(device, APERTURE_SHMID)?;
-        let region = transport.shared_memory();
-        let claimed = region
+        let aperture = transport
+            .shared_memory()
             .map(|region| ClaimedBar::new(device, region.bar(), NAME))
             .transpose()?;
-        let memory = match (&claimed, region) {
-            (Some(bar), Some(region)) => Some(bar.user_memory(region.offset(), region.len())?),
-            _ => None,
-        };
         // One vector serves everything: queues tell by themselves whether they have work. Allocated
         // before the queues, which are bound to it.
         let vectors =
             device.alloc_irq_vectors(1, 1, pci::IrqTypes::default().with(pci::IrqType::MsiX))?;
 
-        let hardware = Hardware::new(device, transport, memory, max_segment_bytes, stats)?;
+        let hardware = Hardware::new(
+            device,
+            transport,
+            aperture.as_ref(),
+            max_segment_bytes,
+            stats,
+        )?;
         let mut this = Self {
             device: Device::new(device, hardware, stats.clone())?,
             interrupt: None,
             vectors: Some(vectors),
-            _aperture: claimed,
+            _aperture: aperture,
             enabled,
         };
         if let Some(vectors) = &this.vectors {

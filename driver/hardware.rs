@@ -5,7 +5,10 @@
 
 use crate::{
     abstractions::{
-        pci::iommu_translates,
+        pci::{
+            iommu_translates,
+            ClaimedBar, //
+        },
         vma::IoMemory, //
     },
     layout::{
@@ -63,11 +66,12 @@ pub(crate) struct Hardware {
 
 impl Hardware {
     /// Agrees with the device on features, reads its configuration, and sets up
-    /// all queues. The device is not started. May sleep.
+    /// all queues. The device is not started. `aperture_bar` is the BAR that the
+    /// transport's shared memory region is in. May sleep.
     pub(crate) fn new(
         device: &pci::Device<Bound>,
         transport: Transport,
-        aperture: Option<IoMemory>,
+        aperture_bar: Option<&ClaimedBar<'_>>,
         max_segment_bytes: usize,
         stats: &Arc<Stats>,
     ) -> Result<Self> {
@@ -143,6 +147,13 @@ impl Hardware {
             )?;
         }
 
+        // The region may be larger than what it shows: its size is a power of two.
+        let aperture = match (aperture_bar, transport.shared_memory()) {
+            (Some(bar), Some(region)) => {
+                Some(bar.user_memory(region.offset(), region.len().min(config.aperture_bytes()))?)
+            }
+            _ => None,
+        };
         Ok(Self {
             transport,
             config,
@@ -215,8 +226,11 @@ impl Hardware {
     pub(crate) fn queue_here(&self) -> Result<&Queue> {
         let io = self.queues.get(1..).unwrap_or_default();
         // CAST: A CPU number.
-        let n = CpuId::current().as_u32() as usize % io.len().max(1);
-        io.get(n).map(|queue| &**queue).ok_or(EIO)
+        (CpuId::current().as_u32() as usize)
+            .checked_rem(io.len())
+            .and_then(|n| io.get(n))
+            .map(|queue| &**queue)
+            .ok_or(EIO)
     }
 
     /// All queues that carry requests.

@@ -138,6 +138,9 @@ impl<T: FileOperations> CharDevice<T> {
         ..pin_init::zeroed()
     };
 
+    /// # Safety
+    ///
+    /// To be called by `misc_open`, for a device that was registered as a [`CharDevice<T>`].
     unsafe extern "C" fn open(_inode: *mut bindings::inode, file: *mut bindings::file) -> c_int {
         // SAFETY: `misc_open` puts the misc device there, and holds `misc_mtx`, which
         // `misc_deregister` takes: the device is registered during this call.
@@ -155,6 +158,9 @@ impl<T: FileOperations> CharDevice<T> {
         0
     }
 
+    /// # Safety
+    ///
+    /// To be called by the VFS, as the last operation on a file that [`Self::open`] has opened.
     unsafe extern "C" fn release(_inode: *mut bindings::inode, file: *mut bindings::file) -> c_int {
         // SAFETY: Set in `open`; `release` is the last call on the file.
         drop(unsafe { <Arc<T>>::from_foreign((*file).private_data.cast()) });
@@ -169,6 +175,9 @@ impl<T: FileOperations> CharDevice<T> {
         unsafe { <Arc<T>>::borrow((*file).private_data.cast()) }
     }
 
+    /// # Safety
+    ///
+    /// To be called by the VFS, on a file that [`Self::open`] has opened.
     unsafe extern "C" fn llseek(
         file: *mut bindings::file,
         offset: bindings::loff_t,
@@ -183,6 +192,9 @@ impl<T: FileOperations> CharDevice<T> {
         }
     }
 
+    /// # Safety
+    ///
+    /// To be called by the VFS, on a file that [`Self::open`] has opened.
     unsafe extern "C" fn read_iter(
         kiocb: *mut bindings::kiocb,
         iter: *mut bindings::iov_iter,
@@ -191,6 +203,9 @@ impl<T: FileOperations> CharDevice<T> {
         unsafe { Self::transfer(kiocb, iter, T::read) }
     }
 
+    /// # Safety
+    ///
+    /// To be called by the VFS, on a file that [`Self::open`] has opened.
     unsafe extern "C" fn write_iter(
         kiocb: *mut bindings::kiocb,
         iter: *mut bindings::iov_iter,
@@ -218,6 +233,9 @@ impl<T: FileOperations> CharDevice<T> {
         operation(data, kiocb, &mut iter).into_raw()
     }
 
+    /// # Safety
+    ///
+    /// To be called by the VFS, on a file that [`Self::open`] has opened.
     unsafe extern "C" fn fsync(
         file: *mut bindings::file,
         _start: bindings::loff_t,
@@ -229,6 +247,9 @@ impl<T: FileOperations> CharDevice<T> {
         from_result(|| data.fsync().map(|()| 0))
     }
 
+    /// # Safety
+    ///
+    /// To be called by the VFS, on a file that [`Self::open`] has opened.
     unsafe extern "C" fn mmap(
         file: *mut bindings::file,
         vma: *mut bindings::vm_area_struct,

@@ -74,7 +74,10 @@ impl<H: Handler> Drop for Interrupt<H> {
 /// # Safety
 ///
 /// `cookie` must be the address within an [`Arc<H>`] that is held during the call.
-unsafe extern "C" fn callback<H: Handler>(_irq: c_int, cookie: *mut c_void) -> bindings::irqreturn_t {
+unsafe extern "C" fn callback<H: Handler>(
+    _irq: c_int,
+    cookie: *mut c_void,
+) -> bindings::irqreturn_t {
     // SAFETY: By the requirement above.
     let handler = unsafe { ArcBorrow::from_raw(cookie.cast_const().cast::<H>()) };
     if H::handle(handler) {

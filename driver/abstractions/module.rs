@@ -53,8 +53,9 @@ impl<T: pci::Driver + 'static> InPlaceModule for PciModule<T> {
 /// A directory within the module's. To be called by a driver of the module. May
 /// sleep; never fails, without debugfs nothing is shown.
 pub(crate) fn debugfs_dir(name: &CStr) -> Dir {
+    let root = &raw const ROOT;
     // SAFETY: Written only while no driver is registered.
-    match unsafe { (*(&raw const ROOT)).as_ref() } {
+    match unsafe { (*root).as_ref() } {
         Some(root) => root.subdir(name),
         None => Dir::new(name),
     }

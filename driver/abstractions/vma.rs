@@ -9,7 +9,6 @@ use super::helpers::{
     ringbar_pgprot_writecombine, //
 };
 use kernel::{
-    bindings,
     error::to_result,
     mm::virt::{
         flags,

@@ -40,8 +40,6 @@ use kernel::{
 /// that must not block can consist of.
 const BATCH: usize = 8;
 
-type Batch<'a> = [Option<AcquiredSlot<'a>>; BATCH];
-
 /// What the call asks for, cut to the device.
 struct Call {
     opcode: Opcode,
@@ -73,7 +71,12 @@ pub(super) fn transfer(
 impl Call {
     /// Cuts the call to the device. `None` where there is nothing to do, `ENOSPC`
     /// for a write at the end.
-    fn new(device: &Device, opcode: Opcode, kiocb: &Kiocb<'_>, length: usize) -> Result<Option<Self>> {
+    fn new(
+        device: &Device,
+        opcode: Opcode,
+        kiocb: &Kiocb<'_>,
+        length: usize,
+    ) -> Result<Option<Self>> {
         let position = u64::try_from(kiocb.position())?;
         if length == 0 {
             return Ok(None);
@@ -110,7 +113,7 @@ impl Call {
             Ok(queue) => queue,
             Err(error) => return kiocb.done(Err(error)),
         };
-        match self.prepare(hardware, queue, iter, 0) {
+        match self.prepare(hardware, queue, iter, 0, !self.nowait) {
             Ok((slot, bytes)) if bytes == self.length => single(hardware, queue, kiocb, slot),
             Ok((slot, bytes)) => self.several(hardware, queue, kiocb, iter, slot, bytes),
             Err(error) => kiocb.done(Err(error)),
@@ -118,40 +121,31 @@ impl Call {
     }
 
     /// A slot with the request for what follows after `done` bytes, and how many
-    /// bytes that request has.
+    /// bytes that request has. `EAGAIN` where no slot is free and `wait` forbids to
+    /// wait for one.
     fn prepare<'a>(
         &self,
         hardware: &'a Entered<'_, Hardware>,
         queue: &'a Queue,
         iter: &mut IovIter<'_>,
         done: usize,
+        wait: bool,
     ) -> Result<(AcquiredSlot<'a>, usize)> {
         let device = hardware.device();
-        let mut slot = if self.nowait {
-            queue.try_acquire(device)?
-        } else {
+        let mut slot = if wait {
             queue.acquire(device)?
+        } else {
+            queue.try_acquire(device)?
         };
-        let bytes = self.fill(hardware, &mut slot, iter, done)?;
-        Ok((slot, bytes))
-    }
-
-    /// Prepares the request for what follows after `done` bytes.
-    fn fill(
-        &self,
-        hardware: &Hardware,
-        slot: &mut AcquiredSlot<'_>,
-        iter: &mut IovIter<'_>,
-        done: usize,
-    ) -> Result<usize> {
         let limit = (self.length - done).min(hardware.config().max_request_bytes() as usize);
         let position = self.position + done as u64;
-        slot.prepare_transfer(self.opcode, self.flags, position, iter, limit)
+        let bytes = slot.prepare_transfer(self.opcode, self.flags, position, iter, limit)?;
+        Ok((slot, bytes))
     }
 
     /// A call that `first`, with its `bytes`, is only the start of.
     fn several<'a>(
-        &self,
+        &'a self,
         hardware: &'a Entered<'_, Hardware>,
         queue: &'a Queue,
         kiocb: Kiocb<'_>,
@@ -159,125 +153,115 @@ impl Call {
         first: AcquiredSlot<'a>,
         bytes: usize,
     ) -> Answer {
-        let mut batch: Batch<'_> = [const { None }; BATCH];
-        let mut lengths = [0; BATCH];
-        batch[0] = Some(first);
-        lengths[0] = bytes;
-        let mut count = 1;
-        let mut done = bytes;
+        let operation = match Operation::new() {
+            Ok(operation) => operation,
+            Err(error) => {
+                iter.revert(bytes);
+                return kiocb.done(Err(error));
+            }
+        };
+        let mut parts = Parts {
+            call: self,
+            hardware,
+            queue,
+            operation: operation.clone(),
+            prepared: [const { None }; BATCH],
+            count: 0,
+            taken: 0,
+        };
+        parts.add(first, bytes);
 
         if self.nowait {
             // All or nothing: what has been submitted cannot be called back, and the caller comes
             // again with the whole.
-            while done < self.length && count < BATCH {
-                match self.prepare(hardware, queue, iter, done) {
-                    Ok((slot, bytes)) => {
-                        batch[count] = Some(slot);
-                        lengths[count] = bytes;
-                        count += 1;
-                        done += bytes;
-                    }
-                    Err(_) => break,
-                }
-            }
-            if done < self.length {
-                iter.revert(done);
+            if parts.fill(iter, false).is_err() || parts.taken < self.length {
+                iter.revert(parts.taken);
                 return kiocb.done(Err(EAGAIN));
             }
         }
-
-        let (queued, answer) = match kiocb.queue() {
-            Ok((queued, answer)) => (Some(queued), Ok(answer)),
-            Err(kiocb) => (None, Err(kiocb)),
-        };
-        let operation = match Operation::new(queued) {
-            Ok(operation) => operation,
-            Err(queued) => {
-                iter.revert(done);
-                let kiocb = match (queued, answer) {
-                    (Some(queued), Ok(answer)) => queued.withdraw(answer),
-                    (_, Err(kiocb)) => kiocb,
-                    // `queue` gives either both or none.
-                    (None, Ok(answer)) => return answer,
-                };
-                return kiocb.done(Err(ENOMEM));
+        match kiocb.queue() {
+            Ok((queued, answer)) => {
+                operation.complete_later(queued);
+                parts.submit(iter);
+                answer
             }
-        };
+            Err(kiocb) => {
+                parts.submit(iter);
+                kiocb.done(operation.wait())
+            }
+        }
+    }
+}
 
-        let (submitted, error) =
-            self.feed(hardware, queue, iter, &operation, &mut batch, &lengths, done);
-        operation.submitted(submitted, error);
-        match answer {
-            Ok(answer) => answer,
-            Err(kiocb) => kiocb.done(operation.wait()),
+/// A call of several requests while it is being submitted.
+struct Parts<'a, 'h> {
+    call: &'a Call,
+    hardware: &'a Entered<'h, Hardware>,
+    queue: &'a Queue,
+    operation: Arc<Operation>,
+    /// Requests that the device has not got yet; the first `count`.
+    prepared: [Option<AcquiredSlot<'a>>; BATCH],
+    count: usize,
+    /// Bytes in all requests so far.
+    taken: usize,
+}
+
+impl<'a> Parts<'a, '_> {
+    fn add(&mut self, mut slot: AcquiredSlot<'a>, bytes: usize) {
+        slot.set_owner(Owner::Part(self.operation.clone(), self.taken));
+        // `fill` stops at the end of the array.
+        if let Some(place) = self.prepared.get_mut(self.count) {
+            *place = Some(slot);
+            self.count += 1;
+            self.taken += bytes;
         }
     }
 
-    /// Submits what is in `batch`, `done` bytes, and then the rest of the call.
-    /// Returns the bytes submitted and what kept the rest from being so.
-    #[expect(clippy::too_many_arguments, reason = "the state of one loop")]
-    fn feed<'a>(
-        &self,
-        hardware: &'a Entered<'_, Hardware>,
-        queue: &'a Queue,
-        iter: &mut IovIter<'_>,
-        operation: &Arc<Operation>,
-        batch: &mut Batch<'a>,
-        lengths: &[usize; BATCH],
-        mut done: usize,
-    ) -> (usize, Option<Error>) {
-        let mut start = 0;
-        for (slot, length) in batch.iter_mut().zip(lengths) {
-            if let Some(slot) = slot {
-                slot.set_owner(Owner::Part(operation.clone(), start));
-                operation.add_part();
-            }
-            start += length;
+    /// Prepares requests until the call or the room is used up. Waits for a slot,
+    /// if `wait` allows, only while nothing is held back: were several to hold
+    /// slots while they wait for more, all could be held by calls that never go on.
+    ///
+    /// `EAGAIN` where no slot is free, which is no error while others are prepared.
+    fn fill(&mut self, iter: &mut IovIter<'_>, wait: bool) -> Result {
+        while self.count < BATCH && self.taken < self.call.length {
+            let wait = wait && self.count == 0;
+            let (slot, bytes) =
+                self.call
+                    .prepare(self.hardware, self.queue, iter, self.taken, wait)?;
+            self.add(slot, bytes);
         }
+        Ok(())
+    }
+
+    /// Submits the whole call, or as much of it as goes, and tells the operation.
+    fn submit(mut self, iter: &mut IovIter<'_>) {
         let mut submitted = 0;
-        let mut pending = batch.iter().flatten().count();
         let mut error = None;
-        while error.is_none() && (pending > 0 || done < self.length) {
-            if pending < BATCH && done < self.length {
-                // While requests are held back, nobody may be waited for: others could hold theirs
-                // back as well, and all slots would be taken by requests that nobody submits.
-                let slot = match queue.try_acquire(hardware.device()) {
-                    Err(error) if error == EAGAIN && pending == 0 => {
-                        queue.acquire(hardware.device())
-                    }
-                    slot => slot,
-                };
-                let filled = slot.and_then(|mut slot| {
-                    let bytes = self.fill(hardware, &mut slot, iter, done)?;
-                    Ok((slot, bytes))
-                });
-                match filled {
-                    Ok((mut slot, bytes)) => {
-                        slot.set_owner(Owner::Part(operation.clone(), done));
-                        operation.add_part();
-                        batch[pending] = Some(slot);
-                        pending += 1;
-                        done += bytes;
-                        continue;
-                    }
-                    Err(failure) if failure == EAGAIN && pending > 0 => {}
-                    Err(failure) => error = Some(failure),
-                }
+        while error.is_none() && submitted < self.call.length {
+            match self.fill(iter, true) {
+                Err(failure) if failure == EAGAIN && self.count > 0 => {}
+                Err(failure) => error = Some(failure),
+                Ok(()) => {}
             }
-            match queue.submit(&hardware.transport, hardware.device(), batch) {
-                Ok(()) => submitted = done,
+            if self.count == 0 {
+                break;
+            }
+            self.operation.add_parts(self.count);
+            let given = self.queue.submit(
+                &self.hardware.transport,
+                self.hardware.device(),
+                &mut self.prepared,
+            );
+            match given {
+                Ok(()) => submitted = self.taken,
                 Err(failure) => {
+                    self.operation.cancel_parts(self.count);
                     error = Some(failure);
-                    for mut slot in batch.iter_mut().filter_map(Option::take) {
-                        if let Owner::Part(operation, _) = slot.set_owner(Owner::Nobody) {
-                            operation.cancel_part();
-                        }
-                    }
                 }
             }
-            pending = 0;
+            self.count = 0;
         }
-        (submitted, error)
+        self.operation.submitted(submitted, error);
     }
 }
 

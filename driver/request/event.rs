@@ -68,11 +68,8 @@ impl EventQueue {
         let size = BUFFERS.min(transport.queue_max_size(device, index)?);
         let ring = Ring::new(device, size, event_idx)?;
         let doorbell = transport.enable_queue(device, index, &ring, vector)?;
-        let buffers = Coherent::zeroed_slice(
-            device.as_ref(),
-            EVENT_WORDS * usize::from(size),
-            GFP_KERNEL,
-        )?;
+        let buffers =
+            Coherent::zeroed_slice(device.as_ref(), EVENT_WORDS * usize::from(size), GFP_KERNEL)?;
         Arc::pin_init(
             pin_init!(Self {
                 doorbell,
@@ -133,8 +130,7 @@ impl EventQueue {
 
 impl State {
     fn offer(&mut self, entry: u16) -> Result {
-        let address =
-            self.buffers.dma_address() + u64::from(entry) * Event::SIZE as u64;
+        let address = self.buffers.dma_address() + u64::from(entry) * Event::SIZE as u64;
         // CAST: A small constant.
         self.ring
             .push(entry, address, Event::SIZE as u32, descriptor_flag::WRITE)

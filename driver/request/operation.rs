@@ -37,11 +37,9 @@ pub(crate) struct Operation {
 }
 
 impl Operation {
-    /// A call that has submitted nothing yet. `kiocb` is completed at the end; a
-    /// synchronous call has none and waits. May sleep.
-    pub(crate) fn new(kiocb: Option<QueuedKiocb>) -> Result<Arc<Self>, Option<QueuedKiocb>> {
-        // Allocated empty first, so that a failure leaves the control block with the caller.
-        let allocated = Arc::pin_init(
+    /// A call that has submitted nothing yet. May sleep.
+    pub(crate) fn new() -> Result<Arc<Self>> {
+        Arc::pin_init(
             pin_init!(Self {
                 state <- new_spinlock_irq!(State {
                     outstanding: 1,
@@ -52,25 +50,24 @@ impl Operation {
                 waiter <- Waiter::new(),
             }),
             GFP_KERNEL,
-        );
-        match allocated {
-            Ok(operation) => {
-                operation.state.lock().kiocb = kiocb;
-                Ok(operation)
-            }
-            Err(_) => Err(kiocb),
-        }
+        )
     }
 
-    /// One more request is about to be submitted. Any context.
-    pub(crate) fn add_part(&self) {
-        self.state.lock().outstanding += 1;
+    /// Makes the call an asynchronous one: `kiocb` is completed at the end, and
+    /// nobody waits. To be called before the first request is submitted.
+    pub(crate) fn complete_later(&self, kiocb: QueuedKiocb) {
+        self.state.lock().kiocb = Some(kiocb);
     }
 
-    /// A request that was added is not submitted after all. The submitter is still
-    /// at work.
-    pub(crate) fn cancel_part(&self) {
-        self.state.lock().outstanding -= 1;
+    /// `count` more requests are about to be submitted. Any context.
+    pub(crate) fn add_parts(&self, count: usize) {
+        self.state.lock().outstanding += count;
+    }
+
+    /// `count` requests that were added are not submitted after all. The submitter
+    /// is still at work.
+    pub(crate) fn cancel_parts(&self, count: usize) {
+        self.state.lock().outstanding -= count;
     }
 
     /// A request that begins `start` bytes into the call has ended. Any context, no

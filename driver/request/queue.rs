@@ -72,6 +72,19 @@ struct State {
 }
 
 impl State {
+    /// Makes a request available to the device, which sees it once it is published.
+    fn put_in_flight(&mut self, slot: KBox<Slot>) {
+        let entry = slot.entry();
+        let (address, len) = slot.table();
+        // A slot carries the number of an entry of its own ring, so there is a place for it.
+        if let Some(place) = self.entries.get_mut(usize::from(entry)) {
+            *place = Entry::InFlight(slot);
+            let _ = self
+                .ring
+                .push(entry, address, len, descriptor_flag::INDIRECT);
+        }
+    }
+
     fn put_free(&mut self, slot: KBox<Slot>) {
         // There is room for every slot of the ring.
         let _ = self.free.push_within_capacity(slot);
@@ -279,36 +292,21 @@ impl Queue {
         }
         let mut count = 0;
         for request in requests {
-            let Some(mut slot) = request.take().and_then(AcquiredSlot::into_inner) else {
+            let Some(slot) = request.take().and_then(AcquiredSlot::into_inner) else {
                 continue;
             };
-            let entry = slot.entry();
-            let (address, len) = slot.table();
-            let state = &mut *state;
-            // A slot carries the number of an entry of its own ring, so neither can fail.
-            match (
-                state
-                    .ring
-                    .push(entry, address, len, descriptor_flag::INDIRECT),
-                state.entries.get_mut(usize::from(entry)),
-            ) {
-                (Ok(()), Some(place)) => {
-                    *place = Entry::InFlight(slot);
-                    count += 1;
-                }
-                _ => {
-                    slot.fail(EIO);
-                    *request = Some(self.acquired(device, slot));
-                    return Err(EIO);
-                }
-            }
+            state.put_in_flight(slot);
+            count += 1;
         }
-        let notify = state.ring.publish()?;
+        // When in doubt, notify.
+        let notify = state.ring.publish().unwrap_or(true);
         drop(state);
         self.stats.requests.add(count);
         if notify {
             self.stats.doorbells.add(1);
-            transport.ring(device, self.doorbell)?;
+            // The address was checked when the queue was enabled, so this does not fail; and if it
+            // did, the requests would be in flight all the same.
+            let _ = transport.ring(device, self.doorbell);
         }
         Ok(())
     }
@@ -321,10 +319,11 @@ impl Queue {
         request: AcquiredSlot<'a>,
     ) -> Result<(), (Error, Option<AcquiredSlot<'a>>)> {
         let mut requests = [Some(request)];
-        self.submit(transport, device, &mut requests).map_err(|error| {
-            let [request] = requests;
-            (error, request)
-        })
+        self.submit(transport, device, &mut requests)
+            .map_err(|error| {
+                let [request] = requests;
+                (error, request)
+            })
     }
 
     /// Gives a request to the device and waits for its end. Sleeps.

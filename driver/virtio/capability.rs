@@ -78,29 +78,25 @@ pub(crate) struct Capabilities {
     pub(crate) shared_memory: Option<Region>,
 }
 
-/// Why the capabilities cannot be used.
+/// A capability that is needed and not there, or unusable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum CapabilityError {
-    /// No common configuration.
-    NoCommon,
-    /// No notification region.
-    NoNotify,
-    /// No device configuration.
-    NoDevice,
+pub(crate) enum Missing {
+    /// Common configuration.
+    Common,
+    /// Notifications.
+    Notify,
+    /// Device configuration.
+    Device,
 }
 
 impl Capabilities {
     /// Finds the capabilities in a copy of the configuration space. Of several of
     /// a kind the first usable one counts (4.1.4.1). `shared_memory_id` names the
     /// shared memory region that is wanted.
-    pub(crate) fn parse(
-        space: &[u8; CONFIG_SPACE],
-        shared_memory_id: u8,
-    ) -> Result<Self, CapabilityError> {
+    pub(crate) fn parse(space: &[u8; CONFIG_SPACE], shared_memory_id: u8) -> Result<Self, Missing> {
         let byte = |at: usize| space.get(at).copied().unwrap_or(0);
-        let word = |at: usize| {
-            u32::from_le_bytes([byte(at), byte(at + 1), byte(at + 2), byte(at + 3)])
-        };
+        let word =
+            |at: usize| u32::from_le_bytes([byte(at), byte(at + 1), byte(at + 2), byte(at + 3)]);
 
         let mut common = None;
         let mut notify = None;
@@ -121,10 +117,7 @@ impl Capabilities {
             next = byte(at + 1) & !3;
 
             let len = byte(at + 2);
-            if byte(at) != VENDOR_SPECIFIC
-                || len < CAP_LEN
-                || at + len as usize > CONFIG_SPACE
-            {
+            if byte(at) != VENDOR_SPECIFIC || len < CAP_LEN || at + len as usize > CONFIG_SPACE {
                 continue;
             }
             let kind = byte(at + 3);
@@ -151,12 +144,12 @@ impl Capabilities {
             }
         }
 
-        let (notify, notify_multiplier) = notify.ok_or(CapabilityError::NoNotify)?;
+        let (notify, notify_multiplier) = notify.ok_or(Missing::Notify)?;
         Ok(Self {
-            common: common.ok_or(CapabilityError::NoCommon)?,
+            common: common.ok_or(Missing::Common)?,
             notify,
             notify_multiplier,
-            device: device.ok_or(CapabilityError::NoDevice)?,
+            device: device.ok_or(Missing::Device)?,
             shared_memory,
         })
     }

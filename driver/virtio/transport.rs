@@ -87,12 +87,12 @@ impl Transport {
         for (at, byte) in space.iter_mut().enumerate() {
             *byte = config.try_read8(at)?;
         }
-        let capabilities = Capabilities::parse(&space, shared_memory_id).map_err(|error| {
+        let capabilities = Capabilities::parse(&space, shared_memory_id).map_err(|missing| {
             dev_err!(
                 device,
-                "no usable VIRTIO capabilities in PCI configuration space ({:?}); \
-                 is this a modern (1.0) device?\n",
-                error
+                "no usable VIRTIO capability in PCI configuration space: {:?}; is this a modern \
+                 (1.0) device?\n",
+                missing
             );
             ENODEV
         })?;
@@ -209,12 +209,8 @@ impl Transport {
         let mut offered = 0;
         for half in 0..2u32 {
             self.set_common32(device, common::DEVICE_FEATURE_SELECT, half)?;
-            let (bar, at) = self.locate(
-                device,
-                &self.capabilities.common,
-                common::DEVICE_FEATURE,
-                4,
-            )?;
+            let (bar, at) =
+                self.locate(device, &self.capabilities.common, common::DEVICE_FEATURE, 4)?;
             offered |= u64::from(bar.try_read32(at)?) << (32 * half);
         }
         if offered & required != required {

@@ -194,7 +194,7 @@ impl DeviceConfig {
     }
 
     /// The bytes that the device shows.
-    pub fn to_bytes(&self) -> [u8; Self::SIZE] {
+    pub fn to_bytes(self) -> [u8; Self::SIZE] {
         let mut out = [0; Self::SIZE];
         out[0..8].copy_from_slice(&Self::MAGIC);
         out[8..10].copy_from_slice(&Self::VERSION.to_le_bytes());
@@ -351,7 +351,7 @@ impl RequestHeader {
     }
 
     /// The bytes the driver puts into the descriptor.
-    pub fn to_bytes(&self) -> [u8; Self::SIZE] {
+    pub fn to_bytes(self) -> [u8; Self::SIZE] {
         let mut out = [0; Self::SIZE];
         out[0..2].copy_from_slice(&(self.opcode as u16).to_le_bytes());
         out[2..4].copy_from_slice(&self.flags.to_le_bytes());
@@ -433,7 +433,7 @@ impl RequestStatus {
     }
 
     /// The bytes the device writes.
-    pub fn to_bytes(&self) -> [u8; Self::SIZE] {
+    pub fn to_bytes(self) -> [u8; Self::SIZE] {
         let mut out = [0; Self::SIZE];
         out[0..4].copy_from_slice(&(self.code as u32).to_le_bytes());
         out[8..16].copy_from_slice(&self.result.to_le_bytes());
@@ -514,9 +514,9 @@ impl Event {
     }
 
     /// The bytes the device writes.
-    pub fn to_bytes(&self) -> [u8; Self::SIZE] {
+    pub fn to_bytes(self) -> [u8; Self::SIZE] {
         let mut out = [0; Self::SIZE];
-        match *self {
+        match self {
             Self::QueueBroken { queue, fault } => {
                 out[0..2].copy_from_slice(&1u16.to_le_bytes());
                 out[2..4].copy_from_slice(&queue.to_le_bytes());
