@@ -35,7 +35,7 @@ help: ## Show this text
 	@echo '  RINGBAR_MIRROR          Debian mirror, for example http://deb.debian.org/debian'
 	@echo
 	@echo 'make reports any failure as 2. For the exact exit status of a command in the'
-	@echo "guest: ci/exec [--share DIR] [--timeout SECONDS] 'COMMAND'"
+	@echo "guest: ci/exec --command '...' [--share DIR] [--timeout SECONDS]"
 
 .PHONY: run
 run: image ## Boot the VM, load the driver, verify it with fio, print a table

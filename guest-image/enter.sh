@@ -5,9 +5,9 @@
 # Inputs:  RINGBAR_BIND, more host paths to show, separated by colons.
 #
 # Inside, the host's /dev, /proc, /sys and /tmp, its other top-level folders
-# (/home, /root, /srv, ...), the checkout, the cache and the current folder are
-# found at their own paths, SOURCE at TARGET; programs, libraries and /etc are
-# those of the root. The mounts live in a mount namespace of this command alone.
+# (/home, /root, /srv, ...), /var/tmp, the checkout, the cache and the current
+# folder are found at their own paths, SOURCE at TARGET; what else is in /usr,
+# /etc and /var is the root's. The mounts are seen by this command alone.
 # --network adds the host's name resolution and certificates.
 #
 # Nothing forks: the command takes over this process, with its id and signals.
@@ -38,7 +38,7 @@ if [[ ${1:-} == --inside ]]; then
     # nothing is lost as long as the ones that follow can be shown.
     for folder in /*; do
         case $folder in
-            /bin | /sbin | /lib* | /usr | /etc | /var | /boot | /run | /lost+found) continue ;;
+            /bin | /sbin | /lib* | /usr | /etc | /var | /boot | /lost+found) continue ;;
         esac
         if [[ -d $folder && ! -L $folder ]]; then
             show "$folder" "$folder" 2>/dev/null || true
@@ -91,6 +91,8 @@ add "$checkout" "$checkout"
 cache=${XDG_CACHE_HOME:-${HOME:?}/.cache}/ringbar
 [[ ! -d $cache ]] || add "$cache" "$cache"
 add "$PWD" "$PWD"
+add /var/tmp /var/tmp
+[[ ! -d ${TMPDIR:-} ]] || add "$TMPDIR" "$TMPDIR"
 IFS=: read -r -a more <<<"${RINGBAR_BIND:-}"
 for path in "${more[@]}"; do
     add "$path" "$path"
