@@ -72,9 +72,9 @@ impl Chain {
         }
 
         let mut table = head.table;
-        let mut entries = u32::from(head.queue_size);
+        let mut entries = head.queue_size;
         let mut indirect = false;
-        let mut index = u32::from(head.index);
+        let mut index = head.index;
         // A chain visits each entry of its table at most once; one that goes on
         // has come back to where it was.
         let mut left = entries;
@@ -91,7 +91,8 @@ impl Chain {
 
             if descriptor.refers_to_indirect_table() {
                 // 2.7.5.3.1: no table within a table, nothing after one, and
-                // whole descriptors only. The write flag is ignored here.
+                // whole descriptors only, no more than an index can reach. The
+                // write flag is ignored here.
                 let length = descriptor.len();
                 if indirect
                     || descriptor.has_next()
@@ -102,7 +103,8 @@ impl Chain {
                 }
                 indirect = true;
                 table = descriptor.addr();
-                entries = length / VRING_DESC_ALIGN_SIZE;
+                entries =
+                    u16::try_from(length / VRING_DESC_ALIGN_SIZE).map_err(|_| QueueFault::Chain)?;
                 left = entries;
                 index = 0;
                 continue;
@@ -119,7 +121,7 @@ impl Chain {
             if !descriptor.has_next() {
                 return Ok(());
             }
-            index = u32::from(descriptor.next());
+            index = descriptor.next();
         }
     }
 }
