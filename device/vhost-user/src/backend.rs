@@ -80,7 +80,6 @@ impl DeviceBackend {
             shared: Shared {
                 memory: RequestMemory::new(device.storage().as_ref()),
                 aperture: Aperture::new(device.aperture_layout(), device.storage().clone()),
-                // Each queue can break once until the next reset.
                 events: PendingEvents::new(usize::from(FIRST_IO_QUEUE + io_queues))?,
                 device,
             },
@@ -217,16 +216,12 @@ impl VhostUserBackend for DeviceBackend {
             | VhostUserProtocolFeatures::SHMEM
     }
 
-    /// The rings are disabled already when this is called.
+    /// The rings are disabled already when this is called. Those that are broken
+    /// become whole at their next start.
     fn reset_device(&self) {
-        info!("driver resets the device");
+        info!("device reset");
         self.shared.aperture.stopped();
         self.shared.events.clear();
-        self.events.reset();
-        self.control.reset();
-        for server in &self.io {
-            server.reset();
-        }
     }
 
     fn set_event_idx(&self, _enabled: bool) {}

@@ -2,7 +2,6 @@
 
 //! Delivery of events over the event queue.
 
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use ringbar_model::ChainHead;
@@ -20,16 +19,10 @@ use crate::ring::{Memory, Ring};
 /// The event queue.
 #[derive(Default)]
 pub(crate) struct EventServer {
-    broken: AtomicBool,
     queue: Mutex<EventQueue>,
 }
 
 impl EventServer {
-    /// The driver has reset the device: a broken queue is whole again.
-    pub(crate) fn reset(&self) {
-        self.broken.store(false, Ordering::Release);
-    }
-
     /// Delivers pending events as far as the driver has put buffers in the
     /// ring. Called by the queue's worker only.
     pub(crate) fn serve(&self, shared: &Shared, ring: &Ring) {
@@ -39,9 +32,9 @@ impl EventServer {
             kicks: ring.take_kicks(),
             ..Counts::default()
         };
-        if let Err(fault) = self.deliver(shared, &mut vring, &mut queue, &mut counts) {
+        if let Err(fault) = deliver(shared, ring, &mut vring, &mut queue, &mut counts) {
             // There is no queue left to report this one on.
-            self.broken.store(true, Ordering::Release);
+            ring.set_broken();
             counts.broken_queues = 1;
             warn!(
                 queue = EVENT_QUEUE,
@@ -52,27 +45,26 @@ impl EventServer {
         drop(vring);
         shared.device.counters().add(&counts);
     }
+}
 
-    fn deliver(
-        &self,
-        shared: &Shared,
-        vring: &mut VringState<Memory>,
-        events: &mut EventQueue,
-        counts: &mut Counts,
-    ) -> Result<(), QueueFault> {
-        if !vring.is_enabled() || !vring.get_queue().ready() || self.broken.load(Ordering::Acquire)
-        {
-            return Ok(());
-        }
-        let guard = shared.memory.get();
-        let mem: &GuestMemoryMmap = &guard;
-        if mem.num_regions() == 0 {
-            return Ok(());
-        }
-        let posted = post(shared, vring, mem, events, counts);
-        notify(vring, mem, counts)?;
-        posted
+fn deliver(
+    shared: &Shared,
+    ring: &Ring,
+    vring: &mut VringState<Memory>,
+    events: &mut EventQueue,
+    counts: &mut Counts,
+) -> Result<(), QueueFault> {
+    if ring.is_broken() || !vring.is_enabled() || !vring.get_queue().ready() {
+        return Ok(());
     }
+    let guard = shared.memory.get();
+    let mem: &GuestMemoryMmap = &guard;
+    if mem.num_regions() == 0 {
+        return Ok(());
+    }
+    let posted = post(shared, vring, mem, events, counts);
+    notify(vring, mem, counts)?;
+    posted
 }
 
 fn post(

@@ -6,30 +6,48 @@ use std::collections::VecDeque;
 use std::io;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use ringbar_spec::Event;
+use ringbar_spec::{Event, QueueFault};
 use tracing::warn;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
+use crate::ring::Ring;
+
+/// A queue that broke.
+struct Pending {
+    queue: u16,
+    fault: QueueFault,
+    ring: Ring,
+}
+
+impl Pending {
+    const fn event(&self) -> Event {
+        Event::QueueBroken {
+            queue: self.queue,
+            fault: self.fault,
+        }
+    }
+}
+
 /// Events on their way to the driver, oldest first. Any thread adds to them; the
 /// worker of the event queue is woken and takes them off.
-#[derive(Debug)]
 pub(crate) struct PendingEvents {
-    events: Mutex<VecDeque<Event>>,
+    events: Mutex<VecDeque<Pending>>,
     limit: usize,
     wake: EventFd,
 }
 
 impl PendingEvents {
-    /// With room for `limit` events: one for each thing that can happen once.
-    pub(crate) fn new(limit: usize) -> io::Result<Self> {
+    /// For a device with `queues` queues.
+    pub(crate) fn new(queues: usize) -> io::Result<Self> {
         Ok(Self {
-            events: Mutex::new(VecDeque::with_capacity(limit)),
-            limit,
+            // Each queue can be broken once at a time.
+            events: Mutex::new(VecDeque::with_capacity(queues)),
+            limit: queues,
             wake: EventFd::new(EFD_NONBLOCK)?,
         })
     }
 
-    fn events(&self) -> MutexGuard<'_, VecDeque<Event>> {
+    fn events(&self) -> MutexGuard<'_, VecDeque<Pending>> {
         // A queue of plain values is whole whatever happened.
         self.events.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -39,34 +57,41 @@ impl PendingEvents {
         &self.wake
     }
 
-    /// Adds an event. When a driver takes none, the oldest go.
-    pub(crate) fn push(&self, event: Event) {
+    /// Reports a broken queue.
+    pub(crate) fn queue_broken(&self, queue: u16, fault: QueueFault, ring: &Ring) {
         {
             let mut events = self.events();
-            if events.len() == self.limit {
-                events.pop_front();
+            // What was pending for the queue is of a life that is over.
+            events.retain(|pending| pending.queue != queue && pending.ring.is_broken());
+            if events.len() < self.limit {
+                events.push_back(Pending {
+                    queue,
+                    fault,
+                    ring: ring.clone(),
+                });
             }
-            events.push_back(event);
         }
         if let Err(error) = self.wake.write(1) {
             warn!(%error, "cannot wake the event queue");
         }
     }
 
-    /// The oldest event, left in place.
+    /// The oldest event that is still true, left in place.
     pub(crate) fn front(&self) -> Option<Event> {
-        self.events().front().copied()
+        let mut events = self.events();
+        events.retain(|pending| pending.ring.is_broken());
+        events.front().map(Pending::event)
     }
 
     /// Takes off `event` if it is still the oldest.
     pub(crate) fn delivered(&self, event: Event) {
         let mut events = self.events();
-        if events.front() == Some(&event) {
+        if events.front().map(Pending::event) == Some(event) {
             events.pop_front();
         }
     }
 
-    /// Forgets everything: the driver has reset the device.
+    /// Forgets everything: the device was reset.
     pub(crate) fn clear(&self) {
         self.events().clear();
     }

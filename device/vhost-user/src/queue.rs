@@ -2,11 +2,10 @@
 
 //! Draining a request queue.
 
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use ringbar_model::{ChainHead, QueueRole, RequestQueue, Served};
-use ringbar_spec::{Event, Opcode, QueueFault, StatusCode};
+use ringbar_spec::{Opcode, QueueFault, StatusCode};
 use tracing::{debug, warn};
 use vhost_user_backend::{VringState, VringT};
 use virtio_queue::{Queue, QueueOwnedT, QueueT};
@@ -21,7 +20,7 @@ use crate::ring::{Memory, Ring};
 
 /// What the workers of a connection share.
 pub(crate) struct Shared {
-    pub(crate) device: std::sync::Arc<Device>,
+    pub(crate) device: Arc<Device>,
     pub(crate) memory: RequestMemory,
     pub(crate) aperture: Aperture,
     pub(crate) events: PendingEvents,
@@ -40,7 +39,6 @@ enum Next {
 /// Control queue or I/O queue.
 pub(crate) struct Server {
     index: u16,
-    broken: AtomicBool,
     requests: Mutex<RequestQueue>,
 }
 
@@ -48,18 +46,12 @@ impl Server {
     pub(crate) fn new(index: u16, role: QueueRole, device: &Device) -> Self {
         Self {
             index,
-            broken: AtomicBool::new(false),
             requests: Mutex::new(RequestQueue::new(
                 *device.config(),
                 role,
                 device.storage().clone(),
             )),
         }
-    }
-
-    /// The driver has reset the device: a broken queue is whole again.
-    pub(crate) fn reset(&self) {
-        self.broken.store(false, Ordering::Release);
     }
 
     /// Serves requests until the ring is empty. Called by the queue's worker
@@ -78,18 +70,14 @@ impl Server {
             };
             let outcome = self.batch(shared, ring, &mut vring, &mut requests, &mut counts);
             if let Err(fault) = outcome {
-                // Under the vring's lock, so that a reset comes before or after.
-                self.broken.store(true, Ordering::Release);
+                ring.set_broken();
                 counts.broken_queues = 1;
                 warn!(
                     queue = self.index,
                     ?fault,
                     "driver broke a queue: not served until it resets the device"
                 );
-                shared.events.push(Event::QueueBroken {
-                    queue: self.index,
-                    fault,
-                });
+                shared.events.queue_broken(self.index, fault, ring);
             }
             drop(vring);
             shared.device.counters().add(&counts);
@@ -111,14 +99,7 @@ impl Server {
         requests: &mut RequestQueue,
         counts: &mut Counts,
     ) -> Result<Next, QueueFault> {
-        if !vring.is_enabled() || !vring.get_queue().ready() {
-            return Ok(Next::Wait);
-        }
-        if ring.take_started() && is_new(vring.get_queue()) {
-            // Covers a monitor that stops the rings without a reset message.
-            self.reset();
-        }
-        if self.broken.load(Ordering::Acquire) {
+        if ring.is_broken() || !vring.is_enabled() || !vring.get_queue().ready() {
             return Ok(Next::Wait);
         }
         let guard = shared.memory.get();
@@ -204,11 +185,6 @@ impl Server {
             }
         }
     }
-}
-
-/// Whether nothing has happened in a ring yet.
-fn is_new(queue: &Queue) -> bool {
-    queue.next_avail() == 0 && queue.next_used() == 0
 }
 
 /// Sends the driver an interrupt if something was used and it wants to know.

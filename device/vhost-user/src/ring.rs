@@ -18,7 +18,7 @@ use vm_memory::{GuestAddressSpace, GuestMemoryAtomic, GuestMemoryMmap};
 /// Guest memory as the library keeps it.
 pub(crate) type Memory = GuestMemoryAtomic<GuestMemoryMmap>;
 
-/// The library's vring, with three differences.
+/// The library's vring, with four differences.
 ///
 /// - Handing over is fair. A worker holds the vring for a whole batch and takes
 ///   it again at once; without a queue to wait in, a message that stops the
@@ -26,7 +26,11 @@ pub(crate) type Memory = GuestMemoryAtomic<GuestMemoryMmap>;
 /// - A kick that is gone when the worker comes to read it is no error. In the
 ///   library it ends the worker thread; it happens when a vring is stopped and
 ///   started anew while its kick waits behind that of another vring.
-/// - It is noted when the vring starts, and how often it was kicked.
+/// - It can be broken: then the device serves it no longer, until it starts from
+///   index 0 again. Only a driver that has reset the device starts there; a
+///   monitor that stops and continues the guest starts it where it was. (QEMU
+///   does not pass the reset on as a message.)
+/// - It is counted how often it was kicked.
 #[derive(Clone)]
 pub(crate) struct Ring<M: GuestAddressSpace = Memory> {
     vring: VringMutex<M>,
@@ -37,7 +41,7 @@ pub(crate) struct Ring<M: GuestAddressSpace = Memory> {
 struct Shared {
     /// Held while waiting for the vring.
     turn: Mutex<()>,
-    started: AtomicBool,
+    broken: AtomicBool,
     kicks: AtomicU64,
 }
 
@@ -56,9 +60,15 @@ impl<M: GuestAddressSpace + 'static> Ring<M> {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether the vring was started since this was last asked.
-    pub(crate) fn take_started(&self) -> bool {
-        self.shared.started.swap(false, Ordering::AcqRel)
+    /// Whether the device has stopped serving the vring.
+    pub(crate) fn is_broken(&self) -> bool {
+        self.shared.broken.load(Ordering::Acquire)
+    }
+
+    /// Marks the vring as broken. To be called with the vring locked, so that a
+    /// new start comes either before or after.
+    pub(crate) fn set_broken(&self) {
+        self.shared.broken.store(true, Ordering::Release);
     }
 
     /// How many kicks were read since this was last asked.
@@ -147,8 +157,8 @@ impl<M: GuestAddressSpace + 'static> VringT<M> for Ring<M> {
 
     fn set_queue_ready(&self, ready: bool) {
         self.in_turn(|vring| {
-            if ready {
-                self.shared.started.store(true, Ordering::Release);
+            if ready && vring.queue_next_avail() == 0 {
+                self.shared.broken.store(false, Ordering::Release);
             }
             vring.set_queue_ready(ready);
         });
