@@ -13,11 +13,15 @@ use crate::{
             Gate, //
         },
         irq,
+        plug,
         work, //
     },
     hardware::Hardware,
     layout::Event,
-    request::event::Received,
+    request::{
+        event::Received,
+        queue::Queue, //
+    },
     stats::Stats, //
 };
 use kernel::{
@@ -164,6 +168,20 @@ impl Device {
         self.maps.unmap_all();
     }
 
+    /// Notifies the hardware of what was submitted to `queue`, once for all that the
+    /// current task submits in one batch. Task context; does not sleep.
+    pub(crate) fn notify_soon(
+        this: ArcBorrow<'_, Self>,
+        hardware: &Entered<'_, Hardware>,
+        queue: &Queue,
+    ) {
+        if plug::defer(this) {
+            queue.hold_notification();
+        } else {
+            queue.notify(&hardware.transport, hardware.device());
+        }
+    }
+
     /// Looks through all queues. Returns whether anything had been used. Any
     /// context.
     fn service(this: ArcBorrow<'_, Self>) -> bool {
@@ -250,6 +268,17 @@ impl irq::Handler for Device {
         Self::service(this);
         // With MSI-X nobody else shares the line.
         true
+    }
+}
+
+impl plug::Unplug for Device {
+    fn unplug(&self) {
+        // Without hardware there is nobody to notify.
+        if let Ok(hardware) = self.hardware() {
+            for queue in hardware.queues() {
+                queue.notify_if_held(&hardware.transport, hardware.device());
+            }
+        }
     }
 }
 

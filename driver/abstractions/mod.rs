@@ -15,6 +15,7 @@ pub(crate) mod irq;
 pub(crate) mod kiocb;
 pub(crate) mod module;
 pub(crate) mod pci;
+pub(crate) mod plug;
 pub(crate) mod segments;
 pub(crate) mod vma;
 pub(crate) mod wait;

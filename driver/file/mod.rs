@@ -36,11 +36,11 @@ impl FileOperations for Device {
     }
 
     fn read(this: ArcBorrow<'_, Self>, kiocb: Kiocb<'_>, iter: &mut IovIter<'_>) -> Answer {
-        transfer::transfer(&this, Opcode::Read, kiocb, iter)
+        transfer::transfer(this, Opcode::Read, kiocb, iter)
     }
 
     fn write(this: ArcBorrow<'_, Self>, kiocb: Kiocb<'_>, iter: &mut IovIter<'_>) -> Answer {
-        transfer::transfer(&this, Opcode::Write, kiocb, iter)
+        transfer::transfer(this, Opcode::Write, kiocb, iter)
     }
 
     fn fsync(&self) -> Result {

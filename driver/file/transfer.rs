@@ -33,7 +33,10 @@ use crate::{
 };
 use kernel::{
     prelude::*,
-    sync::Arc, //
+    sync::{
+        Arc,
+        ArcBorrow, //
+    }, //
 };
 
 /// Requests that are prepared before the device is notified. Also what a call
@@ -52,7 +55,7 @@ struct Call {
 
 /// Executes a read or write call.
 pub(super) fn transfer(
-    device: &Device,
+    device: ArcBorrow<'_, Device>,
     opcode: Opcode,
     kiocb: Kiocb<'_>,
     iter: &mut IovIter<'_>,
@@ -61,8 +64,8 @@ pub(super) fn transfer(
         Ok(hardware) => hardware,
         Err(error) => return kiocb.done(Err(error)),
     };
-    match Call::new(device, opcode, &kiocb, iter.len()) {
-        Ok(Some(call)) => call.submit(&hardware, kiocb, iter),
+    match Call::new(&device, opcode, &kiocb, iter.len()) {
+        Ok(Some(call)) => call.submit(device, &hardware, kiocb, iter),
         Ok(None) => kiocb.done(Ok(0)),
         Err(error) => kiocb.done(Err(error)),
     }
@@ -105,6 +108,7 @@ impl Call {
 
     fn submit(
         &self,
+        device: ArcBorrow<'_, Device>,
         hardware: &Entered<'_, Hardware>,
         kiocb: Kiocb<'_>,
         iter: &mut IovIter<'_>,
@@ -114,7 +118,9 @@ impl Call {
             Err(error) => return kiocb.done(Err(error)),
         };
         match self.prepare(hardware, queue, iter, 0, !self.nowait) {
-            Ok((slot, bytes)) if bytes == self.length => single(hardware, queue, kiocb, slot),
+            Ok((slot, bytes)) if bytes == self.length => {
+                single(device, hardware, queue, kiocb, slot)
+            }
             Ok((slot, bytes)) => self.several(hardware, queue, kiocb, iter, slot, bytes),
             Err(error) => kiocb.done(Err(error)),
         }
@@ -247,13 +253,12 @@ impl<'a> Parts<'a, '_> {
                 break;
             }
             self.operation.add_parts(self.count);
-            let given = self.queue.submit(
-                &self.hardware.transport,
-                self.hardware.device(),
-                &mut self.prepared,
-            );
-            match given {
-                Ok(()) => submitted = self.taken,
+            match self.queue.submit(&mut self.prepared) {
+                Ok(()) => {
+                    submitted = self.taken;
+                    self.queue
+                        .notify(&self.hardware.transport, self.hardware.device());
+                }
                 Err(failure) => {
                     self.operation.cancel_parts(self.count);
                     error = Some(failure);
@@ -266,20 +271,26 @@ impl<'a> Parts<'a, '_> {
 }
 
 /// A call that is one request.
-fn single<'a>(
-    hardware: &'a Entered<'_, Hardware>,
-    queue: &'a Queue,
+fn single(
+    device: ArcBorrow<'_, Device>,
+    hardware: &Entered<'_, Hardware>,
+    queue: &Queue,
     kiocb: Kiocb<'_>,
-    mut slot: AcquiredSlot<'a>,
+    mut slot: AcquiredSlot<'_>,
 ) -> Answer {
-    let (transport, device) = (&hardware.transport, hardware.device());
     let (queued, answer) = match kiocb.queue() {
         Ok(queued) => queued,
-        Err(kiocb) => return kiocb.done(queue.execute_transfer(transport, device, slot)),
+        Err(kiocb) => {
+            let result = queue.execute_transfer(&hardware.transport, hardware.device(), slot);
+            return kiocb.done(result);
+        }
     };
     slot.set_owner(Owner::Kiocb(queued));
-    match queue.submit_one(transport, device, slot) {
-        Ok(()) => answer,
+    match queue.submit_one(slot) {
+        Ok(()) => {
+            Device::notify_soon(device, hardware, queue);
+            answer
+        }
         Err((error, slot)) => match slot.map(|mut slot| slot.set_owner(Owner::Nobody)) {
             Some(Owner::Kiocb(queued)) => queued.withdraw(answer).done(Err(error)),
             // The request has gone after all, and with it the control block.

@@ -86,7 +86,8 @@ impl EventQueue {
             for entry in 0..state.ring.size() {
                 state.offer(entry)?;
             }
-            state.ring.publish()?
+            state.ring.publish()?;
+            state.ring.wants_notification()?
         };
         if notify {
             transport.ring(device, self.doorbell)?;
@@ -116,7 +117,11 @@ impl EventQueue {
                 Some(event) => Received::Event(event),
                 None => Received::Unknown(entry),
             };
-            match state.offer(entry).and_then(|()| state.ring.publish()) {
+            let offered = state.offer(entry).and_then(|()| {
+                state.ring.publish()?;
+                state.ring.wants_notification()
+            });
+            match offered {
                 Ok(notify) => (received, notify),
                 Err(_) => return Some(Received::Broken),
             }

@@ -39,6 +39,11 @@ use kernel::{
     pci,
     prelude::*,
     sync::{
+        atomic::{
+            Atomic,
+            Full,
+            Release, //
+        },
         Arc,
         CondVar,
         SpinLockIrq, //
@@ -118,6 +123,8 @@ pub(crate) struct Queue {
     index: u16,
     doorbell: Doorbell,
     stats: Arc<Stats>,
+    /// Whether a notification was put off to the end of a batch.
+    held: Atomic<bool>,
     #[pin]
     state: SpinLockIrq<State>,
     #[pin]
@@ -178,6 +185,7 @@ impl Queue {
                 index: config.index,
                 doorbell,
                 stats,
+                held: Atomic::new(false),
                 state <- new_spinlock_irq!(State {
                     ring,
                     entries,
@@ -276,16 +284,10 @@ impl Queue {
         }
     }
 
-    /// Gives the requests to the device, with one notification at the most. Any
-    /// context.
+    /// Gives the requests to the device; [`Self::notify`] has to follow. Any context.
     ///
     /// On an error all requests stay with the caller.
-    pub(crate) fn submit<'a>(
-        &'a self,
-        transport: &Transport,
-        device: &'a pci::Device<Bound>,
-        requests: &mut [Option<AcquiredSlot<'a>>],
-    ) -> Result {
+    pub(crate) fn submit(&self, requests: &mut [Option<AcquiredSlot<'_>>]) -> Result {
         let mut state = self.state.lock();
         if let Some(error) = state.failed {
             return Err(error);
@@ -298,32 +300,49 @@ impl Queue {
             state.put_in_flight(slot);
             count += 1;
         }
-        // When in doubt, notify.
-        let notify = state.ring.publish().unwrap_or(true);
+        // The ring has a place for its own index.
+        let _ = state.ring.publish();
         drop(state);
         self.stats.requests.add(count);
-        if notify {
-            self.stats.doorbells.add(1);
-            // The address was checked when the queue was enabled, so this does not fail; and if it
-            // did, the requests would be in flight all the same.
-            let _ = transport.ring(device, self.doorbell);
-        }
         Ok(())
     }
 
-    /// Gives one request to the device. On an error it comes back.
+    /// Notifies the device of what was submitted, if it wants to know. Any context.
+    pub(crate) fn notify(&self, transport: &Transport, device: &pci::Device<Bound>) {
+        // When in doubt, yes.
+        let wanted = self.state.lock().ring.wants_notification().unwrap_or(true);
+        if wanted {
+            self.stats.doorbells.add(1);
+            // The address was checked when the queue was enabled, so this does not fail.
+            let _ = transport.ring(device, self.doorbell);
+        }
+    }
+
+    /// Puts the notification off until [`Self::notify_if_held`].
+    pub(crate) fn hold_notification(&self) {
+        self.held.store(true, Release);
+    }
+
+    /// Notifies the device if that was put off. Any context.
+    ///
+    /// A flag is enough: whoever puts a notification off has a call of this function
+    /// ahead, so at the latest the last of them finds everything submitted.
+    pub(crate) fn notify_if_held(&self, transport: &Transport, device: &pci::Device<Bound>) {
+        if self.held.xchg(false, Full) {
+            self.notify(transport, device);
+        }
+    }
+
+    /// As [`Self::submit`], for one request. On an error it comes back.
     pub(crate) fn submit_one<'a>(
-        &'a self,
-        transport: &Transport,
-        device: &'a pci::Device<Bound>,
+        &self,
         request: AcquiredSlot<'a>,
     ) -> Result<(), (Error, Option<AcquiredSlot<'a>>)> {
         let mut requests = [Some(request)];
-        self.submit(transport, device, &mut requests)
-            .map_err(|error| {
-                let [request] = requests;
-                (error, request)
-            })
+        self.submit(&mut requests).map_err(|error| {
+            let [request] = requests;
+            (error, request)
+        })
     }
 
     /// Gives a request to the device and waits for its end. Sleeps.
@@ -344,8 +363,8 @@ impl Queue {
         let waiter = slot.waiter().clone();
         // A killed predecessor may have left a wake-up behind.
         waiter.rearm();
-        self.submit_one(transport, device, request)
-            .map_err(|(error, _)| error)?;
+        self.submit_one(request).map_err(|(error, _)| error)?;
+        self.notify(transport, device);
 
         let waited = wait(&waiter);
         let mut slot = {

@@ -96,8 +96,8 @@ pub(crate) struct Ring {
     used: Coherent<[u32]>,
     /// Index of the next entry to be made available.
     next_avail: u16,
-    /// Index up to which the device has been told.
-    published: u16,
+    /// Index up to which it has been decided whether to notify the device.
+    announced: u16,
     /// Index of the next used element to be looked at.
     last_used: u16,
 }
@@ -120,7 +120,7 @@ impl Ring {
             avail: Coherent::zeroed_slice(device, AVAIL_RING + n + 1, GFP_KERNEL)?,
             used: Coherent::zeroed_slice(device, USED_RING + 2 * n + 1, GFP_KERNEL)?,
             next_avail: 0,
-            published: 0,
+            announced: 0,
             last_used: 0,
         })
     }
@@ -168,24 +168,30 @@ impl Ring {
         Ok(())
     }
 
-    /// Shows the device what was pushed. Returns whether it wants to be notified
-    /// of that.
-    pub(crate) fn publish(&mut self) -> Result<bool> {
-        let old = self.published;
-        if old == self.next_avail {
-            return Ok(false);
-        }
+    /// Shows the device what was pushed. It may see it at once, but is only sure to
+    /// after a notification.
+    pub(crate) fn publish(&mut self) -> Result {
         // The entries before the index (2.7.13).
         dma_mb(Write);
         io_write!(self.avail, [try: AVAIL_INDEX], self.next_avail.to_le());
-        self.published = self.next_avail;
+        Ok(())
+    }
+
+    /// Whether the device wants to be notified of what was published since this was
+    /// last asked.
+    pub(crate) fn wants_notification(&mut self) -> Result<bool> {
+        let old = self.announced;
+        if old == self.next_avail {
+            return Ok(false);
+        }
+        self.announced = self.next_avail;
         // The index before the look at whether the device sleeps (2.7.13.4.1).
         dma_mb(Full);
         if self.event_idx {
             let at = USED_RING + 2 * usize::from(self.size);
             // CAST: The event is the first half of the word, whose rest is padding.
             let event = u32::from_le(io_read!(self.used, [try: at])) as u16;
-            Ok(passed(event, self.published, old))
+            Ok(passed(event, self.announced, old))
         } else {
             // CAST: The flags are the first half.
             let flags = u32::from_le(io_read!(self.used, [try: USED_HEAD])) as u16;
