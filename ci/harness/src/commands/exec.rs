@@ -23,8 +23,12 @@ use super::{MachineOptions, TIMED_OUT, parse_seconds};
 #[derive(Debug, Args)]
 pub struct Options {
     /// Command line for the guest's shell
-    #[arg(long, env = "RINGBAR_CMD", value_name = "STRING")]
-    command: String,
+    #[arg(value_name = "COMMAND")]
+    positional: Option<String>,
+
+    /// The same, as an option
+    #[arg(long, env = "RINGBAR_CMD", value_name = "COMMAND")]
+    command: Option<String>,
 
     /// Directory to mount at /mnt of the guest, readable and writable
     #[arg(long, env = "RINGBAR_SHARE", value_name = "DIR")]
@@ -49,6 +53,12 @@ pub struct Options {
 
 /// Runs the command.
 pub fn run(setup: &Setup, options: &Options) -> anyhow::Result<ExitCode> {
+    let line = options
+        .positional
+        .as_deref()
+        .or(options.command.as_deref())
+        .filter(|line| !line.trim().is_empty())
+        .context("no command; with make: `make exec CMD='...'`")?;
     let mut vm_options = options.machine.vm();
     // An empty value of the environment variable means none.
     vm_options.share = options
@@ -66,7 +76,7 @@ pub fn run(setup: &Setup, options: &Options) -> anyhow::Result<ExitCode> {
         vm.mount_share()?;
     }
 
-    let command = GuestCommand::shell(&options.command);
+    let command = GuestCommand::shell(line);
     let result = pass_through(&vm, &command, options.timeout);
     let status = match vm.explain(result) {
         Ok(status) => status,

@@ -1,0 +1,219 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! What a test is.
+
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::sys::{self, Region};
+
+/// How a test ends when it does not pass.
+#[derive(Debug)]
+pub enum Stop {
+    /// Something is not as it must be.
+    Failed(String),
+    /// The test makes no sense here.
+    Skipped(String),
+}
+
+/// Result of a test.
+pub type Verdict<T = ()> = Result<T, Stop>;
+
+impl From<io::Error> for Stop {
+    fn from(error: io::Error) -> Self {
+        Self::Failed(error.to_string())
+    }
+}
+
+/// Says what was being done when an error came up.
+pub trait During<T> {
+    /// Turns an error into a failure of the test.
+    fn during(self, what: impl FnOnce() -> String) -> Verdict<T>;
+}
+
+impl<T> During<T> for io::Result<T> {
+    fn during(self, what: impl FnOnce() -> String) -> Verdict<T> {
+        self.map_err(|error| Stop::Failed(format!("{}: {error}", what())))
+    }
+}
+
+impl<T> During<T> for Verdict<T> {
+    fn during(self, what: impl FnOnce() -> String) -> Verdict<T> {
+        self.map_err(|stop| match stop {
+            Stop::Failed(message) => Stop::Failed(format!("{}: {message}", what())),
+            skipped @ Stop::Skipped(_) => skipped,
+        })
+    }
+}
+
+/// Fails the test unless a condition holds.
+#[macro_export]
+macro_rules! check {
+    ($condition:expr, $($message:tt)+) => {
+        if !$condition {
+            return Err($crate::case::Stop::Failed(format!($($message)+)));
+        }
+    };
+}
+
+/// Fails the test unless two values are equal.
+#[macro_export]
+macro_rules! check_eq {
+    ($found:expr, $expected:expr, $($message:tt)+) => {
+        match (&$found, &$expected) {
+            (found, expected) => if *found != *expected {
+                return Err($crate::case::Stop::Failed(format!(
+                    "{}: {found:?} instead of {expected:?}",
+                    format_args!($($message)+)
+                )));
+            }
+        }
+    };
+}
+
+/// Fails the test unless an operation failed with one of these errors.
+pub fn expect_errno<T: std::fmt::Debug>(
+    result: io::Result<T>,
+    expected: &[i32],
+    what: &str,
+) -> Verdict {
+    match result {
+        Ok(value) => Err(Stop::Failed(format!(
+            "{what}: succeeded with {value:?}, expected {}",
+            names(expected)
+        ))),
+        Err(error) if error.raw_os_error().is_some_and(|e| expected.contains(&e)) => Ok(()),
+        Err(error) => Err(Stop::Failed(format!(
+            "{what}: {error}, expected {}",
+            names(expected)
+        ))),
+    }
+}
+
+fn names(errors: &[i32]) -> String {
+    let names: Vec<_> = errors
+        .iter()
+        .map(|error| io::Error::from_raw_os_error(*error).to_string())
+        .collect();
+    names.join(" or ")
+}
+
+/// Fails the test unless two runs of bytes are equal.
+pub fn expect_bytes(found: &[u8], expected: &[u8], what: &str) -> Verdict {
+    match crate::pattern::difference(found, expected) {
+        None => Ok(()),
+        Some(difference) => Err(Stop::Failed(format!("{what}: {difference}"))),
+    }
+}
+
+/// The device that is tested.
+#[derive(Clone, Debug)]
+pub struct Context {
+    path: PathBuf,
+    size: u64,
+}
+
+impl Context {
+    /// The device behind this node. A regular file can stand in for it where a
+    /// test is itself to be tested.
+    pub fn new(path: &Path) -> io::Result<Self> {
+        let file = sys::open(path, libc::O_RDONLY)?;
+        let size = sys::lseek(&file, 0, libc::SEEK_END)?;
+        Ok(Self {
+            path: path.to_owned(),
+            size,
+        })
+    }
+
+    /// The device node.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Size of the device memory.
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// Opens the device for reading and writing.
+    pub fn open(&self) -> Verdict<File> {
+        self.open_with(libc::O_RDWR)
+    }
+
+    /// Opens the device with these flags.
+    pub fn open_with(&self, flags: i32) -> Verdict<File> {
+        sys::open(&self.path, flags).during(|| format!("opening {}", self.path.display()))
+    }
+
+    /// Maps the whole device memory.
+    pub fn map(&self) -> Verdict<Region> {
+        let length = usize::try_from(self.size).map_err(|e| Stop::Failed(e.to_string()))?;
+        Region::shared(&self.open()?, 0, length).during(|| "mapping the device memory".into())
+    }
+
+    /// Directory of the PCI device in sysfs, found by the driver's name.
+    pub fn pci_device(&self) -> Verdict<PathBuf> {
+        let driver = Path::new("/sys/bus/pci/drivers/ringbar");
+        let entries = fs::read_dir(driver).during(|| format!("listing {}", driver.display()))?;
+        for entry in entries {
+            let entry = entry?;
+            // Devices are the links whose name is a PCI address.
+            if entry.file_name().to_string_lossy().contains(':') {
+                return Ok(entry.path().canonicalize()?);
+            }
+        }
+        Err(Stop::Failed("no device is bound to the driver".into()))
+    }
+
+    /// Address of the PCI device.
+    pub fn pci_address(&self) -> Verdict<String> {
+        let device = self.pci_device()?;
+        let name = device.file_name().unwrap_or_default();
+        Ok(name.to_string_lossy().into_owned())
+    }
+
+    /// One of the driver's counters.
+    pub fn counter(&self, name: &str) -> Verdict<u64> {
+        let path = format!("/sys/kernel/debug/ringbar/{}/{name}", self.pci_address()?);
+        let text = fs::read_to_string(&path).during(|| format!("reading {path}"))?;
+        text.trim()
+            .parse()
+            .map_err(|_| Stop::Failed(format!("{path} holds {text:?}, not a number")))
+    }
+
+    /// How many interrupts the driver's vectors have had on all CPUs.
+    pub fn interrupts(&self) -> Verdict<u64> {
+        let table = fs::read_to_string("/proc/interrupts")?;
+        crate::interrupts::count(&table, "ringbar")
+            .ok_or_else(|| Stop::Failed("no line of /proc/interrupts names ringbar".into()))
+    }
+}
+
+/// One test.
+pub struct Case {
+    /// Its name, beginning with the id of the feature it shows.
+    pub name: String,
+    /// What it does.
+    pub run: Box<dyn Fn(&Context) -> Verdict>,
+}
+
+impl Case {
+    /// A test of this name.
+    pub fn new(name: impl Into<String>, run: impl Fn(&Context) -> Verdict + 'static) -> Self {
+        Self {
+            name: name.into(),
+            run: Box::new(run),
+        }
+    }
+}
+
+/// Tests that share a virtual machine.
+pub struct Suite {
+    /// Its name.
+    pub name: &'static str,
+    /// One sentence that says what its tests do.
+    pub about: &'static str,
+    /// The tests, in the order in which they run.
+    pub cases: Vec<Case>,
+}

@@ -1,0 +1,24 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! Tests of the Ringbar driver that run inside the guest, and what the harness
+//! on the host has to know of them: their names, and the data they leave.
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | [`suites`] | the tests |
+//! | [`case`] | what a test is |
+//! | [`ktap`] | runs tests and reports |
+//! | [`method`] | all ways to move data |
+//! | [`pattern`] | test data |
+//! | [`bar_check`] | compares DMA with the map |
+//! | [`interrupts`] | reads `/proc/interrupts` |
+//! | [`sys`] | system calls in raw form |
+
+pub mod bar_check;
+pub mod case;
+pub mod interrupts;
+pub mod ktap;
+pub mod method;
+pub mod pattern;
+pub mod suites;
+pub mod sys;

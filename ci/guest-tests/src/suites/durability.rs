@@ -1,0 +1,153 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! Writes that are made durable, each in a way of its own. The host looks into
+//! the file behind the device afterwards, where [`RANGES`] says what must be.
+
+use std::fs::File;
+
+use crate::case::{Case, Context, During, Suite, Verdict};
+use crate::check_eq;
+use crate::pattern;
+use crate::sys::{self, AioContext, AioOperation, Buffers, IoVec, Region, Ring, UringOperation};
+
+/// What a test leaves in the device.
+#[derive(Clone, Copy, Debug)]
+pub struct Range {
+    /// Name of the test.
+    pub test: &'static str,
+    /// Where the range begins in the device memory.
+    pub offset: u64,
+    /// How long it is.
+    pub length: usize,
+    /// Seed of its bytes ([`pattern::bytes`]).
+    pub seed: u64,
+}
+
+type Write = fn(&Context, IoVec, u64) -> Verdict<usize>;
+
+/// The tests and how each writes.
+const TESTS: [(&str, Write); 9] = [
+    ("b7_fsync", |context, buffer, offset| {
+        let file = context.open()?;
+        let written = sys::pwrite(&file, buffer, offset)?;
+        sys::fsync(&file)?;
+        Ok(written)
+    }),
+    ("b7_fdatasync", |context, buffer, offset| {
+        let file = context.open()?;
+        let written = sys::pwrite(&file, buffer, offset)?;
+        sys::fdatasync(&file)?;
+        Ok(written)
+    }),
+    ("b7_o_dsync", |context, buffer, offset| {
+        let file = context.open_with(libc::O_RDWR | libc::O_DSYNC)?;
+        Ok(sys::pwrite(&file, buffer, offset)?)
+    }),
+    ("b7_o_sync", |context, buffer, offset| {
+        let file = context.open_with(libc::O_RDWR | libc::O_SYNC)?;
+        Ok(sys::pwrite(&file, buffer, offset)?)
+    }),
+    ("b7_rwf_dsync", |context, buffer, offset| {
+        let file = context.open()?;
+        Ok(sys::pwritev2(
+            &file,
+            &[buffer],
+            Some(offset),
+            libc::RWF_DSYNC,
+        )?)
+    }),
+    ("b7_aio_fsync", |context, buffer, offset| {
+        aio_sync(&context.open()?, buffer, offset, false)
+    }),
+    ("b7_aio_fdsync", |context, buffer, offset| {
+        aio_sync(&context.open()?, buffer, offset, true)
+    }),
+    ("b7_aio_write_rwf_dsync", |context, buffer, offset| {
+        let file = context.open()?;
+        let operation = AioOperation::pwrite(&file, buffer, offset).flags(libc::RWF_DSYNC);
+        Ok(AioContext::new(1)?.run(operation)?)
+    }),
+    ("b7_uring_fsync", |context, buffer, offset| {
+        let file = context.open()?;
+        let mut ring = Ring::new(2)?;
+        let written = ring.run(&UringOperation::write(&file, Buffers::One(buffer), offset))?;
+        ring.run(&UringOperation::fsync(&file, false))?;
+        Ok(written)
+    }),
+];
+
+/// What the tests leave in the device, one range for each.
+pub fn ranges() -> Vec<Range> {
+    TESTS
+        .iter()
+        .enumerate()
+        .map(|(i, (test, _))| Range {
+            test,
+            // Neither aligned nor multiples of anything.
+            offset: (i as u64 + 1) * 3_000_017,
+            length: 100_003 + 4096 * i,
+            seed: 500 + i as u64,
+        })
+        .collect()
+}
+
+/// The suite.
+pub fn suite() -> Suite {
+    let mut cases: Vec<_> = TESTS
+        .iter()
+        .zip(ranges())
+        .map(|(&(name, write), range)| {
+            Case::new(name, move |context| {
+                let memory = Region::anonymous(range.length + 3)?;
+                memory.store(3, pattern::bytes(range.seed, range.length));
+                let written = write(context, memory.buffer(3, range.length), range.offset)?;
+                check_eq!(written, range.length, "bytes written");
+                Ok(())
+            })
+        })
+        .collect();
+    cases.push(Case::new("b7_fsync_is_a_request", fsync_is_a_request));
+    Suite {
+        name: "durability",
+        about: "writes made durable, looked for in the file behind the device",
+        cases,
+    }
+}
+
+fn aio_sync(file: &File, buffer: IoVec, offset: u64, data_only: bool) -> Verdict<usize> {
+    let aio = AioContext::new(1)?;
+    let written = aio.run(AioOperation::pwrite(file, buffer, offset))?;
+    aio.run(AioOperation::fsync(file, data_only))
+        .during(|| "the operation that makes it durable".into())?;
+    Ok(written)
+}
+
+/// An `fsync` that never reached the device would go unnoticed as long as the
+/// host does not crash.
+fn fsync_is_a_request(context: &Context) -> Verdict {
+    let file = context.open()?;
+    let before = context.counter("requests")?;
+    sys::fsync(&file)?;
+    sys::fdatasync(&file)?;
+    check_eq!(
+        context.counter("requests")? - before,
+        2,
+        "requests for an fsync and an fdatasync"
+    );
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_lie_apart_and_within_a_small_device() {
+        let ranges = ranges();
+        for pair in ranges.windows(2) {
+            assert!(pair[0].offset + (pair[0].length as u64) < pair[1].offset);
+        }
+        let last = ranges.last().unwrap();
+        assert!(last.offset + last.length as u64 <= 32 << 20);
+    }
+}

@@ -1,0 +1,417 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! The driver comes and goes, with I/O running.
+
+use std::fs::{self, File};
+use std::io;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use crate::case::{Case, Context, During, Stop, Suite, Verdict, expect_bytes, expect_errno};
+use crate::pattern;
+use crate::sys::{
+    self, AioContext, AioOperation, Buffers, Child, PAGE, Region, Ring, UringOperation,
+};
+use crate::{check, check_eq};
+
+/// How often drivers come and go.
+const ROUNDS: u64 = 20;
+
+/// How long anything may take to end or to appear.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// The suite.
+pub fn suite() -> Suite {
+    Suite {
+        name: "lifecycle",
+        about: "the driver is unbound, removed and loaded again, with I/O running",
+        cases: vec![
+            Case::new("d2_rmmod_and_modprobe_20_times", reload),
+            Case::new("d2_rmmod_and_modprobe_20_times_with_io", reload_with_io),
+            Case::new(
+                "d2_rmmod_is_refused_while_a_file_is_open",
+                rmmod_with_open_file,
+            ),
+            Case::new(
+                "d2_open_file_gets_enodev_after_unbind",
+                open_file_after_unbind,
+            ),
+            Case::new("d2_unbind_20_times_with_io", unbind_with_io),
+            Case::new("a10_map_of_a_removed_device_gets_sigbus", map_after_unbind),
+            Case::new("d2_unbind_while_mapped_then_reload", reload_after_mapped),
+        ],
+    }
+}
+
+/// Loads or removes a module by the ordinary commands.
+fn modprobe(arguments: &[&str]) -> Verdict<bool> {
+    let output = Command::new("modprobe")
+        .args(arguments)
+        .output()
+        .during(|| format!("running modprobe {arguments:?}"))?;
+    Ok(output.status.success())
+}
+
+/// Repeats something until it succeeds, for a while.
+fn eventually(what: &str, mut attempt: impl FnMut() -> Verdict<bool>) -> Verdict {
+    let deadline = Instant::now() + PATIENCE;
+    while !attempt()? {
+        check!(Instant::now() < deadline, "{what}: not within {PATIENCE:?}");
+        // What is waited for announces itself to no one.
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    Ok(())
+}
+
+fn remove() -> Verdict {
+    eventually("rmmod ringbar", || modprobe(&["-r", "ringbar"]))
+}
+
+fn load(context: &Context) -> Verdict {
+    check!(modprobe(&["ringbar"])?, "modprobe ringbar failed");
+    appears(context)
+}
+
+/// The kernel makes the node a moment after the driver has asked for it.
+fn appears(context: &Context) -> Verdict {
+    eventually("the device node", || Ok(context.path().exists()))
+}
+
+/// Writes by DMA, looks through the map, reads back.
+fn expect_working(context: &Context, seed: u64) -> Verdict {
+    const LENGTH: usize = 300_001;
+    let file = context.open()?;
+    let memory = Region::anonymous(LENGTH)?;
+    let data = pattern::bytes(seed, LENGTH);
+    memory.store(0, data);
+    let written = sys::pwrite(&file, memory.buffer(0, LENGTH), seed)?;
+    check_eq!(written, LENGTH, "bytes written");
+    expect_bytes(&context.map()?.load(seed as usize, LENGTH), data, "the map")?;
+    memory.fill(0, LENGTH, 0);
+    let read = sys::pread(&file, memory.buffer(0, LENGTH), seed)?;
+    check_eq!(read, LENGTH, "bytes read");
+    expect_bytes(&memory.load(0, LENGTH), data, "what was read back")
+}
+
+fn reload(context: &Context) -> Verdict {
+    for round in 0..ROUNDS {
+        remove()?;
+        check!(
+            !context.path().exists(),
+            "the device node is there without driver in round {round}"
+        );
+        load(context)?;
+        expect_working(context, round).during(|| format!("round {round}"))?;
+    }
+    Ok(())
+}
+
+/// Whether an error says that there is no device now.
+fn is_absent(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(libc::ENOENT | libc::ENXIO | libc::ENODEV)
+    )
+}
+
+/// Memory that the test shares with the processes it makes: one byte that tells
+/// them to go on, and a count of what each has done.
+struct Board(Region);
+
+impl Board {
+    /// Bytes of the signal, which is a row of its own.
+    const ROW: usize = 8;
+
+    fn new() -> Verdict<Self> {
+        Ok(Self(Region::shared_anonymous(PAGE)?))
+    }
+
+    fn signal(&self) {
+        self.0.store(0, &[1]);
+    }
+
+    fn signalled(&self) -> bool {
+        self.0.load(0, 1) != [0]
+    }
+
+    fn done(&self, process: usize) -> u64 {
+        let mut count = [0; 8];
+        self.0.load_into((process + 1) * Self::ROW, &mut count);
+        u64::from_le_bytes(count)
+    }
+
+    fn count(&self, process: usize) {
+        let count = self.done(process) + 1;
+        self.0
+            .store((process + 1) * Self::ROW, &count.to_le_bytes());
+    }
+
+    /// Waits until a process has done this much.
+    fn expect_done(&self, process: usize, count: u64) -> Verdict {
+        eventually(&format!("progress of process {process}"), || {
+            Ok(self.done(process) >= count)
+        })
+    }
+}
+
+/// Makes a process that works for the test; what went wrong in it goes to
+/// standard error, and its exit status says that something did.
+fn process(number: usize, work: impl FnOnce() -> Verdict) -> Verdict<Child> {
+    Ok(sys::fork(|| match work() {
+        Ok(()) => 0,
+        Err(stop) => {
+            eprintln!("process {number}: {stop:?}");
+            1
+        }
+    })?)
+}
+
+fn expect_good_end(number: usize, child: Child) -> Verdict {
+    let end = child
+        .wait(PATIENCE)
+        .during(|| format!("waiting for process {number}"))?;
+    check_eq!(end, Ok(0), "end of process {number}");
+    Ok(())
+}
+
+/// Opens the device, moves data and closes it, again and again, until told to
+/// stop. A device that is not there is no error here.
+fn open_and_close(context: &Context, board: &Board, number: usize) -> Verdict {
+    const LENGTH: usize = 64 << 10;
+
+    let memory = Region::anonymous(LENGTH)?;
+    let buffer = memory.buffer(0, LENGTH);
+    let aio = AioContext::new(4)?;
+    while !board.signalled() {
+        match sys::open(context.path(), libc::O_RDWR) {
+            Ok(file) => {
+                for i in 0..4 {
+                    let offset = ((8 + number) << 20) as u64 + i * 1000;
+                    for result in [
+                        sys::pwrite(&file, buffer, offset),
+                        aio.run(AioOperation::pread(&file, buffer, offset)),
+                    ] {
+                        match result {
+                            Ok(n) => check_eq!(n, LENGTH, "bytes moved"),
+                            Err(error) if is_absent(&error) => {}
+                            Err(error) => return Err(error.into()),
+                        }
+                    }
+                }
+                board.count(number);
+            }
+            Err(error) if is_absent(&error) => {}
+            Err(error) => return Err(error.into()),
+        }
+        // Leaves a moment in which nobody has the device open.
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    Ok(())
+}
+
+fn reload_with_io(context: &Context) -> Verdict {
+    const PROCESSES: usize = 2;
+
+    let board = Board::new()?;
+    let mut children = Vec::new();
+    for number in 0..PROCESSES {
+        children.push(process(number, || open_and_close(context, &board, number))?);
+    }
+    for round in 0..ROUNDS {
+        for number in 0..PROCESSES {
+            board
+                .expect_done(number, board.done(number) + 1)
+                .during(|| format!("round {round}"))?;
+        }
+        remove().during(|| format!("round {round}"))?;
+        load(context).during(|| format!("round {round}"))?;
+    }
+    board.signal();
+    for (number, child) in children.into_iter().enumerate() {
+        expect_good_end(number, child)?;
+    }
+    expect_working(context, 77)
+}
+
+fn rmmod_with_open_file(context: &Context) -> Verdict {
+    let file = context.open()?;
+    check!(
+        !modprobe(&["-r", "ringbar"])?,
+        "the module could be removed while a file was open"
+    );
+    let memory = Region::anonymous(PAGE)?;
+    let read = sys::pread(&file, memory.buffer(0, PAGE), 0)
+        .during(|| "reading after the attempt".into())?;
+    check_eq!(read, PAGE, "bytes read after the attempt");
+    drop(file);
+    remove()?;
+    load(context)
+}
+
+const DRIVER: &str = "/sys/bus/pci/drivers/ringbar";
+
+/// Takes the device away from the driver.
+fn unbind(address: &str) -> Verdict {
+    fs::write(format!("{DRIVER}/unbind"), address).during(|| format!("unbinding {address}"))
+}
+
+/// Gives it back.
+fn bind(context: &Context, address: &str) -> Verdict {
+    fs::write(format!("{DRIVER}/bind"), address).during(|| format!("binding {address}"))?;
+    appears(context)
+}
+
+fn open_file_after_unbind(context: &Context) -> Verdict {
+    let address = context.pci_address()?;
+    let file = context.open()?;
+    let memory = Region::anonymous(PAGE)?;
+    unbind(&address)?;
+    let result = expect_enodev(&file, &memory);
+    bind(context, &address)?;
+    result?;
+    // The old file does not come back to life with the new device.
+    expect_enodev(&file, &memory).during(|| "after binding again".into())?;
+    expect_working(context, 78)?;
+    drop(file);
+    expect_working(context, 79)
+}
+
+/// Every kind of new I/O on the file of a removed device fails alike.
+fn expect_enodev(file: &File, memory: &Region) -> Verdict {
+    const ENODEV: &[i32] = &[libc::ENODEV];
+
+    let buffer = memory.buffer(0, PAGE);
+    let list = [buffer];
+    expect_errno(sys::pread(file, buffer, 0), ENODEV, "pread")?;
+    expect_errno(sys::pwrite(file, buffer, 0), ENODEV, "pwrite")?;
+    expect_errno(sys::preadv(file, &list, 0), ENODEV, "preadv")?;
+    expect_errno(sys::pwritev(file, &list, 0), ENODEV, "pwritev")?;
+    expect_errno(sys::fsync(file), ENODEV, "fsync")?;
+    expect_errno(Region::shared(file, 0, PAGE), ENODEV, "mmap")?;
+
+    let aio = AioContext::new(2)?;
+    expect_errno(
+        aio.run(AioOperation::pread(file, buffer, 0)),
+        ENODEV,
+        "aio pread",
+    )?;
+    expect_errno(
+        aio.run(AioOperation::pwrite(file, buffer, 0)),
+        ENODEV,
+        "aio pwrite",
+    )?;
+    let mut ring = Ring::new(2)?;
+    let read = UringOperation::read(file, Buffers::One(buffer), 0);
+    expect_errno(ring.run(&read), ENODEV, "io_uring read")?;
+    let write = UringOperation::write(file, Buffers::One(buffer), 0);
+    expect_errno(ring.run(&write), ENODEV, "io_uring write")
+}
+
+/// Moves data until the device is gone, in the way that belongs to the number.
+fn until_gone(context: &Context, board: &Board, number: usize) -> Verdict {
+    const DEPTH: usize = 8;
+    const LENGTH: usize = 100_000;
+
+    let file = context.open()?;
+    let memory = Region::anonymous(DEPTH * LENGTH)?;
+    let buffer = |i: usize| memory.buffer(i * LENGTH, LENGTH);
+    let place = |i: usize| ((2 * number) << 20) as u64 + (i * LENGTH) as u64;
+    let aio = AioContext::new(DEPTH as u32)?;
+    let mut ring = Ring::new(DEPTH as u32)?;
+    loop {
+        let results = match number {
+            0 => vec![(0, sys::pwrite(&file, buffer(0), place(0)))],
+            1 => vec![(0, sys::pread(&file, buffer(0), place(0)))],
+            2 => {
+                let operations: Vec<_> = (0..DEPTH)
+                    .map(|i| AioOperation::pwrite(&file, buffer(i), place(i)))
+                    .collect();
+                match aio.submit(&operations) {
+                    Ok(taken) => aio.results(taken, taken, PATIENCE)?,
+                    Err(error) => vec![(0, Err(error))],
+                }
+            }
+            _ => {
+                let operations: Vec<_> = (0..DEPTH)
+                    .map(|i| UringOperation::read(&file, Buffers::One(buffer(i)), place(i)))
+                    .collect();
+                check_eq!(ring.submit(&operations)?, DEPTH, "operations taken");
+                let results = ring.results(DEPTH, PATIENCE)?;
+                check_eq!(results.len(), DEPTH, "results");
+                results
+            }
+        };
+        check!(!results.is_empty(), "no result in time");
+        for (_, result) in results {
+            match result {
+                Ok(n) => check_eq!(n, LENGTH, "bytes moved"),
+                Err(error) if error.raw_os_error() == Some(libc::ENODEV) => return Ok(()),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        board.count(number);
+    }
+}
+
+fn unbind_with_io(context: &Context) -> Verdict {
+    const PROCESSES: usize = 4;
+
+    let address = context.pci_address()?;
+    for round in 0..ROUNDS {
+        let board = Board::new()?;
+        let mut children = Vec::new();
+        for number in 0..PROCESSES {
+            children.push(process(number, || until_gone(context, &board, number))?);
+        }
+        for number in 0..PROCESSES {
+            board.expect_done(number, 2)?;
+        }
+        unbind(&address)?;
+        for (number, child) in children.into_iter().enumerate() {
+            expect_good_end(number, child).during(|| format!("round {round}"))?;
+        }
+        bind(context, &address)?;
+        expect_working(context, round).during(|| format!("round {round}"))?;
+    }
+    Ok(())
+}
+
+fn map_after_unbind(context: &Context) -> Verdict {
+    let address = context.pci_address()?;
+    let board = Board::new()?;
+    let child = process(0, || {
+        let map = context.map()?;
+        map.store(12345, b"mapped");
+        board.count(0);
+        while !board.signalled() {
+            std::thread::yield_now();
+        }
+        let seen = map.load(12345, 6);
+        Err(Stop::Failed(format!(
+            "the map of the removed device shows {seen:?}"
+        )))
+    })?;
+    board.expect_done(0, 1)?;
+    unbind(&address)?;
+    board.signal();
+    let end = child.wait(PATIENCE)?;
+    bind(context, &address)?;
+    check!(
+        matches!(end, Err(libc::SIGBUS | libc::SIGSEGV)),
+        "the process ended with {end:?}, not SIGBUS"
+    );
+    expect_working(context, 80)
+}
+
+fn reload_after_mapped(context: &Context) -> Verdict {
+    let address = context.pci_address()?;
+    let file = context.open()?;
+    let map = context.map()?;
+    map.store(0, b"mapped");
+    unbind(&address)?;
+    drop(map);
+    drop(file);
+    remove()?;
+    load(context)?;
+    expect_working(context, 81)
+}

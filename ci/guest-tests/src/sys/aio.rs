@@ -1,0 +1,223 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! Linux asynchronous I/O by its system calls (what libaio wraps).
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::ptr;
+use std::time::Duration;
+
+use super::file::Vectored;
+use super::memory::IoVec;
+use super::{check, check_result};
+
+const IOCB_CMD_PREAD: u16 = 0;
+const IOCB_CMD_PWRITE: u16 = 1;
+const IOCB_CMD_FSYNC: u16 = 2;
+const IOCB_CMD_FDSYNC: u16 = 3;
+const IOCB_CMD_PREADV: u16 = 7;
+const IOCB_CMD_PWRITEV: u16 = 8;
+const IOCB_FLAG_RESFD: u32 = 1;
+
+/// `struct iocb` of `linux/aio_abi.h` on little-endian machines.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+struct Iocb {
+    data: u64,
+    key: u32,
+    rw_flags: i32,
+    opcode: u16,
+    reqprio: i16,
+    fd: u32,
+    buf: u64,
+    nbytes: u64,
+    offset: i64,
+    reserved: u64,
+    flags: u32,
+    resfd: u32,
+}
+
+/// `struct io_event` of `linux/aio_abi.h`.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+struct IoEvent {
+    data: u64,
+    obj: u64,
+    res: i64,
+    res2: i64,
+}
+
+/// One operation to submit. Vectored ones refer to their list of buffers.
+#[derive(Clone, Copy, Debug)]
+pub struct AioOperation<'a> {
+    iocb: Iocb,
+    /// The kernel copies the list during submission, but not before.
+    buffers: &'a [IoVec],
+}
+
+impl<'a> AioOperation<'a> {
+    fn new(opcode: u16, file: &File, offset: u64) -> Self {
+        Self {
+            iocb: Iocb {
+                opcode,
+                fd: file.as_raw_fd().cast_unsigned(),
+                offset: offset.cast_signed(),
+                ..Iocb::default()
+            },
+            buffers: &[],
+        }
+    }
+
+    fn single(mut self, buffer: IoVec) -> Self {
+        self.iocb.buf = buffer.0.iov_base.expose_provenance() as u64;
+        self.iocb.nbytes = buffer.len() as u64;
+        self
+    }
+
+    fn vectored(mut self, buffers: &'a [IoVec]) -> Self {
+        self.iocb.buf = Vectored::new(buffers).pointer().expose_provenance() as u64;
+        self.iocb.nbytes = buffers.len() as u64;
+        self.buffers = buffers;
+        self
+    }
+
+    /// `IOCB_CMD_PREAD`
+    pub fn pread(file: &File, buffer: IoVec, offset: u64) -> Self {
+        Self::new(IOCB_CMD_PREAD, file, offset).single(buffer)
+    }
+
+    /// `IOCB_CMD_PWRITE`
+    pub fn pwrite(file: &File, buffer: IoVec, offset: u64) -> Self {
+        Self::new(IOCB_CMD_PWRITE, file, offset).single(buffer)
+    }
+
+    /// `IOCB_CMD_PREADV`
+    pub fn preadv(file: &File, buffers: &'a [IoVec], offset: u64) -> Self {
+        Self::new(IOCB_CMD_PREADV, file, offset).vectored(buffers)
+    }
+
+    /// `IOCB_CMD_PWRITEV`
+    pub fn pwritev(file: &File, buffers: &'a [IoVec], offset: u64) -> Self {
+        Self::new(IOCB_CMD_PWRITEV, file, offset).vectored(buffers)
+    }
+
+    /// `IOCB_CMD_FSYNC`, or `IOCB_CMD_FDSYNC` for the data only.
+    pub fn fsync(file: &File, data_only: bool) -> Self {
+        let opcode = if data_only {
+            IOCB_CMD_FDSYNC
+        } else {
+            IOCB_CMD_FSYNC
+        };
+        Self::new(opcode, file, 0)
+    }
+
+    /// Sets the number that comes back with the result.
+    pub fn tag(mut self, tag: u64) -> Self {
+        self.iocb.data = tag;
+        self
+    }
+
+    /// Adds flags (`RWF_*`).
+    pub fn flags(mut self, flags: i32) -> Self {
+        self.iocb.rw_flags |= flags;
+        self
+    }
+
+    /// Has an eventfd signalled when the operation has ended.
+    pub fn notify(mut self, eventfd: BorrowedFd<'_>) -> Self {
+        self.iocb.flags |= IOCB_FLAG_RESFD;
+        self.iocb.resfd = eventfd.as_raw_fd().cast_unsigned();
+        self
+    }
+}
+
+/// An asynchronous I/O context.
+///
+/// The buffers of what is in flight must stay mapped until the result has been
+/// taken; a `Region` that is unmapped earlier is lost to the operation, which
+/// then ends on pages that nobody sees any more, never on foreign memory: the
+/// kernel holds pages, not addresses.
+#[derive(Debug)]
+pub struct AioContext(u64);
+
+impl AioContext {
+    /// A context for this many operations in flight.
+    pub fn new(depth: u32) -> io::Result<Self> {
+        let mut context = 0u64;
+        // SAFETY: the kernel writes one word.
+        let result =
+            unsafe { libc::syscall(libc::SYS_io_setup, u64::from(depth), &raw mut context) };
+        check(result as isize)?;
+        Ok(Self(context))
+    }
+
+    /// Submits operations; returns how many the kernel took.
+    pub fn submit(&self, operations: &[AioOperation<'_>]) -> io::Result<usize> {
+        let mut iocbs: Vec<Iocb> = operations.iter().map(|operation| operation.iocb).collect();
+        let pointers: Vec<*mut Iocb> = iocbs.iter_mut().map(ptr::from_mut).collect();
+        // SAFETY: the kernel copies the control blocks and the lists of buffers
+        // before it returns; it writes only their key and, later, to buffers
+        // that are mapped, into which no reference exists.
+        let result = unsafe {
+            libc::syscall(
+                libc::SYS_io_submit,
+                self.0,
+                pointers.len() as i64,
+                pointers.as_ptr(),
+            )
+        };
+        check(result as isize)
+    }
+
+    /// Takes at least `min` and at most `max` results: tag, and bytes or error.
+    /// Fewer only when the time is up.
+    pub fn results(
+        &self,
+        min: usize,
+        max: usize,
+        timeout: Duration,
+    ) -> io::Result<Vec<(u64, io::Result<usize>)>> {
+        let mut events = vec![IoEvent::default(); max];
+        let mut timeout = libc::timespec {
+            tv_sec: timeout.as_secs().cast_signed(),
+            tv_nsec: i64::from(timeout.subsec_nanos()),
+        };
+        // SAFETY: the kernel writes at most `max` events.
+        let result = unsafe {
+            libc::syscall(
+                libc::SYS_io_getevents,
+                self.0,
+                min as i64,
+                max as i64,
+                events.as_mut_ptr(),
+                &raw mut timeout,
+            )
+        };
+        let count = check(result as isize)?;
+        Ok(events[..count]
+            .iter()
+            .map(|event| (event.data, check_result(event.res)))
+            .collect())
+    }
+
+    /// Submits one operation and waits for its result.
+    pub fn run(&self, operation: AioOperation<'_>) -> io::Result<usize> {
+        if self.submit(&[operation])? != 1 {
+            return Err(io::Error::other("the operation was not taken"));
+        }
+        let results = self.results(1, 1, Duration::from_secs(60))?;
+        match results.into_iter().next() {
+            Some((_, result)) => result,
+            None => Err(io::ErrorKind::TimedOut.into()),
+        }
+    }
+}
+
+impl Drop for AioContext {
+    fn drop(&mut self) {
+        // SAFETY: the context belongs to this value. The call waits for what is
+        // in flight.
+        unsafe { libc::syscall(libc::SYS_io_destroy, self.0) };
+    }
+}

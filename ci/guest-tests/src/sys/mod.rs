@@ -1,0 +1,41 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! System calls in the raw form that the tests need: any address, any length,
+//! no check in between that the kernel should make.
+//!
+//! All `unsafe` code of the tests is below this module.
+
+mod aio;
+mod file;
+mod memory;
+mod process;
+mod uring;
+
+pub use aio::{AioContext, AioOperation};
+pub use file::{
+    Vectored, fdatasync, fsync, lseek, open, pread, preadv, preadv2, pwrite, pwritev, pwritev2,
+    read, readv, write, writev,
+};
+pub use memory::{IoVec, PAGE, Region, map_error};
+pub use process::{
+    Child, eventfd, eventfd_wait, exit_now, fork, interval_timer, kill, set_empty_handler,
+};
+pub use uring::{Buffers, Ring, UringOperation};
+
+use std::io;
+
+/// Turns the result of a C library call into that of Rust.
+fn check(result: isize) -> io::Result<usize> {
+    usize::try_from(result).map_err(|_| io::Error::last_os_error())
+}
+
+/// Turns the result of a kernel operation, a count or a negated error, into
+/// that of Rust.
+fn check_result(result: i64) -> io::Result<usize> {
+    usize::try_from(result).map_err(|_| {
+        i32::try_from(-result).map_or_else(
+            |_| io::Error::other(format!("result {result} is no error number")),
+            io::Error::from_raw_os_error,
+        )
+    })
+}

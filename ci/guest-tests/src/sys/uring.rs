@@ -1,0 +1,244 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! io_uring.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::AsRawFd;
+use std::time::Duration;
+
+use io_uring::types::{Fd, Fixed, FsyncFlags, SubmitArgs, Timespec};
+use io_uring::{IoUring, opcode, squeue};
+
+use super::check_result;
+use super::file::Vectored;
+use super::memory::{IoVec, Region};
+
+/// Which buffers an operation moves.
+#[derive(Clone, Copy, Debug)]
+pub enum Buffers<'a> {
+    /// One.
+    One(IoVec),
+    /// A list.
+    List(&'a [IoVec]),
+    /// One within the registered buffer of this index.
+    Registered(IoVec, u16),
+}
+
+/// One operation to submit. Vectored ones refer to their list of buffers.
+#[derive(Clone, Debug)]
+pub struct UringOperation<'a> {
+    entry: squeue::Entry,
+    /// The kernel copies the list during submission, but not before.
+    _buffers: Option<Buffers<'a>>,
+}
+
+/// Builds the entry for a plain file descriptor or a registered one.
+macro_rules! entry {
+    ($fd:expr, $build:expr) => {
+        match $fd {
+            Target::File(fd) => $build(fd),
+            Target::Registered(index) => $build(index),
+        }
+    };
+}
+
+#[derive(Clone, Copy)]
+enum Target {
+    File(Fd),
+    Registered(Fixed),
+}
+
+impl<'a> UringOperation<'a> {
+    /// Device to memory.
+    pub fn read(file: &File, buffers: Buffers<'a>, offset: u64) -> Self {
+        Self::read_from(Target::File(Fd(file.as_raw_fd())), buffers, offset)
+    }
+
+    /// Device to memory, the device being the registered file of this index.
+    pub fn read_registered_file(index: u32, buffers: Buffers<'a>, offset: u64) -> Self {
+        Self::read_from(Target::Registered(Fixed(index)), buffers, offset)
+    }
+
+    fn read_from(target: Target, buffers: Buffers<'a>, offset: u64) -> Self {
+        let entry = match buffers {
+            Buffers::One(IoVec(iov)) => {
+                let (base, length) = (iov.iov_base.cast(), length(iov.iov_len));
+                entry!(target, |fd| opcode::Read::new(fd, base, length)
+                    .offset(offset)
+                    .build())
+            }
+            Buffers::List(list) => {
+                let v = Vectored::new(list);
+                let count = v.count().cast_unsigned();
+                entry!(target, |fd| opcode::Readv::new(fd, v.pointer(), count)
+                    .offset(offset)
+                    .build())
+            }
+            Buffers::Registered(IoVec(iov), index) => {
+                let (base, length) = (iov.iov_base.cast(), length(iov.iov_len));
+                entry!(target, |fd| opcode::ReadFixed::new(fd, base, length, index)
+                    .offset(offset)
+                    .build())
+            }
+        };
+        Self {
+            entry,
+            _buffers: Some(buffers),
+        }
+    }
+
+    /// Memory to device.
+    pub fn write(file: &File, buffers: Buffers<'a>, offset: u64) -> Self {
+        Self::write_to(Target::File(Fd(file.as_raw_fd())), buffers, offset)
+    }
+
+    /// Memory to device, the device being the registered file of this index.
+    pub fn write_registered_file(index: u32, buffers: Buffers<'a>, offset: u64) -> Self {
+        Self::write_to(Target::Registered(Fixed(index)), buffers, offset)
+    }
+
+    fn write_to(target: Target, buffers: Buffers<'a>, offset: u64) -> Self {
+        let entry = match buffers {
+            Buffers::One(IoVec(iov)) => {
+                let (base, length) = (iov.iov_base.cast_const().cast(), length(iov.iov_len));
+                entry!(target, |fd| opcode::Write::new(fd, base, length)
+                    .offset(offset)
+                    .build())
+            }
+            Buffers::List(list) => {
+                let v = Vectored::new(list);
+                let count = v.count().cast_unsigned();
+                entry!(target, |fd| opcode::Writev::new(fd, v.pointer(), count)
+                    .offset(offset)
+                    .build())
+            }
+            Buffers::Registered(IoVec(iov), index) => {
+                let (base, length) = (iov.iov_base.cast_const().cast(), length(iov.iov_len));
+                entry!(target, |fd| opcode::WriteFixed::new(
+                    fd, base, length, index
+                )
+                .offset(offset)
+                .build())
+            }
+        };
+        Self {
+            entry,
+            _buffers: Some(buffers),
+        }
+    }
+
+    /// Makes earlier writes durable.
+    pub fn fsync(file: &File, data_only: bool) -> Self {
+        let flags = if data_only {
+            FsyncFlags::DATASYNC
+        } else {
+            FsyncFlags::empty()
+        };
+        Self {
+            entry: opcode::Fsync::new(Fd(file.as_raw_fd()))
+                .flags(flags)
+                .build(),
+            _buffers: None,
+        }
+    }
+
+    /// Sets the number that comes back with the result.
+    pub fn tag(mut self, tag: u64) -> Self {
+        self.entry = self.entry.user_data(tag);
+        self
+    }
+
+    /// Has a worker thread execute it (`IOSQE_ASYNC`).
+    pub fn on_worker(mut self) -> Self {
+        self.entry = self.entry.flags(squeue::Flags::ASYNC);
+        self
+    }
+
+    /// Starts the next operation only after this one (`IOSQE_IO_LINK`).
+    pub fn linked(mut self) -> Self {
+        self.entry = self.entry.flags(squeue::Flags::IO_LINK);
+        self
+    }
+}
+
+fn length(bytes: usize) -> u32 {
+    u32::try_from(bytes).unwrap_or(u32::MAX)
+}
+
+/// An io_uring instance. What [`super::AioContext`] says of buffers holds here
+/// as well.
+pub struct Ring(IoUring);
+
+impl Ring {
+    /// A ring for this many operations in flight.
+    pub fn new(depth: u32) -> io::Result<Self> {
+        Ok(Self(IoUring::new(depth)?))
+    }
+
+    /// Registers regions as fixed buffers, in this order. They must stay mapped
+    /// as long as the ring is used with them.
+    pub fn register_buffers(&self, regions: &[&Region]) -> io::Result<()> {
+        let buffers: Vec<libc::iovec> = regions
+            .iter()
+            .map(|region| region.buffer(0, region.len()).0)
+            .collect();
+        // SAFETY: the kernel pins the pages; a region unmapped too early leaves
+        // it with pages that nobody else sees, not with foreign memory.
+        unsafe { self.0.submitter().register_buffers(&buffers) }
+    }
+
+    /// Registers files, in this order.
+    pub fn register_files(&self, files: &[&File]) -> io::Result<()> {
+        let fds: Vec<i32> = files.iter().map(|file| file.as_raw_fd()).collect();
+        self.0.submitter().register_files(&fds)
+    }
+
+    /// Queues operations and submits them; returns how many the kernel took.
+    pub fn submit(&mut self, operations: &[UringOperation<'_>]) -> io::Result<usize> {
+        for operation in operations {
+            // SAFETY: lists of buffers are copied during the submission below;
+            // buffers lie in regions, into which no reference exists, and the
+            // kernel holds on to their pages.
+            unsafe { self.0.submission().push(&operation.entry) }
+                .map_err(|_| io::Error::other("the submission queue is full"))?;
+        }
+        self.0.submit()
+    }
+
+    /// Takes exactly `count` results: tag, and bytes or error. Fewer only when
+    /// the time is up.
+    pub fn results(
+        &mut self,
+        count: usize,
+        timeout: Duration,
+    ) -> io::Result<Vec<(u64, io::Result<usize>)>> {
+        let timeout = Timespec::new()
+            .sec(timeout.as_secs())
+            .nsec(timeout.subsec_nanos());
+        let arguments = SubmitArgs::new().timespec(&timeout);
+        match self.0.submitter().submit_with_args(count, &arguments) {
+            Ok(_) => {}
+            Err(error) if error.raw_os_error() == Some(libc::ETIME) => {}
+            Err(error) => return Err(error),
+        }
+        Ok(self
+            .0
+            .completion()
+            .take(count)
+            .map(|entry| (entry.user_data(), check_result(i64::from(entry.result()))))
+            .collect())
+    }
+
+    /// Submits one operation and waits for its result.
+    pub fn run(&mut self, operation: &UringOperation<'_>) -> io::Result<usize> {
+        if self.submit(std::slice::from_ref(operation))? != 1 {
+            return Err(io::Error::other("the operation was not taken"));
+        }
+        let results = self.results(1, Duration::from_secs(60))?;
+        match results.into_iter().next() {
+            Some((_, result)) => result,
+            None => Err(io::ErrorKind::TimedOut.into()),
+        }
+    }
+}
