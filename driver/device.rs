@@ -16,13 +16,15 @@ use crate::{
         plug,
         work, //
     },
+    event_log::EventLog,
     hardware::Hardware,
     layout::Event,
     request::{
         event::Received,
         queue::Queue, //
     },
-    stats::Stats, //
+    stats::Stats,
+    uapi, //
 };
 use kernel::{
     device::Bound,
@@ -59,8 +61,9 @@ const MAX_EVENTS: usize = 64;
 #[pin_data]
 pub(crate) struct Device {
     gate: Arc<Gate<Hardware>>,
-    maps: AddressSpace,
+    maps: Arc<AddressSpace>,
     stats: Arc<Stats>,
+    log: EventLog,
     /// Size of the device memory in bytes.
     capacity: Atomic<i64>,
     /// Whether the device memory is behind the aperture.
@@ -85,15 +88,17 @@ impl Device {
         hardware: Hardware,
         stats: Arc<Stats>,
     ) -> Result<Arc<Self>> {
-        let maps = AddressSpace::new()?;
+        let maps = Arc::pin_init(AddressSpace::new(), GFP_KERNEL)?;
+        let log = EventLog::new()?;
         // CAST: The configuration was checked to fit.
         let capacity = hardware.config().capacity() as i64;
-        let gate = Gate::new(device, hardware)?;
+        let gate = Gate::new(device, hardware, maps.clone())?;
         Arc::pin_init(
             pin_init!(Self {
                 gate,
                 maps,
                 stats,
+                log,
                 capacity: Atomic::new(capacity),
                 aperture_ready: Atomic::new(false),
                 broken: Atomic::new(false),
@@ -111,8 +116,18 @@ impl Device {
     }
 
     /// Where the maps of this device's files belong.
-    pub(crate) fn maps(&self) -> &AddressSpace {
+    pub(crate) fn maps(&self) -> &Arc<AddressSpace> {
         &self.maps
+    }
+
+    /// The counters.
+    pub(crate) fn stats(&self) -> &Stats {
+        &self.stats
+    }
+
+    /// The log of what happened to the device.
+    pub(crate) fn log(&self) -> &EventLog {
+        &self.log
     }
 
     /// Size of the device memory in bytes. Any context.
@@ -130,6 +145,9 @@ impl Device {
         let hardware = self.hardware()?;
         let ready = hardware.start(hardware.device())?;
         self.aperture_ready.store(ready, Release);
+        // CAST: A capacity is never negative.
+        self.log
+            .record(uapi::EVENT_STARTED, [self.capacity() as u64, 0]);
         Ok(())
     }
 
@@ -156,16 +174,18 @@ impl Device {
             queue.fail_in_flight(device, error);
         }
         *down = true;
+        // CAST: An errno is negative.
+        let errno = error.to_errno().unsigned_abs();
+        self.log.record(uapi::EVENT_STOPPED, [u64::from(errno), 0]);
         reset
     }
 
-    /// Ends all that is left of the hardware: waits for who is in it, frees it,
-    /// takes the user maps away. Sleeps. To be called after [`Self::shut_down`],
+    /// Ends all that is left of the hardware: waits for who is in it, takes the user
+    /// maps away, frees it. Sleeps. To be called after [`Self::shut_down`],
     /// when no interrupt comes any more.
     pub(crate) fn detach(&self) {
         work::flush(&self.work);
         self.gate.close();
-        self.maps.unmap_all();
     }
 
     /// Notifies the hardware of what was submitted to `queue`, once for all that the
@@ -202,6 +222,8 @@ impl Device {
                     queue.index(),
                     fault
                 );
+                this.log
+                    .record(uapi::EVENT_QUEUE_BROKEN, [queue.index().into(), 0]);
                 this.broken.store(true, Release);
                 work = true;
             }
@@ -239,6 +261,7 @@ impl Device {
                     queue,
                     fault
                 );
+                self.log.record(uapi::EVENT_QUEUE_BROKEN, [queue.into(), 1]);
                 self.broken.store(true, Release);
                 true
             }
@@ -246,6 +269,7 @@ impl Device {
                 dev_info!(device, "the device now has {} bytes\n", capacity);
                 // CAST: An event was checked to fit.
                 self.capacity.store(capacity as i64, Relaxed);
+                self.log.record(uapi::EVENT_CAPACITY, [capacity, 0]);
                 false
             }
             Received::Unknown(buffer) => {
@@ -264,7 +288,7 @@ impl Device {
 
 impl irq::Handler for Device {
     fn handle(this: ArcBorrow<'_, Self>) -> bool {
-        this.stats.interrupts.add(1);
+        this.stats.interrupt();
         Self::service(this);
         // With MSI-X nobody else shares the line.
         true

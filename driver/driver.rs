@@ -71,9 +71,10 @@ impl pci::Driver for RingbarDriver {
             let number = Number::take()?;
             let name = CString::try_from_fmt(fmt!("ringbar{}", number.0))?;
             let data = running.device.clone();
+            let maps = data.maps().clone();
             Ok(try_pin_init!(Binding {
                 file <- CharDevice::new(device, name, data),
-                stats <- StatsFiles::new(device, stats),
+                stats <- StatsFiles::new(device, stats, maps),
                 number,
                 running,
             }))

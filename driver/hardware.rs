@@ -35,6 +35,7 @@ use crate::{
 use kernel::{
     cpu::CpuId,
     device::Bound,
+    dma::Coherent,
     pci,
     prelude::*,
     sync::Arc,
@@ -236,6 +237,11 @@ impl Hardware {
     /// All queues that carry requests.
     pub(crate) fn queues(&self) -> impl Iterator<Item = &Queue> {
         self.queues.iter().map(|queue| &**queue)
+    }
+
+    /// The used ring of the queue at `index` of the request queues.
+    pub(crate) fn used_ring(&self, index: usize) -> Option<&Coherent<[u32]>> {
+        self.queues.get(index).map(|queue| queue.used_ring())
     }
 
     /// Makes everything that was written durable. Sleeps. `EINTR` when killed.

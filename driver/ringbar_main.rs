@@ -11,11 +11,14 @@
 //! | `device` | the device as files and interrupts see it, with its end |
 //! | `file` | what an open file does |
 //! | `driver` | ID table, probe, unbind |
+//! | `stats`, `event_log` | what user space can see of it |
+//! | `uapi` | what user space relies on |
 //! | `layout` | the protocol, the very file that the device is built from |
 
 mod abstractions;
 mod device;
 mod driver;
+mod event_log;
 mod file;
 mod hardware;
 #[path = "../device/spec/src/layout.rs"]
@@ -27,6 +30,7 @@ mod hardware;
 mod layout;
 mod request;
 mod stats;
+mod uapi;
 mod virtio;
 
 use kernel::{

@@ -2,9 +2,19 @@
 
 //! Counters, one file each in `/sys/kernel/debug/ringbar/<PCI address>/`.
 
-use crate::abstractions::{
-    module::debugfs_dir,
-    pci::address, //
+use crate::{
+    abstractions::{
+        address_space::AddressSpace,
+        module::debugfs_dir,
+        pci::address,
+        shared_memory::WordPage,
+        vma::SharedPage, //
+    },
+    uapi::{
+        COUNTER_DOORBELLS,
+        COUNTER_INTERRUPTS,
+        COUNTER_REQUESTS, //
+    }, //
 };
 use kernel::{
     debugfs::{
@@ -16,54 +26,55 @@ use kernel::{
     pci,
     prelude::*,
     sync::{
-        atomic::{
-            Atomic,
-            Relaxed, //
-        },
+        atomic::Relaxed,
         Arc, //
     }, //
 };
 
-/// A number that only grows.
-pub(crate) struct Counter(Atomic<u64>);
-
-impl Counter {
-    const fn new() -> Self {
-        Self(Atomic::new(0))
-    }
-
-    /// Any context.
-    #[inline]
-    pub(crate) fn add(&self, n: u64) {
-        self.0.add(n, Relaxed);
-    }
-
-    fn get(&self) -> u64 {
-        self.0.load(Relaxed)
-    }
-}
-
-/// The counters of one device.
-pub(crate) struct Stats {
-    /// Requests handed to the device. A large call is several.
-    pub(crate) requests: Counter,
-    /// Notifications of the device.
-    pub(crate) doorbells: Counter,
-    /// Interrupts taken.
-    pub(crate) interrupts: Counter,
-}
+/// The counters of one device, in a page that user space can map.
+pub(crate) struct Stats(WordPage);
 
 impl Stats {
     /// All zero. May sleep.
     pub(crate) fn new() -> Result<Arc<Self>> {
-        Ok(Arc::new(
-            Self {
-                requests: Counter::new(),
-                doorbells: Counter::new(),
-                interrupts: Counter::new(),
-            },
-            GFP_KERNEL,
-        )?)
+        Ok(Arc::new(Self(WordPage::new()?), GFP_KERNEL)?)
+    }
+
+    /// Counts `n` requests handed to the device. A large call is several.
+    #[inline]
+    pub(crate) fn requests(&self, n: u64) {
+        self.add(COUNTER_REQUESTS, n);
+    }
+
+    /// Counts a notification of the device.
+    #[inline]
+    pub(crate) fn doorbell(&self) {
+        self.add(COUNTER_DOORBELLS, 1);
+    }
+
+    /// Counts an interrupt.
+    #[inline]
+    pub(crate) fn interrupt(&self) {
+        self.add(COUNTER_INTERRUPTS, 1);
+    }
+
+    #[inline]
+    fn add(&self, counter: usize, n: u64) {
+        if let Some(counter) = self.0.words().get(counter) {
+            counter.add(n, Relaxed);
+        }
+    }
+
+    fn get(&self, counter: usize) -> u64 {
+        self.0
+            .words()
+            .get(counter)
+            .map_or(0, |counter| counter.load(Relaxed))
+    }
+
+    /// The page, for a map.
+    pub(crate) fn page(&self) -> Option<SharedPage> {
+        self.0.shared()
     }
 }
 
@@ -76,6 +87,8 @@ pub(crate) struct StatsFiles {
     doorbells: File<Arc<Stats>>,
     #[pin]
     interrupts: File<Arc<Stats>>,
+    #[pin]
+    maps: File<Arc<AddressSpace>>,
     dir: Dir,
 }
 
@@ -84,23 +97,35 @@ impl StatsFiles {
     pub(crate) fn new<'a>(
         device: &'a pci::Device<Bound>,
         stats: Arc<Stats>,
+        maps: Arc<AddressSpace>,
     ) -> impl PinInit<Self, Error> + 'a {
         pin_init::pin_init_scope(move || {
             let dir = debugfs_dir(&address(device)?);
             let own = dir.clone();
             Ok(try_pin_init!(Self {
-                requests <- own.read_callback_file(
-                    c"requests", stats.clone(), &|s: &Arc<Stats>, f: &mut fmt::Formatter<'_>| show(&s.requests, f)),
-                doorbells <- own.read_callback_file(
-                    c"doorbells", stats.clone(), &|s: &Arc<Stats>, f: &mut fmt::Formatter<'_>| show(&s.doorbells, f)),
-                interrupts <- own.read_callback_file(
-                    c"interrupts", stats.clone(), &|s: &Arc<Stats>, f: &mut fmt::Formatter<'_>| show(&s.interrupts, f)),
+                requests <- own.read_callback_file(c"requests", stats.clone(), &show_requests),
+                doorbells <- own.read_callback_file(c"doorbells", stats.clone(), &show_doorbells),
+                interrupts <-
+                    own.read_callback_file(c"interrupts", stats.clone(), &show_interrupts),
+                maps <- own.read_callback_file(c"maps", maps, &show_maps),
                 dir,
             }))
         })
     }
 }
 
-fn show(counter: &Counter, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-    writeln!(f, "{}", counter.get())
+fn show_requests(stats: &Arc<Stats>, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    writeln!(f, "{}", stats.get(COUNTER_REQUESTS))
+}
+
+fn show_doorbells(stats: &Arc<Stats>, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    writeln!(f, "{}", stats.get(COUNTER_DOORBELLS))
+}
+
+fn show_interrupts(stats: &Arc<Stats>, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    writeln!(f, "{}", stats.get(COUNTER_INTERRUPTS))
+}
+
+fn show_maps(maps: &Arc<AddressSpace>, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    writeln!(f, "{}", maps.maps())
 }

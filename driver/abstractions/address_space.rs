@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! All user maps of one device in one place, so that they can be taken away.
+//! All user maps of one device in one place, so that they can be counted and
+//! taken away.
 //!
 //! The maps of a file hang off `file->f_mapping`. For a character device that is
 //! by default the address space of whichever device node was opened, and there
@@ -16,15 +17,37 @@ use kernel::{
     bindings,
     error::from_err_ptr,
     fs::File,
-    prelude::*, //
+    mm::Mm,
+    new_mutex,
+    prelude::*,
+    sync::{
+        aref::ARef,
+        atomic::{
+            Atomic,
+            Relaxed, //
+        },
+        Mutex, //
+    }, //
 };
+
+/// A process (its memory, that is) with maps of the device.
+struct User {
+    mm: ARef<Mm>,
+    maps: usize,
+}
 
 /// The address space that holds all user maps of a device.
 ///
 /// # Invariants
 ///
-/// Owns a reference to a tmpfs file of this device's own.
-pub(crate) struct AddressSpace(NonNull<bindings::file>);
+/// `file` is a reference to a tmpfs file of this device's own.
+#[pin_data(PinnedDrop)]
+pub(crate) struct AddressSpace {
+    file: NonNull<bindings::file>,
+    maps: Atomic<i64>,
+    #[pin]
+    users: Mutex<KVec<User>>,
+}
 
 // SAFETY: Reference counts and `unmap_mapping_range` may be used from any thread.
 unsafe impl Send for AddressSpace {}
@@ -33,22 +56,34 @@ unsafe impl Sync for AddressSpace {}
 
 impl AddressSpace {
     /// A new, empty one. May sleep.
-    pub(crate) fn new() -> Result<Self> {
-        // SAFETY: The name is a string that is copied; no flags are set.
-        let file = from_err_ptr(unsafe {
-            shmem_file_setup(
-                c"ringbar".as_char_ptr(),
-                0,
-                bindings::vma_flags_t::default(),
-            )
-        })?;
-        // INVARIANT: The reference is the one just made.
-        Ok(Self(NonNull::new(file).ok_or(ENOMEM)?))
+    pub(crate) fn new() -> impl PinInit<Self, Error> {
+        pin_init::pin_init_scope(|| {
+            // SAFETY: The name is a string that is copied; no flags are set.
+            let file = from_err_ptr(unsafe {
+                shmem_file_setup(
+                    c"ringbar".as_char_ptr(),
+                    0,
+                    bindings::vma_flags_t::default(),
+                )
+            })?;
+            let file = NonNull::new(file).ok_or(ENOMEM)?;
+            // INVARIANT: The reference is the one just made.
+            Ok(try_pin_init!(Self {
+                file,
+                maps: Atomic::new(0),
+                users <- new_mutex!(KVec::new()),
+            }))
+        })
     }
 
     fn mapping(&self) -> *mut bindings::address_space {
         // SAFETY: The file is valid, and its mapping is set once, when it is made.
-        unsafe { (*self.0.as_ptr()).f_mapping }
+        unsafe { (*self.file.as_ptr()).f_mapping }
+    }
+
+    /// How many maps (areas of a process's memory) there are now.
+    pub(crate) fn maps(&self) -> i64 {
+        self.maps.load(Relaxed)
     }
 
     /// Makes the maps of `file` belong here.
@@ -62,17 +97,75 @@ impl AddressSpace {
         unsafe { (*file.as_ptr()).f_mapping = self.mapping() };
     }
 
+    /// Counts a map in `mm` that is about to be made. `ENOMEM` where it cannot be
+    /// kept in mind; then it must not be made. Sleeps.
+    pub(super) fn add(&self, mm: &Mm) -> Result {
+        let mut users = self.users.lock();
+        match users.iter_mut().find(|user| core::ptr::eq(&*user.mm, mm)) {
+            Some(user) => user.maps += 1,
+            None => users.push(
+                User {
+                    mm: ARef::from(mm),
+                    maps: 1,
+                },
+                GFP_KERNEL,
+            )?,
+        }
+        self.maps.add(1, Relaxed);
+        Ok(())
+    }
+
+    /// Counts a map that came from another one, by `fork` or by a split. Sleeps.
+    pub(super) fn copy(&self, mm: &Mm) {
+        if self.add(mm).is_err() {
+            // This map stays unknown to `unmap_all`. That does no harm, because it is not in the
+            // course of being made: copies of page tables are made in an order that suits
+            // `unmap_mapping_range`.
+            self.maps.add(1, Relaxed);
+        }
+    }
+
+    /// Counts a map less. Sleeps.
+    pub(super) fn remove(&self, mm: &Mm) {
+        self.maps.add(-1, Relaxed);
+        let mut users = self.users.lock();
+        let at = users.iter().position(|user| core::ptr::eq(&*user.mm, mm));
+        if let Some(at) = at {
+            users[at].maps -= 1;
+            if users[at].maps == 0 {
+                let user = users.remove(at);
+                drop(users);
+                drop(user);
+            }
+        }
+    }
+
     /// Takes all maps away. Who touches one afterwards gets `SIGBUS`, unless a
-    /// fault handler puts something back. Sleeps.
+    /// fault handler puts something back. Sleeps. No new maps may be made.
     pub(crate) fn unmap_all(&self) {
+        // A map is made before it is linked to the address space, and then it would be missed. Both
+        // happens under the lock of the process's memory, so wait for that. It must not be taken
+        // with `users` held: the order is the other way round.
+        let mut at = 0;
+        loop {
+            let mm = match self.users.lock().get(at) {
+                Some(user) => user.mm.clone(),
+                None => break,
+            };
+            if let Some(mm) = mm.mmget_not_zero() {
+                drop(mm.mmap_read_lock());
+            }
+            at += 1;
+        }
         // SAFETY: The address space is valid; a length of 0 means all of it.
         unsafe { bindings::unmap_mapping_range(self.mapping(), 0, 0, 1) };
     }
 }
 
-impl Drop for AddressSpace {
-    fn drop(&mut self) {
+#[pinned_drop]
+impl PinnedDrop for AddressSpace {
+    fn drop(self: Pin<&mut Self>) {
         // SAFETY: By the type invariant.
-        unsafe { bindings::fput(self.0.as_ptr()) };
+        unsafe { bindings::fput(self.file.as_ptr()) };
     }
 }

@@ -15,6 +15,10 @@ use super::{
     kiocb::{
         Answer,
         Kiocb, //
+    },
+    vma::{
+        NewMap,
+        SharedPage, //
     }, //
 };
 use core::{
@@ -28,7 +32,10 @@ use kernel::{
         to_result, //
     },
     fs::File,
-    mm::virt::VmaNew,
+    mm::virt::{
+        VmaNew,
+        VmaRef, //
+    },
     module::this_module,
     prelude::*,
     str::CString,
@@ -69,7 +76,11 @@ pub(crate) trait FileOperations: Send + Sync + Sized + 'static {
     fn fsync(&self) -> Result;
 
     /// Maps the device. Sleeps.
-    fn mmap(&self, vma: &VmaNew) -> Result;
+    fn mmap(&self, map: NewMap<'_>) -> Result;
+
+    /// The page to be put where a map that was [`NewMap::faulted`] is first
+    /// touched, at `page` of the file. `None` raises `SIGBUS`. Sleeps.
+    fn fault(&self, page: usize) -> Option<SharedPage>;
 }
 
 /// A registered character device, `/dev/<name>`. Unregistered when dropped:
@@ -255,8 +266,71 @@ impl<T: FileOperations> CharDevice<T> {
         vma: *mut bindings::vm_area_struct,
     ) -> c_int {
         // SAFETY: The file is open during the call, the area is being set up.
-        let (data, vma) = unsafe { (Self::data(file), VmaNew::from_raw(vma)) };
-        from_result(|| data.mmap(vma).map(|()| 0))
+        let (data, area) = unsafe { (Self::data(file), VmaNew::from_raw(vma)) };
+        from_result(|| {
+            let maps = data.address_space();
+            maps.add(area.mm())?;
+            if let Err(error) = data.mmap(NewMap::new(area)) {
+                maps.remove(area.mm());
+                return Err(error);
+            }
+            // SAFETY: The area is being set up.
+            unsafe { (*vma).vm_ops = &Self::VM_OPERATIONS };
+            Ok(0)
+        })
+    }
+
+    const VM_OPERATIONS: bindings::vm_operations_struct = bindings::vm_operations_struct {
+        open: Some(Self::vma_open),
+        close: Some(Self::vma_close),
+        fault: Some(Self::vma_fault),
+        ..pin_init::zeroed()
+    };
+
+    /// # Safety
+    ///
+    /// `vma` must be a map of a file that [`Self::open`] has opened, and be valid
+    /// during `'a`.
+    unsafe fn mapped<'a>(vma: *mut bindings::vm_area_struct) -> (ArcBorrow<'a, T>, &'a VmaRef) {
+        // SAFETY: The area is valid, and holds a reference to its file.
+        unsafe { (Self::data((*vma).vm_file), VmaRef::from_raw(vma)) }
+    }
+
+    /// # Safety
+    ///
+    /// To be called by the memory manager, on a map made by [`Self::mmap`].
+    unsafe extern "C" fn vma_open(vma: *mut bindings::vm_area_struct) {
+        // SAFETY: By the requirement.
+        let (data, vma) = unsafe { Self::mapped(vma) };
+        data.address_space().copy(vma.mm());
+    }
+
+    /// # Safety
+    ///
+    /// To be called by the memory manager, on a map made by [`Self::mmap`].
+    unsafe extern "C" fn vma_close(vma: *mut bindings::vm_area_struct) {
+        // SAFETY: By the requirement.
+        let (data, vma) = unsafe { Self::mapped(vma) };
+        data.address_space().remove(vma.mm());
+    }
+
+    /// # Safety
+    ///
+    /// To be called by the memory manager, on a map made by [`Self::mmap`].
+    unsafe extern "C" fn vma_fault(fault: *mut bindings::vm_fault) -> bindings::vm_fault_t {
+        // SAFETY: The fault is valid, and its area a map of ours.
+        let (data, page) = unsafe {
+            let place = &(*fault).__bindgen_anon_1;
+            (Self::mapped(place.vma).0, place.pgoff)
+        };
+        match data.fault(page) {
+            Some(page) => {
+                // SAFETY: The fault is ours to answer; the reference goes with the page.
+                unsafe { (*fault).page = page.into_raw() };
+                0
+            }
+            None => bindings::vm_fault_reason_VM_FAULT_SIGBUS,
+        }
     }
 }
 

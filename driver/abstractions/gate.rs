@@ -6,7 +6,11 @@
 //! C headers: [`include/linux/srcu.h`](srctree/include/linux/srcu.h),
 //! [`include/linux/device/devres.h`](srctree/include/linux/device/devres.h)
 
-use super::pci as raw_pci;
+use super::{
+    address_space::AddressSpace,
+    pci as raw_pci,
+    vma::NewMap, //
+};
 use core::{
     cell::UnsafeCell,
     ops::Deref, //
@@ -14,6 +18,7 @@ use core::{
 use kernel::{
     device::Bound,
     devres,
+    dma::Coherent,
     new_srcu,
     pci,
     prelude::*,
@@ -27,6 +32,10 @@ use kernel::{
         srcu,
         Arc,
         Srcu, //
+    },
+    transmute::{
+        AsBytes,
+        FromBytes, //
     }, //
 };
 
@@ -50,6 +59,7 @@ pub(crate) struct Gate<T> {
     open: Atomic<bool>,
     value: UnsafeCell<Option<T>>,
     device: ARef<pci::Device>,
+    maps: Arc<AddressSpace>,
 }
 
 // SAFETY: `T` is dropped by whichever thread closes the gate.
@@ -67,8 +77,13 @@ impl<T: Send + Sync> Drop for Closer<T> {
 }
 
 impl<T: Send + Sync + 'static> Gate<T> {
-    /// Puts `value` behind a new, open gate for `device`. May sleep.
-    pub(crate) fn new(device: &pci::Device<Bound>, value: T) -> Result<Arc<Self>> {
+    /// Puts `value` behind a new, open gate for `device`. `maps` are the user maps
+    /// of what is in it. May sleep.
+    pub(crate) fn new(
+        device: &pci::Device<Bound>,
+        value: T,
+        maps: Arc<AddressSpace>,
+    ) -> Result<Arc<Self>> {
         let gate = Arc::pin_init(
             // INVARIANT: `device` is bound, and the `Closer` registered below empties the gate
             // before it stops to be.
@@ -77,6 +92,7 @@ impl<T: Send + Sync + 'static> Gate<T> {
                 open: Atomic::new(true),
                 value: UnsafeCell::new(Some(value)),
                 device: ARef::from(&**device),
+                maps,
             }),
             GFP_KERNEL,
         )?;
@@ -104,8 +120,8 @@ impl<T> Gate<T> {
         })
     }
 
-    /// Lets nobody enter any more, waits until everybody has left, and drops the
-    /// value. Does nothing on a closed gate.
+    /// Lets nobody enter any more, waits until everybody has left, takes the user
+    /// maps away, and drops the value. Does nothing on a closed gate.
     ///
     /// Sleeps. Must not be called by one who has entered.
     pub(crate) fn close(&self) {
@@ -113,6 +129,8 @@ impl<T> Gate<T> {
             return;
         }
         self.srcu.synchronize();
+        // Who makes a map has entered, so there will be no more.
+        self.maps.unmap_all();
         // SAFETY: `open` was cleared by this call and by no other, and after the grace period
         // nobody who has seen it set is left: this is the only access.
         let value = unsafe { &mut *self.value.get() };
@@ -135,6 +153,28 @@ impl<T> Entered<'_, T> {
         // SAFETY: By the invariants of `Gate`, the device is bound while the value exists, and
         // that is until `self` is gone.
         unsafe { raw_pci::assume_bound(&self.gate.device) }
+    }
+
+    /// Makes `map` one of coherent memory that is part of the value. Read-only,
+    /// errors as of [`NewMap::faulted`]. Sleeps.
+    pub(crate) fn map_coherent<U: AsBytes + FromBytes>(
+        &self,
+        map: &NewMap<'_>,
+        memory: for<'x> fn(&'x T, usize) -> Option<&'x Coherent<[U]>>,
+        index: usize,
+    ) -> Result {
+        let memory = memory(self.value, index).ok_or(EINVAL)?;
+        // SAFETY: The allocation is part of the value (a function pointer has nothing else to take
+        // it from), for this device, and lives until `close` has taken all maps away. Whole pages
+        // are allocated, zeroed by the kernel.
+        unsafe {
+            map.coherent(
+                raw_pci::as_raw_device(self.device()),
+                memory.as_mut_ptr().cast(),
+                memory.dma_address(),
+                memory.size(),
+            )
+        }
     }
 }
 

@@ -8,7 +8,8 @@ use kernel::{
     ffi::{
         c_char,
         c_int,
-        c_ulong, //
+        c_ulong,
+        c_void, //
     }, //
 };
 
@@ -30,6 +31,9 @@ extern "C" {
         size: c_ulong,
         prot: bindings::pgprot_t,
     ) -> c_int;
+    pub(super) fn ringbar_get_page(page: *mut bindings::page);
+    pub(super) fn ringbar_page_address(page: *const bindings::page) -> *mut c_void;
+    pub(super) fn ringbar_pgprot_noncached(prot: bindings::pgprot_t) -> bindings::pgprot_t;
     pub(super) fn ringbar_pgprot_writecombine(prot: bindings::pgprot_t) -> bindings::pgprot_t;
 
     /// `include/linux/shmem_fs.h`

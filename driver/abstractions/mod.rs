@@ -17,6 +17,7 @@ pub(crate) mod module;
 pub(crate) mod pci;
 pub(crate) mod plug;
 pub(crate) mod segments;
+pub(crate) mod shared_memory;
 pub(crate) mod vma;
 pub(crate) mod wait;
 pub(crate) mod work;

@@ -2,6 +2,7 @@
 
 //! What an open `/dev/ringbarN` does.
 
+mod map;
 mod transfer;
 
 use crate::{
@@ -12,13 +13,16 @@ use crate::{
         kiocb::{
             Answer,
             Kiocb, //
+        },
+        vma::{
+            NewMap,
+            SharedPage, //
         }, //
     },
     device::Device,
     layout::Opcode, //
 };
 use kernel::{
-    mm::virt::VmaNew,
     prelude::*,
     sync::ArcBorrow, //
 };
@@ -48,11 +52,11 @@ impl FileOperations for Device {
         hardware.flush(hardware.device())
     }
 
-    fn mmap(&self, vma: &VmaNew) -> Result {
-        let hardware = self.hardware()?;
-        if !self.aperture_ready() {
-            return Err(ENODEV);
-        }
-        hardware.aperture().ok_or(ENODEV)?.map(vma)
+    fn mmap(&self, map: NewMap<'_>) -> Result {
+        map::map(self, map)
+    }
+
+    fn fault(&self, page: usize) -> Option<SharedPage> {
+        map::fault(self, page)
     }
 }

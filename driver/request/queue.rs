@@ -34,6 +34,7 @@ use crate::{
 };
 use kernel::{
     device::Bound,
+    dma::Coherent,
     new_condvar,
     new_spinlock_irq,
     pci,
@@ -123,6 +124,7 @@ pub(crate) struct Queue {
     index: u16,
     doorbell: Doorbell,
     stats: Arc<Stats>,
+    used_ring: Arc<Coherent<[u32]>>,
     /// Whether a notification was put off to the end of a batch.
     held: Atomic<bool>,
     #[pin]
@@ -185,6 +187,7 @@ impl Queue {
                 index: config.index,
                 doorbell,
                 stats,
+                used_ring: ring.used_ring().clone(),
                 held: Atomic::new(false),
                 state <- new_spinlock_irq!(State {
                     ring,
@@ -198,6 +201,11 @@ impl Queue {
             }),
             GFP_KERNEL,
         )
+    }
+
+    /// The used ring, to be shown to user space.
+    pub(crate) fn used_ring(&self) -> &Coherent<[u32]> {
+        &self.used_ring
     }
 
     /// Index of the queue in the device.
@@ -303,7 +311,7 @@ impl Queue {
         // The ring has a place for its own index.
         let _ = state.ring.publish();
         drop(state);
-        self.stats.requests.add(count);
+        self.stats.requests(count);
         Ok(())
     }
 
@@ -312,7 +320,7 @@ impl Queue {
         // When in doubt, yes.
         let wanted = self.state.lock().ring.wants_notification().unwrap_or(true);
         if wanted {
-            self.stats.doorbells.add(1);
+            self.stats.doorbell();
             // The address was checked when the queue was enabled, so this does not fail.
             let _ = transport.ring(device, self.doorbell);
         }

@@ -15,11 +15,14 @@ use kernel::{
     },
     pci,
     prelude::*,
-    sync::barrier::{
-        dma_mb,
-        Full,
-        Read,
-        Write, //
+    sync::{
+        barrier::{
+            dma_mb,
+            Full,
+            Read,
+            Write, //
+        },
+        Arc, //
     }, //
 };
 
@@ -93,7 +96,7 @@ pub(crate) struct Ring {
     event_idx: bool,
     descriptors: Coherent<[u64]>,
     avail: Coherent<[u16]>,
-    used: Coherent<[u32]>,
+    used: Arc<Coherent<[u32]>>,
     /// Index of the next entry to be made available.
     next_avail: u16,
     /// Index up to which it has been decided whether to notify the device.
@@ -118,7 +121,10 @@ impl Ring {
             event_idx,
             descriptors: Coherent::zeroed_slice(device, DESCRIPTOR_WORDS * n, GFP_KERNEL)?,
             avail: Coherent::zeroed_slice(device, AVAIL_RING + n + 1, GFP_KERNEL)?,
-            used: Coherent::zeroed_slice(device, USED_RING + 2 * n + 1, GFP_KERNEL)?,
+            used: Arc::new(
+                Coherent::zeroed_slice(device, USED_RING + 2 * n + 1, GFP_KERNEL)?,
+                GFP_KERNEL,
+            )?,
             next_avail: 0,
             announced: 0,
             last_used: 0,
@@ -139,6 +145,11 @@ impl Ring {
     /// Bus address of the available ring.
     pub(crate) fn driver_area(&self) -> u64 {
         self.avail.dma_address()
+    }
+
+    /// The used ring, which only the device writes to.
+    pub(crate) fn used_ring(&self) -> &Arc<Coherent<[u32]>> {
+        &self.used
     }
 
     /// Bus address of the used ring.
@@ -190,11 +201,11 @@ impl Ring {
         if self.event_idx {
             let at = USED_RING + 2 * usize::from(self.size);
             // CAST: The event is the first half of the word, whose rest is padding.
-            let event = u32::from_le(io_read!(self.used, [try: at])) as u16;
+            let event = u32::from_le(io_read!(&*self.used, [try: at])) as u16;
             Ok(passed(event, self.announced, old))
         } else {
             // CAST: The flags are the first half.
-            let flags = u32::from_le(io_read!(self.used, [try: USED_HEAD])) as u16;
+            let flags = u32::from_le(io_read!(&*self.used, [try: USED_HEAD])) as u16;
             Ok(flags == 0)
         }
     }
@@ -203,7 +214,7 @@ impl Ring {
     #[inline]
     fn used_index(&self) -> Result<u16> {
         // CAST: The index is the second half.
-        Ok((u32::from_le(io_read!(self.used, [try: USED_HEAD])) >> 16) as u16)
+        Ok((u32::from_le(io_read!(&*self.used, [try: USED_HEAD])) >> 16) as u16)
     }
 
     /// Takes the next used entry, if there is one. Whether the entry was available
@@ -238,8 +249,8 @@ impl Ring {
 
     fn used_element(&self, at: usize) -> Result<(u32, u32)> {
         Ok((
-            u32::from_le(io_read!(self.used, [try: at])),
-            u32::from_le(io_read!(self.used, [try: at + 1])),
+            u32::from_le(io_read!(&*self.used, [try: at])),
+            u32::from_le(io_read!(&*self.used, [try: at + 1])),
         ))
     }
 

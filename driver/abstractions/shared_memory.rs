@@ -1,0 +1,92 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Memory of the driver that user space can map and read, as numbers that are
+//! read and written one at a time.
+//!
+//! C headers: [`include/linux/gfp.h`](srctree/include/linux/gfp.h),
+//! [`include/linux/vmalloc.h`](srctree/include/linux/vmalloc.h)
+
+use super::{
+    helpers::ringbar_page_address,
+    vma::SharedPage, //
+};
+use core::ptr::NonNull;
+use kernel::{
+    bindings,
+    page::{
+        Page,
+        PAGE_SIZE, //
+    },
+    prelude::*,
+    sync::atomic::Atomic, //
+};
+
+/// Numbers in a page.
+pub(crate) const WORDS_PER_PAGE: usize = PAGE_SIZE / size_of::<u64>();
+
+/// One page of numbers.
+pub(crate) struct WordPage(Page);
+
+impl WordPage {
+    /// All zero. May sleep.
+    pub(crate) fn new() -> Result<Self> {
+        Ok(Self(Page::alloc_page(GFP_KERNEL | __GFP_ZERO)?))
+    }
+
+    /// The numbers.
+    #[inline]
+    pub(crate) fn words(&self) -> &[Atomic<u64>; WORDS_PER_PAGE] {
+        // SAFETY: The page is in the direct map (`GFP_KERNEL`), lives as long as `self`, and any
+        // content is valid; it is never accessed but as atomics.
+        unsafe { &*ringbar_page_address(self.0.as_ptr()).cast_const().cast() }
+    }
+
+    /// The page, for a map.
+    pub(crate) fn shared(&self) -> Option<SharedPage> {
+        // SAFETY: An ordinary page of order 0, with nothing but these numbers in it.
+        NonNull::new(self.0.as_ptr()).map(|page| unsafe { SharedPage::new(page) })
+    }
+}
+
+/// Several pages of numbers, contiguous for the kernel only (`vmalloc`).
+///
+/// # Invariants
+///
+/// `words` is a whole number of pages, and never grows.
+pub(crate) struct WordArea {
+    words: VVec<Atomic<u64>>,
+}
+
+impl WordArea {
+    /// All zero. May sleep.
+    pub(crate) fn new(pages: usize) -> Result<Self> {
+        let count = pages.checked_mul(WORDS_PER_PAGE).ok_or(EINVAL)?;
+        let mut words = VVec::with_capacity(count, GFP_KERNEL)?;
+        for _ in 0..count {
+            words.push(Atomic::new(0), GFP_KERNEL)?;
+        }
+        // INVARIANT: As many as fill the pages.
+        Ok(Self { words })
+    }
+
+    /// Number of pages.
+    pub(crate) fn pages(&self) -> usize {
+        self.words.len() / WORDS_PER_PAGE
+    }
+
+    /// The numbers.
+    #[inline]
+    pub(crate) fn words(&self) -> &[Atomic<u64>] {
+        &self.words
+    }
+
+    /// Page `index`, for a map.
+    pub(crate) fn shared(&self, index: usize) -> Option<SharedPage> {
+        let first = self.words.get(index.checked_mul(WORDS_PER_PAGE)?)?;
+        // SAFETY: `VVec` memory is always a `vmalloc` area, and this is an address within it.
+        let page = unsafe { bindings::vmalloc_to_page(core::ptr::from_ref(first).cast()) };
+        // SAFETY: The area lives. By the type invariant the page, an ordinary one, has nothing but
+        // these numbers in it. It lives on by its references when the area is freed.
+        NonNull::new(page).map(|page| unsafe { SharedPage::new(page) })
+    }
+}

@@ -1,0 +1,32 @@
+/* SPDX-License-Identifier: GPL-2.0 WITH Linux-syscall-note */
+#ifndef _UAPI_RINGBAR_H
+#define _UAPI_RINGBAR_H
+
+/*
+ * What user space relies on. Explained in driver/uapi.rs.
+ */
+
+/* mmap offset: (selector << RINGBAR_MAP_SHIFT) | offset within */
+#define RINGBAR_MAP_SHIFT		56
+#define RINGBAR_MAP_MEMORY		0ULL
+#define RINGBAR_MAP_MEMORY_UNCACHED	1ULL
+#define RINGBAR_MAP_MEMORY_CACHED	2ULL
+#define RINGBAR_MAP_STATISTICS		3ULL
+#define RINGBAR_MAP_EVENTS		4ULL
+#define RINGBAR_MAP_USED_RINGS		5ULL
+#define RINGBAR_USED_RING_STRIDE	(1ULL << 20)
+
+/* Places in the page of RINGBAR_MAP_STATISTICS, in __u64 */
+#define RINGBAR_COUNTER_REQUESTS	0
+#define RINGBAR_COUNTER_DOORBELLS	1
+#define RINGBAR_COUNTER_INTERRUPTS	2
+
+/* The log of RINGBAR_MAP_EVENTS */
+#define RINGBAR_EVENT_LOG_PAGES		4
+#define RINGBAR_EVENT_RECORD_WORDS	4
+#define RINGBAR_EVENT_STARTED		1ULL
+#define RINGBAR_EVENT_CAPACITY		2ULL
+#define RINGBAR_EVENT_QUEUE_BROKEN	3ULL
+#define RINGBAR_EVENT_STOPPED		4ULL
+
+#endif /* _UAPI_RINGBAR_H */
