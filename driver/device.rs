@@ -57,6 +57,14 @@ use kernel::{
 /// its mind.
 const MAX_EVENTS: usize = 64;
 
+/// What came of looking through a queue.
+struct Reap {
+    /// There was something.
+    any: bool,
+    /// There is something left for the work item.
+    work: bool,
+}
+
 /// One device.
 #[pin_data]
 pub(crate) struct Device {
@@ -202,37 +210,20 @@ impl Device {
         }
     }
 
-    /// Looks through all queues. Returns whether anything had been used. Any
-    /// context.
-    fn service(this: ArcBorrow<'_, Self>) -> bool {
+    /// Looks through all queues. Any context.
+    fn service(this: ArcBorrow<'_, Self>) {
         let Ok(hardware) = this.hardware() else {
-            return false;
+            return;
         };
         let device = hardware.device();
-        let mut any = false;
         let mut work = false;
         for queue in hardware.queues() {
-            let reaped = queue.reap(device);
-            any |= reaped.any;
-            work |= reaped.deferred;
-            if let Some(fault) = reaped.fault {
-                dev_err!(
-                    device,
-                    "the device broke queue {}: {:?}; it is taken out of service\n",
-                    queue.index(),
-                    fault
-                );
-                this.log
-                    .record(uapi::EVENT_QUEUE_BROKEN, [queue.index().into(), 0]);
-                this.broken.store(true, Release);
-                work = true;
-            }
+            work |= this.reap(queue, device).work;
         }
         for n in 0.. {
             let Some(received) = hardware.events.receive(&hardware.transport, device) else {
                 break;
             };
-            any = true;
             // Each buffer goes back at once, so a device could keep the CPU here forever.
             let received = if n < MAX_EVENTS {
                 received
@@ -245,10 +236,45 @@ impl Device {
             }
         }
         if work {
-            // Already queued is as good.
-            let _ = workqueue::system().enqueue(Arc::from(this));
+            Self::schedule_work(this);
         }
-        any
+    }
+
+    /// Has the work item run. Any context.
+    fn schedule_work(this: ArcBorrow<'_, Self>) {
+        // Already queued is as good.
+        let _ = workqueue::system().enqueue(Arc::from(this));
+    }
+
+    /// Ends what the hardware has done of a queue. Any context.
+    fn reap(&self, queue: &Queue, device: &pci::Device<Bound>) -> Reap {
+        let reaped = queue.reap(device);
+        if let Some(fault) = reaped.fault {
+            dev_err!(
+                device,
+                "the device broke queue {}: {:?}; it is taken out of service\n",
+                queue.index(),
+                fault
+            );
+            self.log
+                .record(uapi::EVENT_QUEUE_BROKEN, [queue.index().into(), 0]);
+            self.broken.store(true, Release);
+        }
+        Reap {
+            any: reaped.any,
+            work: reaped.deferred || reaped.fault.is_some(),
+        }
+    }
+
+    /// Ends what the hardware has done of the polled requests. Returns whether there
+    /// was any. Any context.
+    pub(crate) fn poll(this: ArcBorrow<'_, Self>) -> Result<bool> {
+        let hardware = this.hardware()?;
+        let reap = this.reap(hardware.polled_queue()?, hardware.device());
+        if reap.work {
+            Self::schedule_work(this);
+        }
+        Ok(reap.any)
     }
 
     /// Returns whether there is something left for the work item.

@@ -62,6 +62,8 @@ pub(crate) struct Hardware {
     pub(crate) events: Arc<EventQueue>,
     /// The control queue, then the I/O queues, of which there is at least one.
     queues: KVec<Arc<Queue>>,
+    /// Which of them is for polled requests.
+    polled: Option<usize>,
     aperture: Option<IoMemory>,
 }
 
@@ -105,7 +107,7 @@ impl Hardware {
 
         transport.set_config_vector(device, VECTOR)?;
         let event_idx = features & feature::EVENT_IDX != 0;
-        let queue = |index, size, max_segments| {
+        let queue = |index, size, max_segments, polled| {
             Queue::new(
                 &transport,
                 device,
@@ -114,6 +116,7 @@ impl Hardware {
                     size,
                     event_idx,
                     vector: VECTOR,
+                    polled,
                     max_segments,
                     max_segment_bytes,
                 },
@@ -136,13 +139,19 @@ impl Hardware {
             return Err(ENODEV);
         }
         let mut queues = KVec::with_capacity(1 + usize::from(count), GFP_KERNEL)?;
-        queues.push(queue(CONTROL_QUEUE, CONTROL_QUEUE_SIZE, 0)?, GFP_KERNEL)?;
+        queues.push(
+            queue(CONTROL_QUEUE, CONTROL_QUEUE_SIZE, 0, false)?,
+            GFP_KERNEL,
+        )?;
+        // One I/O queue alone has to serve everybody.
+        let polled = (count > 1).then_some(count - 1);
         for n in 0..count {
             queues.push(
                 queue(
                     FIRST_IO_QUEUE + n,
                     QUEUE_SIZE,
                     usize::from(config.max_segments()),
+                    Some(n) == polled,
                 )?,
                 GFP_KERNEL,
             )?;
@@ -160,6 +169,7 @@ impl Hardware {
             config,
             events,
             queues,
+            polled: polled.map(|n| 1 + usize::from(n)),
             aperture,
         })
     }
@@ -223,9 +233,19 @@ impl Hardware {
         }
     }
 
+    /// The queue for polled requests: the last I/O queue, if there are several. Any
+    /// context.
+    pub(crate) fn polled_queue(&self) -> Result<&Queue> {
+        match self.polled.and_then(|n| self.queues.get(n)) {
+            Some(queue) => Ok(queue),
+            None => self.queue_here(),
+        }
+    }
+
     /// The I/O queue for a submitter on this CPU. Any context.
     pub(crate) fn queue_here(&self) -> Result<&Queue> {
-        let io = self.queues.get(1..).unwrap_or_default();
+        let end = self.polled.unwrap_or(self.queues.len());
+        let io = self.queues.get(1..end).unwrap_or_default();
         // CAST: A CPU number.
         (CpuId::current().as_u32() as usize)
             .checked_rem(io.len())

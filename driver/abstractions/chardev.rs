@@ -72,6 +72,10 @@ pub(crate) trait FileOperations: Send + Sync + Sized + 'static {
     /// Writes. May sleep unless [`Kiocb::nowait`].
     fn write(this: ArcBorrow<'_, Self>, kiocb: Kiocb<'_>, iter: &mut IovIter<'_>) -> Answer;
 
+    /// Completes what there is of polled operations ([`Kiocb::is_polled`]). Returns
+    /// whether there was any. May sleep, but should not.
+    fn poll_completions(this: ArcBorrow<'_, Self>) -> Result<bool>;
+
     /// Makes all that was written durable. Sleeps.
     fn fsync(&self) -> Result;
 
@@ -144,6 +148,7 @@ impl<T: FileOperations> CharDevice<T> {
         write_iter: Some(Self::write_iter),
         splice_read: Some(bindings::copy_splice_read),
         splice_write: Some(bindings::iter_file_splice_write),
+        iopoll: Some(Self::iopoll),
         fsync: Some(Self::fsync),
         mmap: Some(Self::mmap),
         ..pin_init::zeroed()
@@ -242,6 +247,20 @@ impl<T: FileOperations> CharDevice<T> {
         // operation completes within it.
         let data = unsafe { Self::data(kiocb.file()) };
         operation(data, kiocb, &mut iter).into_raw()
+    }
+
+    /// # Safety
+    ///
+    /// To be called by io_uring, with an operation on a file that [`Self::open`] has
+    /// opened.
+    unsafe extern "C" fn iopoll(
+        kiocb: *mut bindings::kiocb,
+        _batch: *mut bindings::io_comp_batch,
+        _flags: c_uint,
+    ) -> c_int {
+        // SAFETY: The operation is not yet over for io_uring, which holds its file.
+        let data = unsafe { Self::data((*kiocb).ki_filp) };
+        from_result(|| T::poll_completions(data).map(c_int::from))
     }
 
     /// # Safety

@@ -24,6 +24,9 @@ use kernel::{
 /// `RWF_NOWAIT`, which is also `IOCB_NOWAIT` (`include/uapi/linux/fs.h`).
 const IOCB_NOWAIT: c_int = 0x8;
 
+/// `RWF_HIPRI`, which is also `IOCB_HIPRI`.
+const IOCB_HIPRI: c_int = 0x1;
+
 /// An I/O control block during the call that hands it to the driver.
 ///
 /// # Invariants
@@ -83,6 +86,15 @@ impl<'a> Kiocb<'a> {
     #[inline]
     pub(crate) fn nowait(&self) -> bool {
         self.get().ki_flags & IOCB_NOWAIT != 0
+    }
+
+    /// Whether the completion will be looked for by
+    /// [`FileOperations::poll_completions`]. A synchronous caller only sleeps.
+    ///
+    /// [`FileOperations::poll_completions`]: super::chardev::FileOperations::poll_completions
+    #[inline]
+    pub(crate) fn is_polled(&self) -> bool {
+        !self.is_sync() && self.get().ki_flags & IOCB_HIPRI != 0
     }
 
     /// Whether written data must be durable when the operation completes

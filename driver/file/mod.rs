@@ -47,6 +47,10 @@ impl FileOperations for Device {
         transfer::transfer(this, Opcode::Write, kiocb, iter)
     }
 
+    fn poll_completions(this: ArcBorrow<'_, Self>) -> Result<bool> {
+        Self::poll(this)
+    }
+
     fn fsync(&self) -> Result {
         let hardware = self.hardware()?;
         hardware.flush(hardware.device())

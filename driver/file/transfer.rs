@@ -51,6 +51,8 @@ struct Call {
     /// At least 1.
     length: usize,
     nowait: bool,
+    /// Somebody will look for the completion.
+    polled: bool,
 }
 
 /// Executes a read or write call.
@@ -103,6 +105,7 @@ impl Call {
             position,
             length: usize::try_from(left).unwrap_or(usize::MAX).min(length),
             nowait: kiocb.nowait(),
+            polled: kiocb.is_polled(),
         }))
     }
 
@@ -113,7 +116,12 @@ impl Call {
         kiocb: Kiocb<'_>,
         iter: &mut IovIter<'_>,
     ) -> Answer {
-        let queue = match hardware.queue_here() {
+        let queue = if self.polled {
+            hardware.polled_queue()
+        } else {
+            hardware.queue_here()
+        };
+        let queue = match queue {
             Ok(queue) => queue,
             Err(error) => return kiocb.done(Err(error)),
         };

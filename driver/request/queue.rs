@@ -123,6 +123,7 @@ pub(crate) enum Fault {
 pub(crate) struct Queue {
     index: u16,
     doorbell: Doorbell,
+    polled: bool,
     stats: Arc<Stats>,
     used_ring: Arc<Coherent<[u32]>>,
     /// Whether a notification was put off to the end of a batch.
@@ -143,6 +144,8 @@ pub(crate) struct Config {
     pub(crate) event_idx: bool,
     /// Interrupt vector.
     pub(crate) vector: u16,
+    /// Whether completions are looked for, and no interrupts are wanted.
+    pub(crate) polled: bool,
     /// Most data segments of a request.
     pub(crate) max_segments: usize,
     /// Most bytes of a segment.
@@ -164,7 +167,10 @@ impl Queue {
             return Err(ENODEV);
         }
         let size = config.size.min(max);
-        let ring = Ring::new(device, size, config.event_idx)?;
+        let mut ring = Ring::new(device, size, config.event_idx)?;
+        if config.polled {
+            ring.disable_interrupts()?;
+        }
         let doorbell = transport.enable_queue(device, config.index, &ring, config.vector)?;
 
         let n = usize::from(size);
@@ -186,6 +192,7 @@ impl Queue {
             pin_init!(Self {
                 index: config.index,
                 doorbell,
+                polled: config.polled,
                 stats,
                 used_ring: ring.used_ring().clone(),
                 held: Atomic::new(false),
@@ -434,7 +441,8 @@ impl Queue {
     }
 
     /// Takes what the device has used and ends those requests; when it returns, an
-    /// interrupt comes for the next. Any context, no lock held.
+    /// interrupt comes for the next, unless the queue is a polled one. Any context,
+    /// no lock held.
     pub(crate) fn reap(&self, device: &pci::Device<Bound>) -> Reaped {
         let mut seen = Reaped::default();
         loop {
@@ -473,6 +481,11 @@ impl Queue {
                     } else if let Some(place) = places.next() {
                         *place = Some(slot);
                     }
+                }
+                Ok(None) if self.polled => {
+                    // The ring has a place for what is asked.
+                    let _ = state.ring.disable_interrupts();
+                    return false;
                 }
                 Ok(None) => match state.ring.enable_interrupts() {
                     Ok(true) => {}

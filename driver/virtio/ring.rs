@@ -79,6 +79,9 @@ const AVAIL_FLAGS: usize = 0;
 const AVAIL_INDEX: usize = 1;
 const AVAIL_RING: usize = 2;
 
+/// `VIRTQ_AVAIL_F_NO_INTERRUPT` (2.7.6).
+const NO_INTERRUPT: u16 = 1;
+
 /// Offsets in 32-bit words within the device area (2.7.8): flags and index share
 /// the first.
 const USED_HEAD: usize = 0;
@@ -267,5 +270,17 @@ impl Ring {
         // The request before the look at what came in the meantime (2.7.7.2).
         dma_mb(Full);
         Ok(self.used_index()? != self.last_used)
+    }
+    /// Asks for no interrupts. Without `EVENT_IDX` the device may raise one all the
+    /// same; with it, it does once every 65536 entries unless this is repeated.
+    pub(crate) fn disable_interrupts(&mut self) -> Result {
+        if self.event_idx {
+            // The index that is passed last of all.
+            let at = AVAIL_RING + usize::from(self.size);
+            io_write!(self.avail, [try: at], self.last_used.wrapping_sub(1).to_le());
+        } else {
+            io_write!(self.avail, [try: AVAIL_FLAGS], NO_INTERRUPT.to_le());
+        }
+        Ok(())
     }
 }
