@@ -5,6 +5,11 @@
 # Where everything that does not depend on the checkout is kept.
 cache=${XDG_CACHE_HOME:-${HOME:?}/.cache}/ringbar
 
+# Some programs answer Ctrl-C with an ordinary failure, after which the shell
+# would go on; a set-up that is interrupted stops.
+trap 'exit 130' INT
+trap 'exit 143' TERM
+
 # die MESSAGE: ends the script with one line that says what to do.
 die() {
     printf 'ringbar: %s\n' "$*" >&2
@@ -31,6 +36,11 @@ lock() {
         note "$1: waiting for another set-up run to finish"
         flock "$lock_fd"
     fi
+}
+
+# unlock: gives up the lock.
+unlock() {
+    exec {lock_fd}>&-
 }
 
 # remove PATH...: deletes trees, also those with folders we may not write to.

@@ -74,6 +74,7 @@ if ((${#triples[@]})); then
             # A mirror drops old versions; a record from another day may name them.
             note "$name: not everything could be downloaded, choosing packages anew"
             "$here/resolve.sh" --update "$name" >/dev/null
+            unlock
             exec "$0" "$name" retried
         fi
         grep -E '^(E|W|Err):?' log >&2 || tail -n 5 log >&2
