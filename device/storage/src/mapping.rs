@@ -110,3 +110,29 @@ impl Mapping {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pages_are_rounded_up() {
+        let page = rustix::param::page_size() as u64;
+        assert_eq!(whole_pages(0), Some(0));
+        assert_eq!(whole_pages(1), Some(page));
+        assert_eq!(whole_pages(page), Some(page));
+        assert_eq!(whole_pages(page + 1), Some(2 * page));
+        assert_eq!(whole_pages(u64::MAX), None);
+    }
+
+    #[test]
+    fn impossible_sizes_are_refused() {
+        for size in [0, 1 << 63, u64::MAX] {
+            let file = tempfile::tempfile().unwrap();
+            assert!(matches!(
+                Mapping::new(file, size),
+                Err(OpenError::Size(refused)) if refused == size
+            ));
+        }
+    }
+}

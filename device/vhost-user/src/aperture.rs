@@ -182,3 +182,33 @@ impl Aperture {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn region_is_a_power_of_two_that_holds_the_pages() {
+        for (bytes, mapped, region) in [
+            (1, 4096, 4096),
+            (4096, 4096, 4096),
+            (4097, 8192, 8192),
+            (12 << 10, 12 << 10, 16 << 10),
+            (256 << 20, 256 << 20, 256 << 20),
+            ((256 << 20) + 1, (256 << 20) + 4096, 512 << 20),
+        ] {
+            let layout = ApertureLayout::new(bytes).unwrap();
+            assert_eq!((layout.mapped, layout.region), (mapped, region), "{bytes}");
+            let config = layout.shmem_config();
+            assert_eq!({ config.nregions }, 1);
+            assert_eq!({ config.memory_sizes }[0], region);
+        }
+    }
+
+    #[test]
+    fn impossible_regions_are_refused() {
+        for bytes in [(1 << 62) + 1, i64::MAX as u64, u64::MAX] {
+            assert!(ApertureLayout::new(bytes).is_err(), "{bytes}");
+        }
+    }
+}

@@ -327,3 +327,36 @@ impl VhostUserBackend for DeviceBackend {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_queue_has_one_worker() {
+        for io_queues in [1, 2, 3, 4, 17, crate::MAX_IO_QUEUES] {
+            for cpus in [1, 2, 4, 8, 100] {
+                let masks = assign_queues(io_queues, cpus);
+                assert_eq!(masks[CONTROL_WORKER], 0b11);
+                assert_eq!(masks.len() - 1, cpus.min(io_queues.into()));
+                let all = masks.iter().fold(0, |all, mask| {
+                    assert_ne!(*mask, 0);
+                    assert_eq!(all & mask, 0, "a queue with two workers");
+                    all | mask
+                });
+                let queues = u32::from(io_queues) + 2;
+                assert_eq!(all, u64::MAX >> (64 - queues));
+            }
+        }
+    }
+
+    #[test]
+    fn queue_is_found_by_its_position() {
+        assert_eq!(queue_at(0b11, 0), Some(0));
+        assert_eq!(queue_at(0b11, 1), Some(1));
+        assert_eq!(queue_at(0b10100, 0), Some(2));
+        assert_eq!(queue_at(0b10100, 1), Some(4));
+        assert_eq!(queue_at(0b10100, 2), None);
+        assert_eq!(queue_at(1 << 63, 0), Some(63));
+    }
+}

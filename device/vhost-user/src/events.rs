@@ -8,7 +8,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use ringbar_spec::{Event, QueueFault};
 use tracing::warn;
-use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use crate::ring::Ring;
 
@@ -43,7 +43,7 @@ impl PendingEvents {
             // Each queue can be broken once at a time.
             events: Mutex::new(VecDeque::with_capacity(queues)),
             limit: queues,
-            wake: EventFd::new(EFD_NONBLOCK)?,
+            wake: EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?,
         })
     }
 

@@ -71,13 +71,13 @@ impl Server {
             let outcome = self.batch(shared, ring, &mut vring, &mut requests, &mut counts);
             if let Err(fault) = outcome {
                 ring.set_broken();
+                shared.events.queue_broken(self.index, fault, ring);
                 counts.broken_queues = 1;
                 warn!(
                     queue = self.index,
                     ?fault,
                     "driver broke a queue: not served until it resets the device"
                 );
-                shared.events.queue_broken(self.index, fault, ring);
             }
             drop(vring);
             shared.device.counters().add(&counts);

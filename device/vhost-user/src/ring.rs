@@ -202,3 +202,64 @@ fn set_nonblocking(file: &File) -> io::Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::FromRawFd;
+    use std::os::fd::IntoRawFd;
+
+    use vmm_sys_util::eventfd::EventFd;
+
+    use super::*;
+
+    fn ring() -> Ring {
+        Ring::new(GuestMemoryAtomic::new(GuestMemoryMmap::new()), 256).unwrap()
+    }
+
+    /// A kick descriptor that would block.
+    fn kick() -> (EventFd, File) {
+        let kick = EventFd::new(0).unwrap();
+        let copy = kick.try_clone().unwrap().into_raw_fd();
+        // SAFETY: the copy was given up just now.
+        (kick, unsafe { File::from_raw_fd(copy) })
+    }
+
+    #[test]
+    fn kick_that_is_gone_is_no_error() {
+        let ring = ring();
+        ring.set_enabled(true);
+        let (kick, copy) = kick();
+        ring.set_kick(Some(copy));
+        assert!(!ring.read_kick().unwrap());
+        kick.write(1).unwrap();
+        assert!(ring.read_kick().unwrap());
+        assert!(!ring.read_kick().unwrap());
+        assert_eq!(ring.take_kicks(), 1);
+        assert_eq!(ring.take_kicks(), 0);
+    }
+
+    #[test]
+    fn only_a_start_from_0_makes_a_broken_ring_whole() {
+        let ring = ring();
+        ring.set_broken();
+        ring.set_queue_ready(false);
+        ring.set_queue_next_avail(7);
+        ring.set_queue_ready(true);
+        assert!(ring.is_broken());
+        ring.set_queue_ready(false);
+        ring.set_queue_next_avail(0);
+        assert!(ring.is_broken());
+        ring.set_queue_ready(true);
+        assert!(!ring.is_broken());
+    }
+
+    #[test]
+    fn clones_are_one_ring() {
+        let ring = ring();
+        let other = ring.clone();
+        ring.set_broken();
+        assert!(other.is_broken());
+        other.set_queue_next_avail(3);
+        assert_eq!(ring.queue_next_avail(), 3);
+    }
+}

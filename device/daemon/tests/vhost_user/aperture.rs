@@ -1,0 +1,91 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! The device memory behind the aperture.
+
+use crate::support::vmm::APERTURE_AT;
+use crate::support::{Daemon, MapPolicy, Vmm, pattern};
+use ringbar_spec::{Opcode, RequestStatus, StatusCode};
+use vhost::vhost_user::message::VhostUserProtocolFeatures as Protocol;
+
+const UNAVAILABLE: RequestStatus = RequestStatus {
+    code: StatusCode::ApertureUnavailable,
+    result: 0,
+};
+
+fn mapped(bytes: u64) -> RequestStatus {
+    RequestStatus {
+        code: StatusCode::Ok,
+        result: bytes,
+    }
+}
+
+#[test]
+fn both_ways_lead_to_the_same_bytes() {
+    let daemon = Daemon::start(&["--size", "1000000", "--queues", "1"]);
+    let mut vmm = Vmm::start(daemon.socket(), 1);
+    assert_eq!(
+        vmm.control().command(Opcode::MapAperture),
+        mapped(1_000_000)
+    );
+    assert_eq!(vmm.bar_len(), 245 * 4096);
+
+    let data = pattern(5000, 1);
+    vmm.io(0).write(999, &data);
+    assert!(vmm.bar_read(999, 5000) == data);
+
+    let data = pattern(5000, 2);
+    vmm.bar_write(995_000, &data);
+    let (status, read) = vmm.io(0).read(995_000, 5000);
+    assert_eq!(status, mapped(5000));
+    assert!(read == data);
+}
+
+#[test]
+fn asked_twice_maps_once() {
+    let daemon = Daemon::start(&["--size", "1M", "--queues", "1"]);
+    let mut vmm = Vmm::start(daemon.socket(), 1);
+    for _ in 0..3 {
+        assert_eq!(vmm.control().command(Opcode::MapAperture), mapped(1 << 20));
+    }
+    assert_eq!(vmm.maps(), 1);
+}
+
+#[test]
+fn refusal_reaches_the_driver_and_may_be_overcome() {
+    let daemon = Daemon::start(&["--size", "1M", "--queues", "1"]);
+    let mut vmm = Vmm::start(daemon.socket(), 1);
+    vmm.set_map_policy(MapPolicy::Refuse);
+    assert_eq!(vmm.control().command(Opcode::MapAperture), UNAVAILABLE);
+    assert_eq!(vmm.control().command(Opcode::MapAperture), UNAVAILABLE);
+    assert_eq!(vmm.maps(), 2);
+    vmm.set_map_policy(MapPolicy::Accept);
+    assert_eq!(vmm.control().command(Opcode::MapAperture), mapped(1 << 20));
+}
+
+#[test]
+fn unavailable_without_the_protocol_feature() {
+    for missing in [Protocol::SHMEM, Protocol::BACKEND_REQ] {
+        let daemon = Daemon::start(&["--size", "1M", "--queues", "1"]);
+        let mut vmm = Vmm::connect(daemon.socket(), 1, Protocol::all() & !missing);
+        vmm.start_device();
+        assert_eq!(vmm.control().command(Opcode::MapAperture), UNAVAILABLE);
+        // The rest works without.
+        assert_eq!(vmm.io(0).write(0, &[1, 2, 3]), mapped(3));
+    }
+}
+
+#[test]
+fn requests_do_not_reach_into_the_devices_own_aperture() {
+    let daemon = Daemon::start(&["--size", "1M", "--queues", "1"]);
+    let mut vmm = Vmm::start(daemon.socket(), 1);
+    let data = pattern(4096, 7);
+    vmm.io(0).write(0, &data);
+    assert_eq!(vmm.control().command(Opcode::MapAperture), mapped(1 << 20));
+    let status = vmm.io(0).read_to(0, APERTURE_AT + 100, 4096);
+    assert_eq!(status.code, StatusCode::Invalid);
+    assert!(vmm.bar_read(0, 4096) == data);
+    // Other guest memory is in the same table and goes on working.
+    let (status, read) = vmm.io(0).read(0, 4096);
+    assert_eq!(status, mapped(4096));
+    assert!(read == data);
+}

@@ -1,0 +1,10 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! The program from outside: a process at the other end of a real socket, with
+//! a mock virtual machine that has real shared memory.
+
+mod aperture;
+mod device;
+mod hostile;
+mod program;
+mod support;

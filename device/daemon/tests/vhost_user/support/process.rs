@@ -1,0 +1,146 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! The daemon as a process.
+
+use std::io::{BufRead, BufReader};
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
+use tempfile::TempDir;
+
+use super::PATIENCE;
+
+/// A running daemon with a directory of its own.
+pub struct Daemon {
+    child: Child,
+    log: Receiver<String>,
+    seen: Vec<String>,
+    socket: PathBuf,
+    directory: TempDir,
+}
+
+/// The daemon's command line in `directory`, with further arguments.
+pub fn command(socket: &Path, args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ringbar-device"));
+    command
+        .arg("--socket-path")
+        .arg(socket)
+        .args(args)
+        .env_remove("RINGBAR_LOG")
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped());
+    command
+}
+
+impl Daemon {
+    /// Starts a daemon and waits until it listens.
+    pub fn start(args: &[&str]) -> Self {
+        Self::start_in(TempDir::new().unwrap(), args)
+    }
+
+    /// The same, in a directory that may hold files already.
+    pub fn start_in(directory: TempDir, args: &[&str]) -> Self {
+        let socket = directory.path().join("socket");
+        let command = command(&socket, args);
+        Self::spawn(directory, socket, command)
+    }
+
+    /// Starts any command line and waits until it listens.
+    pub fn spawn(directory: TempDir, socket: PathBuf, mut command: Command) -> Self {
+        let mut child = command.spawn().unwrap();
+        let stderr = BufReader::new(child.stderr.take().unwrap());
+        let (sender, log) = channel();
+        std::thread::spawn(move || {
+            for line in stderr.lines().map_while(Result::ok) {
+                if sender.send(line).is_err() {
+                    break;
+                }
+            }
+        });
+        let mut daemon = Self {
+            child,
+            log,
+            seen: Vec::new(),
+            socket,
+            directory,
+        };
+        daemon.wait_log("listening on");
+        daemon
+    }
+
+    pub fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    /// Waits for a message that contains `text`.
+    #[track_caller]
+    pub fn wait_log(&mut self, text: &str) -> String {
+        loop {
+            match self.log.recv_timeout(PATIENCE) {
+                Ok(line) => {
+                    self.seen.push(line.clone());
+                    if line.contains(text) {
+                        return line;
+                    }
+                }
+                Err(error) => panic!("no {text:?} in the log ({error}): {:#?}", self.seen),
+            }
+        }
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        let pid = Pid::from_raw(self.child.id() as i32).unwrap();
+        kill_process(pid, signal).unwrap();
+    }
+
+    /// Waits for the end.
+    #[track_caller]
+    pub fn wait(&mut self) -> ExitStatus {
+        let pid = Pid::from_raw(self.child.id() as i32).unwrap();
+        let pidfd = pidfd_open(pid, PidfdFlags::empty()).unwrap();
+        let timeout = Timespec {
+            tv_sec: PATIENCE.as_secs() as i64,
+            tv_nsec: 0,
+        };
+        let mut fds = [PollFd::new(&pidfd, PollFlags::IN)];
+        let ready = poll(&mut fds, Some(&timeout)).unwrap();
+        assert_eq!(ready, 1, "daemon does not end: {:#?}", self.seen);
+        self.child.wait().unwrap()
+    }
+
+    /// Asserts that the daemon ends well and leaves no socket behind. Returns
+    /// its directory.
+    #[track_caller]
+    pub fn assert_clean_exit(mut self) -> TempDir {
+        self.wait_log("done requests=");
+        self.ended_well();
+        std::mem::replace(&mut self.directory, TempDir::new().unwrap())
+    }
+
+    /// The same, where the test has read the last message already.
+    #[track_caller]
+    pub fn assert_ended_well(mut self) {
+        self.ended_well();
+    }
+
+    #[track_caller]
+    fn ended_well(&mut self) {
+        let status = self.wait();
+        assert_eq!(status.code(), Some(0), "{:#?}", self.seen);
+        assert_eq!(status.signal(), None);
+        assert!(!self.socket.exists(), "socket left behind");
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        // Fails where it has ended, which is fine.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
