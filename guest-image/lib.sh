@@ -33,7 +33,7 @@ lock() {
     mkdir -p "$cache/locks"
     exec {lock_fd}>"$cache/locks/$1"
     if ! flock --nonblock "$lock_fd"; then
-        note "$1: waiting for another set-up run to finish"
+        note "$1: waiting for another set-up run, or what is left of one, to finish"
         flock "$lock_fd"
     fi
 }

@@ -75,7 +75,7 @@ if ((${#triples[@]})); then
             note "$name: not everything could be downloaded, choosing packages anew"
             "$here/resolve.sh" --update "$name" >/dev/null
             unlock
-            exec "$0" "$name" retried
+            exec "$here/root.sh" "$name" retried
         fi
         grep -E '^(E|W|Err):?' log >&2 || tail -n 5 log >&2
         die "downloading failed: check the network and run it again; what has arrived is kept"
