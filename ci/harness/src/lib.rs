@@ -11,19 +11,25 @@
 //! | [`vm`] | starts QEMU and ties its parts together |
 //! | [`qmp`] | speaks with QEMU |
 //! | [`agent`] | speaks with PID 1 of the guest |
+//! | [`counters`] | reads what kernel and driver count |
+//! | [`fio`] | fio jobs that verify what they move |
+//! | [`report`] | what `run` leaves |
 //! | [`kernel_log`] | looks for problems in a kernel log |
 //! | [`ktap`] | reads test results |
 //! | [`process`] | processes on the host that never outlive this one |
 //! | [`size`] | sizes as people write them |
 
 pub mod agent;
+pub mod counters;
 pub mod device;
 pub mod error;
+pub mod fio;
 pub mod kernel_log;
 pub mod ktap;
 pub mod process;
 pub mod qemu;
 pub mod qmp;
+pub mod report;
 pub mod setup;
 pub mod size;
 pub mod vm;

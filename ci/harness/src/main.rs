@@ -25,6 +25,7 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Run(commands::run::Options),
     Exec(commands::exec::Options),
     Shell(commands::shell::Options),
 }
@@ -35,6 +36,7 @@ fn main() -> ExitCode {
         .and_then(|()| Setup::load(cli.setup.as_deref()))
         .map_err(anyhow::Error::from)
         .and_then(|setup| match cli.command {
+            Command::Run(options) => commands::run::run(&setup, &options),
             Command::Exec(options) => commands::exec::run(&setup, &options),
             Command::Shell(options) => commands::shell::run(&setup, &options),
         });

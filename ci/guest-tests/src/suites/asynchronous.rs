@@ -528,6 +528,19 @@ fn workers() -> Verdict<usize> {
 }
 
 fn uring_inline(context: &Context) -> Verdict {
+    // In a process of its own: workers of another test would still be around.
+    let child = sys::fork(|| match count_workers(context) {
+        Ok(()) => 0,
+        Err(stop) => {
+            eprintln!("{stop:?}");
+            1
+        }
+    })?;
+    check_eq!(child.wait(PATIENCE)?, Ok(0), "end of the process");
+    Ok(())
+}
+
+fn count_workers(context: &Context) -> Verdict {
     let b = Bench::new(context, DEPTH * BLOCK)?;
     let mut ring = Ring::new(DEPTH as u32)?;
     for round in 0..20 {

@@ -3,7 +3,7 @@
 //! What the system shows of the device once the driver is loaded.
 
 use std::fs;
-use std::os::unix::fs::FileTypeExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 
 use ringbar_spec::{PCI_DEVICE_ID, PCI_VENDOR_ID};
@@ -134,7 +134,7 @@ fn msix_vector(context: &Context) -> Verdict {
         .lines()
         .find(|line| line.contains("ringbar"))
         .unwrap_or("");
-    check!(line.contains("MSI-X"), "no MSI-X vector: {line:?}");
+    check!(line.contains("MSIX"), "no MSI-X vector: {line:?}");
     Ok(())
 }
 
@@ -205,13 +205,15 @@ fn node_and_size(context: &Context) -> Verdict {
 }
 
 fn node_in_sysfs(context: &Context) -> Verdict {
-    let name = context.path().file_name().unwrap_or_default();
-    let class = Path::new("/sys/class/ringbar").join(name);
-    let device = class
-        .join("device")
+    let number = fs::metadata(context.path())?.rdev();
+    let (major, minor) = (libc::major(number), libc::minor(number));
+    let device = Path::new("/sys/dev/char")
+        .join(format!("{major}:{minor}"))
+        .join("device");
+    let found = device
         .canonicalize()
-        .during(|| format!("the device of {}", class.display()))?;
-    check_eq!(device, context.pci_device()?, "device of the node");
+        .during(|| format!("following {}", device.display()))?;
+    check_eq!(found, context.pci_device()?, "device of the node");
     Ok(())
 }
 

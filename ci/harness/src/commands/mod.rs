@@ -3,6 +3,7 @@
 //! The subcommands.
 
 pub mod exec;
+pub mod run;
 pub mod shell;
 
 use std::time::Duration;

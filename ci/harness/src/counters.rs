@@ -1,0 +1,141 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! What the kernel and the driver of a guest count.
+
+use std::time::{Duration, Instant};
+
+use ringbar_guest_tests::interrupts;
+
+use crate::agent::{Agent, GuestCommand};
+use crate::error::{Error, Result};
+
+/// Directory of the driver's counters in debugfs, with one directory for each
+/// device.
+const DRIVER_COUNTERS: &str = "/sys/kernel/debug/ringbar";
+
+/// How long pages may stay pinned after the last process has ended: io_uring
+/// gives its registered buffers back some time after the ring was closed.
+const RELEASE: Duration = Duration::from_secs(20);
+
+/// Counters of the first device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Counters {
+    /// Interrupts on the device's vectors, all CPUs together, as the kernel
+    /// counts them.
+    pub interrupts: u64,
+    /// Doorbells the driver has rung.
+    pub doorbells: u64,
+}
+
+impl Counters {
+    /// Reads them.
+    pub fn read(agent: &Agent) -> Result<Self> {
+        let table = agent.read_text("/proc/interrupts")?;
+        let interrupts = interrupts::count(&table, "ringbar").ok_or_else(|| Error::Guest {
+            what: "looking for the driver's interrupt".into(),
+            message: "no line of /proc/interrupts names ringbar".into(),
+        })?;
+        let list = GuestCommand::new("ls").args([DRIVER_COUNTERS]);
+        let devices = agent.check(&list, Duration::from_secs(30))?;
+        let device = devices.lines().next().ok_or_else(|| Error::Guest {
+            what: format!("listing {DRIVER_COUNTERS}"),
+            message: "there is no device".into(),
+        })?;
+        let path = format!("{DRIVER_COUNTERS}/{device}/doorbells");
+        let text = agent.read_text(&path)?;
+        let doorbells = text
+            .trim()
+            .parse()
+            .map_err(|_| Error::Protocol(format!("{path} holds {text:?}")))?;
+        Ok(Self {
+            interrupts,
+            doorbells,
+        })
+    }
+
+    /// What was counted since an earlier reading.
+    pub fn since(self, earlier: Self) -> Self {
+        Self {
+            interrupts: self.interrupts.saturating_sub(earlier.interrupts),
+            doorbells: self.doorbells.saturating_sub(earlier.doorbells),
+        }
+    }
+}
+
+/// How many pages were pinned for DMA and released again since boot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pins {
+    /// `nr_foll_pin_acquired`
+    pub acquired: u64,
+    /// `nr_foll_pin_released`
+    pub released: u64,
+}
+
+impl Pins {
+    /// Reads them, as soon as they are equal or after some time.
+    pub fn read_when_idle(agent: &Agent) -> Result<Self> {
+        let deadline = Instant::now() + RELEASE;
+        loop {
+            // Each CPU counts for itself; reading this adds it all up.
+            agent.read_file("/proc/sys/vm/stat_refresh")?;
+            let text = agent.read_text("/proc/vmstat")?;
+            let pins = Self::parse(&text).ok_or_else(|| {
+                Error::Protocol("/proc/vmstat does not count pinned pages".into())
+            })?;
+            if pins.balanced() || Instant::now() >= deadline {
+                return Ok(pins);
+            }
+        }
+    }
+
+    /// Whether all pages were released.
+    pub fn balanced(self) -> bool {
+        self.acquired == self.released
+    }
+
+    fn parse(vmstat: &str) -> Option<Self> {
+        let value = |name| {
+            vmstat.lines().find_map(|line| {
+                let (key, value) = line.split_once(' ')?;
+                (key == name).then(|| value.parse().ok())?
+            })
+        };
+        Some(Self {
+            acquired: value("nr_foll_pin_acquired")?,
+            released: value("nr_foll_pin_released")?,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pins_are_found_among_the_others() {
+        let text = "nr_free_pages 1\nnr_foll_pin_acquired 423577\nnr_foll_pin_released 423570\n";
+        let pins = Pins::parse(text).unwrap();
+        assert_eq!(pins.acquired, 423_577);
+        assert!(!pins.balanced());
+        assert_eq!(Pins::parse("nr_free_pages 1\n"), None);
+    }
+
+    #[test]
+    fn differences_never_go_below_zero() {
+        let early = Counters {
+            interrupts: 5,
+            doorbells: 7,
+        };
+        let late = Counters {
+            interrupts: 8,
+            doorbells: 3,
+        };
+        assert_eq!(
+            late.since(early),
+            Counters {
+                interrupts: 3,
+                doorbells: 0
+            }
+        );
+    }
+}

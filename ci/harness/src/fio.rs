@@ -1,0 +1,553 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! fio jobs that verify what they move.
+
+use std::fmt;
+use std::time::Duration;
+
+use serde::Deserialize;
+
+use crate::agent::{Agent, GuestCommand};
+use crate::counters::Counters;
+use crate::error::{Error, Result};
+use crate::vm::DEVICE_NODE;
+
+/// How long one run of fio may take. The jobs below take some seconds.
+const PATIENCE: Duration = Duration::from_secs(240);
+
+/// Where fio leaves its report in the guest.
+const REPORT: &str = "/run/fio.json";
+
+/// fio's I/O engine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Engine {
+    /// `pread` and `pwrite`, one at a time.
+    Psync,
+    /// Linux AIO.
+    Libaio,
+    /// io_uring.
+    IoUring,
+    /// io_uring with registered buffers.
+    IoUringFixed,
+}
+
+impl Engine {
+    /// Name for fio.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Psync => "psync",
+            Self::Libaio => "libaio",
+            Self::IoUring | Self::IoUringFixed => "io_uring",
+        }
+    }
+}
+
+/// Which way data goes, and in which order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// One block after the other, from the device.
+    Read,
+    /// One block after the other, to the device.
+    Write,
+    /// Blocks in random order, from the device.
+    RandRead,
+    /// Blocks in random order, to the device.
+    RandWrite,
+}
+
+impl Access {
+    /// Name for fio's `rw`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Read => "read",
+            Self::Write => "write",
+            Self::RandRead => "randread",
+            Self::RandWrite => "randwrite",
+        }
+    }
+
+    /// Whether data comes from the device, so that it must be there first.
+    pub fn reads(self) -> bool {
+        matches!(self, Self::Read | Self::RandRead)
+    }
+}
+
+/// One fio job.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Job {
+    /// Engine.
+    pub engine: Engine,
+    /// Direction and order.
+    pub access: Access,
+    /// Size of each transfer.
+    pub block: u64,
+    /// Transfers in flight.
+    pub depth: u32,
+    /// Bytes to move in all.
+    pub size: u64,
+    /// Offset of the first block in the device, and of the buffers in their
+    /// page. Odd for jobs without any alignment.
+    pub skew: u64,
+}
+
+const K: u64 = 1 << 10;
+const M: u64 = 1 << 20;
+
+const fn job(engine: Engine, access: Access, block: u64, depth: u32, size: u64) -> Job {
+    Job {
+        engine,
+        access,
+        block,
+        depth,
+        size,
+        skew: 0,
+    }
+}
+
+const fn skewed(mut job: Job, skew: u64) -> Job {
+    job.skew = skew;
+    job
+}
+
+/// The jobs of `run`: each engine, sequential and random, reads and writes,
+/// 512 bytes to 1 MiB, aligned and not, depth 1 and 32. Sizes are such that each
+/// takes a few seconds at most under TCG.
+pub const JOBS: &[Job] = {
+    use Access::{RandRead, RandWrite, Read, Write};
+    use Engine::{IoUring, IoUringFixed, Libaio, Psync};
+    &[
+        job(Psync, Write, 512, 1, 512 * K),
+        job(Psync, RandRead, 512, 1, 512 * K),
+        job(Psync, RandWrite, 4 * K, 1, 4 * M),
+        job(Psync, Read, 64 * K, 1, 16 * M),
+        job(Psync, Write, M, 1, 32 * M),
+        skewed(job(Psync, RandRead, 4097, 1, 4 * M), 1),
+        job(Libaio, RandWrite, 512, 32, M),
+        job(Libaio, RandRead, 4 * K, 1, 4 * M),
+        job(Libaio, RandWrite, 4 * K, 32, 8 * M),
+        job(Libaio, RandRead, 4 * K, 32, 8 * M),
+        job(Libaio, Read, 64 * K, 32, 32 * M),
+        job(Libaio, Write, M, 32, 64 * M),
+        skewed(job(Libaio, RandWrite, 4097, 32, 4 * M), 1),
+        skewed(job(Libaio, Read, 100_003, 32, 16 * M), 511),
+        job(IoUring, RandRead, 512, 32, M),
+        job(IoUring, RandWrite, 4 * K, 1, 4 * M),
+        job(IoUring, RandRead, 4 * K, 1, 4 * M),
+        job(IoUring, RandWrite, 4 * K, 32, 8 * M),
+        job(IoUring, RandRead, 4 * K, 32, 8 * M),
+        job(IoUringFixed, RandWrite, 4 * K, 32, 8 * M),
+        job(IoUringFixed, RandRead, 4 * K, 32, 8 * M),
+        job(IoUring, Write, 64 * K, 1, 16 * M),
+        job(IoUring, Read, M, 32, 64 * M),
+        job(IoUring, Write, M, 1, 32 * M),
+        skewed(job(IoUring, RandRead, 4097, 32, 4 * M), 3),
+        skewed(job(IoUring, RandWrite, 65_537, 32, 16 * M), 4095),
+    ]
+};
+
+/// A block size as it stands in names: 512, 4k, 1m.
+pub fn block_name(bytes: u64) -> String {
+    crate::size::format(bytes).to_lowercase()
+}
+
+impl fmt::Display for Job {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{}-{}-qd{}-{}",
+            self.access.name(),
+            block_name(self.block),
+            self.depth,
+            self.engine.name()
+        )?;
+        if self.engine == Engine::IoUringFixed {
+            f.write_str("-fixed")?;
+        }
+        if self.skew != 0 {
+            f.write_str("-unaligned")?;
+        }
+        Ok(())
+    }
+}
+
+/// What a run of fio is for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// Put in place what a reading job will verify.
+    Layout,
+    /// The job itself, with verification.
+    Job,
+}
+
+impl Job {
+    /// A place in the device that the job reads, in the middle of a block's
+    /// data.
+    pub fn victim(&self) -> u64 {
+        self.skew + self.block + self.block / 2
+    }
+
+    fn arguments(&self, phase: Phase) -> Vec<String> {
+        let (engine, access, depth) = match phase {
+            Phase::Job => (self.engine, self.access, self.depth),
+            Phase::Layout => (Engine::Libaio, Access::Write, 32),
+        };
+        let mut arguments = vec![
+            format!("--name={self}"),
+            format!("--filename={DEVICE_NODE}"),
+            format!("--ioengine={}", engine.name()),
+            format!("--rw={}", access.name()),
+            format!("--bs={}", self.block),
+            format!("--iodepth={depth}"),
+            format!("--size={}", self.size),
+            format!("--offset={}", self.skew),
+            "--direct=1".into(),
+            "--randrepeat=1".into(),
+            "--verify=crc32c".into(),
+            // All errors count, so the first does not end the job.
+            "--verify_fatal=0".into(),
+            "--continue_on_error=verify".into(),
+            format!("--do_verify={}", u8::from(phase == Phase::Job)),
+            "--output-format=json".into(),
+            format!("--output={REPORT}"),
+        ];
+        if self.skew != 0 {
+            arguments.push("--bs_unaligned=1".into());
+            // fio adds this to the page-aligned start of its buffers.
+            arguments.push(format!("--mem_align={}", self.skew));
+        }
+        if engine == Engine::IoUringFixed {
+            arguments.push("--fixedbufs=1".into());
+        }
+        arguments
+    }
+
+    /// Bytes that make up whole blocks.
+    fn whole_blocks(&self) -> u64 {
+        self.size / self.block * self.block
+    }
+
+    /// Runs the job. `before_reading` is called once what the job reads is in
+    /// place, and not at all for a job that writes.
+    pub fn run(
+        &self,
+        agent: &Agent,
+        before_reading: impl FnOnce() -> Result<()>,
+    ) -> Result<Measurement> {
+        if self.access.reads() {
+            let layout = self.fio(agent, Phase::Layout)?;
+            if let Some(failure) = layout.failure() {
+                return Ok(Measurement::failed(format!(
+                    "writing what is to be read: {failure}"
+                )));
+            }
+            before_reading()?;
+        }
+        let before = Counters::read(agent)?;
+        let run = self.fio(agent, Phase::Job)?;
+        let counted = Counters::read(agent)?.since(before);
+        Ok(self.measure(&run, counted))
+    }
+
+    fn fio(&self, agent: &Agent, phase: Phase) -> Result<FioRun> {
+        let command = GuestCommand::new("fio").args(self.arguments(phase));
+        let output = agent.run(&command, PATIENCE)?;
+        let messages = String::from_utf8_lossy(&output.stderr).into_owned()
+            + &String::from_utf8_lossy(&output.stdout);
+        let report = match agent.read_text(REPORT) {
+            Ok(text) => parse_report(&text),
+            Err(Error::Guest { message, .. }) => Err(message),
+            Err(error) => return Err(error),
+        };
+        Ok(FioRun {
+            exit: output.status.shell_code(),
+            messages,
+            report,
+        })
+    }
+
+    fn measure(&self, run: &FioRun, counted: Counters) -> Measurement {
+        let report = match (&run.report, run.failure()) {
+            (Ok(report), None) => report,
+            (Ok(report), Some(failure)) => {
+                return Measurement {
+                    verified_bytes: report
+                        .read
+                        .io_bytes
+                        .saturating_sub(report.total_err.saturating_mul(self.block)),
+                    verify_errors: report.verify_errors(),
+                    ..Measurement::failed(failure)
+                };
+            }
+            (Err(_), failure) => {
+                return Measurement::failed(failure.unwrap_or_else(|| "no report".into()));
+            }
+        };
+        // What a writing job reads, it reads to verify what it wrote.
+        let expected = self.whole_blocks();
+        let verified = report.read.io_bytes;
+        let iops = if self.access.reads() {
+            report.read.iops
+        } else {
+            report.write.iops
+        };
+        let ios = (report.read.total_ios + report.write.total_ios).max(1) as f64;
+        let failure = (verified != expected)
+            .then(|| format!("fio verified {verified} bytes instead of {expected}"));
+        Measurement {
+            iops,
+            verified_bytes: verified,
+            verify_errors: 0,
+            interrupts_per_io: counted.interrupts as f64 / ios,
+            doorbells_per_io: counted.doorbells as f64 / ios,
+            failure,
+        }
+    }
+}
+
+/// What came out of a job.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Measurement {
+    /// Transfers per second in the job's own direction.
+    pub iops: f64,
+    /// Bytes that fio found to be right.
+    pub verified_bytes: u64,
+    /// Blocks that fio found to be wrong.
+    pub verify_errors: u64,
+    /// Interrupts for each transfer, those of verification included.
+    pub interrupts_per_io: f64,
+    /// Doorbells for each transfer, those of verification included.
+    pub doorbells_per_io: f64,
+    /// Why the job does not count as passed.
+    pub failure: Option<String>,
+}
+
+impl Measurement {
+    fn failed(failure: String) -> Self {
+        Self {
+            iops: 0.0,
+            verified_bytes: 0,
+            verify_errors: 0,
+            interrupts_per_io: 0.0,
+            doorbells_per_io: 0.0,
+            failure: Some(failure),
+        }
+    }
+}
+
+/// One run of the program.
+struct FioRun {
+    exit: i32,
+    messages: String,
+    report: std::result::Result<JobReport, String>,
+}
+
+impl FioRun {
+    /// Why this run failed, if it did.
+    fn failure(&self) -> Option<String> {
+        let reason = match &self.report {
+            Err(reason) => format!("no report ({reason})"),
+            Ok(report) if report.verify_errors() > 0 => {
+                format!("{} blocks failed verification", report.verify_errors())
+            }
+            Ok(report) if report.error != 0 => format!("error {}", report.error),
+            Ok(_) if self.exit != 0 => "fio failed".into(),
+            Ok(_) => return None,
+        };
+        let messages: Vec<_> = self
+            .messages
+            .lines()
+            // Said for every job without alignment.
+            .filter(|line| !line.contains("bs_unaligned may not work"))
+            .take(8)
+            .collect();
+        Some(format!(
+            "{reason}, exit status {}\n{}",
+            self.exit,
+            messages.join("\n")
+        ))
+    }
+}
+
+/// One direction in fio's report.
+#[derive(Clone, Debug, Deserialize)]
+struct DirectionReport {
+    io_bytes: u64,
+    total_ios: u64,
+    iops: f64,
+}
+
+/// The part of fio's report that is about one job.
+#[derive(Clone, Debug, Deserialize)]
+struct JobReport {
+    /// First error number, 0 for none.
+    error: i32,
+    /// How many errors were passed over, which are those of verification.
+    #[serde(default)]
+    total_err: u64,
+    read: DirectionReport,
+    write: DirectionReport,
+}
+
+impl JobReport {
+    fn verify_errors(&self) -> u64 {
+        /// `EILSEQ`, what a failed verification sets.
+        const WRONG_BYTES: i32 = 84;
+        match self.error {
+            WRONG_BYTES => self.total_err.max(1),
+            _ => self.total_err,
+        }
+    }
+}
+
+/// Reads fio's JSON, which messages may precede.
+fn parse_report(text: &str) -> std::result::Result<JobReport, String> {
+    #[derive(Deserialize)]
+    struct Report {
+        jobs: Vec<JobReport>,
+    }
+    let start = text.find('{').ok_or("no JSON")?;
+    let report: Report = serde_json::from_str(&text[start..]).map_err(|error| error.to_string())?;
+    report
+        .jobs
+        .into_iter()
+        .next()
+        .ok_or_else(|| "no job".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashSet;
+
+    fn report(error: i32, total_err: u64, read: u64, write: u64) -> String {
+        format!(
+            r#"{{"fio version": "fio-3.39", "jobs": [{{"jobname": "x", "error": {error},
+            "total_err": {total_err}, "eta": 0,
+            "read": {{"io_bytes": {read}, "total_ios": {}, "iops": 10.5, "bw": 1}},
+            "write": {{"io_bytes": {write}, "total_ios": {}, "iops": 20.5, "bw": 1}}}}]}}"#,
+            read / 4096,
+            write / 4096
+        )
+    }
+
+    fn run(text: &str, exit: i32) -> FioRun {
+        FioRun {
+            exit,
+            messages: "crc32c: verify failed at file /dev/ringbar0 offset 98304\n".into(),
+            report: parse_report(text),
+        }
+    }
+
+    const COUNTED: Counters = Counters {
+        interrupts: 512,
+        doorbells: 1024,
+    };
+
+    #[test]
+    fn a_job_is_measured_in_its_own_direction() {
+        let job = job(Engine::Libaio, Access::RandWrite, 4096, 32, 4 << 20);
+        let text = report(0, 0, 4 << 20, 4 << 20);
+        let m = job.measure(&run(&text, 0), COUNTED);
+        assert_eq!(m.failure, None);
+        assert_eq!(m.verified_bytes, 4 << 20);
+        assert_eq!(m.iops, 20.5);
+        assert_eq!(m.interrupts_per_io, 0.25);
+        assert_eq!(m.doorbells_per_io, 0.5);
+
+        let job = super::job(Engine::Libaio, Access::Read, 4096, 32, 4 << 20);
+        let m = job.measure(&run(&report(0, 0, 4 << 20, 0), 0), COUNTED);
+        assert_eq!(m.iops, 10.5);
+    }
+
+    #[test]
+    fn wrong_bytes_fail_a_job_although_fio_exits_with_0() {
+        let job = job(Engine::IoUring, Access::RandRead, 4096, 32, 4 << 20);
+        let m = job.measure(&run(&report(84, 1, 4 << 20, 0), 0), COUNTED);
+        assert_eq!(m.verify_errors, 1);
+        assert_eq!(m.verified_bytes, (4 << 20) - 4096);
+        let failure = m.failure.unwrap();
+        assert!(
+            failure.contains("1 blocks failed verification"),
+            "{failure}"
+        );
+        assert!(failure.contains("offset 98304"), "{failure}");
+    }
+
+    #[test]
+    fn less_verified_than_asked_for_fails_a_job() {
+        let job = job(Engine::IoUring, Access::RandRead, 4096, 32, 4 << 20);
+        let m = job.measure(&run(&report(0, 0, 1 << 20, 0), 0), COUNTED);
+        assert!(m.failure.unwrap().contains("instead of 4194304"));
+    }
+
+    #[test]
+    fn other_errors_and_missing_reports_fail_a_job() {
+        let job = job(Engine::Psync, Access::Write, 4096, 1, 4 << 20);
+        let m = job.measure(&run(&report(5, 0, 0, 0), 1), COUNTED);
+        assert!(m.failure.unwrap().contains("error 5"));
+        let m = job.measure(&run("fio: not found", 127), COUNTED);
+        assert!(m.failure.unwrap().contains("no report"));
+    }
+
+    #[test]
+    fn messages_before_the_report_are_passed_over() {
+        let text = format!(
+            "fio: bs_unaligned may not work with raw io\n\n{}",
+            report(0, 0, 1, 2)
+        );
+        assert_eq!(parse_report(&text).unwrap().write.io_bytes, 2);
+        assert!(parse_report(r#"{"jobs": []}"#).is_err());
+    }
+
+    #[test]
+    fn the_jobs_cover_what_was_promised() {
+        let names: HashSet<_> = JOBS.iter().map(Job::to_string).collect();
+        assert_eq!(names.len(), JOBS.len(), "a name comes twice");
+        assert!(names.contains("randread-4k-qd32-io_uring-fixed"));
+        for engine in ["psync", "libaio", "io_uring"] {
+            let of = |f: &dyn Fn(&Job) -> bool| {
+                JOBS.iter().any(|job| job.engine.name() == engine && f(job))
+            };
+            for access in [
+                Access::Read,
+                Access::Write,
+                Access::RandRead,
+                Access::RandWrite,
+            ] {
+                assert!(of(&|job| job.access == access), "{engine} {access:?}");
+            }
+            assert!(of(&|job| job.skew % 2 == 1), "{engine} unaligned");
+            assert!(of(&|job| job.depth == 1), "{engine} depth 1");
+            for block in [512, 4096, 65536, 1 << 20] {
+                assert!(of(&|job| job.block == block), "{engine} {block}");
+            }
+            if engine != "psync" {
+                assert!(of(&|job| job.depth == 32), "{engine} depth 32");
+            }
+        }
+        assert!(JOBS.iter().all(|job| job.victim() < job.whole_blocks()));
+    }
+
+    #[test]
+    fn a_layout_is_written_without_verification() {
+        let job = skewed(job(Engine::IoUringFixed, Access::RandRead, 4097, 8, M), 3);
+        let line = job.arguments(Phase::Layout).join(" ");
+        assert!(
+            line.contains("--rw=write") && line.contains("--do_verify=0"),
+            "{line}"
+        );
+        assert!(
+            line.contains("--offset=3") && !line.contains("fixedbufs"),
+            "{line}"
+        );
+        let line = job.arguments(Phase::Job).join(" ");
+        assert!(
+            line.contains("--rw=randread") && line.contains("--do_verify=1"),
+            "{line}"
+        );
+        assert!(
+            line.contains("--mem_align=3") && line.contains("--fixedbufs=1"),
+            "{line}"
+        );
+    }
+}
