@@ -18,10 +18,10 @@ use tracing::{Event, Level, Metadata, Subscriber};
 use tracing_subscriber::layer::{Context, Filter};
 
 /// How many messages of one kind may come at once.
-const BURST: u32 = 10;
+const BURST: u32 = 30;
 
 /// How long it takes until one more may come.
-const INTERVAL: Duration = Duration::from_secs(5);
+const INTERVAL: Duration = Duration::from_secs(2);
 
 /// Lets through a burst of each message (each place in the code that logs), and
 /// then one from time to time. Levels that somebody asked for to look closely,

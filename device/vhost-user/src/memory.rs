@@ -7,7 +7,7 @@ use std::sync::{Arc, PoisonError};
 
 use ringbar_model::Storage;
 use rustix::fs::fstat;
-use tracing::{debug, info};
+use tracing::debug;
 use vm_memory::{
     GuestAddressSpace, GuestMemoryAtomic, GuestMemoryBackend, GuestMemoryLoadGuard,
     GuestMemoryMmap, GuestMemoryRegion, GuestRegionMmap,
@@ -61,7 +61,7 @@ impl RequestMemory {
                 GuestRegionMmap::with_arc(region.get_mmap(), region.start_addr()).map(Arc::new),
             );
         }
-        info!(regions = regions.len(), "new memory table");
+        debug!(regions = regions.len(), "new memory table");
         // Fails for an empty list only: the order is that of a valid table.
         let memory = GuestMemoryMmap::from_arc_regions(regions).unwrap_or_default();
         self.table
