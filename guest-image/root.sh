@@ -66,7 +66,7 @@ done <"$record"
 
 if ((${#triples[@]})); then
     count=$((${#triples[@]} / 3))
-    note "$name: downloading $count packages, $((bytes / 1048576)) MiB"
+    note "$name: $count of $(wc -l <sums) packages to download, $((bytes / 1048576)) MiB"
     if ! /usr/lib/apt/apt-helper -o APT::Sandbox::User=root -o Acquire::Retries=3 \
         download-file "${triples[@]}" 2>&1 | tee log | grep --line-buffered '^Get:' | progress "$name: packages downloaded" "$count" ||
         ! sha256sum --check --quiet sums >/dev/null 2>&1; then
