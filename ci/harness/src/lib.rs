@@ -16,6 +16,7 @@
 //! | [`report`] | what `run` leaves |
 //! | [`kernel_log`] | looks for problems in a kernel log |
 //! | [`ktap`] | reads test results |
+//! | [`suite`] | runs a suite of the guest's tests |
 //! | [`process`] | processes on the host that never outlive this one |
 //! | [`size`] | sizes as people write them |
 
@@ -32,4 +33,5 @@ pub mod qmp;
 pub mod report;
 pub mod setup;
 pub mod size;
+pub mod suite;
 pub mod vm;

@@ -28,6 +28,7 @@ enum Command {
     Run(commands::run::Options),
     Exec(commands::exec::Options),
     Shell(commands::shell::Options),
+    Test(commands::test::Options),
 }
 
 fn main() -> ExitCode {
@@ -38,6 +39,7 @@ fn main() -> ExitCode {
         .and_then(|setup| match cli.command {
             Command::Run(options) => commands::run::run(&setup, &options),
             Command::Exec(options) => commands::exec::run(&setup, &options),
+            Command::Test(options) => commands::test::run(&setup, &options),
             Command::Shell(options) => commands::shell::run(&setup, &options),
         });
     match result {

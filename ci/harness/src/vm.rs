@@ -241,6 +241,17 @@ impl Vm {
         self.qemu.wait(Duration::from_secs(u64::from(u32::MAX)))
     }
 
+    /// Powers the guest off and says how QEMU and the devices ended, which are
+    /// given this long after QEMU.
+    pub fn end(mut self, patience: Duration) -> Result<Vec<EndOfProcess>> {
+        self.agent.power_off()?;
+        let mut ends = vec![end_of(&mut self.qemu, POWER_OFF)];
+        for device in &mut self.devices {
+            ends.push(end_of(device.process(), patience));
+        }
+        Ok(ends)
+    }
+
     /// Powers the guest off. Ends by force what does not end in time, and says
     /// so with an error.
     pub fn power_off(mut self) -> Result<()> {
@@ -253,6 +264,25 @@ impl Vm {
             after: POWER_OFF,
         };
         self.explain(Err(error))
+    }
+}
+
+/// How a process of a virtual machine ended.
+#[derive(Clone, Debug)]
+pub struct EndOfProcess {
+    /// Which process.
+    pub name: &'static str,
+    /// Its status; `None` where it had not ended in time and was killed.
+    pub status: Option<ExitStatus>,
+    /// The end of its log, as a paragraph.
+    pub tail: String,
+}
+
+fn end_of(process: &mut HostProcess, patience: Duration) -> EndOfProcess {
+    EndOfProcess {
+        name: process.name(),
+        status: process.wait(patience),
+        tail: paragraph(process.name(), process.log()),
     }
 }
 

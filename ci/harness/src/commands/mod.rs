@@ -5,6 +5,7 @@
 pub mod exec;
 pub mod run;
 pub mod shell;
+pub mod test;
 
 use std::time::Duration;
 

@@ -1,0 +1,317 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! `ringbar-ci test`: the tests in virtual machines.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::mpsc::{self, Receiver};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::{fs, thread};
+
+use anyhow::Context;
+use clap::Args;
+use libtest_mimic::{Arguments, Completion, Failed, Trial};
+use ringbar_guest_tests::suites;
+use ringbar_harness::ktap::Outcome;
+use ringbar_harness::setup::Setup;
+use ringbar_harness::suite::{self, Check, Plan, Report};
+
+/// Tests the driver in virtual machines, one for each suite
+///
+/// The last line is the number of tests, those of --unit-log included.
+#[derive(Debug, Args)]
+pub struct Options {
+    /// Output of `cargo test`, whose results are added to the last line
+    #[arg(long, value_name = "FILE")]
+    unit_log: Option<PathBuf>,
+
+    /// List the tests instead of running them
+    #[arg(long)]
+    list: bool,
+
+    /// Run only tests whose name, `suite::test`, contains one of these
+    #[arg(value_name = "FILTER")]
+    filters: Vec<String>,
+}
+
+/// Runs the tests.
+pub fn run(setup: &Setup, options: &Options) -> anyhow::Result<ExitCode> {
+    let unit = match &options.unit_log {
+        Some(path) => {
+            let text =
+                fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
+            count_unit_tests(&text)
+        }
+        None => Counts::default(),
+    };
+    let plans = plans(&setup.checkout, &options.filters);
+    if plans.is_empty() {
+        anyhow::bail!("no test has such a name");
+    }
+    let arguments = Arguments {
+        list: options.list,
+        // One virtual machine at a time, and the results in their order.
+        test_threads: Some(1),
+        ..Arguments::default()
+    };
+    let setup = Arc::new(setup.clone());
+    let trials = plans
+        .into_iter()
+        .flat_map(|plan| trials(&setup, plan))
+        .collect();
+    let conclusion = libtest_mimic::run(&arguments, trials);
+    if options.list {
+        return Ok(ExitCode::SUCCESS);
+    }
+    let total = Counts {
+        passed: unit.passed + conclusion.num_passed,
+        failed: unit.failed + conclusion.num_failed,
+    };
+    println!("{} passed, {} failed", total.passed, total.failed);
+    Ok(if total.failed == 0 && total.passed > 0 {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+/// Results of tests.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Counts {
+    passed: u64,
+    failed: u64,
+}
+
+/// Adds up the lines `test result: ok. 3 passed; 0 failed; …` of `cargo test`.
+fn count_unit_tests(log: &str) -> Counts {
+    let mut counts = Counts::default();
+    for line in log.lines() {
+        let Some(rest) = line.trim_start().strip_prefix("test result: ") else {
+            continue;
+        };
+        let (_, numbers) = rest.split_once(". ").unwrap_or(("", rest));
+        for part in numbers.split(';') {
+            let mut words = part.split_ascii_whitespace();
+            let number = words.next().and_then(|word| word.parse().ok()).unwrap_or(0);
+            match words.next() {
+                Some("passed") => counts.passed += number,
+                Some("failed") => counts.failed += number,
+                _ => {}
+            }
+        }
+    }
+    counts
+}
+
+/// The suites with the tests that were asked for.
+fn plans(checkout: &Path, filters: &[String]) -> Vec<Plan> {
+    let wanted = |suite: &str, test: &str| {
+        let name = format!("{suite}::{test}");
+        filters.is_empty() || filters.iter().any(|filter| name.contains(filter.as_str()))
+    };
+    suites::all()
+        .into_iter()
+        .map(|suite| Plan {
+            suite: suite.name,
+            tests: suite
+                .cases
+                .into_iter()
+                .map(|case| case.name)
+                .filter(|name| wanted(suite.name, name))
+                .collect(),
+            log_dir: checkout.join("build/test").join(suite.name),
+        })
+        .filter(|plan| !plan.tests.is_empty())
+        .collect()
+}
+
+/// The tests of a suite, in the order in which their results come.
+fn trials(setup: &Arc<Setup>, plan: Plan) -> Vec<Trial> {
+    let suite = plan.suite;
+    let names: Vec<String> = plan
+        .tests
+        .iter()
+        .cloned()
+        .chain(Check::of(suite).into_iter().map(|c| c.name().to_owned()))
+        .collect();
+    let results = Arc::new(Mutex::new(Results::new(Arc::clone(setup), plan)));
+    names
+        .into_iter()
+        .map(|name| {
+            let results = Arc::clone(&results);
+            Trial::ignorable_test(format!("{suite}::{name}"), move || {
+                results
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .wait_for(&name)
+            })
+        })
+        .collect()
+}
+
+/// Results of a suite that starts when the first of them is asked for.
+struct Results {
+    setup: Arc<Setup>,
+    plan: Plan,
+    incoming: Option<Receiver<Report>>,
+    known: HashMap<String, Report>,
+    /// Why there are no more, once that was told with a test.
+    explained: bool,
+}
+
+impl Results {
+    fn new(setup: Arc<Setup>, plan: Plan) -> Self {
+        Self {
+            setup,
+            plan,
+            incoming: None,
+            known: HashMap::new(),
+            explained: false,
+        }
+    }
+
+    fn wait_for(&mut self, name: &str) -> Result<Completion, Failed> {
+        if self.incoming.is_none() {
+            self.start()?;
+        }
+        while !self.known.contains_key(name) {
+            match self.incoming.as_ref().and_then(|i| i.recv().ok()) {
+                Some(report) => self.known.insert(report.name.clone(), report),
+                None => return Err(self.missing()),
+            };
+        }
+        match self.known.get(name).cloned() {
+            Some(report) => conclude(report),
+            None => Err(self.missing()),
+        }
+    }
+
+    fn start(&mut self) -> Result<(), Failed> {
+        let (sender, receiver) = mpsc::channel();
+        let (setup, plan) = (Arc::clone(&self.setup), self.plan.clone());
+        thread::Builder::new()
+            .name(self.plan.suite.into())
+            .spawn(move || suite::run(&setup, &plan, &sender))
+            .map_err(|error| Failed::from(format!("starting the suite: {error}")))?;
+        self.incoming = Some(receiver);
+        Ok(())
+    }
+
+    /// Why a result never came: in full with the first test that misses it.
+    fn missing(&mut self) -> Failed {
+        let reason = self
+            .known
+            .get(Check::AllTestsRan.name())
+            .map_or("the suite ended early", |report| report.message.as_str());
+        let text = if self.explained {
+            let first = reason.lines().next().unwrap_or_default();
+            format!("not run: {first}")
+        } else {
+            format!("not run, or not to its end: {reason}")
+        };
+        self.explained = true;
+        text.into()
+    }
+}
+
+fn conclude(report: Report) -> Result<Completion, Failed> {
+    match report.outcome {
+        Outcome::Passed => Ok(Completion::Completed),
+        Outcome::Skipped(reason) => Ok(Completion::ignored_with(reason)),
+        Outcome::Failed => Err(report.message.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn unit_test_results_are_added_up() {
+        let log = "running 3 tests\n\
+            test result: ok. 3 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.0s\n\
+            test result: FAILED. 4 passed; 2 failed; 1 ignored; 0 measured; 0 filtered out\n\
+            something passed; 9 failed\n";
+        assert_eq!(
+            count_unit_tests(log),
+            Counts {
+                passed: 7,
+                failed: 2
+            }
+        );
+        assert_eq!(count_unit_tests(""), Counts::default());
+    }
+
+    #[test]
+    fn filters_choose_tests_and_suites() {
+        let all = plans(Path::new("/x"), &[]);
+        assert_eq!(all.len(), suites::all().len());
+        let some = plans(Path::new("/x"), &["mmap::".into(), "aio_eventfd".into()]);
+        let names: Vec<_> = some.iter().map(|plan| plan.suite).collect();
+        assert_eq!(names, ["mmap", "async"]);
+        assert_eq!(some[1].tests, ["b6_aio_eventfd"]);
+        assert!(plans(Path::new("/x"), &["no such test".into()]).is_empty());
+    }
+
+    fn results(reports: Vec<Report>) -> Results {
+        let (sender, receiver) = mpsc::channel();
+        for report in reports {
+            sender.send(report).unwrap();
+        }
+        let setup = Setup {
+            kernel_release: String::new(),
+            kernel_image: PathBuf::new(),
+            qemu: Vec::new(),
+            qemu_version: String::new(),
+            initramfs: PathBuf::new(),
+            accel: ringbar_harness::setup::Accelerator::Tcg,
+            device: PathBuf::new(),
+            checkout: PathBuf::new(),
+        };
+        let plan = Plan {
+            suite: "data",
+            tests: Vec::new(),
+            log_dir: PathBuf::new(),
+        };
+        let mut results = Results::new(Arc::new(setup), plan);
+        results.incoming = Some(receiver);
+        results
+    }
+
+    fn report(name: &str, outcome: Outcome, message: &str) -> Report {
+        Report {
+            name: name.into(),
+            outcome,
+            message: message.into(),
+        }
+    }
+
+    #[test]
+    fn a_test_that_a_crash_prevented_fails_with_the_reason() {
+        let mut results = results(vec![
+            report("a", Outcome::Passed, ""),
+            report("all_tests_ran", Outcome::Failed, "the guest went away\nlog"),
+        ]);
+        assert!(results.wait_for("a").is_ok());
+        let first = results.wait_for("b").err().unwrap();
+        assert_eq!(
+            first.message(),
+            Some("not run, or not to its end: the guest went away\nlog")
+        );
+        let second = results.wait_for("c").err().unwrap();
+        assert_eq!(second.message(), Some("not run: the guest went away"));
+        // The check itself fails as well, with everything.
+        let check = results.wait_for("all_tests_ran").err().unwrap();
+        assert_eq!(check.message(), Some("the guest went away\nlog"));
+    }
+
+    #[test]
+    fn skipped_tests_are_neither_passed_nor_failed() {
+        let mut results = results(vec![report("a", Outcome::Skipped("no memory".into()), "")]);
+        assert!(matches!(
+            results.wait_for("a"),
+            Ok(Completion::Ignored { .. })
+        ));
+    }
+}

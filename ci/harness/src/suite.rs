@@ -1,0 +1,459 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! Runs a suite of the guest's tests in a virtual machine of its own.
+//!
+//! A suite ends with checks that are tests themselves: that the guest ran all
+//! it had planned, that no page stayed pinned, that the kernel had nothing to
+//! complain about, that the device ended well. Results are sent as they come;
+//! the receiver sees the end of the channel when nothing more will come, whatever
+//! the reason.
+
+use std::fmt::Write as _;
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::Sender;
+use std::time::Duration;
+
+use ringbar_agent_protocol::ExitStatus;
+use ringbar_guest_tests::pattern;
+use ringbar_guest_tests::suites::durability;
+
+use crate::agent::{Event, GuestCommand};
+use crate::counters::Pins;
+use crate::device::{DeviceOptions, Storage};
+use crate::error::{Error, Result};
+use crate::fio::JOBS;
+use crate::kernel_log;
+use crate::ktap::{Outcome, Parser, TestResult};
+use crate::process;
+use crate::setup::Setup;
+use crate::vm::{Vm, VmOptions};
+
+/// How long the guest may be silent, which is how long one test may take.
+const SILENCE: Duration = Duration::from_secs(240);
+
+/// How long a suite may take.
+const PATIENCE: Duration = Duration::from_secs(1200);
+
+/// How long the daemon may take to end after QEMU has.
+const DEVICE_END: Duration = Duration::from_secs(10);
+
+/// Name of the suite whose device keeps its memory in a file, which is compared
+/// with what its tests wrote.
+const DURABILITY: &str = "durability";
+
+/// One of the checks at the end of a suite.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Check {
+    /// The guest reported a result for each test it was to run.
+    AllTestsRan,
+    /// As many pages were released as were pinned.
+    PinsBalanced,
+    /// A changed byte in the device memory makes a verifying fio job fail.
+    CorruptionIsFound,
+    /// The kernel log holds no problem.
+    KernelLogClean,
+    /// What was made durable is in the file, also when the daemon is killed.
+    FileHoldsWhatWasSynced,
+    /// Guest and device ended in order.
+    CleanEnd,
+}
+
+impl Check {
+    /// The checks of a suite, in the order of their results.
+    pub fn of(suite: &str) -> Vec<Self> {
+        let mut checks = vec![Self::AllTestsRan, Self::PinsBalanced];
+        if suite == DURABILITY {
+            checks.push(Self::CorruptionIsFound);
+        }
+        checks.push(Self::KernelLogClean);
+        checks.push(if suite == DURABILITY {
+            Self::FileHoldsWhatWasSynced
+        } else {
+            Self::CleanEnd
+        });
+        checks
+    }
+
+    /// Name of the test.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::AllTestsRan => "all_tests_ran",
+            Self::PinsBalanced => "b2_pins_are_balanced",
+            Self::CorruptionIsFound => "fio_finds_a_byte_changed_on_the_host",
+            Self::KernelLogClean => "kernel_log_is_clean",
+            Self::FileHoldsWhatWasSynced => "b7_file_on_the_host_holds_what_was_synced",
+            Self::CleanEnd => "guest_and_device_end_in_order",
+        }
+    }
+}
+
+/// What a suite is to run.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// Name of the suite.
+    pub suite: &'static str,
+    /// Names of the tests, in order.
+    pub tests: Vec<String>,
+    /// Where the logs go.
+    pub log_dir: PathBuf,
+}
+
+/// Result of a test or check.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Report {
+    /// Name of the test or check.
+    pub name: String,
+    /// How it ended.
+    pub outcome: Outcome,
+    /// What there is to say about it.
+    pub message: String,
+}
+
+/// Runs a suite and sends its results. Nothing more comes once the sender is
+/// dropped; what is missing then was never reached, for the reason that
+/// [`Check::AllTestsRan`] gives.
+pub fn run(setup: &Setup, plan: &Plan, results: &Sender<Report>) {
+    let send = |name: &str, result: std::result::Result<(), String>| {
+        let (outcome, message) = match result {
+            Ok(()) => (Outcome::Passed, String::new()),
+            Err(message) => (Outcome::Failed, message),
+        };
+        // Nobody may be left to hear it.
+        let _ = results.send(Report {
+            name: name.to_owned(),
+            outcome,
+            message,
+        });
+    };
+    let check = |check: Check, result| send(check.name(), result);
+
+    let image = plan.log_dir.join("device-memory");
+    let vm = options(plan, &image)
+        .and_then(|options| Vm::start(setup, &options))
+        .and_then(|mut vm| vm.load_driver().map(|()| vm));
+    let mut vm = match vm {
+        Ok(vm) => vm,
+        Err(error) => return check(Check::AllTestsRan, Err(error.to_string())),
+    };
+
+    let ran = run_tests(&mut vm, plan, results);
+    let alive = ran.is_ok();
+    check(Check::AllTestsRan, ran);
+    if alive {
+        check(Check::PinsBalanced, pins(&mut vm));
+        if plan.suite == DURABILITY {
+            check(Check::CorruptionIsFound, corruption(&mut vm));
+        }
+    }
+    check(Check::KernelLogClean, clean_log(&vm, alive));
+    if plan.suite == DURABILITY {
+        if alive {
+            let synced = kill_and_compare(&mut vm, plan, &image);
+            check(Check::FileHoldsWhatWasSynced, synced);
+        }
+        drop(vm);
+        // A device image is of no use to anyone, unlike the logs beside it.
+        let _ = fs::remove_file(&image);
+    } else if alive {
+        check(Check::CleanEnd, end(vm));
+    }
+}
+
+/// The virtual machine of a suite.
+fn options(plan: &Plan, image: &Path) -> Result<VmOptions> {
+    let mut device = DeviceOptions::default();
+    if plan.suite == DURABILITY {
+        device.size = 64 << 20;
+        fs::create_dir_all(&plan.log_dir)
+            .map_err(Error::io(format!("creating {}", plan.log_dir.display())))?;
+        File::create(image)
+            .and_then(|file| file.set_len(device.size))
+            .map_err(Error::io(format!("creating {}", image.display())))?;
+        device.storage = Storage::File(image.to_owned());
+    }
+    Ok(VmOptions {
+        devices: vec![device],
+        log_dir: Some(plan.log_dir.clone()),
+        ..VmOptions::default()
+    })
+}
+
+/// Has the guest run the tests; an error says why it did not run all of them.
+fn run_tests(
+    vm: &mut Vm,
+    plan: &Plan,
+    results: &Sender<Report>,
+) -> std::result::Result<(), String> {
+    let mut reader = Reader::new();
+    let followed = follow(vm, plan, &mut reader, results);
+    if let Err(error) = &followed
+        && error.is_timeout()
+    {
+        // Where everything hangs, the log tells what it waits for.
+        let blocked = GuestCommand::shell("echo w > /proc/sysrq-trigger");
+        let _ = vm.agent().run(&blocked, Duration::from_secs(10));
+    }
+    let status = vm.explain(followed).map_err(|error| {
+        let mut message = error.to_string();
+        for line in reader.parser.pending() {
+            let _ = write!(message, "\n{line}");
+        }
+        message
+    })?;
+    let mut problems = Vec::new();
+    let pending = reader.parser.pending().join("\n");
+    for problem in reader.parser.finish() {
+        problems.push(problem.to_string());
+    }
+    // 1 says that a test failed, which its own result has said.
+    if !matches!(status, ExitStatus::Exited(0 | 1)) {
+        problems.push(format!("the test program ended with {status}"));
+    }
+    if problems.is_empty() {
+        return Ok(());
+    }
+    problems.push(pending);
+    Err(problems.join("\n"))
+}
+
+/// Passes results on until the guest's test program ends.
+fn follow(
+    vm: &Vm,
+    plan: &Plan,
+    reader: &mut Reader,
+    results: &Sender<Report>,
+) -> Result<ExitStatus> {
+    let command = GuestCommand::new("ringbar-guest-tests")
+        .args(["run", plan.suite])
+        .args(plan.tests.iter().cloned());
+    let mut running = vm.agent().start(&command, PATIENCE)?;
+    loop {
+        match running.next_within(SILENCE)? {
+            Event::Stdout(bytes) => {
+                for result in reader.push(&bytes) {
+                    // Nobody may be left to hear it.
+                    let _ = results.send(report(result, vm.console_log()));
+                }
+            }
+            Event::Stderr(bytes) => reader.messages(&bytes),
+            Event::Exited(status) => return Ok(status),
+        }
+    }
+}
+
+/// Adds to a failure what the kernel said last.
+fn report(result: TestResult, console_log: &Path) -> Report {
+    const LINES: usize = 12;
+    let mut message = result.diagnostics.join("\n");
+    if result.outcome == Outcome::Failed {
+        let _ = write!(
+            message,
+            "\n--- last lines of the kernel log ---\n{}",
+            process::tail(console_log, LINES)
+        );
+    }
+    Report {
+        name: result.name,
+        outcome: result.outcome,
+        message,
+    }
+}
+
+/// Cuts the guest's output into lines for the parser.
+struct Reader {
+    parser: Parser,
+    stdout: Vec<u8>,
+    stderr: Vec<u8>,
+}
+
+impl Reader {
+    fn new() -> Self {
+        Self {
+            parser: Parser::new(),
+            stdout: Vec::new(),
+            stderr: Vec::new(),
+        }
+    }
+
+    /// Takes output in; returns the results that it completes.
+    fn push(&mut self, bytes: &[u8]) -> Vec<TestResult> {
+        self.stdout.extend_from_slice(bytes);
+        take_lines(&mut self.stdout)
+            .iter()
+            .filter_map(|line| self.parser.line(line))
+            .collect()
+    }
+
+    /// Takes error output in, which becomes part of the next result.
+    fn messages(&mut self, bytes: &[u8]) {
+        self.stderr.extend_from_slice(bytes);
+        for line in take_lines(&mut self.stderr) {
+            self.parser.line(&format!("# {line}"));
+        }
+    }
+}
+
+/// Takes the complete lines out of a buffer.
+fn take_lines(buffer: &mut Vec<u8>) -> Vec<String> {
+    let Some(end) = buffer.iter().rposition(|&byte| byte == b'\n') else {
+        return Vec::new();
+    };
+    let rest = buffer.split_off(end + 1);
+    let complete = std::mem::replace(buffer, rest);
+    String::from_utf8_lossy(&complete)
+        .lines()
+        .map(str::to_owned)
+        .collect()
+}
+
+fn pins(vm: &mut Vm) -> std::result::Result<(), String> {
+    let result = Pins::read_when_idle(vm.agent());
+    let pins = vm.explain(result).map_err(|error| error.to_string())?;
+    if pins.balanced() {
+        return Ok(());
+    }
+    Err(format!(
+        "{} pages were pinned, {} released",
+        pins.acquired, pins.released
+    ))
+}
+
+/// Proves that the check by fio can fail.
+fn corruption(vm: &mut Vm) -> std::result::Result<(), String> {
+    let Some(job) = JOBS.iter().find(|job| job.access.reads()) else {
+        return Err("no fio job reads".into());
+    };
+    let agent = std::sync::Arc::clone(vm.agent());
+    let measured = job.run(&agent, || match vm.devices().first() {
+        Some(device) => device.corrupt_byte(job.victim()),
+        None => Ok(()),
+    });
+    let measured = vm.explain(measured).map_err(|error| error.to_string())?;
+    match measured.verify_errors {
+        1 => Ok(()),
+        errors => Err(format!(
+            "one byte was changed, fio found {errors} wrong blocks ({:?})",
+            measured.failure
+        )),
+    }
+}
+
+/// Looks through the kernel's own log where the guest can still send it, and
+/// through that of the console, which holds what a dying kernel said last.
+fn clean_log(vm: &Vm, alive: bool) -> std::result::Result<(), String> {
+    let console = fs::read(vm.console_log()).map_err(|error| error.to_string())?;
+    let mut logs = vec![String::from_utf8_lossy(&console).into_owned()];
+    if alive {
+        logs.push(vm.agent().kernel_log().map_err(|error| error.to_string())?);
+    }
+    match logs.iter().find_map(|log| kernel_log::report(log)) {
+        None => Ok(()),
+        Some(report) => Err(report),
+    }
+}
+
+/// Kills the daemon without notice and compares the file with what the tests
+/// made durable.
+fn kill_and_compare(vm: &mut Vm, plan: &Plan, image: &Path) -> std::result::Result<(), String> {
+    for device in vm.devices() {
+        device.process().kill();
+    }
+    let file = File::open(image).map_err(|error| format!("{}: {error}", image.display()))?;
+    let mut compared = 0;
+    for range in durability::ranges() {
+        if !plan.tests.iter().any(|test| test == range.test) {
+            continue;
+        }
+        let mut found = vec![0; range.length];
+        file.read_exact_at(&mut found, range.offset)
+            .map_err(|error| format!("{}: {error}", image.display()))?;
+        let expected = pattern::bytes(range.seed, range.length);
+        if let Some(difference) = pattern::difference(&found, expected) {
+            return Err(format!(
+                "{}: bytes {} and following of the file: {difference}",
+                range.test, range.offset
+            ));
+        }
+        compared += 1;
+    }
+    if compared == 0 && plan.tests.len() > 1 {
+        return Err("no test left anything to compare".into());
+    }
+    Ok(())
+}
+
+/// Powers the guest off and looks how QEMU and the device end.
+fn end(vm: Vm) -> std::result::Result<(), String> {
+    let ended = vm.end(DEVICE_END).map_err(|error| error.to_string())?;
+    let mut problems = Vec::new();
+    for process in ended {
+        if !process.status.is_some_and(|status| status.success()) {
+            problems.push(format!(
+                "{} {}\n{}",
+                process.name,
+                process.status.map_or_else(
+                    || "did not end".to_owned(),
+                    |status| format!("ended with {status}")
+                ),
+                process.tail
+            ));
+        }
+    }
+    if problems.is_empty() {
+        Ok(())
+    } else {
+        Err(problems.join("\n"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn output_in_pieces_makes_whole_lines() {
+        let mut reader = Reader::new();
+        assert_eq!(
+            reader.push(b"KTAP version 1\n1..2\nok 1 a\nnot o"),
+            [TestResult {
+                name: "a".into(),
+                outcome: Outcome::Passed,
+                diagnostics: Vec::new(),
+            }]
+        );
+        reader.messages(b"thread panicked\nat");
+        let results = reader.push(b"k 2 b\n");
+        assert_eq!(results[0].outcome, Outcome::Failed);
+        assert_eq!(results[0].diagnostics, ["thread panicked"]);
+        assert_eq!(reader.parser.finish(), []);
+    }
+
+    #[test]
+    fn failures_carry_the_kernel_log() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = dir.path().join("log");
+        fs::write(&log, "[1.0] ringbar: broken\n").unwrap();
+        let result = TestResult {
+            name: "x".into(),
+            outcome: Outcome::Failed,
+            diagnostics: vec!["byte 3".into()],
+        };
+        let text = report(result, &log).message;
+        assert!(text.starts_with("byte 3\n---"), "{text}");
+        assert!(text.ends_with("ringbar: broken"), "{text}");
+    }
+
+    #[test]
+    fn each_suite_has_the_checks_that_fit_its_device() {
+        assert!(Check::of("data").contains(&Check::CleanEnd));
+        assert!(!Check::of("data").contains(&Check::FileHoldsWhatWasSynced));
+        assert!(Check::of(DURABILITY).contains(&Check::FileHoldsWhatWasSynced));
+        assert!(
+            ringbar_guest_tests::suites::all()
+                .iter()
+                .any(|suite| suite.name == DURABILITY)
+        );
+    }
+}
