@@ -98,7 +98,7 @@ pub(crate) struct Slot {
     opcode: Opcode,
     length: usize,
     descriptors: usize,
-    /// Bytes that the device says it has written, status included.
+    /// Bytes that the device says it has written, from the start on.
     written: u32,
     failure: Option<Error>,
 }
@@ -255,9 +255,6 @@ impl Slot {
 
     /// The status that the device wrote, read once. `EIO` where it wrote none.
     fn status(&self) -> Result<RequestStatus> {
-        if (self.written as usize) < RequestStatus::SIZE {
-            return Err(EIO);
-        }
         let mut bytes = [0; RequestStatus::SIZE];
         for (i, chunk) in bytes.chunks_exact_mut(8).enumerate() {
             let word: u64 = io_read!(self.page, [try: STATUS_AT + i]);
@@ -283,10 +280,10 @@ impl Slot {
         let Ok(bytes) = usize::try_from(status.result) else {
             return failed(EIO);
         };
-        // What a read has transferred, it has written (2.7.8.2).
-        if matches!(self.opcode, Opcode::Read)
-            && (self.written as usize) < bytes.saturating_add(RequestStatus::SIZE)
-        {
+        // What a read has transferred, it has written. More cannot be asked: the length counts
+        // what is contiguous from the start, and so not the status of a read that failed
+        // (2.7.8.2).
+        if matches!(self.opcode, Opcode::Read) && (self.written as usize) < bytes {
             return failed(EIO);
         }
         match errno(status.code) {
