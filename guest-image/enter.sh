@@ -2,6 +2,7 @@
 # Runs a command inside a root made by root.sh.
 #
 # Usage:   enter.sh ROOT [--bind SOURCE:TARGET]... [--network] -- COMMAND [ARGUMENT...]
+#          enter.sh --check (whether this host lets us)
 # Inputs:  RINGBAR_BIND, more host paths to show, separated by colons.
 #
 # Inside, the host's /dev, /proc, /sys and /tmp, its other top-level folders
@@ -65,6 +66,33 @@ if [[ ${1:-} == --inside ]]; then
     exec chroot "$root" /usr/bin/env -i --chdir="$PWD" "${environment[@]}" "$@"
 fi
 
+# Root needs no user namespace, but a root in a container may be allowed nothing
+# else; everybody else needs one. Which works is found by making a mount.
+plain=(--mount)
+mapped=(--map-root-user --mount)
+works() {
+    problem=$(unshare "$@" -- mount --bind "$here" "$here" 2>&1)
+}
+if [[ $(id -u) == 0 ]] && works "${plain[@]}"; then
+    namespace=("${plain[@]}")
+elif works "${mapped[@]}"; then
+    namespace=("${mapped[@]}")
+else
+    restricted=/proc/sys/kernel/apparmor_restrict_unprivileged_userns
+    if [[ -e $restricted && $(cat "$restricted") != 0 ]]; then
+        fix='sudo sysctl kernel.apparmor_restrict_unprivileged_userns=0, or run it as root'
+    elif [[ -e /.dockerenv || -e /run/.containerenv ]]; then
+        fix='start the container with --privileged'
+    elif [[ $(id -u) == 0 ]]; then
+        fix='run it outside this container or chroot'
+    else
+        fix='sudo sysctl kernel.unprivileged_userns_clone=1 user.max_user_namespaces=10000, or run it as root'
+    fi
+    echo "ringbar: no mount namespace can be made here (${problem%%$'\n'*}): $fix" >&2
+    exit 125
+fi
+[[ $1 != --check ]] || exit 0
+
 root=$1
 shift
 shows=()
@@ -74,9 +102,11 @@ add() {
 
 network() {
     local path
-    for path in /etc/resolv.conf /etc/hosts /etc/ssl/certs; do
+    for path in /etc/resolv.conf /etc/hosts; do
         [[ ! -e $path ]] || add "$(readlink -f "$path")" "$path"
     done
+    # A host without certificates does not hide those that the root has.
+    [[ ! -e /etc/ssl/certs/ca-certificates.crt ]] || add /etc/ssl/certs /etc/ssl/certs
     # Certificates elsewhere, as the variables that programs heed name them.
     for path in "${SSL_CERT_FILE:-}" "${SSL_CERT_DIR:-}" "${CARGO_HTTP_CAINFO:-}"; do
         case $path in
@@ -91,7 +121,7 @@ add "$checkout" "$checkout"
 cache=${XDG_CACHE_HOME:-${HOME:?}/.cache}/ringbar
 [[ ! -d $cache ]] || add "$cache" "$cache"
 add "$PWD" "$PWD"
-add /var/tmp /var/tmp
+[[ ! -d /var/tmp ]] || add /var/tmp /var/tmp
 [[ ! -d ${TMPDIR:-} ]] || add "$TMPDIR" "$TMPDIR"
 IFS=: read -r -a more <<<"${RINGBAR_BIND:-}"
 for path in "${more[@]}"; do
@@ -115,25 +145,4 @@ while [[ $1 != -- ]]; do
 done
 shift
 
-# Root needs no user namespace, but a root in a container may be allowed nothing
-# else; everybody else needs one. Which works is found by making a mount.
-plain=(--mount)
-mapped=(--map-root-user --mount)
-works() {
-    unshare "$@" -- mount --bind "$root" "$root" 2>/dev/null
-}
-if [[ $(id -u) == 0 ]] && works "${plain[@]}"; then
-    namespace=("${plain[@]}")
-elif works "${mapped[@]}"; then
-    namespace=("${mapped[@]}")
-else
-    fix='allow user namespaces (sysctl kernel.unprivileged_userns_clone=1 user.max_user_namespaces=10000) or run as root'
-    if [[ -e /proc/sys/kernel/apparmor_restrict_unprivileged_userns ]] && grep -q 1 /proc/sys/kernel/apparmor_restrict_unprivileged_userns; then
-        fix='sudo sysctl kernel.apparmor_restrict_unprivileged_userns=0, or run as root'
-    elif [[ -e /.dockerenv || -e /run/.containerenv ]]; then
-        fix='start the container with --privileged'
-    fi
-    echo "ringbar: no mount namespace can be made here: $fix" >&2
-    exit 125
-fi
 exec unshare "${namespace[@]}" -- "$0" --inside "$root" "${shows[@]}" -- "$@"

@@ -15,6 +15,9 @@ checkout=$(dirname "$here")
 [[ $checkout$cache != *[[:space:]:]* ]] ||
     die "the paths $checkout and $cache must not contain blanks or colons: move the checkout, or set XDG_CACHE_HOME"
 
+# Before a long download, what would make it useless.
+"$here/enter.sh" --check
+
 root=$("$here/root.sh" toolbox)
 kernel=$("$here/kernel.sh" "$root")
 "$here/guest-base.sh" "$root" "$kernel" >/dev/null
