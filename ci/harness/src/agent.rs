@@ -189,7 +189,7 @@ impl Agent {
 
     /// Starts a command.
     pub fn start(&self, command: &GuestCommand, timeout: Duration) -> Result<RunningCommand<'_>> {
-        let what = format!("running `{command}`");
+        let what = format!("running `{}`", shorten(&command.to_string()));
         let (id, replies) = self.request(&what, |id| Request::Exec {
             id,
             argv: command.argv.clone(),
@@ -348,6 +348,15 @@ impl RunningCommand<'_> {
     }
 }
 
+/// Cuts a command line to what fits into a message.
+fn shorten(line: &str) -> String {
+    const MOST: usize = 100;
+    match line.char_indices().nth(MOST) {
+        None => line.to_owned(),
+        Some((end, _)) => format!("{} ...", &line[..end]),
+    }
+}
+
 fn receive(
     replies: &Receiver<Reply>,
     what: &str,
@@ -483,6 +492,15 @@ mod tests {
         write_frame(&guest, &hello).unwrap();
         let error = Agent::connect(host, SOON).unwrap_err();
         assert!(error.to_string().contains("guest image"), "{error}");
+    }
+
+    #[test]
+    fn long_commands_are_cut_in_messages() {
+        assert_eq!(shorten("echo ä"), "echo ä");
+        assert_eq!(
+            shorten(&"ä".repeat(101)),
+            format!("{} ...", "ä".repeat(100))
+        );
     }
 
     #[test]

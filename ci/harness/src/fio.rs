@@ -347,7 +347,10 @@ impl FioRun {
         let reason = match &self.report {
             Err(reason) => format!("no report ({reason})"),
             Ok(report) if report.verify_errors() > 0 => {
-                format!("{} blocks failed verification", report.verify_errors())
+                format!(
+                    "blocks that failed verification: {}",
+                    report.verify_errors()
+                )
             }
             Ok(report) if report.error != 0 => format!("error {}", report.error),
             Ok(_) if self.exit != 0 => "fio failed".into(),
@@ -466,10 +469,7 @@ mod tests {
         assert_eq!(m.verify_errors, 1);
         assert_eq!(m.verified_bytes, (4 << 20) - 4096);
         let failure = m.failure.unwrap();
-        assert!(
-            failure.contains("1 blocks failed verification"),
-            "{failure}"
-        );
+        assert!(failure.contains("failed verification: 1"), "{failure}");
         assert!(failure.contains("offset 98304"), "{failure}");
     }
 

@@ -20,7 +20,9 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
-use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
+use rustix::process::{
+    Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, kill_process, pidfd_open, waitid,
+};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use crate::error::{Error, Result};
@@ -51,6 +53,13 @@ pub fn end_with_signals() -> Result<()> {
                 for pid in registry.processes.values() {
                     // It may just have ended, which is as well.
                     let _ = kill_process(*pid, Signal::KILL);
+                }
+                for pid in registry.processes.values() {
+                    // Once it is gone, or collected by another thread.
+                    let _ = waitid(
+                        WaitId::Pid(*pid),
+                        WaitIdOptions::EXITED | WaitIdOptions::NOWAIT,
+                    );
                 }
                 for directory in &registry.directories {
                     let _ = fs::remove_dir_all(directory);

@@ -13,7 +13,7 @@ use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::Sender;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ringbar_agent_protocol::ExitStatus;
 use ringbar_guest_tests::pattern;
@@ -32,6 +32,9 @@ use crate::vm::{Vm, VmOptions};
 
 /// How long the guest may be silent, which is how long one test may take.
 const SILENCE: Duration = Duration::from_secs(240);
+
+/// After how much silence to look whether the device is still there.
+const GLANCE: Duration = Duration::from_secs(5);
 
 /// How long a suite may take.
 const PATIENCE: Duration = Duration::from_secs(1200);
@@ -220,7 +223,7 @@ fn run_tests(
 
 /// Passes results on until the guest's test program ends.
 fn follow(
-    vm: &Vm,
+    vm: &mut Vm,
     plan: &Plan,
     reader: &mut Reader,
     results: &Sender<Report>,
@@ -228,9 +231,32 @@ fn follow(
     let command = GuestCommand::new("ringbar-guest-tests")
         .args(["run", plan.suite])
         .args(plan.tests.iter().cloned());
-    let mut running = vm.agent().start(&command, PATIENCE)?;
+    let agent = std::sync::Arc::clone(vm.agent());
+    let mut running = agent.start(&command, 2 * PATIENCE)?;
+    let begun = Instant::now();
+    let mut heard = begun;
+    let timeout = |what: &str, after| {
+        Err(Error::Timeout {
+            what: format!("{what} of suite {}", plan.suite),
+            after,
+        })
+    };
     loop {
-        match running.next_within(SILENCE)? {
+        if begun.elapsed() >= PATIENCE {
+            return timeout("the end", PATIENCE);
+        }
+        let event = match running.next_within(GLANCE) {
+            Err(error) if error.is_timeout() => {
+                vm.check_devices("the guest ran tests on it")?;
+                if heard.elapsed() >= SILENCE {
+                    return timeout("the next result", SILENCE);
+                }
+                continue;
+            }
+            event => event?,
+        };
+        heard = Instant::now();
+        match event {
             Event::Stdout(bytes) => {
                 for result in reader.push(&bytes) {
                     // Nobody may be left to hear it.

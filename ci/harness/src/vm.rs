@@ -223,6 +223,19 @@ impl Vm {
         &mut self.devices
     }
 
+    /// The error that a device has ended while the guest still needs it, if one
+    /// has.
+    pub fn check_devices(&mut self, during: &str) -> Result<()> {
+        let ended = self
+            .devices
+            .iter_mut()
+            .find_map(|device| device.process().ended_error(during));
+        match ended {
+            Some(error) => Err(error),
+            None => Ok(()),
+        }
+    }
+
     /// The log of the guest's serial console.
     pub fn console_log(&self) -> &Path {
         &self.console_log

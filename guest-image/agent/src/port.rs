@@ -41,10 +41,7 @@ pub fn open() -> anyhow::Result<File> {
             );
         }
         let timeout = Timespec::try_from(left).context("the time left")?;
-        match poll(
-            &mut [PollFd::new(&watch, PollFlags::IN)],
-            Some(&timeout),
-        ) {
+        match poll(&mut [PollFd::new(&watch, PollFlags::IN)], Some(&timeout)) {
             Ok(_) | Err(Errno::INTR) => {}
             Err(error) => return Err(error).context("watching /dev"),
         }

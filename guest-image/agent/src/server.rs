@@ -82,17 +82,17 @@ impl Server {
                 Ok(()) => return Ok(()),
                 Err(error) => (id, Err(error)),
             },
-            Request::Signal { id, target, signal } => (
-                id,
-                self.signal(target, signal).map(|()| Reply::Done { id }),
-            ),
+            Request::Signal { id, target, signal } => {
+                (id, self.signal(target, signal).map(|()| Reply::Done { id }))
+            }
             Request::MountShare { id, tag, target } => (
                 id,
                 self.mount_share(&tag, &target).map(|()| Reply::Done { id }),
             ),
-            Request::ReadFile { id, path } => {
-                (id, read_file(&path).map(|bytes| Reply::Content { id, bytes }))
-            }
+            Request::ReadFile { id, path } => (
+                id,
+                read_file(&path).map(|bytes| Reply::Content { id, bytes }),
+            ),
             Request::KernelLog { id } => {
                 (id, kernel_log().map(|bytes| Reply::Content { id, bytes }))
             }
@@ -148,9 +148,11 @@ impl Server {
 
     fn mount_share(&self, tag: &str, target: &str) -> anyhow::Result<()> {
         // The file system alone would be loaded by `mount`, its transport not.
-        let status = self
-            .reaper
-            .run(Command::new("modprobe").arg("-a").args(["9pnet_virtio", "9p"]))?;
+        let status = self.reaper.run(
+            Command::new("modprobe")
+                .arg("-a")
+                .args(["9pnet_virtio", "9p"]),
+        )?;
         if !status.success() {
             bail!("loading the modules 9pnet_virtio and 9p: {status}");
         }

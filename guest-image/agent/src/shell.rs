@@ -40,7 +40,10 @@ pub fn run(reaper: &Reaper, arguments: &Arguments) -> anyhow::Result<()> {
     eprintln!("Ringbar guest. `exit` or Ctrl-D powers it off, Ctrl-A X ends it at once.");
 
     let stdio = || -> anyhow::Result<Stdio> {
-        Ok(console.try_clone().context("duplicating the console")?.into())
+        Ok(console
+            .try_clone()
+            .context("duplicating the console")?
+            .into())
     };
     let mut command = Command::new("sh");
     command

@@ -48,7 +48,10 @@ pub fn run(setup: &Setup, options: &Options) -> anyhow::Result<ExitCode> {
 
     // QEMU sets the terminal up and restores it, except when it is killed.
     let _terminal = SavedTerminal::save();
-    eprintln!("Booting; leave with `exit`, or Ctrl-A X to end the guest at once.");
+    eprintln!(
+        "Booting Linux {} in QEMU {} ({})",
+        setup.kernel_release, setup.qemu_version, setup.accel
+    );
     let mut vm = Vm::start(setup, &vm_options)?;
     if vm_options.share.is_some() {
         vm.mount_share()?;
