@@ -62,21 +62,25 @@ fresh() {
 }
 
 # progress WHAT [TOTAL]: counts the lines on stdin and shows the count, in place
-# on a terminal, otherwise every few seconds. Speaks up too when no line comes.
+# on a terminal, otherwise every few seconds; without a total, the line reached
+# as well. Speaks up too when no line comes.
 progress() {
-    local what=$1 total=${2:-} every=5 count=0 status shown=$SECONDS started=$SECONDS
+    local what=$1 total=${2:-} every=10 count=0 status line='' latest='' words shown=$SECONDS started=$SECONDS
     [[ ! -t 2 ]] || every=1
     while true; do
         status=0
-        read -r -t "$every" _ || status=$?
+        IFS= read -r -t "$every" line || status=$?
         if ((status == 0)); then
             count=$((count + 1))
+            [[ -n $total ]] || latest=$line
         elif ((status <= 128)); then
             break
         fi
         if ((SECONDS - shown >= every)); then
             shown=$SECONDS
-            progress_line "$what: $count${total:+ of $total} ($((SECONDS - started)) s)"
+            read -r -a words <<<"$latest"
+            latest=${words[*]}
+            progress_line "$what: $count${total:+ of $total} ($((SECONDS - started)) s) ${latest:0:40}"
         fi
     done
     # Without the count: a line that arrives just when read gives up is not in it.
