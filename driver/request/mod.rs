@@ -4,9 +4,11 @@
 //!
 //! - [`slot`]: everything one request needs, allocated at probe.
 //! - [`operation`]: a read or write call that takes several requests.
-//! - [`queue`]: hands out slots, gives them to the device, takes them back.
+//! - [`queue`]: hands out slots and gives them to the device.
+//! - [`completion`]: takes them back, ends requests.
 //! - [`event`]: what the device says unasked.
 
+pub(crate) mod completion;
 pub(crate) mod event;
 pub(crate) mod operation;
 pub(crate) mod queue;

@@ -1,0 +1,189 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What becomes of the requests of a queue once the device is done with them.
+
+use super::{
+    queue::{
+        Entry,
+        Queue,
+        State, //
+    },
+    slot::{
+        Outcome,
+        Owner,
+        Slot, //
+    }, //
+};
+use crate::virtio::ring::RingFault;
+use kernel::{
+    device::Bound,
+    pci,
+    prelude::*, //
+};
+
+/// How many used entries are taken under one hold of the lock.
+const REAP_BATCH: usize = 16;
+
+/// What [`Queue::reap`] has seen.
+#[derive(Default)]
+pub(crate) struct Reaped {
+    /// Whether anything was used.
+    pub(crate) any: bool,
+    /// Whether slots wait for [`Queue::release_deferred`].
+    pub(crate) deferred: bool,
+    /// The queue is broken and must not be used before a reset.
+    pub(crate) fault: Option<Fault>,
+}
+
+/// How a device broke a queue.
+#[derive(Clone, Copy, Debug)]
+#[expect(dead_code, reason = "the fields are for the log")]
+pub(crate) enum Fault {
+    /// The ring does not hold together.
+    Ring(RingFault),
+    /// A used entry was not in flight.
+    NotInFlight(u16),
+}
+
+impl Queue {
+    /// Takes what the device has used and ends those requests; when it returns, an
+    /// interrupt comes for the next, unless the queue is a polled one. Any context,
+    /// no lock held.
+    pub(crate) fn reap(&self, device: &pci::Device<Bound>) -> Reaped {
+        let mut seen = Reaped::default();
+        loop {
+            let mut batch = [const { None }; REAP_BATCH];
+            let more = self.take_used(&mut batch, &mut seen);
+            for slot in batch.into_iter().flatten() {
+                let outcome = slot.transfer_outcome();
+                seen.deferred |= self.end(device, slot, outcome);
+            }
+            if !more {
+                return seen;
+            }
+        }
+    }
+
+    /// Moves used requests to `batch`, and wakes those that are waited for. Returns
+    /// whether there may be more.
+    fn take_used(&self, batch: &mut [Option<KBox<Slot>>], seen: &mut Reaped) -> bool {
+        let mut state = self.state.lock();
+        let mut places = batch.iter_mut();
+        loop {
+            if places.len() == 0 {
+                return true;
+            }
+            match state.ring.pop() {
+                Ok(Some(used)) => {
+                    seen.any = true;
+                    let Some(mut slot) = Self::take_entry(&mut state, used.entry) else {
+                        seen.fault = Some(Fault::NotInFlight(used.entry));
+                        state.failed = Some(EIO);
+                        return false;
+                    };
+                    slot.set_written(used.len);
+                    if matches!(slot.owner, Owner::Waiting) {
+                        Self::hand_back(&mut state, slot);
+                    } else if let Some(place) = places.next() {
+                        *place = Some(slot);
+                    }
+                }
+                Ok(None) if self.polled => {
+                    // The ring has a place for what is asked.
+                    let _ = state.ring.disable_interrupts();
+                    return false;
+                }
+                Ok(None) => match state.ring.enable_interrupts() {
+                    Ok(true) => {}
+                    _ => return false,
+                },
+                Err(fault) => {
+                    if state.failed.is_none() {
+                        seen.fault = Some(Fault::Ring(fault));
+                        state.failed = Some(EIO);
+                    }
+                    return false;
+                }
+            }
+        }
+    }
+
+    /// The request that was in flight in `entry`.
+    fn take_entry(state: &mut State, entry: u16) -> Option<KBox<Slot>> {
+        let place = state.entries.get_mut(usize::from(entry))?;
+        match core::mem::replace(place, Entry::Idle) {
+            Entry::InFlight(slot) => Some(slot),
+            other => {
+                *place = other;
+                None
+            }
+        }
+    }
+
+    /// Lets the thread that waits for this request have it.
+    fn hand_back(state: &mut State, slot: KBox<Slot>) {
+        let waiter = slot.waiter().clone();
+        if let Some(place) = state.entries.get_mut(usize::from(slot.entry())) {
+            *place = Entry::Done(slot);
+        }
+        waiter.complete();
+    }
+
+    /// Ends a request that nobody waits for: gives back what it held, frees its
+    /// slot, tells the owner. Returns whether the slot was deferred.
+    fn end(&self, device: &pci::Device<Bound>, mut slot: KBox<Slot>, outcome: Outcome) -> bool {
+        let owner = core::mem::replace(&mut slot.owner, Owner::Nobody);
+        let deferred = !slot.try_release(device);
+        if deferred {
+            // There is room for every slot of the ring.
+            let _ = self.state.lock().deferred.push_within_capacity(slot);
+        } else {
+            self.free(slot);
+        }
+        match owner {
+            Owner::Kiocb(kiocb) => kiocb.complete(outcome.into_result()),
+            Owner::Part(operation, start) => operation.part_done(start, outcome),
+            Owner::Nobody | Owner::Waiting => {}
+        }
+        deferred
+    }
+
+    /// Gives the pages of deferred slots back. Sleeps.
+    pub(crate) fn release_deferred(&self, device: &pci::Device<Bound>) {
+        loop {
+            let Some(mut slot) = self.state.lock().deferred.pop() else {
+                return;
+            };
+            slot.release(device);
+            self.free(slot);
+        }
+    }
+
+    /// Ends everything that is in flight with `error`, after what the device did
+    /// finish. Sleeps. To be called after [`Self::stop`] and once the device has
+    /// been reset, so that it does not touch the pages any more.
+    pub(crate) fn fail_in_flight(&self, device: &pci::Device<Bound>, error: Error) {
+        self.reap(device);
+        let mut entry = 0;
+        loop {
+            let mut state = self.state.lock();
+            if entry >= state.ring.size() {
+                break;
+            }
+            let slot = Self::take_entry(&mut state, entry);
+            entry += 1;
+            let Some(mut slot) = slot else {
+                continue;
+            };
+            slot.fail(error);
+            if matches!(slot.owner, Owner::Waiting) {
+                Self::hand_back(&mut state, slot);
+                continue;
+            }
+            drop(state);
+            let outcome = slot.transfer_outcome();
+            self.end(device, slot, outcome);
+        }
+        self.release_deferred(device);
+    }
+}
