@@ -174,57 +174,60 @@ fn expect_good_end(number: usize, child: Child) -> Verdict {
     Ok(())
 }
 
-/// Opens the device, moves data and closes it, again and again, until told to
-/// stop. A device that is not there is no error here.
-fn open_and_close(context: &Context, board: &Board, number: usize) -> Verdict {
+/// Opens the device and moves data until the device is gone, again and again,
+/// until told to stop.
+fn use_whenever_there(context: &Context, board: &Board, number: usize) -> Verdict {
     const LENGTH: usize = 64 << 10;
 
     let memory = Region::anonymous(LENGTH)?;
     let buffer = memory.buffer(0, LENGTH);
     let aio = AioContext::new(4)?;
     while !board.signalled() {
-        match sys::open(context.path(), libc::O_RDWR) {
-            Ok(file) => {
-                for i in 0..4 {
-                    let offset = ((8 + number) << 20) as u64 + i * 1000;
-                    for result in [
-                        sys::pwrite(&file, buffer, offset),
-                        aio.run(AioOperation::pread(&file, buffer, offset)),
-                    ] {
-                        match result {
-                            Ok(n) => check_eq!(n, LENGTH, "bytes moved"),
-                            Err(error) if is_absent(&error) => {}
-                            Err(error) => return Err(error.into()),
-                        }
-                    }
-                }
-                board.count(number);
+        let file = match sys::open(context.path(), libc::O_RDWR) {
+            Ok(file) => file,
+            Err(error) if is_absent(&error) => {
+                std::thread::yield_now();
+                continue;
             }
-            Err(error) if is_absent(&error) => {}
             Err(error) => return Err(error.into()),
+        };
+        let offset = ((8 + number) << 20) as u64 + 1;
+        while !board.signalled() {
+            let result = sys::pwrite(&file, buffer, offset)
+                .and_then(|_| aio.run(AioOperation::pread(&file, buffer, offset)));
+            match result {
+                Ok(n) => check_eq!(n, LENGTH, "bytes moved"),
+                Err(error) if error.raw_os_error() == Some(libc::ENODEV) => break,
+                Err(error) => return Err(error.into()),
+            }
+            board.count(number);
         }
-        // Leaves a moment in which nobody has the device open.
-        std::thread::sleep(Duration::from_millis(2));
     }
     Ok(())
 }
 
 fn reload_with_io(context: &Context) -> Verdict {
-    const PROCESSES: usize = 2;
+    const PROCESSES: usize = 3;
 
+    let address = context.pci_address()?;
     let board = Board::new()?;
     let mut children = Vec::new();
     for number in 0..PROCESSES {
-        children.push(process(number, || open_and_close(context, &board, number))?);
+        children.push(process(number, || {
+            use_whenever_there(context, &board, number)
+        })?);
     }
     for round in 0..ROUNDS {
+        let during = || format!("round {round}");
         for number in 0..PROCESSES {
-            board
-                .expect_done(number, board.done(number) + 1)
-                .during(|| format!("round {round}"))?;
+            let more = board.done(number) + 2;
+            board.expect_done(number, more).during(during)?;
         }
-        remove().during(|| format!("round {round}"))?;
-        load(context).during(|| format!("round {round}"))?;
+        // Files that are open hold the module; those who have them find the
+        // device gone and close them.
+        unbind(&address).during(during)?;
+        remove().during(during)?;
+        load(context).during(during)?;
     }
     board.signal();
     for (number, child) in children.into_iter().enumerate() {

@@ -10,7 +10,7 @@ pub mod test;
 use std::time::Duration;
 
 use clap::Args;
-use ringbar_harness::device::DeviceOptions;
+use ringbar_harness::device::{DeviceOptions, Storage};
 use ringbar_harness::size;
 
 /// Exit status for a failure of ours, told from those that a command of the
@@ -30,6 +30,10 @@ pub struct MachineOptions {
     /// Number of I/O queues
     #[arg(long, value_name = "N", default_value_t = 4)]
     pub queues: u16,
+
+    /// Where the device memory is: `memory`, or `file:PATH`
+    #[arg(long, value_name = "WHERE", default_value = "memory", value_parser = parse_storage)]
+    pub storage: Storage,
 
     /// Memory of the virtual machine
     #[arg(long, value_name = "SIZE", default_value = "2G", value_parser = size::parse)]
@@ -58,11 +62,19 @@ impl MachineOptions {
             devices: vec![DeviceOptions {
                 size: self.device_size,
                 queues: self.queues,
-                ..DeviceOptions::default()
+                storage: self.storage.clone(),
             }],
             qemu_args: self.qemu_args.clone(),
             ..ringbar_harness::vm::VmOptions::default()
         }
+    }
+}
+
+fn parse_storage(text: &str) -> Result<Storage, String> {
+    match text.split_once(':') {
+        None if text == "memory" => Ok(Storage::Memory),
+        Some(("file", path)) if !path.is_empty() => Ok(Storage::File(path.into())),
+        _ => Err("neither `memory` nor `file:PATH`".into()),
     }
 }
 
@@ -77,6 +89,15 @@ pub fn parse_seconds(text: &str) -> Result<Duration, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn storage_is_memory_or_a_file() {
+        assert_eq!(parse_storage("memory"), Ok(Storage::Memory));
+        assert_eq!(parse_storage("file:/a:b"), Ok(Storage::File("/a:b".into())));
+        for text in ["", "file", "file:", "/a", "nbd:x"] {
+            assert!(parse_storage(text).is_err(), "{text:?}");
+        }
+    }
 
     #[test]
     fn seconds_are_positive_and_whole() {
