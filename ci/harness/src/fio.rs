@@ -2,6 +2,8 @@
 
 //! fio jobs that verify what they move.
 
+mod jobs;
+
 use std::fmt;
 use std::time::Duration;
 
@@ -11,6 +13,8 @@ use crate::agent::{Agent, GuestCommand};
 use crate::counters::Counters;
 use crate::error::{Error, Result};
 use crate::vm::DEVICE_NODE;
+
+pub use jobs::JOBS;
 
 /// How long one run of fio may take. The jobs below take some seconds.
 const PATIENCE: Duration = Duration::from_secs(240);
@@ -89,61 +93,6 @@ pub struct Job {
     /// page. Odd for jobs without any alignment.
     pub skew: u64,
 }
-
-const K: u64 = 1 << 10;
-const M: u64 = 1 << 20;
-
-const fn job(engine: Engine, access: Access, block: u64, depth: u32, size: u64) -> Job {
-    Job {
-        engine,
-        access,
-        block,
-        depth,
-        size,
-        skew: 0,
-    }
-}
-
-const fn skewed(mut job: Job, skew: u64) -> Job {
-    job.skew = skew;
-    job
-}
-
-/// The jobs of `run`: each engine, sequential and random, reads and writes,
-/// 512 bytes to 1 MiB, aligned and not, depth 1 and 32. Sizes are such that each
-/// takes a few seconds at most under TCG.
-pub const JOBS: &[Job] = {
-    use Access::{RandRead, RandWrite, Read, Write};
-    use Engine::{IoUring, IoUringFixed, Libaio, Psync};
-    &[
-        job(Psync, Write, 512, 1, 512 * K),
-        job(Psync, RandRead, 512, 1, 512 * K),
-        job(Psync, RandWrite, 4 * K, 1, 4 * M),
-        job(Psync, Read, 64 * K, 1, 16 * M),
-        job(Psync, Write, M, 1, 32 * M),
-        skewed(job(Psync, RandRead, 4097, 1, 4 * M), 1),
-        job(Libaio, RandWrite, 512, 32, M),
-        job(Libaio, RandRead, 4 * K, 1, 4 * M),
-        job(Libaio, RandWrite, 4 * K, 32, 8 * M),
-        job(Libaio, RandRead, 4 * K, 32, 8 * M),
-        job(Libaio, Read, 64 * K, 32, 32 * M),
-        job(Libaio, Write, M, 32, 64 * M),
-        skewed(job(Libaio, RandWrite, 4097, 32, 4 * M), 1),
-        skewed(job(Libaio, Read, 100_003, 32, 16 * M), 511),
-        job(IoUring, RandRead, 512, 32, M),
-        job(IoUring, RandWrite, 4 * K, 1, 4 * M),
-        job(IoUring, RandRead, 4 * K, 1, 4 * M),
-        job(IoUring, RandWrite, 4 * K, 32, 8 * M),
-        job(IoUring, RandRead, 4 * K, 32, 8 * M),
-        job(IoUringFixed, RandWrite, 4 * K, 32, 8 * M),
-        job(IoUringFixed, RandRead, 4 * K, 32, 8 * M),
-        job(IoUring, Write, 64 * K, 1, 16 * M),
-        job(IoUring, Read, M, 32, 64 * M),
-        job(IoUring, Write, M, 1, 32 * M),
-        skewed(job(IoUring, RandRead, 4097, 32, 4 * M), 3),
-        skewed(job(IoUring, RandWrite, 65_537, 32, 16 * M), 4095),
-    ]
-};
 
 /// A block size as it stands in names: 512, 4k, 1m.
 pub fn block_name(bytes: u64) -> String {
@@ -419,6 +368,7 @@ fn parse_report(text: &str) -> std::result::Result<JobReport, String> {
 
 #[cfg(test)]
 mod tests {
+    use super::jobs::{M, job, skewed};
     use super::*;
     use std::collections::HashSet;
 
@@ -457,7 +407,7 @@ mod tests {
         assert_eq!(m.interrupts_per_io, 0.25);
         assert_eq!(m.doorbells_per_io, 0.5);
 
-        let job = super::job(Engine::Libaio, Access::Read, 4096, 32, 4 << 20);
+        let job = super::jobs::job(Engine::Libaio, Access::Read, 4096, 32, 4 << 20);
         let m = job.measure(&run(&report(0, 0, 4 << 20, 0), 0), COUNTED);
         assert_eq!(m.iops, 10.5);
     }

@@ -1,209 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! Transfers at the ends: of the device, and of what a buffer can be.
+//! Buffers that are bad, odd or special.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 
-use crate::case::{Case, Context, During, Stop, Suite, Verdict, expect_bytes, expect_errno};
+use super::{Bench, SOMEWHERE};
+use crate::case::{Context, During, Stop, Verdict, expect_bytes, expect_errno};
 use crate::pattern;
 use crate::sys::{self, IoVec, PAGE, Region};
 use crate::{check, check_eq};
-
-/// Where in the device memory tests without a place of their own work.
-const SOMEWHERE: u64 = 5 << 20;
-
-/// The suite.
-pub fn suite() -> Suite {
-    Suite {
-        name: "ends",
-        about: "ends of the device, and buffers that are bad, odd or special",
-        cases: vec![
-            Case::new("b12_read_at_the_end_returns_0", read_at_the_end),
-            Case::new("b12_read_across_the_end_is_short", read_across_the_end),
-            Case::new("b12_write_at_the_end_is_enospc", write_at_the_end),
-            Case::new("b12_write_across_the_end_is_short", write_across_the_end),
-            Case::new("b12_zero_length", zero_length),
-            Case::new("b12_lseek", lseek),
-            Case::new("b12_access_mode", access_mode),
-            Case::new("b1_bad_address_is_efault", bad_address),
-            Case::new("b1_bad_address_in_segment_k", bad_segment),
-            Case::new("b1_bad_page_within_a_buffer", bad_page),
-            Case::new("b1_read_into_read_only_memory_is_efault", read_only_target),
-            Case::new("b1_write_from_read_only_memory", read_only_source),
-            Case::new("b1_write_from_the_zero_page", zero_page_source),
-            Case::new("b1_write_from_a_private_file_map", private_file_source),
-            Case::new("b1_file_map_as_buffer", file_buffer),
-            Case::new("b1_same_page_twice", same_page_twice),
-            Case::new("b1_many_small_segments", many_segments),
-            Case::new("b3_transparent_huge_pages", transparent_huge_pages),
-            Case::new("b3_hugetlb_pages", hugetlb_pages),
-            Case::new("b13_one_write_of_64_mib", large_write),
-        ],
-    }
-}
-
-/// An open device, its map, and a buffer.
-struct Bench {
-    file: File,
-    bar: Region,
-    memory: Region,
-    size: u64,
-}
-
-impl Bench {
-    fn new(context: &Context) -> Verdict<Self> {
-        Ok(Self {
-            file: context.open()?,
-            bar: context.map()?,
-            memory: Region::anonymous(16 * PAGE)?,
-            size: context.size(),
-        })
-    }
-}
-
-fn read_at_the_end(context: &Context) -> Verdict {
-    let b = Bench::new(context)?;
-    b.memory.fill(0, PAGE, 0x77);
-    for offset in [b.size, b.size + 1, b.size + (1 << 40), 1 << 62] {
-        let read = sys::pread(&b.file, b.memory.buffer(0, PAGE), offset)
-            .during(|| format!("pread at {offset}"))?;
-        check_eq!(read, 0, "bytes read at {offset}");
-    }
-    expect_bytes(&b.memory.load(0, PAGE), &[0x77; PAGE], "the buffer")
-}
-
-fn read_across_the_end(context: &Context) -> Verdict {
-    let b = Bench::new(context)?;
-    for (seed, rest) in [1usize, 511, 4096, 5000].into_iter().enumerate() {
-        let data = pattern::bytes(seed as u64, rest);
-        let offset = b.size - rest as u64;
-        b.bar.store(offset as usize, data);
-        b.memory.fill(0, 4 * PAGE, 0x77);
-        let read = sys::pread(&b.file, b.memory.buffer(3, 3 * PAGE), offset)?;
-        check_eq!(read, rest, "bytes read {rest} before the end");
-        expect_bytes(&b.memory.load(3, rest), data, "the data")?;
-        let untouched = b.memory.load(3 + rest, 3 * PAGE - rest);
-        check!(
-            untouched.iter().all(|&byte| byte == 0x77),
-            "bytes behind those read have changed"
-        );
-        // A vectored one ends within its second segment.
-        let buffers = [b.memory.buffer(0, 1), b.memory.buffer(PAGE, 2 * PAGE)];
-        let read = sys::preadv(&b.file, &buffers, offset)?;
-        check_eq!(read, rest, "bytes of a preadv {rest} before the end");
-    }
-    Ok(())
-}
-
-fn write_at_the_end(context: &Context) -> Verdict {
-    let b = Bench::new(context)?;
-    for offset in [b.size, b.size + 1, b.size + (1 << 40)] {
-        let result = sys::pwrite(&b.file, b.memory.buffer(0, PAGE), offset);
-        expect_errno(result, &[libc::ENOSPC], &format!("pwrite at {offset}"))?;
-    }
-    // Close to the largest offset a file can have.
-    let result = sys::pwrite(&b.file, b.memory.buffer(0, PAGE), i64::MAX as u64 - 100);
-    let expected = [libc::ENOSPC, libc::EFBIG, libc::EINVAL, libc::EOVERFLOW];
-    expect_errno(result, &expected, "pwrite near 2^63")
-}
-
-fn write_across_the_end(context: &Context) -> Verdict {
-    let b = Bench::new(context)?;
-    for (seed, rest) in [1usize, 511, 4096, 5000].into_iter().enumerate() {
-        let data = pattern::bytes(100 + seed as u64, 3 * PAGE);
-        let offset = b.size - rest as u64;
-        b.memory.store(1, data);
-        let written = sys::pwrite(&b.file, b.memory.buffer(1, 3 * PAGE), offset)?;
-        check_eq!(written, rest, "bytes written {rest} before the end");
-        expect_bytes(
-            &b.bar.load(offset as usize, rest),
-            &data[..rest],
-            "the end of the device",
-        )?;
-    }
-    Ok(())
-}
-
-fn zero_length(context: &Context) -> Verdict {
-    let b = Bench::new(context)?;
-    let buffer = b.memory.buffer(0, 0);
-    for offset in [0, SOMEWHERE, b.size - 1, b.size] {
-        let what = format!("0 bytes at {offset}");
-        check_eq!(sys::pread(&b.file, buffer, offset)?, 0, "pread of {what}");
-        check_eq!(sys::pwrite(&b.file, buffer, offset)?, 0, "pwrite of {what}");
-        check_eq!(
-            sys::preadv(&b.file, &[buffer, buffer], offset)?,
-            0,
-            "preadv of {what}"
-        );
-        check_eq!(
-            sys::pwritev(&b.file, &[], offset)?,
-            0,
-            "pwritev of no buffer at {offset}"
-        );
-    }
-    // No byte is touched, so the address does not matter.
-    check_eq!(
-        sys::pread(&b.file, IoVec::null(0), 0)?,
-        0,
-        "pread of 0 bytes to address 0"
-    );
-    Ok(())
-}
-
-fn lseek(context: &Context) -> Verdict {
-    let b = Bench::new(context)?;
-    let size = b.size.cast_signed();
-    check_eq!(sys::lseek(&b.file, 0, libc::SEEK_END)?, b.size, "the end");
-    check_eq!(
-        sys::lseek(&b.file, -1, libc::SEEK_END)?,
-        b.size - 1,
-        "the last byte"
-    );
-    check_eq!(sys::lseek(&b.file, 100, libc::SEEK_SET)?, 100, "byte 100");
-    check_eq!(sys::lseek(&b.file, 23, libc::SEEK_CUR)?, 123, "23 further");
-    for (offset, whence, what) in [
-        (-1, libc::SEEK_SET, "before the start"),
-        (-124, libc::SEEK_CUR, "before the start from here"),
-        (-size - 1, libc::SEEK_END, "before the start from the end"),
-    ] {
-        expect_errno(sys::lseek(&b.file, offset, whence), &[libc::EINVAL], what)?;
-    }
-    check_eq!(
-        sys::lseek(&b.file, 0, libc::SEEK_CUR)?,
-        123,
-        "position after refused seeks"
-    );
-    // Two descriptors have two positions.
-    let other = context.open()?;
-    check_eq!(
-        sys::lseek(&other, 0, libc::SEEK_CUR)?,
-        0,
-        "position of another descriptor"
-    );
-    Ok(())
-}
-
-fn access_mode(context: &Context) -> Verdict {
-    let memory = Region::anonymous(PAGE)?;
-    let buffer = memory.buffer(0, 16);
-    let reader = context.open_with(libc::O_RDONLY)?;
-    expect_errno(
-        sys::pwrite(&reader, buffer, 0),
-        &[libc::EBADF],
-        "pwrite on a descriptor for reading",
-    )?;
-    let writer = context.open_with(libc::O_WRONLY)?;
-    expect_errno(
-        sys::pread(&writer, buffer, 0),
-        &[libc::EBADF],
-        "pread on a descriptor for writing",
-    )?;
-    check_eq!(sys::pread(&reader, buffer, 0)?, 16, "pread");
-    check_eq!(sys::pwrite(&writer, buffer, 0)?, 16, "pwrite");
-    Ok(())
-}
 
 /// Buffers that no process may use for either direction.
 fn bad_buffers(inaccessible: &Region) -> [(IoVec, &'static str); 4] {
@@ -215,7 +21,7 @@ fn bad_buffers(inaccessible: &Region) -> [(IoVec, &'static str); 4] {
     ]
 }
 
-fn bad_address(context: &Context) -> Verdict {
+pub(super) fn bad_address(context: &Context) -> Verdict {
     let b = Bench::new(context)?;
     let inaccessible = Region::anonymous_with(PAGE, libc::PROT_NONE, 0)?;
     let content = pattern::bytes(7, 2 * PAGE);
@@ -273,7 +79,7 @@ fn expect_prefix(b: &Bench, buffers: &[IoVec], good: usize, source: &[u8], what:
     Ok(())
 }
 
-fn bad_segment(context: &Context) -> Verdict {
+pub(super) fn bad_segment(context: &Context) -> Verdict {
     const SEGMENTS: usize = 5;
     const LENGTH: usize = 1000;
 
@@ -297,7 +103,7 @@ fn bad_segment(context: &Context) -> Verdict {
     Ok(())
 }
 
-fn bad_page(context: &Context) -> Verdict {
+pub(super) fn bad_page(context: &Context) -> Verdict {
     const PAGES: usize = 6;
     let b = Bench::new(context)?;
     for bad in 0..PAGES {
@@ -324,7 +130,7 @@ fn bad_page(context: &Context) -> Verdict {
     Ok(())
 }
 
-fn read_only_target(context: &Context) -> Verdict {
+pub(super) fn read_only_target(context: &Context) -> Verdict {
     let b = Bench::new(context)?;
     b.bar.store(SOMEWHERE as usize, pattern::bytes(3, 4 * PAGE));
     let mut memory = Region::anonymous(4 * PAGE)?;
@@ -343,7 +149,7 @@ fn read_only_target(context: &Context) -> Verdict {
     Ok(())
 }
 
-fn read_only_source(context: &Context) -> Verdict {
+pub(super) fn read_only_source(context: &Context) -> Verdict {
     let b = Bench::new(context)?;
     let data = pattern::bytes(4, 3 * PAGE);
     let mut memory = Region::anonymous(3 * PAGE)?;
@@ -359,7 +165,7 @@ fn read_only_source(context: &Context) -> Verdict {
     )
 }
 
-fn zero_page_source(context: &Context) -> Verdict {
+pub(super) fn zero_page_source(context: &Context) -> Verdict {
     let b = Bench::new(context)?;
     b.bar.store(SOMEWHERE as usize, pattern::bytes(5, 4 * PAGE));
     // Never written to: all its pages are the kernel's one page of zeroes.
@@ -389,7 +195,7 @@ fn scratch_file(bytes: &[u8]) -> Verdict<File> {
     Ok(file)
 }
 
-fn private_file_source(context: &Context) -> Verdict {
+pub(super) fn private_file_source(context: &Context) -> Verdict {
     let b = Bench::new(context)?;
     let data = pattern::bytes(6, 3 * PAGE);
     let file = scratch_file(data)?;
@@ -400,7 +206,7 @@ fn private_file_source(context: &Context) -> Verdict {
     expect_bytes(&b.bar.load(SOMEWHERE as usize, written), data, "the device")
 }
 
-fn file_buffer(context: &Context) -> Verdict {
+pub(super) fn file_buffer(context: &Context) -> Verdict {
     let b = Bench::new(context)?;
     let file = scratch_file(&[0; 4 * PAGE])?;
     let memory = Region::shared(&file, 0, 4 * PAGE)?;
@@ -418,7 +224,7 @@ fn file_buffer(context: &Context) -> Verdict {
     expect_bytes(&seen, data, "the device")
 }
 
-fn same_page_twice(context: &Context) -> Verdict {
+pub(super) fn same_page_twice(context: &Context) -> Verdict {
     let b = Bench::new(context)?;
     let page = pattern::bytes(9, PAGE);
     b.memory.store(0, page);
@@ -459,7 +265,7 @@ fn same_page_twice(context: &Context) -> Verdict {
     )
 }
 
-fn many_segments(context: &Context) -> Verdict {
+pub(super) fn many_segments(context: &Context) -> Verdict {
     /// `UIO_MAXIOV`
     const MOST: usize = 1024;
     /// Each segment on a page of its own, so that none can be merged.
@@ -510,7 +316,7 @@ fn exercise(context: &Context, memory: &Region, at: usize, length: usize) -> Ver
     expect_bytes(&memory.load(at, length), content, "the buffer")
 }
 
-fn transparent_huge_pages(context: &Context) -> Verdict {
+pub(super) fn transparent_huge_pages(context: &Context) -> Verdict {
     let memory = Region::anonymous(4 * HUGE)?;
     memory.advise(libc::MADV_HUGEPAGE)?;
     memory.fill(0, memory.len(), 1);
@@ -525,7 +331,7 @@ fn transparent_huge_pages(context: &Context) -> Verdict {
     exercise(context, &memory, 4095, 3 * HUGE + 17)
 }
 
-fn hugetlb_pages(context: &Context) -> Verdict {
+pub(super) fn hugetlb_pages(context: &Context) -> Verdict {
     let pool = "/proc/sys/vm/nr_hugepages";
     if std::fs::write(pool, "4").is_err() {
         return Err(Stop::Skipped(format!("{pool} cannot be written")));
@@ -538,38 +344,4 @@ fn hugetlb_pages(context: &Context) -> Verdict {
     drop(memory);
     std::fs::write(pool, "0")?;
     result
-}
-
-fn large_write(context: &Context) -> Verdict {
-    const LENGTH: usize = 64 << 20;
-    const STEP: usize = 4 << 20;
-
-    let b = Bench::new(context)?;
-    check!(b.size > LENGTH as u64, "the device is too small");
-    let memory = Region::anonymous(LENGTH + PAGE)?;
-    for i in 0..LENGTH / STEP {
-        memory.store(1 + i * STEP, pattern::bytes(300 + i as u64, STEP));
-    }
-    let written = sys::pwrite(&b.file, memory.buffer(1, LENGTH), 3)?;
-    check_eq!(written, LENGTH, "bytes written");
-    for i in 0..LENGTH / STEP {
-        let seen = b.bar.load(3 + i * STEP, STEP);
-        expect_bytes(
-            &seen,
-            pattern::bytes(300 + i as u64, STEP),
-            &format!("MiB {}", 4 * i),
-        )?;
-    }
-    memory.fill(0, memory.len(), 0);
-    let read = sys::pread(&b.file, memory.buffer(1, LENGTH), 3)?;
-    check_eq!(read, LENGTH, "bytes read");
-    for i in 0..LENGTH / STEP {
-        let seen = memory.load(1 + i * STEP, STEP);
-        expect_bytes(
-            &seen,
-            pattern::bytes(300 + i as u64, STEP),
-            &format!("MiB {} read back", 4 * i),
-        )?;
-    }
-    Ok(())
 }

@@ -1,0 +1,149 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! io_uring.
+
+use std::fs;
+
+use super::window::{SLOT, WIDTH, expect_failures, window};
+use super::{BLOCK, Bench, DEPTH, PATIENCE, expect_results};
+use crate::case::{Context, Verdict, expect_bytes};
+use crate::check_eq;
+use crate::pattern;
+use crate::sys::{self, Buffers, Ring, UringOperation};
+
+pub(super) fn uring_window(context: &Context) -> Verdict {
+    let b = Bench::new(context, WIDTH * SLOT)?;
+    window(&b, &mut Ring::new(WIDTH as u32)?)
+}
+
+pub(super) fn uring_errors(context: &Context) -> Verdict {
+    expect_failures(context, &mut Ring::new(4)?)
+}
+
+pub(super) fn uring_depth(context: &Context) -> Verdict {
+    uring_rounds(
+        context,
+        |b, i| Buffers::One(b.block(i)),
+        |operation| operation,
+    )
+}
+
+pub(super) fn uring_fixed(context: &Context) -> Verdict {
+    let place = |b: &Bench, i| Buffers::Registered(b.block(i), 0);
+    uring_rounds(context, place, |operation| operation)
+}
+
+pub(super) fn uring_workers(context: &Context) -> Verdict {
+    let place = |b: &Bench, i| Buffers::One(b.block(i));
+    uring_rounds(context, place, UringOperation::on_worker)
+}
+
+/// Writes and reads at full depth, with buffers and flags as the caller says.
+fn uring_rounds(
+    context: &Context,
+    buffers: impl Fn(&Bench, usize) -> Buffers<'static>,
+    adapt: impl Fn(UringOperation<'static>) -> UringOperation<'static>,
+) -> Verdict {
+    let b = Bench::new(context, DEPTH * BLOCK)?;
+    let mut ring = Ring::new(DEPTH as u32)?;
+    ring.register_buffers(&[&b.memory])?;
+    b.fill_blocks(7000);
+    let writes: Vec<_> = (0..DEPTH)
+        .map(|i| {
+            let operation = UringOperation::write(&b.file, buffers(&b, i), Bench::place(i));
+            adapt(operation.tag(i as u64))
+        })
+        .collect();
+    check_eq!(ring.submit(&writes)?, DEPTH, "operations taken");
+    expect_results(ring.results(DEPTH, PATIENCE)?, DEPTH, BLOCK)?;
+    b.expect_in_device(7000)?;
+
+    b.fill_device(8000);
+    let reads: Vec<_> = (0..DEPTH)
+        .map(|i| {
+            let operation = UringOperation::read(&b.file, buffers(&b, i), Bench::place(i));
+            adapt(operation.tag(i as u64))
+        })
+        .collect();
+    check_eq!(ring.submit(&reads)?, DEPTH, "operations taken");
+    expect_results(ring.results(DEPTH, PATIENCE)?, DEPTH, BLOCK)?;
+    b.expect_in_memory(8000)
+}
+
+pub(super) fn uring_registered_file(context: &Context) -> Verdict {
+    let b = Bench::new(context, DEPTH * BLOCK)?;
+    let mut ring = Ring::new(4)?;
+    ring.register_files(&[&b.file])?;
+    b.fill_blocks(9000);
+    let write = UringOperation::write_registered_file(0, Buffers::One(b.block(0)), 77);
+    check_eq!(ring.run(&write)?, BLOCK, "bytes written");
+    expect_bytes(
+        &b.bar.load(77, BLOCK),
+        pattern::bytes(9000, BLOCK),
+        "the device",
+    )?;
+    let read = UringOperation::read_registered_file(0, Buffers::One(b.block(1)), 77);
+    check_eq!(ring.run(&read)?, BLOCK, "bytes read");
+    let seen = b.memory.load(BLOCK, BLOCK);
+    expect_bytes(&seen, pattern::bytes(9000, BLOCK), "the buffer")
+}
+
+/// Number of io_uring worker threads of this process.
+fn workers() -> Verdict<usize> {
+    let mut count = 0;
+    for entry in fs::read_dir("/proc/self/task")? {
+        let comm = fs::read_to_string(entry?.path().join("comm")).unwrap_or_default();
+        if comm.starts_with("iou-wrk") {
+            count += 1;
+        }
+    }
+    Ok(count)
+}
+
+pub(super) fn uring_inline(context: &Context) -> Verdict {
+    // In a process of its own: workers of another test would still be around.
+    let child = sys::fork(|| match count_workers(context) {
+        Ok(()) => 0,
+        Err(stop) => {
+            eprintln!("{stop:?}");
+            1
+        }
+    })?;
+    check_eq!(child.wait(PATIENCE)?, Ok(0), "end of the process");
+    Ok(())
+}
+
+fn count_workers(context: &Context) -> Verdict {
+    let b = Bench::new(context, DEPTH * BLOCK)?;
+    let mut ring = Ring::new(DEPTH as u32)?;
+    for round in 0..20 {
+        b.fill_blocks(round);
+        let writes: Vec<_> = (0..DEPTH)
+            .map(|i| {
+                let buffer = Buffers::One(b.block(i));
+                UringOperation::write(&b.file, buffer, Bench::place(i)).tag(i as u64)
+            })
+            .collect();
+        check_eq!(ring.submit(&writes)?, DEPTH, "operations taken");
+        expect_results(ring.results(DEPTH, PATIENCE)?, DEPTH, BLOCK)?;
+        // A worker stays around for a while, so it cannot be missed.
+        check_eq!(workers()?, 0, "worker threads after round {round}");
+    }
+    Ok(())
+}
+
+pub(super) fn uring_linked(context: &Context) -> Verdict {
+    let b = Bench::new(context, DEPTH * BLOCK)?;
+    let mut ring = Ring::new(8)?;
+    for seed in 0..50 {
+        let data = pattern::bytes(seed, BLOCK);
+        b.memory.store(0, data);
+        b.memory.fill(BLOCK, BLOCK, 0);
+        let write = UringOperation::write(&b.file, Buffers::One(b.block(0)), 999).tag(0);
+        let read = UringOperation::read(&b.file, Buffers::One(b.block(1)), 999).tag(1);
+        check_eq!(ring.submit(&[write.linked(), read])?, 2, "operations taken");
+        expect_results(ring.results(2, PATIENCE)?, 2, BLOCK)?;
+        expect_bytes(&b.memory.load(BLOCK, BLOCK), data, "what was read")?;
+    }
+    Ok(())
+}
