@@ -30,6 +30,7 @@ pub mod ktap;
 pub mod process;
 pub mod qemu;
 pub mod qmp;
+pub mod refusal;
 pub mod report;
 pub mod setup;
 pub mod size;

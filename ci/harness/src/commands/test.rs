@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::mpsc::{self, Receiver};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
 use std::{fs, thread};
 
 use anyhow::Context;
@@ -14,6 +15,7 @@ use clap::Args;
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 use ringbar_guest_tests::suites;
 use ringbar_harness::ktap::Outcome;
+use ringbar_harness::refusal::{self, BEHIND_IOMMU};
 use ringbar_harness::setup::Setup;
 use ringbar_harness::suite::{self, Check, Plan, Report};
 
@@ -46,9 +48,6 @@ pub fn run(setup: &Setup, options: &Options) -> anyhow::Result<ExitCode> {
         None => Counts::default(),
     };
     let plans = plans(&setup.checkout, &options.filters);
-    if plans.is_empty() {
-        anyhow::bail!("no test has such a name");
-    }
     let arguments = Arguments {
         list: options.list,
         // One virtual machine at a time, and the results in their order.
@@ -56,10 +55,20 @@ pub fn run(setup: &Setup, options: &Options) -> anyhow::Result<ExitCode> {
         ..Arguments::default()
     };
     let setup = Arc::new(setup.clone());
-    let trials = plans
+    let mut trials: Vec<_> = plans
         .into_iter()
         .flat_map(|plan| trials(&setup, plan))
         .collect();
+    if wanted(&options.filters, BEHIND_IOMMU) {
+        let setup = Arc::clone(&setup);
+        trials.push(Trial::test(BEHIND_IOMMU, move || {
+            let log_dir = setup.checkout.join("build/test/refusal");
+            refusal::behind_iommu(&setup, &log_dir).map_err(Failed::from)
+        }));
+    }
+    if trials.is_empty() {
+        anyhow::bail!("no test has such a name");
+    }
     let conclusion = libtest_mimic::run(&arguments, trials);
     if options.list {
         return Ok(ExitCode::SUCCESS);
@@ -104,12 +113,13 @@ fn count_unit_tests(log: &str) -> Counts {
     counts
 }
 
+/// Whether a test was asked for.
+fn wanted(filters: &[String], name: &str) -> bool {
+    filters.is_empty() || filters.iter().any(|filter| name.contains(filter.as_str()))
+}
+
 /// The suites with the tests that were asked for.
 fn plans(checkout: &Path, filters: &[String]) -> Vec<Plan> {
-    let wanted = |suite: &str, test: &str| {
-        let name = format!("{suite}::{test}");
-        filters.is_empty() || filters.iter().any(|filter| name.contains(filter.as_str()))
-    };
     suites::all()
         .into_iter()
         .map(|suite| Plan {
@@ -118,7 +128,7 @@ fn plans(checkout: &Path, filters: &[String]) -> Vec<Plan> {
                 .cases
                 .into_iter()
                 .map(|case| case.name)
-                .filter(|name| wanted(suite.name, name))
+                .filter(|name| wanted(filters, &format!("{}::{name}", suite.name)))
                 .collect(),
             log_dir: checkout.join("build/test").join(suite.name),
         })
@@ -127,7 +137,7 @@ fn plans(checkout: &Path, filters: &[String]) -> Vec<Plan> {
 }
 
 /// The tests of a suite, in the order in which their results come.
-fn trials(setup: &Arc<Setup>, plan: Plan) -> Vec<Trial> {
+fn trials(setup: &Arc<Setup>, plan: Plan) -> (Arc<Mutex<Results>>, Vec<Trial>) {
     let suite = plan.suite;
     let names: Vec<String> = plan
         .tests
@@ -136,7 +146,7 @@ fn trials(setup: &Arc<Setup>, plan: Plan) -> Vec<Trial> {
         .chain(Check::of(suite).into_iter().map(|c| c.name().to_owned()))
         .collect();
     let results = Arc::new(Mutex::new(Results::new(Arc::clone(setup), plan)));
-    names
+    let trials = names
         .into_iter()
         .map(|name| {
             let results = Arc::clone(&results);
@@ -147,7 +157,8 @@ fn trials(setup: &Arc<Setup>, plan: Plan) -> Vec<Trial> {
                     .wait_for(&name)
             })
         })
-        .collect()
+        .collect();
+    (results, trials)
 }
 
 /// Results of a suite that starts when the first of them is asked for.
@@ -155,6 +166,7 @@ struct Results {
     setup: Arc<Setup>,
     plan: Plan,
     incoming: Option<Receiver<Report>>,
+    thread: Option<JoinHandle<()>>,
     known: HashMap<String, Report>,
     /// Why there are no more, once that was told with a test.
     explained: bool,
@@ -166,6 +178,7 @@ impl Results {
             setup,
             plan,
             incoming: None,
+            thread: None,
             known: HashMap::new(),
             explained: false,
         }
@@ -190,12 +203,21 @@ impl Results {
     fn start(&mut self) -> Result<(), Failed> {
         let (sender, receiver) = mpsc::channel();
         let (setup, plan) = (Arc::clone(&self.setup), self.plan.clone());
-        thread::Builder::new()
+        let thread = thread::Builder::new()
             .name(self.plan.suite.into())
             .spawn(move || suite::run(&setup, &plan, &sender))
             .map_err(|error| Failed::from(format!("starting the suite: {error}")))?;
         self.incoming = Some(receiver);
+        self.thread = Some(thread);
         Ok(())
+    }
+
+    /// Waits until everything that belongs to the suite has ended.
+    fn finish(&mut self) {
+        if let Some(thread) = self.thread.take() {
+            // A panic has shown itself as a missing result.
+            let _ = thread.join();
+        }
     }
 
     /// Why a result never came: in full with the first test that misses it.
