@@ -55,21 +55,31 @@ pub fn run(setup: &Setup, options: &Options) -> anyhow::Result<ExitCode> {
         ..Arguments::default()
     };
     let setup = Arc::new(setup.clone());
-    let mut trials: Vec<_> = plans
-        .into_iter()
-        .flat_map(|plan| trials(&setup, plan))
-        .collect();
+    let mut all = Vec::new();
+    let mut suites = Vec::new();
+    for plan in plans {
+        let (suite, trials) = trials(&setup, plan);
+        suites.push(suite);
+        all.extend(trials);
+    }
     if wanted(&options.filters, BEHIND_IOMMU) {
         let setup = Arc::clone(&setup);
-        trials.push(Trial::test(BEHIND_IOMMU, move || {
+        all.push(Trial::test(BEHIND_IOMMU, move || {
             let log_dir = setup.checkout.join("build/test/refusal");
             refusal::behind_iommu(&setup, &log_dir).map_err(Failed::from)
         }));
     }
-    if trials.is_empty() {
+    if all.is_empty() {
         anyhow::bail!("no test has such a name");
     }
-    let conclusion = libtest_mimic::run(&arguments, trials);
+    let conclusion = libtest_mimic::run(&arguments, all);
+    // The last result of a suite comes before its machine is taken down.
+    for suite in suites {
+        suite
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .finish();
+    }
     if options.list {
         return Ok(ExitCode::SUCCESS);
     }
