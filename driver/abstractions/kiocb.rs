@@ -2,7 +2,7 @@
 
 //! I/O control blocks, with the rules of completion in the types.
 //!
-//! A `read_iter` or `write_iter` callback is given a [`Kiocb`] and owes a
+//! A `read_iter` or `write_iter` callback is given a [`Kiocb`] and owes an
 //! [`Answer`]. An answer comes from [`Kiocb::done`], which uses the control
 //! block up, or from [`Kiocb::queue`], which turns it into a [`QueuedKiocb`] to
 //! be completed later, exactly once. So neither "queued" for a synchronous
