@@ -272,12 +272,14 @@ impl Ring {
         Ok(self.used_index()? != self.last_used)
     }
     /// Asks for no interrupts. Without `EVENT_IDX` the device may raise one all the
-    /// same; with it, it does once every 65536 entries unless this is repeated.
+    /// same; with it, it does after 32768 entries unless this is repeated before.
     pub(crate) fn disable_interrupts(&mut self) -> Result {
         if self.event_idx {
-            // The index that is passed last of all.
+            // As far away as it gets. An index just behind would not do: the device may be in the
+            // middle of a batch that has passed it.
             let at = AVAIL_RING + usize::from(self.size);
-            io_write!(self.avail, [try: at], self.last_used.wrapping_sub(1).to_le());
+            let event = self.last_used.wrapping_add(1 << 15);
+            io_write!(self.avail, [try: at], event.to_le());
         } else {
             io_write!(self.avail, [try: AVAIL_FLAGS], NO_INTERRUPT.to_le());
         }

@@ -22,3 +22,6 @@ pub mod method;
 pub mod pattern;
 pub mod suites;
 pub mod sys;
+#[path = "../../../driver/uapi.rs"]
+#[allow(dead_code, reason = "the driver's file, all of which is not used here")]
+mod uapi;

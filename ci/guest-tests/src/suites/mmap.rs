@@ -37,6 +37,7 @@ pub fn suite() -> Suite {
         ),
     ];
     cases.extend(bounds());
+    cases.extend(super::selectors::cases());
     Suite {
         name: "mmap",
         about: "maps of the device memory: content, bounds, rights",

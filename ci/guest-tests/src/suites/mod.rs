@@ -10,6 +10,7 @@ mod ends;
 mod lifecycle;
 mod mmap;
 mod probe;
+mod selectors;
 
 use crate::case::Suite;
 

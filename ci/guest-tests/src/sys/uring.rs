@@ -176,6 +176,12 @@ impl Ring {
         Ok(Self(IoUring::new(depth)?))
     }
 
+    /// A ring whose completions are polled for (`IORING_SETUP_IOPOLL`). Files need
+    /// `O_DIRECT`.
+    pub fn polled(depth: u32) -> io::Result<Self> {
+        Ok(Self(IoUring::builder().setup_iopoll().build(depth)?))
+    }
+
     /// Registers regions as fixed buffers, in this order. They must stay mapped
     /// as long as the ring is used with them.
     pub fn register_buffers(&self, regions: &[&Region]) -> io::Result<()> {

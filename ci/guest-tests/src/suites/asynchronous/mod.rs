@@ -44,6 +44,7 @@ pub fn suite() -> Suite {
             Case::new("b8_uring_linked_write_and_read", uring::uring_linked),
             Case::new("b8_uring_errors_come_as_results", uring::uring_errors),
             Case::new("b8_uring_random_window", uring::uring_window),
+            Case::new("b9_uring_polled_without_interrupts", uring::uring_polled),
             Case::new("b10_exit_with_aio_in_flight", in_flight::exit_with_aio),
             Case::new("b10_exit_with_uring_in_flight", in_flight::exit_with_uring),
             Case::new("b10_unmap_with_io_in_flight", in_flight::unmap_in_flight),

@@ -22,35 +22,62 @@ pub(super) fn uring_errors(context: &Context) -> Verdict {
 
 pub(super) fn uring_depth(context: &Context) -> Verdict {
     uring_rounds(
-        context,
+        &Bench::new(context, DEPTH * BLOCK)?,
+        Ring::new(DEPTH as u32)?,
         |b, i| Buffers::One(b.block(i)),
         |operation| operation,
     )
 }
 
+pub(super) fn uring_polled(context: &Context) -> Verdict {
+    let b = Bench {
+        // io_uring polls only for direct I/O.
+        file: context.open_with(libc::O_RDWR | libc::O_DIRECT)?,
+        ..Bench::new(context, DEPTH * BLOCK)?
+    };
+    let before = context.interrupts()?;
+    uring_rounds(
+        &b,
+        Ring::polled(DEPTH as u32)?,
+        |b, i| Buffers::One(b.block(i)),
+        |operation| operation,
+    )?;
+    check_eq!(context.interrupts()?, before, "interrupts");
+    Ok(())
+}
+
 pub(super) fn uring_fixed(context: &Context) -> Verdict {
     let place = |b: &Bench, i| Buffers::Registered(b.block(i), 0);
-    uring_rounds(context, place, |operation| operation)
+    uring_rounds(
+        &Bench::new(context, DEPTH * BLOCK)?,
+        Ring::new(DEPTH as u32)?,
+        place,
+        |operation| operation,
+    )
 }
 
 pub(super) fn uring_workers(context: &Context) -> Verdict {
     let place = |b: &Bench, i| Buffers::One(b.block(i));
-    uring_rounds(context, place, UringOperation::on_worker)
+    uring_rounds(
+        &Bench::new(context, DEPTH * BLOCK)?,
+        Ring::new(DEPTH as u32)?,
+        place,
+        UringOperation::on_worker,
+    )
 }
 
 /// Writes and reads at full depth, with buffers and flags as the caller says.
 fn uring_rounds(
-    context: &Context,
+    b: &Bench,
+    mut ring: Ring,
     buffers: impl Fn(&Bench, usize) -> Buffers<'static>,
     adapt: impl Fn(UringOperation<'static>) -> UringOperation<'static>,
 ) -> Verdict {
-    let b = Bench::new(context, DEPTH * BLOCK)?;
-    let mut ring = Ring::new(DEPTH as u32)?;
     ring.register_buffers(&[&b.memory])?;
     b.fill_blocks(7000);
     let writes: Vec<_> = (0..DEPTH)
         .map(|i| {
-            let operation = UringOperation::write(&b.file, buffers(&b, i), Bench::place(i));
+            let operation = UringOperation::write(&b.file, buffers(b, i), Bench::place(i));
             adapt(operation.tag(i as u64))
         })
         .collect();
@@ -61,7 +88,7 @@ fn uring_rounds(
     b.fill_device(8000);
     let reads: Vec<_> = (0..DEPTH)
         .map(|i| {
-            let operation = UringOperation::read(&b.file, buffers(&b, i), Bench::place(i));
+            let operation = UringOperation::read(&b.file, buffers(b, i), Bench::place(i));
             adapt(operation.tag(i as u64))
         })
         .collect();
