@@ -473,7 +473,7 @@ impl AcquiredSlot<'_> {
 impl Drop for AcquiredSlot<'_> {
     fn drop(&mut self) {
         if let Some(mut slot) = self.slot.take() {
-            slot.withdraw(self.device);
+            slot.release(self.device);
             self.queue.free(slot);
         }
     }

@@ -190,7 +190,7 @@ impl Slot {
         });
         if let Err(error) = prepared {
             iter.revert(bytes);
-            self.withdraw(device);
+            self.release(device);
             return Err(error);
         }
         Ok(bytes)
@@ -325,11 +325,6 @@ impl Slot {
         self.segments.unmap(device);
         self.segments.release();
         self.clear();
-    }
-
-    /// Undoes a preparation: the device has not seen the request. Sleeps.
-    pub(super) fn withdraw(&mut self, device: &pci::Device<Bound>) {
-        self.release(device);
     }
 
     fn clear(&mut self) {
