@@ -5,7 +5,7 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use io_uring::types::{Fd, Fixed, FsyncFlags, SubmitArgs, Timespec};
 use io_uring::{IoUring, opcode, squeue};
@@ -219,21 +219,30 @@ impl Ring {
         count: usize,
         timeout: Duration,
     ) -> io::Result<Vec<(u64, io::Result<usize>)>> {
-        let timeout = Timespec::new()
-            .sec(timeout.as_secs())
-            .nsec(timeout.subsec_nanos());
-        let arguments = SubmitArgs::new().timespec(&timeout);
-        match self.0.submitter().submit_with_args(count, &arguments) {
-            Ok(_) => {}
-            Err(error) if error.raw_os_error() == Some(libc::ETIME) => {}
-            Err(error) => return Err(error),
+        let deadline = Instant::now() + timeout;
+        let mut results = Vec::with_capacity(count);
+        loop {
+            let missing = count - results.len();
+            results.extend(
+                self.0
+                    .completion()
+                    .take(missing)
+                    .map(|entry| (entry.user_data(), check_result(i64::from(entry.result())))),
+            );
+            let missing = count - results.len();
+            let left = deadline.saturating_duration_since(Instant::now());
+            if missing == 0 || left.is_zero() {
+                return Ok(results);
+            }
+            let left = Timespec::new().sec(left.as_secs()).nsec(left.subsec_nanos());
+            let arguments = SubmitArgs::new().timespec(&left);
+            // A polled ring comes back as soon as there is any result.
+            match self.0.submitter().submit_with_args(missing, &arguments) {
+                Ok(_) => {}
+                Err(error) if error.raw_os_error() == Some(libc::ETIME) => {}
+                Err(error) => return Err(error),
+            }
         }
-        Ok(self
-            .0
-            .completion()
-            .take(count)
-            .map(|entry| (entry.user_data(), check_result(i64::from(entry.result()))))
-            .collect())
     }
 
     /// Submits one operation and waits for its result.
