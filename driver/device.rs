@@ -14,6 +14,10 @@ use crate::{
         },
         irq,
         plug,
+        poll::{
+            Pollers,
+            Readiness, //
+        },
         work, //
     },
     event_log::EventLog,
@@ -71,6 +75,7 @@ pub(crate) struct Device {
     gate: Arc<Gate<Hardware>>,
     maps: Arc<AddressSpace>,
     stats: Arc<Stats>,
+    pollers: Arc<Pollers>,
     log: EventLog,
     /// Size of the device memory in bytes.
     capacity: Atomic<i64>,
@@ -100,12 +105,14 @@ impl Device {
         let log = EventLog::new()?;
         // CAST: The configuration was checked to fit.
         let capacity = hardware.config().capacity() as i64;
+        let pollers = hardware.pollers().clone();
         let gate = Gate::new(device, hardware, maps.clone())?;
         Arc::pin_init(
             pin_init!(Self {
                 gate,
                 maps,
                 stats,
+                pollers,
                 log,
                 capacity: Atomic::new(capacity),
                 aperture_ready: Atomic::new(false),
@@ -136,6 +143,20 @@ impl Device {
     /// The log of what happened to the device.
     pub(crate) fn log(&self) -> &EventLog {
         &self.log
+    }
+
+    /// Those who wait until the device is ready.
+    pub(crate) fn pollers(&self) -> &Pollers {
+        &self.pollers
+    }
+
+    /// Whether a request would find room. Any context.
+    pub(crate) fn readiness(&self) -> Readiness {
+        match self.hardware().and_then(|hardware| hardware.has_room()) {
+            Ok(true) => Readiness::Ready,
+            Ok(false) => Readiness::Busy,
+            Err(_) => Readiness::Gone,
+        }
     }
 
     /// Size of the device memory in bytes. Any context.

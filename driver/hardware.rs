@@ -9,12 +9,14 @@ use crate::{
             iommu_translates,
             ClaimedBar, //
         },
+        poll::Pollers,
         vma::IoMemory, //
     },
     layout::{
         ConfigError,
         DeviceConfig,
         Opcode,
+        RequestHeader,
         CONTROL_QUEUE,
         EVENT_QUEUE,
         FIRST_IO_QUEUE, //
@@ -64,6 +66,7 @@ pub(crate) struct Hardware {
     queues: KVec<Arc<Queue>>,
     /// Which of them is for polled requests.
     polled: Option<usize>,
+    pollers: Arc<Pollers>,
     aperture: Option<IoMemory>,
 }
 
@@ -106,6 +109,7 @@ impl Hardware {
         })?;
 
         transport.set_config_vector(device, VECTOR)?;
+        let pollers = Arc::pin_init(Pollers::new(), GFP_KERNEL)?;
         let event_idx = features & feature::EVENT_IDX != 0;
         let queue = |index, size, max_segments, polled| {
             Queue::new(
@@ -121,6 +125,7 @@ impl Hardware {
                     max_segment_bytes,
                 },
                 stats.clone(),
+                pollers.clone(),
             )
         };
         let events = EventQueue::new(&transport, device, EVENT_QUEUE, VECTOR, event_idx)?;
@@ -170,6 +175,7 @@ impl Hardware {
             events,
             queues,
             polled: polled.map(|n| 1 + usize::from(n)),
+            pollers,
             aperture,
         })
     }
@@ -195,7 +201,7 @@ impl Hardware {
 
         let control = self.queues.first().ok_or(EIO)?;
         let mut request = control.try_acquire(device)?;
-        request.prepare_command(Opcode::MapAperture)?;
+        request.prepare_command(RequestHeader::command(Opcode::MapAperture, 0, 0, 0))?;
         let mapped = control.execute_command(
             &self.transport,
             device,
@@ -233,6 +239,11 @@ impl Hardware {
         }
     }
 
+    /// Those who wait for room in a queue.
+    pub(crate) fn pollers(&self) -> &Arc<Pollers> {
+        &self.pollers
+    }
+
     /// The queue for polled requests: the last I/O queue, if there are several. Any
     /// context.
     pub(crate) fn polled_queue(&self) -> Result<&Queue> {
@@ -244,14 +255,40 @@ impl Hardware {
 
     /// The I/O queue for a submitter on this CPU. Any context.
     pub(crate) fn queue_here(&self) -> Result<&Queue> {
+        self.queues_from_here().next().ok_or(EIO)
+    }
+
+    /// The I/O queues for submitters, the one for this CPU first. Any context.
+    pub(crate) fn queues_from_here(&self) -> impl Iterator<Item = &Queue> {
         let end = self.polled.unwrap_or(self.queues.len());
         let io = self.queues.get(1..end).unwrap_or_default();
         // CAST: A CPU number.
-        (CpuId::current().as_u32() as usize)
+        let here = (CpuId::current().as_u32() as usize)
             .checked_rem(io.len())
-            .and_then(|n| io.get(n))
-            .map(|queue| &**queue)
-            .ok_or(EIO)
+            .unwrap_or(0);
+        let (before, after) = io.split_at(here);
+        Iterator::chain(after.iter(), before).map(|queue| &**queue)
+    }
+
+    /// Whether some submitter's queue has room; an error where they were stopped.
+    /// Any context.
+    pub(crate) fn has_room(&self) -> Result<bool> {
+        for queue in self.queues_from_here() {
+            if queue.has_room()? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Number of I/O queues.
+    pub(crate) fn io_queues(&self) -> usize {
+        self.queues.len().saturating_sub(1)
+    }
+
+    /// Whether polled requests have a queue of their own.
+    pub(crate) fn has_polled_queue(&self) -> bool {
+        self.polled.is_some()
     }
 
     /// All queues that carry requests.
@@ -269,11 +306,20 @@ impl Hardware {
         if !self.config.supports(Opcode::Flush) {
             return Ok(());
         }
+        self.execute(device, RequestHeader::command(Opcode::Flush, 0, 0, 0))
+            .map(|_| ())
+    }
+
+    /// Executes a request without data and returns its result. Sleeps. `EINTR` when
+    /// killed.
+    pub(crate) fn execute(
+        &self,
+        device: &pci::Device<Bound>,
+        header: RequestHeader,
+    ) -> Result<u64> {
         let queue = self.queue_here()?;
         let mut request = queue.acquire(device)?;
-        request.prepare_command(Opcode::Flush)?;
-        queue
-            .execute_command(&self.transport, device, request, None)
-            .map(|_| ())
+        request.prepare_command(header)?;
+        queue.execute_command(&self.transport, device, request, None)
     }
 }

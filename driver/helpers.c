@@ -5,6 +5,7 @@
  */
 #include <linux/dma-mapping.h>
 #include <linux/fs.h>
+#include <linux/io_uring/cmd.h>
 #include <linux/mm.h>
 #include <linux/uio.h>
 
@@ -74,4 +75,48 @@ pgprot_t ringbar_pgprot_writecombine(pgprot_t prot);
 pgprot_t ringbar_pgprot_writecombine(pgprot_t prot)
 {
 	return pgprot_writecombine(prot);
+}
+
+struct file *ringbar_uring_cmd_file(struct io_uring_cmd *cmd);
+struct file *ringbar_uring_cmd_file(struct io_uring_cmd *cmd)
+{
+	return cmd->file;
+}
+
+u32 ringbar_uring_cmd_op(struct io_uring_cmd *cmd);
+u32 ringbar_uring_cmd_op(struct io_uring_cmd *cmd)
+{
+	return cmd->cmd_op;
+}
+
+const void *ringbar_uring_cmd_payload(struct io_uring_cmd *cmd);
+const void *ringbar_uring_cmd_payload(struct io_uring_cmd *cmd)
+{
+	return cmd->sqe->cmd;
+}
+
+void *ringbar_uring_cmd_pdu(struct io_uring_cmd *cmd);
+void *ringbar_uring_cmd_pdu(struct io_uring_cmd *cmd)
+{
+	return cmd->pdu;
+}
+
+struct io_uring_cmd *ringbar_uring_cmd_from_tw(struct io_tw_req tw_req);
+struct io_uring_cmd *ringbar_uring_cmd_from_tw(struct io_tw_req tw_req)
+{
+	return io_uring_cmd_from_tw(tw_req);
+}
+
+void ringbar_uring_cmd_in_task(struct io_uring_cmd *cmd, io_req_tw_func_t callback);
+void ringbar_uring_cmd_in_task(struct io_uring_cmd *cmd, io_req_tw_func_t callback)
+{
+	io_uring_cmd_complete_in_task(cmd, callback);
+}
+
+void ringbar_uring_cmd_done(struct io_uring_cmd *cmd, s32 ret, u64 res2, unsigned int issue_flags,
+			    bool is_cqe32);
+void ringbar_uring_cmd_done(struct io_uring_cmd *cmd, s32 ret, u64 res2, unsigned int issue_flags,
+			    bool is_cqe32)
+{
+	__io_uring_cmd_done(cmd, ret, res2, issue_flags, is_cqe32);
 }

@@ -30,6 +30,10 @@ mod hardware;
 mod layout;
 mod request;
 mod stats;
+#[allow(
+    dead_code,
+    reason = "for programs in user space too, which need both directions"
+)]
 mod uapi;
 mod virtio;
 

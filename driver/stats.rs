@@ -13,7 +13,8 @@ use crate::{
     uapi::{
         COUNTER_DOORBELLS,
         COUNTER_INTERRUPTS,
-        COUNTER_REQUESTS, //
+        COUNTER_REQUESTS,
+        COUNTER_SEGMENTS, //
     }, //
 };
 use kernel::{
@@ -40,10 +41,12 @@ impl Stats {
         Ok(Arc::new(Self(WordPage::new()?), GFP_KERNEL)?)
     }
 
-    /// Counts `n` requests handed to the device. A large call is several.
+    /// Counts `requests` handed to the device, with `segments` of data in all. A
+    /// large call is several.
     #[inline]
-    pub(crate) fn requests(&self, n: u64) {
-        self.add(COUNTER_REQUESTS, n);
+    pub(crate) fn requests(&self, requests: u64, segments: u64) {
+        self.add(COUNTER_REQUESTS, requests);
+        self.add(COUNTER_SEGMENTS, segments);
     }
 
     /// Counts a notification of the device.
@@ -88,6 +91,8 @@ pub(crate) struct StatsFiles {
     #[pin]
     interrupts: File<Arc<Stats>>,
     #[pin]
+    segments: File<Arc<Stats>>,
+    #[pin]
     maps: File<Arc<AddressSpace>>,
     dir: Dir,
 }
@@ -107,6 +112,7 @@ impl StatsFiles {
                 doorbells <- own.read_callback_file(c"doorbells", stats.clone(), &show_doorbells),
                 interrupts <-
                     own.read_callback_file(c"interrupts", stats.clone(), &show_interrupts),
+                segments <- own.read_callback_file(c"segments", stats.clone(), &show_segments),
                 maps <- own.read_callback_file(c"maps", maps, &show_maps),
                 dir,
             }))
@@ -124,6 +130,10 @@ fn show_doorbells(stats: &Arc<Stats>, f: &mut fmt::Formatter<'_>) -> fmt::Result
 
 fn show_interrupts(stats: &Arc<Stats>, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     writeln!(f, "{}", stats.get(COUNTER_INTERRUPTS))
+}
+
+fn show_segments(stats: &Arc<Stats>, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    writeln!(f, "{}", stats.get(COUNTER_SEGMENTS))
 }
 
 fn show_maps(maps: &Arc<AddressSpace>, f: &mut fmt::Formatter<'_>) -> fmt::Result {

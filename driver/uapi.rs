@@ -15,6 +15,40 @@
 //! | [`MAP_STATISTICS`] | one page of counters | read |
 //! | [`MAP_EVENTS`] | the log of what happened to the device | read |
 //! | [`MAP_USED_RINGS`] | used rings of the queues, [`USED_RING_STRIDE`] bytes apart | read |
+//!
+//! # Commands
+//!
+//! What the device does beyond reading and writing is asked for with a [`Command`],
+//! by `ioctl` with [`IOC_COMMAND`] or by io_uring with `IORING_OP_URING_CMD`; whether
+//! it does so, [`Info::capabilities`] tells.
+//!
+//! | opcode | what | argument | result |
+//! |---|---|---|---|
+//! | [`OP_FLUSH`] | makes all that was written durable; offset and length are 0 | 0 | 0 |
+//! | [`OP_DISCARD`] | gives the range up, which reads as 0 afterwards | 0 | bytes |
+//! | [`OP_WRITE_ZEROES`] | sets the range to 0 | 0 | bytes |
+//! | [`OP_COPY`] | copies to the range, which may overlap the source | offset of the source | bytes |
+//! | [`OP_FILL`] | repeats a pattern over the range | 8 bytes, little-endian | bytes |
+//! | [`OP_COMPARE`] | compares the range with another | offset of the other | equal bytes from the start |
+//! | [`OP_CRC32C`] | CRC-32C of the range | CRC of what came before, or 0 | CRC |
+//!
+//! | errno | when |
+//! |---|---|
+//! | `EBADF` | the file is not open for what the command does |
+//! | `EINVAL` | an opcode, flag or argument that does not exist |
+//! | `EOPNOTSUPP` | the device does not execute this one |
+//! | `ENXIO` | a range that is not within the device |
+//! | `EINTR` | killed, or interrupted while it waited for its turn |
+//! | `ENODEV` | the device has gone |
+//! | `EIO`, `ENOSPC` | the device failed |
+//!
+//! With `ioctl` the result is in the structure, also after an error: then it says
+//! how much was done before. A killed caller may leave the device at work.
+//!
+//! With io_uring the structure, its `result` 0, is in the `cmd` field of a 128-byte
+//! submission entry (`IORING_SETUP_SQE128`) and [`IOC_COMMAND`] in `cmd_op`. The completion
+//! has 0 or a negative errno in `res`, and the result in the first of the additional
+//! words of a 32-byte entry (`IORING_SETUP_CQE32`); without these nobody learns it.
 
 /// Bit of the offset at which the selector begins.
 pub(crate) const MAP_SHIFT: u32 = 56;
@@ -41,6 +75,9 @@ pub(crate) const COUNTER_REQUESTS: usize = 0;
 pub(crate) const COUNTER_DOORBELLS: usize = 1;
 /// Place of the number of interrupts taken.
 pub(crate) const COUNTER_INTERRUPTS: usize = 2;
+/// Place of the number of data segments handed to the device. A contiguous piece of
+/// memory is one, however many pages it has.
+pub(crate) const COUNTER_SEGMENTS: usize = 3;
 
 /// Pages of the event log.
 pub(crate) const EVENT_LOG_PAGES: usize = 4;
@@ -59,3 +96,148 @@ pub(crate) const EVENT_CAPACITY: u64 = 2;
 pub(crate) const EVENT_QUEUE_BROKEN: u64 = 3;
 /// The device was taken out of service; value: errno.
 pub(crate) const EVENT_STOPPED: u64 = 4;
+
+/// Flushes the device.
+pub(crate) const OP_FLUSH: u32 = 3;
+/// Discards a range.
+pub(crate) const OP_DISCARD: u32 = 4;
+/// Sets a range to zero.
+pub(crate) const OP_WRITE_ZEROES: u32 = 5;
+/// Copies a range.
+pub(crate) const OP_COPY: u32 = 6;
+/// Fills a range.
+pub(crate) const OP_FILL: u32 = 7;
+/// Compares two ranges.
+pub(crate) const OP_COMPARE: u32 = 8;
+/// Computes the CRC-32C of a range.
+pub(crate) const OP_CRC32C: u32 = 9;
+
+/// What the command writes is durable when it ends. For those that write.
+pub(crate) const COMMAND_DURABLE: u32 = 1;
+
+/// Device memory can be mapped. Bits below tell the opcodes: bit `n` is set where
+/// the opcode of value `n` is executed.
+pub(crate) const CAP_MMAP: u64 = 1 << 32;
+/// Completions can be polled for (`IORING_SETUP_IOPOLL`) on a queue without
+/// interrupts.
+pub(crate) const CAP_IOPOLL: u64 = 1 << 33;
+
+/// Type of the `ioctl` numbers.
+pub(crate) const IOC_TYPE: u32 = 0xd7;
+/// Fills in an [`Info`]. `_IOR(IOC_TYPE, 0, struct ringbar_info)`
+pub(crate) const IOC_INFO: u32 = ioc(2, 0, Info::SIZE);
+/// Executes a [`Command`] and waits for its end.
+/// `_IOWR(IOC_TYPE, 1, struct ringbar_command)`
+pub(crate) const IOC_COMMAND: u32 = ioc(3, 1, Command::SIZE);
+
+/// As `_IOC` of `include/uapi/asm-generic/ioctl.h`.
+const fn ioc(direction: u32, number: u32, size: usize) -> u32 {
+    // CAST: Structures of less than 16 KiB.
+    direction << 30 | (size as u32) << 16 | IOC_TYPE << 8 | number
+}
+
+/// `struct ringbar_info`: what there is to know of a device.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Info {
+    /// Bits as of [`CAP_MMAP`].
+    pub(crate) capabilities: u64,
+    /// Bytes of device memory.
+    pub(crate) capacity: u64,
+    /// How many of them, from the start, can be mapped.
+    pub(crate) aperture: u64,
+    /// Bytes of the largest request. A call for more becomes several.
+    pub(crate) max_request: u64,
+    /// Bytes of the largest command that the device executes in one go. A command
+    /// for more becomes several.
+    pub(crate) max_command: u64,
+    /// I/O queues in use.
+    pub(crate) io_queues: u32,
+    /// Most contiguous pieces of memory in one request.
+    pub(crate) max_segments: u32,
+}
+
+impl Info {
+    /// Size of the structure in bytes; the last 16 are reserved, and 0.
+    pub(crate) const SIZE: usize = 64;
+
+    /// The structure as C has it.
+    pub(crate) fn to_bytes(self) -> [u8; Self::SIZE] {
+        let mut bytes = [0; Self::SIZE];
+        bytes[0..8].copy_from_slice(&self.capabilities.to_ne_bytes());
+        bytes[8..16].copy_from_slice(&self.capacity.to_ne_bytes());
+        bytes[16..24].copy_from_slice(&self.aperture.to_ne_bytes());
+        bytes[24..32].copy_from_slice(&self.max_request.to_ne_bytes());
+        bytes[32..40].copy_from_slice(&self.max_command.to_ne_bytes());
+        bytes[40..44].copy_from_slice(&self.io_queues.to_ne_bytes());
+        bytes[44..48].copy_from_slice(&self.max_segments.to_ne_bytes());
+        bytes
+    }
+
+    /// The other way round.
+    pub(crate) fn from_bytes(bytes: &[u8; Self::SIZE]) -> Self {
+        Self {
+            capabilities: u64::from_ne_bytes(array(bytes, 0)),
+            capacity: u64::from_ne_bytes(array(bytes, 8)),
+            aperture: u64::from_ne_bytes(array(bytes, 16)),
+            max_request: u64::from_ne_bytes(array(bytes, 24)),
+            max_command: u64::from_ne_bytes(array(bytes, 32)),
+            io_queues: u32::from_ne_bytes(array(bytes, 40)),
+            max_segments: u32::from_ne_bytes(array(bytes, 44)),
+        }
+    }
+}
+
+/// `struct ringbar_command`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Command {
+    /// One of the `OP` constants.
+    pub(crate) opcode: u32,
+    /// [`COMMAND_DURABLE`] or 0.
+    pub(crate) flags: u32,
+    /// Where the range begins in the device memory.
+    pub(crate) offset: u64,
+    /// Bytes in the range.
+    pub(crate) length: u64,
+    /// As the opcode says.
+    pub(crate) argument: u64,
+    /// As the opcode says. Not looked at on the way in.
+    pub(crate) result: u64,
+}
+
+impl Command {
+    /// Size of the structure in bytes.
+    pub(crate) const SIZE: usize = 40;
+    /// Where the result is in it.
+    pub(crate) const RESULT_AT: usize = 32;
+
+    /// The structure as C has it.
+    pub(crate) fn to_bytes(self) -> [u8; Self::SIZE] {
+        let mut bytes = [0; Self::SIZE];
+        bytes[0..4].copy_from_slice(&self.opcode.to_ne_bytes());
+        bytes[4..8].copy_from_slice(&self.flags.to_ne_bytes());
+        bytes[8..16].copy_from_slice(&self.offset.to_ne_bytes());
+        bytes[16..24].copy_from_slice(&self.length.to_ne_bytes());
+        bytes[24..32].copy_from_slice(&self.argument.to_ne_bytes());
+        bytes[32..40].copy_from_slice(&self.result.to_ne_bytes());
+        bytes
+    }
+
+    /// The other way round.
+    pub(crate) fn from_bytes(bytes: &[u8; Self::SIZE]) -> Self {
+        Self {
+            opcode: u32::from_ne_bytes(array(bytes, 0)),
+            flags: u32::from_ne_bytes(array(bytes, 4)),
+            offset: u64::from_ne_bytes(array(bytes, 8)),
+            length: u64::from_ne_bytes(array(bytes, 16)),
+            argument: u64::from_ne_bytes(array(bytes, 24)),
+            result: u64::from_ne_bytes(array(bytes, 32)),
+        }
+    }
+}
+
+/// `N` bytes from `at` on, which the callers' constants keep within the array.
+fn array<const N: usize, const S: usize>(bytes: &[u8; S], at: usize) -> [u8; N] {
+    let mut out = [0; N];
+    out.copy_from_slice(&bytes[at..at + N]);
+    out
+}

@@ -16,6 +16,14 @@ use super::{
         Answer,
         Kiocb, //
     },
+    poll::{
+        Pollers,
+        Readiness, //
+    },
+    uring::{
+        UringAnswer,
+        UringCommand, //
+    },
     vma::{
         NewMap,
         SharedPage, //
@@ -40,13 +48,15 @@ use kernel::{
     prelude::*,
     str::CString,
     sync::{
+        poll::PollTable,
         Arc,
         ArcBorrow, //
     },
     types::{
         ForeignOwnable,
         Opaque, //
-    }, //
+    },
+    uaccess::UserPtr, //
 };
 
 /// `FMODE_NOWAIT` (`include/linux/fs.h`): `IOCB_NOWAIT` is understood, so that
@@ -55,6 +65,17 @@ const FMODE_NOWAIT: bindings::fmode_t = 1 << 27;
 
 /// `FMODE_CAN_ODIRECT` (`include/linux/fs.h`): `O_DIRECT` is allowed at open.
 const FMODE_CAN_ODIRECT: bindings::fmode_t = 1 << 22;
+
+/// `FMODE_READ` and `FMODE_WRITE` (`include/linux/fs.h`).
+const FMODE_READ: bindings::fmode_t = 1 << 0;
+const FMODE_WRITE: bindings::fmode_t = 1 << 1;
+
+/// What a file was opened for.
+#[derive(Clone, Copy)]
+pub(crate) struct Access {
+    pub(crate) read: bool,
+    pub(crate) write: bool,
+}
 
 /// What a character device does. Files keep a reference to it, so it outlives
 /// the [`CharDevice`]; once the hardware is gone its answers are `ENODEV`.
@@ -75,6 +96,23 @@ pub(crate) trait FileOperations: Send + Sync + Sized + 'static {
     /// Completes what there is of polled operations ([`Kiocb::is_polled`]). Returns
     /// whether there was any. May sleep, but should not.
     fn poll_completions(this: ArcBorrow<'_, Self>) -> Result<bool>;
+
+    /// Those who wait until [`Self::readiness`] changes.
+    fn pollers(&self) -> &Pollers;
+
+    /// Whether a read or write would go through. Does not sleep.
+    fn readiness(&self) -> Readiness;
+
+    /// Executes the `ioctl` of this number. Sleeps. `ENOTTY` where there is none.
+    fn ioctl(&self, access: Access, number: u32, argument: UserPtr) -> Result;
+
+    /// Executes a command of io_uring. May sleep unless
+    /// [`UringCommand::nonblocking`]. `ENOTTY` where there is none of its number.
+    fn uring_command(
+        this: ArcBorrow<'_, Self>,
+        access: Access,
+        command: UringCommand<'_>,
+    ) -> UringAnswer;
 
     /// Makes all that was written durable. Sleeps.
     fn fsync(&self) -> Result;
@@ -149,6 +187,10 @@ impl<T: FileOperations> CharDevice<T> {
         splice_read: Some(bindings::copy_splice_read),
         splice_write: Some(bindings::iter_file_splice_write),
         iopoll: Some(Self::iopoll),
+        poll: Some(Self::poll),
+        unlocked_ioctl: Some(Self::ioctl),
+        compat_ioctl: bindings::compat_ptr_ioctl,
+        uring_cmd: Some(Self::uring_cmd),
         fsync: Some(Self::fsync),
         mmap: Some(Self::mmap),
         ..pin_init::zeroed()
@@ -261,6 +303,73 @@ impl<T: FileOperations> CharDevice<T> {
         // SAFETY: The operation is not yet over for io_uring, which holds its file.
         let data = unsafe { Self::data((*kiocb).ki_filp) };
         from_result(|| T::poll_completions(data).map(c_int::from))
+    }
+
+    /// # Safety
+    ///
+    /// To be called by the VFS, on a file that [`Self::open`] has opened.
+    unsafe extern "C" fn poll(
+        file: *mut bindings::file,
+        table: *mut bindings::poll_table_struct,
+    ) -> bindings::__poll_t {
+        // SAFETY: The file is open during the call, the table null or valid.
+        let (data, file, table) = unsafe {
+            (
+                Self::data(file),
+                File::from_raw_file(file),
+                PollTable::from_raw(table),
+            )
+        };
+        // Before the look, so that no change is missed.
+        table.register_wait(file, data.pollers().condvar());
+        data.readiness().events()
+    }
+
+    /// # Safety
+    ///
+    /// `file` must be open.
+    unsafe fn access(file: *mut bindings::file) -> Access {
+        // SAFETY: Open, by the requirement; the mode does not change.
+        let mode = unsafe { (*file).f_mode };
+        Access {
+            read: mode & FMODE_READ != 0,
+            write: mode & FMODE_WRITE != 0,
+        }
+    }
+
+    /// # Safety
+    ///
+    /// To be called by the VFS, on a file that [`Self::open`] has opened.
+    unsafe extern "C" fn ioctl(
+        file: *mut bindings::file,
+        number: c_uint,
+        argument: c_ulong,
+    ) -> c_long {
+        // SAFETY: The file is open during the call.
+        let (data, access) = unsafe { (Self::data(file), Self::access(file)) };
+        match data.ioctl(access, number, UserPtr::from_addr(argument)) {
+            Ok(()) => 0,
+            Err(error) => error.to_errno() as c_long,
+        }
+    }
+
+    /// # Safety
+    ///
+    /// To be called by io_uring, for a file that [`Self::open`] has opened.
+    unsafe extern "C" fn uring_cmd(
+        command: *mut bindings::io_uring_cmd,
+        issue_flags: c_uint,
+    ) -> c_int {
+        let Some(command) = NonNull::new(command) else {
+            return EINVAL.to_errno();
+        };
+        // SAFETY: io_uring hands the command over for this call, and holds its file during it.
+        let (command, data, access) = unsafe {
+            let command = UringCommand::from_raw(command, issue_flags);
+            let file = command.file();
+            (command, Self::data(file), Self::access(file))
+        };
+        T::uring_command(data, access, command).into_raw()
     }
 
     /// # Safety

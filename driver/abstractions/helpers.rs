@@ -8,10 +8,23 @@ use kernel::{
     ffi::{
         c_char,
         c_int,
+        c_uint,
         c_ulong,
         c_void, //
     }, //
 };
+
+/// `struct io_tw_req` of `include/linux/io_uring_types.h`.
+#[repr(C)]
+pub(super) struct IoTwReq {
+    request: *mut c_void,
+}
+
+/// `struct io_tw_state` of `include/linux/io_uring_types.h`.
+#[repr(C)]
+pub(super) struct IoTwState {
+    cancel: bool,
+}
 
 #[allow(
     improper_ctypes,
@@ -35,6 +48,23 @@ extern "C" {
     pub(super) fn ringbar_page_address(page: *const bindings::page) -> *mut c_void;
     pub(super) fn ringbar_pgprot_noncached(prot: bindings::pgprot_t) -> bindings::pgprot_t;
     pub(super) fn ringbar_pgprot_writecombine(prot: bindings::pgprot_t) -> bindings::pgprot_t;
+
+    pub(super) fn ringbar_uring_cmd_file(cmd: *mut bindings::io_uring_cmd) -> *mut bindings::file;
+    pub(super) fn ringbar_uring_cmd_op(cmd: *mut bindings::io_uring_cmd) -> u32;
+    pub(super) fn ringbar_uring_cmd_payload(cmd: *mut bindings::io_uring_cmd) -> *const c_void;
+    pub(super) fn ringbar_uring_cmd_pdu(cmd: *mut bindings::io_uring_cmd) -> *mut c_void;
+    pub(super) fn ringbar_uring_cmd_from_tw(request: IoTwReq) -> *mut bindings::io_uring_cmd;
+    pub(super) fn ringbar_uring_cmd_in_task(
+        cmd: *mut bindings::io_uring_cmd,
+        callback: unsafe extern "C" fn(IoTwReq, IoTwState),
+    );
+    pub(super) fn ringbar_uring_cmd_done(
+        cmd: *mut bindings::io_uring_cmd,
+        ret: c_int,
+        res2: u64,
+        issue_flags: c_uint,
+        is_cqe32: bool,
+    );
 
     /// `include/linux/shmem_fs.h`
     pub(super) fn shmem_file_setup(

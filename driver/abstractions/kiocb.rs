@@ -82,10 +82,21 @@ impl<'a> Kiocb<'a> {
         self.get().ki_complete.is_none()
     }
 
-    /// Whether the call must not block: answer `EAGAIN` instead.
+    /// Whether the call must not wait for its turn (`RWF_NOWAIT`, `O_NONBLOCK`):
+    /// answer `EAGAIN` instead.
     #[inline]
     pub(crate) fn nowait(&self) -> bool {
-        self.get().ki_flags & IOCB_NOWAIT != 0
+        // SAFETY: The operation holds a reference to its file. As of `READ_ONCE`: `fcntl` may
+        // change the flags.
+        let flags = unsafe { (&raw const (*self.file()).f_flags).read_volatile() };
+        self.get().ki_flags & IOCB_NOWAIT != 0 || flags & bindings::O_NONBLOCK != 0
+    }
+
+    /// Whether a call that must not wait comes again, from where it may, after
+    /// `EAGAIN`: then it is that or the whole. Others are better off with a part.
+    #[inline]
+    pub(crate) fn all_or_nothing(&self) -> bool {
+        !self.is_sync() && self.get().ki_flags & IOCB_NOWAIT != 0
     }
 
     /// Whether the completion will be looked for by

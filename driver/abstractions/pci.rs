@@ -149,6 +149,7 @@ impl Drop for ClaimedBar<'_> {
 ///
 /// Without `VIRTIO_F_ACCESS_PLATFORM` a device bypasses such an IOMMU and takes
 /// the addresses it is given for physical ones (VIRTIO 1.3, 6.1).
+#[cfg(CONFIG_IOMMU_API)]
 pub(crate) fn iommu_translates(device: &pci::Device<Bound>) -> bool {
     // SAFETY: The device is valid and bound, so its domain does not go away during the call.
     let domain = unsafe { bindings::iommu_get_domain_for_dev(as_raw_device(device)) };
@@ -157,6 +158,12 @@ pub(crate) fn iommu_translates(device: &pci::Device<Bound>) -> bool {
     }
     // SAFETY: The domain of a bound device is valid; its type is set once, before it is attached.
     unsafe { (*domain).type_ != bindings::IOMMU_DOMAIN_IDENTITY }
+}
+
+/// Without support for IOMMUs in the kernel none translates.
+#[cfg(not(CONFIG_IOMMU_API))]
+pub(crate) fn iommu_translates(_device: &pci::Device<Bound>) -> bool {
+    false
 }
 
 /// The address of the device on its bus, such as `0000:00:04.0`. May sleep.

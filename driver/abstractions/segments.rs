@@ -168,11 +168,8 @@ impl DataSegments {
                 let end = last.offset as usize + last.length as usize;
                 // SAFETY: The first page of a filled entry.
                 let last_phys = unsafe { ringbar_page_to_phys(page_of(last)) };
-                // Only whole pages join, so that each pin stays countable.
-                if end % PAGE_SIZE == 0
-                    && last_phys + end as u64 == phys
-                    && last.length as usize + length <= self.max_segment_bytes
-                {
+                let bytes = last.length as usize + length;
+                if joins(last_phys, end, phys) && bytes <= self.max_segment_bytes {
                     // CAST: At most a page.
                     last.length += length as c_uint;
                     return;
@@ -328,6 +325,13 @@ impl Drop for DataSegments {
     }
 }
 
+/// Whether a page at `next` goes on where a segment ends that begins in the page at
+/// `first` and ends `end` bytes from its start. Only whole pages join, so that
+/// each pin stays countable.
+fn joins(first: u64, end: usize, next: u64) -> bool {
+    end % PAGE_SIZE == 0 && first.checked_add(end as u64) == Some(next)
+}
+
 /// The first page of a filled entry.
 fn page_of(segment: &Segment) -> *mut bindings::page {
     (segment.page_link & !SG_END) as *mut bindings::page
@@ -356,4 +360,48 @@ fn for_each_folio(segment: &Segment, mut f: impl FnMut(*mut bindings::page) -> b
         }
     }
     true
+}
+
+#[kernel::macros::kunit_tests(ringbar_segments)]
+mod tests {
+    use super::*;
+
+    const PAGE: u64 = PAGE_SIZE as u64;
+
+    #[test]
+    fn only_the_page_behind_the_last_joins() {
+        assert!(joins(5 * PAGE, PAGE_SIZE, 6 * PAGE));
+        assert!(joins(5 * PAGE, 3 * PAGE_SIZE, 8 * PAGE));
+        assert!(!joins(5 * PAGE, PAGE_SIZE, 5 * PAGE));
+        assert!(!joins(5 * PAGE, PAGE_SIZE, 7 * PAGE));
+        assert!(!joins(5 * PAGE, PAGE_SIZE, 4 * PAGE));
+    }
+
+    #[test]
+    fn nothing_joins_a_page_that_is_not_full() {
+        assert!(!joins(5 * PAGE, PAGE_SIZE - 1, 6 * PAGE));
+        assert!(!joins(5 * PAGE, 100, 6 * PAGE));
+        assert!(!joins(5 * PAGE, PAGE_SIZE + 1, 6 * PAGE));
+    }
+
+    #[test]
+    fn the_end_of_the_address_space_joins_nothing() {
+        assert!(!joins(0u64.wrapping_sub(PAGE), PAGE_SIZE, 0));
+    }
+
+    #[test]
+    fn a_segment_counts_the_pages_that_it_touches() {
+        let pages = |offset, length| {
+            pages_of(&Segment {
+                offset,
+                length,
+                ..Segment::default()
+            })
+        };
+        assert_eq!(pages(0, 1), 1);
+        assert_eq!(pages(0, PAGE_SIZE as u32), 1);
+        assert_eq!(pages(1, PAGE_SIZE as u32), 2);
+        assert_eq!(pages(PAGE_SIZE as u32 - 1, 2), 2);
+        assert_eq!(pages(100, 512 * PAGE_SIZE as u32), 513);
+    }
 }

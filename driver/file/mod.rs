@@ -2,17 +2,29 @@
 
 //! What an open `/dev/ringbarN` does.
 
+mod command;
 mod map;
 mod transfer;
 
 use crate::{
     abstractions::{
         address_space::AddressSpace,
-        chardev::FileOperations,
+        chardev::{
+            Access,
+            FileOperations, //
+        },
         iov::IovIter,
         kiocb::{
             Answer,
             Kiocb, //
+        },
+        poll::{
+            Pollers,
+            Readiness, //
+        },
+        uring::{
+            UringAnswer,
+            UringCommand, //
         },
         vma::{
             NewMap,
@@ -24,7 +36,8 @@ use crate::{
 };
 use kernel::{
     prelude::*,
-    sync::ArcBorrow, //
+    sync::ArcBorrow,
+    uaccess::UserPtr, //
 };
 
 #[vtable]
@@ -49,6 +62,26 @@ impl FileOperations for Device {
 
     fn poll_completions(this: ArcBorrow<'_, Self>) -> Result<bool> {
         Self::poll(this)
+    }
+
+    fn pollers(&self) -> &Pollers {
+        self.pollers()
+    }
+
+    fn readiness(&self) -> Readiness {
+        self.readiness()
+    }
+
+    fn ioctl(&self, access: Access, number: u32, argument: UserPtr) -> Result {
+        command::ioctl(self, access, number, argument)
+    }
+
+    fn uring_command(
+        this: ArcBorrow<'_, Self>,
+        access: Access,
+        command: UringCommand<'_>,
+    ) -> UringAnswer {
+        command::uring(this, access, command)
     }
 
     fn fsync(&self) -> Result {

@@ -44,6 +44,7 @@ use kernel::{
 const BATCH: usize = 8;
 
 /// What the call asks for, cut to the device.
+#[derive(Clone, Copy)]
 struct Call {
     opcode: Opcode,
     flags: u16,
@@ -51,6 +52,8 @@ struct Call {
     /// At least 1.
     length: usize,
     nowait: bool,
+    /// With `nowait`: a part is no answer.
+    all_or_nothing: bool,
     /// Somebody will look for the completion.
     polled: bool,
 }
@@ -105,6 +108,7 @@ impl Call {
             position,
             length: usize::try_from(left).unwrap_or(usize::MAX).min(length),
             nowait: kiocb.nowait(),
+            all_or_nothing: kiocb.all_or_nothing(),
             polled: kiocb.is_polled(),
         }))
     }
@@ -116,22 +120,39 @@ impl Call {
         kiocb: Kiocb<'_>,
         iter: &mut IovIter<'_>,
     ) -> Answer {
-        let queue = if self.polled {
-            hardware.polled_queue()
-        } else {
-            hardware.queue_here()
-        };
-        let queue = match queue {
-            Ok(queue) => queue,
-            Err(error) => return kiocb.done(Err(error)),
-        };
-        match self.prepare(hardware, queue, iter, 0, !self.nowait) {
-            Ok((slot, bytes)) if bytes == self.length => {
+        match self.begin(hardware, iter) {
+            Ok((queue, slot, bytes)) if bytes == self.length => {
                 single(device, hardware, queue, kiocb, slot)
             }
-            Ok((slot, bytes)) => self.several(hardware, queue, kiocb, iter, slot, bytes),
+            Ok((queue, slot, bytes)) => self.several(hardware, queue, kiocb, iter, slot, bytes),
             Err(error) => kiocb.done(Err(error)),
         }
+    }
+
+    /// The queue for the call, and its first request as of [`Self::prepare`]. Who
+    /// must not wait for the turn takes any queue that has room.
+    fn begin<'a>(
+        &self,
+        hardware: &'a Entered<'_, Hardware>,
+        iter: &mut IovIter<'_>,
+    ) -> Result<(&'a Queue, AcquiredSlot<'a>, usize)> {
+        let mut on = |queue: &'a Queue| {
+            let (slot, bytes) = self.prepare(hardware, queue, iter, 0, !self.nowait)?;
+            Ok((queue, slot, bytes))
+        };
+        if self.polled {
+            return on(hardware.polled_queue()?);
+        }
+        if !self.nowait {
+            return on(hardware.queue_here()?);
+        }
+        for queue in hardware.queues_from_here() {
+            match on(queue) {
+                Err(error) if error == EAGAIN => {}
+                result => return result,
+            }
+        }
+        Err(EAGAIN)
     }
 
     /// A slot with the request for what follows after `done` bytes, and how many
@@ -159,7 +180,7 @@ impl Call {
 
     /// A call that `first`, with its `bytes`, is only the start of.
     fn several<'a>(
-        &'a self,
+        &self,
         hardware: &'a Entered<'_, Hardware>,
         queue: &'a Queue,
         kiocb: Kiocb<'_>,
@@ -175,7 +196,7 @@ impl Call {
             }
         };
         let mut parts = Parts {
-            call: self,
+            call: *self,
             hardware,
             queue,
             operation: operation.clone(),
@@ -186,12 +207,13 @@ impl Call {
         parts.add(first, bytes);
 
         if self.nowait {
-            // All or nothing: what has been submitted cannot be called back, and the caller comes
-            // again with the whole.
-            if parts.fill(iter, false).is_err() || parts.taken < self.length {
+            // What is submitted cannot be called back, so this is all there will be.
+            let filled = parts.fill(iter, false);
+            if self.all_or_nothing && (filled.is_err() || parts.taken < self.length) {
                 iter.revert(parts.taken);
                 return kiocb.done(Err(EAGAIN));
             }
+            parts.call.length = parts.taken;
         }
         match kiocb.queue() {
             Ok((queued, answer)) => {
@@ -209,7 +231,7 @@ impl Call {
 
 /// A call of several requests while it is being submitted.
 struct Parts<'a, 'h> {
-    call: &'a Call,
+    call: Call,
     hardware: &'a Entered<'h, Hardware>,
     queue: &'a Queue,
     operation: Arc<Operation>,

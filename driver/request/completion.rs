@@ -3,6 +3,7 @@
 //! What becomes of the requests of a queue once the device is done with them.
 
 use super::{
+    operation::Operation,
     queue::{
         Entry,
         Queue,
@@ -14,11 +15,18 @@ use super::{
         Slot, //
     }, //
 };
-use crate::virtio::ring::RingFault;
+use crate::{
+    abstractions::{
+        kiocb::QueuedKiocb,
+        uring::QueuedUringCommand, //
+    },
+    virtio::ring::RingFault, //
+};
 use kernel::{
     device::Bound,
     pci,
-    prelude::*, //
+    prelude::*,
+    sync::Arc, //
 };
 
 /// How many used entries are taken under one hold of the lock.
@@ -45,6 +53,36 @@ pub(crate) enum Fault {
     NotInFlight(u16),
 }
 
+/// Who is to be told what of a request that has ended.
+enum Ended {
+    Nobody,
+    Kiocb(QueuedKiocb, Outcome),
+    Command(QueuedUringCommand, Result<u64>),
+    Part(Arc<Operation>, usize, Outcome),
+}
+
+impl Ended {
+    /// Reads the outcome from the slot.
+    fn new(owner: Owner, slot: &Slot) -> Self {
+        match owner {
+            Owner::Kiocb(kiocb) => Self::Kiocb(kiocb, slot.transfer_outcome()),
+            Owner::Command(command) => Self::Command(command, slot.command_outcome()),
+            Owner::Part(operation, start) => Self::Part(operation, start, slot.transfer_outcome()),
+            Owner::Nobody | Owner::Waiting => Self::Nobody,
+        }
+    }
+
+    /// Tells. Any context, no lock held: the owner may submit again.
+    fn tell(self) {
+        match self {
+            Self::Kiocb(kiocb, outcome) => kiocb.complete(outcome.into_result()),
+            Self::Command(command, result) => command.complete(result),
+            Self::Part(operation, start, outcome) => operation.part_done(start, outcome),
+            Self::Nobody => {}
+        }
+    }
+}
+
 impl Queue {
     /// Takes what the device has used and ends those requests; when it returns, an
     /// interrupt comes for the next, unless the queue is a polled one. Any context,
@@ -55,8 +93,7 @@ impl Queue {
             let mut batch = [const { None }; REAP_BATCH];
             let more = self.take_used(&mut batch, &mut seen);
             for slot in batch.into_iter().flatten() {
-                let outcome = slot.transfer_outcome();
-                seen.deferred |= self.end(device, slot, outcome);
+                seen.deferred |= self.end(device, slot);
             }
             if !more {
                 return seen;
@@ -131,8 +168,9 @@ impl Queue {
 
     /// Ends a request that nobody waits for: gives back what it held, frees its
     /// slot, tells the owner. Returns whether the slot was deferred.
-    fn end(&self, device: &pci::Device<Bound>, mut slot: KBox<Slot>, outcome: Outcome) -> bool {
+    fn end(&self, device: &pci::Device<Bound>, mut slot: KBox<Slot>) -> bool {
         let owner = core::mem::replace(&mut slot.owner, Owner::Nobody);
+        let ended = Ended::new(owner, &slot);
         let deferred = !slot.try_release(device);
         if deferred {
             // There is room for every slot of the ring.
@@ -140,11 +178,7 @@ impl Queue {
         } else {
             self.free(slot);
         }
-        match owner {
-            Owner::Kiocb(kiocb) => kiocb.complete(outcome.into_result()),
-            Owner::Part(operation, start) => operation.part_done(start, outcome),
-            Owner::Nobody | Owner::Waiting => {}
-        }
+        ended.tell();
         deferred
     }
 
@@ -181,8 +215,7 @@ impl Queue {
                 continue;
             }
             drop(state);
-            let outcome = slot.transfer_outcome();
-            self.end(device, slot, outcome);
+            self.end(device, slot);
         }
         self.release_deferred(device);
     }

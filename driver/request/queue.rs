@@ -16,9 +16,13 @@ use super::slot::{
 use crate::{
     abstractions::{
         iov::IovIter,
+        poll::Pollers,
         wait::Waiter, //
     },
-    layout::Opcode,
+    layout::{
+        Opcode,
+        RequestHeader, //
+    },
     stats::Stats,
     virtio::{
         ring::{
@@ -100,6 +104,7 @@ pub(crate) struct Queue {
     doorbell: Doorbell,
     pub(super) polled: bool,
     stats: Arc<Stats>,
+    pollers: Arc<Pollers>,
     used_ring: Arc<Coherent<[u32]>>,
     /// Whether a notification was put off to the end of a batch.
     held: Atomic<bool>,
@@ -136,6 +141,7 @@ impl Queue {
         device: &pci::Device<Bound>,
         config: &Config,
         stats: Arc<Stats>,
+        pollers: Arc<Pollers>,
     ) -> Result<Arc<Self>> {
         let max = transport.queue_max_size(device, config.index)?;
         if max == 0 {
@@ -169,6 +175,7 @@ impl Queue {
                 doorbell,
                 polled: config.polled,
                 stats,
+                pollers,
                 used_ring: ring.used_ring().clone(),
                 held: Atomic::new(false),
                 state <- new_spinlock_irq!(State {
@@ -246,11 +253,16 @@ impl Queue {
             }
         };
         state.waiting -= 1;
-        if state.waiting > 0 && !state.free.is_empty() {
+        let more = !state.free.is_empty();
+        if state.waiting > 0 && more {
             // The wake-up may have come to one who leaves without a slot.
             self.slot_freed.notify_one();
         }
+        let room = state.waiting == 0 && more;
         drop(state);
+        if room {
+            self.pollers.notify();
+        }
         slot.map(|slot| self.acquired(device, slot))
     }
 
@@ -268,9 +280,23 @@ impl Queue {
 
     pub(super) fn free(&self, slot: KBox<Slot>) {
         let mut state = self.state.lock();
+        let was_full = state.free.is_empty();
         state.put_free(slot);
         if state.waiting > 0 {
             self.slot_freed.notify_one();
+        } else if was_full {
+            drop(state);
+            self.pollers.notify();
+        }
+    }
+
+    /// Whether [`Self::try_acquire`] would find a slot; the error of [`Self::stop`]
+    /// after that. Any context.
+    pub(crate) fn has_room(&self) -> Result<bool> {
+        let state = self.state.lock();
+        match state.failed {
+            Some(error) => Err(error),
+            None => Ok(state.waiting == 0 && !state.free.is_empty()),
         }
     }
 
@@ -282,18 +308,19 @@ impl Queue {
         if let Some(error) = state.failed {
             return Err(error);
         }
-        let mut count = 0;
+        let (mut count, mut segments) = (0, 0);
         for request in requests {
             let Some(slot) = request.take().and_then(AcquiredSlot::into_inner) else {
                 continue;
             };
-            state.put_in_flight(slot);
             count += 1;
+            segments += slot.segments() as u64;
+            state.put_in_flight(slot);
         }
         // The ring has a place for its own index.
         let _ = state.ring.publish();
         drop(state);
-        self.stats.requests(count);
+        self.stats.requests(count, segments);
         Ok(())
     }
 
@@ -421,6 +448,8 @@ impl Queue {
         let mut state = self.state.lock();
         state.failed = Some(error);
         self.slot_freed.notify_all();
+        drop(state);
+        self.pollers.notify();
     }
 }
 
@@ -443,8 +472,8 @@ impl AcquiredSlot<'_> {
     }
 
     /// As [`Slot::prepare_command`].
-    pub(crate) fn prepare_command(&mut self, opcode: Opcode) -> Result {
-        self.slot_mut()?.prepare_command(opcode)
+    pub(crate) fn prepare_command(&mut self, header: RequestHeader) -> Result {
+        self.slot_mut()?.prepare_command(header)
     }
 
     /// As [`Slot::prepare_transfer`].

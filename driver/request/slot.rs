@@ -14,6 +14,7 @@ use crate::{
         iov::IovIter,
         kiocb::QueuedKiocb,
         segments::DataSegments,
+        uring::QueuedUringCommand,
         wait::Waiter, //
     },
     layout::{
@@ -65,6 +66,8 @@ pub(crate) enum Owner {
     Waiting,
     /// An asynchronous call that consists of this request only.
     Kiocb(QueuedKiocb),
+    /// A command of io_uring.
+    Command(QueuedUringCommand),
     /// A call of several requests, of which this one begins so many bytes in.
     Part(Arc<Operation>, usize),
 }
@@ -150,13 +153,8 @@ impl Slot {
 
     /// Makes the slot a request without data. `EINVAL` never happens on a slot that
     /// was acquired.
-    pub(crate) fn prepare_command(&mut self, opcode: Opcode) -> Result {
-        self.write_page(RequestHeader {
-            opcode,
-            flags: 0,
-            offset: 0,
-            length: 0,
-        })
+    pub(crate) fn prepare_command(&mut self, header: RequestHeader) -> Result {
+        self.write_page(header)
     }
 
     /// Makes the slot a transfer of what `iter` points at, from its current place
@@ -186,6 +184,7 @@ impl Slot {
                 flags,
                 offset,
                 length: bytes as u64,
+                argument: 0,
             })
         });
         if let Err(error) = prepared {
@@ -240,6 +239,13 @@ impl Slot {
             io_write!(self.page, [try: STATUS_AT + i], word);
         }
         Ok(())
+    }
+
+    /// Number of data segments that the device gets.
+    #[inline]
+    pub(super) fn segments(&self) -> usize {
+        // Header and status have a descriptor each.
+        self.descriptors.saturating_sub(2)
     }
 
     /// Notes how many bytes the device says it has written.

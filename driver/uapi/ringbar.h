@@ -5,6 +5,8 @@
 /*
  * What user space relies on. Explained in driver/uapi.rs.
  */
+#include <linux/ioctl.h>
+#include <linux/types.h>
 
 /* mmap offset: (selector << RINGBAR_MAP_SHIFT) | offset within */
 #define RINGBAR_MAP_SHIFT		56
@@ -20,6 +22,7 @@
 #define RINGBAR_COUNTER_REQUESTS	0
 #define RINGBAR_COUNTER_DOORBELLS	1
 #define RINGBAR_COUNTER_INTERRUPTS	2
+#define RINGBAR_COUNTER_SEGMENTS	3
 
 /* The log of RINGBAR_MAP_EVENTS */
 #define RINGBAR_EVENT_LOG_PAGES		4
@@ -28,5 +31,43 @@
 #define RINGBAR_EVENT_CAPACITY		2ULL
 #define RINGBAR_EVENT_QUEUE_BROKEN	3ULL
 #define RINGBAR_EVENT_STOPPED		4ULL
+
+/* Opcodes of commands, and bits of the capabilities */
+#define RINGBAR_OP_FLUSH		3
+#define RINGBAR_OP_DISCARD		4
+#define RINGBAR_OP_WRITE_ZEROES		5
+#define RINGBAR_OP_COPY			6
+#define RINGBAR_OP_FILL			7
+#define RINGBAR_OP_COMPARE		8
+#define RINGBAR_OP_CRC32C		9
+
+#define RINGBAR_COMMAND_DURABLE		1
+
+#define RINGBAR_CAP_MMAP		(1ULL << 32)
+#define RINGBAR_CAP_IOPOLL		(1ULL << 33)
+
+struct ringbar_info {
+	__u64 capabilities;
+	__u64 capacity;
+	__u64 aperture;
+	__u64 max_request;
+	__u64 max_command;
+	__u32 io_queues;
+	__u32 max_segments;
+	__u64 reserved[2];
+};
+
+struct ringbar_command {
+	__u32 opcode;
+	__u32 flags;
+	__u64 offset;
+	__u64 length;
+	__u64 argument;
+	__u64 result;
+};
+
+#define RINGBAR_IOC_TYPE		0xd7
+#define RINGBAR_IOC_INFO		_IOR(RINGBAR_IOC_TYPE, 0, struct ringbar_info)
+#define RINGBAR_IOC_COMMAND		_IOWR(RINGBAR_IOC_TYPE, 1, struct ringbar_command)
 
 #endif /* _UAPI_RINGBAR_H */

@@ -154,3 +154,148 @@ impl Capabilities {
         })
     }
 }
+
+#[kernel::macros::kunit_tests(ringbar_capability)]
+mod tests {
+    use super::*;
+
+    /// The id that is asked for below.
+    const ID: u8 = 7;
+
+    /// A configuration space with these capabilities, linked in this order from 0x40
+    /// on, 0x20 bytes apart: kind, bar, length of the capability, and what follows
+    /// byte 5.
+    fn space(capabilities: &[(u8, u8, u8, &[u8])]) -> [u8; CONFIG_SPACE] {
+        let mut space = [0; CONFIG_SPACE];
+        space[STATUS] = STATUS_CAP_LIST;
+        space[CAPABILITY_LIST] = FIRST_CAPABILITY;
+        let last = capabilities.len() - 1;
+        for (i, &(kind, bar, len, rest)) in capabilities.iter().enumerate() {
+            let at = FIRST_CAPABILITY as usize + i * 0x20;
+            space[at] = VENDOR_SPECIFIC;
+            space[at + 1] = if i == last { 0 } else { (at + 0x20) as u8 };
+            space[at + 2] = len;
+            space[at + 3] = kind;
+            space[at + 4] = bar;
+            space[at + 5..at + 5 + rest.len()].copy_from_slice(rest);
+        }
+        space
+    }
+
+    /// Id, padding, offset 0x1000, length 0x100, and a word.
+    const PLACE: &[u8] = &[ID, 0, 0, 0, 0x10, 0, 0, 0, 1, 0, 0, 4, 0, 0, 0];
+    const GOOD: [(u8, u8, u8, &[u8]); 3] = [
+        (COMMON, 2, CAP_LEN, PLACE),
+        (NOTIFY, 2, NOTIFY_CAP_LEN, PLACE),
+        (DEVICE, 2, CAP_LEN, PLACE),
+    ];
+
+    #[test]
+    fn all_parts_are_found() {
+        let found = Capabilities::parse(&space(&GOOD), ID);
+        let region = Region::new(2, 0x1000, 0x100);
+        assert_eq!(found.as_ref().ok().map(|found| found.common), region);
+        assert_eq!(found.as_ref().ok().map(|found| found.notify), region);
+        assert_eq!(found.as_ref().ok().map(|found| found.device), region);
+        assert_eq!(
+            found.as_ref().ok().map(|found| found.notify_multiplier),
+            Some(4)
+        );
+        assert_eq!(found.ok().and_then(|found| found.shared_memory), None);
+    }
+
+    #[test]
+    fn shared_memory_has_64_bits_and_an_id() {
+        let place = |id| [id, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 2, 0, 0, 0];
+        let (other, wanted) = (place(ID + 1), place(ID));
+        let found = Capabilities::parse(
+            &space(&[
+                GOOD[0],
+                GOOD[1],
+                GOOD[2],
+                (SHARED_MEMORY, 3, CAP64_LEN, &other),
+                (SHARED_MEMORY, 4, CAP64_LEN, &wanted),
+            ]),
+            ID,
+        );
+        assert_eq!(
+            found.ok().and_then(|found| found.shared_memory),
+            Region::new(4, 1 << 32, 2 << 32)
+        );
+    }
+
+    #[test]
+    fn first_usable_one_of_a_kind_counts() {
+        let found = Capabilities::parse(
+            &space(&[
+                (COMMON, 6, CAP_LEN, PLACE),
+                (COMMON, 0, CAP_LEN - 1, PLACE),
+                (COMMON, 1, CAP_LEN, PLACE),
+                (COMMON, 2, CAP_LEN, PLACE),
+                GOOD[1],
+                GOOD[2],
+            ]),
+            ID,
+        );
+        assert_eq!(found.ok().map(|found| found.common.bar()), Some(1));
+    }
+
+    #[test]
+    fn missing_parts_are_named() {
+        let parse = |space| Capabilities::parse(&space, ID).err();
+        assert_eq!(parse(space(&[GOOD[0], GOOD[2]])), Some(Missing::Notify));
+        assert_eq!(parse(space(&[GOOD[1], GOOD[2]])), Some(Missing::Common));
+        assert_eq!(parse(space(&[GOOD[0], GOOD[1]])), Some(Missing::Device));
+        // Without the word that it needs.
+        let short = (NOTIFY, 2, CAP_LEN, PLACE);
+        assert_eq!(
+            parse(space(&[GOOD[0], short, GOOD[2]])),
+            Some(Missing::Notify)
+        );
+        // A list that the status register denies.
+        let mut hidden = space(&GOOD);
+        hidden[STATUS] = 0;
+        assert_eq!(parse(hidden), Some(Missing::Notify));
+    }
+
+    #[test]
+    fn list_that_loops_or_leaves_the_space_ends() {
+        let mut looping = space(&GOOD);
+        looping[FIRST_CAPABILITY as usize + 0x41] = FIRST_CAPABILITY;
+        assert!(Capabilities::parse(&looping, ID).is_ok());
+        let mut to_itself = space(&GOOD);
+        to_itself[FIRST_CAPABILITY as usize + 1] = FIRST_CAPABILITY;
+        assert!(Capabilities::parse(&to_itself, ID).is_err());
+        let mut outside = space(&GOOD);
+        outside[CAPABILITY_LIST] = 0xfc;
+        outside[0xfc] = VENDOR_SPECIFIC;
+        outside[0xfe] = CAP_LEN;
+        outside[0xff] = COMMON;
+        assert!(Capabilities::parse(&outside, ID).is_err());
+    }
+
+    #[test]
+    fn region_that_overflows_is_none() {
+        assert_eq!(Region::new(0, u64::MAX, 1), None);
+        assert_eq!(Region::new(6, 0, 1), None);
+        assert!(Region::new(5, u64::MAX, 0).is_some());
+    }
+
+    #[test]
+    fn any_bytes_are_survived() {
+        // Every byte of a good space in turn takes values that hurt most.
+        let good = space(&GOOD);
+        for at in 0..CONFIG_SPACE {
+            for value in [0, 1, 0x3f, 0x40, 0x7f, 0x80, 0xf0, 0xfc, 0xff] {
+                let mut space = good;
+                space[at] = value;
+                if let Ok(found) = Capabilities::parse(&space, ID) {
+                    for region in [found.common, found.notify, found.device] {
+                        assert!(region.bar() < 6);
+                        assert!(region.offset().checked_add(region.len()).is_some());
+                    }
+                }
+            }
+        }
+    }
+}

@@ -286,3 +286,54 @@ impl Ring {
         Ok(())
     }
 }
+
+#[kernel::macros::kunit_tests(ringbar_ring)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn descriptor_has_the_layout_of_the_standard() {
+        let words = descriptor(
+            0x1122_3344_5566_7788,
+            0x99aa_bbcc,
+            descriptor_flag::NEXT,
+            0xddee,
+        );
+        let mut bytes = [0; 16];
+        bytes[..8].copy_from_slice(&words[0].to_ne_bytes());
+        bytes[8..].copy_from_slice(&words[1].to_ne_bytes());
+        assert_eq!(bytes[..8], 0x1122_3344_5566_7788u64.to_le_bytes());
+        assert_eq!(bytes[8..12], 0x99aa_bbccu32.to_le_bytes());
+        assert_eq!(bytes[12..14], 1u16.to_le_bytes());
+        assert_eq!(bytes[14..16], 0xddeeu16.to_le_bytes());
+    }
+
+    #[test]
+    fn event_is_passed_by_the_step_over_it() {
+        // An event of 5 asks for the step that makes entry 5 available.
+        assert!(!passed(5, 5, 3));
+        assert!(passed(5, 6, 5));
+        assert!(passed(5, 9, 2));
+        assert!(!passed(5, 9, 6));
+        assert!(!passed(5, 7, 7));
+    }
+
+    #[test]
+    fn event_is_passed_where_the_index_wraps() {
+        assert!(passed(0xffff, 0, 0xffff));
+        assert!(passed(0xfffe, 3, 0xfff0));
+        assert!(passed(1, 2, 0xffff));
+        assert!(!passed(3, 2, 0xffff));
+        assert!(!passed(0xfff0, 2, 0xfff1));
+    }
+
+    #[test]
+    fn event_half_the_numbers_ahead_is_not_passed_by_a_batch() {
+        // What `disable_interrupts` relies on.
+        let last_used = 0x1234u16;
+        let event = last_used.wrapping_add(0x8000);
+        for batch in [1, 2, 255, 256, 0x7fff] {
+            assert!(!passed(event, last_used.wrapping_add(batch), last_used));
+        }
+    }
+}

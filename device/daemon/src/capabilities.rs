@@ -16,6 +16,9 @@ pub fn json() -> String {
         "pci-vendor-id": PCI_VENDOR_ID,
         "pci-device-id": PCI_DEVICE_ID,
         "storage": ["memory", "file"],
+        "operations": [
+            "read", "write", "flush", "discard", "write-zeroes", "copy", "fill", "compare", "crc32c",
+        ],
         "max-io-queues": ringbar_vhost_user::MAX_IO_QUEUES,
     })
     .to_string()
@@ -31,5 +34,6 @@ mod tests {
         assert_eq!(parsed["type"], "ringbar");
         assert_eq!(parsed["virtio-id"], 21);
         assert_eq!(parsed["max-io-queues"], 62);
+        assert_eq!(parsed["operations"][8], "crc32c");
     }
 }

@@ -70,13 +70,19 @@ pub struct Args {
 
     /// What holds the device memory: "memory", or "file:PATH" for a regular file,
     /// which is locked, created or extended to --size with all its blocks
-    /// allocated, and never made shorter
+    /// allocated, and never made shorter; what the driver discards loses its blocks
     #[arg(long, value_name = "memory|file:PATH", default_value = "memory")]
     storage: StorageKind,
 
     /// Most data bytes in one request; the driver splits what is larger
     #[arg(long, value_name = "SIZE", default_value = "4M", value_parser = size::parse)]
     max_request_size: u64,
+
+    /// Greatest length of one command within the device (discard, write zeroes,
+    /// copy, fill, compare, CRC-32C). A command keeps its queue busy until it is
+    /// done, and a reset of the device has to wait for it
+    #[arg(long, value_name = "SIZE", default_value = "64M", value_parser = size::parse)]
+    max_command_size: u64,
 
     /// Serve the next virtual machine when one hangs up, until SIGTERM
     #[arg(long)]
@@ -199,6 +205,9 @@ impl TryFrom<Args> for Command {
             Ok(bytes @ 1..) => bytes,
             _ => return Err(wrong("--max-request-size must be at least 1 and below 4G")),
         };
+        if args.max_command_size == 0 {
+            return Err(wrong("--max-command-size must be at least 1"));
+        }
         Ok(Self::Run(Options {
             endpoint,
             storage: args.storage,
@@ -206,6 +215,7 @@ impl TryFrom<Args> for Command {
             device: DeviceOptions {
                 io_queues: args.queues,
                 max_request_bytes,
+                max_command_bytes: args.max_command_size,
             },
             keep_running: args.keep_running,
             log: args.log,
@@ -242,6 +252,7 @@ mod tests {
         assert_eq!(options.storage, StorageKind::Memory);
         assert_eq!(options.device.io_queues, 4);
         assert_eq!(options.device.max_request_bytes, 4 << 20);
+        assert_eq!(options.device.max_command_bytes, 64 << 20);
         assert!(!options.keep_running);
     }
 
@@ -282,6 +293,14 @@ mod tests {
                 "1M",
                 "--max-request-size",
                 "4G",
+            ],
+            &[
+                "--socket-path",
+                "s",
+                "--size",
+                "1M",
+                "--max-command-size",
+                "0",
             ],
             &["--print-capabilities", "--size", "1M"],
         ] {

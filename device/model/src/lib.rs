@@ -9,6 +9,7 @@
 //! | [`chain`] | reading a descriptor chain out of guest memory |
 //! | [`request`] | validating a chain as a request |
 //! | [`queue`] | executing the requests of one queue |
+//! | `command` | executing commands, which work within the device memory |
 //! | [`event`] | writing an event into a buffer of the event queue |
 //! | [`storage`] | the trait behind which the device memory lives |
 //!
@@ -33,6 +34,7 @@
 //! two addresses, where no order of copying is right for every overlap.
 
 pub mod chain;
+mod command;
 pub mod event;
 pub mod queue;
 pub mod request;

@@ -8,6 +8,7 @@ use ringbar_spec::{DeviceConfig, Opcode, QueueFault, RequestHeader, RequestStatu
 use vm_memory::{GuestMemory, Permissions, VolatileSlice};
 
 use crate::chain::ChainHead;
+use crate::command::Executor;
 pub use crate::request::QueueRole;
 use crate::request::{Limits, Parser, Request};
 use crate::storage::{Storage, StorageError};
@@ -30,6 +31,7 @@ pub struct Served {
 pub struct RequestQueue {
     storage: Arc<dyn Storage>,
     parser: Parser,
+    commands: Executor,
 }
 
 impl RequestQueue {
@@ -39,6 +41,7 @@ impl RequestQueue {
         Self {
             storage,
             parser: Parser::new(Limits::new(config), role),
+            commands: Executor::default(),
         }
     }
 
@@ -65,6 +68,14 @@ impl RequestQueue {
                     Opcode::Read => read(self.storage.as_ref(), mem, &request),
                     Opcode::Write => write(self.storage.as_ref(), mem, &request),
                     Opcode::Flush => status(0, self.storage.flush()),
+                    Opcode::Discard
+                    | Opcode::WriteZeroes
+                    | Opcode::Copy
+                    | Opcode::Fill
+                    | Opcode::Compare
+                    | Opcode::Crc32c => self
+                        .commands
+                        .execute(self.storage.as_ref(), request.header()),
                     Opcode::MapAperture => match map_aperture() {
                         Some(status) => status,
                         None => return Ok(None),

@@ -88,8 +88,9 @@ impl StatusSlot {
 /// # Invariants
 ///
 /// The opcode fits the queue's role and is executed by the device; offset plus
-/// length is within the capacity; the segments lie in guest memory and have
-/// `length` bytes in sum.
+/// length is within the capacity, and so is the second range of a command that
+/// has one; the segments lie in guest memory, and have `length` bytes in sum
+/// where the opcode is read or write and none elsewhere.
 #[derive(Clone, Copy, Debug)]
 pub struct Request<'a> {
     header: RequestHeader,
@@ -207,25 +208,29 @@ impl Parser {
             return Err(StatusCode::Unsupported);
         }
 
-        let (writable, wrong_way) = match header.opcode {
-            Opcode::Read => (true, data_readable),
-            Opcode::Write => (false, data_writable),
+        let max_data = u64::from(self.config.max_request_bytes());
+        let (writable, wrong_way, data, max_length) = match header.opcode {
+            Opcode::Read => (true, data_readable, header.length, max_data),
+            Opcode::Write => (false, data_writable, header.length, max_data),
             Opcode::Flush | Opcode::MapAperture => {
-                if header.offset != 0 || header.length != 0 {
+                if header.offset != 0 {
                     return Err(StatusCode::Invalid);
                 }
-                (true, data_readable)
+                (true, data_readable, 0, 0)
             }
+            Opcode::Discard
+            | Opcode::WriteZeroes
+            | Opcode::Copy
+            | Opcode::Fill
+            | Opcode::Compare
+            | Opcode::Crc32c => (true, data_readable, 0, self.config.max_command_bytes()),
         };
         let (from, to) = if writable {
             (0, data_writable)
         } else {
             (RequestHeader::SIZE as u64, readable)
         };
-        if wrong_way != 0
-            || to - from != header.length
-            || header.length > u64::from(self.config.max_request_bytes())
-        {
+        if wrong_way != 0 || to - from != data || header.length > max_length {
             return Err(StatusCode::Invalid);
         }
 
@@ -235,9 +240,13 @@ impl Parser {
             return Err(StatusCode::Invalid);
         }
         // INVARIANT: everything below is checked before the request is made.
-        match header.offset.checked_add(header.length) {
-            Some(end) if end <= self.config.capacity() => {}
-            _ => return Err(StatusCode::OutOfRange),
+        let within = |start: u64| {
+            start
+                .checked_add(header.length)
+                .is_some_and(|end| end <= self.config.capacity())
+        };
+        if !within(header.offset) || header.opcode.has_second_range() && !within(header.argument) {
+            return Err(StatusCode::OutOfRange);
         }
         if !self
             .data
@@ -267,7 +276,9 @@ fn read_header<M: GuestMemory>(mem: &M, buffers: &[Buffer]) -> Result<RequestHea
     }
     RequestHeader::parse(&bytes).map_err(|error| match error {
         HeaderError::Opcode(_) => StatusCode::Unsupported,
-        HeaderError::Flags(_) | HeaderError::Reserved => StatusCode::Invalid,
+        HeaderError::Flags(_) | HeaderError::Reserved | HeaderError::Argument(_) => {
+            StatusCode::Invalid
+        }
     })
 }
 

@@ -75,6 +75,15 @@ pub trait Storage: Debug + Send + Sync {
     /// Copies `source` to the bytes from `offset` on.
     fn write(&self, offset: u64, source: VolatileSlice<'_>) -> Result<(), StorageError>;
 
+    /// Gives up the contents of `length` bytes from `offset` on, which read as 0
+    /// until something is written there. The space may be used for something
+    /// else, if what lies below allows it.
+    fn discard(&self, offset: u64, length: u64) -> Result<(), StorageError>;
+
+    /// Writes 0 to `length` bytes from `offset` on, and sees to it that they have
+    /// space.
+    fn write_zeroes(&self, offset: u64, length: u64) -> Result<(), StorageError>;
+
     /// Makes everything durable that was written before the call, whoever wrote
     /// it and through whichever mapping.
     fn flush(&self) -> Result<(), StorageError>;

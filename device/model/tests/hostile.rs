@@ -3,15 +3,17 @@
 //! Arbitrary descriptor tables, most of them nonsense, against a reference that
 //! says byte by byte what must happen to guest memory, storage and used ring.
 
+mod commands_reference;
 mod support;
 
+use commands_reference::{COMMANDS, execute};
 use proptest::prelude::*;
 use proptest::sample::select;
 use ringbar_model::{Chain, Served};
 use ringbar_spec::{HeaderError, Opcode, QueueFault, RequestHeader, RequestStatus, StatusCode};
 use support::{
     CAPACITY, Desc, Guest, INDIRECT, MAX_REQUEST, MAX_SEGMENTS, NEXT, QUEUE_SIZE, REGIONS, TABLE,
-    WRITE, desc, head, put_table,
+    WRITE, desc, head, max_command, put_table,
 };
 use virtio_queue::desc::split::Descriptor;
 use virtio_queue::mock::MockSplitQueue;
@@ -159,17 +161,27 @@ fn judge(memory: &mut Memory, pieces: &[Piece]) -> Result<(RequestHeader, u64, u
         Opcode::Write => (writable, 32, readable),
         Opcode::Flush if header.offset == 0 => (readable - 32, 0, writable),
         Opcode::Flush => return Err(StatusCode::Invalid),
+        _ => (readable - 32, 0, writable),
     };
     let is_read = header.opcode != Opcode::Write;
+    let (data, limit) = if header.opcode.is_command() {
+        (0, max_command(CAPACITY))
+    } else {
+        (header.length, u64::from(MAX_REQUEST))
+    };
     if wrong_way != 0
-        || to - from != header.length
+        || to - from != data
         || header.opcode == Opcode::Flush && header.length != 0
-        || header.length > u64::from(MAX_REQUEST)
+        || header.length > limit
         || segments(pieces, is_read, from, to) > usize::from(MAX_SEGMENTS)
     {
         return Err(StatusCode::Invalid);
     }
-    if u128::from(header.offset) + u128::from(header.length) > u128::from(CAPACITY) {
+    let end = |start: u64| u128::from(start) + u128::from(header.length);
+    let second = matches!(header.opcode, Opcode::Copy | Opcode::Compare);
+    if end(header.offset) > u128::from(CAPACITY)
+        || second && end(header.argument) > u128::from(CAPACITY)
+    {
         return Err(StatusCode::OutOfRange);
     }
     if (from..to).any(|position| !memory.has(locate(pieces, is_read, position))) {
@@ -204,7 +216,12 @@ fn reference(memory: &mut Memory, storage: &mut [u8]) -> Result<Served, QueueFau
                     *stored = *memory.byte(addr).unwrap();
                 }
             }
-            (Some(header.opcode), StatusCode::Ok, header.length)
+            let result = if header.opcode.is_command() {
+                execute(&header, storage)
+            } else {
+                header.length
+            };
+            (Some(header.opcode), StatusCode::Ok, result)
         }
     };
     let status = RequestStatus { code, result: done };
@@ -319,20 +336,26 @@ fn header() -> impl Strategy<Value = [u8; 32]> {
         Opcode::Flush,
         Opcode::MapAperture,
     ]);
+    let plain = (opcode, offset.clone(), length, Just(0));
+    let length = prop_oneof![
+        4 => 0..300u64,
+        1 => 0..CAPACITY,
+        1 => max_command(CAPACITY) - 1..max_command(CAPACITY) + 2,
+        1 => any::<u64>(),
+    ];
+    let command = (select(COMMANDS.to_vec()), offset.clone(), length, offset);
     let damage = prop::option::weighted(0.1, (0..32usize, any::<u8>()));
-    (opcode, offset, length, damage).prop_map(|(opcode, offset, length, damage)| {
-        let mut bytes = RequestHeader {
-            opcode,
-            flags: 0,
-            offset,
-            length,
-        }
-        .to_bytes();
-        if let Some((at, value)) = damage {
-            bytes[at] = value;
-        }
-        bytes
-    })
+    (prop_oneof![plain, command], damage).prop_map(
+        |((opcode, offset, length, argument), damage)| {
+            let takes_argument = !matches!(opcode, Opcode::Discard | Opcode::WriteZeroes);
+            let argument = if takes_argument { argument } else { 0 };
+            let mut bytes = RequestHeader::command(opcode, offset, length, argument).to_bytes();
+            if let Some((at, value)) = damage {
+                bytes[at] = value;
+            }
+            bytes
+        },
+    )
 }
 
 /// Sets the length in each header to what the chain has, every other time, so
@@ -349,12 +372,15 @@ fn fit(headers: &mut [[u8; 32]], table: &[Desc], fit: bool) {
                 .map(|d| u64::from(d.len))
                 .sum();
             let opcode = match table[1].flags & WRITE {
+                // A flush, or the command that is there already.
+                _ if data == 0 && header[0] >= Opcode::Discard as u8 => continue,
                 _ if data == 0 => Opcode::Flush,
                 0 => Opcode::Write,
                 _ => Opcode::Read,
             };
             header[0..2].copy_from_slice(&(opcode as u16).to_le_bytes());
             header[16..24].copy_from_slice(&data.to_le_bytes());
+            header[24..32].fill(0);
         }
     }
 }

@@ -19,12 +19,7 @@ const STATUS: u64 = 0x3000;
 const SECOND_TABLE: u64 = 0x4000;
 
 fn header(opcode: Opcode, offset: u64, length: u64) -> RequestHeader {
-    RequestHeader {
-        opcode,
-        flags: 0,
-        offset,
-        length,
-    }
+    RequestHeader::command(opcode, offset, length, 0)
 }
 
 /// Header, one data buffer, status.
@@ -41,7 +36,7 @@ fn plain(header: &RequestHeader) -> Vec<Desc> {
             desc(DATA, len, NEXT, 2),
             desc(STATUS, 16, WRITE, 0),
         ],
-        Opcode::Flush | Opcode::MapAperture => {
+        _ => {
             vec![desc(HEADER, 32, NEXT, 1), desc(STATUS, 16, WRITE, 0)]
         }
     }
@@ -324,7 +319,7 @@ fn bad_headers_are_refused() {
     let flush = header(Opcode::Flush, 0, 0);
     for (at, value, code) in [
         (0, 0, StatusCode::Unsupported),
-        (0, 4, StatusCode::Unsupported),
+        (0, 10, StatusCode::Unsupported),
         (1, 0x80, StatusCode::Unsupported),
         (2, 1, StatusCode::Invalid),
         (3, 1, StatusCode::Invalid),

@@ -122,7 +122,7 @@ proptest! {
         let data: Vec<u8> = (0..length).map(|i| (i as u8).wrapping_mul(3) ^ seed ^ (i >> 7) as u8).collect();
         expected[offset as usize..][..length].copy_from_slice(&data);
 
-        let header = RequestHeader { opcode: Opcode::Write, flags: 0, offset, length: length as u64 };
+        let header = RequestHeader::command(Opcode::Write, offset, length as u64, 0);
         let (table, pieces) = lay_out(&guest, &header, &to);
         let mut rest = &data[..];
         for (addr, len) in pieces {

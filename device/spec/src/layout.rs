@@ -24,6 +24,31 @@
 //! for [`Opcode::Read`]. Neither side may rely on how the bytes are cut into
 //! descriptors (VIRTIO 1.3, 2.7.4).
 //!
+//! # Commands
+//!
+//! A command is an I/O request that the device executes within its own memory.
+//! It carries no data: `offset` and `length` of the header name the range that
+//! it works on, and what else it needs is the header's `argument`. A length of
+//! 0 is valid and does nothing.
+//!
+//! | opcode | what it does | `argument` | result |
+//! |---|---|---|---|
+//! | [`Opcode::Discard`] | gives the contents up; 0 is read from then on | 0 | `length` |
+//! | [`Opcode::WriteZeroes`] | stores 0 | 0 | `length` |
+//! | [`Opcode::Copy`] | stores a copy of another range | offset of that range | `length` |
+//! | [`Opcode::Fill`] | stores a pattern | the pattern | `length` |
+//! | [`Opcode::Compare`] | compares with another range | offset of that range | equal leading bytes |
+//! | [`Opcode::Crc32c`] | computes a checksum | checksum so far | checksum |
+//!
+//! A command that ends with an error has the result 0, and those that store may
+//! then have stored any part. Commands are not atomic: what other requests and
+//! stores through the aperture do to the same bytes meanwhile may be seen in
+//! part.
+//!
+//! A command keeps its queue busy until it is done, and a reset of the device
+//! has to wait for it. That is why its length is limited, to
+//! [`DeviceConfig::max_command_bytes`].
+//!
 //! # Aperture
 //!
 //! The device memory is seen through the VIRTIO shared memory region
@@ -82,22 +107,38 @@ const fn field<const N: usize, const S: usize>(bytes: &[u8; S], at: usize) -> [u
 /// | 24 | 8 | `aperture_bytes` |
 /// | 32 | 4 | `max_request_bytes` |
 /// | 36 | 4 | `operations` |
-/// | 40 | 24 | reserved, 0 |
+/// | 40 | 8 | `max_command_bytes` |
+/// | 48 | 16 | reserved, 0 |
 ///
 /// # Invariants
 ///
 /// `1 <= io_queues <= MAX_IO_QUEUES`, `max_segments >= 1`, `capacity >= 1` and
 /// at most `i64::MAX` (it is a file size in the guest), `aperture_bytes <=
-/// capacity`, `max_request_bytes >= 1`, and `operations` contains read and
-/// write.
+/// capacity`, `max_request_bytes >= 1`, `operations` contains read and write,
+/// and `max_command_bytes` is 0 exactly where `operations` contains no command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DeviceConfig {
-    io_queues: u16,
-    max_segments: u16,
-    capacity: u64,
-    aperture_bytes: u64,
-    max_request_bytes: u32,
-    operations: u32,
+    parts: ConfigParts,
+}
+
+/// The fields of a [`DeviceConfig`], not yet checked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ConfigParts {
+    /// Number of I/O queues the device serves.
+    pub io_queues: u16,
+    /// Most data descriptors in one request, header and status not counted.
+    pub max_segments: u16,
+    /// Size of the device memory in bytes.
+    pub capacity: u64,
+    /// How many bytes of the device memory, from its start, the aperture shows.
+    pub aperture_bytes: u64,
+    /// Most data bytes in one request.
+    pub max_request_bytes: u32,
+    /// Mask with bit `n` set where the device executes the I/O opcode of value
+    /// `n`, see [`Opcode::mask`].
+    pub operations: u32,
+    /// Greatest length of one command in bytes.
+    pub max_command_bytes: u64,
 }
 
 /// Why the bytes of a configuration space were refused.
@@ -119,6 +160,9 @@ pub enum ConfigError {
     MaxRequest,
     /// `operations` lacks read or write.
     Operations(u32),
+    /// `max_command_bytes` is 0 although there are commands, or it is not 0
+    /// although there are none.
+    MaxCommand(u64),
 }
 
 impl DeviceConfig {
@@ -129,49 +173,36 @@ impl DeviceConfig {
     pub const MAGIC: [u8; 8] = *b"RINGBAR\0";
 
     /// Version of this layout.
-    pub const VERSION: u16 = 1;
+    pub const VERSION: u16 = 2;
 
     /// Checks the parts of a configuration against the invariants.
-    ///
-    /// `operations` is a mask with bit `n` set where the device executes the
-    /// opcode of value `n`.
-    pub const fn new(
-        io_queues: u16,
-        max_segments: u16,
-        capacity: u64,
-        aperture_bytes: u64,
-        max_request_bytes: u32,
-        operations: u32,
-    ) -> Result<Self, ConfigError> {
+    pub const fn new(parts: ConfigParts) -> Result<Self, ConfigError> {
         const NEEDED: u32 = Opcode::Read.mask() | Opcode::Write.mask();
 
-        if io_queues == 0 || io_queues > MAX_IO_QUEUES {
-            return Err(ConfigError::IoQueues(io_queues));
+        if parts.io_queues == 0 || parts.io_queues > MAX_IO_QUEUES {
+            return Err(ConfigError::IoQueues(parts.io_queues));
         }
-        if max_segments == 0 {
+        if parts.max_segments == 0 {
             return Err(ConfigError::MaxSegments);
         }
-        if capacity == 0 || capacity > i64::MAX as u64 {
-            return Err(ConfigError::Capacity(capacity));
+        if parts.capacity == 0 || parts.capacity > i64::MAX as u64 {
+            return Err(ConfigError::Capacity(parts.capacity));
         }
-        if aperture_bytes > capacity {
-            return Err(ConfigError::Aperture(aperture_bytes));
+        if parts.aperture_bytes > parts.capacity {
+            return Err(ConfigError::Aperture(parts.aperture_bytes));
         }
-        if max_request_bytes == 0 {
+        if parts.max_request_bytes == 0 {
             return Err(ConfigError::MaxRequest);
         }
-        if operations & NEEDED != NEEDED {
-            return Err(ConfigError::Operations(operations));
+        if parts.operations & NEEDED != NEEDED {
+            return Err(ConfigError::Operations(parts.operations));
+        }
+        let commands = parts.operations & Opcode::COMMANDS != 0;
+        if commands != (parts.max_command_bytes != 0) {
+            return Err(ConfigError::MaxCommand(parts.max_command_bytes));
         }
         // INVARIANT: each part was checked above.
-        Ok(Self {
-            io_queues,
-            max_segments,
-            capacity,
-            aperture_bytes,
-            max_request_bytes,
-            operations,
-        })
+        Ok(Self { parts })
     }
 
     /// Parses the configuration space that the device shows.
@@ -183,14 +214,15 @@ impl DeviceConfig {
         if version != Self::VERSION {
             return Err(ConfigError::Version(version));
         }
-        Self::new(
-            u16::from_le_bytes(field(bytes, 10)),
-            u16::from_le_bytes(field(bytes, 12)),
-            u64::from_le_bytes(field(bytes, 16)),
-            u64::from_le_bytes(field(bytes, 24)),
-            u32::from_le_bytes(field(bytes, 32)),
-            u32::from_le_bytes(field(bytes, 36)),
-        )
+        Self::new(ConfigParts {
+            io_queues: u16::from_le_bytes(field(bytes, 10)),
+            max_segments: u16::from_le_bytes(field(bytes, 12)),
+            capacity: u64::from_le_bytes(field(bytes, 16)),
+            aperture_bytes: u64::from_le_bytes(field(bytes, 24)),
+            max_request_bytes: u32::from_le_bytes(field(bytes, 32)),
+            operations: u32::from_le_bytes(field(bytes, 36)),
+            max_command_bytes: u64::from_le_bytes(field(bytes, 40)),
+        })
     }
 
     /// The bytes that the device shows.
@@ -198,43 +230,49 @@ impl DeviceConfig {
         let mut out = [0; Self::SIZE];
         out[0..8].copy_from_slice(&Self::MAGIC);
         out[8..10].copy_from_slice(&Self::VERSION.to_le_bytes());
-        out[10..12].copy_from_slice(&self.io_queues.to_le_bytes());
-        out[12..14].copy_from_slice(&self.max_segments.to_le_bytes());
-        out[16..24].copy_from_slice(&self.capacity.to_le_bytes());
-        out[24..32].copy_from_slice(&self.aperture_bytes.to_le_bytes());
-        out[32..36].copy_from_slice(&self.max_request_bytes.to_le_bytes());
-        out[36..40].copy_from_slice(&self.operations.to_le_bytes());
+        out[10..12].copy_from_slice(&self.parts.io_queues.to_le_bytes());
+        out[12..14].copy_from_slice(&self.parts.max_segments.to_le_bytes());
+        out[16..24].copy_from_slice(&self.parts.capacity.to_le_bytes());
+        out[24..32].copy_from_slice(&self.parts.aperture_bytes.to_le_bytes());
+        out[32..36].copy_from_slice(&self.parts.max_request_bytes.to_le_bytes());
+        out[36..40].copy_from_slice(&self.parts.operations.to_le_bytes());
+        out[40..48].copy_from_slice(&self.parts.max_command_bytes.to_le_bytes());
         out
     }
 
     /// Number of I/O queues the device serves.
     pub const fn io_queues(&self) -> u16 {
-        self.io_queues
+        self.parts.io_queues
     }
 
     /// Most data descriptors in one request, header and status not counted.
     pub const fn max_segments(&self) -> u16 {
-        self.max_segments
+        self.parts.max_segments
     }
 
     /// Size of the device memory in bytes.
     pub const fn capacity(&self) -> u64 {
-        self.capacity
+        self.parts.capacity
     }
 
     /// How many bytes of the device memory, from its start, the aperture shows.
     pub const fn aperture_bytes(&self) -> u64 {
-        self.aperture_bytes
+        self.parts.aperture_bytes
     }
 
     /// Most data bytes in one request.
     pub const fn max_request_bytes(&self) -> u32 {
-        self.max_request_bytes
+        self.parts.max_request_bytes
+    }
+
+    /// Greatest length of one command in bytes, 0 where the device executes none.
+    pub const fn max_command_bytes(&self) -> u64 {
+        self.parts.max_command_bytes
     }
 
     /// Whether the device executes `opcode`.
     pub const fn supports(&self, opcode: Opcode) -> bool {
-        opcode.is_control() || self.operations & opcode.mask() != 0
+        opcode.is_control() || self.parts.operations & opcode.mask() != 0
     }
 }
 
@@ -249,6 +287,30 @@ pub enum Opcode {
     /// Make everything that earlier requests wrote, on any queue, durable.
     /// Carries no data; offset and length are 0.
     Flush = 3,
+    /// Command: give the contents of the range up. Until something is stored
+    /// there, it reads as 0, and what holds the device memory may use the space
+    /// for something else.
+    Discard = 4,
+    /// Command: store 0 in the range. Its space stays allocated.
+    WriteZeroes = 5,
+    /// Command: copy the `length` bytes from offset `argument` on to the range.
+    /// The two may overlap; the range then has what the source had before.
+    Copy = 6,
+    /// Command: store the 8 bytes of `argument`, in little-endian order, over
+    /// and over again from the start of the range. The last repetition is cut
+    /// off where the length is no multiple of 8.
+    Fill = 7,
+    /// Command: compare the range with the `length` bytes from offset `argument`
+    /// on. The result is the number of bytes before the first difference, which
+    /// is `length` where there is none; the status is [`StatusCode::Ok`] either
+    /// way.
+    Compare = 8,
+    /// Command: compute the CRC-32C of the range (polynomial 0x1EDC6F41,
+    /// reflected, initial value and final XOR 0xFFFFFFFF; RFC 3720, 12.1), in
+    /// the lower 32 bits of the result. `argument` is the CRC-32C of the bytes
+    /// before the range, 0 if there are none, so that a long range can be done
+    /// in pieces; its upper 32 bits are 0.
+    Crc32c = 9,
     /// Control queue: put the device memory behind the aperture. Carries no
     /// data; the result is the number of bytes mapped. Answered once the
     /// mapping is in place; to be sent once after each `DRIVER_OK`.
@@ -256,12 +318,26 @@ pub enum Opcode {
 }
 
 impl Opcode {
+    /// Bits of all commands in the `operations` mask.
+    pub const COMMANDS: u32 = Self::Discard.mask()
+        | Self::WriteZeroes.mask()
+        | Self::Copy.mask()
+        | Self::Fill.mask()
+        | Self::Compare.mask()
+        | Self::Crc32c.mask();
+
     /// The opcode of this value, if there is one.
     pub const fn from_raw(raw: u16) -> Option<Self> {
         match raw {
             1 => Some(Self::Read),
             2 => Some(Self::Write),
             3 => Some(Self::Flush),
+            4 => Some(Self::Discard),
+            5 => Some(Self::WriteZeroes),
+            6 => Some(Self::Copy),
+            7 => Some(Self::Fill),
+            8 => Some(Self::Compare),
+            9 => Some(Self::Crc32c),
             0x8000 => Some(Self::MapAperture),
             _ => None,
         }
@@ -270,6 +346,25 @@ impl Opcode {
     /// Whether this opcode belongs on the control queue.
     pub const fn is_control(self) -> bool {
         self as u16 & 0x8000 != 0
+    }
+
+    /// Whether this is a command, which works within the device memory.
+    pub const fn is_command(self) -> bool {
+        self.mask() & Self::COMMANDS != 0
+    }
+
+    /// Whether this opcode changes the device memory. [`RequestHeader::FUA`] is
+    /// for these.
+    pub const fn writes(self) -> bool {
+        match self {
+            Self::Write | Self::Discard | Self::WriteZeroes | Self::Copy | Self::Fill => true,
+            Self::Read | Self::Flush | Self::Compare | Self::Crc32c | Self::MapAperture => false,
+        }
+    }
+
+    /// Whether `argument` is the offset of a second range of `length` bytes.
+    pub const fn has_second_range(self) -> bool {
+        matches!(self, Self::Copy | Self::Compare)
     }
 
     /// This I/O opcode's bit in the `operations` mask, 0 for a control opcode.
@@ -291,7 +386,7 @@ impl Opcode {
 /// | 4 | 4 | reserved, 0 |
 /// | 8 | 8 | `offset` |
 /// | 16 | 8 | `length` |
-/// | 24 | 8 | reserved, 0 |
+/// | 24 | 8 | `argument` |
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RequestHeader {
     /// What to do.
@@ -300,8 +395,11 @@ pub struct RequestHeader {
     pub flags: u16,
     /// Where in the device memory, in bytes.
     pub offset: u64,
-    /// How many bytes; equals the sum of the data segments.
+    /// How many bytes; equals the sum of the data segments, except in a command,
+    /// which has none.
     pub length: u64,
+    /// As the opcode says; 0 where it says nothing.
+    pub argument: u64,
 }
 
 /// Why a request header was refused.
@@ -311,42 +409,60 @@ pub enum HeaderError {
     Opcode(u16),
     /// Flags that do not exist, or not for this opcode.
     Flags(u16),
-    /// A reserved field is not 0.
+    /// A reserved field is not 0, or the argument of an opcode that has none.
     Reserved,
+    /// An argument that is impossible for the opcode.
+    Argument(u64),
 }
 
 impl RequestHeader {
     /// Size in bytes.
     pub const SIZE: usize = 32;
 
-    /// On a write: the data is durable before the status is written ("force
-    /// unit access").
+    /// On an opcode that changes the device memory ([`Opcode::writes`]): what it
+    /// did is durable before the status is written ("force unit access").
     pub const FUA: u16 = 1 << 0;
 
-    /// Parses a header. Offset and length are not checked here, because only
-    /// the device knows its size.
+    /// The header of a request without data segments and flags.
+    pub const fn command(opcode: Opcode, offset: u64, length: u64, argument: u64) -> Self {
+        Self {
+            opcode,
+            flags: 0,
+            offset,
+            length,
+            argument,
+        }
+    }
+
+    /// Parses a header. Ranges are not checked here, because only the device
+    /// knows its size.
     pub fn parse(bytes: &[u8; Self::SIZE]) -> Result<Self, HeaderError> {
         let raw = u16::from_le_bytes(field(bytes, 0));
         let opcode = Opcode::from_raw(raw).ok_or(HeaderError::Opcode(raw))?;
         let flags = u16::from_le_bytes(field(bytes, 2));
-        let allowed = if matches!(opcode, Opcode::Write) {
-            Self::FUA
-        } else {
-            0
-        };
+        let allowed = if opcode.writes() { Self::FUA } else { 0 };
         if flags & !allowed != 0 {
             return Err(HeaderError::Flags(flags));
         }
-        if field::<4, { Self::SIZE }>(bytes, 4) != [0; 4]
-            || field::<8, { Self::SIZE }>(bytes, 24) != [0; 8]
-        {
+        if field::<4, { Self::SIZE }>(bytes, 4) != [0; 4] {
             return Err(HeaderError::Reserved);
+        }
+        let argument = u64::from_le_bytes(field(bytes, 24));
+        match opcode {
+            Opcode::Copy | Opcode::Fill | Opcode::Compare => {}
+            Opcode::Crc32c if argument > u64::from(u32::MAX) => {
+                return Err(HeaderError::Argument(argument));
+            }
+            Opcode::Crc32c => {}
+            _ if argument != 0 => return Err(HeaderError::Reserved),
+            _ => {}
         }
         Ok(Self {
             opcode,
             flags,
             offset: u64::from_le_bytes(field(bytes, 8)),
             length: u64::from_le_bytes(field(bytes, 16)),
+            argument,
         })
     }
 
@@ -357,6 +473,7 @@ impl RequestHeader {
         out[2..4].copy_from_slice(&self.flags.to_le_bytes());
         out[8..16].copy_from_slice(&self.offset.to_le_bytes());
         out[16..24].copy_from_slice(&self.length.to_le_bytes());
+        out[24..32].copy_from_slice(&self.argument.to_le_bytes());
         out
     }
 }
@@ -373,7 +490,8 @@ pub enum StatusCode {
     Unsupported = 2,
     /// The request contradicts itself: flags, lengths, directions.
     Invalid = 3,
-    /// Offset or offset plus length lies outside the device memory.
+    /// Offset or offset plus length lies outside the device memory, or the
+    /// second range of a command does.
     OutOfRange = 4,
     /// The storage has no space left.
     NoSpace = 5,

@@ -5,6 +5,7 @@
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use ringbar_model::storage::Mappable;
 use ringbar_model::{Storage, StorageError};
@@ -24,11 +25,21 @@ use crate::mapping::Mapping;
 /// the file is locked (`flock`, exclusive) against a second device. Programs
 /// that ignore the lock must leave the file's size alone while it is in use.
 ///
+/// What is discarded loses its blocks, until the storage is opened again or the
+/// range is written to. Once that has happened, requests allocate the blocks
+/// before they write, so that a full file system is an error of the request. A
+/// store through another mapping cannot be helped like that: a driver that
+/// discards and then stores through the aperture relies on the file system
+/// having space. (On tmpfs, where a load takes space as well, so does one that
+/// discards and then reads.)
+///
 /// The lock belongs to the open file, which the virtual machine monitor shares
 /// once it has mapped the device memory: it ends when both are gone.
 #[derive(Debug)]
 pub struct FileStorage {
     mapping: Mapping,
+    /// Whether blocks may be missing.
+    sparse: AtomicBool,
 }
 
 impl FileStorage {
@@ -79,7 +90,20 @@ impl FileStorage {
         allocate(&file, path, length, capacity)?;
         Ok(Self {
             mapping: Mapping::new(file, capacity)?,
+            sparse: AtomicBool::new(false),
         })
+    }
+
+    /// Sees to it that a range has blocks. Costs a system call only where
+    /// something was discarded. A file system that cannot do this was warned
+    /// about when the file was opened.
+    fn reserve(&self, offset: u64, length: u64) -> Result<(), StorageError> {
+        // Relaxed: of a discard at the same time either is right to come first.
+        if self.sparse.load(Ordering::Relaxed) {
+            self.mapping
+                .allocate(FallocateFlags::empty(), offset, length)?;
+        }
+        Ok(())
     }
 }
 
@@ -134,7 +158,26 @@ impl Storage for FileStorage {
     }
 
     fn write(&self, offset: u64, source: VolatileSlice<'_>) -> Result<(), StorageError> {
+        self.reserve(offset, source.len() as u64)?;
         self.mapping.write(offset, source)
+    }
+
+    fn discard(&self, offset: u64, length: u64) -> Result<(), StorageError> {
+        self.sparse.store(true, Ordering::Relaxed);
+        match self.mapping.punch(offset, length)? {
+            true => Ok(()),
+            // Then no blocks were ever given up, and the stores are safe.
+            false => self.mapping.zero(offset, length),
+        }
+    }
+
+    fn write_zeroes(&self, offset: u64, length: u64) -> Result<(), StorageError> {
+        let mode = FallocateFlags::ZERO_RANGE;
+        if self.mapping.allocate(mode, offset, length)? {
+            return Ok(());
+        }
+        self.reserve(offset, length)?;
+        self.mapping.zero(offset, length)
     }
 
     /// The kernel knows which pages were stored to through any mapping, that of

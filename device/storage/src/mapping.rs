@@ -8,10 +8,15 @@ use std::sync::Arc;
 
 use ringbar_model::StorageError;
 use ringbar_model::storage::Mappable;
+use rustix::fs::{FallocateFlags, fallocate};
+use rustix::io::{Errno, retry_on_intr};
 use rustix::mm::{MsyncFlags, msync};
-use vm_memory::{FileOffset, MmapRegion, VolatileMemory, VolatileSlice};
+use vm_memory::{Bytes, FileOffset, MmapRegion, VolatileMemory, VolatileSlice};
 
 use crate::error::OpenError;
+
+/// What ranges are zeroed with.
+static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
 
 /// Rounds up to a whole number of pages; `None` on overflow.
 pub fn whole_pages(bytes: u64) -> Option<u64> {
@@ -92,6 +97,48 @@ impl Mapping {
     pub fn write(&self, offset: u64, source: VolatileSlice<'_>) -> Result<(), StorageError> {
         source.copy_to_volatile_slice(self.slice(offset, source.len() as u64)?);
         Ok(())
+    }
+
+    /// Stores 0 in a range.
+    pub fn zero(&self, offset: u64, length: u64) -> Result<(), StorageError> {
+        let slice = self.slice(offset, length)?;
+        let mut at = 0;
+        while at < slice.len() {
+            let piece = ZEROS.len().min(slice.len() - at);
+            slice
+                .write_slice(&ZEROS[..piece], at)
+                .map_err(io::Error::other)?;
+            at += piece;
+        }
+        Ok(())
+    }
+
+    /// Has the file system do something to the space of a range (`fallocate(2)`,
+    /// always without a change of the file's length). Mappings of the file see
+    /// the result. Returns whether the file system can do this; if not, nothing
+    /// has happened.
+    pub fn allocate(
+        &self,
+        mode: FallocateFlags,
+        offset: u64,
+        length: u64,
+    ) -> Result<bool, StorageError> {
+        self.slice(offset, length)?;
+        if length == 0 {
+            return Ok(true);
+        }
+        let mode = mode | FallocateFlags::KEEP_SIZE;
+        match retry_on_intr(|| fallocate(&self.file, mode, offset, length)) {
+            Ok(()) => Ok(true),
+            Err(Errno::OPNOTSUPP) => Ok(false),
+            Err(errno) => Err(io::Error::from(errno).into()),
+        }
+    }
+
+    /// Gives the space of a range back, down to the blocks of the file system,
+    /// which zeroes the rest. As [`Self::allocate`] otherwise.
+    pub fn punch(&self, offset: u64, length: u64) -> Result<bool, StorageError> {
+        self.allocate(FallocateFlags::PUNCH_HOLE, offset, length)
     }
 
     /// Writes a range back to the file and waits until it is there.

@@ -59,6 +59,18 @@ impl Storage for MemoryStorage {
         self.mapping.write(offset, source)
     }
 
+    /// Gives whole pages back to the host.
+    fn discard(&self, offset: u64, length: u64) -> Result<(), StorageError> {
+        match self.mapping.punch(offset, length)? {
+            true => Ok(()),
+            false => self.mapping.zero(offset, length),
+        }
+    }
+
+    fn write_zeroes(&self, offset: u64, length: u64) -> Result<(), StorageError> {
+        self.mapping.zero(offset, length)
+    }
+
     /// Nothing to do: this memory is as durable as it will ever be.
     fn flush(&self) -> Result<(), StorageError> {
         Ok(())

@@ -48,6 +48,18 @@ counters! {
     writes,
     /// Flushes that ended well.
     flushes,
+    /// Discards that ended well.
+    discards,
+    /// Ranges set to 0 that ended well.
+    write_zeroes,
+    /// Copies within the device that ended well.
+    copies,
+    /// Fills that ended well.
+    fills,
+    /// Comparisons that ended well, whatever they found.
+    compares,
+    /// Checksums that ended well.
+    checksums,
     /// Bytes moved to the guest.
     bytes_read,
     /// Bytes moved from the guest.

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use ringbar_model::Storage;
-use ringbar_spec::{DeviceConfig, Opcode};
+use ringbar_spec::{ConfigParts, DeviceConfig, Opcode};
 
 use crate::aperture::ApertureLayout;
 use crate::counters::Counters;
@@ -16,6 +16,10 @@ use crate::error::Error;
 /// 2.7.5.3.1).
 const MAX_SEGMENTS: u16 = 254;
 
+/// The I/O opcodes that the device executes.
+const OPERATIONS: u32 =
+    Opcode::Read.mask() | Opcode::Write.mask() | Opcode::Flush.mask() | Opcode::COMMANDS;
+
 /// Choices of whoever runs the device.
 #[derive(Clone, Copy, Debug)]
 pub struct DeviceOptions {
@@ -23,14 +27,18 @@ pub struct DeviceOptions {
     pub io_queues: u16,
     /// Most data bytes in one request, at least 1.
     pub max_request_bytes: u32,
+    /// Greatest length of one command, at least 1. A command keeps its queue busy
+    /// until it is done, and a reset of the device has to wait for it.
+    pub max_command_bytes: u64,
 }
 
 impl Default for DeviceOptions {
-    /// 4 I/O queues and 4 MiB.
+    /// 4 I/O queues, requests of 4 MiB and commands of 64 MiB.
     fn default() -> Self {
         Self {
             io_queues: 4,
             max_request_bytes: 4 << 20,
+            max_command_bytes: 64 << 20,
         }
     }
 }
@@ -51,14 +59,15 @@ impl Device {
             return Err(Error::TooManyQueues(options.io_queues));
         }
         let capacity = storage.capacity();
-        let config = DeviceConfig::new(
-            options.io_queues,
-            MAX_SEGMENTS,
+        let config = DeviceConfig::new(ConfigParts {
+            io_queues: options.io_queues,
+            max_segments: MAX_SEGMENTS,
             capacity,
-            capacity,
-            options.max_request_bytes,
-            Opcode::Read.mask() | Opcode::Write.mask() | Opcode::Flush.mask(),
-        )
+            aperture_bytes: capacity,
+            max_request_bytes: options.max_request_bytes,
+            operations: OPERATIONS,
+            max_command_bytes: options.max_command_bytes,
+        })
         .map_err(Error::Config)?;
         Ok(Self {
             layout: ApertureLayout::new(config.aperture_bytes())?,

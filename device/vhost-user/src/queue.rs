@@ -3,6 +3,7 @@
 //! Draining a request queue.
 
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use ringbar_model::{ChainHead, QueueRole, RequestQueue, Served};
 use ringbar_spec::{Opcode, QueueFault, StatusCode};
@@ -17,6 +18,11 @@ use crate::device::Device;
 use crate::events::PendingEvents;
 use crate::memory::RequestMemory;
 use crate::ring::{Memory, Ring};
+
+/// How long a batch goes on that has commands in it. They take long, and a
+/// message that stops the ring waits for the end of the batch; so it has to wait
+/// for the one command in progress, not for a ring full of them.
+const MAX_BATCH_TIME: Duration = Duration::from_millis(5);
 
 /// What the workers of a connection share.
 pub(crate) struct Shared {
@@ -132,8 +138,9 @@ impl Server {
         }
     }
 
-    /// Serves at most one ring full of requests. Returns false where the next
-    /// one needs the aperture to be mapped.
+    /// Serves at most one ring full of requests, and fewer if there are long
+    /// commands among them. Returns false where the next one needs the aperture
+    /// to be mapped.
     fn drain(
         &self,
         shared: &Shared,
@@ -142,6 +149,7 @@ impl Server {
         requests: &mut RequestQueue,
         counts: &mut Counts,
     ) -> Result<bool, QueueFault> {
+        let start = Instant::now();
         for _ in 0..queue.size() {
             // An available index that is ahead by more than the ring is an error
             // of the iterator, and ends here.
@@ -161,6 +169,9 @@ impl Server {
                 .add_used(mem, head.index, served.used_len)
                 .map_err(|_| QueueFault::Ring)?;
             self.count(&served, counts);
+            if served.opcode.is_some_and(Opcode::is_command) && start.elapsed() > MAX_BATCH_TIME {
+                break;
+            }
         }
         Ok(true)
     }
@@ -178,7 +189,13 @@ impl Server {
                 counts.bytes_written += done;
             }
             (StatusCode::Ok, Some(Opcode::Flush)) => counts.flushes += 1,
-            (StatusCode::Ok, _) => {}
+            (StatusCode::Ok, Some(Opcode::Discard)) => counts.discards += 1,
+            (StatusCode::Ok, Some(Opcode::WriteZeroes)) => counts.write_zeroes += 1,
+            (StatusCode::Ok, Some(Opcode::Copy)) => counts.copies += 1,
+            (StatusCode::Ok, Some(Opcode::Fill)) => counts.fills += 1,
+            (StatusCode::Ok, Some(Opcode::Compare)) => counts.compares += 1,
+            (StatusCode::Ok, Some(Opcode::Crc32c)) => counts.checksums += 1,
+            (StatusCode::Ok, Some(Opcode::MapAperture) | None) => {}
             (code, opcode) => {
                 counts.errors += 1;
                 debug!(queue = self.index, ?opcode, ?code, "request failed");

@@ -52,7 +52,10 @@ fn offers_what_it_should_and_nothing_else() {
     assert_eq!(config.capacity(), 10000);
     assert_eq!(config.aperture_bytes(), 10000);
     assert_eq!(config.max_request_bytes(), 4 << 20);
-    assert!(config.supports(Opcode::Flush));
+    assert_eq!(config.max_command_bytes(), 64 << 20);
+    for raw in 1..=9 {
+        assert!(config.supports(Opcode::from_raw(raw).unwrap()));
+    }
 
     // Monitors ask for as many bytes as they were told to show.
     let (_, bytes) = vmm
@@ -60,6 +63,7 @@ fn offers_what_it_should_and_nothing_else() {
         .get_config(32, 100, VhostUserConfigFlags::empty(), &[0; 100])
         .unwrap();
     assert_eq!(bytes[..4], (4u32 << 20).to_le_bytes());
+    assert_eq!(bytes[8..16], (64u64 << 20).to_le_bytes());
     assert_eq!(bytes[32..], [0; 68]);
 
     // One region: 10000 bytes are 3 pages, and a BAR is a power of two.
@@ -161,12 +165,7 @@ fn one_kick_and_one_interrupt_for_a_batch() {
     let queue = vmm.io(0);
     for i in 0..REQUESTS {
         let at = queue.scratch() + 0x1000 + 64 * u64::from(i);
-        let header = RequestHeader {
-            opcode: Opcode::Read,
-            flags: 0,
-            offset: u64::from(i),
-            length: 8,
-        };
+        let header = RequestHeader::command(Opcode::Read, u64::from(i), 8, 0);
         queue.put(at, &header.to_bytes());
         queue.put_table(
             3 * i,

@@ -6,11 +6,12 @@
 // Not every test program uses all of it.
 #![allow(dead_code)]
 
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, LazyLock};
 
 use ringbar_model::storage::Mappable;
 use ringbar_model::{ChainHead, QueueRole, RequestQueue, Served, Storage, StorageError};
-use ringbar_spec::{DeviceConfig, Opcode, QueueFault, RequestStatus};
+use ringbar_spec::{ConfigParts, DeviceConfig, Opcode, QueueFault, RequestStatus};
 use virtio_queue::desc::split::Descriptor;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap, VolatileSlice};
 
@@ -31,42 +32,62 @@ pub const CAPACITY: u64 = 20_000;
 pub const MAX_REQUEST: u32 = 8192;
 pub const MAX_SEGMENTS: u16 = 8;
 
-pub fn config() -> DeviceConfig {
-    DeviceConfig::new(
-        1,
-        MAX_SEGMENTS,
-        CAPACITY,
-        CAPACITY,
-        MAX_REQUEST,
-        Opcode::Read.mask() | Opcode::Write.mask() | Opcode::Flush.mask(),
-    )
+/// Greatest length of a command, for a storage of `capacity` bytes.
+pub const fn max_command(capacity: u64) -> u64 {
+    capacity - 1000
+}
+
+fn config(capacity: u64) -> DeviceConfig {
+    DeviceConfig::new(ConfigParts {
+        io_queues: 1,
+        max_segments: MAX_SEGMENTS,
+        capacity,
+        aperture_bytes: capacity,
+        max_request_bytes: MAX_REQUEST,
+        operations: Opcode::Read.mask()
+            | Opcode::Write.mask()
+            | Opcode::Flush.mask()
+            | Opcode::COMMANDS,
+        max_command_bytes: max_command(capacity),
+    })
     .unwrap()
+}
+
+/// Bytes of which no two neighbouring blocks are alike.
+pub fn pattern(len: u64) -> Vec<u8> {
+    (0..len)
+        .map(|i| (i * 7 + (i >> 8) + (i >> 16) * 3) as u8)
+        .collect()
 }
 
 /// Storage in plain memory that can be told to fail.
 #[derive(Debug)]
 pub struct TestStorage {
     bytes: GuestMemoryMmap,
+    capacity: u64,
     bad_byte: Option<u64>,
     errno: i32,
-    pub flushes: std::sync::atomic::AtomicU32,
+    pub flushes: AtomicU32,
+    pub discards: AtomicU32,
 }
 
 impl TestStorage {
     pub fn new() -> Self {
-        let storage = Self {
-            bytes: GuestMemoryMmap::from_ranges(&[(GuestAddress(0), CAPACITY as usize)]).unwrap(),
+        static PATTERN: LazyLock<Vec<u8>> = LazyLock::new(|| pattern(CAPACITY));
+        Self::with_contents(&PATTERN)
+    }
+
+    pub fn with_contents(contents: &[u8]) -> Self {
+        let bytes = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), contents.len())]).unwrap();
+        bytes.write_slice(contents, GuestAddress(0)).unwrap();
+        Self {
+            bytes,
+            capacity: contents.len() as u64,
             bad_byte: None,
             errno: 0,
             flushes: 0.into(),
-        };
-        static PATTERN: LazyLock<Vec<u8>> =
-            LazyLock::new(|| (0..CAPACITY).map(|i| (i * 7 + (i >> 8)) as u8).collect());
-        storage
-            .bytes
-            .write_slice(&PATTERN, GuestAddress(0))
-            .unwrap();
-        storage
+            discards: 0.into(),
+        }
     }
 
     /// Storage where transfers that touch `bad_byte` fail, or flushes if there is
@@ -80,7 +101,7 @@ impl TestStorage {
     }
 
     pub fn contents(&self) -> Vec<u8> {
-        let mut out = vec![0; CAPACITY as usize];
+        let mut out = vec![0; self.capacity as usize];
         self.bytes.read_slice(&mut out, GuestAddress(0)).unwrap();
         out
     }
@@ -95,8 +116,7 @@ impl TestStorage {
     }
 
     fn flushed(&self) -> Result<(), StorageError> {
-        self.flushes
-            .fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        self.flushes.fetch_add(1, Ordering::Relaxed);
         match self.errno {
             0 => Ok(()),
             errno if self.bad_byte.is_none() => {
@@ -109,7 +129,7 @@ impl TestStorage {
 
 impl Storage for TestStorage {
     fn capacity(&self) -> u64 {
-        CAPACITY
+        self.capacity
     }
 
     fn read(&self, offset: u64, target: VolatileSlice<'_>) -> Result<(), StorageError> {
@@ -130,6 +150,16 @@ impl Storage for TestStorage {
             .write_slice(&bytes, GuestAddress(offset))
             .unwrap();
         Ok(())
+    }
+
+    fn discard(&self, offset: u64, length: u64) -> Result<(), StorageError> {
+        self.discards.fetch_add(1, Ordering::Relaxed);
+        self.write_zeroes(offset, length)
+    }
+
+    fn write_zeroes(&self, offset: u64, length: u64) -> Result<(), StorageError> {
+        let mut zeros = vec![0; length as usize];
+        self.write(offset, VolatileSlice::from(&mut zeros[..]))
     }
 
     fn flush(&self) -> Result<(), StorageError> {
@@ -216,10 +246,11 @@ impl Guest {
 
     pub fn with_storage(storage: TestStorage) -> Self {
         let storage = Arc::new(storage);
+        let config = config(storage.capacity());
         Self {
             mem: memory(),
-            io: RequestQueue::new(config(), QueueRole::Io, storage.clone()),
-            control: RequestQueue::new(config(), QueueRole::Control, storage.clone()),
+            io: RequestQueue::new(config, QueueRole::Io, storage.clone()),
+            control: RequestQueue::new(config, QueueRole::Control, storage.clone()),
             storage,
         }
     }

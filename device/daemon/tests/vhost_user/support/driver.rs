@@ -212,7 +212,12 @@ impl Queue {
             flags,
             offset,
             length,
+            argument: 0,
         };
+        self.put_request(&header);
+    }
+
+    fn put_request(&self, header: &RequestHeader) {
         self.put(self.header_at(), &header.to_bytes());
         self.put(self.status_at(), &RequestStatus::UNWRITTEN);
     }
@@ -252,7 +257,13 @@ impl Queue {
     /// A request without data.
     #[track_caller]
     pub fn command(&mut self, opcode: Opcode) -> RequestStatus {
-        self.put_header(opcode, 0, 0, 0);
+        self.execute(&RequestHeader::command(opcode, 0, 0, 0))
+    }
+
+    /// A request without data, with any header.
+    #[track_caller]
+    pub fn execute(&mut self, header: &RequestHeader) -> RequestStatus {
+        self.put_request(header);
         self.run(&[
             desc(self.header_at(), 32, NEXT, 1),
             desc(self.status_at(), 16, WRITE, 0),

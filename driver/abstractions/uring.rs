@@ -1,0 +1,237 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Commands that io_uring passes through to a driver (`IORING_OP_URING_CMD`).
+//!
+//! As in [`super::kiocb`], a callback is given a [`UringCommand`] and owes an
+//! [`UringAnswer`]; the command is completed exactly once.
+//!
+//! C header: [`include/linux/io_uring/cmd.h`](srctree/include/linux/io_uring/cmd.h)
+
+use super::helpers::{
+    ringbar_uring_cmd_done,
+    ringbar_uring_cmd_file,
+    ringbar_uring_cmd_from_tw,
+    ringbar_uring_cmd_in_task,
+    ringbar_uring_cmd_op,
+    ringbar_uring_cmd_payload,
+    ringbar_uring_cmd_pdu,
+    IoTwReq,
+    IoTwState, //
+};
+use core::{
+    marker::PhantomData,
+    ptr::NonNull, //
+};
+use kernel::{
+    bindings,
+    prelude::*, //
+};
+
+/// `enum io_uring_cmd_flags` (`include/linux/io_uring_types.h`): must not block.
+const IO_URING_F_NONBLOCK: c_uint = 1 << 31;
+/// Submission entries have 128 bytes.
+const IO_URING_F_SQE128: c_uint = 1 << 8;
+/// Completion entries have 32 bytes.
+const IO_URING_F_CQE32: c_uint = 1 << 9;
+/// The issuer lets us complete without queueing task work.
+const IO_URING_F_COMPLETE_DEFER: c_uint = 1;
+
+/// Bytes of a command in a 128-byte submission entry.
+pub(crate) const PAYLOAD_BYTES: usize = 80;
+
+/// A command during the call that hands it to the driver.
+///
+/// # Invariants
+///
+/// Points to a valid `struct io_uring_cmd` that nobody has completed or queued.
+pub(crate) struct UringCommand<'a> {
+    inner: NonNull<bindings::io_uring_cmd>,
+    issue_flags: c_uint,
+    _call: PhantomData<&'a mut bindings::io_uring_cmd>,
+}
+
+/// What the callback returns.
+#[must_use = "the caller waits for an answer"]
+pub(crate) struct UringAnswer(c_int);
+
+impl UringAnswer {
+    /// The value for C.
+    #[inline]
+    pub(super) fn into_raw(self) -> c_int {
+        self.0
+    }
+}
+
+impl<'a> UringCommand<'a> {
+    /// # Safety
+    ///
+    /// `inner` must be what io_uring passed to the callback, with `issue_flags`, and
+    /// be given to no other `UringCommand`.
+    pub(super) unsafe fn from_raw(
+        inner: NonNull<bindings::io_uring_cmd>,
+        issue_flags: c_uint,
+    ) -> Self {
+        // INVARIANT: By the requirements of this function.
+        Self {
+            inner,
+            issue_flags,
+            _call: PhantomData,
+        }
+    }
+
+    /// The file that the command is for.
+    pub(super) fn file(&self) -> *mut bindings::file {
+        // SAFETY: Valid by the type invariant.
+        unsafe { ringbar_uring_cmd_file(self.inner.as_ptr()) }
+    }
+
+    /// The number in `cmd_op`.
+    pub(crate) fn number(&self) -> u32 {
+        // SAFETY: Valid by the type invariant.
+        unsafe { ringbar_uring_cmd_op(self.inner.as_ptr()) }
+    }
+
+    /// The bytes of the command, read once: user space may change them any time.
+    /// `None` where the submission entries are the short ones.
+    pub(crate) fn payload(&self) -> Option<[u8; PAYLOAD_BYTES]> {
+        if self.issue_flags & IO_URING_F_SQE128 == 0 {
+            return None;
+        }
+        // SAFETY: Valid by the type invariant; the entry has the long format, with this many bytes
+        // from there on. Each byte is read once, whoever writes it.
+        Some(unsafe {
+            ringbar_uring_cmd_payload(self.inner.as_ptr())
+                .cast::<[u8; PAYLOAD_BYTES]>()
+                .read_volatile()
+        })
+    }
+
+    /// Whether the call must not block.
+    pub(crate) fn nonblocking(&self) -> bool {
+        self.issue_flags & IO_URING_F_NONBLOCK != 0
+    }
+
+    /// Has io_uring call again from where it may block. Only while it may not.
+    pub(crate) fn retry_blocking(self) -> UringAnswer {
+        UringAnswer(EAGAIN.to_errno())
+    }
+
+    /// Ends the command within the call. The value of a success goes into the long
+    /// completion entry, where there is one.
+    pub(crate) fn done(self, result: Result<u64>) -> UringAnswer {
+        let (ret, value) = split(result);
+        if ret == 0 && self.issue_flags & IO_URING_F_CQE32 != 0 {
+            // SAFETY: Not completed before, by the type invariant; used up by this. The flags are
+            // those of the call.
+            unsafe {
+                ringbar_uring_cmd_done(self.inner.as_ptr(), ret, value, self.issue_flags, true)
+            };
+            return UringAnswer(EIOCBQUEUED.to_errno());
+        }
+        UringAnswer(ret)
+    }
+
+    /// Makes the command one that completes later.
+    pub(crate) fn queue(self) -> (QueuedUringCommand, UringAnswer) {
+        // INVARIANT: `self` is used up.
+        (
+            QueuedUringCommand {
+                inner: self.inner,
+                long_entry: self.issue_flags & IO_URING_F_CQE32 != 0,
+            },
+            UringAnswer(EIOCBQUEUED.to_errno()),
+        )
+    }
+}
+
+/// What a completion carries to the task that submitted the command; kept in the
+/// command's own room for the driver.
+#[repr(C)]
+struct Outcome {
+    ret: c_int,
+    long_entry: bool,
+    value: u64,
+}
+
+/// The room for the driver in a command, `pdu`.
+const PDU_BYTES: usize = 32;
+
+/// A command that will be completed later. Dropped without a completion it is
+/// completed with `EIO`.
+///
+/// # Invariants
+///
+/// Points to a valid `struct io_uring_cmd` that was not completed. io_uring keeps
+/// it, and its file, until it is.
+pub(crate) struct QueuedUringCommand {
+    inner: NonNull<bindings::io_uring_cmd>,
+    long_entry: bool,
+}
+
+// SAFETY: A command may be completed by any thread, and in interrupts.
+unsafe impl Send for QueuedUringCommand {}
+
+impl QueuedUringCommand {
+    /// Completes the command. Any context but NMI.
+    pub(crate) fn complete(self, result: Result<u64>) {
+        let this = core::mem::ManuallyDrop::new(self);
+        this.finish(result);
+    }
+
+    /// Takes back what was not submitted after all, with the answer that said it
+    /// was, and ends it with an error.
+    pub(crate) fn fail(self, _answer: UringAnswer, error: Error) -> UringAnswer {
+        core::mem::forget(self);
+        // The answer being still here shows that the callback has not returned.
+        UringAnswer(error.to_errno())
+    }
+
+    fn finish(&self, result: Result<u64>) {
+        const { assert!(size_of::<Outcome>() <= PDU_BYTES && align_of::<Outcome>() <= 8) };
+        let (ret, value) = split(result);
+        let outcome = Outcome {
+            ret,
+            long_entry: self.long_entry,
+            value,
+        };
+        // SAFETY: The command is valid, and its room for the driver ours; large and aligned enough,
+        // as was asserted. Not touched after the hand-over.
+        unsafe {
+            ringbar_uring_cmd_pdu(self.inner.as_ptr())
+                .cast::<Outcome>()
+                .write(outcome);
+            ringbar_uring_cmd_in_task(self.inner.as_ptr(), complete_in_task);
+        }
+    }
+}
+
+impl Drop for QueuedUringCommand {
+    fn drop(&mut self) {
+        self.finish(Err(EIO));
+    }
+}
+
+/// # Safety
+///
+/// To be called by io_uring, for a command that `finish` has handed over.
+unsafe extern "C" fn complete_in_task(request: IoTwReq, _state: IoTwState) {
+    // SAFETY: The command is the one handed over, with the outcome in its room.
+    unsafe {
+        let command = ringbar_uring_cmd_from_tw(request);
+        let outcome = ringbar_uring_cmd_pdu(command).cast::<Outcome>().read();
+        ringbar_uring_cmd_done(
+            command,
+            outcome.ret,
+            outcome.value,
+            IO_URING_F_COMPLETE_DEFER,
+            outcome.long_entry,
+        );
+    }
+}
+
+fn split(result: Result<u64>) -> (c_int, u64) {
+    match result {
+        Ok(value) => (0, value),
+        Err(error) => (error.to_errno(), 0),
+    }
+}

@@ -1,0 +1,346 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Commands beyond reading and writing, by `ioctl` and io_uring. See [`uapi`].
+
+use crate::{
+    abstractions::{
+        chardev::Access,
+        gate::Entered,
+        uring::{
+            UringAnswer,
+            UringCommand,
+            PAYLOAD_BYTES, //
+        }, //
+    },
+    device::Device,
+    hardware::Hardware,
+    layout::{
+        Opcode,
+        RequestHeader, //
+    },
+    request::slot::Owner,
+    uapi::{
+        self,
+        Command as Wire,
+        Info, //
+    }, //
+};
+use kernel::{
+    prelude::*,
+    sync::ArcBorrow,
+    uaccess::{
+        UserPtr,
+        UserSlice, //
+    }, //
+};
+
+/// The opcodes are the device's own, for user space too.
+const _: () = assert!(
+    uapi::OP_FLUSH == Opcode::Flush as u32
+        && uapi::OP_DISCARD == Opcode::Discard as u32
+        && uapi::OP_WRITE_ZEROES == Opcode::WriteZeroes as u32
+        && uapi::OP_COPY == Opcode::Copy as u32
+        && uapi::OP_FILL == Opcode::Fill as u32
+        && uapi::OP_COMPARE == Opcode::Compare as u32
+        && uapi::OP_CRC32C == Opcode::Crc32c as u32
+);
+
+/// Executes the `ioctl` of this number. Sleeps.
+pub(super) fn ioctl(device: &Device, access: Access, number: u32, argument: UserPtr) -> Result {
+    match number {
+        uapi::IOC_INFO => {
+            let info = info(device)?.to_bytes();
+            UserSlice::new(argument, Info::SIZE)
+                .writer()
+                .write_slice(&info)
+        }
+        uapi::IOC_COMMAND => {
+            let mut bytes = [0; Wire::SIZE];
+            UserSlice::new(argument, Wire::SIZE)
+                .reader()
+                .read_slice(&mut bytes)?;
+            let hardware = device.hardware()?;
+            let command = Command::new(device, &hardware, access, &Wire::from_bytes(&bytes))?;
+            let mut result = 0;
+            let outcome = command.execute(&hardware, &mut result);
+            UserSlice::new(
+                argument.wrapping_byte_add(Wire::RESULT_AT),
+                Wire::SIZE - Wire::RESULT_AT,
+            )
+            .writer()
+            .write_slice(&result.to_ne_bytes())?;
+            outcome
+        }
+        _ => Err(ENOTTY),
+    }
+}
+
+/// Executes a command of io_uring. May sleep unless it must not.
+pub(super) fn uring(
+    device: ArcBorrow<'_, Device>,
+    access: Access,
+    uring: UringCommand<'_>,
+) -> UringAnswer {
+    let hardware = match device.hardware() {
+        Ok(hardware) => hardware,
+        Err(error) => return uring.done(Err(error)),
+    };
+    let parsed = parse(&uring).and_then(|wire| Command::new(&device, &hardware, access, &wire));
+    let command = match parsed {
+        Ok(command) => command,
+        Err(error) => return uring.done(Err(error)),
+    };
+    if uring.nonblocking() {
+        return match command.single(&hardware) {
+            Some(header) => submit(device, &hardware, header, uring),
+            // Several requests, one after the other.
+            None => uring.retry_blocking(),
+        };
+    }
+    let mut result = 0;
+    let outcome = command.execute(&hardware, &mut result);
+    uring.done(outcome.map(|()| result))
+}
+
+fn parse(uring: &UringCommand<'_>) -> Result<Wire> {
+    if uring.number() != uapi::IOC_COMMAND {
+        return Err(ENOTTY);
+    }
+    const { assert!(Wire::SIZE <= PAYLOAD_BYTES) };
+    let payload = uring.payload().ok_or(EINVAL)?;
+    let wire = Wire::from_bytes(payload.first_chunk().ok_or(EINVAL)?);
+    // There it will not be found.
+    if wire.result != 0 {
+        return Err(EINVAL);
+    }
+    Ok(wire)
+}
+
+/// Has one request complete the command later. Does not sleep.
+fn submit(
+    device: ArcBorrow<'_, Device>,
+    hardware: &Entered<'_, Hardware>,
+    header: RequestHeader,
+    uring: UringCommand<'_>,
+) -> UringAnswer {
+    let found =
+        hardware
+            .queues_from_here()
+            .find_map(|queue| match queue.try_acquire(hardware.device()) {
+                Err(error) if error == EAGAIN => None,
+                result => Some(result.map(|slot| (queue, slot))),
+            });
+    let (queue, mut slot) = match found {
+        Some(Ok(found)) => found,
+        Some(Err(error)) => return uring.done(Err(error)),
+        None => return uring.retry_blocking(),
+    };
+    if let Err(error) = slot.prepare_command(header) {
+        return uring.done(Err(error));
+    }
+    let (queued, answer) = uring.queue();
+    slot.set_owner(Owner::Command(queued));
+    match queue.submit_one(slot) {
+        Ok(()) => {
+            Device::notify_soon(device, hardware, queue);
+            answer
+        }
+        Err((error, slot)) => match slot.map(|mut slot| slot.set_owner(Owner::Nobody)) {
+            Some(Owner::Command(queued)) => queued.fail(answer, error),
+            // The request has gone after all, and with it the command.
+            _ => answer,
+        },
+    }
+}
+
+/// What there is to know of the device.
+fn info(device: &Device) -> Result<Info> {
+    let hardware = device.hardware()?;
+    let config = hardware.config();
+    let mut capabilities = 0;
+    for opcode in 0..u32::BITS {
+        // CAST: Below 32.
+        if Opcode::from_raw(opcode as u16).is_some_and(|opcode| config.supports(opcode)) {
+            capabilities |= 1 << opcode;
+        }
+    }
+    let mut aperture = 0;
+    if device.aperture_ready() {
+        capabilities |= uapi::CAP_MMAP;
+        aperture = config.aperture_bytes();
+    }
+    if hardware.has_polled_queue() {
+        capabilities |= uapi::CAP_IOPOLL;
+    }
+    Ok(Info {
+        capabilities,
+        // CAST: A capacity is never negative.
+        capacity: device.capacity() as u64,
+        aperture,
+        max_request: config.max_request_bytes().into(),
+        max_command: config.max_command_bytes(),
+        // CAST: At most `MAX_IO_QUEUES`.
+        io_queues: hardware.io_queues() as u32,
+        max_segments: config.max_segments().into(),
+    })
+}
+
+/// A command that the device executes, on ranges within it.
+struct Command {
+    opcode: Opcode,
+    flags: u16,
+    offset: u64,
+    length: u64,
+    argument: u64,
+    /// Most bytes of a request.
+    limit: u64,
+}
+
+impl Command {
+    /// Checks what user space asks for.
+    fn new(device: &Device, hardware: &Hardware, access: Access, wire: &Wire) -> Result<Self> {
+        let opcode = u16::try_from(wire.opcode)
+            .ok()
+            .and_then(Opcode::from_raw)
+            .filter(|opcode| opcode.is_command() || matches!(opcode, Opcode::Flush))
+            .ok_or(EINVAL)?;
+        let flags = match wire.flags {
+            0 => 0,
+            uapi::COMMAND_DURABLE if opcode.writes() => RequestHeader::FUA,
+            _ => return Err(EINVAL),
+        };
+        let reads = matches!(opcode, Opcode::Copy | Opcode::Compare | Opcode::Crc32c);
+        if opcode.writes() && !access.write || reads && !access.read {
+            return Err(EBADF);
+        }
+        if !hardware.config().supports(opcode) {
+            return Err(EOPNOTSUPP);
+        }
+        // CAST: A capacity is never negative.
+        let capacity = device.capacity() as u64;
+        let within = |start: u64| {
+            start
+                .checked_add(wire.length)
+                .is_some_and(|end| end <= capacity)
+        };
+        match opcode {
+            Opcode::Copy | Opcode::Compare if !within(wire.argument) => return Err(ENXIO),
+            Opcode::Copy | Opcode::Compare | Opcode::Fill | Opcode::Crc32c => {}
+            _ if wire.argument != 0 => return Err(EINVAL),
+            Opcode::Flush if wire.offset != 0 || wire.length != 0 => return Err(EINVAL),
+            _ => {}
+        }
+        if !within(wire.offset) {
+            return Err(ENXIO);
+        }
+        Ok(Self {
+            opcode,
+            flags,
+            offset: wire.offset,
+            length: wire.length,
+            argument: wire.argument,
+            // So that a pattern goes on where the request before ended.
+            limit: (hardware.config().max_command_bytes() & !7).max(8),
+        })
+    }
+
+    fn header(&self, offset: u64, length: u64, argument: u64) -> RequestHeader {
+        RequestHeader {
+            opcode: self.opcode,
+            flags: self.flags,
+            offset,
+            length,
+            argument,
+        }
+    }
+
+    /// The one request that the command is, if it is one.
+    fn single(&self, hardware: &Hardware) -> Option<RequestHeader> {
+        (self.length <= hardware.config().max_command_bytes())
+            .then(|| self.header(self.offset, self.length, self.argument))
+    }
+
+    /// The part of a command in several requests that follows after `done` bytes:
+    /// where it begins in the range, and its length.
+    fn part(&self, done: u64) -> (u64, u64) {
+        let length = self.limit.min(self.length - done);
+        // From the end, where the start of the target is the end of the source.
+        let backwards = matches!(self.opcode, Opcode::Copy) && self.argument < self.offset;
+        let at = if backwards {
+            self.length - done - length
+        } else {
+            done
+        };
+        (at, length)
+    }
+
+    /// Executes the command, in several requests where it is large, one after the
+    /// other. `result` is kept up to date. Sleeps.
+    fn execute(&self, hardware: &Entered<'_, Hardware>, result: &mut u64) -> Result {
+        if let Some(header) = self.single(hardware) {
+            *result = hardware.execute(hardware.device(), header)?;
+            return Ok(());
+        }
+        let mut done = 0;
+        if matches!(self.opcode, Opcode::Crc32c) {
+            *result = self.argument;
+        }
+        while done < self.length {
+            let (at, length) = self.part(done);
+            let argument = match self.opcode {
+                Opcode::Copy | Opcode::Compare => self.argument + at,
+                Opcode::Crc32c => *result,
+                _ => self.argument,
+            };
+            let header = self.header(self.offset + at, length, argument);
+            let value = hardware.execute(hardware.device(), header)?;
+            match self.opcode {
+                Opcode::Crc32c => *result = value,
+                // More would be a lie.
+                _ => *result += value.min(length),
+            }
+            if matches!(self.opcode, Opcode::Compare) && value < length {
+                break;
+            }
+            done += length;
+        }
+        Ok(())
+    }
+}
+
+#[kernel::macros::kunit_tests(ringbar_command)]
+mod tests {
+    use super::*;
+
+    fn command(opcode: Opcode, offset: u64, argument: u64) -> Command {
+        Command {
+            opcode,
+            flags: 0,
+            offset,
+            length: 100,
+            argument,
+            limit: 32,
+        }
+    }
+
+    #[test]
+    fn parts_follow_each_other_to_the_end() {
+        let fill = command(Opcode::Fill, 5, 0);
+        assert_eq!(fill.part(0), (0, 32));
+        assert_eq!(fill.part(32), (32, 32));
+        assert_eq!(fill.part(96), (96, 4));
+    }
+
+    #[test]
+    fn copy_to_behind_its_source_begins_at_the_end() {
+        let up = command(Opcode::Copy, 50, 40);
+        assert_eq!(up.part(0), (68, 32));
+        assert_eq!(up.part(32), (36, 32));
+        assert_eq!(up.part(96), (0, 4));
+        let down = command(Opcode::Copy, 40, 50);
+        assert_eq!(down.part(0), (0, 32));
+        // Only a copy overwrites what it still has to read.
+        let compare = command(Opcode::Compare, 50, 40);
+        assert_eq!(compare.part(0), (0, 32));
+    }
+}
