@@ -50,13 +50,13 @@ exec: image ## Run CMD='...' in the VM, with the folder SHARE=... at /mnt
 	@$(ringbar-ci) exec
 
 .PHONY: test
-test: image ## Format, lints, unit and property tests, tests in VMs
+test: image debug ## Format, lints, unit and property tests, tests in VMs
 	@echo '== format'
 	@$(cargo) fmt --all --check
 	@guest-image/fmt-driver.sh --check
 	@echo '== lints'
 	@$(cargo) clippy --workspace --all-targets -- -D warnings
-	@guest-image/kbuild.sh build/clippy CLIPPY=1 KRUSTFLAGS=-Dwarnings KCFLAGS=-Werror modules
+	@guest-image/kbuild.sh stock build/clippy CLIPPY=1 KRUSTFLAGS=-Dwarnings KCFLAGS=-Werror modules
 	@echo '== unit and property tests'
 	@mkdir -p build/test
 	@# Tests that fail are counted below; anything else that fails ends it here.
@@ -74,11 +74,17 @@ device: setup ## Build the device and the other user-space programs
 
 .PHONY: driver
 driver: setup ## Build the kernel module, build/driver/ringbar.ko
-	@guest-image/kbuild.sh build/driver modules
+	@guest-image/kbuild.sh stock build/driver modules
 
 .PHONY: image
 image: device driver ## Build the guest's root file system
-	@guest-image/initramfs.sh build/driver/ringbar.ko $(dir $(ringbar-ci))
+	@guest-image/initramfs.sh stock build/driver/ringbar.ko $(dir $(ringbar-ci))
+
+.PHONY: debug
+debug: device ## The debug kernel, and driver and guest image for it
+	@guest-image/setup.sh debug
+	@guest-image/kbuild.sh debug build/driver-debug modules
+	@guest-image/initramfs.sh debug build/driver-debug/ringbar.ko $(dir $(ringbar-ci))
 
 .PHONY: fmt
 fmt: setup ## Format the Rust files, in user space and in the driver
@@ -88,7 +94,7 @@ fmt: setup ## Format the Rust files, in user space and in the driver
 .PHONY: clippy
 clippy: setup ## Lint both
 	@$(cargo) clippy --workspace --all-targets -- -D warnings
-	@guest-image/kbuild.sh build/clippy CLIPPY=1 KRUSTFLAGS=-Dwarnings KCFLAGS=-Werror modules
+	@guest-image/kbuild.sh stock build/clippy CLIPPY=1 KRUSTFLAGS=-Dwarnings KCFLAGS=-Werror modules
 
 .PHONY: update
 update: ## Move to the packages that Debian has today

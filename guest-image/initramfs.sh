@@ -1,10 +1,10 @@
 #!/bin/bash
 # Makes the guest's root file system.
 #
-# Usage:   initramfs.sh MODULE PROGRAMS
-# Inputs:  MODULE, the driver; PROGRAMS, the folder with ringbar-init and
+# Usage:   initramfs.sh stock|debug MODULE PROGRAMS
+# Inputs:  which kernel it is for, Debian's or the debug one; MODULE, the driver; PROGRAMS, the folder with ringbar-init and
 #          ringbar-guest-tests; the base from guest-base.sh.
-# Output:  build/guest/initramfs.cpio: the base followed by an archive with what is
+# Output:  build/guest/{stock,debug}/initramfs.cpio: the base followed by an archive with what is
 #          developed here. Not compressed, which saves more time at boot than it
 #          costs. Left alone when its inputs are those it was made from.
 set -euo pipefail
@@ -14,19 +14,33 @@ here=$(dirname "$(readlink -f "$0")")
 # shellcheck source=guest-files.sh
 . "$here/guest-files.sh"
 
-module=$(readlink -e "$1") || die "$1 is missing: make driver"
-programs=$(readlink -e "$2") || die "$2 is missing: make device"
+which=$1
+module=$(readlink -e "$2") || die "$2 is missing: make driver"
+programs=$(readlink -e "$3") || die "$3 is missing: make device"
 root=$("$here/root.sh" toolbox)
-base=$("$here/guest-base.sh" "$root" "$("$here/kernel.sh" "$root")")
-release=$(basename "$root"/usr/lib/modules/*)
+kernel=$("$here/kernel.sh" "$root")
+base=$("$here/guest-base.sh" "$root" "$kernel")
+# Where depmod finds what the kernel has built in, and the modules beside ours.
+case $which in
+    stock)
+        release=$(basename "$root"/usr/lib/modules/*)
+        others=$base/modules/usr/lib/modules/$release
+        ;;
+    debug)
+        others=$("$here/debug-kernel.sh" "$root" "$kernel")/build
+        release=$(cat "$others/include/config/kernel.release")
+        ;;
+    *) die "initramfs.sh: no kernel is called $which" ;;
+esac
 
-output=$(dirname "$here")/build/guest
+output=$(dirname "$here")/build/guest/$which
 mkdir -p "$output"
 exec {lock_fd}>"$output/lock"
 flock "$lock_fd"
 
 inputs=$({
     basename "$base"
+    echo "$others"
     sha256sum <"$0"
     sha256sum "$module" "$programs/ringbar-init" "$programs/ringbar-guest-tests"
 })
@@ -41,8 +55,11 @@ overlay=$output/overlay
 fresh "$overlay"
 cd "$overlay"
 modules=usr/lib/modules/$release
-cp -r "$base/modules" tree
 mkdir -p "tree/$modules/extra"
+ln -s usr/lib tree/lib # where depmod looks
+cp "$others"/modules.{order,builtin,builtin.modinfo} "tree/$modules/"
+# The debug kernel has everything built in.
+[[ $which == debug ]] || cp -r "$others/kernel" "tree/$modules/"
 # shellcheck disable=SC2016  # The inner shell expands these.
 "$here/enter.sh" "$root" -- sh -euc '
     strip --strip-debug -o "$1/extra/ringbar.ko" "$2"

@@ -1,17 +1,34 @@
 #!/bin/bash
 # Runs the kernel's make on our module.
 #
-# Usage:   kbuild.sh OUTPUT [MAKE-ARGUMENT...]
-# Inputs:  driver/, and what it includes from device/spec; toolbox, kernel tree.
+# Usage:   kbuild.sh stock|debug OUTPUT [MAKE-ARGUMENT...]
+# Inputs:  which kernel, Debian's or the debug one; driver/, and what it includes from device/spec; toolbox, kernel tree.
 # Output:  everything that is generated, in the folder OUTPUT.
 set -euo pipefail
 here=$(dirname "$(readlink -f "$0")")
 
-output=$(realpath -m "$1")
-shift
+which=$1
+output=$(realpath -m "$2")
+shift 2
 driver=$(dirname "$here")/driver
 root=$("$here/root.sh" toolbox)
-kernel=$("$here/kernel.sh" "$root")
+source=$("$here/kernel.sh" "$root")
+case $which in
+    stock)
+        kernel=$source
+        binds=(--bind "$kernel:/kernel")
+        tree=(O=/kernel/build LOCALVERSION="$(cat "$kernel/localversion")")
+        ;;
+    debug)
+        kernel=$("$here/debug-kernel.sh" "$root" "$source")
+        binds=(--bind "$source:/kernel" --bind "$kernel:/kernel-debug")
+        tree=(O=/kernel-debug/build LLVM=1)
+        ;;
+    *)
+        echo "kbuild.sh: no kernel is called $which" >&2
+        exit 1
+        ;;
+esac
 
 # Objects made for another kernel are of no use, and make could take them for
 # up to date.
@@ -21,6 +38,5 @@ if [[ ! -e $output/kernel || $(cat "$output/kernel") != "$kernel" ]]; then
     echo "$kernel" >"$output/kernel"
 fi
 
-exec "$here/enter.sh" "$root" --bind "$kernel:/kernel" -- \
-    make --no-print-directory -C /kernel/linux O=/kernel/build M="$driver" MO="$output" \
-    LOCALVERSION="$(cat "$kernel/localversion")" "$@"
+exec "$here/enter.sh" "$root" "${binds[@]}" -- \
+    make --no-print-directory -C /kernel/linux "${tree[@]}" M="$driver" MO="$output" "$@"

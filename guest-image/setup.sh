@@ -2,14 +2,16 @@
 # Makes everything that the other targets need, or finds it made, and writes down
 # where it is.
 #
-# Usage:   setup.sh
-# Inputs:  RINGBAR_ACCEL=kvm|tcg and RINGBAR_QEMU=path|toolbox force a choice.
-# Output:  build/setup.json, read by ringbar-ci.
+# Usage:   setup.sh [stock|debug]
+# Inputs:  the guest's kernel, Debian's if not said, or the debug one, which is built;
+#          RINGBAR_ACCEL=kvm|tcg and RINGBAR_QEMU=path|toolbox force a choice.
+# Output:  build/setup.json or build/setup-debug.json, read by ringbar-ci.
 set -euo pipefail
 here=$(dirname "$(readlink -f "$0")")
 # shellcheck source-path=SCRIPTDIR source=lib.sh
 . "$here/lib.sh"
 checkout=$(dirname "$here")
+which=${1:-stock}
 
 # make and the kernel's makefiles split paths at blanks, mounts at colons.
 [[ $checkout$cache != *[[:space:]:]* ]] ||
@@ -22,7 +24,20 @@ root=$("$here/root.sh" toolbox)
 kernel=$("$here/kernel.sh" "$root")
 "$here/guest-base.sh" "$root" "$kernel" >/dev/null
 "$here/cargo.sh" --version >/dev/null
-release=$(basename "$root"/usr/lib/modules/*)
+case $which in
+    stock)
+        release=$(basename "$root"/usr/lib/modules/*)
+        image=$root/usr/lib/modules/$release/vmlinuz
+        record=$checkout/build/setup.json
+        ;;
+    debug)
+        debug=$("$here/debug-kernel.sh" "$root" "$kernel")
+        release=$(cat "$debug/build/include/config/kernel.release")
+        image=$debug/build/arch/x86/boot/bzImage
+        record=$checkout/build/setup-debug.json
+        ;;
+    *) die "setup.sh: no kernel is called $which" ;;
+esac
 
 # KVM needs the processor's help and a device we may open. /dev/kvm alone says
 # little: a virtual machine can have it and still not run a guest.
@@ -86,13 +101,13 @@ mkdir -p "$checkout/build"
 {
     echo '{'
     echo "  \"kernel_release\": $(json "$release"),"
-    echo "  \"kernel_image\": $(json "$root/usr/lib/modules/$release/vmlinuz"),"
+    echo "  \"kernel_image\": $(json "$image"),"
     echo "  \"qemu\": $(json_list "${qemu[@]}"),"
     echo "  \"qemu_version\": $(json "$version"),"
-    echo "  \"initramfs\": $(json "$checkout/build/guest/initramfs.cpio"),"
+    echo "  \"initramfs\": $(json "$checkout/build/guest/$which/initramfs.cpio"),"
     echo "  \"accel\": $(json "$accel"),"
     echo "  \"toolbox\": $(json "$root"),"
     echo "  \"device\": $(json "$checkout/build/cargo/x86_64-unknown-linux-gnu/release/ringbar-device")"
     echo '}'
-} >"$checkout/build/setup.json.tmp"
-mv "$checkout/build/setup.json.tmp" "$checkout/build/setup.json"
+} >"$record.tmp"
+mv "$record.tmp" "$record"
