@@ -25,3 +25,5 @@ pub mod sys;
 #[path = "../../../driver/uapi.rs"]
 #[allow(dead_code, reason = "the driver's file, all of which is not used here")]
 mod uapi;
+#[cfg(test)]
+mod uapi_header;

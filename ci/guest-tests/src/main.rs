@@ -62,7 +62,7 @@ fn run(cli: &Cli) -> Result<bool, String> {
         || Context::new(&cli.device).map_err(|error| format!("{}: {error}", cli.device.display()));
     match &cli.command {
         Command::List => {
-            for suite in suites::all() {
+            for suite in suites::all().into_iter().chain(suites::debug()) {
                 println!("{}: {}", suite.name, suite.about);
                 for case in suite.cases {
                     println!("  {}", case.name);
@@ -73,6 +73,7 @@ fn run(cli: &Cli) -> Result<bool, String> {
         Command::Run { suite, tests } => {
             let mut cases = suites::all()
                 .into_iter()
+                .chain(suites::debug())
                 .find(|known| known.name == *suite)
                 .ok_or_else(|| format!("there is no suite {suite}"))?
                 .cases;

@@ -22,6 +22,7 @@
 
 pub mod agent;
 pub mod counters;
+pub mod debug;
 pub mod device;
 pub mod error;
 pub mod fio;

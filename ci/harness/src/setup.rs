@@ -13,6 +13,18 @@ use crate::error::{Error, Result};
 /// Where the record is, seen from the checkout.
 pub const RELATIVE_PATH: &str = "build/setup.json";
 
+/// Where the record for the debug kernel is, which `make debug` leaves.
+const DEBUG_RELATIVE_PATH: &str = "build/setup-debug.json";
+
+/// The guest's kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Kernel {
+    /// Debian's.
+    Stock,
+    /// The one with all checkers.
+    Debug,
+}
+
 /// Variable that overrides the accelerator of the record.
 pub const ACCEL_VARIABLE: &str = "RINGBAR_ACCEL";
 
@@ -59,6 +71,11 @@ pub struct Setup {
 }
 
 impl Setup {
+    /// The same checkout with the debug kernel.
+    pub fn with_debug_kernel(&self) -> Result<Self> {
+        Self::load(Some(&self.checkout.join(DEBUG_RELATIVE_PATH)))
+    }
+
     /// Reads the record at `path`, or, without one, that of the checkout which
     /// holds the current directory.
     pub fn load(path: Option<&Path>) -> Result<Self> {

@@ -21,13 +21,14 @@ use ringbar_guest_tests::suites::durability;
 
 use crate::agent::{Event, GuestCommand};
 use crate::counters::Pins;
+use crate::debug;
 use crate::device::{DeviceOptions, Storage};
 use crate::error::{Error, Result};
 use crate::fio::JOBS;
 use crate::kernel_log;
 use crate::ktap::{Outcome, Parser, TestResult};
 use crate::process;
-use crate::setup::Setup;
+use crate::setup::{Kernel, Setup};
 use crate::vm::{Vm, VmOptions};
 
 /// How long the guest may be silent, which is how long one test may take.
@@ -53,6 +54,10 @@ pub enum Check {
     AllTestsRan,
     /// As many pages were released as were pinned.
     PinsBalanced,
+    /// No page is mapped for DMA any more, and no mapping was misused.
+    DmaMappingsGone,
+    /// The module leaves nothing behind when it is unloaded.
+    NothingLeaked,
     /// A changed byte in the device memory makes a verifying fio job fail.
     CorruptionIsFound,
     /// The kernel log holds no problem.
@@ -65,10 +70,13 @@ pub enum Check {
 
 impl Check {
     /// The checks of a suite, in the order of their results.
-    pub fn of(suite: &str) -> Vec<Self> {
+    pub fn of(suite: &str, kernel: Kernel) -> Vec<Self> {
         let mut checks = vec![Self::AllTestsRan, Self::PinsBalanced];
         if suite == DURABILITY {
             checks.push(Self::CorruptionIsFound);
+        }
+        if kernel == Kernel::Debug {
+            checks.extend([Self::DmaMappingsGone, Self::NothingLeaked]);
         }
         checks.push(Self::KernelLogClean);
         checks.push(if suite == DURABILITY {
@@ -84,6 +92,8 @@ impl Check {
         match self {
             Self::AllTestsRan => "all_tests_ran",
             Self::PinsBalanced => "b2_pins_are_balanced",
+            Self::DmaMappingsGone => "c1_no_dma_mapping_is_left_or_misused",
+            Self::NothingLeaked => "nothing_is_leaked",
             Self::CorruptionIsFound => "fio_finds_a_byte_changed_on_the_host",
             Self::KernelLogClean => "kernel_log_is_clean",
             Self::FileHoldsWhatWasSynced => "b7_file_on_the_host_holds_what_was_synced",
@@ -97,6 +107,8 @@ impl Check {
 pub struct Plan {
     /// Name of the suite.
     pub suite: &'static str,
+    /// On which kernel; that of the set-up it is run with.
+    pub kernel: Kernel,
     /// Names of the tests, in order.
     pub tests: Vec<String>,
     /// Where the logs go.
@@ -135,7 +147,12 @@ pub fn run(setup: &Setup, plan: &Plan, results: &Sender<Report>) {
     let image = plan.log_dir.join("device-memory");
     let vm = options(plan, &image)
         .and_then(|options| Vm::start(setup, &options))
-        .and_then(|mut vm| vm.load_driver().map(|()| vm));
+        .and_then(|mut vm| {
+            if plan.kernel == Kernel::Debug {
+                debug::prepare(vm.agent())?;
+            }
+            vm.load_driver().map(|()| vm)
+        });
     let mut vm = match vm {
         Ok(vm) => vm,
         Err(error) => return check(Check::AllTestsRan, Err(error.to_string())),
@@ -148,6 +165,10 @@ pub fn run(setup: &Setup, plan: &Plan, results: &Sender<Report>) {
         check(Check::PinsBalanced, pins(&mut vm));
         if plan.suite == DURABILITY {
             check(Check::CorruptionIsFound, corruption(&mut vm));
+        }
+        if plan.kernel == Kernel::Debug {
+            check(Check::DmaMappingsGone, debug::dma_mappings(vm.agent()));
+            check(Check::NothingLeaked, debug::unload_and_scan(vm.agent()));
         }
     }
     check(Check::KernelLogClean, clean_log(&vm, alive));
@@ -473,9 +494,13 @@ mod tests {
 
     #[test]
     fn each_suite_has_the_checks_that_fit_its_device() {
-        assert!(Check::of("data").contains(&Check::CleanEnd));
-        assert!(!Check::of("data").contains(&Check::FileHoldsWhatWasSynced));
-        assert!(Check::of(DURABILITY).contains(&Check::FileHoldsWhatWasSynced));
+        let data = Check::of("data", Kernel::Stock);
+        assert!(data.contains(&Check::CleanEnd));
+        assert!(!data.contains(&Check::FileHoldsWhatWasSynced));
+        assert!(!data.contains(&Check::NothingLeaked));
+        assert!(Check::of("data", Kernel::Debug).contains(&Check::NothingLeaked));
+        let durability = Check::of(DURABILITY, Kernel::Stock);
+        assert!(durability.contains(&Check::FileHoldsWhatWasSynced));
         assert!(
             ringbar_guest_tests::suites::all()
                 .iter()

@@ -234,7 +234,9 @@ impl Ring {
             if missing == 0 || left.is_zero() {
                 return Ok(results);
             }
-            let left = Timespec::new().sec(left.as_secs()).nsec(left.subsec_nanos());
+            let left = Timespec::new()
+                .sec(left.as_secs())
+                .nsec(left.subsec_nanos());
             let arguments = SubmitArgs::new().timespec(&left);
             // A polled ring comes back as soon as there is any result.
             match self.0.submitter().submit_with_args(missing, &arguments) {

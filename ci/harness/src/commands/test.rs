@@ -11,22 +11,27 @@ use std::thread::JoinHandle;
 use std::{fs, thread};
 
 use anyhow::Context;
-use clap::Args;
+use clap::{Args, ValueEnum};
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 use ringbar_guest_tests::suites;
 use ringbar_harness::ktap::Outcome;
 use ringbar_harness::refusal::{self, BEHIND_IOMMU};
-use ringbar_harness::setup::Setup;
+use ringbar_harness::setup::{Kernel, Setup};
 use ringbar_harness::suite::{self, Check, Plan, Report};
 
 /// Tests the driver in virtual machines, one for each suite
 ///
-/// The last line is the number of tests, those of --unit-log included.
+/// Names of tests on the debug kernel begin with `debug::`. The last line is the
+/// number of tests, those of --unit-log included.
 #[derive(Debug, Args)]
 pub struct Options {
     /// Output of `cargo test`, whose results are added to the last line
     #[arg(long, value_name = "FILE")]
     unit_log: Option<PathBuf>,
+
+    /// Run on this kernel only
+    #[arg(long, value_enum, value_name = "KERNEL")]
+    kernel: Option<KernelName>,
 
     /// List the tests instead of running them
     #[arg(long)]
@@ -35,6 +40,24 @@ pub struct Options {
     /// Run only tests whose name, `suite::test`, contains one of these
     #[arg(value_name = "FILTER")]
     filters: Vec<String>,
+}
+
+/// What the kernels are called.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum KernelName {
+    /// Debian's
+    Stock,
+    /// The one of `make debug`, with all checkers
+    Debug,
+}
+
+impl From<KernelName> for Kernel {
+    fn from(name: KernelName) -> Self {
+        match name {
+            KernelName::Stock => Self::Stock,
+            KernelName::Debug => Self::Debug,
+        }
+    }
 }
 
 /// Runs the tests.
@@ -47,22 +70,39 @@ pub fn run(setup: &Setup, options: &Options) -> anyhow::Result<ExitCode> {
         }
         None => Counts::default(),
     };
-    let plans = plans(&setup.checkout, &options.filters);
+    let kernels = match options.kernel {
+        Some(kernel) => vec![kernel.into()],
+        None => vec![Kernel::Stock, Kernel::Debug],
+    };
+    let plans: Vec<_> = kernels
+        .iter()
+        .flat_map(|&kernel| plans(&setup.checkout, kernel, &options.filters))
+        .collect();
     let arguments = Arguments {
         list: options.list,
         // One virtual machine at a time, and the results in their order.
         test_threads: Some(1),
         ..Arguments::default()
     };
+    let debug = plans.iter().any(|plan| plan.kernel == Kernel::Debug);
+    let debug = match debug && !options.list {
+        true => Some(setup.with_debug_kernel().context("see make debug")?),
+        false => None,
+    };
     let setup = Arc::new(setup.clone());
+    let debug = debug.map_or_else(|| Arc::clone(&setup), Arc::new);
     let mut all = Vec::new();
     let mut suites = Vec::new();
     for plan in plans {
-        let (suite, trials) = trials(&setup, plan);
+        let setup = match plan.kernel {
+            Kernel::Stock => &setup,
+            Kernel::Debug => &debug,
+        };
+        let (suite, trials) = trials(setup, plan);
         suites.push(suite);
         all.extend(trials);
     }
-    if wanted(&options.filters, BEHIND_IOMMU) {
+    if kernels.contains(&Kernel::Stock) && wanted(&options.filters, BEHIND_IOMMU) {
         let setup = Arc::clone(&setup);
         all.push(Trial::test(BEHIND_IOMMU, move || {
             let log_dir = setup.checkout.join("build/test/refusal");
@@ -128,19 +168,36 @@ fn wanted(filters: &[String], name: &str) -> bool {
     filters.is_empty() || filters.iter().any(|filter| name.contains(filter.as_str()))
 }
 
+/// What names of tests on a kernel begin with.
+fn prefix(kernel: Kernel) -> &'static str {
+    match kernel {
+        Kernel::Stock => "",
+        Kernel::Debug => "debug::",
+    }
+}
+
 /// The suites with the tests that were asked for.
-fn plans(checkout: &Path, filters: &[String]) -> Vec<Plan> {
-    suites::all()
+fn plans(checkout: &Path, kernel: Kernel, filters: &[String]) -> Vec<Plan> {
+    let prefix = prefix(kernel);
+    let (suites, log_dir) = match kernel {
+        Kernel::Stock => (suites::all(), checkout.join("build/test")),
+        Kernel::Debug => {
+            let all = suites::all().into_iter().chain(suites::debug());
+            (all.collect(), checkout.join("build/test/debug"))
+        }
+    };
+    suites
         .into_iter()
         .map(|suite| Plan {
             suite: suite.name,
+            kernel,
             tests: suite
                 .cases
                 .into_iter()
                 .map(|case| case.name)
-                .filter(|name| wanted(filters, &format!("{}::{name}", suite.name)))
+                .filter(|name| wanted(filters, &format!("{prefix}{}::{name}", suite.name)))
                 .collect(),
-            log_dir: checkout.join("build/test").join(suite.name),
+            log_dir: log_dir.join(suite.name),
         })
         .filter(|plan| !plan.tests.is_empty())
         .collect()
@@ -148,12 +205,13 @@ fn plans(checkout: &Path, filters: &[String]) -> Vec<Plan> {
 
 /// The tests of a suite, in the order in which their results come.
 fn trials(setup: &Arc<Setup>, plan: Plan) -> (Arc<Mutex<Results>>, Vec<Trial>) {
-    let suite = plan.suite;
+    let suite = format!("{}{}", prefix(plan.kernel), plan.suite);
+    let checks = Check::of(plan.suite, plan.kernel);
     let names: Vec<String> = plan
         .tests
         .iter()
         .cloned()
-        .chain(Check::of(suite).into_iter().map(|c| c.name().to_owned()))
+        .chain(checks.into_iter().map(|c| c.name().to_owned()))
         .collect();
     let results = Arc::new(Mutex::new(Results::new(Arc::clone(setup), plan)));
     let trials = names
@@ -277,13 +335,21 @@ mod tests {
 
     #[test]
     fn filters_choose_tests_and_suites() {
-        let all = plans(Path::new("/x"), &[]);
+        let plans = |kernel, filters: &[&str]| {
+            let filters: Vec<String> = filters.iter().map(|&text| text.into()).collect();
+            plans(Path::new("/x"), kernel, &filters)
+        };
+        let all = plans(Kernel::Stock, &[]);
         assert_eq!(all.len(), suites::all().len());
-        let some = plans(Path::new("/x"), &["mmap::".into(), "aio_eventfd".into()]);
+        let debug = plans(Kernel::Debug, &[]);
+        assert_eq!(debug.len(), all.len() + suites::debug().len());
+        assert!(plans(Kernel::Stock, &["debug::mmap"]).is_empty());
+        assert_eq!(plans(Kernel::Debug, &["debug::mmap"]).len(), 1);
+        let some = plans(Kernel::Stock, &["mmap::", "aio_eventfd"]);
         let names: Vec<_> = some.iter().map(|plan| plan.suite).collect();
         assert_eq!(names, ["mmap", "async"]);
         assert_eq!(some[1].tests, ["b6_aio_eventfd"]);
-        assert!(plans(Path::new("/x"), &["no such test".into()]).is_empty());
+        assert!(plans(Kernel::Stock, &["no such test"]).is_empty());
     }
 
     fn results(reports: Vec<Report>) -> Results {
@@ -303,6 +369,7 @@ mod tests {
         };
         let plan = Plan {
             suite: "data",
+            kernel: Kernel::Stock,
             tests: Vec::new(),
             log_dir: PathBuf::new(),
         };
