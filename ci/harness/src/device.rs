@@ -32,6 +32,8 @@ pub struct DeviceOptions {
     pub size: u64,
     /// Number of I/O queues.
     pub queues: u16,
+    /// Entries of each queue.
+    pub queue_size: u16,
     /// Where the memory is.
     pub storage: Storage,
 }
@@ -41,6 +43,7 @@ impl Default for DeviceOptions {
         Self {
             size: 256 << 20,
             queues: 4,
+            queue_size: 256,
             storage: Storage::Memory,
         }
     }
@@ -214,6 +217,7 @@ mod tests {
             size: 3 << 19,
             queues: 2,
             storage: Storage::File("/tmp/a b".into()),
+            ..DeviceOptions::default()
         };
         assert_eq!(
             options.arguments(Path::new("/tmp/s")).join("|"),

@@ -12,9 +12,6 @@ use crate::setup::Accelerator;
 /// Tag of the 9p share.
 pub const SHARE_TAG: &str = "share";
 
-/// Entries of each virtqueue.
-const QUEUE_SIZE: u16 = 256;
-
 /// What the guest's serial console is connected to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Console {
@@ -34,6 +31,8 @@ pub struct VhostUserDevice {
     pub socket: PathBuf,
     /// Number of I/O queues.
     pub queues: u16,
+    /// Entries of each queue.
+    pub queue_size: u16,
 }
 
 /// Everything that QEMU's command line says.
@@ -124,8 +123,9 @@ impl CommandLine<'_> {
                 "-device",
                 format!(
                     "vhost-user-test-device-pci,id=ringbar-device{i},chardev=ringbar{i},\
-                     virtio-id={VIRTIO_DEVICE_ID},num_vqs={},vq_size={QUEUE_SIZE},config_size={}",
+                     virtio-id={VIRTIO_DEVICE_ID},num_vqs={},vq_size={},config_size={}",
                     FIRST_IO_QUEUE + device.queues,
+                    device.queue_size,
                     DeviceConfig::SIZE
                 ),
             );
@@ -212,12 +212,13 @@ mod tests {
         let devices = [VhostUserDevice {
             socket: "/s".into(),
             queues: 4,
+            queue_size: 128,
         }];
         let arguments = line(&Console::Log, &devices).arguments();
         assert_eq!(
             value(&arguments, "-device", "vhost-user"),
             "vhost-user-test-device-pci,id=ringbar-device0,chardev=ringbar0,virtio-id=21,\
-             num_vqs=6,vq_size=256,config_size=64"
+             num_vqs=6,vq_size=128,config_size=64"
         );
         assert_eq!(
             value(&arguments, "-chardev", "socket,id=ringbar0"),

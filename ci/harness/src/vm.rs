@@ -130,6 +130,7 @@ impl Vm {
             .map(|device| VhostUserDevice {
                 socket: device.socket().to_owned(),
                 queues: device.options().queues,
+                queue_size: device.options().queue_size,
             })
             .collect();
         let mut kernel_args = options.kernel_args.clone();

@@ -73,12 +73,12 @@ fn load(context: &Context) -> Verdict {
 }
 
 /// The kernel makes the node a moment after the driver has asked for it.
-fn appears(context: &Context) -> Verdict {
+pub(super) fn appears(context: &Context) -> Verdict {
     eventually("the device node", || Ok(context.path().exists()))
 }
 
 /// Writes by DMA, looks through the map, reads back.
-fn expect_working(context: &Context, seed: u64) -> Verdict {
+pub(super) fn expect_working(context: &Context, seed: u64) -> Verdict {
     const LENGTH: usize = 300_001;
     let file = context.open()?;
     let memory = Region::anonymous(LENGTH)?;

@@ -7,6 +7,7 @@ mod concurrency;
 mod data;
 pub mod durability;
 mod ends;
+mod faults;
 mod lifecycle;
 mod mmap;
 mod probe;
@@ -30,7 +31,7 @@ pub fn all() -> Vec<Suite> {
 
 /// Suites that need the debug kernel.
 pub fn debug() -> Vec<Suite> {
-    vec![]
+    vec![faults::suite()]
 }
 
 #[cfg(test)]

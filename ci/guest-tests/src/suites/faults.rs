@@ -1,0 +1,344 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! Allocations that fail, one after the other, on every path into the driver.
+//!
+//! The kernel's fault injection lets the n-th attempt of this thread to allocate
+//! memory or to copy from or to user space fail
+//! (`Documentation/fault-injection/fault-injection.rst`). Each operation is
+//! repeated with the first failing, then the second, and so on, until one goes
+//! through without having met a failure: then each has had its turn.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::time::Duration;
+
+use super::lifecycle::{appears, expect_working};
+use crate::case::{Case, Context, During, Stop, Suite, Verdict};
+use crate::pattern;
+use crate::sys::{self, AioContext, AioOperation, Buffers, PAGE, Region, Ring, UringOperation};
+use crate::uapi;
+use crate::{check, check_eq};
+
+/// More failures than any operation here can meet.
+const LIMIT: u32 = 20_000;
+
+/// How long a process may take to end.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// The suite.
+pub fn suite() -> Suite {
+    Suite {
+        name: "faults",
+        about: "each allocation on each path fails once; nothing leaks, the next call works",
+        cases: vec![
+            Case::new("b1_faults_in_read", |context| read(context, 3 * PAGE)),
+            Case::new("b1_faults_in_write", |context| write(context, 3 * PAGE)),
+            Case::new("b13_faults_in_read_of_several_requests", |context| {
+                read(context, 64 * PAGE)
+            }),
+            Case::new("b13_faults_in_write_of_several_requests", |context| {
+                write(context, 64 * PAGE)
+            }),
+            Case::new("b1_faults_in_vectored_calls", vectored),
+            Case::new("b6_faults_in_aio", aio),
+            Case::new("b8_faults_in_io_uring", io_uring),
+            Case::new("b7_faults_in_fsync", fsync),
+            Case::new("b12_faults_in_open", open),
+            Case::new("a2_faults_in_mmap", mmap),
+            Case::new("a4_faults_in_fork_and_split_of_a_map", fork_and_split),
+            Case::new("d2_faults_in_probe", probe),
+        ],
+    }
+}
+
+/// The switch of this thread.
+struct Injector(File);
+
+impl Injector {
+    /// Has failures hit everything: allocations that may sleep too, of any order.
+    fn new() -> Verdict<Self> {
+        let root = Path::new("/sys/kernel/debug");
+        for (file, value) in [
+            ("failslab/ignore-gfp-wait", "N"),
+            ("failslab/verbose", "0"),
+            ("fail_page_alloc/ignore-gfp-wait", "N"),
+            ("fail_page_alloc/ignore-gfp-highmem", "N"),
+            ("fail_page_alloc/min-order", "0"),
+            ("fail_page_alloc/verbose", "0"),
+            ("fail_usercopy/verbose", "0"),
+        ] {
+            let path = root.join(file);
+            fs::write(&path, value).during(|| format!("writing {}", path.display()))?;
+        }
+        let path = Path::new("/proc/thread-self/fail-nth");
+        let file =
+            sys::open(path, libc::O_RDWR).during(|| format!("opening {}", path.display()))?;
+        Ok(Self(file))
+    }
+
+    /// Runs `operation` with the `n`-th attempt failing. Returns whether there were
+    /// so many, and what came of it.
+    fn with<T>(
+        &self,
+        n: u32,
+        operation: impl FnOnce() -> io::Result<T>,
+    ) -> Verdict<(bool, io::Result<T>)> {
+        let number = n.to_string();
+        self.0
+            .write_at(number.as_bytes(), 0)
+            .during(|| "arming".into())?;
+        let result = operation();
+        // What is left of the number. Where it runs out only in this very call, the call fails, and
+        // the operation has met no failure.
+        let mut left = [0; 16];
+        let met = self.0.read_at(&mut left, 0).is_ok() && left.starts_with(b"0\n");
+        self.0.write_at(b"0", 0).during(|| "disarming".into())?;
+        Ok((met, result))
+    }
+}
+
+/// What a failed allocation may look like to the caller: no memory, a user page
+/// that cannot be reached, no room for a mapping, come again.
+const ALLOWED: [i32; 4] = [libc::ENOMEM, libc::EFAULT, libc::EIO, libc::EAGAIN];
+
+/// Has each attempt within `operation` fail once; `prepare` makes what one run of
+/// it needs. What it makes is dropped without failures. After each the device must
+/// work.
+fn sweep<T, U>(
+    context: &Context,
+    what: &str,
+    mut prepare: impl FnMut() -> Verdict<T>,
+    mut operation: impl FnMut(&mut T) -> io::Result<U>,
+) -> Verdict {
+    let injector = Injector::new()?;
+    for n in 1..LIMIT {
+        let mut prepared = prepare()?;
+        let (met, result) = injector.with(n, || operation(&mut prepared))?;
+        let result = result.map(drop);
+        drop(prepared);
+        if !met {
+            result.during(|| format!("{what} without a failure"))?;
+            check!(n > 1, "{what}: nothing failed");
+            eprintln!("{what}: {} failures", n - 1);
+            return expect_working(context, 1);
+        }
+        if let Err(error) = result {
+            let known = error.raw_os_error().is_some_and(|e| ALLOWED.contains(&e));
+            check!(known, "{what}, failure {n}: {error}");
+        }
+        small_transfer(context).during(|| format!("{what}: after failure {n}"))?;
+    }
+    Err(Stop::Failed(format!("{what}: no end of failures")))
+}
+
+/// Writes and reads back a little.
+fn small_transfer(context: &Context) -> Verdict {
+    const LENGTH: usize = 5000;
+    let file = context.open()?;
+    let memory = Region::anonymous(2 * LENGTH)?;
+    memory.store(0, pattern::bytes(5, LENGTH));
+    check_eq!(
+        sys::pwrite(&file, memory.buffer(0, LENGTH), 77)?,
+        LENGTH,
+        "bytes written"
+    );
+    check_eq!(
+        sys::pread(&file, memory.buffer(LENGTH, LENGTH), 77)?,
+        LENGTH,
+        "bytes read"
+    );
+    check_eq!(
+        pattern::difference(&memory.load(LENGTH, LENGTH), pattern::bytes(5, LENGTH)),
+        None,
+        "what was read"
+    );
+    Ok(())
+}
+
+/// A file, and memory that has no pages yet.
+fn fresh(context: &Context, length: usize) -> Verdict<(File, Region)> {
+    Ok((context.open()?, Region::anonymous(length)?))
+}
+
+fn moved(result: io::Result<usize>) -> io::Result<()> {
+    // A part is a result too.
+    match result? {
+        0 => Err(io::ErrorKind::UnexpectedEof.into()),
+        _ => Ok(()),
+    }
+}
+
+fn read(context: &Context, length: usize) -> Verdict {
+    let prepare = || fresh(context, length);
+    sweep(context, "read", prepare, |(file, memory)| {
+        moved(sys::pread(file, memory.buffer(0, length), 1))
+    })
+}
+
+fn write(context: &Context, length: usize) -> Verdict {
+    let prepare = || fresh(context, length);
+    sweep(context, "write", prepare, |(file, memory)| {
+        moved(sys::pwrite(file, memory.buffer(0, length), 1))
+    })
+}
+
+fn vectored(context: &Context) -> Verdict {
+    const PIECES: usize = 40;
+    let prepare = || {
+        let (file, memory) = fresh(context, 2 * PIECES * PAGE)?;
+        // Every second page, so that no two are one segment.
+        let list: Vec<_> = (0..PIECES)
+            .map(|i| memory.buffer(2 * i * PAGE + 100, 700))
+            .collect();
+        Ok((file, memory, list))
+    };
+    sweep(context, "readv", prepare, |(file, _memory, list)| {
+        moved(sys::preadv(file, list, 3))
+    })?;
+    sweep(context, "writev", prepare, |(file, _memory, list)| {
+        moved(sys::pwritev(file, list, 3))
+    })
+}
+
+fn aio(context: &Context) -> Verdict {
+    let prepare = || {
+        let (file, memory) = fresh(context, 4 * PAGE)?;
+        Ok((AioContext::new(4)?, file, memory))
+    };
+    sweep(context, "AIO read", prepare, |(aio, file, memory)| {
+        let buffer = memory.buffer(0, 4 * PAGE);
+        moved(aio.run(AioOperation::pread(file, buffer, 5)))
+    })?;
+    sweep(context, "AIO write", prepare, |(aio, file, memory)| {
+        let buffer = memory.buffer(0, 4 * PAGE);
+        moved(aio.run(AioOperation::pwrite(file, buffer, 5)))
+    })
+}
+
+fn io_uring(context: &Context) -> Verdict {
+    let prepare = || {
+        let (file, memory) = fresh(context, 4 * PAGE)?;
+        Ok((Ring::new(4)?, file, memory))
+    };
+    sweep(context, "io_uring read", prepare, |(ring, file, memory)| {
+        let buffer = Buffers::One(memory.buffer(0, 4 * PAGE));
+        moved(ring.run(&UringOperation::read(file, buffer, 5)))
+    })?;
+    sweep(
+        context,
+        "io_uring write",
+        prepare,
+        |(ring, file, memory)| {
+            let buffer = Buffers::One(memory.buffer(0, 4 * PAGE));
+            moved(ring.run(&UringOperation::write(file, buffer, 5)))
+        },
+    )
+}
+
+fn fsync(context: &Context) -> Verdict {
+    let injector = Injector::new()?;
+    // A flush allocates nothing, so there is nothing that could fail.
+    let file = context.open()?;
+    let (met, result) = injector.with(1, || sys::fsync(&file))?;
+    result.during(|| "fsync".into())?;
+    check!(!met, "fsync allocates memory");
+    Ok(())
+}
+
+fn open(context: &Context) -> Verdict {
+    sweep(
+        context,
+        "open",
+        || Ok(()),
+        |()| sys::open(context.path(), libc::O_RDWR),
+    )
+}
+
+/// What there is to map: selector and length.
+const MAPS: [(u64, usize); 4] = [
+    (uapi::MAP_MEMORY, 64 * PAGE),
+    (uapi::MAP_STATISTICS, PAGE),
+    (uapi::MAP_EVENTS, uapi::EVENT_LOG_PAGES * PAGE),
+    (uapi::MAP_USED_RINGS, PAGE),
+];
+
+fn map(file: &File, selector: u64, length: usize) -> io::Result<Region> {
+    let offset = selector << uapi::MAP_SHIFT;
+    Region::of_file(file, offset, length, libc::PROT_READ, libc::MAP_SHARED)
+}
+
+fn mmap(context: &Context) -> Verdict {
+    for (selector, length) in MAPS {
+        sweep(
+            context,
+            &format!("mmap of {selector}"),
+            || context.open(),
+            |file| map(file, selector, length),
+        )?;
+        check_eq!(context.counter("maps")?, 0, "maps of {selector} left");
+    }
+    // Page by page, where a fault handler provides them.
+    for (selector, length) in [MAPS[1], MAPS[2]] {
+        sweep(
+            context,
+            &format!("page faults in {selector}"),
+            || Ok(map(&context.open()?, selector, length)?),
+            |region| region.advise(libc::MADV_POPULATE_READ),
+        )?;
+    }
+    Ok(())
+}
+
+fn fork_and_split(context: &Context) -> Verdict {
+    let prepare = || Ok(map(&context.open()?, uapi::MAP_MEMORY, 64 * PAGE)?);
+    sweep(context, "fork", prepare, |_region| {
+        match sys::fork(|| 0)?.wait(PATIENCE)? {
+            Ok(0) => Ok(()),
+            _ => Err(io::Error::from_raw_os_error(libc::EFAULT)),
+        }
+    })?;
+    check_eq!(context.counter("maps")?, 0, "maps left by fork");
+    sweep(context, "split", prepare, |region| {
+        // The kernel makes two areas of one before it takes the second away.
+        region.truncate(32 * PAGE)
+    })?;
+    check_eq!(context.counter("maps")?, 0, "maps left by a split");
+    Ok(())
+}
+
+fn probe(context: &Context) -> Verdict {
+    let address = context.pci_address()?;
+    let driver = Path::new("/sys/bus/pci/drivers/ringbar");
+    let open = |name: &str| {
+        let path = driver.join(name);
+        sys::open(&path, libc::O_WRONLY).during(|| format!("opening {}", path.display()))
+    };
+    let (bind, unbind) = (open("bind")?, open("unbind")?);
+    let injector = Injector::new()?;
+    let mut failed = 0;
+    for n in 1..LIMIT {
+        unbind
+            .write_at(address.as_bytes(), 0)
+            .during(|| format!("unbinding before failure {n}"))?;
+        let (met, result) = injector.with(n, || bind.write_at(address.as_bytes(), 0))?;
+        if !met {
+            result.during(|| "binding without a failure".into())?;
+            check!(failed > 0, "probe never failed");
+            eprintln!("probe: {} failures, {failed} of them fatal", n - 1);
+            appears(context)?;
+            return expect_working(context, 2);
+        }
+        if let Err(error) = result {
+            failed += 1;
+            let known = error.raw_os_error().is_some_and(|e| ALLOWED.contains(&e));
+            check!(known, "probe, failure {n}: {error}");
+            bind.write_at(address.as_bytes(), 0)
+                .during(|| format!("binding after failure {n}"))?;
+        }
+        appears(context)?;
+        small_transfer(context).during(|| format!("after failure {n} of probe"))?;
+    }
+    Err(Stop::Failed("no end of failures in probe".into()))
+}
