@@ -2,11 +2,12 @@
 # Makes the guest's root file system.
 #
 # Usage:   initramfs.sh stock|debug MODULE PROGRAMS
-# Inputs:  which kernel it is for, Debian's or the debug one; MODULE, the driver; PROGRAMS, the folder with ringbar-init and
-#          ringbar-guest-tests; the base from guest-base.sh.
-# Output:  build/guest/{stock,debug}/initramfs.cpio: the base followed by an archive with what is
-#          developed here. Not compressed, which saves more time at boot than it
-#          costs. Left alone when its inputs are those it was made from.
+# Inputs:  which kernel it is for, Debian's or the debug one; MODULE, the driver;
+#          PROGRAMS, the folder with ringbar-init, ringbar-guest-tests and ringbar;
+#          the base from guest-base.sh.
+# Output:  build/guest/{stock,debug}/initramfs.cpio: the base followed by an archive
+#          with what is developed here. Not compressed, which saves more time at
+#          boot than it costs. Left alone when its inputs are those it was made from.
 set -euo pipefail
 here=$(dirname "$(readlink -f "$0")")
 # shellcheck source-path=SCRIPTDIR source=lib.sh
@@ -42,7 +43,7 @@ inputs=$({
     basename "$base"
     echo "$others"
     sha256sum <"$0"
-    sha256sum "$module" "$programs/ringbar-init" "$programs/ringbar-guest-tests"
+    sha256sum "$module" "$programs/ringbar-init" "$programs/ringbar-guest-tests" "$programs/ringbar"
 })
 if [[ -e $output/initramfs.cpio && -e $output/inputs && $(cat "$output/inputs") == "$inputs" ]]; then
     exit
@@ -64,7 +65,7 @@ cp "$others"/modules.{order,builtin,builtin.modinfo} "tree/$modules/"
 "$here/enter.sh" "$root" -- sh -euc '
     strip --strip-debug -o "$1/extra/ringbar.ko" "$2"
     depmod -b tree "$3"
-    for program in ringbar-init ringbar-guest-tests; do
+    for program in ringbar-init ringbar-guest-tests ringbar; do
         strip --strip-debug -o "$program" "$4/$program"
     done
 ' sh "tree/$modules" "$module" "$release" "$programs"
@@ -72,6 +73,7 @@ cp "$others"/modules.{order,builtin,builtin.modinfo} "tree/$modules/"
 {
     guest_file /init ringbar-init
     guest_file /usr/bin/ringbar-guest-tests ringbar-guest-tests
+    guest_file /usr/bin/ringbar ringbar
     guest_tree "tree/$modules/extra" "/$modules/extra"
     find "tree/$modules" -maxdepth 1 -type f -printf "file /$modules/%f tree/$modules/%f 0644 0 0\n" | LC_ALL=C sort
 } | guest_folders >overlay.list

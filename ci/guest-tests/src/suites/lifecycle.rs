@@ -254,12 +254,12 @@ fn rmmod_with_open_file(context: &Context) -> Verdict {
 const DRIVER: &str = "/sys/bus/pci/drivers/ringbar";
 
 /// Takes the device away from the driver.
-fn unbind(address: &str) -> Verdict {
+pub(super) fn unbind(address: &str) -> Verdict {
     fs::write(format!("{DRIVER}/unbind"), address).during(|| format!("unbinding {address}"))
 }
 
 /// Gives it back.
-fn bind(context: &Context, address: &str) -> Verdict {
+pub(super) fn bind(context: &Context, address: &str) -> Verdict {
     fs::write(format!("{DRIVER}/bind"), address).during(|| format!("binding {address}"))?;
     appears(context)
 }

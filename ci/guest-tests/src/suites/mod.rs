@@ -12,6 +12,7 @@ mod lifecycle;
 mod mmap;
 mod probe;
 mod selectors;
+mod tool;
 
 use crate::case::Suite;
 
@@ -26,6 +27,7 @@ pub fn all() -> Vec<Suite> {
         concurrency::suite(),
         lifecycle::suite(),
         durability::suite(),
+        tool::suite(),
     ]
 }
 

@@ -1,0 +1,395 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! The command `ringbar`, on the device.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
+use std::process::{Child, Command, Output, Stdio};
+
+use super::lifecycle::{bind, unbind};
+use crate::case::{Case, Context, During, Stop, Suite, Verdict, expect_bytes};
+use crate::pattern;
+use crate::uapi;
+use crate::{check, check_eq};
+
+/// Where the tests work: not page aligned, as the length.
+const OFFSET: u64 = (5 << 20) + 4093;
+const LENGTH: usize = 200_003;
+
+/// The suite.
+pub fn suite() -> Suite {
+    Suite {
+        name: "tool",
+        about: "the command ringbar maps, dumps and writes, and shows what there is to see",
+        cases: vec![
+            Case::new("a11_dump_is_what_was_written_by_dma", dump),
+            Case::new("a11_hex_dump_folds_repeated_lines", hex_dump),
+            Case::new("a11_write_through_the_map_is_read_by_dma", write),
+            Case::new("a11_raw_round_trip_of_a_file", round_trip),
+            Case::new("a11_beyond_the_end_is_an_error", beyond_the_end),
+            Case::new("a11_read_only_regions_refuse_writes", read_only),
+            Case::new("a11_statistics_region_and_stats_agree", statistics),
+            Case::new("a11_used_ring_is_dumped", used_ring),
+            Case::new("a11_events_begin_with_the_start", events),
+            Case::new("a11_info_names_size_and_pci_address", info),
+            Case::new("a11_unbind_while_mapped_ends_with_a_message", unbound),
+        ],
+    }
+}
+
+fn command(arguments: &[&str]) -> Command {
+    let mut command = Command::new("ringbar");
+    command
+        .args(arguments)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    command
+}
+
+fn start(arguments: &[&str]) -> Verdict<Child> {
+    command(arguments)
+        .spawn()
+        .during(|| format!("starting ringbar {arguments:?}"))
+}
+
+fn ringbar(arguments: &[&str], input: &[u8]) -> Verdict<Output> {
+    let mut child = start(arguments)?;
+    if let Some(mut stdin) = child.stdin.take() {
+        // A run that fails may not read all of it.
+        let _ = stdin.write_all(input);
+    }
+    Ok(child.wait_with_output()?)
+}
+
+/// What a run prints that must succeed.
+fn good(arguments: &[&str], input: &[u8]) -> Verdict<Vec<u8>> {
+    let output = ringbar(arguments, input)?;
+    check!(
+        output.status.success() && output.stderr.is_empty(),
+        "ringbar {arguments:?}: {}, {}",
+        output.status,
+        String::from_utf8_lossy(&output.stderr)
+    );
+    Ok(output.stdout)
+}
+
+fn good_text(arguments: &[&str]) -> Verdict<String> {
+    String::from_utf8(good(arguments, b"")?).map_err(|error| Stop::Failed(error.to_string()))
+}
+
+/// The number behind a word at the start of a line.
+fn value(text: &str, name: &str) -> Verdict<u64> {
+    text.lines()
+        .filter_map(|line| line.strip_prefix(name))
+        .find_map(|rest| rest.split_ascii_whitespace().next()?.parse().ok())
+        .ok_or_else(|| Stop::Failed(format!("no value of {name} in:\n{text}")))
+}
+
+/// Checks that a run fails as an ordinary failure, with a message that names the
+/// device and holds `words`.
+fn expect_failure(context: &Context, output: &Output, words: &[&str]) -> Verdict {
+    let message = String::from_utf8_lossy(&output.stderr);
+    check_eq!(output.status.code(), Some(1), "status, with {message:?}");
+    let device = path(context)?;
+    for word in words.iter().chain([&device]) {
+        check!(message.contains(word), "no {word:?} in {message:?}");
+    }
+    Ok(())
+}
+
+fn path(context: &Context) -> Verdict<&str> {
+    context
+        .path()
+        .to_str()
+        .ok_or_else(|| Stop::Failed("the device's name is no text".into()))
+}
+
+fn dump(context: &Context) -> Verdict {
+    let data = pattern::bytes(1, LENGTH);
+    let file = context.open()?;
+    file.write_all_at(data, OFFSET)
+        .during(|| "pwrite".to_string())?;
+    let (offset, length) = (OFFSET.to_string(), LENGTH.to_string());
+    for region in ["memory", "uncached", "cached"] {
+        let mut arguments = vec!["map", path(context)?, "--format=raw", "--region", region];
+        arguments.extend(["--offset", &offset, "--length", &length]);
+        expect_bytes(&good(&arguments, b"")?, data, region)?;
+    }
+    // Up to the end.
+    let offset = context.size() - LENGTH as u64;
+    file.write_all_at(data, offset)
+        .during(|| "pwrite at the end".to_string())?;
+    let offset = offset.to_string();
+    let arguments = ["map", path(context)?, "--format=raw", "--offset", &offset];
+    expect_bytes(&good(&arguments, b"")?, data, "the end of the device")
+}
+
+fn hex_dump(context: &Context) -> Verdict {
+    let mut data = [b'a'; 16 * 5 + 2];
+    data[64..].copy_from_slice(b"0123456789\n\xff~XYZ!?");
+    context
+        .open()?
+        .write_all_at(&data, 0x1003)
+        .during(|| "pwrite".to_string())?;
+    let expected = "\
+00001003  61 61 61 61 61 61 61 61  61 61 61 61 61 61 61 61  |aaaaaaaaaaaaaaaa|
+*
+00001043  30 31 32 33 34 35 36 37  38 39 0a ff 7e 58 59 5a  |0123456789..~XYZ|
+00001053  21 3f                                             |!?|
+00001055
+";
+    let found = good_text(&[
+        "map",
+        path(context)?,
+        "--offset=0x1003",
+        &format!("--length={}", data.len()),
+    ])?;
+    check_eq!(found, expected, "the dump");
+    Ok(())
+}
+
+fn write(context: &Context) -> Verdict {
+    const AROUND: usize = 5000;
+    let file = context.open()?;
+    let before = pattern::bytes(2, LENGTH + 2 * AROUND);
+    let start = OFFSET - AROUND as u64;
+    let offset = OFFSET.to_string();
+    for region in ["memory", "uncached", "cached"] {
+        file.write_all_at(before, start)
+            .during(|| "pwrite".to_string())?;
+        let data = pattern::bytes(3, LENGTH);
+        let mut arguments = vec!["map", path(context)?, "--write=-", "--region", region];
+        arguments.extend(["--offset", &offset]);
+        good(&arguments, data)?;
+        let mut expected = before.to_vec();
+        expected[AROUND..AROUND + LENGTH].copy_from_slice(data);
+        let mut found = vec![0; expected.len()];
+        file.read_exact_at(&mut found, start)
+            .during(|| "pread".to_string())?;
+        expect_bytes(&found, &expected, region)?;
+    }
+    Ok(())
+}
+
+/// A folder in memory, removed with what is in it.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new() -> Verdict<Self> {
+        let path = PathBuf::from(format!("/dev/shm/tool-{}", std::process::id()));
+        fs::create_dir(&path).during(|| format!("making {}", path.display()))?;
+        Ok(Self(path))
+    }
+
+    fn file(&self, name: &str) -> String {
+        self.0.join(name).display().to_string()
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        // Nothing hangs on it in a machine that ends soon.
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+fn round_trip(_: &Context) -> Verdict {
+    let folder = Folder::new()?;
+    let (from, to) = (folder.file("from"), folder.file("to"));
+    let data = pattern::bytes(4, LENGTH);
+    fs::write(&from, data)?;
+    fs::write(&to, vec![0; LENGTH])?;
+    let raw = good(&["map", &from, "--format=raw"], b"")?;
+    expect_bytes(&raw, data, "the dump")?;
+    good(&["map", &to, "--write=-"], &raw)?;
+    expect_bytes(&fs::read(&to)?, data, "the copy")
+}
+
+fn beyond_the_end(context: &Context) -> Verdict {
+    let device = path(context)?;
+    let size = context.size();
+    let (last, beyond) = ((size - 1).to_string(), (size + 1).to_string());
+    let rows: [&[&str]; 4] = [
+        &["map", device, "--offset", &beyond],
+        &["map", device, "--offset", &last, "--length=2"],
+        &["map", device, "--region=statistics", "--length=4097"],
+        &["map", device, "--region=events", "--offset=1M"],
+    ];
+    for arguments in rows {
+        let output = ringbar(arguments, b"")?;
+        check!(output.stdout.is_empty(), "{arguments:?} has output");
+        expect_failure(context, &output, &["beyond the end"])
+            .during(|| format!("{arguments:?}"))?;
+    }
+    let output = ringbar(&["map", device, "--write=-", "--offset", &last], b"ab")?;
+    expect_failure_of_source(&output)?;
+    let output = ringbar(&["map", device, "--region=used-rings:60000"], b"")?;
+    expect_failure(context, &output, &["nothing to map"])
+}
+
+fn expect_failure_of_source(output: &Output) -> Verdict {
+    let message = String::from_utf8_lossy(&output.stderr);
+    check_eq!(output.status.code(), Some(1), "status, with {message:?}");
+    check!(message.contains("more than the 1 bytes"), "{message:?}");
+    Ok(())
+}
+
+fn read_only(context: &Context) -> Verdict {
+    for region in ["statistics", "events", "used-rings:0"] {
+        let device = path(context)?;
+        let output = ringbar(&["map", device, "--write=-", "--region", region], b"a")?;
+        expect_failure(context, &output, &[region, "can only be read"])?;
+    }
+    Ok(())
+}
+
+fn statistics(context: &Context) -> Verdict {
+    let device = path(context)?;
+    let file = context.open()?;
+    let mut buffer = [0; 4096];
+    for _ in 0..5 {
+        file.read_exact_at(&mut buffer, 0)
+            .during(|| "pread".to_string())?;
+    }
+    let page = good(&["map", device, "--region=statistics", "--format=raw"], b"")?;
+    check_eq!(page.len(), 4096, "bytes of the region");
+    let words: Vec<u64> = page
+        .as_chunks()
+        .0
+        .iter()
+        .map(|word| u64::from_ne_bytes(*word))
+        .collect();
+    let text = good_text(&["stats", device])?;
+    for (name, place) in [
+        ("requests", uapi::COUNTER_REQUESTS),
+        ("doorbells", uapi::COUNTER_DOORBELLS),
+        ("interrupts", uapi::COUNTER_INTERRUPTS),
+    ] {
+        check_eq!(value(&text, name)?, words[place], "{name}");
+        check_eq!(words[place], context.counter(name)?, "{name} in debugfs");
+        check!(words[place] > 0, "{name} is 0");
+    }
+
+    // Watched, the counters come with what was added: here by five requests.
+    let before = context.counter("requests")?;
+    let mut child = start(&["stats", device, "--watch=0.05"])?;
+    let found = watch(&mut child, || {
+        for _ in 0..5 {
+            file.read_exact_at(&mut buffer, 0)
+                .during(|| "pread".to_string())?;
+        }
+        Ok(())
+    });
+    child.kill()?;
+    child.wait()?;
+    let (total, added) = found?;
+    check_eq!(total, before + 5, "requests when watched");
+    check_eq!(added, 5, "requests added when watched");
+    Ok(())
+}
+
+/// Lets `ringbar stats --watch` print a first time, does `work`, and reads on until
+/// something was added: the requests then, and how many were added in all.
+fn watch(child: &mut Child, work: impl FnOnce() -> Verdict) -> Verdict<(u64, u64)> {
+    use std::io::{BufRead, BufReader};
+
+    let output = child
+        .stdout
+        .take()
+        .ok_or_else(|| Stop::Failed("no output".into()))?;
+    let mut requests = BufReader::new(output).lines().filter_map(|line| {
+        let line = line.ok()?;
+        Some(line.strip_prefix("requests ")?.to_owned())
+    });
+    let ended = || Stop::Failed("the output ended".into());
+    let first: u64 = requests
+        .next()
+        .and_then(|line| line.parse().ok())
+        .ok_or_else(ended)?;
+    work()?;
+    let mut added = 0;
+    loop {
+        let line = requests.next().ok_or_else(ended)?;
+        let (total, more) = line
+            .split_once(" +")
+            .and_then(|(total, more)| Some((total.parse().ok()?, more.parse::<u64>().ok()?)))
+            .ok_or_else(|| Stop::Failed(format!("unexpected line {line:?}")))?;
+        added += more;
+        check_eq!(total, first + added, "the sum of what was added");
+        if added >= 5 {
+            return Ok((total, added));
+        }
+    }
+}
+
+fn used_ring(context: &Context) -> Verdict {
+    let device = path(context)?;
+    let ring = good(
+        &["map", device, "--region=used-rings:0", "--format=raw"],
+        b"",
+    )?;
+    check!(
+        !ring.is_empty() && ring.len().is_multiple_of(4096),
+        "{} bytes of a used ring",
+        ring.len()
+    );
+    Ok(())
+}
+
+fn events(context: &Context) -> Verdict {
+    let text = good_text(&["events", path(context)?])?;
+    let expected = format!("started with {} bytes of device memory", context.size());
+    let first = text.lines().next().unwrap_or_default();
+    check!(first.ends_with(&expected), "the first event is {first:?}");
+    let seconds: f64 = first
+        .trim_start_matches(['[', ' '])
+        .split(']')
+        .next()
+        .and_then(|time| time.parse().ok())
+        .ok_or_else(|| Stop::Failed(format!("no time in {first:?}")))?;
+    check!(
+        seconds > 0.0 && seconds < 3600.0,
+        "{seconds} seconds since boot"
+    );
+    Ok(())
+}
+
+fn info(context: &Context) -> Verdict {
+    let text = good_text(&["info", path(context)?])?;
+    check_eq!(value(&text, "memory:")?, context.size(), "memory");
+    check_eq!(
+        value(&text, "requests:")?,
+        context.counter("requests")?,
+        "requests"
+    );
+    for word in [&context.pci_address()?, "ringbar"] {
+        check!(
+            text.lines().any(|line| line.ends_with(word)),
+            "no line ends with {word} in:\n{text}"
+        );
+    }
+    Ok(())
+}
+
+fn unbound(context: &Context) -> Verdict {
+    let address = context.pci_address()?;
+    // More than the pipe holds, so the dump waits for its reader.
+    let mut child = start(&["map", path(context)?, "--format=raw"])?;
+    let mut some = [0; 100];
+    if let Some(stdout) = &mut child.stdout {
+        stdout.read_exact(&mut some)?;
+    }
+    unbind(&address)?;
+    let output = child.wait_with_output();
+    bind(context, &address)?;
+    let output = output?;
+    expect_failure(context, &output, &["went away (SIGBUS)"])?;
+    check!(
+        (output.stdout.len() as u64) < context.size(),
+        "all was dumped"
+    );
+    good(&["info", path(context)?], b"").map(drop)
+}

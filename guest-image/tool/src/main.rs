@@ -1,0 +1,49 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! `ringbar`: looks at Ringbar devices from user space.
+//!
+//! | module | holds |
+//! |---|---|
+//! | `cli` | arguments and help |
+//! | `commands` | one file for each command |
+//! | `device` | an opened file or device: its size, and what sysfs says of it |
+//! | `region` | the regions of a device that can be mapped |
+//! | `range` | which bytes are meant, and which pages hold them |
+//! | `mapping` | a map and access to it; all `unsafe` code but the signal handler |
+//! | `sigbus` | what happens when mapped memory goes away |
+//! | `counters`, `event_log` | the content of two regions |
+//! | `hexdump`, `size` | how bytes are shown, how sizes are written |
+
+mod cli;
+mod commands;
+mod counters;
+mod device;
+mod error;
+mod event_log;
+mod hexdump;
+mod mapping;
+mod range;
+mod region;
+mod sigbus;
+mod size;
+#[path = "../../../driver/uapi.rs"]
+#[allow(dead_code, reason = "the driver's file, all of which is not used here")]
+mod uapi;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+fn main() -> ExitCode {
+    // Ends here for --help, --version (exit status 0) and wrong usage (2).
+    let cli = cli::Cli::parse();
+    match commands::run(cli.command) {
+        Ok(()) => ExitCode::SUCCESS,
+        // Whoever read the output has seen enough.
+        Err(error) if error.is_broken_pipe() => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("ringbar: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
