@@ -60,6 +60,9 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Map a range of a device or file, and dump it or write to it
+    ///
+    /// The range is mapped with mmap (MAP_SHARED). It is dumped to standard output or,
+    /// with --write, stored to.
     Map(MapArgs),
     /// Print the counters of a device, one in each line
     Stats(StatsArgs),
@@ -78,8 +81,7 @@ pub enum Format {
     Raw,
 }
 
-/// Maps a range of a device or file into memory with mmap (MAP_SHARED), and dumps it
-/// to standard output or, with --write, stores to it.
+/// What to map, and what to do with it.
 #[derive(Debug, Args)]
 #[command(after_help = MAP_HELP)]
 pub struct MapArgs {
@@ -118,7 +120,7 @@ pub struct DeviceArgs {
     pub device: PathBuf,
 }
 
-/// Prints the counters of a device, one in each line.
+/// Which counters to print, and how often.
 #[derive(Debug, Args)]
 #[command(after_help = EXIT_STATUS)]
 pub struct StatsArgs {

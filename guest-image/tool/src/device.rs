@@ -44,6 +44,11 @@ impl Device {
             .read(true)
             .write(access == Access::ReadWrite)
             .open(path)
+            .and_then(|file| match file.metadata()?.is_dir() {
+                // It could be opened for reading, and has some size or other.
+                true => Err(io::ErrorKind::IsADirectory.into()),
+                false => Ok(file),
+            })
             .map_err(|source| Error::Open {
                 path: path.to_owned(),
                 source,

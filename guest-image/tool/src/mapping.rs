@@ -285,8 +285,6 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
-
         /// A map does to a file what the same does to a vector.
         #[test]
         fn a_map_is_the_range_of_the_file(

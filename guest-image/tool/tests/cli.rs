@@ -185,6 +185,8 @@ fn what_cannot_be_opened_or_mapped_is_named() {
     assert!(message.contains("modprobe ringbar"), "{message}");
     let message = bad(&["map", "/dev/null", "--length=1"], b"");
     assert!(message.contains("cannot be mapped"), "{message}");
+    let message = bad(&["map", "/proc"], b"");
+    assert!(message.contains("is a directory"), "{message}");
     let message = bad(&["map", "/dev/zero"], b"");
     assert!(message.contains("--length"), "{message}");
 }
