@@ -63,6 +63,7 @@ impl MachineOptions {
                 size: self.device_size,
                 queues: self.queues,
                 storage: self.storage.clone(),
+                ..DeviceOptions::default()
             }],
             qemu_args: self.qemu_args.clone(),
             ..ringbar_harness::vm::VmOptions::default()

@@ -123,9 +123,16 @@ impl Queue {
 
     /// Makes the chain at `head` available, without a kick.
     pub fn add(&mut self, head: u16) {
-        let slot = u64::from(self.added % QUEUE_SIZE);
-        self.put_u16(self.avail() + 4 + 2 * slot, head);
-        self.added = self.added.wrapping_add(1);
+        self.add_all([head]);
+    }
+
+    /// Makes the chains at `heads` available at once, without a kick.
+    pub fn add_all(&mut self, heads: impl IntoIterator<Item = u16>) {
+        for head in heads {
+            let slot = u64::from(self.added % QUEUE_SIZE);
+            self.put_u16(self.avail() + 4 + 2 * slot, head);
+            self.added = self.added.wrapping_add(1);
+        }
         self.set_available(self.added);
     }
 
