@@ -5,6 +5,7 @@
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use crate::sys::{self, Region};
 
@@ -106,6 +107,20 @@ pub fn expect_bytes(found: &[u8], expected: &[u8], what: &str) -> Verdict {
         Some(difference) => Err(Stop::Failed(format!("{what}: {difference}"))),
     }
 }
+
+/// Repeats something until it succeeds, at most [`PATIENCE`].
+pub fn eventually(what: &str, mut attempt: impl FnMut() -> Verdict<bool>) -> Verdict {
+    let deadline = Instant::now() + PATIENCE;
+    while !attempt()? {
+        check!(Instant::now() < deadline, "{what}: not within {PATIENCE:?}");
+        // What is waited for announces itself to no one.
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    Ok(())
+}
+
+/// How long anything may take to end or to appear.
+pub const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The device that is tested.
 #[derive(Clone, Debug)]

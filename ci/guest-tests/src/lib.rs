@@ -11,15 +11,19 @@
 //! | [`method`] | all ways to move data |
 //! | [`pattern`] | test data |
 //! | [`bar_check`] | compares DMA with the map |
+//! | [`host`] | has the host stall the device |
+//! | [`pins`] | counts pinned pages |
 //! | [`interrupts`] | reads `/proc/interrupts` |
 //! | [`sys`] | system calls in raw form |
 
 pub mod bar_check;
 pub mod case;
+pub mod host;
 pub mod interrupts;
 pub mod ktap;
 pub mod method;
 pub mod pattern;
+pub mod pins;
 pub mod suites;
 pub mod sys;
 #[path = "../../../driver/uapi.rs"]

@@ -5,6 +5,7 @@
 use std::time::{Duration, Instant};
 
 use ringbar_guest_tests::interrupts;
+use ringbar_guest_tests::pins::{self, Pins};
 
 use crate::agent::{Agent, GuestCommand};
 use crate::error::{Error, Result};
@@ -62,63 +63,26 @@ impl Counters {
     }
 }
 
-/// How many pages were pinned for DMA and released again since boot.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Pins {
-    /// `nr_foll_pin_acquired`
-    pub acquired: u64,
-    /// `nr_foll_pin_released`
-    pub released: u64,
-}
-
-impl Pins {
-    /// Reads them, as soon as they are equal or after some time.
-    pub fn read_when_idle(agent: &Agent) -> Result<Self> {
-        let deadline = Instant::now() + RELEASE;
-        loop {
-            // Each CPU counts for itself; reading this adds it all up.
-            agent.read_file("/proc/sys/vm/stat_refresh")?;
-            let text = agent.read_text("/proc/vmstat")?;
-            let pins = Self::parse(&text).ok_or_else(|| {
-                Error::Protocol("/proc/vmstat does not count pinned pages".into())
-            })?;
-            if pins.balanced() || Instant::now() >= deadline {
-                return Ok(pins);
-            }
+/// Reads how many pages were pinned and released, as soon as the two are equal or
+/// after some time.
+pub fn pins_when_idle(agent: &Agent) -> Result<Pins> {
+    let deadline = Instant::now() + RELEASE;
+    loop {
+        // Each CPU counts for itself; reading this adds it all up.
+        agent.read_file(pins::REFRESH)?;
+        let text = agent.read_text(pins::TABLE)?;
+        let pins = Pins::parse(&text).ok_or_else(|| {
+            Error::Protocol(format!("{} does not count pinned pages", pins::TABLE))
+        })?;
+        if pins.balanced() || Instant::now() >= deadline {
+            return Ok(pins);
         }
-    }
-
-    /// Whether all pages were released.
-    pub fn balanced(self) -> bool {
-        self.acquired == self.released
-    }
-
-    fn parse(vmstat: &str) -> Option<Self> {
-        let value = |name| {
-            vmstat.lines().find_map(|line| {
-                let (key, value) = line.split_once(' ')?;
-                (key == name).then(|| value.parse().ok())?
-            })
-        };
-        Some(Self {
-            acquired: value("nr_foll_pin_acquired")?,
-            released: value("nr_foll_pin_released")?,
-        })
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn pins_are_found_among_the_others() {
-        let text = "nr_free_pages 1\nnr_foll_pin_acquired 423577\nnr_foll_pin_released 423570\n";
-        let pins = Pins::parse(text).unwrap();
-        assert_eq!(pins.acquired, 423_577);
-        assert!(!pins.balanced());
-        assert_eq!(Pins::parse("nr_free_pages 1\n"), None);
-    }
 
     #[test]
     fn differences_never_go_below_zero() {

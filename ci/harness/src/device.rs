@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use rustix::fs::inotify;
 
 use crate::error::{Error, Result};
-use crate::process::{HostProcess, wait_readable};
+use crate::process::{HostProcess, Pauser, wait_readable};
 use crate::size;
 
 /// How long the daemon may take until it accepts connections.
@@ -149,6 +149,11 @@ impl Device {
     /// What was started.
     pub fn options(&self) -> &DeviceOptions {
         &self.options
+    }
+
+    /// A handle by which other threads stop and resume the process.
+    pub fn pauser(&self) -> Result<Pauser> {
+        self.process.pauser()
     }
 
     /// The process.

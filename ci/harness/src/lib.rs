@@ -11,6 +11,7 @@
 //! | [`vm`] | starts QEMU and ties its parts together |
 //! | [`qmp`] | speaks with QEMU |
 //! | [`agent`] | speaks with PID 1 of the guest |
+//! | [`stall`] | stops and resumes devices for test programs in the guest |
 //! | [`counters`] | reads what kernel and driver count |
 //! | [`fio`] | fio jobs that verify what they move |
 //! | [`report`] | what `run` leaves |
@@ -35,5 +36,6 @@ pub mod refusal;
 pub mod report;
 pub mod setup;
 pub mod size;
+pub mod stall;
 pub mod suite;
 pub mod vm;

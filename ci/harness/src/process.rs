@@ -11,7 +11,7 @@
 use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -21,7 +21,8 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::process::{
-    Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, kill_process, pidfd_open, waitid,
+    Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, kill_process, pidfd_open, pidfd_send_signal,
+    waitid,
 };
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
@@ -215,6 +216,18 @@ impl HostProcess {
         }
     }
 
+    /// A handle by which other threads stop and resume the process.
+    pub fn pauser(&self) -> Result<Pauser> {
+        let pidfd = self
+            .ended
+            .try_clone()
+            .map_err(Error::io(format!("watching {}", self.name)))?;
+        Ok(Pauser {
+            name: self.name,
+            pidfd,
+        })
+    }
+
     /// Ends the process at once and waits for it.
     pub fn kill(&mut self) {
         self.signal(Signal::KILL);
@@ -241,6 +254,40 @@ impl HostProcess {
 impl Drop for HostProcess {
     fn drop(&mut self) {
         self.kill();
+    }
+}
+
+/// Stops and resumes a process. Does nothing to another that got its id.
+#[derive(Debug)]
+pub struct Pauser {
+    name: &'static str,
+    pidfd: OwnedFd,
+}
+
+impl Pauser {
+    /// Stops the process (`SIGSTOP`) and waits until none of its threads runs: the
+    /// kernel reports a process as stopped when the last of them is.
+    pub fn pause(&self) -> Result<()> {
+        self.change(Signal::STOP, WaitIdOptions::STOPPED, "stopping")
+    }
+
+    /// Lets the process run again (`SIGCONT`).
+    pub fn resume(&self) -> Result<()> {
+        self.change(Signal::CONT, WaitIdOptions::CONTINUED, "resuming")
+    }
+
+    fn change(&self, signal: Signal, report: WaitIdOptions, verb: &str) -> Result<()> {
+        let problem = |errno: Errno| Error::io(format!("{verb} {}", self.name))(errno.into());
+        pidfd_send_signal(&self.pidfd, signal).map_err(problem)?;
+        // Its end must not leave us waiting, and is for its owner to collect.
+        let options = report | WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
+        let status =
+            rustix::io::retry_on_intr(|| waitid(WaitId::PidFd(self.pidfd.as_fd()), options))
+                .map_err(problem)?;
+        if status.is_some_and(|status| status.exited() || status.killed() || status.dumped()) {
+            return Err(problem(Errno::SRCH));
+        }
+        Ok(())
     }
 }
 
@@ -335,6 +382,38 @@ mod tests {
         drop(process);
         assert!(!Path::new(&format!("/proc/{pid}")).exists());
         assert!(!registry().processes.contains_key(&pid));
+    }
+
+    /// The states of all threads of a process, as `ps` shows them.
+    fn states(pid: u32) -> Vec<char> {
+        fs::read_dir(format!("/proc/{pid}/task"))
+            .unwrap()
+            .map(|entry| {
+                let stat = fs::read_to_string(entry.unwrap().path().join("stat")).unwrap();
+                stat.rsplit_once(") ").unwrap().1.chars().next().unwrap()
+            })
+            .collect()
+    }
+
+    #[test]
+    fn a_process_is_stopped_and_resumed() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut process = spawn("while :; do :; done", dir.path());
+        let pauser = process.pauser().unwrap();
+        for _ in 0..20 {
+            pauser.pause().unwrap();
+            assert_eq!(states(process.id()), ['T']);
+            // Once more makes no difference.
+            pauser.pause().unwrap();
+            pauser.resume().unwrap();
+            assert_ne!(states(process.id()), ['T']);
+            pauser.resume().unwrap();
+        }
+        pauser.pause().unwrap();
+        process.kill();
+        assert!(process.status().is_some(), "a stopped process is killed");
+        assert!(pauser.pause().is_err());
+        assert!(pauser.resume().is_err());
     }
 
     #[test]

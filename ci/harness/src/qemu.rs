@@ -4,7 +4,7 @@
 
 use std::path::{Path, PathBuf};
 
-use ringbar_agent_protocol::{MODE_PARAMETER, MODE_SHELL, PORT_NAME, TERM_PARAMETER};
+use ringbar_agent_protocol::{MODE_PARAMETER, MODE_SHELL, PORT_NAME, TERM_PARAMETER, host};
 use ringbar_spec::{DeviceConfig, FIRST_IO_QUEUE, VIRTIO_DEVICE_ID};
 
 use crate::setup::Accelerator;
@@ -56,6 +56,8 @@ pub struct CommandLine<'a> {
     pub console_log: &'a Path,
     /// Socket on which we wait for QEMU to connect the agent port.
     pub agent_socket: &'a Path,
+    /// Socket on which we wait for QEMU to connect the host port.
+    pub host_socket: &'a Path,
     /// Socket on which we wait for QEMU to connect the monitor.
     pub monitor_socket: &'a Path,
     /// Devices.
@@ -108,13 +110,18 @@ impl CommandLine<'_> {
         add("-chardev", format!("socket,id=monitor,path={monitor}"));
         add("-qmp", "chardev:monitor".into());
 
-        let agent = escape(self.agent_socket);
-        add("-chardev", format!("socket,id=agent,path={agent}"));
         add("-device", "virtio-serial-pci".into());
-        add(
-            "-device",
-            format!("virtserialport,chardev=agent,name={PORT_NAME}"),
-        );
+        for (id, socket, name) in [
+            ("agent", self.agent_socket, PORT_NAME),
+            ("host", self.host_socket, host::PORT_NAME),
+        ] {
+            let socket = escape(socket);
+            add("-chardev", format!("socket,id={id},path={socket}"));
+            add(
+                "-device",
+                format!("virtserialport,chardev={id},name={name}"),
+            );
+        }
 
         for (i, device) in self.devices.iter().enumerate() {
             let socket = escape(&device.socket);
@@ -183,6 +190,7 @@ mod tests {
             console,
             console_log: Path::new("/a,b/console"),
             agent_socket: Path::new("/a"),
+            host_socket: Path::new("/h"),
             monitor_socket: Path::new("/m"),
             devices,
             share: None,

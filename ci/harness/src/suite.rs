@@ -20,7 +20,7 @@ use ringbar_guest_tests::pattern;
 use ringbar_guest_tests::suites::durability;
 
 use crate::agent::{Event, GuestCommand};
-use crate::counters::Pins;
+use crate::counters::pins_when_idle;
 use crate::debug;
 use crate::device::{DeviceOptions, Storage};
 use crate::error::{Error, Result};
@@ -221,6 +221,7 @@ fn run_tests(
 ) -> std::result::Result<(), String> {
     let mut reader = Reader::new();
     let followed = follow(vm, plan, &mut reader, results);
+    let stalled = vm.resume_devices();
     if let Err(error) = &followed
         && error.is_timeout()
     {
@@ -243,6 +244,9 @@ fn run_tests(
     // 1 says that a test failed, which its own result has said.
     if !matches!(status, ExitStatus::Exited(0 | 1)) {
         problems.push(format!("the test program ended with {status}"));
+    }
+    if !stalled.is_empty() {
+        problems.push(format!("it left devices stalled: {stalled:?}"));
     }
     if problems.is_empty() {
         return Ok(());
@@ -365,7 +369,7 @@ fn take_lines(buffer: &mut Vec<u8>) -> Vec<String> {
 }
 
 fn pins(vm: &mut Vm) -> std::result::Result<(), String> {
-    let result = Pins::read_when_idle(vm.agent());
+    let result = pins_when_idle(vm.agent());
     let pins = vm.explain(result).map_err(|error| error.to_string())?;
     if pins.balanced() {
         return Ok(());

@@ -19,6 +19,7 @@ use crate::process::{HostProcess, PrivateDir, paragraph, wait_readable};
 use crate::qemu::{CommandLine, Console, SHARE_TAG, VhostUserDevice};
 use crate::qmp::Monitor;
 use crate::setup::Setup;
+use crate::stall::{self, HostPort};
 
 /// How long QEMU may take to open its sockets.
 const QEMU_START: Duration = Duration::from_secs(60);
@@ -80,9 +81,10 @@ impl Default for VmOptions {
 /// A running virtual machine. Dropping it ends everything that belongs to it.
 // The order of the fields is the order in which they are dropped: QEMU ends
 // before the daemons, which then see a client that left, and the sockets' and
-// logs' directory goes last.
+// logs' directory goes last. The host port comes first: it resumes the devices.
 #[derive(Debug)]
 pub struct Vm {
+    host_port: HostPort,
     agent: Arc<Agent>,
     monitor: Monitor,
     qemu: HostProcess,
@@ -122,7 +124,9 @@ impl Vm {
 
         let agent_socket = directory.path().join("agent.sock");
         let monitor_socket = directory.path().join("monitor.sock");
+        let host_socket = directory.path().join("host.sock");
         let agent_listener = listen(&agent_socket)?;
+        let host_listener = listen(&host_socket)?;
         let monitor_listener = listen(&monitor_socket)?;
 
         let vhost_user: Vec<_> = devices
@@ -147,6 +151,7 @@ impl Vm {
             console: &options.console,
             console_log: &console_log,
             agent_socket: &agent_socket,
+            host_socket: &host_socket,
             monitor_socket: &monitor_socket,
             devices: &vhost_user,
             share: share.as_ref().map(|share| share.path.as_path()),
@@ -169,18 +174,23 @@ impl Vm {
         let mut qemu =
             HostProcess::spawn("QEMU", command, &log_dir.join("qemu.log"), uses_terminal)?;
 
-        let connected = accept(&monitor_listener, &mut qemu, "its monitor")
-            .and_then(|monitor| {
-                Ok((
-                    monitor,
-                    accept(&agent_listener, &mut qemu, "its agent port")?,
-                ))
-            })
-            .and_then(|(monitor, agent)| {
-                Ok((Monitor::connect(monitor)?, Agent::connect(agent, BOOT)?))
-            });
-        match connected {
-            Ok((monitor, agent)) => Ok(Self {
+        let connect = |qemu: &mut HostProcess| {
+            let monitor = accept(&monitor_listener, qemu, "its monitor")?;
+            let agent = accept(&agent_listener, qemu, "its agent port")?;
+            let host = accept(&host_listener, qemu, "its host port")?;
+            let pausers = devices
+                .iter()
+                .map(|device| device.pauser())
+                .collect::<Result<_>>()?;
+            Ok((
+                HostPort::serve(host, pausers, stall::LIMIT)?,
+                Monitor::connect(monitor)?,
+                Agent::connect(agent, BOOT)?,
+            ))
+        };
+        match connect(&mut qemu) {
+            Ok((host_port, monitor, agent)) => Ok(Self {
+                host_port,
                 agent: Arc::new(agent),
                 monitor,
                 qemu,
@@ -224,6 +234,12 @@ impl Vm {
         &mut self.devices
     }
 
+    /// Resumes all devices that a test program has had stalled; returns their
+    /// numbers.
+    pub fn resume_devices(&self) -> Vec<u32> {
+        self.host_port.resume_all()
+    }
+
     /// The error that a device has ended while the guest still needs it, if one
     /// has.
     pub fn check_devices(&mut self, during: &str) -> Result<()> {
@@ -258,6 +274,8 @@ impl Vm {
     /// Powers the guest off and says how QEMU and the devices ended, which are
     /// given this long after QEMU.
     pub fn end(mut self, patience: Duration) -> Result<Vec<EndOfProcess>> {
+        // QEMU speaks with them when the guest goes down, and waits.
+        self.host_port.close();
         self.agent.power_off()?;
         let mut ends = vec![end_of(&mut self.qemu, POWER_OFF)];
         for device in &mut self.devices {
@@ -269,6 +287,8 @@ impl Vm {
     /// Powers the guest off. Ends by force what does not end in time, and says
     /// so with an error.
     pub fn power_off(mut self) -> Result<()> {
+        // QEMU speaks with them when the guest goes down, and waits.
+        self.host_port.close();
         self.agent.power_off()?;
         if self.qemu.wait(POWER_OFF).is_some() {
             return Ok(());

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
 //! What the test harness on the host and `ringbar-init`, PID 1 of the guest,
-//! say to each other over one virtio-serial port.
+//! say to each other over one virtio-serial port; [`host`] is what test programs
+//! in the guest ask of the harness over another.
 //!
 //! Each message is a frame: its length as a little-endian `u32`, then that many
 //! bytes of [postcard]. The guest speaks first, with [`Reply::Hello`]. Every
@@ -12,7 +13,11 @@
 //! The host closes the port when it is done with the guest, and the guest then
 //! powers itself off.
 
+pub mod host;
+
+use std::fs;
 use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -45,10 +50,10 @@ pub type RequestId = u32;
 #[derive(Debug, thiserror::Error)]
 pub enum FrameError {
     /// The connection failed.
-    #[error("the agent port failed: {0}")]
+    #[error("the virtio-serial port failed: {0}")]
     Io(#[from] io::Error),
     /// The connection ended between two frames.
-    #[error("the agent port was closed")]
+    #[error("the virtio-serial port was closed")]
     Closed,
     /// The other side announced, or this side built, a frame above [`MAX_FRAME`].
     #[error("a frame of {0} bytes is above the limit of {MAX_FRAME}")]
@@ -216,6 +221,21 @@ impl Reply {
             | Self::Failed { id, .. } => Some(*id),
         }
     }
+}
+
+/// In the guest: the device file of the virtio-serial port of this name, if the
+/// kernel has made both by now.
+pub fn find_port(name: &str) -> Option<PathBuf> {
+    for entry in fs::read_dir("/sys/class/virtio-ports").ok()?.flatten() {
+        let found = fs::read_to_string(entry.path().join("name"));
+        if found.is_ok_and(|found| found.trim_end() == name) {
+            let device = Path::new("/dev").join(entry.file_name());
+            if device.exists() {
+                return Some(device);
+            }
+        }
+    }
+    None
 }
 
 /// Writes one frame and flushes it.

@@ -2,13 +2,12 @@
 
 //! The virtio-serial port that leads to the host.
 
-use std::fs::{self, File, OpenOptions};
-use std::path::{Path, PathBuf};
+use std::fs::{File, OpenOptions};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
-use ringbar_agent_protocol::{PORT_NAME, Reply, write_frame};
+use ringbar_agent_protocol::{PORT_NAME, Reply, find_port, write_frame};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::inotify;
 use rustix::io::Errno;
@@ -26,7 +25,7 @@ pub fn open() -> anyhow::Result<File> {
 
     // The watch comes before the look, so that no port is missed in between.
     loop {
-        if let Some(device) = find() {
+        if let Some(device) = find_port(PORT_NAME) {
             return OpenOptions::new()
                 .read(true)
                 .write(true)
@@ -49,20 +48,6 @@ pub fn open() -> anyhow::Result<File> {
         let mut events = [0; 4096];
         while matches!(rustix::io::read(&watch, &mut events), Ok(n) if n > 0) {}
     }
-}
-
-/// The device file of our port, if the port and the file exist by now.
-fn find() -> Option<PathBuf> {
-    for entry in fs::read_dir("/sys/class/virtio-ports").ok()?.flatten() {
-        let name = fs::read_to_string(entry.path().join("name"));
-        if name.is_ok_and(|name| name.trim_end() == PORT_NAME) {
-            let device = Path::new("/dev").join(entry.file_name());
-            if device.exists() {
-                return Some(device);
-            }
-        }
-    }
-    None
 }
 
 /// The writing side of the port, shared by all threads that answer the host.

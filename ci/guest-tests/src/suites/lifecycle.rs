@@ -5,9 +5,10 @@
 use std::fs::{self, File};
 use std::io;
 use std::process::Command;
-use std::time::{Duration, Instant};
 
-use crate::case::{Case, Context, During, Stop, Suite, Verdict, expect_bytes, expect_errno};
+use crate::case::{
+    Case, Context, During, PATIENCE, Stop, Suite, Verdict, eventually, expect_bytes, expect_errno,
+};
 use crate::pattern;
 use crate::sys::{
     self, AioContext, AioOperation, Buffers, Child, PAGE, Region, Ring, UringOperation,
@@ -16,9 +17,6 @@ use crate::{check, check_eq};
 
 /// How often drivers come and go.
 const ROUNDS: u64 = 20;
-
-/// How long anything may take to end or to appear.
-const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The suite.
 pub fn suite() -> Suite {
@@ -50,17 +48,6 @@ fn modprobe(arguments: &[&str]) -> Verdict<bool> {
         .output()
         .during(|| format!("running modprobe {arguments:?}"))?;
     Ok(output.status.success())
-}
-
-/// Repeats something until it succeeds, for a while.
-fn eventually(what: &str, mut attempt: impl FnMut() -> Verdict<bool>) -> Verdict {
-    let deadline = Instant::now() + PATIENCE;
-    while !attempt()? {
-        check!(Instant::now() < deadline, "{what}: not within {PATIENCE:?}");
-        // What is waited for announces itself to no one.
-        std::thread::sleep(Duration::from_millis(5));
-    }
-    Ok(())
 }
 
 fn remove() -> Verdict {

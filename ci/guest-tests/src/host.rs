@@ -1,0 +1,75 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! Asks the harness on the host to stall and resume the device.
+
+use std::fs::File;
+
+use ringbar_agent_protocol::host::{HostReply, HostRequest, PORT_NAME};
+use ringbar_agent_protocol::{find_port, read_frame, write_frame};
+
+use crate::case::{During, Stop, Verdict};
+
+/// Number of the tested device in the order of QEMU's command line.
+const DEVICE: u32 = 0;
+
+/// Connection to the harness. A process has at most one.
+#[derive(Debug)]
+pub struct Host(File);
+
+impl Host {
+    /// Opens the connection; skips the test where nobody serves one.
+    pub fn connect() -> Verdict<Self> {
+        let port = find_port(PORT_NAME)
+            .ok_or_else(|| Stop::Skipped(format!("there is no port {PORT_NAME} to the host")))?;
+        File::options()
+            .read(true)
+            .write(true)
+            .open(&port)
+            .map(Self)
+            .during(|| format!("opening {}", port.display()))
+    }
+
+    /// Stops the device until the result is dropped. What it had begun may have
+    /// ended; what is submitted from now on stays in flight.
+    pub fn stall(&self) -> Verdict<Stall<'_>> {
+        self.ask(HostRequest::StallDevice(DEVICE))?;
+        Ok(Stall(Some(self)))
+    }
+
+    fn ask(&self, request: HostRequest) -> Verdict {
+        let answer = write_frame(&self.0, &request).and_then(|()| read_frame(&self.0));
+        match answer {
+            Ok(HostReply::Done) => Ok(()),
+            Ok(HostReply::Failed(message)) => {
+                Err(Stop::Failed(format!("{request:?} on the host: {message}")))
+            }
+            Err(error) => Err(Stop::Failed(format!("{request:?}: {error}"))),
+        }
+    }
+}
+
+/// A device that is stalled. It goes on when this is dropped.
+///
+/// As long as there is one, nothing may touch the device's registers but for
+/// doorbells: the whole guest would stop.
+#[derive(Debug)]
+pub struct Stall<'a>(Option<&'a Host>);
+
+impl Stall<'_> {
+    /// Lets the device go on.
+    pub fn resume(mut self) -> Verdict {
+        self.0
+            .take()
+            .map_or(Ok(()), |host| host.ask(HostRequest::ResumeDevice(DEVICE)))
+    }
+}
+
+impl Drop for Stall<'_> {
+    fn drop(&mut self) {
+        if let Some(host) = self.0.take()
+            && let Err(stop) = host.ask(HostRequest::ResumeDevice(DEVICE))
+        {
+            eprintln!("resuming the device: {stop:?}");
+        }
+    }
+}

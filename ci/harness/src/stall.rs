@@ -1,0 +1,286 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! Stops and resumes devices for test programs in the guest.
+//!
+//! A device that is stopped for good takes the guest with it: QEMU waits for it
+//! when the guest is shut down, and when the driver touches certain registers.
+//! So a stall has an end whatever becomes of the test program: [`HostPort`] resumes
+//! all devices after [`LIMIT`], when it is told to, and when it is dropped.
+
+use std::net::Shutdown;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use ringbar_agent_protocol::host::{HostReply, HostRequest};
+use ringbar_agent_protocol::{FrameError, read_frame, write_frame};
+
+use crate::error::{Error, Result};
+use crate::process::{Pauser, wait_readable};
+
+/// How long the guest may leave a device stalled without a further request.
+pub const LIMIT: Duration = Duration::from_secs(30);
+
+/// The host's end of the port over which test programs have devices stalled.
+#[derive(Debug)]
+pub struct HostPort {
+    port: UnixStream,
+    devices: Arc<Mutex<Devices>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl HostPort {
+    /// Serves the requests of a guest for these devices, in their order.
+    pub fn serve(port: UnixStream, devices: Vec<Pauser>, limit: Duration) -> Result<Self> {
+        let duplicate = || {
+            port.try_clone()
+                .map_err(Error::io("duplicating the host port"))
+        };
+        let (stream, watched) = (duplicate()?, OwnedFd::from(duplicate()?));
+        let devices = Arc::new(Mutex::new(Devices {
+            all: devices
+                .into_iter()
+                .map(|pauser| Stallable {
+                    pauser,
+                    stalled: false,
+                    overdue: false,
+                })
+                .collect(),
+            closed: false,
+        }));
+        let shared = Arc::clone(&devices);
+        let thread = thread::Builder::new()
+            .name("host-port".into())
+            .spawn(move || answer_all(&stream, &watched, &shared, limit))
+            .map_err(Error::io("starting the thread of the host port"))?;
+        Ok(Self {
+            port,
+            devices,
+            thread: Some(thread),
+        })
+    }
+
+    /// Resumes all devices; returns the numbers of those that were stalled.
+    pub fn resume_all(&self) -> Vec<u32> {
+        lock(&self.devices).resume_all()
+    }
+
+    /// Resumes all devices and stalls none any more.
+    pub fn close(&self) {
+        let mut devices = lock(&self.devices);
+        devices.closed = true;
+        devices.resume_all();
+    }
+}
+
+impl Drop for HostPort {
+    fn drop(&mut self) {
+        self.close();
+        // The thread sees an end of file. An error says that it has.
+        let _ = self.port.shutdown(Shutdown::Both);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Devices {
+    all: Vec<Stallable>,
+    /// The machine is being taken down.
+    closed: bool,
+}
+
+#[derive(Debug)]
+struct Stallable {
+    pauser: Pauser,
+    stalled: bool,
+    /// It was resumed because its stall took too long.
+    overdue: bool,
+}
+
+fn lock(devices: &Mutex<Devices>) -> MutexGuard<'_, Devices> {
+    // Each flag is changed before or after the process, never half.
+    devices.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Devices {
+    fn carry_out(&mut self, request: HostRequest) -> std::result::Result<(), String> {
+        let (HostRequest::StallDevice(number) | HostRequest::ResumeDevice(number)) = request;
+        let device = self
+            .all
+            .get_mut(number as usize)
+            .ok_or_else(|| format!("there is no device {number}"))?;
+        match request {
+            HostRequest::StallDevice(_) if self.closed => {
+                Err("the machine is being taken down".into())
+            }
+            HostRequest::StallDevice(_) => {
+                // Set first: what is half stopped has to be resumed as well.
+                device.stalled = true;
+                device.overdue = false;
+                device.pauser.pause().map_err(|error| error.to_string())
+            }
+            HostRequest::ResumeDevice(_) => {
+                if std::mem::take(&mut device.overdue) {
+                    return Err(format!(
+                        "device {number} was resumed before, it took too long"
+                    ));
+                }
+                device.stalled = false;
+                device.pauser.resume().map_err(|error| error.to_string())
+            }
+        }
+    }
+
+    fn any_stalled(&self) -> bool {
+        self.all.iter().any(|device| device.stalled)
+    }
+
+    fn resume_all(&mut self) -> Vec<u32> {
+        let mut resumed = Vec::new();
+        for (number, device) in (0..).zip(&mut self.all) {
+            if std::mem::take(&mut device.stalled) {
+                // An error can only say that it has ended.
+                let _ = device.pauser.resume();
+                resumed.push(number);
+            }
+        }
+        resumed
+    }
+
+    /// Ends stalls that take too long.
+    fn expire(&mut self) {
+        for number in self.resume_all() {
+            self.all[number as usize].overdue = true;
+        }
+    }
+}
+
+/// Serves requests until the connection ends.
+fn answer_all(port: &UnixStream, watched: &OwnedFd, devices: &Mutex<Devices>, limit: Duration) {
+    loop {
+        // Without a stall there is nothing to end, and a look now and then is free.
+        match wait_readable(&[watched], Instant::now() + limit) {
+            Ok(true) => {}
+            Ok(false) => {
+                let mut devices = lock(devices);
+                if devices.any_stalled() {
+                    devices.expire();
+                }
+                continue;
+            }
+            Err(_) => break,
+        }
+        let reply = match read_frame::<HostRequest>(port) {
+            Ok(request) => match lock(devices).carry_out(request) {
+                Ok(()) => HostReply::Done,
+                Err(message) => HostReply::Failed(message),
+            },
+            // Where frames begin is not known any more.
+            Err(FrameError::Closed | FrameError::Io(_) | FrameError::TooLong(_)) => break,
+            Err(error @ FrameError::Encoding(_)) => HostReply::Failed(error.to_string()),
+        };
+        if write_frame(port, &reply).is_err() {
+            break;
+        }
+    }
+    lock(devices).resume_all();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::process::HostProcess;
+    use std::fs;
+    use std::path::Path;
+    use std::process::Command;
+
+    fn process(dir: &Path) -> HostProcess {
+        let mut command = Command::new("tail");
+        command.args(["-f", "/dev/null"]);
+        HostProcess::spawn("a test", command, &dir.join("log"), false).unwrap()
+    }
+
+    fn is_stopped(process: &HostProcess) -> bool {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", process.id())).unwrap();
+        stat.contains(") T ")
+    }
+
+    fn ask(guest: &UnixStream, request: HostRequest) -> HostReply {
+        write_frame(guest, &request).unwrap();
+        read_frame(guest).unwrap()
+    }
+
+    #[test]
+    fn a_device_is_stopped_when_the_answer_comes() {
+        let dir = tempfile::tempdir().unwrap();
+        let process = process(dir.path());
+        let (host, guest) = UnixStream::pair().unwrap();
+        let port = HostPort::serve(host, vec![process.pauser().unwrap()], LIMIT).unwrap();
+        assert_eq!(ask(&guest, HostRequest::StallDevice(0)), HostReply::Done);
+        assert!(is_stopped(&process));
+        assert_eq!(ask(&guest, HostRequest::ResumeDevice(0)), HostReply::Done);
+        assert!(!is_stopped(&process));
+        assert!(port.resume_all().is_empty());
+
+        assert_eq!(ask(&guest, HostRequest::StallDevice(0)), HostReply::Done);
+        assert_eq!(port.resume_all(), [0]);
+        assert!(!is_stopped(&process));
+        let reply = ask(&guest, HostRequest::StallDevice(1));
+        assert_eq!(reply, HostReply::Failed("there is no device 1".into()));
+    }
+
+    #[test]
+    fn a_stall_ends_with_the_port() {
+        let dir = tempfile::tempdir().unwrap();
+        let process = process(dir.path());
+        let (host, guest) = UnixStream::pair().unwrap();
+        let port = HostPort::serve(host, vec![process.pauser().unwrap()], LIMIT).unwrap();
+        assert_eq!(ask(&guest, HostRequest::StallDevice(0)), HostReply::Done);
+        port.close();
+        assert!(!is_stopped(&process));
+        let reply = ask(&guest, HostRequest::StallDevice(0));
+        assert!(matches!(reply, HostReply::Failed(_)), "{reply:?}");
+        assert!(!is_stopped(&process));
+        drop(port);
+        assert!(matches!(
+            read_frame::<HostReply>(&guest),
+            Err(FrameError::Closed)
+        ));
+    }
+
+    #[test]
+    fn a_stall_that_takes_too_long_ends_and_is_reported() {
+        let dir = tempfile::tempdir().unwrap();
+        let process = process(dir.path());
+        let (host, guest) = UnixStream::pair().unwrap();
+        let limit = Duration::from_millis(20);
+        let _port = HostPort::serve(host, vec![process.pauser().unwrap()], limit).unwrap();
+        assert_eq!(ask(&guest, HostRequest::StallDevice(0)), HostReply::Done);
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while is_stopped(&process) && Instant::now() < deadline {
+            thread::yield_now();
+        }
+        assert!(!is_stopped(&process));
+        let reply = ask(&guest, HostRequest::ResumeDevice(0));
+        assert!(matches!(reply, HostReply::Failed(_)), "{reply:?}");
+        assert_eq!(ask(&guest, HostRequest::ResumeDevice(0)), HostReply::Done);
+    }
+
+    #[test]
+    fn the_daemon_may_end_while_stalled() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut process = process(dir.path());
+        let (host, guest) = UnixStream::pair().unwrap();
+        let _port = HostPort::serve(host, vec![process.pauser().unwrap()], LIMIT).unwrap();
+        assert_eq!(ask(&guest, HostRequest::StallDevice(0)), HostReply::Done);
+        process.kill();
+        for request in [HostRequest::ResumeDevice(0), HostRequest::StallDevice(0)] {
+            let reply = ask(&guest, request);
+            assert!(matches!(reply, HostReply::Failed(_)), "{reply:?}");
+        }
+    }
+}
