@@ -71,7 +71,7 @@ pub enum Error {
     #[error("unexpected answer from the guest: {0}")]
     Protocol(String),
 
-    /// The agent port failed.
+    /// A virtio-serial port failed.
     #[error(transparent)]
     Frame(#[from] FrameError),
 

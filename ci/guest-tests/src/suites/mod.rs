@@ -12,6 +12,7 @@ mod lifecycle;
 mod mmap;
 mod probe;
 mod selectors;
+mod stall;
 mod tool;
 
 use crate::case::Suite;
@@ -25,6 +26,7 @@ pub fn all() -> Vec<Suite> {
         data::suite(),
         asynchronous::suite(),
         concurrency::suite(),
+        stall::suite(),
         lifecycle::suite(),
         durability::suite(),
         tool::suite(),

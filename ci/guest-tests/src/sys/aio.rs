@@ -6,7 +6,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::ptr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::file::Vectored;
 use super::memory::IoVec;
@@ -170,9 +170,56 @@ impl AioContext {
         check(result as isize)
     }
 
+    /// Submits one operation that [`Self::cancel`] can name: the kernel knows it by
+    /// its address.
+    pub fn submit_in_place(&self, operation: &mut AioOperation<'_>) -> io::Result<()> {
+        let pointer = ptr::from_mut(&mut operation.iocb);
+        // SAFETY: as in `submit`; the kernel writes the key before it returns.
+        let result =
+            unsafe { libc::syscall(libc::SYS_io_submit, self.0, 1i64, &raw const pointer) };
+        match check(result as isize)? {
+            1 => Ok(()),
+            _ => Err(io::Error::other("the operation was not taken")),
+        }
+    }
+
+    /// Asks the kernel to cancel an operation (`io_cancel`).
+    pub fn cancel(&self, operation: &AioOperation<'_>) -> io::Result<()> {
+        let mut event = IoEvent::default();
+        let pointer = ptr::from_ref(&operation.iocb);
+        // SAFETY: the kernel reads the key, and writes at most the event.
+        let result = unsafe { libc::syscall(libc::SYS_io_cancel, self.0, pointer, &raw mut event) };
+        check(result as isize).map(drop)
+    }
+
     /// Takes at least `min` and at most `max` results: tag, and bytes or error.
     /// Fewer only when the time is up.
     pub fn results(
+        &self,
+        min: usize,
+        max: usize,
+        timeout: Duration,
+    ) -> io::Result<Vec<(u64, io::Result<usize>)>> {
+        let deadline = Instant::now() + timeout;
+        let mut results = Vec::new();
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let missing = min.saturating_sub(results.len());
+            // The wait also ends early for a signal, or for work that io_uring has
+            // this thread do.
+            match self.take(missing, max - results.len(), left) {
+                Ok(more) => results.extend(more),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+            if results.len() >= min || left.is_zero() {
+                return Ok(results);
+            }
+        }
+    }
+
+    /// `io_getevents`
+    fn take(
         &self,
         min: usize,
         max: usize,

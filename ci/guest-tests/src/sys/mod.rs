@@ -9,6 +9,7 @@ mod aio;
 mod file;
 mod memory;
 mod process;
+mod task;
 mod uring;
 
 pub use aio::{AioContext, AioOperation};
@@ -20,7 +21,10 @@ pub use memory::{IoVec, PAGE, Region, map_error};
 pub use process::{
     Child, eventfd, eventfd_wait, exit_now, fork, interval_timer, kill, set_empty_handler,
 };
-pub use uring::{Buffers, Ring, UringOperation};
+pub use task::{
+    Asleep, Pinned, Task, count_signal, cpus, pin_to_cpu, run_in_order_of_arrival, signals_counted,
+};
+pub use uring::{Buffers, Delay, Ring, UringOperation};
 
 use std::io;
 

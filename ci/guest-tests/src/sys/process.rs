@@ -67,6 +67,11 @@ impl Child {
         self.collect()
     }
 
+    /// Whether the child has ended, with all its threads.
+    pub fn has_ended(&self) -> io::Result<bool> {
+        readable(&self.pidfd, Duration::ZERO)
+    }
+
     fn collect(&mut self) -> io::Result<Result<i32, i32>> {
         let mut status = 0;
         // SAFETY: the kernel writes one word.

@@ -4,10 +4,10 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
-use io_uring::types::{Fd, Fixed, FsyncFlags, SubmitArgs, Timespec};
+use io_uring::types::{CancelBuilder, Fd, Fixed, FsyncFlags, SubmitArgs, Timespec};
 use io_uring::{IoUring, opcode, squeue};
 
 use super::check_result;
@@ -23,6 +23,17 @@ pub enum Buffers<'a> {
     List(&'a [IoVec]),
     /// One within the registered buffer of this index.
     Registered(IoVec, u16),
+}
+
+/// A time for the kernel to wait.
+#[derive(Clone, Copy, Debug)]
+pub struct Delay(Timespec);
+
+impl Delay {
+    /// So long.
+    pub fn new(delay: Duration) -> Self {
+        Self(delay.into())
+    }
 }
 
 /// One operation to submit. Vectored ones refer to their list of buffers.
@@ -143,6 +154,23 @@ impl<'a> UringOperation<'a> {
         }
     }
 
+    /// Cancels the operation with this number.
+    pub fn cancel(tag: u64) -> Self {
+        Self {
+            entry: opcode::AsyncCancel::new(tag).build(),
+            _buffers: None,
+        }
+    }
+
+    /// Cancels the operation before, which is linked to this one, when so much time
+    /// has passed.
+    pub fn link_timeout(delay: &'a Delay) -> Self {
+        Self {
+            entry: opcode::LinkTimeout::new(&raw const delay.0).build(),
+            _buffers: None,
+        }
+    }
+
     /// Sets the number that comes back with the result.
     pub fn tag(mut self, tag: u64) -> Self {
         self.entry = self.entry.user_data(tag);
@@ -198,6 +226,19 @@ impl Ring {
     pub fn register_files(&self, files: &[&File]) -> io::Result<()> {
         let fds: Vec<i32> = files.iter().map(|file| file.as_raw_fd()).collect();
         self.0.submitter().register_files(&fds)
+    }
+
+    /// Has an eventfd signalled for each result.
+    pub fn register_eventfd(&self, eventfd: BorrowedFd<'_>) -> io::Result<()> {
+        self.0.submitter().register_eventfd(eventfd.as_raw_fd())
+    }
+
+    /// Cancels the operation with this number and waits until that is done or
+    /// refused.
+    pub fn cancel_now(&self, tag: u64) -> io::Result<()> {
+        self.0
+            .submitter()
+            .register_sync_cancel(Some(Timespec::new()), CancelBuilder::user_data(tag))
     }
 
     /// Queues operations and submits them; returns how many the kernel took.

@@ -345,7 +345,7 @@ mod tests {
         assert_eq!(debug.len(), all.len() + suites::debug().len());
         assert!(plans(Kernel::Stock, &["debug::mmap"]).is_empty());
         assert_eq!(plans(Kernel::Debug, &["debug::mmap"]).len(), 1);
-        let some = plans(Kernel::Stock, &["mmap::", "aio_eventfd"]);
+        let some = plans(Kernel::Stock, &["mmap::", "b6_aio_eventfd"]);
         let names: Vec<_> = some.iter().map(|plan| plan.suite).collect();
         assert_eq!(names, ["mmap", "async"]);
         assert_eq!(some[1].tests, ["b6_aio_eventfd"]);

@@ -1,0 +1,132 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! Attempts to cancel what the device has. There is no way to take a request
+//! back from it, so each attempt is refused and each request ends once, in full.
+
+use std::time::Duration;
+
+use super::{BLOCK, Bench, expect_results, expect_whole};
+use crate::case::{Context, During, PATIENCE, Stop, Verdict, expect_bytes, expect_errno};
+use crate::sys::{AioContext, AioOperation, Buffers, Delay, Ring, UringOperation};
+use crate::{check, check_eq};
+
+/// What io_uring says of a request that cannot be cancelled any more: it does
+/// not look for those that a driver has, or it finds them too late.
+const REFUSED: [i32; 2] = [libc::ENOENT, libc::EALREADY];
+
+/// Number of whatever tries to cancel.
+const ATTEMPT: u64 = 99;
+
+fn write(b: &Bench, i: usize) -> UringOperation<'static> {
+    b.prepare_write(i);
+    UringOperation::write(&b.file, Buffers::One(b.block(i)), Bench::place(i)).tag(i as u64)
+}
+
+/// The only result that a ring has, which is that of the attempt.
+fn expect_refused(ring: &mut Ring) -> Verdict {
+    let mut results = ring.results(1, PATIENCE)?;
+    let Some((tag, result)) = results.pop() else {
+        return Err(Stop::Failed("the attempt has no result".into()));
+    };
+    check_eq!(tag, ATTEMPT, "what ended while the device stalled");
+    expect_errno(result, &REFUSED, "the attempt")?;
+    let early = ring.results(1, Duration::ZERO)?;
+    check!(early.is_empty(), "results of a stalled device: {early:?}");
+    Ok(())
+}
+
+pub(super) fn uring_cancel(context: &Context) -> Verdict {
+    let b = Bench::new(context, 1)?;
+    let mut ring = Ring::new(4)?;
+    let stall = b.host.stall()?;
+    check_eq!(ring.submit(&[write(&b, 0)])?, 1, "requests taken");
+    let cancel = UringOperation::cancel(0).tag(ATTEMPT);
+    check_eq!(ring.submit(&[cancel])?, 1, "attempts taken");
+    expect_refused(&mut ring)?;
+    expect_errno(ring.cancel_now(0), &REFUSED, "the synchronous attempt")?;
+    stall.resume()?;
+    expect_results(ring.results(1, PATIENCE)?, 1)?;
+    b.expect_written(0)?;
+    b.finish()
+}
+
+pub(super) fn uring_link_timeout(context: &Context) -> Verdict {
+    let b = Bench::new(context, 1)?;
+    let mut ring = Ring::new(4)?;
+    let delay = Delay::new(Duration::from_millis(10));
+    let stall = b.host.stall()?;
+    let timeout = UringOperation::link_timeout(&delay).tag(ATTEMPT);
+    let taken = ring.submit(&[write(&b, 0).linked(), timeout])?;
+    check_eq!(taken, 2, "operations taken");
+    expect_refused(&mut ring)?;
+    stall.resume()?;
+    expect_results(ring.results(1, PATIENCE)?, 1)?;
+    b.expect_written(0)?;
+    b.finish()
+}
+
+pub(super) fn uring_broken_link(context: &Context) -> Verdict {
+    /// Bytes that the device has behind the place of the short read.
+    const LEFT: usize = 100;
+
+    let b = Bench::new(context, 2)?;
+    let end = context.size() - LEFT as u64;
+    b.bar.store(end as usize, &[7; LEFT]);
+    b.memory.fill(0, BLOCK, 0xbb);
+    let mut ring = Ring::new(4)?;
+    let stall = b.host.stall()?;
+    let short = UringOperation::read(&b.file, Buffers::One(b.block(0)), end).tag(0);
+    let behind = write(&b, 1);
+    let taken = ring.submit(&[short.linked(), behind])?;
+    check_eq!(taken, 2, "operations taken");
+    let early = ring.results(1, Duration::ZERO)?;
+    check!(early.is_empty(), "results of a stalled device: {early:?}");
+    stall.resume()?;
+    let mut results = ring.results(2, PATIENCE)?;
+    results.sort_by_key(|(tag, _)| *tag);
+    let [(0, first), (1, second)] = <[_; 2]>::try_from(results)
+        .map_err(|results| Stop::Failed(format!("results {results:?}")))?
+    else {
+        return Err(Stop::Failed("a result came twice".into()));
+    };
+    check_eq!(first.during(|| "the read".into())?, LEFT, "bytes read");
+    expect_errno(second, &[libc::ECANCELED], "the request behind")?;
+    let seen = b.memory.load(0, LEFT);
+    expect_bytes(&seen, &[7; LEFT], "what was read")?;
+    let untouched = b.bar.load(Bench::place(1) as usize, BLOCK);
+    expect_bytes(&untouched, &[0xaa; BLOCK], "the device behind the link")?;
+    b.finish()
+}
+
+pub(super) fn io_cancel(context: &Context) -> Verdict {
+    let b = Bench::new(context, 2)?;
+    let aio = AioContext::new(4)?;
+    b.prepare_write(0);
+    b.prepare_read(1);
+    let mut write = AioOperation::pwrite(&b.file, b.block(0), Bench::place(0)).tag(0);
+    let mut read = AioOperation::pread(&b.file, b.block(1), Bench::place(1)).tag(1);
+    let stall = b.host.stall()?;
+    for operation in [&mut write, &mut read] {
+        aio.submit_in_place(operation)?;
+        // Without a function to cancel, the kernel does not find it.
+        expect_errno(aio.cancel(operation), &[libc::EINVAL], "io_cancel")?;
+    }
+    let early = aio.results(0, 4, Duration::ZERO)?;
+    check!(early.is_empty(), "results of a stalled device: {early:?}");
+    stall.resume()?;
+    expect_results(aio.results(2, 4, PATIENCE)?, 2)?;
+    expect_errno(
+        aio.cancel(&write),
+        &[libc::EINVAL],
+        "io_cancel of what has ended",
+    )?;
+    b.expect_written(0)?;
+    b.expect_read(1)?;
+    b.finish()?;
+    let late = aio.results(0, 4, Duration::ZERO)?;
+    check!(late.is_empty(), "results came twice: {late:?}");
+    expect_whole(
+        aio.run(AioOperation::pwrite(&b.file, b.block(1), Bench::place(1))),
+        "a request afterwards",
+    )
+}

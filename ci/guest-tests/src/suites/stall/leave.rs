@@ -1,0 +1,150 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! Processes that go while the device has requests of theirs.
+
+use std::io::{self, Read, Write};
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+
+use super::{BLOCK, Bench, all_released, data, process};
+use crate::case::{Context, During, PATIENCE, Stop, Verdict, eventually, expect_bytes};
+use crate::pins::Pins;
+use crate::sys::{
+    self, AioContext, AioOperation, Buffers, Child, PAGE, Region, Ring, Task, UringOperation,
+};
+use crate::{check, check_eq};
+
+/// How requests are made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Engine {
+    Aio,
+    Uring,
+}
+
+/// How a process goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Leave {
+    Exit,
+    Killed,
+    Exec,
+}
+
+/// Requests in flight: half of them writes, half of them reads.
+const REQUESTS: usize = 8;
+
+/// Name of the test.
+pub(super) fn name(engine: Engine, way: Leave) -> String {
+    let engine = match engine {
+        Engine::Aio => "aio",
+        Engine::Uring => "uring",
+    };
+    let way = match way {
+        Leave::Exit => "exit",
+        Leave::Killed => "sigkill",
+        Leave::Exec => "exec",
+    };
+    format!("b10_{way}_with_{engine}_in_flight_while_the_device_stalls")
+}
+
+/// What the process does: submits, tells the parent, goes.
+fn submit_and_leave(
+    context: &Context,
+    engine: Engine,
+    way: Leave,
+    mut submitted: impl Write,
+) -> Verdict {
+    // Of its own: all of it goes with the process.
+    let file = context.open()?;
+    let memory = Region::anonymous(REQUESTS * BLOCK)?;
+    let buffer = |i: usize| memory.buffer(i * BLOCK, BLOCK);
+    for i in 0..REQUESTS {
+        memory.store(i * BLOCK, data(i));
+    }
+    let aio = AioContext::new(REQUESTS as u32)?;
+    let mut ring = Ring::new(REQUESTS as u32)?;
+    let taken = match engine {
+        Engine::Aio => {
+            let operations: Vec<_> = (0..REQUESTS)
+                .map(|i| match i % 2 {
+                    0 => AioOperation::pwrite(&file, buffer(i), Bench::place(i)),
+                    _ => AioOperation::pread(&file, buffer(i), Bench::place(i)),
+                })
+                .collect();
+            aio.submit(&operations)?
+        }
+        Engine::Uring => {
+            let operations: Vec<_> = (0..REQUESTS)
+                .map(|i| match i % 2 {
+                    0 => UringOperation::write(&file, Buffers::One(buffer(i)), Bench::place(i)),
+                    _ => UringOperation::read(&file, Buffers::One(buffer(i)), Bench::place(i)),
+                })
+                .collect();
+            ring.submit(&operations)?
+        }
+    };
+    check_eq!(taken, REQUESTS, "requests taken");
+    submitted.write_all(b"x")?;
+    match way {
+        Leave::Exit => sys::exit_now(0),
+        Leave::Killed => loop {
+            std::thread::park();
+        },
+        Leave::Exec => {
+            let error = Command::new("true").exec();
+            Err(error).during(|| "exec".into())
+        }
+    }
+}
+
+/// Checks that a process which is gone but for its requests is kept by them. AIO
+/// waits for them as the process gives its memory up; io_uring leaves that to a
+/// worker of the kernel.
+fn expect_waiting(child: &Child, engine: Engine) -> Verdict {
+    if engine == Engine::Aio {
+        eventually("the wait of the process for its requests", || {
+            let function = Task::of(child).kernel_function();
+            Ok(function.during(|| "the process".into())? == "exit_aio")
+        })?;
+        check!(!child.has_ended()?, "the process ended before its requests");
+    }
+    Ok(())
+}
+
+pub(super) fn with_requests_in_flight(context: &Context, engine: Engine, way: Leave) -> Verdict {
+    /// Pages that all requests together hold.
+    const PINNED: u64 = (REQUESTS * BLOCK / PAGE) as u64;
+
+    let b = Bench::new(context, REQUESTS)?;
+    for i in 0..REQUESTS {
+        b.bar.fill(Bench::place(i) as usize, BLOCK, 0xaa);
+    }
+    let stall = b.host.stall()?;
+    let (mut submitted, notify) = io::pipe()?;
+    let child = process(|| submit_and_leave(context, engine, way, notify))?;
+    if submitted.read(&mut [0])? != 1 {
+        return Err(Stop::Failed("the process made no requests".into()));
+    }
+    if way == Leave::Killed {
+        child.kill(libc::SIGKILL)?;
+    }
+    expect_waiting(&child, engine)?;
+    check_eq!(Pins::read()?.held(), PINNED, "pages pinned");
+
+    // What the process had is free but for the pages that the device still has.
+    let others = Region::anonymous(4 << 20)?;
+    others.fill(0, others.len(), 0xcc);
+    stall.resume()?;
+    let end = child.wait(PATIENCE).during(|| "the process".into())?;
+    let expected = match way {
+        Leave::Exit | Leave::Exec => Ok(0),
+        Leave::Killed => Err(libc::SIGKILL),
+    };
+    check_eq!(end, expected, "end of the process");
+    all_released()?;
+    for i in (0..REQUESTS).step_by(2) {
+        b.expect_written(i)?;
+    }
+    let seen = others.load(0, others.len());
+    expect_bytes(&seen, &vec![0xcc; others.len()], "memory of another")?;
+    b.finish()
+}

@@ -1,0 +1,241 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! Callers that wait for a free slot.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, Scope};
+use std::time::Instant;
+
+use super::full::Full;
+use super::{BLOCK, Bench, Caller, data, expect_asleep, expect_whole, process};
+use crate::case::{
+    Context, During, PATIENCE, Stop, Verdict, eventually, expect_bytes, expect_errno,
+};
+use crate::sys::{self, Asleep, Task};
+use crate::{check, check_eq};
+
+/// Threads that wait in order.
+const WAITERS: usize = 8;
+
+/// The call that waits.
+const CALL: i64 = libc::SYS_pwrite64;
+
+/// The CPU on which all of a test wait, and so for the same queue.
+fn cpu() -> Verdict<usize> {
+    let first = sys::cpus()?.first().copied();
+    first.ok_or_else(|| Stop::Failed("there is no CPU".into()))
+}
+
+fn pwrite(b: &Bench, i: usize) -> std::io::Result<usize> {
+    sys::pwrite(&b.file, b.block(i), Bench::place(i))
+}
+
+/// Writes by which the order shows in which the device got them.
+///
+/// All begin at the same place, and each is a step shorter than the one before it.
+/// Served in order, each leaves uncovered the last step of the one before. One
+/// that is served after a later one covers that one up.
+///
+/// The order is strict: waiters get slots in the order in which they are woken;
+/// on one CPU under `SCHED_FIFO` they run in that order, each until its request is
+/// with the device; and the device serves a queue in order. In which order the
+/// calls return says less: one whose request has ended before it came to wait
+/// returns at once, ahead of those that have to be woken.
+struct Staircase<'a> {
+    bench: &'a Bench,
+    steps: usize,
+    cpu: usize,
+}
+
+impl<'a> Staircase<'a> {
+    const STEP: usize = 512;
+
+    fn new(bench: &'a Bench, steps: usize, cpu: usize) -> Self {
+        for i in 0..steps {
+            bench.prepare_write(i);
+        }
+        Self { bench, steps, cpu }
+    }
+
+    /// Length of write `i`.
+    fn length(&self, i: usize) -> usize {
+        (self.steps - i) * Self::STEP
+    }
+
+    /// Makes write `i`.
+    fn write(&self, i: usize) -> Verdict {
+        let _pinned = sys::pin_to_cpu(self.cpu)?;
+        sys::run_in_order_of_arrival()?;
+        let buffer = self.bench.memory.buffer(i * BLOCK, self.length(i));
+        let moved = sys::pwrite(&self.bench.file, buffer, Bench::place(0))
+            .during(|| format!("waiter {i}"))?;
+        check_eq!(moved, self.length(i), "bytes of waiter {i}");
+        Ok(())
+    }
+
+    /// Starts threads that make the first `count` writes and wait, each after the
+    /// one before it sleeps.
+    fn start<'scope>(
+        &'scope self,
+        scope: &'scope Scope<'scope, '_>,
+        count: usize,
+    ) -> Verdict<Vec<Caller<'scope, Verdict>>> {
+        let mut callers = Vec::new();
+        for i in 0..count {
+            let caller = Caller::start(scope, move || self.write(i))?;
+            caller
+                .expect_asleep(CALL, Asleep::Interruptible)
+                .during(|| format!("waiter {i}"))?;
+            callers.push(caller);
+        }
+        Ok(callers)
+    }
+
+    /// Checks that the device got the writes in order.
+    fn expect_in_order(&self) -> Verdict {
+        let place = Bench::place(0) as usize;
+        let mut covered = 0;
+        for i in (0..self.steps).rev() {
+            let end = self.length(i);
+            let seen = self.bench.bar.load(place + covered, end - covered);
+            expect_bytes(
+                &seen,
+                &data(i)[covered..end],
+                &format!("what waiter {i} wrote and no later one covers"),
+            )?;
+            covered = end;
+        }
+        Ok(())
+    }
+}
+
+pub(super) fn in_order(context: &Context) -> Verdict {
+    let b = Bench::new(context, WAITERS)?;
+    let writes = Staircase::new(&b, WAITERS, cpu()?);
+    let stall = b.host.stall()?;
+    let full = Full::fill(&b.file)?;
+    thread::scope(|scope| {
+        // Within, so that it ends before the threads are waited for.
+        let stall = stall;
+        let callers = writes.start(scope, WAITERS)?;
+        stall.resume()?;
+        callers.into_iter().try_for_each(|caller| caller.join()?)
+    })?;
+    full.finish(&b.bar)?;
+    writes.expect_in_order()?;
+    b.finish()
+}
+
+/// A newcomer keeps the CPU of the waiters from them until all slots are free
+/// again, and only then asks for one: it finds free slots, and waiters that were
+/// woken but had no chance to take them.
+pub(super) fn newcomer(context: &Context) -> Verdict {
+    let [cpu, other, ..] = sys::cpus()?[..] else {
+        return Err(Stop::Skipped("needs two CPUs".into()));
+    };
+    let b = Bench::new(context, WAITERS + 1)?;
+    let writes = Staircase::new(&b, WAITERS + 1, cpu);
+    let stall = b.host.stall()?;
+    let full = Full::fill(&b.file)?;
+    let elsewhere = sys::pin_to_cpu(other)?;
+    let (running, go) = (AtomicBool::new(false), AtomicBool::new(false));
+    let keep_cpu = || -> Verdict {
+        let _pinned = sys::pin_to_cpu(cpu)?;
+        sys::run_in_order_of_arrival()?;
+        running.store(true, Ordering::SeqCst);
+        let begun = Instant::now();
+        // The time is for a test that has failed.
+        while !go.load(Ordering::SeqCst) && begun.elapsed() < PATIENCE {
+            std::hint::spin_loop();
+        }
+        writes.write(WAITERS)
+    };
+    thread::scope(|scope| {
+        // Within, so that it ends before the threads are waited for.
+        let stall = stall;
+        let mut callers = writes.start(scope, WAITERS)?;
+        let newcomer = Caller::start(scope, keep_cpu)?;
+        eventually("the start of the newcomer", || {
+            Ok(running.load(Ordering::SeqCst))
+        })?;
+        stall.resume()?;
+        full.finish(&b.bar)?;
+        for (i, caller) in callers.iter().enumerate() {
+            check!(!caller.has_ended(), "waiter {i} got the CPU");
+        }
+        go.store(true, Ordering::SeqCst);
+        callers.push(newcomer);
+        callers.into_iter().try_for_each(|caller| caller.join()?)
+    })?;
+    drop(elsewhere);
+    writes.expect_in_order()?;
+    b.finish()
+}
+
+pub(super) fn interrupted(context: &Context) -> Verdict {
+    sys::count_signal(libc::SIGUSR1, false)?;
+    sys::count_signal(libc::SIGUSR2, true)?;
+    let b = Bench::new(context, 4)?;
+    for i in 0..4 {
+        b.prepare_write(i);
+    }
+    let cpu = cpu()?;
+    let stall = b.host.stall()?;
+    let full = Full::fill(&b.file)?;
+    // The first of all, and so in front of those that stay.
+    let killed = process(|| {
+        let _pinned = sys::pin_to_cpu(cpu)?;
+        pwrite(&b, 0)?;
+        Ok(())
+    })?;
+    expect_asleep(Task::of(&killed), CALL, Asleep::Interruptible)?;
+    thread::scope(|scope| {
+        // Within, so that it ends before the threads are waited for.
+        let stall = stall;
+        let start = |i: usize| {
+            let b = &b;
+            let caller = Caller::start(scope, move || -> Verdict<_> {
+                let _pinned = sys::pin_to_cpu(cpu)?;
+                Ok(pwrite(b, i))
+            })?;
+            caller.expect_asleep(CALL, Asleep::Interruptible)?;
+            Ok::<_, Stop>(caller)
+        };
+        let interrupted = start(1)?;
+        let restarted = start(2)?;
+        let undisturbed = start(3)?;
+
+        killed.kill(libc::SIGKILL)?;
+        let end = killed
+            .wait(PATIENCE)
+            .during(|| "the killed waiter".into())?;
+        check_eq!(end, Err(libc::SIGKILL), "end of the killed waiter");
+
+        interrupted.task.signal(libc::SIGUSR1)?;
+        expect_errno(
+            interrupted.join()??,
+            &[libc::EINTR],
+            "the interrupted waiter",
+        )?;
+
+        let before = sys::signals_counted();
+        restarted.task.signal(libc::SIGUSR2)?;
+        eventually("the handling of the signal", || {
+            Ok(sys::signals_counted() > before)
+        })?;
+        restarted.expect_asleep(CALL, Asleep::Interruptible)?;
+        undisturbed.expect_asleep(CALL, Asleep::Interruptible)?;
+
+        stall.resume()?;
+        expect_whole(restarted.join()??, "the restarted waiter")?;
+        expect_whole(undisturbed.join()??, "the waiter behind")
+    })?;
+    full.finish(&b.bar)?;
+    for i in [2, 3] {
+        b.expect_written(i)?;
+    }
+    for i in [0, 1] {
+        check!(b.expect_written(i).is_err(), "write {i} was made after all");
+    }
+    b.finish()
+}
