@@ -4,6 +4,7 @@
 
 use std::fs::{self, File};
 use std::io;
+use std::path::Path;
 use std::process::Command;
 
 use crate::case::{
@@ -17,6 +18,18 @@ use crate::{check, check_eq};
 
 /// How often drivers come and go.
 const ROUNDS: u64 = 20;
+
+/// The same under the checkers of the debug kernel, which need no luck to see what
+/// is wrong, and take their time.
+const CHECKED_ROUNDS: u64 = 4;
+
+fn rounds() -> u64 {
+    if Path::new("/sys/kernel/debug/kmemleak").exists() {
+        CHECKED_ROUNDS
+    } else {
+        ROUNDS
+    }
+}
 
 /// The suite.
 pub fn suite() -> Suite {
@@ -81,7 +94,7 @@ pub(super) fn expect_working(context: &Context, seed: u64) -> Verdict {
 }
 
 fn reload(context: &Context) -> Verdict {
-    for round in 0..ROUNDS {
+    for round in 0..rounds() {
         remove()?;
         check!(
             !context.path().exists(),
@@ -204,7 +217,7 @@ fn reload_with_io(context: &Context) -> Verdict {
             use_whenever_there(context, &board, number)
         })?);
     }
-    for round in 0..ROUNDS {
+    for round in 0..rounds() {
         let during = || format!("round {round}");
         for number in 0..PROCESSES {
             let more = board.done(number) + 2;
@@ -347,7 +360,7 @@ fn unbind_with_io(context: &Context) -> Verdict {
     const PROCESSES: usize = 4;
 
     let address = context.pci_address()?;
-    for round in 0..ROUNDS {
+    for round in 0..rounds() {
         let board = Board::new()?;
         let mut children = Vec::new();
         for number in 0..PROCESSES {

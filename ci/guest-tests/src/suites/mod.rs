@@ -8,6 +8,7 @@ mod data;
 pub mod durability;
 mod ends;
 mod faults;
+mod kunit;
 mod lifecycle;
 mod mmap;
 mod probe;
@@ -33,10 +34,33 @@ pub fn all() -> Vec<Suite> {
     ]
 }
 
-/// Suites that need the debug kernel.
+/// Suites for the debug kernel. It takes long to boot, so all tests that do not
+/// need a device of their own share one machine.
 pub fn debug() -> Vec<Suite> {
-    vec![faults::suite()]
+    let (own, shared): (Vec<_>, Vec<_>) = all()
+        .into_iter()
+        .partition(|suite| OWN_DEVICE.contains(&suite.name));
+    let mut suites = vec![Suite {
+        name: "driver",
+        about: "what the suites for the stock kernel test on the same device",
+        cases: shared
+            .into_iter()
+            .flat_map(|suite| suite.cases)
+            .filter(|case| !NOT_IN_DEBUG.contains(&case.name.as_str()))
+            .chain(kunit::cases())
+            .collect(),
+    }];
+    suites.extend(own);
+    suites.push(faults::suite());
+    suites
 }
+
+/// Tests that look at what the debug kernel is built without: the list of memory
+/// types, which needs `X86_PAT`.
+const NOT_IN_DEBUG: [&str; 1] = ["a9_caching_is_chosen_by_the_offset"];
+
+/// Suites whose device is not the ordinary one.
+const OWN_DEVICE: [&str; 1] = ["durability"];
 
 #[cfg(test)]
 mod tests {
@@ -46,7 +70,7 @@ mod tests {
     #[test]
     fn every_test_has_a_name_of_its_own_with_a_feature_id() {
         let mut names = HashSet::new();
-        for suite in all().into_iter().chain(debug()) {
+        for suite in all().into_iter().chain([faults::suite()]) {
             for case in suite.cases {
                 let (id, rest) = case.name.split_once('_').unwrap();
                 let (section, number) = id.split_at(1);

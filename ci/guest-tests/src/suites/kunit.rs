@@ -1,0 +1,65 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! The driver's own unit tests, which the kernel has run when it loaded the
+//! module.
+
+use std::fs;
+use std::path::Path;
+
+use crate::case::{Case, Context, During, Verdict};
+use crate::check;
+
+/// Where the kernel keeps the results (`Documentation/dev-tools/kunit`).
+const RESULTS: &str = "/sys/kernel/debug/kunit";
+
+/// The cases, for a kernel with KUnit.
+pub fn cases() -> Vec<Case> {
+    [
+        ("a1_kunit_capability", "ringbar_capability"),
+        ("b3_kunit_segments", "ringbar_segments"),
+        ("b14_kunit_command", "ringbar_command"),
+        ("c4_kunit_ring", "ringbar_ring"),
+    ]
+    .into_iter()
+    .map(|(name, suite)| Case::new(name, move |_: &Context| passed(suite)))
+    .collect()
+}
+
+fn passed(suite: &str) -> Verdict {
+    let path = Path::new(RESULTS).join(suite).join("results");
+    let text = fs::read_to_string(&path).during(|| format!("reading {}", path.display()))?;
+    check!(all_passed(&text, suite), "{}:\n{text}", path.display());
+    Ok(())
+}
+
+/// Whether KTAP output says that the suite has run and all of its tests passed.
+fn all_passed(text: &str, suite: &str) -> bool {
+    let mut tests = 0;
+    for line in text.lines().map(str::trim_start) {
+        if line.starts_with("not ok") {
+            return false;
+        }
+        if line.starts_with("ok ") && !line.ends_with(suite) {
+            tests += 1;
+        }
+    }
+    let summary = format!("pass:{tests} fail:0 skip:0 total:{tests}");
+    tests > 0 && text.contains(&summary)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: &str = "KTAP version 1\n    # Subtest: x\n    1..2\n    ok 1 a\n    ok 2 b\n\
+        # x: pass:2 fail:0 skip:0 total:2\nok 1 x\n";
+
+    #[test]
+    fn results_are_read() {
+        assert!(all_passed(GOOD, "x"));
+        assert!(!all_passed(&GOOD.replace("ok 2 b", "not ok 2 b"), "x"));
+        assert!(!all_passed(&GOOD.replace("skip:0", "skip:1"), "x"));
+        assert!(!all_passed("KTAP version 1\n", "x"));
+        assert!(!all_passed("", "x"));
+    }
+}
