@@ -3,6 +3,7 @@
 //! The tests. One suite runs in one virtual machine.
 
 mod asynchronous;
+mod commands;
 mod concurrency;
 mod data;
 pub mod durability;
@@ -26,6 +27,7 @@ pub fn all() -> Vec<Suite> {
         ends::suite(),
         data::suite(),
         asynchronous::suite(),
+        commands::suite(),
         concurrency::suite(),
         stall::suite(),
         lifecycle::suite(),

@@ -6,6 +6,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::ptr;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use super::file::Vectored;
@@ -47,6 +48,23 @@ struct IoEvent {
     res: i64,
     res2: i64,
 }
+
+/// `struct aio_ring` of the kernel's `fs/aio.c`, with the events behind it. It is
+/// mapped into the process, and libraries rely on its layout.
+#[repr(C)]
+struct AioRing {
+    id: AtomicU32,
+    nr: AtomicU32,
+    head: AtomicU32,
+    tail: AtomicU32,
+    magic: AtomicU32,
+    compat_features: AtomicU32,
+    incompat_features: AtomicU32,
+    header_length: AtomicU32,
+}
+
+/// `AIO_RING_MAGIC`
+const AIO_RING_MAGIC: u32 = 0xa10a_10a1;
 
 /// One operation to submit. Vectored ones refer to their list of buffers.
 #[derive(Clone, Copy, Debug)]
@@ -246,6 +264,38 @@ impl AioContext {
             .iter()
             .map(|event| (event.data, check_result(event.res)))
             .collect())
+    }
+
+    /// Takes the results there are without a system call, out of the ring that the
+    /// kernel maps at the address which is the context's number.
+    pub fn reap(&self) -> io::Result<Vec<(u64, io::Result<usize>)>> {
+        let start: *const AioRing = ptr::with_exposed_provenance(self.0 as usize);
+        // SAFETY: the ring is mapped as long as the context, at the start of a page;
+        // all words may change at any time.
+        let ring = unsafe { &*start };
+        let magic = ring.magic.load(Ordering::Relaxed);
+        let incompatible = ring.incompat_features.load(Ordering::Relaxed);
+        let header = ring.header_length.load(Ordering::Relaxed);
+        let entries = ring.nr.load(Ordering::Relaxed);
+        if magic != AIO_RING_MAGIC || incompatible != 0 || header as usize != size_of::<AioRing>() {
+            return Err(io::Error::other(format!(
+                "no ring that user space may read: {magic:#x}, {incompatible:#x}, {header}"
+            )));
+        }
+        let events: *const IoEvent = start.wrapping_add(1).cast();
+        let mut results = Vec::new();
+        let mut at = ring.head.load(Ordering::Relaxed);
+        // What the kernel wrote before the tail is seen after it.
+        while at != ring.tail.load(Ordering::Acquire) {
+            let place = events.wrapping_add(at as usize);
+            // SAFETY: between head and tail, so within the ring, and written.
+            let event = unsafe { place.read_volatile() };
+            results.push((event.data, check_result(event.res)));
+            at = (at + 1) % entries;
+            // The kernel may use the place again.
+            ring.head.store(at, Ordering::Release);
+        }
+        Ok(results)
     }
 
     /// Submits one operation and waits for its result.

@@ -6,18 +6,26 @@
 //! All `unsafe` code of the tests is below this module.
 
 mod aio;
+mod command;
 mod file;
 mod memory;
+mod poll;
 mod process;
 mod task;
 mod uring;
 
 pub use aio::{AioContext, AioOperation};
+pub use command::ioctl;
+pub(crate) use command::{
+    CommandEntry, CommandRing, Completed, execute, execute_in_short_entry, execute_without_value,
+    info,
+};
 pub use file::{
     Vectored, fdatasync, fsync, lseek, open, pread, preadv, preadv2, pwrite, pwritev, pwritev2,
     read, readv, write, writev,
 };
 pub use memory::{IoVec, PAGE, Region, map_error};
+pub use poll::{Epoll, file_flags, poll, set_file_flags};
 pub use process::{
     Child, eventfd, eventfd_wait, exit_now, fork, interval_timer, kill, set_empty_handler,
 };

@@ -171,6 +171,11 @@ impl<'a> UringOperation<'a> {
         }
     }
 
+    /// The entry, for a ring of longer ones.
+    pub(super) fn into_entry(self) -> squeue::Entry {
+        self.entry
+    }
+
     /// Sets the number that comes back with the result.
     pub fn tag(mut self, tag: u64) -> Self {
         self.entry = self.entry.user_data(tag);
