@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use ringbar_agent_protocol::ExitStatus;
 use ringbar_guest_tests::pattern;
-use ringbar_guest_tests::suites::durability;
+use ringbar_guest_tests::suites::{durability, large};
 
 use crate::agent::{Event, GuestCommand};
 use crate::counters::pins_when_idle;
@@ -49,6 +49,9 @@ const DURABILITY: &str = "durability";
 
 /// Name of the suite in which allocations fail.
 const FAULTS: &str = "faults";
+
+/// Name of the suite that needs a large device.
+const LARGE: &str = "large";
 
 /// One of the checks at the end of a suite.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -205,6 +208,9 @@ fn options(plan: &Plan, image: &Path) -> Result<VmOptions> {
         // leaves no line of the driver out.
         device.queues = 1;
         device.queue_size = 8;
+    }
+    if plan.suite == LARGE {
+        device.size = large::DEVICE;
     }
     Ok(VmOptions {
         devices: vec![device],
@@ -518,6 +524,11 @@ mod tests {
             ringbar_guest_tests::suites::all()
                 .iter()
                 .any(|suite| suite.name == DURABILITY)
+        );
+        assert!(
+            ringbar_guest_tests::suites::all()
+                .iter()
+                .any(|suite| suite.name == LARGE)
         );
     }
 }

@@ -12,8 +12,10 @@ use crate::case::{
 };
 use crate::pattern;
 use crate::sys::{
-    self, AioContext, AioOperation, Buffers, Child, PAGE, Region, Ring, UringOperation,
+    self, AioContext, AioOperation, Buffers, Child, CommandEntry, CommandRing, Epoll, PAGE, Region,
+    Ring, UringOperation,
 };
+use crate::uapi;
 use crate::{check, check_eq};
 
 /// How often drivers come and go.
@@ -48,6 +50,7 @@ pub fn suite() -> Suite {
                 open_file_after_unbind,
             ),
             Case::new("d2_unbind_20_times_with_io", unbind_with_io),
+            Case::new("b12_poll_of_a_removed_device_hangs_up", poll_after_unbind),
             Case::new("a10_map_of_a_removed_device_gets_sigbus", map_after_unbind),
             Case::new("d2_unbind_while_mapped_then_reload", reload_after_mapped),
         ],
@@ -292,6 +295,15 @@ fn expect_enodev(file: &File, memory: &Region) -> Verdict {
     expect_errno(sys::fsync(file), ENODEV, "fsync")?;
     expect_errno(Region::shared(file, 0, PAGE), ENODEV, "mmap")?;
 
+    expect_errno(sys::info(file), ENODEV, "ioctl for information")?;
+    let mut flush = uapi::Command {
+        opcode: uapi::OP_FLUSH,
+        ..uapi::Command::default()
+    };
+    expect_errno(sys::execute(file, &mut flush), ENODEV, "ioctl")?;
+    let completed = CommandRing::new(2)?.run(&CommandEntry::new(file, &flush))?;
+    expect_errno(completed.result, ENODEV, "io_uring command")?;
+
     let aio = AioContext::new(2)?;
     expect_errno(
         aio.run(AioOperation::pread(file, buffer, 0)),
@@ -377,6 +389,50 @@ fn unbind_with_io(context: &Context) -> Verdict {
         expect_working(context, round).during(|| format!("round {round}"))?;
     }
     Ok(())
+}
+
+/// Those who wait, and those who come later.
+fn poll_after_unbind(context: &Context) -> Verdict {
+    const GONE: i16 = libc::POLLERR | libc::POLLHUP;
+
+    let address = context.pci_address()?;
+    let board = Board::new()?;
+    // Of an idle device there is nothing else to wait for.
+    let waiter = process(0, || {
+        let file = context.open()?;
+        board.count(0);
+        let events = sys::poll(&file, 0, PATIENCE)?;
+        check_eq!(events, GONE, "events of a waiter");
+        Ok(())
+    })?;
+    let file = context.open()?;
+    let epoll = Epoll::new()?;
+    let ready = libc::EPOLLIN | libc::EPOLLOUT;
+    epoll.add(&file, ready | libc::EPOLLET, 1)?;
+    check_eq!(epoll.wait(PATIENCE)?, Some((ready, 1)), "while it is there");
+    check_eq!(epoll.wait(Duration::ZERO)?, None, "without a change");
+    board.expect_done(0, 1)?;
+    eventually("the waiter to sleep", || asleep(waiter.id()))?;
+
+    unbind(&address)?;
+    let edge = epoll.wait(PATIENCE);
+    let late = sys::poll(&file, libc::POLLIN | libc::POLLOUT, Duration::ZERO);
+    bind(context, &address)?;
+    let gone = ready | libc::EPOLLERR | libc::EPOLLHUP;
+    check_eq!(edge?, Some((gone, 1)), "events by epoll");
+    // Whoever reads or writes learns at once that it is gone.
+    check_eq!(late?, GONE | libc::POLLIN | libc::POLLOUT, "events by poll");
+    expect_good_end(0, waiter)?;
+    expect_working(context, 82)
+}
+
+/// Whether a process sleeps (`/proc/PID/stat`).
+fn asleep(process: i32) -> Verdict<bool> {
+    let stat = fs::read_to_string(format!("/proc/{process}/stat"))?;
+    Ok(stat
+        .rsplit(") ")
+        .next()
+        .is_some_and(|rest| rest.starts_with('S')))
 }
 
 fn map_after_unbind(context: &Context) -> Verdict {

@@ -10,6 +10,8 @@ pub mod durability;
 mod ends;
 mod faults;
 mod kunit;
+mod files;
+pub mod large;
 mod lifecycle;
 mod mmap;
 mod probe;
@@ -25,11 +27,13 @@ pub fn all() -> Vec<Suite> {
         probe::suite(),
         mmap::suite(),
         ends::suite(),
+        files::suite(),
         data::suite(),
         asynchronous::suite(),
         commands::suite(),
         concurrency::suite(),
         stall::suite(),
+        large::suite(),
         lifecycle::suite(),
         durability::suite(),
         tool::suite(),
@@ -62,7 +66,7 @@ pub fn debug() -> Vec<Suite> {
 const NOT_IN_DEBUG: [&str; 1] = ["a9_caching_is_chosen_by_the_offset"];
 
 /// Suites whose device is not the ordinary one.
-const OWN_DEVICE: [&str; 1] = ["durability"];
+const OWN_DEVICE: [&str; 2] = ["durability", "large"];
 
 #[cfg(test)]
 mod tests {

@@ -171,6 +171,15 @@ impl<'a> UringOperation<'a> {
         }
     }
 
+    /// Waits until one of these events of `poll` comes.
+    pub fn poll(file: &File, events: i16) -> Self {
+        let events = u32::from(events.cast_unsigned());
+        Self {
+            entry: opcode::PollAdd::new(Fd(file.as_raw_fd()), events).build(),
+            _buffers: None,
+        }
+    }
+
     /// The entry, for a ring of longer ones.
     pub(super) fn into_entry(self) -> squeue::Entry {
         self.entry

@@ -1,0 +1,295 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! Files that are waited for, and files that do not wait.
+
+use std::fs::File;
+use std::time::Duration;
+
+use crate::case::{Case, Context, During, Suite, Verdict, expect_bytes};
+use crate::pattern;
+use crate::sys::{
+    self, AioContext, AioOperation, Buffers, Epoll, IoVec, PAGE, Region, Ring, UringOperation,
+};
+use crate::{check, check_eq};
+
+/// What `poll` says of a device with room for requests.
+const READY: i16 = libc::POLLIN | libc::POLLOUT | libc::POLLRDNORM | libc::POLLWRNORM;
+
+/// How long an event may take that is there already.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// The suite.
+pub fn suite() -> Suite {
+    Suite {
+        name: "files",
+        about: "poll and epoll on an idle device, and files that must not block",
+        cases: vec![
+            Case::new("b12_poll", poll),
+            Case::new("b12_epoll", epoll),
+            Case::new("b12_epoll_edge_triggered", epoll_edge),
+            Case::new("b12_poll_by_io_uring", uring_poll),
+            Case::new("b11_o_nonblock_moves_all_of_a_small_transfer", nonblock),
+            Case::new("b11_o_nonblock_by_fcntl", nonblock_by_fcntl),
+            Case::new("b11_rwf_nowait_moves_all_of_a_small_transfer", nowait),
+            Case::new("b11_o_nonblock_large_transfer", nonblock_large),
+            Case::new("b11_rwf_nowait_large_transfer", nowait_large),
+        ],
+    }
+}
+
+fn poll(context: &Context) -> Verdict {
+    let file = context.open()?;
+    let poll = |events| {
+        sys::poll(&file, events, Duration::ZERO).during(|| format!("poll for {events:#x}"))
+    };
+    check_eq!(poll(READY)?, READY, "events");
+    check_eq!(poll(libc::POLLIN)?, libc::POLLIN, "readable");
+    check_eq!(poll(libc::POLLOUT)?, libc::POLLOUT, "writable");
+    check_eq!(poll(0)?, 0, "neither error nor hang-up");
+    check_eq!(poll(libc::POLLPRI)?, 0, "urgent");
+    // The access mode changes nothing.
+    let reader = context.open_with(libc::O_RDONLY)?;
+    check_eq!(sys::poll(&reader, READY, Duration::ZERO)?, READY, "reader");
+    Ok(())
+}
+
+fn epoll(context: &Context) -> Verdict {
+    let epoll = Epoll::new()?;
+    let files = [context.open()?, context.open()?];
+    let events = libc::EPOLLIN | libc::EPOLLOUT;
+    for (tag, file) in files.iter().enumerate() {
+        epoll
+            .add(file, events, tag as u64)
+            .during(|| "adding the file".into())?;
+    }
+    let mut seen = [false; 2];
+    // Level-triggered: both are ready every time, and take turns.
+    for _ in 0..8 {
+        let found = epoll.wait(PATIENCE)?;
+        let Some((found, tag)) = found else {
+            return Err(crate::case::Stop::Failed("no event".into()));
+        };
+        check_eq!(found, events, "events of file {tag}");
+        seen[usize::from(tag != 0)] = true;
+    }
+    check_eq!(seen, [true; 2], "files with events");
+    drop(files);
+    check_eq!(epoll.wait(Duration::ZERO)?, None, "event of a closed file");
+    Ok(())
+}
+
+fn epoll_edge(context: &Context) -> Verdict {
+    let epoll = Epoll::new()?;
+    let file = context.open()?;
+    let events = libc::EPOLLIN | libc::EPOLLOUT;
+    epoll.add(&file, events | libc::EPOLLET, 7)?;
+    check_eq!(epoll.wait(PATIENCE)?, Some((events, 7)), "first event");
+    check_eq!(epoll.wait(Duration::ZERO)?, None, "without a change");
+    // The queue never gets full, so there is no change either.
+    let memory = Region::anonymous(PAGE)?;
+    check_eq!(
+        sys::pread(&file, memory.buffer(0, PAGE), 0)?,
+        PAGE,
+        "bytes read"
+    );
+    check_eq!(epoll.wait(Duration::ZERO)?, None, "after a read");
+    Ok(())
+}
+
+fn uring_poll(context: &Context) -> Verdict {
+    let file = context.open()?;
+    let mut ring = Ring::new(2)?;
+    let events = ring.run(&UringOperation::poll(&file, READY))?;
+    check_eq!(events, READY as usize, "events");
+    Ok(())
+}
+
+/// Moves `length` bytes to the device and back, and looks at both.
+fn round_trip(
+    context: &Context,
+    seed: u64,
+    length: usize,
+    mut write: impl FnMut(IoVec, u64) -> std::io::Result<usize>,
+    mut read: impl FnMut(IoVec, u64) -> std::io::Result<usize>,
+) -> Verdict {
+    const OFFSET: u64 = 12_345;
+
+    let bar = context.map()?;
+    let memory = Region::anonymous(length + 1)?;
+    let data = pattern::bytes(seed, length);
+    memory.store(1, data);
+    let buffer = memory.buffer(1, length);
+    let written = write(buffer, OFFSET).during(|| format!("writing {length} bytes"))?;
+    check_eq!(written, length, "bytes written");
+    expect_bytes(&bar.load(OFFSET as usize, length), data, "the device")?;
+    memory.fill(0, length + 1, 0);
+    let read = read(buffer, OFFSET).during(|| format!("reading {length} bytes"))?;
+    check_eq!(read, length, "bytes read");
+    expect_bytes(&memory.load(1, length), data, "what was read")
+}
+
+const SMALL: [usize; 6] = [1, 511, 4096, 4097, 65_535, 65_536];
+
+/// All kinds of calls on a file with `O_NONBLOCK`.
+fn small_transfers(context: &Context, file: &File) -> Verdict {
+    check!(
+        sys::file_flags(file)? & libc::O_NONBLOCK != 0,
+        "the file has no O_NONBLOCK"
+    );
+    for (seed, length) in SMALL.into_iter().enumerate() {
+        let seed = 10 * seed as u64;
+        round_trip(
+            context,
+            seed,
+            length,
+            |buffer, offset| sys::pwrite(file, buffer, offset),
+            |buffer, offset| sys::pread(file, buffer, offset),
+        )?;
+        let aio = AioContext::new(2)?;
+        round_trip(
+            context,
+            seed + 1,
+            length,
+            |buffer, offset| aio.run(AioOperation::pwrite(file, buffer, offset)),
+            |buffer, offset| aio.run(AioOperation::pread(file, buffer, offset)),
+        )
+        .during(|| "aio".into())?;
+        let ring = std::cell::RefCell::new(Ring::new(2)?);
+        let run = |operation: UringOperation<'_>| ring.borrow_mut().run(&operation);
+        round_trip(
+            context,
+            seed + 2,
+            length,
+            |buffer, offset| run(UringOperation::write(file, Buffers::One(buffer), offset)),
+            |buffer, offset| run(UringOperation::read(file, Buffers::One(buffer), offset)),
+        )
+        .during(|| "io_uring".into())?;
+    }
+    Ok(())
+}
+
+fn nonblock(context: &Context) -> Verdict {
+    small_transfers(
+        context,
+        &context.open_with(libc::O_RDWR | libc::O_NONBLOCK)?,
+    )
+}
+
+fn nonblock_by_fcntl(context: &Context) -> Verdict {
+    let file = context.open()?;
+    let flags = sys::file_flags(&file)?;
+    check_eq!(flags & libc::O_NONBLOCK, 0, "O_NONBLOCK at first");
+    sys::set_file_flags(&file, flags | libc::O_NONBLOCK)?;
+    small_transfers(context, &file)?;
+    sys::set_file_flags(&file, flags)?;
+    check_eq!(sys::file_flags(&file)?, flags, "flags in the end");
+    Ok(())
+}
+
+fn nowait(context: &Context) -> Verdict {
+    let file = context.open()?;
+    let flags = libc::RWF_NOWAIT;
+    for (seed, length) in SMALL.into_iter().enumerate() {
+        let seed = 100 + 10 * seed as u64;
+        round_trip(
+            context,
+            seed,
+            length,
+            |buffer, offset| sys::pwritev2(&file, &[buffer], Some(offset), flags),
+            |buffer, offset| sys::preadv2(&file, &[buffer], Some(offset), flags),
+        )?;
+        let aio = AioContext::new(2)?;
+        round_trip(
+            context,
+            seed + 1,
+            length,
+            |buffer, offset| aio.run(AioOperation::pwrite(&file, buffer, offset).flags(flags)),
+            |buffer, offset| aio.run(AioOperation::pread(&file, buffer, offset).flags(flags)),
+        )
+        .during(|| "aio".into())?;
+    }
+    Ok(())
+}
+
+/// A transfer of more than what goes at once may be cut, but must tell where.
+fn large(
+    context: &Context,
+    write: impl Fn(IoVec, u64) -> std::io::Result<usize>,
+    read: impl Fn(IoVec, u64) -> std::io::Result<usize>,
+) -> Verdict {
+    const LENGTH: usize = 64 << 20;
+    const STEP: usize = 4 << 20;
+    const OFFSET: usize = 5;
+
+    let bar = context.map()?;
+    let memory = Region::anonymous(LENGTH)?;
+    let piece = |at: usize| pattern::bytes(500 + (at / STEP) as u64, STEP);
+    for at in (0..LENGTH).step_by(STEP) {
+        memory.store(at, piece(at));
+        bar.store(OFFSET + at, &vec![0xee; STEP]);
+    }
+    // Each piece that begins below `end`, cut there.
+    let cut = |end: usize| {
+        (0..end)
+            .step_by(STEP)
+            .map(move |at| (at, STEP.min(end - at)))
+    };
+    let written = write(memory.buffer(0, LENGTH), OFFSET as u64)?;
+    check!(
+        written > 0 && written <= LENGTH,
+        "{written} bytes of {LENGTH} written"
+    );
+    for (at, length) in cut(written) {
+        let seen = bar.load(OFFSET + at, length);
+        expect_bytes(&seen, &piece(at)[..length], &format!("from byte {at} on"))?;
+    }
+    // No more than that was begun.
+    let rest = bar.load(OFFSET + written, LENGTH - written);
+    check!(
+        rest.iter().all(|&byte| byte == 0xee),
+        "the device has changed behind the {written} bytes written"
+    );
+
+    for at in (0..LENGTH).step_by(STEP) {
+        bar.store(OFFSET + at, piece(at));
+    }
+    memory.fill(0, LENGTH, 0xee);
+    let read = read(memory.buffer(0, LENGTH), OFFSET as u64)?;
+    check!(read > 0 && read <= LENGTH, "{read} bytes of {LENGTH} read");
+    for (at, length) in cut(read) {
+        let seen = memory.load(at, length);
+        expect_bytes(&seen, &piece(at)[..length], &format!("from byte {at} on"))?;
+    }
+    let rest = memory.load(read, LENGTH - read);
+    check!(
+        rest.iter().all(|&byte| byte == 0xee),
+        "the buffer has changed behind the {read} bytes read"
+    );
+    Ok(())
+}
+
+fn nonblock_large(context: &Context) -> Verdict {
+    let file = context.open_with(libc::O_RDWR | libc::O_NONBLOCK)?;
+    large(
+        context,
+        |buffer, offset| sys::pwrite(&file, buffer, offset),
+        |buffer, offset| sys::pread(&file, buffer, offset),
+    )?;
+    let aio = AioContext::new(2)?;
+    large(
+        context,
+        |buffer, offset| aio.run(AioOperation::pwrite(&file, buffer, offset)),
+        |buffer, offset| aio.run(AioOperation::pread(&file, buffer, offset)),
+    )
+    .during(|| "aio".into())
+}
+
+fn nowait_large(context: &Context) -> Verdict {
+    let file = context.open()?;
+    let flags = libc::RWF_NOWAIT;
+    large(
+        context,
+        |buffer, offset| sys::pwritev2(&file, &[buffer], Some(offset), flags),
+        |buffer, offset| sys::preadv2(&file, &[buffer], Some(offset), flags),
+    )
+}
