@@ -43,7 +43,13 @@ pub(super) fn bad_address(context: &Context) -> Verdict {
 
 /// A transfer with a bad address in it either fails as a whole or moves some of
 /// what comes before that address, and nothing else.
-fn expect_prefix(b: &Bench, buffers: &[IoVec], good: usize, source: &[u8], what: &str) -> Verdict {
+pub(super) fn expect_prefix(
+    b: &Bench,
+    buffers: &[IoVec],
+    good: usize,
+    source: &[u8],
+    what: &str,
+) -> Verdict {
     let total: usize = buffers.iter().map(IoVec::len).sum();
     let background = pattern::bytes(17, total);
     b.bar.store(SOMEWHERE as usize, background);
@@ -181,7 +187,7 @@ pub(super) fn zero_page_source(context: &Context) -> Verdict {
 }
 
 /// A file in memory with these bytes.
-fn scratch_file(bytes: &[u8]) -> Verdict<File> {
+pub(super) fn scratch_file(bytes: &[u8]) -> Verdict<File> {
     let path = format!("/tmp/ringbar-{}", std::process::id());
     let file = File::options()
         .read(true)

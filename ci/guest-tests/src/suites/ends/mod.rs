@@ -3,6 +3,8 @@
 //! Transfers at the ends: of the device, and of what a buffer can be.
 
 mod buffers;
+mod segments;
+mod special;
 
 use std::fs::File;
 
@@ -41,10 +43,30 @@ pub fn suite() -> Suite {
                 buffers::private_file_source,
             ),
             Case::new("b1_file_map_as_buffer", buffers::file_buffer),
+            Case::new(
+                "b1_read_into_a_private_file_map",
+                special::private_file_target,
+            ),
+            Case::new("b1_map_of_the_device_is_efault", special::device_map),
+            Case::new(
+                "b1_map_of_the_device_in_segment_k",
+                special::device_map_in_segment,
+            ),
+            Case::new("b1_write_from_the_counters_page", special::counters_map),
             Case::new("b1_same_page_twice", buffers::same_page_twice),
             Case::new("b1_many_small_segments", buffers::many_segments),
             Case::new("b3_transparent_huge_pages", buffers::transparent_huge_pages),
             Case::new("b3_hugetlb_pages", buffers::hugetlb_pages),
+            Case::new("b3_huge_page_is_one_segment", segments::huge_page),
+            Case::new(
+                "b3_transparent_huge_page_is_one_segment",
+                segments::transparent_huge_page,
+            ),
+            Case::new(
+                "b3_registered_huge_page_is_one_segment",
+                segments::registered_huge_page,
+            ),
+            Case::new("b3_contiguous_pages_are_merged", segments::scattered_pages),
             Case::new("b13_one_write_of_64_mib", large_write),
         ],
     }
