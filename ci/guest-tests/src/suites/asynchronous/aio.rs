@@ -3,7 +3,7 @@
 //! Linux AIO.
 
 use std::os::fd::AsFd;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::window::{SLOT, WIDTH, expect_failures, window};
 use super::{BLOCK, Bench, DEPTH, PATIENCE, expect_results};
@@ -123,4 +123,32 @@ pub(super) fn aio_many(context: &Context) -> Verdict {
 
 pub(super) fn aio_errors(context: &Context) -> Verdict {
     expect_failures(context, &mut AioContext::new(4)?)
+}
+
+pub(super) fn aio_user_space(context: &Context) -> Verdict {
+    /// So that the ring of events, somewhat larger than asked for, goes round.
+    const ROUNDS: u64 = 30;
+
+    let b = Bench::new(context, DEPTH * BLOCK)?;
+    let aio = AioContext::new(DEPTH as u32)?;
+    for seed in 0..ROUNDS {
+        b.fill_blocks(seed);
+        let writes: Vec<_> = (0..DEPTH)
+            .map(|i| AioOperation::pwrite(&b.file, b.block(i), Bench::place(i)).tag(i as u64))
+            .collect();
+        check_eq!(aio.submit(&writes)?, DEPTH, "operations taken");
+        let deadline = Instant::now() + PATIENCE;
+        let mut results = Vec::new();
+        while results.len() < DEPTH {
+            results.extend(aio.reap()?);
+            check!(Instant::now() < deadline, "only {} results", results.len());
+            std::thread::yield_now();
+        }
+        expect_results(results, DEPTH, BLOCK)?;
+        b.expect_in_device(seed)?;
+        // For the kernel they are gone as well.
+        let again = aio.results(0, 1, Duration::ZERO)?;
+        check_eq!(again.len(), 0, "results that come again");
+    }
+    Ok(())
 }

@@ -3,6 +3,7 @@
 //! Many requests at once, by Linux AIO and io_uring.
 
 mod aio;
+mod batch;
 mod in_flight;
 mod uring;
 mod window;
@@ -35,6 +36,7 @@ pub fn suite() -> Suite {
             Case::new("b6_aio_vectored_depth_32", aio::aio_vectored),
             Case::new("b6_aio_eventfd", aio::aio_eventfd),
             Case::new("b6_aio_more_than_the_ring_holds", aio::aio_many),
+            Case::new("b6_aio_ring_read_in_user_space", aio::aio_user_space),
             Case::new("b5_aio_errors_come_as_events", aio::aio_errors),
             Case::new("b8_uring_depth_32", uring::uring_depth),
             Case::new("b8_uring_registered_buffers_depth_32", uring::uring_fixed),
@@ -44,6 +46,8 @@ pub fn suite() -> Suite {
             Case::new("b8_uring_linked_write_and_read", uring::uring_linked),
             Case::new("b8_uring_errors_come_as_results", uring::uring_errors),
             Case::new("b8_uring_random_window", uring::uring_window),
+            Case::new("c4_one_doorbell_for_a_batch_of_aio", batch::aio),
+            Case::new("c4_one_doorbell_for_a_batch_of_io_uring", batch::uring),
             Case::new("b9_uring_polled_without_interrupts", uring::uring_polled),
             Case::new("b10_exit_with_aio_in_flight", in_flight::exit_with_aio),
             Case::new("b10_exit_with_uring_in_flight", in_flight::exit_with_uring),

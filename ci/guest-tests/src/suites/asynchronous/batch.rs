@@ -1,0 +1,108 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! Doorbells and interrupts of requests that are submitted together.
+
+use super::{BLOCK, Bench, DEPTH, PATIENCE, expect_results};
+use crate::case::{Context, Verdict};
+use crate::sys::{self, AioContext, AioOperation, Buffers, Ring, UringOperation};
+use crate::{check, check_eq};
+
+/// Batches of [`DEPTH`] requests.
+const ROUNDS: u64 = 10;
+
+/// What is counted while something runs.
+#[derive(Clone, Copy, Debug)]
+struct Counted {
+    requests: u64,
+    doorbells: u64,
+    interrupts: u64,
+}
+
+impl Counted {
+    fn now(context: &Context) -> Verdict<Self> {
+        Ok(Self {
+            requests: context.counter("requests")?,
+            doorbells: context.counter("doorbells")?,
+            interrupts: context.interrupts()?,
+        })
+    }
+
+    /// During [`ROUNDS`] calls.
+    fn during(context: &Context, mut round: impl FnMut() -> Verdict) -> Verdict<Self> {
+        let before = Self::now(context)?;
+        for _ in 0..ROUNDS {
+            round()?;
+        }
+        let after = Self::now(context)?;
+        let counted = Self {
+            requests: after.requests - before.requests,
+            doorbells: after.doorbells - before.doorbells,
+            interrupts: after.interrupts - before.interrupts,
+        };
+        check_eq!(counted.requests, ROUNDS * DEPTH as u64, "requests");
+        Ok(counted)
+    }
+}
+
+/// The same requests one by one, each waited for.
+fn one_by_one(context: &Context, b: &Bench) -> Verdict<Counted> {
+    Counted::during(context, || {
+        for i in 0..DEPTH {
+            let read = sys::pread(&b.file, b.block(i), Bench::place(i))?;
+            check_eq!(read, BLOCK, "bytes read");
+        }
+        Ok(())
+    })
+}
+
+fn expect_batches(context: &Context, b: &Bench, counted: Counted) -> Verdict {
+    // One each, and another where the submitter was moved to another CPU, and so
+    // to another queue.
+    check!(
+        counted.doorbells <= 2 * ROUNDS,
+        "{ROUNDS} batches of {DEPTH}: {counted:?}"
+    );
+    check!(
+        counted.interrupts > 0 && counted.interrupts < counted.requests,
+        "{ROUNDS} batches of {DEPTH}: {counted:?}"
+    );
+    // The device has gone to sleep before most of these, so the counter can show
+    // more.
+    let single = one_by_one(context, b)?;
+    check!(
+        single.doorbells > single.requests / 2,
+        "requests one by one: {single:?}"
+    );
+    Ok(())
+}
+
+pub(super) fn aio(context: &Context) -> Verdict {
+    let b = Bench::new(context, DEPTH * BLOCK)?;
+    b.fill_blocks(0);
+    let aio = AioContext::new(DEPTH as u32)?;
+    let counted = Counted::during(context, || {
+        let reads: Vec<_> = (0..DEPTH)
+            .map(|i| AioOperation::pread(&b.file, b.block(i), Bench::place(i)).tag(i as u64))
+            .collect();
+        check_eq!(aio.submit(&reads)?, DEPTH, "operations taken");
+        expect_results(aio.results(DEPTH, DEPTH, PATIENCE)?, DEPTH, BLOCK)
+    })?;
+    expect_batches(context, &b, counted)
+}
+
+pub(super) fn uring(context: &Context) -> Verdict {
+    let b = Bench::new(context, DEPTH * BLOCK)?;
+    b.fill_blocks(0);
+    let mut ring = Ring::new(DEPTH as u32)?;
+    let counted = Counted::during(context, || {
+        let reads: Vec<_> = (0..DEPTH)
+            .map(|i| {
+                let buffer = Buffers::One(b.block(i));
+                UringOperation::read(&b.file, buffer, Bench::place(i)).tag(i as u64)
+            })
+            .collect();
+        check_eq!(ring.submit(&reads)?, DEPTH, "operations taken");
+        expect_results(ring.results(DEPTH, PATIENCE)?, DEPTH, BLOCK)
+    })?;
+    expect_batches(context, &b, counted)
+}
