@@ -99,7 +99,12 @@ pub(super) fn uring(
     }
     let mut result = 0;
     let outcome = command.execute(&hardware, &mut result);
-    uring.done(outcome.map(|()| result))
+    uring.done(match outcome {
+        Ok(()) => Ok(result),
+        // For `ioctl` this is turned into `EINTR` or a new call; here it would come out.
+        Err(error) if error == ERESTARTSYS => Err(EINTR),
+        Err(error) => Err(error),
+    })
 }
 
 fn parse(uring: &UringCommand<'_>) -> Result<Wire> {
@@ -293,7 +298,11 @@ impl Command {
                 _ => self.argument,
             };
             let header = self.header(self.offset + at, length, argument);
-            let value = hardware.execute(hardware.device(), header)?;
+            let value = match hardware.execute(hardware.device(), header) {
+                // To begin again would copy what was already overwritten.
+                Err(error) if error == ERESTARTSYS && done > 0 => return Err(EINTR),
+                value => value?,
+            };
             match self.opcode {
                 Opcode::Crc32c => *result = value,
                 // More would be a lie.
