@@ -3,6 +3,7 @@
 //! fio jobs that verify what they move.
 
 mod jobs;
+mod kinds;
 
 use std::fmt;
 use std::time::Duration;
@@ -15,66 +16,13 @@ use crate::error::{Error, Result};
 use crate::vm::DEVICE_NODE;
 
 pub use jobs::JOBS;
+pub use kinds::{Access, Engine};
 
 /// How long one run of fio may take. The jobs below take some seconds.
 const PATIENCE: Duration = Duration::from_secs(240);
 
 /// Where fio leaves its report in the guest.
 const REPORT: &str = "/run/fio.json";
-
-/// fio's I/O engine.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Engine {
-    /// `pread` and `pwrite`, one at a time.
-    Psync,
-    /// Linux AIO.
-    Libaio,
-    /// io_uring.
-    IoUring,
-    /// io_uring with registered buffers.
-    IoUringFixed,
-}
-
-impl Engine {
-    /// Name for fio.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Psync => "psync",
-            Self::Libaio => "libaio",
-            Self::IoUring | Self::IoUringFixed => "io_uring",
-        }
-    }
-}
-
-/// Which way data goes, and in which order.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Access {
-    /// One block after the other, from the device.
-    Read,
-    /// One block after the other, to the device.
-    Write,
-    /// Blocks in random order, from the device.
-    RandRead,
-    /// Blocks in random order, to the device.
-    RandWrite,
-}
-
-impl Access {
-    /// Name for fio's `rw`.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Read => "read",
-            Self::Write => "write",
-            Self::RandRead => "randread",
-            Self::RandWrite => "randwrite",
-        }
-    }
-
-    /// Whether data comes from the device, so that it must be there first.
-    pub fn reads(self) -> bool {
-        matches!(self, Self::Read | Self::RandRead)
-    }
-}
 
 /// One fio job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -109,9 +57,7 @@ impl fmt::Display for Job {
             self.depth,
             self.engine.name()
         )?;
-        if self.engine == Engine::IoUringFixed {
-            f.write_str("-fixed")?;
-        }
+        f.write_str(self.engine.suffix())?;
         if self.skew != 0 {
             f.write_str("-unaligned")?;
         }
@@ -164,9 +110,7 @@ impl Job {
             // fio adds this to the page-aligned start of its buffers.
             arguments.push(format!("--mem_align={}", self.skew));
         }
-        if engine == Engine::IoUringFixed {
-            arguments.push("--fixedbufs=1".into());
-        }
+        arguments.extend(engine.options().iter().copied().map(str::to_owned));
         arguments
     }
 
@@ -454,6 +398,7 @@ mod tests {
         let names: HashSet<_> = JOBS.iter().map(Job::to_string).collect();
         assert_eq!(names.len(), JOBS.len(), "a name comes twice");
         assert!(names.contains("randread-4k-qd32-io_uring-fixed"));
+        assert!(names.contains("randread-4k-qd32-libaio-userreap"));
         for engine in ["psync", "libaio", "io_uring"] {
             let of = |f: &dyn Fn(&Job) -> bool| {
                 JOBS.iter().any(|job| job.engine.name() == engine && f(job))
@@ -497,6 +442,12 @@ mod tests {
         );
         assert!(
             line.contains("--mem_align=3") && line.contains("--fixedbufs=1"),
+            "{line}"
+        );
+        let job = super::jobs::job(Engine::LibaioUserReap, Access::RandRead, 4096, 8, M);
+        let line = job.arguments(Phase::Job).join(" ");
+        assert!(
+            line.contains("--ioengine=libaio") && line.contains("--userspace_reap"),
             "{line}"
         );
     }

@@ -28,7 +28,7 @@ pub(super) const fn skewed(mut job: Job, skew: u64) -> Job {
 /// takes a few seconds at most under TCG.
 pub const JOBS: &[Job] = {
     use Access::{RandRead, RandWrite, Read, Write};
-    use Engine::{IoUring, IoUringFixed, Libaio, Psync};
+    use Engine::{IoUring, IoUringFixed, Libaio, LibaioUserReap, Psync};
     &[
         job(Psync, Write, 512, 1, 512 * K),
         job(Psync, RandRead, 512, 1, 512 * K),
@@ -42,6 +42,8 @@ pub const JOBS: &[Job] = {
         job(Libaio, RandRead, 4 * K, 32, 8 * M),
         job(Libaio, Read, 64 * K, 32, 32 * M),
         job(Libaio, Write, M, 32, 64 * M),
+        job(LibaioUserReap, RandRead, 4 * K, 32, 8 * M),
+        job(LibaioUserReap, RandWrite, 4 * K, 32, 8 * M),
         skewed(job(Libaio, RandWrite, 4097, 32, 4 * M), 1),
         skewed(job(Libaio, Read, 100_003, 32, 16 * M), 511),
         job(IoUring, RandRead, 512, 32, M),
