@@ -13,6 +13,7 @@
 //! | [`agent`] | speaks with PID 1 of the guest |
 //! | [`stall`] | stops and resumes devices for test programs in the guest |
 //! | [`counters`] | reads what kernel and driver count |
+//! | `device_report` | what a device says in the end |
 //! | [`fio`] | fio jobs that verify what they move |
 //! | [`report`] | what `run` leaves |
 //! | [`kernel_log`] | looks for problems in a kernel log |
@@ -25,6 +26,7 @@ pub mod agent;
 pub mod counters;
 pub mod debug;
 pub mod device;
+mod device_report;
 pub mod error;
 pub mod fio;
 pub mod kernel_log;

@@ -23,6 +23,7 @@ use crate::agent::{Event, GuestCommand};
 use crate::counters::pins_when_idle;
 use crate::debug;
 use crate::device::{DeviceOptions, Storage};
+use crate::device_report;
 use crate::error::{Error, Result};
 use crate::fio::JOBS;
 use crate::kernel_log;
@@ -50,6 +51,9 @@ const DURABILITY: &str = "durability";
 /// Name of the suite in which allocations fail.
 const FAULTS: &str = "faults";
 
+/// Name of the suite whose durable writes are counted.
+const FILES: &str = "files";
+
 /// Name of the suite that needs a large device.
 const LARGE: &str = "large";
 
@@ -72,6 +76,8 @@ pub enum Check {
     FileHoldsWhatWasSynced,
     /// Guest and device ended in order.
     CleanEnd,
+    /// The device was told which writes are durable.
+    DurableWritesCounted,
 }
 
 impl Check {
@@ -90,6 +96,9 @@ impl Check {
         } else {
             Self::CleanEnd
         });
+        if suite == FILES {
+            checks.push(Self::DurableWritesCounted);
+        }
         checks
     }
 
@@ -104,6 +113,7 @@ impl Check {
             Self::KernelLogClean => "kernel_log_is_clean",
             Self::FileHoldsWhatWasSynced => "b7_file_on_the_host_holds_what_was_synced",
             Self::CleanEnd => "guest_and_device_end_in_order",
+            Self::DurableWritesCounted => "b7_device_counts_the_durable_writes",
         }
     }
 }
@@ -188,6 +198,9 @@ pub fn run(setup: &Setup, plan: &Plan, results: &Sender<Report>) {
         let _ = fs::remove_file(&image);
     } else if alive {
         check(Check::CleanEnd, end(vm));
+        if plan.suite == FILES {
+            check(Check::DurableWritesCounted, device_report::durable(plan));
+        }
     }
 }
 
@@ -520,15 +533,13 @@ mod tests {
         assert!(Check::of("data", Kernel::Debug).contains(&Check::NothingLeaked));
         let durability = Check::of(DURABILITY, Kernel::Stock);
         assert!(durability.contains(&Check::FileHoldsWhatWasSynced));
-        assert!(
-            ringbar_guest_tests::suites::all()
-                .iter()
-                .any(|suite| suite.name == DURABILITY)
-        );
-        assert!(
-            ringbar_guest_tests::suites::all()
-                .iter()
-                .any(|suite| suite.name == LARGE)
-        );
+        assert!(Check::of(FILES, Kernel::Stock).contains(&Check::DurableWritesCounted));
+        for name in [DURABILITY, FILES, LARGE] {
+            assert!(
+                ringbar_guest_tests::suites::all()
+                    .iter()
+                    .any(|suite| suite.name == name)
+            );
+        }
     }
 }

@@ -150,6 +150,7 @@ fn report(device: &Device) {
         requests = counts.requests,
         reads = counts.reads,
         writes = counts.writes,
+        durable_writes = counts.durable_writes,
         flushes = counts.flushes,
         discards = counts.discards,
         write_zeroes = counts.write_zeroes,

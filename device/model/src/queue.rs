@@ -20,6 +20,8 @@ pub struct Served {
     pub opcode: Option<Opcode>,
     /// The status that was written.
     pub status: RequestStatus,
+    /// Whether it ended well with [`RequestHeader::FUA`]: what it wrote is durable.
+    pub durable: bool,
     /// For the used ring (VIRTIO 1.3, 2.7.8.2): how many bytes the device wrote
     /// from the start of the device-writable part on. A read that failed has a
     /// gap between its data and its status; then the status does not count.
@@ -61,8 +63,8 @@ impl RequestQueue {
         map_aperture: impl FnOnce() -> Option<RequestStatus>,
     ) -> Result<Option<Served>, QueueFault> {
         let parsed = self.parser.parse(mem, head)?;
-        let (opcode, status) = match parsed.request {
-            Err(code) => (None, RequestStatus { code, result: 0 }),
+        let (opcode, flags, status) = match parsed.request {
+            Err(code) => (None, 0, RequestStatus { code, result: 0 }),
             Ok(request) => {
                 let status = match request.header().opcode {
                     Opcode::Read => read(self.storage.as_ref(), mem, &request),
@@ -81,7 +83,8 @@ impl RequestQueue {
                         None => return Ok(None),
                     },
                 };
-                (Some(request.header().opcode), status)
+                let header = request.header();
+                (Some(header.opcode), header.flags, status)
             }
         };
         parsed.status.write(mem, status)?;
@@ -96,6 +99,7 @@ impl RequestQueue {
         Ok(Some(Served {
             opcode,
             status,
+            durable: flags & RequestHeader::FUA != 0 && status.code == StatusCode::Ok,
             used_len: u32::try_from(used).unwrap_or(u32::MAX),
         }))
     }

@@ -203,8 +203,8 @@ fn reference(memory: &mut Memory, storage: &mut [u8]) -> Result<Served, QueueFau
     }
 
     let judged = judge(memory, &pieces);
-    let (opcode, code, done) = match judged {
-        Err(code) => (None, code, 0),
+    let (opcode, flags, code, done) = match judged {
+        Err(code) => (None, 0, code, 0),
         Ok((header, from, to)) => {
             for position in from..to {
                 let stored = &mut storage[(header.offset + position - from) as usize];
@@ -221,7 +221,7 @@ fn reference(memory: &mut Memory, storage: &mut [u8]) -> Result<Served, QueueFau
             } else {
                 header.length
             };
-            (Some(header.opcode), StatusCode::Ok, result)
+            (Some(header.opcode), header.flags, StatusCode::Ok, result)
         }
     };
     let status = RequestStatus { code, result: done };
@@ -241,6 +241,7 @@ fn reference(memory: &mut Memory, storage: &mut [u8]) -> Result<Served, QueueFau
     Ok(Served {
         opcode,
         status,
+        durable: flags == RequestHeader::FUA,
         used_len: used as u32,
     })
 }

@@ -46,6 +46,8 @@ counters! {
     reads,
     /// Writes that ended well.
     writes,
+    /// Writes, and commands that write, that ended well and durable (FUA).
+    durable_writes,
     /// Flushes that ended well.
     flushes,
     /// Discards that ended well.

@@ -178,6 +178,7 @@ impl Server {
 
     fn count(&self, served: &Served, counts: &mut Counts) {
         counts.requests += 1;
+        counts.durable_writes += u64::from(served.durable);
         let done = served.status.result;
         match (served.status.code, served.opcode) {
             (StatusCode::Ok, Some(Opcode::Read)) => {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! Files that are waited for, and files that do not wait.
+//! Files that are waited for, files that do not wait, and files whose writes are
+//! durable.
 
 use std::fs::File;
 use std::time::Duration;
@@ -18,11 +19,17 @@ const READY: i16 = libc::POLLIN | libc::POLLOUT | libc::POLLRDNORM | libc::POLLW
 /// How long an event may take that is there already.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// Name of the test that makes durable writes, which the device counts.
+pub const DURABLE_TEST: &str = "b7_durable_writes";
+
+/// How many of them it makes. Nothing else in this suite does.
+pub const DURABLE_WRITES: u64 = 5;
+
 /// The suite.
 pub fn suite() -> Suite {
     Suite {
         name: "files",
-        about: "poll and epoll on an idle device, and files that must not block",
+        about: "poll and epoll on an idle device, files that must not block, durable ones",
         cases: vec![
             Case::new("b12_poll", poll),
             Case::new("b12_epoll", epoll),
@@ -33,6 +40,7 @@ pub fn suite() -> Suite {
             Case::new("b11_rwf_nowait_moves_all_of_a_small_transfer", nowait),
             Case::new("b11_o_nonblock_large_transfer", nonblock_large),
             Case::new("b11_rwf_nowait_large_transfer", nowait_large),
+            Case::new(DURABLE_TEST, durable),
         ],
     }
 }
@@ -292,4 +300,29 @@ fn nowait_large(context: &Context) -> Verdict {
         |buffer, offset| sys::pwritev2(&file, &[buffer], Some(offset), flags),
         |buffer, offset| sys::preadv2(&file, &[buffer], Some(offset), flags),
     )
+}
+
+/// Each small enough to be one request. What the device says of them in the end,
+/// the harness compares.
+fn durable(context: &Context) -> Verdict {
+    let memory = Region::anonymous(PAGE)?;
+    let buffer = memory.buffer(7, 99);
+    let plain = context.open()?;
+    let durable = context.open_with(libc::O_RDWR | libc::O_DSYNC)?;
+    let dsync = libc::RWF_DSYNC;
+    let aio = AioContext::new(2)?;
+    let mut ring = Ring::new(2)?;
+    let written = [
+        sys::pwrite(&durable, buffer, 0)?,
+        sys::pwritev2(&plain, &[buffer], Some(200), dsync)?,
+        aio.run(AioOperation::pwrite(&durable, buffer, 400))?,
+        aio.run(AioOperation::pwrite(&plain, buffer, 600).flags(dsync))?,
+        ring.run(&UringOperation::write(&durable, Buffers::One(buffer), 800))?,
+    ];
+    check_eq!(written.len() as u64, DURABLE_WRITES, "durable writes");
+    check_eq!(written, [99; DURABLE_WRITES as usize], "bytes written");
+    // These are not.
+    check_eq!(sys::pwrite(&plain, buffer, 1000)?, 99, "bytes written");
+    check_eq!(sys::pread(&durable, buffer, 0)?, 99, "bytes read");
+    Ok(())
 }

@@ -67,6 +67,7 @@ fn counters_tell_what_was_done() {
         "requests=5",
         "reads=1",
         "writes=2",
+        "durable_writes=0",
         "flushes=1",
         "bytes_read=7",
         "bytes_written=150",
@@ -99,7 +100,7 @@ fn file_holds_the_data_after_a_flush() {
     let file = directory.path().join("disk");
     let storage = format!("file:{}", file.display());
     let args = ["--size", "300000", "--queues", "1", "--storage", &storage];
-    let daemon = Daemon::start_in(directory, &args);
+    let mut daemon = Daemon::start_in(directory, &args);
     assert_eq!(fs::metadata(&file).unwrap().len(), 300_000);
 
     let mut vmm = Vmm::start(daemon.socket(), 1);
@@ -126,6 +127,8 @@ fn file_holds_the_data_after_a_flush() {
     vmm.io(0).command(Opcode::Flush);
     assert_eq!(fs::read(&file).unwrap()[100..115], *b"through the bar");
     drop(vmm);
+    let line = daemon.wait_log("done requests=");
+    assert!(line.contains("durable_writes=1 "), "{line}");
     let directory = daemon.assert_clean_exit();
 
     // Another device finds it, without being told the size.
