@@ -6,6 +6,7 @@ use std::fs::{self, File};
 use std::io;
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
 use crate::case::{
     Case, Context, During, PATIENCE, Stop, Suite, Verdict, eventually, expect_bytes, expect_errno,
