@@ -172,20 +172,27 @@ pub(super) fn scattered_pages(context: &Context) -> Verdict {
     for (at, length) in [(0, PAGES * PAGE), (1, PAGES * PAGE - 2), (100, 50 * PAGE)] {
         expect_runs(context, &b, &memory, at, length)?;
     }
-    // Page by page from the end, so that hardly two follow each other.
-    let buffers: Vec<IoVec> = (0..PAGES)
-        .rev()
-        .map(|page| memory.buffer(page * PAGE, PAGE))
+    // Page by page in an order in which no frame follows the one before it: each
+    // second one, then those between.
+    let frames = frames(&memory, 0, PAGES * PAGE)?;
+    let mut sorted: Vec<usize> = (0..PAGES).collect();
+    sorted.sort_by_key(|&page| frames[page]);
+    let scattered: Vec<usize> = [0, 1]
+        .into_iter()
+        .flat_map(|first| sorted.iter().copied().skip(first).step_by(2))
         .collect();
-    let mut order = frames(&memory, 0, PAGES * PAGE)?;
-    order.reverse();
-    let counted = segments(context, PAGES * PAGE, || {
-        sys::pwritev(&b.file, &buffers, SOMEWHERE)
-    })?;
-    check_eq!(counted, runs(&order), "segments from the last page on");
-    check!(
-        counted > 1 && counted <= PAGES as u64,
-        "{counted} segments for {PAGES} pages"
-    );
+    let counted = |order: &[usize]| {
+        let buffers: Vec<IoVec> = order
+            .iter()
+            .map(|page| memory.buffer(page * PAGE, PAGE))
+            .collect();
+        segments(context, PAGES * PAGE, || {
+            sys::pwritev(&b.file, &buffers, SOMEWHERE)
+        })
+    };
+    check_eq!(counted(&scattered)?, PAGES as u64, "segments, scattered");
+    // Buffers that follow each other are merged as well as pages of one.
+    let in_order: Vec<_> = sorted.iter().map(|&page| frames[page]).collect();
+    check_eq!(counted(&sorted)?, runs(&in_order), "segments, in order");
     Ok(())
 }
