@@ -88,7 +88,11 @@ impl Check {
             checks.push(Self::CorruptionIsFound);
         }
         if kernel == Kernel::Debug {
-            checks.extend([Self::DmaMappingsGone, Self::NothingLeaked]);
+            // Where allocations fail, the checker of the DMA API is off.
+            if suite != FAULTS {
+                checks.push(Self::DmaMappingsGone);
+            }
+            checks.push(Self::NothingLeaked);
         }
         checks.push(Self::KernelLogClean);
         checks.push(if suite == DURABILITY {
@@ -183,7 +187,9 @@ pub fn run(setup: &Setup, plan: &Plan, results: &Sender<Report>) {
             check(Check::CorruptionIsFound, corruption(&mut vm));
         }
         if plan.kernel == Kernel::Debug {
-            check(Check::DmaMappingsGone, debug::dma_mappings(vm.agent()));
+            if plan.suite != FAULTS {
+                check(Check::DmaMappingsGone, debug::dma_mappings(vm.agent()));
+            }
             check(Check::NothingLeaked, debug::unload_and_scan(vm.agent()));
         }
     }
@@ -207,6 +213,7 @@ pub fn run(setup: &Setup, plan: &Plan, results: &Sender<Report>) {
 /// The virtual machine of a suite.
 fn options(plan: &Plan, image: &Path) -> Result<VmOptions> {
     let mut device = DeviceOptions::default();
+    let mut kernel_args = Vec::new();
     if plan.suite == DURABILITY {
         device.size = 64 << 20;
         fs::create_dir_all(&plan.log_dir)
@@ -221,12 +228,16 @@ fn options(plan: &Plan, image: &Path) -> Result<VmOptions> {
         // leaves no line of the driver out.
         device.queues = 1;
         device.queue_size = 8;
+        // What fails in the checker of the DMA API switches it off with a warning; and each probe
+        // would evaluate ACPI methods, which have a hundred allocations of their own.
+        kernel_args = vec!["dma_debug=off".into(), "pci=noacpi".into()];
     }
     if plan.suite == LARGE {
         device.size = large::DEVICE;
     }
     Ok(VmOptions {
         devices: vec![device],
+        kernel_args,
         log_dir: Some(plan.log_dir.clone()),
         ..VmOptions::default()
     })
