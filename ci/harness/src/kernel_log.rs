@@ -60,9 +60,10 @@ const HARMLESS: &[&str] = &[
     // Said at boot, depending on the CPU that QEMU shows: about mitigations, not
     // about a fault.
     "Spectre V2 : WARNING: ",
-    // Said at boot by the debug kernel: that the checker is there.
+    // Said at boot by the debug kernel: whether the checker is there.
     "DMA-API: preallocated",
     "DMA-API: debugging enabled by kernel config",
+    "DMA-API: debugging disabled on kernel command line",
 ];
 
 /// A line that a healthy kernel does not print.
