@@ -17,8 +17,11 @@ use std::time::Duration;
 use super::lifecycle::{appears, expect_working};
 use crate::case::{Case, Context, During, Stop, Suite, Verdict};
 use crate::pattern;
-use crate::sys::{self, AioContext, AioOperation, Buffers, PAGE, Region, Ring, UringOperation};
-use crate::uapi;
+use crate::sys::{
+    self, AioContext, AioOperation, Buffers, CommandEntry, CommandRing, PAGE, Region, Ring,
+    UringOperation,
+};
+use crate::uapi::{self, Command};
 use crate::{check, check_eq};
 
 /// More failures than any operation here can meet.
@@ -46,6 +49,8 @@ pub fn suite() -> Suite {
             Case::new("b8_faults_in_io_uring", io_uring),
             Case::new("b7_faults_in_fsync", fsync),
             Case::new("b12_faults_in_open", open),
+            Case::new("b14_faults_in_ioctl", ioctl),
+            Case::new("b14_faults_in_io_uring_commands", uring_commands),
             Case::new("a2_faults_in_mmap", mmap),
             Case::new("a4_faults_in_fork_and_split_of_a_map", fork_and_split),
             Case::new("d2_faults_in_probe", probe),
@@ -272,6 +277,31 @@ fn open(context: &Context) -> Verdict {
         || Ok(()),
         |()| sys::open(context.path(), libc::O_RDWR),
     )
+}
+
+/// A command whose effect does not matter.
+const COMMAND: Command = Command {
+    opcode: uapi::OP_FILL,
+    flags: 0,
+    offset: 1000,
+    length: 5000,
+    argument: 0,
+    result: 0,
+};
+
+fn ioctl(context: &Context) -> Verdict {
+    let prepare = || context.open();
+    sweep(context, "ioctl: info", prepare, |file| sys::info(file))?;
+    sweep(context, "ioctl: command", prepare, |file| {
+        sys::execute(file, &mut { COMMAND })
+    })
+}
+
+fn uring_commands(context: &Context) -> Verdict {
+    let prepare = || Ok((CommandRing::new(4)?, context.open()?));
+    sweep(context, "io_uring command", prepare, |(ring, file)| {
+        ring.run(&CommandEntry::new(file, &COMMAND))?.result
+    })
 }
 
 /// What there is to map: selector and length.
