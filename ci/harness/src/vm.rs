@@ -24,14 +24,15 @@ use crate::stall::{self, HostPort};
 /// How long QEMU may take to open its sockets.
 const QEMU_START: Duration = Duration::from_secs(60);
 
-/// How long the guest may take to boot. Some 8 s on an idle machine with TCG.
-const BOOT: Duration = Duration::from_secs(180);
+/// How long the guest may take to boot. With TCG on an idle machine some 8 s, and a
+/// minute with the debug kernel.
+const BOOT: Duration = Duration::from_secs(600);
 
 /// How long a guest may take to power off before QEMU is killed.
 const POWER_OFF: Duration = Duration::from_secs(30);
 
 /// How long loading the driver may take.
-const LOAD: Duration = Duration::from_secs(60);
+const LOAD: Duration = Duration::from_secs(180);
 
 /// Kernel parameters that turn a fault into an early, visible end.
 const STRICT: [&str; 2] = ["oops=panic", "sysctl.kernel.hung_task_timeout_secs=60"];
