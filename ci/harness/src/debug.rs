@@ -19,7 +19,7 @@ const DMA_API: &str = "/sys/kernel/debug/dma-api";
 const KMEMLEAK_AGE: Duration = Duration::from_millis(5000);
 
 /// How long a scan may take.
-const SCAN: Duration = Duration::from_secs(120);
+const SCAN: Duration = Duration::from_secs(300);
 
 /// To be called before the driver is loaded: what was leaked by then is not
 /// held against it.
