@@ -3,9 +3,10 @@
 //! Several threads and processes at once, and processes that are interrupted or
 //! killed.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -32,6 +33,7 @@ pub fn suite() -> Suite {
             }),
             Case::new("b1_fork_with_an_open_descriptor", fork_with_descriptor),
             Case::new("b1_4_processes", processes),
+            Case::new("c5_cpu_goes_and_comes_with_io", cpu_hotplug),
             Case::new("b4_sigkill_in_the_middle_of_a_transfer", sigkill),
             Case::new("b4_signals_never_leak_a_kernel_errno", signals),
         ],
@@ -126,6 +128,63 @@ fn positional_free() -> Vec<Method> {
         .into_iter()
         .filter(|method| !method.uses_position())
         .collect()
+}
+
+/// Takes the second CPU away and brings it back while others do I/O, which then
+/// goes on in the queue of another CPU.
+fn cpu_hotplug(context: &Context) -> Verdict {
+    const SWITCH: &str = "/sys/devices/system/cpu/cpu1/online";
+    const WORKERS: u64 = 2;
+    const ROUNDS: u64 = 5;
+    const RANGE: usize = 1 << 20;
+
+    let file = context.open()?;
+    let bar = context.map()?;
+    let methods = positional_free();
+    let done = AtomicBool::new(false);
+    let switch =
+        |value: &str| fs::write(SWITCH, value).during(|| format!("writing {value} to {SWITCH}"));
+    let results: Vec<Verdict> = thread::scope(|scope| {
+        let workers: Vec<_> = (0..WORKERS)
+            .map(|i| {
+                let (file, bar, methods, done) = (&file, &bar, &methods, &done);
+                scope.spawn(move || {
+                    let mut worker = Worker::new(i * RANGE as u64, RANGE, i)?;
+                    worker.begin(file)?;
+                    while !done.load(Ordering::Relaxed) {
+                        worker.step(file, methods)?;
+                    }
+                    worker.finish(bar)
+                })
+            })
+            .collect();
+        let switched = (0..ROUNDS).try_for_each(|round| {
+            // On the CPUs that are left, and on the one that has come back.
+            for value in ["0", "1"] {
+                switch(value)?;
+                let mut worker = Worker::new((WORKERS + round) * RANGE as u64, RANGE, round)?;
+                worker.begin(&file)?;
+                for _ in 0..5 {
+                    worker.step(&file, &methods)?;
+                }
+                worker.finish(&bar)?;
+            }
+            Ok(())
+        });
+        done.store(true, Ordering::Relaxed);
+        let mut results: Vec<_> = workers
+            .into_iter()
+            .map(|worker| {
+                worker
+                    .join()
+                    .unwrap_or_else(|_| Err(Stop::Failed("a thread panicked".into())))
+            })
+            .collect();
+        results.push(switched);
+        results
+    });
+    switch("1")?;
+    results.into_iter().collect()
 }
 
 fn threads(context: &Context, share: bool) -> Verdict {
