@@ -86,7 +86,11 @@ impl FileOperations for Device {
 
     fn fsync(&self) -> Result {
         let hardware = self.hardware()?;
-        hardware.flush(hardware.device())
+        match hardware.flush(hardware.device()) {
+            // io_uring would hand it to its caller as it is.
+            Err(error) if error == ERESTARTSYS => Err(EINTR),
+            result => result,
+        }
     }
 
     fn mmap(&self, map: NewMap<'_>) -> Result {
