@@ -24,7 +24,7 @@ const ROUNDS: u64 = 20;
 
 /// The same under the checkers of the debug kernel, which need no luck to see what
 /// is wrong, and take their time.
-const CHECKED_ROUNDS: u64 = 4;
+const CHECKED_ROUNDS: u64 = 2;
 
 fn rounds() -> u64 {
     if Path::new("/sys/kernel/debug/kmemleak").exists() {
