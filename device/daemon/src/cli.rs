@@ -29,6 +29,9 @@ Examples:
       -chardev socket,id=c0,path=/tmp/ringbar.sock \\
       -device vhost-user-test-device-pci,chardev=c0,virtio-id=21,num_vqs=6,vq_size=256,config_size=64 ...
 
+  Give a device that was started with --control-socket ctl.sock another size:
+    echo '{\"execute\": \"resize\", \"arguments\": {\"bytes\": 536870912}}' | socat - UNIX:ctl.sock
+
 Start the device first: QEMU connects to the socket when it starts.
 
 Exit status:
@@ -83,6 +86,13 @@ pub struct Args {
     /// done, and a reset of the device has to wait for it
     #[arg(long, value_name = "SIZE", default_value = "64M", value_parser = size::parse)]
     max_command_size: u64,
+
+    /// Unix socket to create for controlling the device while it runs, open to its
+    /// owner only. It takes one JSON request a line and answers each with a line:
+    /// {"execute": "resize", "arguments": {"bytes": N}}, {"execute": "query-device"},
+    /// {"execute": "query-statistics"}
+    #[arg(long, value_name = "PATH")]
+    control_socket: Option<PathBuf>,
 
     /// Serve the next virtual machine when one hangs up, until SIGTERM
     #[arg(long)]
@@ -159,6 +169,8 @@ pub struct Options {
     pub size: Option<u64>,
     /// The device's own options.
     pub device: DeviceOptions,
+    /// Where to take requests to the running device.
+    pub control_socket: Option<PathBuf>,
     /// Whether to serve more than one connection.
     pub keep_running: bool,
     /// Log filter.
@@ -217,6 +229,7 @@ impl TryFrom<Args> for Command {
                 max_request_bytes,
                 max_command_bytes: args.max_command_size,
             },
+            control_socket: args.control_socket,
             keep_running: args.keep_running,
             log: args.log,
             log_format: args.log_format,

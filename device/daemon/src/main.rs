@@ -9,11 +9,13 @@
 //! | `capabilities` | `--print-capabilities` |
 //! | `logging`, `rate_limit` | messages on standard error |
 //! | `socket` | the listening socket and its file |
+//! | `control` | requests to the running device, over another socket |
 //! | `signals` | SIGTERM and SIGINT as a descriptor |
 //! | `run` | from the first message to the exit |
 
 mod capabilities;
 mod cli;
+mod control;
 mod logging;
 mod rate_limit;
 mod run;

@@ -15,6 +15,7 @@ use rustix::io::Errno;
 use tracing::{error, info, warn};
 
 use crate::cli::{Endpoint, Options, StorageKind};
+use crate::control::Control;
 use crate::signals::Termination;
 use crate::socket::Socket;
 
@@ -34,6 +35,10 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
     let storage = open_storage(options)?;
     let device = Arc::new(Device::new(Arc::clone(&storage), options.device)?);
     let mut socket = Socket::open(&options.endpoint)?;
+    let _control = match &options.control_socket {
+        Some(path) => Some(Control::serve(path, Arc::clone(&device))?),
+        None => None,
+    };
     announce(&device, options);
 
     let served = serve(&device, &mut socket, &termination, options.keep_running);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! The listening socket and its file.
+//! Listening sockets and their files.
 
 use std::fs;
 use std::io;
@@ -54,7 +54,7 @@ impl Socket {
 
 /// A socket file that we made.
 #[derive(Debug)]
-struct SocketFile {
+pub struct SocketFile {
     path: PathBuf,
     id: (u64, u64),
 }
@@ -75,7 +75,9 @@ impl Drop for SocketFile {
     }
 }
 
-fn bind(path: &Path) -> anyhow::Result<(UnixListener, SocketFile)> {
+/// Makes a socket file and listens there. A file that is left over from a dead
+/// process is replaced.
+pub fn bind(path: &Path) -> anyhow::Result<(UnixListener, SocketFile)> {
     let cannot = || format!("cannot create the socket {}", path.display());
     let listener = match UnixListener::bind(path) {
         Err(error) if error.kind() == io::ErrorKind::AddrInUse => {

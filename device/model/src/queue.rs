@@ -37,8 +37,8 @@ pub struct RequestQueue {
 }
 
 impl RequestQueue {
-    /// A queue of the device with this configuration. The storage must have at
-    /// least the configured capacity.
+    /// A queue of the device with this configuration, but for the capacity: that
+    /// is the storage's, and may change.
     pub fn new(config: DeviceConfig, role: QueueRole, storage: Arc<dyn Storage>) -> Self {
         Self {
             storage,
@@ -62,7 +62,7 @@ impl RequestQueue {
         head: ChainHead,
         map_aperture: impl FnOnce() -> Option<RequestStatus>,
     ) -> Result<Option<Served>, QueueFault> {
-        let parsed = self.parser.parse(mem, head)?;
+        let parsed = self.parser.parse(mem, head, self.storage.capacity())?;
         let (opcode, flags, status) = match parsed.request {
             Err(code) => (None, 0, RequestStatus { code, result: 0 }),
             Ok(request) => {

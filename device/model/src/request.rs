@@ -14,7 +14,7 @@ use vm_memory::{Address, Bytes, GuestAddress, GuestMemory, Permissions};
 
 use crate::chain::{Buffer, Chain, ChainHead};
 
-/// What a device accepts.
+/// What a device accepts, but for its capacity, which may change.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
     config: DeviceConfig,
@@ -145,7 +145,7 @@ impl Parser {
         }
     }
 
-    /// Reads and validates the chain at `head`.
+    /// Reads and validates the chain at `head`, for a device of `capacity` bytes.
     ///
     /// # Errors
     ///
@@ -156,10 +156,11 @@ impl Parser {
         &mut self,
         mem: &M,
         head: ChainHead,
+        capacity: u64,
     ) -> Result<Parsed<'_>, QueueFault> {
         self.chain.read(mem, head)?;
         let writable = self.find_status(mem)?;
-        let header = self.validate(mem, writable);
+        let header = self.validate(mem, writable, capacity);
         Ok(Parsed {
             status: &self.status,
             writable,
@@ -190,6 +191,7 @@ impl Parser {
         &mut self,
         mem: &M,
         data_writable: u64,
+        capacity: u64,
     ) -> Result<RequestHeader, StatusCode> {
         let buffers = self.chain.buffers();
         // VIRTIO 1.3, 2.7.4.2: device-writable after device-readable.
@@ -243,7 +245,7 @@ impl Parser {
         let within = |start: u64| {
             start
                 .checked_add(header.length)
-                .is_some_and(|end| end <= self.config.capacity())
+                .is_some_and(|end| end <= capacity)
         };
         if !within(header.offset) || header.opcode.has_second_range() && !within(header.argument) {
             return Err(StatusCode::OutOfRange);

@@ -2,6 +2,7 @@
 
 //! The interface between the device model and what holds its memory.
 
+use std::error::Error;
 use std::fmt::Debug;
 use std::fs::File;
 use std::io;
@@ -51,6 +52,16 @@ impl From<io::Error> for StorageError {
     }
 }
 
+/// Why a storage cannot be given another size.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot resize the storage to {capacity} bytes")]
+pub struct ResizeError {
+    /// Bytes wanted.
+    pub capacity: u64,
+    /// What is in the way.
+    pub source: Box<dyn Error + Send + Sync>,
+}
+
 /// The file that holds the device memory, for mapping it elsewhere.
 #[derive(Clone, Copy, Debug)]
 pub struct Mappable<'a> {
@@ -66,8 +77,18 @@ pub struct Mappable<'a> {
 /// run concurrently; where two of them touch the same byte, and at least one
 /// writes, the byte ends up as one of them left it.
 pub trait Storage: Debug + Send + Sync {
-    /// Size in bytes; constant, at least 1 and at most `i64::MAX`.
+    /// Size in bytes, at least 1 and at most `i64::MAX`. Only [`Self::resize`]
+    /// changes it.
     fn capacity(&self) -> u64;
+
+    /// Gives the storage another size. What is added reads as 0, or where the
+    /// storage was once larger, as what it held then: whatever was mappable stays
+    /// so, because it may be mapped.
+    ///
+    /// Requests in progress end as if they came before; those that reach beyond a
+    /// smaller size may end with [`StorageError::OutOfRange`]. After an error
+    /// nothing has changed.
+    fn resize(&self, capacity: u64) -> Result<(), ResizeError>;
 
     /// Copies `target.len()` bytes from `offset` on to `target`.
     fn read(&self, offset: u64, target: VolatileSlice<'_>) -> Result<(), StorageError>;

@@ -6,7 +6,7 @@ mod support;
 
 use std::sync::atomic::Ordering;
 
-use ringbar_model::Served;
+use ringbar_model::{Served, Storage};
 use ringbar_spec::{Opcode, QueueFault, RequestHeader, RequestStatus, StatusCode};
 use support::{
     CAPACITY, Desc, Guest, INDIRECT, MAX_REQUEST, NEXT, QUEUE_SIZE, TestStorage, WRITE, desc, head,
@@ -238,6 +238,22 @@ fn ranges_outside_the_device_are_refused() {
             let header = header(opcode, offset, length);
             assert_refused(&header, &plain(&header), StatusCode::OutOfRange);
         }
+    }
+}
+
+#[test]
+fn a_range_is_checked_against_the_size_of_the_moment() {
+    let header = header(Opcode::Read, CAPACITY - 64, 64);
+    let mut guest = Guest::with_storage(TestStorage::new());
+    for (capacity, code, result) in [
+        (CAPACITY, StatusCode::Ok, 64),
+        (CAPACITY - 1, StatusCode::OutOfRange, 0),
+        (CAPACITY, StatusCode::Ok, 64),
+    ] {
+        guest.storage.resize(capacity).unwrap();
+        guest.put(HEADER, &header.to_bytes());
+        let served = guest.serve(&plain(&header)).unwrap();
+        assert_eq!((served.status.code, served.status.result), (code, result));
     }
 }
 

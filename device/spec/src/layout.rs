@@ -205,6 +205,23 @@ impl DeviceConfig {
         Ok(Self { parts })
     }
 
+    /// The same device with another capacity. No more of it is behind the aperture
+    /// than before.
+    pub const fn with_capacity(self, capacity: u64) -> Result<Self, ConfigError> {
+        let mut parts = self.parts;
+        parts.capacity = capacity;
+        if parts.aperture_bytes > capacity {
+            parts.aperture_bytes = capacity;
+        }
+        Self::new(parts)
+    }
+
+    /// The same device with all of its memory behind the aperture.
+    pub const fn with_whole_aperture(mut self) -> Self {
+        self.parts.aperture_bytes = self.parts.capacity;
+        self
+    }
+
     /// Parses the configuration space that the device shows.
     pub fn parse(bytes: &[u8; Self::SIZE]) -> Result<Self, ConfigError> {
         if field::<8, { Self::SIZE }>(bytes, 0) != Self::MAGIC {

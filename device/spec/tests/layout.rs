@@ -249,6 +249,26 @@ const SMALL: ConfigParts = ConfigParts {
 };
 
 #[test]
+fn another_capacity_takes_the_aperture_along() {
+    let config = DeviceConfig::new(ConfigParts {
+        capacity: 1000,
+        aperture_bytes: 800,
+        ..SMALL
+    })
+    .unwrap();
+    for (capacity, aperture) in [(5000, 800), (800, 800), (799, 799), (1, 1)] {
+        let resized = config.with_capacity(capacity).unwrap();
+        assert_eq!(resized.capacity(), capacity);
+        assert_eq!(resized.aperture_bytes(), aperture);
+        assert_eq!(resized.with_whole_aperture().aperture_bytes(), capacity);
+    }
+    for capacity in [0, 1 << 63] {
+        let refused = config.with_capacity(capacity).unwrap_err();
+        assert_eq!(refused, ConfigError::Capacity(capacity));
+    }
+}
+
+#[test]
 fn impossible_configurations_are_refused() {
     type Error = ConfigError;
     fn refused(change: impl FnOnce(&mut ConfigParts)) -> Error {

@@ -4,10 +4,10 @@
 
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use ringbar_model::storage::Mappable;
+use ringbar_model::storage::{Mappable, ResizeError};
 use ringbar_model::{Storage, StorageError};
 use rustix::fs::{FallocateFlags, FlockOperation, fallocate, fdatasync, flock, ftruncate};
 use rustix::io::Errno;
@@ -38,6 +38,8 @@ use crate::mapping::Mapping;
 #[derive(Debug)]
 pub struct FileStorage {
     mapping: Mapping,
+    /// As it was opened, for messages.
+    path: PathBuf,
     /// Whether blocks may be missing.
     sparse: AtomicBool,
 }
@@ -90,6 +92,7 @@ impl FileStorage {
         allocate(&file, path, length, capacity)?;
         Ok(Self {
             mapping: Mapping::new(file, capacity)?,
+            path: path.to_owned(),
             sparse: AtomicBool::new(false),
         })
     }
@@ -151,6 +154,16 @@ fn allocate(file: &File, path: &Path, length: u64, capacity: u64) -> Result<(), 
 impl Storage for FileStorage {
     fn capacity(&self) -> u64 {
         self.mapping.capacity()
+    }
+
+    /// The file grows if it has to. It is never made shorter.
+    fn resize(&self, capacity: u64) -> Result<(), ResizeError> {
+        self.mapping.resize(capacity, |file, length| {
+            if capacity > length {
+                allocate(file, &self.path, length, capacity)?;
+            }
+            Ok(())
+        })
     }
 
     fn read(&self, offset: u64, target: VolatileSlice<'_>) -> Result<(), StorageError> {

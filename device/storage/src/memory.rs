@@ -5,7 +5,7 @@
 use std::fs::File;
 use std::io;
 
-use ringbar_model::storage::Mappable;
+use ringbar_model::storage::{Mappable, ResizeError};
 use ringbar_model::{Storage, StorageError};
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create};
 use vm_memory::VolatileSlice;
@@ -14,9 +14,9 @@ use crate::error::OpenError;
 use crate::mapping::{Mapping, whole_pages};
 
 /// Device memory that lives as long as the process (and its mappings in the
-/// virtual machine monitor): a memfd of whole pages, all zero at first, whose
-/// size is sealed, so that nobody who gets the descriptor can cut it off below
-/// the mapping.
+/// virtual machine monitor): a memfd of whole pages, all zero at first, which is
+/// sealed against shrinking, so that nobody who gets the descriptor can cut it
+/// off below the mapping.
 #[derive(Debug)]
 pub struct MemoryStorage {
     mapping: Mapping,
@@ -42,13 +42,27 @@ fn sealed_memfd(size: u64) -> io::Result<File> {
         MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING,
     )?;
     ftruncate(&file, size)?;
-    fcntl_add_seals(&file, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)?;
+    fcntl_add_seals(&file, SealFlags::SHRINK | SealFlags::SEAL)?;
     Ok(File::from(file))
 }
 
 impl Storage for MemoryStorage {
     fn capacity(&self) -> u64 {
         self.mapping.capacity()
+    }
+
+    fn resize(&self, capacity: u64) -> Result<(), ResizeError> {
+        self.mapping.resize(capacity, |file, length| {
+            let memory_error = |source| OpenError::Memory {
+                size: capacity,
+                source,
+            };
+            let size = whole_pages(capacity).ok_or(OpenError::Size(capacity))?;
+            if size > length {
+                ftruncate(file, size).map_err(|errno| memory_error(errno.into()))?;
+            }
+            Ok(())
+        })
     }
 
     fn read(&self, offset: u64, target: VolatileSlice<'_>) -> Result<(), StorageError> {

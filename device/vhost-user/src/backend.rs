@@ -27,6 +27,7 @@ use vmm_sys_util::timerfd::TimerFd;
 
 use crate::aperture::Aperture;
 use crate::device::Device;
+use crate::error::Error;
 use crate::event_queue::EventServer;
 use crate::events::PendingEvents;
 use crate::memory::RequestMemory;
@@ -64,11 +65,14 @@ pub(crate) struct DeviceBackend {
 }
 
 impl DeviceBackend {
-    pub(crate) fn new(device: Arc<Device>) -> io::Result<Self> {
+    pub(crate) fn new(device: Arc<Device>) -> Result<Self, Error> {
         let io_queues = device.config().io_queues();
         let io = (FIRST_IO_QUEUE..FIRST_IO_QUEUE + io_queues)
             .map(|index| Server::new(index, QueueRole::Io, &device))
             .collect();
+        let queues = usize::from(FIRST_IO_QUEUE + io_queues);
+        let events = Arc::new(PendingEvents::new(queues).map_err(Error::Resources)?);
+        let layout = device.connect(&events)?;
         let cpus = available_parallelism().map_or(1, usize::from);
         Ok(Self {
             control: Server::new(CONTROL_QUEUE, QueueRole::Control, &device),
@@ -76,11 +80,13 @@ impl DeviceBackend {
             io,
             workers: assign_queues(io_queues, cpus),
             exit_events: Mutex::default(),
-            memory_timer: Mutex::new(TimerFd::new()?),
+            memory_timer: Mutex::new(
+                TimerFd::new().map_err(|error| Error::Resources(error.into()))?,
+            ),
             shared: Shared {
                 memory: RequestMemory::new(device.storage().as_ref()),
-                aperture: Aperture::new(device.aperture_layout(), device.storage().clone()),
-                events: PendingEvents::new(usize::from(FIRST_IO_QUEUE + io_queues))?,
+                aperture: Aperture::new(layout, device.storage().clone()),
+                events,
                 device,
             },
         })

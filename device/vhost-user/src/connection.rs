@@ -29,7 +29,7 @@ impl Connection {
     /// none yet.
     pub fn accept(device: Arc<Device>, listener: &UnixListener) -> Result<Self, Error> {
         let mut listener = Listener::from(listener.try_clone().map_err(Error::Resources)?);
-        let backend = Arc::new(DeviceBackend::new(device).map_err(Error::Resources)?);
+        let backend = Arc::new(DeviceBackend::new(device)?);
         let mut daemon = VhostUserDaemon::new(
             "vhost-user".to_owned(),
             Arc::clone(&backend),

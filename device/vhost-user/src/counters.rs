@@ -4,6 +4,8 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use serde::Serialize;
+
 /// Defines the atomic counters, a plain copy of them, and the sum of both.
 macro_rules! counters {
     ($($(#[$doc:meta])* $name:ident,)*) => {
@@ -15,7 +17,8 @@ macro_rules! counters {
         }
 
         /// A copy of [`Counters`], or what one batch adds to them.
-        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+        #[serde(rename_all = "kebab-case")]
         pub struct Counts {
             $($(#[$doc])* pub $name: u64,)*
         }

@@ -2,7 +2,7 @@
 
 //! What outlives a connection.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use ringbar_model::Storage;
 use ringbar_spec::{ConfigParts, DeviceConfig, Opcode};
@@ -10,6 +10,7 @@ use ringbar_spec::{ConfigParts, DeviceConfig, Opcode};
 use crate::aperture::ApertureLayout;
 use crate::counters::Counters;
 use crate::error::Error;
+use crate::events::PendingEvents;
 
 /// Most data segments of a request. With header and status that makes the 256
 /// descriptors of a usual queue, which no chain may exceed (VIRTIO 1.3,
@@ -46,10 +47,16 @@ impl Default for DeviceOptions {
 /// A device: its memory, its configuration, and what it has done.
 #[derive(Debug)]
 pub struct Device {
-    config: DeviceConfig,
-    layout: ApertureLayout,
+    state: Mutex<State>,
     storage: Arc<dyn Storage>,
     counters: Counters,
+}
+
+#[derive(Debug)]
+struct State {
+    config: DeviceConfig,
+    /// Those of the connection, if there is one.
+    events: Weak<PendingEvents>,
 }
 
 impl Device {
@@ -69,17 +76,45 @@ impl Device {
             max_command_bytes: options.max_command_bytes,
         })
         .map_err(Error::Config)?;
+        // Refused here rather than when a monitor connects.
+        ApertureLayout::new(config.aperture_bytes())?;
         Ok(Self {
-            layout: ApertureLayout::new(config.aperture_bytes())?,
-            config,
+            state: Mutex::new(State {
+                config,
+                events: Weak::new(),
+            }),
             storage,
             counters: Counters::default(),
         })
     }
 
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Each part is changed by a single assignment.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// What the configuration space says.
-    pub const fn config(&self) -> &DeviceConfig {
-        &self.config
+    pub fn config(&self) -> DeviceConfig {
+        self.state().config
+    }
+
+    /// Gives the device memory another size, and tells the driver.
+    ///
+    /// The driver reaches what is added by DMA at once. The aperture keeps the
+    /// part that it shows until the next monitor connects; it shows nothing beyond
+    /// a smaller size once the driver has heard of it.
+    pub fn resize(&self, capacity: u64) -> Result<(), Error> {
+        let mut state = self.state();
+        let config = state
+            .config
+            .with_capacity(capacity)
+            .map_err(Error::Config)?;
+        self.storage.resize(capacity).map_err(Error::Resize)?;
+        state.config = config;
+        if let Some(events) = state.events.upgrade() {
+            events.capacity_changed(capacity);
+        }
+        Ok(())
     }
 
     /// What holds the device memory.
@@ -92,7 +127,14 @@ impl Device {
         &self.counters
     }
 
-    pub(crate) const fn aperture_layout(&self) -> ApertureLayout {
-        self.layout
+    /// Begins a connection, to which `events` belong. Returns what the aperture
+    /// shows on it, which is all of the device memory.
+    pub(crate) fn connect(&self, events: &Arc<PendingEvents>) -> Result<ApertureLayout, Error> {
+        let mut state = self.state();
+        let config = state.config.with_whole_aperture();
+        let layout = ApertureLayout::new(config.aperture_bytes())?;
+        state.config = config;
+        state.events = Arc::downgrade(events);
+        Ok(layout)
     }
 }

@@ -4,6 +4,7 @@
 
 use std::io;
 
+use ringbar_model::storage::ResizeError;
 use ringbar_spec::ConfigError;
 
 /// Why a device cannot be made or a connection ended badly.
@@ -13,6 +14,9 @@ pub enum Error {
     /// The options make no valid device.
     #[error("the device cannot have this configuration: {0:?}")]
     Config(ConfigError),
+    /// The storage cannot be given another size.
+    #[error("the device keeps its size")]
+    Resize(#[source] ResizeError),
     /// More I/O queues than this transport carries.
     #[error("{0} I/O queues are too many: vhost-user carries at most {max}", max = crate::MAX_IO_QUEUES)]
     TooManyQueues(u16),

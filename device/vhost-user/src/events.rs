@@ -3,6 +3,7 @@
 //! Events that wait for a buffer of the driver.
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::io;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -13,13 +14,13 @@ use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 use crate::ring::Ring;
 
 /// A queue that broke.
-struct Pending {
+struct Broken {
     queue: u16,
     fault: QueueFault,
     ring: Ring,
 }
 
-impl Pending {
+impl Broken {
     const fn event(&self) -> Event {
         Event::QueueBroken {
             queue: self.queue,
@@ -28,12 +29,34 @@ impl Pending {
     }
 }
 
+struct Pending {
+    broken: VecDeque<Broken>,
+    /// The latest of all.
+    capacity: Option<u64>,
+}
+
+impl Pending {
+    /// The oldest event that is still true; what stops I/O before what does not.
+    fn front(&mut self) -> Option<Event> {
+        self.broken.retain(|broken| broken.ring.is_broken());
+        let capacity = self.capacity;
+        let changed = || capacity.map(|capacity| Event::CapacityChanged { capacity });
+        self.broken.front().map(Broken::event).or_else(changed)
+    }
+}
+
 /// Events on their way to the driver, oldest first. Any thread adds to them; the
 /// worker of the event queue is woken and takes them off.
 pub(crate) struct PendingEvents {
-    events: Mutex<VecDeque<Pending>>,
+    pending: Mutex<Pending>,
     limit: usize,
     wake: EventFd,
+}
+
+impl fmt::Debug for PendingEvents {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PendingEvents").finish_non_exhaustive()
+    }
 }
 
 impl PendingEvents {
@@ -41,15 +64,18 @@ impl PendingEvents {
     pub(crate) fn new(queues: usize) -> io::Result<Self> {
         Ok(Self {
             // Each queue can be broken once at a time.
-            events: Mutex::new(VecDeque::with_capacity(queues)),
+            pending: Mutex::new(Pending {
+                broken: VecDeque::with_capacity(queues),
+                capacity: None,
+            }),
             limit: queues,
             wake: EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?,
         })
     }
 
-    fn events(&self) -> MutexGuard<'_, VecDeque<Pending>> {
-        // A queue of plain values is whole whatever happened.
-        self.events.lock().unwrap_or_else(PoisonError::into_inner)
+    fn pending(&self) -> MutexGuard<'_, Pending> {
+        // Plain values are whole whatever happened.
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Readable while there may be something new.
@@ -60,17 +86,27 @@ impl PendingEvents {
     /// Reports a broken queue.
     pub(crate) fn queue_broken(&self, queue: u16, fault: QueueFault, ring: &Ring) {
         {
-            let mut events = self.events();
+            let broken = &mut self.pending().broken;
             // What was pending for the queue is of a life that is over.
-            events.retain(|pending| pending.queue != queue && pending.ring.is_broken());
-            if events.len() < self.limit {
-                events.push_back(Pending {
+            broken.retain(|broken| broken.queue != queue && broken.ring.is_broken());
+            if broken.len() < self.limit {
+                broken.push_back(Broken {
                     queue,
                     fault,
                     ring: ring.clone(),
                 });
             }
         }
+        self.notify();
+    }
+
+    /// Reports that the device memory has another size.
+    pub(crate) fn capacity_changed(&self, capacity: u64) {
+        self.pending().capacity = Some(capacity);
+        self.notify();
+    }
+
+    fn notify(&self) {
         if let Err(error) = self.wake.write(1) {
             warn!(%error, "cannot wake the event queue");
         }
@@ -78,21 +114,25 @@ impl PendingEvents {
 
     /// The oldest event that is still true, left in place.
     pub(crate) fn front(&self) -> Option<Event> {
-        let mut events = self.events();
-        events.retain(|pending| pending.ring.is_broken());
-        events.front().map(Pending::event)
+        self.pending().front()
     }
 
     /// Takes off `event` if it is still the oldest.
     pub(crate) fn delivered(&self, event: Event) {
-        let mut events = self.events();
-        if events.front().map(Pending::event) == Some(event) {
-            events.pop_front();
+        let mut pending = self.pending();
+        if pending.front() == Some(event) {
+            match event {
+                Event::QueueBroken { .. } => drop(pending.broken.pop_front()),
+                Event::CapacityChanged { .. } => pending.capacity = None,
+            }
         }
     }
 
-    /// Forgets everything: the device was reset.
+    /// Forgets everything: the device was reset, and whoever starts it reads the
+    /// configuration first.
     pub(crate) fn clear(&self) {
-        self.events().clear();
+        let mut pending = self.pending();
+        pending.broken.clear();
+        pending.capacity = None;
     }
 }

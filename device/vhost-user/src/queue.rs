@@ -29,7 +29,7 @@ pub(crate) struct Shared {
     pub(crate) device: Arc<Device>,
     pub(crate) memory: RequestMemory,
     pub(crate) aperture: Aperture,
-    pub(crate) events: PendingEvents,
+    pub(crate) events: Arc<PendingEvents>,
 }
 
 /// How a batch ended.
@@ -53,7 +53,7 @@ impl Server {
         Self {
             index,
             requests: Mutex::new(RequestQueue::new(
-                *device.config(),
+                device.config(),
                 role,
                 device.storage().clone(),
             )),

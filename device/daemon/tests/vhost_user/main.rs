@@ -8,4 +8,5 @@ mod commands;
 mod device;
 mod hostile;
 mod program;
+mod resize;
 mod support;

@@ -6,14 +6,14 @@
 // Not every test program uses all of it.
 #![allow(dead_code)]
 
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock};
 
-use ringbar_model::storage::Mappable;
+use ringbar_model::storage::{Mappable, ResizeError};
 use ringbar_model::{ChainHead, QueueRole, RequestQueue, Served, Storage, StorageError};
 use ringbar_spec::{ConfigParts, DeviceConfig, Opcode, QueueFault, RequestStatus};
 use virtio_queue::desc::split::Descriptor;
-use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap, VolatileSlice};
+use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, VolatileSlice};
 
 pub const NEXT: u16 = 1;
 pub const WRITE: u16 = 2;
@@ -64,7 +64,7 @@ pub fn pattern(len: u64) -> Vec<u8> {
 #[derive(Debug)]
 pub struct TestStorage {
     bytes: GuestMemoryMmap,
-    capacity: u64,
+    capacity: AtomicU64,
     bad_byte: Option<u64>,
     errno: i32,
     pub flushes: AtomicU32,
@@ -82,7 +82,7 @@ impl TestStorage {
         bytes.write_slice(contents, GuestAddress(0)).unwrap();
         Self {
             bytes,
-            capacity: contents.len() as u64,
+            capacity: (contents.len() as u64).into(),
             bad_byte: None,
             errno: 0,
             flushes: 0.into(),
@@ -101,7 +101,7 @@ impl TestStorage {
     }
 
     pub fn contents(&self) -> Vec<u8> {
-        let mut out = vec![0; self.capacity as usize];
+        let mut out = vec![0; self.capacity() as usize];
         self.bytes.read_slice(&mut out, GuestAddress(0)).unwrap();
         out
     }
@@ -129,7 +129,17 @@ impl TestStorage {
 
 impl Storage for TestStorage {
     fn capacity(&self) -> u64 {
-        self.capacity
+        self.capacity.load(Ordering::Relaxed)
+    }
+
+    /// Only makes it smaller than its contents, or as large again.
+    fn resize(&self, capacity: u64) -> Result<(), ResizeError> {
+        if capacity == 0 || capacity > self.bytes.last_addr().0 + 1 {
+            let source = "not within the contents".into();
+            return Err(ResizeError { capacity, source });
+        }
+        self.capacity.store(capacity, Ordering::Relaxed);
+        Ok(())
     }
 
     fn read(&self, offset: u64, target: VolatileSlice<'_>) -> Result<(), StorageError> {

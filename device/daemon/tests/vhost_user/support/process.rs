@@ -73,6 +73,10 @@ impl Daemon {
         daemon
     }
 
+    pub fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
     pub fn socket(&self) -> &Path {
         &self.socket
     }

@@ -1,0 +1,256 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! Control of a running device over a Unix socket.
+//!
+//! One JSON object a line in each direction, in the syntax of the QEMU Machine
+//! Protocol (without its greeting and negotiation):
+//!
+//! | request | answer |
+//! |---|---|
+//! | `{"execute": "resize", "arguments": {"bytes": N}}` | `{"return": {}}` once the device has that size and its driver was told |
+//! | `{"execute": "query-device"}` | `{"return": {"bytes": N, "io-queues": N}}` |
+//! | `{"execute": "query-statistics"}` | `{"return": {"requests": N, ...}}`, see [`ringbar_vhost_user::Counts`] |
+//! | anything else | `{"error": {"desc": "..."}}` |
+//!
+//! Whoever can open the socket can do all of it, so only its owner can.
+
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
+use std::sync::Arc;
+use std::thread;
+
+use anyhow::Context;
+use ringbar_vhost_user::Device;
+use rustix::fs::Mode;
+use rustix::process::umask;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tracing::{debug, info, warn};
+
+use crate::socket::{self, SocketFile};
+
+/// Longest request. The longest that makes sense is far shorter.
+const MAX_LINE: u64 = 4096;
+
+/// Most connections at a time, each of which has a thread.
+const MAX_CONNECTIONS: usize = 16;
+
+/// What can be asked for.
+#[derive(Debug, Deserialize)]
+#[serde(tag = "execute", content = "arguments", rename_all = "kebab-case")]
+enum Request {
+    Resize(Resize),
+    QueryDevice,
+    QueryStatistics,
+}
+
+/// Arguments of `resize`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Resize {
+    bytes: u64,
+}
+
+/// The control socket. Its file goes when this is dropped; connections end with
+/// the process.
+#[derive(Debug)]
+pub struct Control {
+    _file: SocketFile,
+}
+
+impl Control {
+    /// Serves `device` at `path`. To be called before there are other threads: the
+    /// mode of new files is one for all.
+    pub fn serve(path: &Path, device: Arc<Device>) -> anyhow::Result<Self> {
+        let mask = umask(Mode::RWXG | Mode::RWXO | Mode::XUSR);
+        let bound = socket::bind(path);
+        umask(mask);
+        let (listener, file) = bound?;
+        thread::Builder::new()
+            .name("control".to_owned())
+            .spawn(move || accept_all(&listener, &device))
+            .context("cannot start a thread")?;
+        Ok(Self { _file: file })
+    }
+}
+
+fn accept_all(listener: &UnixListener, device: &Arc<Device>) {
+    // As many clones as there are connections, and this one.
+    let connections = Arc::new(());
+    for stream in listener.incoming() {
+        let stream = match stream {
+            Ok(stream) => stream,
+            Err(error) => {
+                warn!(%error, "the control socket fails: no more connections to it");
+                return;
+            }
+        };
+        if Arc::strong_count(&connections) > MAX_CONNECTIONS {
+            let refusal = refuse("too many connections to the control socket");
+            // Whoever does not wait for the answer does not need it.
+            let _ = answer(&stream, &refusal);
+            continue;
+        }
+        let (device, connection) = (Arc::clone(device), Arc::clone(&connections));
+        let thread = thread::Builder::new()
+            .name("control".to_owned())
+            .spawn(move || {
+                let _connection = connection;
+                if let Err(error) = converse(&stream, &device) {
+                    debug!(%error, "control connection ended");
+                }
+            });
+        if let Err(error) = thread {
+            warn!(%error, "cannot start a thread for a control connection");
+        }
+    }
+}
+
+/// Answers requests until the other side hangs up.
+fn converse(stream: &UnixStream, device: &Device) -> io::Result<()> {
+    let mut reader = BufReader::new(stream);
+    let mut line = Vec::new();
+    loop {
+        line.clear();
+        if reader
+            .by_ref()
+            .take(MAX_LINE)
+            .read_until(b'\n', &mut line)?
+            == 0
+        {
+            return Ok(());
+        }
+        if line.len() as u64 == MAX_LINE && line.last() != Some(&b'\n') {
+            // Where the next one begins is not known.
+            let refusal = refuse(&format!("a request has at most {MAX_LINE} bytes"));
+            return answer(stream, &refusal);
+        }
+        if line.trim_ascii().is_empty() {
+            continue;
+        }
+        let reply = match serde_json::from_slice(&line) {
+            Ok(request) => carry_out(&request, device),
+            Err(error) => refuse(&format!("this is no request: {error}")),
+        };
+        answer(stream, &reply)?;
+    }
+}
+
+fn answer(mut stream: &UnixStream, reply: &Value) -> io::Result<()> {
+    stream.write_all(format!("{reply}\n").as_bytes())
+}
+
+fn refuse(description: &str) -> Value {
+    json!({"error": {"desc": description}})
+}
+
+fn carry_out(request: &Request, device: &Device) -> Value {
+    let value = match request {
+        Request::Resize(Resize { bytes }) => match device.resize(*bytes) {
+            Ok(()) => {
+                info!(bytes, "device memory resized");
+                json!({})
+            }
+            Err(error) => return refuse(&format!("{:#}", anyhow::Error::new(error))),
+        },
+        Request::QueryDevice => {
+            let config = device.config();
+            json!({"bytes": config.capacity(), "io-queues": config.io_queues()})
+        }
+        Request::QueryStatistics => json!(device.counters().get()),
+    };
+    json!({"return": value})
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ringbar_model::Storage;
+    use ringbar_storage::MemoryStorage;
+    use ringbar_vhost_user::DeviceOptions;
+    use std::os::unix::fs::PermissionsExt;
+
+    fn device() -> Arc<Device> {
+        let storage: Arc<dyn Storage> = Arc::new(MemoryStorage::new(10_000).unwrap());
+        Arc::new(Device::new(storage, DeviceOptions::default()).unwrap())
+    }
+
+    /// What `device` answers to these lines.
+    fn answers(device: &Device, lines: &[u8]) -> Vec<Value> {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        (&ours).write_all(lines).unwrap();
+        ours.shutdown(std::net::Shutdown::Write).unwrap();
+        converse(&theirs, device).unwrap();
+        drop(theirs);
+        serde_json::Deserializer::from_reader(&ours)
+            .into_iter()
+            .map(Result::unwrap)
+            .collect()
+    }
+
+    #[test]
+    fn resizes_and_tells() {
+        let device = device();
+        let replies = answers(
+            &device,
+            b"{\"execute\": \"resize\", \"arguments\": {\"bytes\": 30000}}\n\n\
+              {\"execute\": \"query-device\"}\n{\"execute\": \"query-statistics\"}",
+        );
+        assert_eq!(replies[0], json!({"return": {}}));
+        assert_eq!(
+            replies[1],
+            json!({"return": {"bytes": 30000, "io-queues": 4}})
+        );
+        assert_eq!(replies[2]["return"]["durable-writes"], 0);
+        assert_eq!(replies.len(), 3);
+        assert_eq!(device.storage().capacity(), 30_000);
+    }
+
+    #[test]
+    fn wrong_requests_are_refused_and_the_next_one_is_heard() {
+        let device = device();
+        for line in [
+            &b"resize"[..],
+            b"\xff\xfe",
+            b"{\"execute\": \"quit\"}",
+            b"{\"execute\": \"resize\"}",
+            b"{\"execute\": \"resize\", \"arguments\": {\"bytes\": -1}}",
+            b"{\"execute\": \"resize\", \"arguments\": {\"bytes\": 5, \"size\": 6}}",
+            b"{\"execute\": \"resize\", \"arguments\": {\"bytes\": 0}}",
+            b"{\"execute\": \"resize\", \"arguments\": {\"bytes\": 9223372036854775808}}",
+        ] {
+            let mut lines = line.to_vec();
+            lines.extend(b"\n{\"execute\": \"query-device\"}\n");
+            let replies = answers(&device, &lines);
+            assert!(replies[0]["error"]["desc"].is_string(), "{replies:?}");
+            assert_eq!(replies[1]["return"]["bytes"], 10_000, "{replies:?}");
+            assert_eq!(replies.len(), 2);
+        }
+    }
+
+    #[test]
+    fn endless_requests_end_the_connection() {
+        let replies = answers(&device(), &[b' '; 2 * MAX_LINE as usize]);
+        assert_eq!(replies.len(), 1);
+        assert!(replies[0]["error"].is_object());
+    }
+
+    #[test]
+    fn the_socket_is_its_owners() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("control");
+        let control = Control::serve(&path, device()).unwrap();
+        let mode = std::fs::metadata(&path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        let mut stream = UnixStream::connect(&path).unwrap();
+        stream
+            .write_all(b"{\"execute\": \"query-device\"}\n")
+            .unwrap();
+        let mut line = String::new();
+        BufReader::new(&stream).read_line(&mut line).unwrap();
+        assert!(line.contains("10000"), "{line}");
+        drop(control);
+        assert!(!path.exists());
+    }
+}

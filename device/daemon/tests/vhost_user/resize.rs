@@ -1,0 +1,106 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! A device that is given another size while it runs.
+
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+
+use crate::support::{Daemon, Vmm, pattern};
+use ringbar_spec::{Event, Opcode, StatusCode};
+use tempfile::TempDir;
+
+/// Asks the daemon whose control socket is in `directory`; its answer.
+fn ask(directory: &Path, request: &str) -> serde_json::Value {
+    let mut stream = UnixStream::connect(directory.join("control")).unwrap();
+    writeln!(stream, "{request}").unwrap();
+    let mut line = String::new();
+    BufReader::new(stream).read_line(&mut line).unwrap();
+    serde_json::from_str(&line).unwrap()
+}
+
+#[track_caller]
+fn resize(directory: &Path, bytes: u64) {
+    let request = format!("{{\"execute\": \"resize\", \"arguments\": {{\"bytes\": {bytes}}}}}");
+    let answer = ask(directory, &request);
+    assert_eq!(answer, serde_json::json!({"return": {}}));
+}
+
+fn start(args: &[&str]) -> Daemon {
+    let directory = TempDir::new().unwrap();
+    let control = directory.path().join("control");
+    let mut all = vec!["--control-socket", control.to_str().unwrap()];
+    all.extend(args);
+    Daemon::start_in(directory, &all)
+}
+
+fn changed(capacity: u64) -> Event {
+    Event::CapacityChanged { capacity }
+}
+
+#[test]
+fn the_driver_is_told_and_reaches_the_new_end() {
+    let daemon = start(&["--size", "1M", "--queues", "1"]);
+    let mut vmm = Vmm::start(daemon.socket(), 1);
+    vmm.post_event_buffers(4);
+    let data = pattern(5000, 1);
+    let (status, _) = vmm.io(0).read(2 << 20, 5000);
+    assert_eq!(status.code, StatusCode::OutOfRange);
+
+    resize(daemon.directory(), 3 << 20);
+    assert_eq!(vmm.wait_event(), changed(3 << 20));
+    let config = vmm.config();
+    assert_eq!(config.capacity(), 3 << 20);
+    // The mapping in the monitor is what it was.
+    assert_eq!(config.aperture_bytes(), 1 << 20);
+    let answer = vmm.control().command(Opcode::MapAperture);
+    assert_eq!(answer.result, 1 << 20);
+    vmm.io(0).write((3 << 20) - 5000, &data);
+    assert!(vmm.io(0).read((3 << 20) - 5000, 5000).1 == data);
+
+    resize(daemon.directory(), 10_000);
+    assert_eq!(vmm.wait_event(), changed(10_000));
+    assert_eq!(vmm.config().aperture_bytes(), 10_000);
+    let (status, _) = vmm.io(0).read(9_999, 2);
+    assert_eq!(status.code, StatusCode::OutOfRange);
+    assert_eq!(vmm.io(0).read(9_999, 1).0.code, StatusCode::Ok);
+}
+
+#[test]
+fn a_driver_without_buffers_hears_of_the_latest_size_only() {
+    let daemon = start(&["--size", "1M", "--queues", "1"]);
+    let mut vmm = Vmm::start(daemon.socket(), 1);
+    for bytes in [5 << 20, 6 << 20, 7 << 20] {
+        resize(daemon.directory(), bytes);
+    }
+    vmm.post_event_buffers(2);
+    assert_eq!(vmm.wait_event(), changed(7 << 20));
+    resize(daemon.directory(), 1 << 20);
+    assert_eq!(vmm.wait_event(), changed(1 << 20));
+}
+
+#[test]
+fn the_next_monitor_sees_all_of_it_behind_the_aperture() {
+    let daemon = start(&["--size", "1M", "--queues", "1", "--keep-running"]);
+    let vmm = Vmm::start(daemon.socket(), 1);
+    drop(vmm);
+    resize(daemon.directory(), 5 << 20);
+    let mut vmm = Vmm::start(daemon.socket(), 1);
+    assert_eq!(vmm.config().aperture_bytes(), 5 << 20);
+    let answer = vmm.control().command(Opcode::MapAperture);
+    assert_eq!(answer.result, 5 << 20);
+    assert_eq!(vmm.bar_len(), 5 << 20);
+}
+
+#[test]
+fn what_cannot_be_done_is_refused_with_the_reason() {
+    let daemon = start(&["--size", "1M", "--queues", "1"]);
+    let answer = ask(
+        daemon.directory(),
+        "{\"execute\": \"resize\", \"arguments\": {\"bytes\": 9223372036854775807}}",
+    );
+    let reason = answer["error"]["desc"].as_str().unwrap();
+    assert!(reason.contains("9223372036854775807 bytes"), "{reason}");
+    let answer = ask(daemon.directory(), "{\"execute\": \"query-device\"}");
+    assert_eq!(answer["return"]["bytes"], 1 << 20);
+}
