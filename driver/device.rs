@@ -21,6 +21,7 @@ use crate::{
         work, //
     },
     event_log::EventLog,
+    file::map,
     hardware::Hardware,
     layout::Event,
     request::{
@@ -83,6 +84,8 @@ pub(crate) struct Device {
     aperture_ready: Atomic<bool>,
     /// Whether the work item has to take the device out of service.
     broken: Atomic<bool>,
+    /// Whether the work item has to take away maps beyond the end of the memory.
+    shrunk: Atomic<bool>,
     /// Serialises [`Self::shut_down`]; set once it is done.
     #[pin]
     down: Mutex<bool>,
@@ -117,6 +120,7 @@ impl Device {
                 capacity: Atomic::new(capacity),
                 aperture_ready: Atomic::new(false),
                 broken: Atomic::new(false),
+                shrunk: Atomic::new(false),
                 down <- new_mutex!(false),
                 work <- new_work!("ringbar"),
             }),
@@ -315,9 +319,13 @@ impl Device {
             Received::Event(Event::CapacityChanged { capacity }) => {
                 dev_info!(device, "the device now has {} bytes\n", capacity);
                 // CAST: An event was checked to fit.
-                self.capacity.store(capacity as i64, Relaxed);
+                let before = self.capacity.xchg(capacity as i64, Relaxed);
                 self.log.record(uapi::EVENT_CAPACITY, [capacity, 0]);
-                false
+                let shrunk = (capacity as i64) < before;
+                if shrunk {
+                    self.shrunk.store(true, Release);
+                }
+                shrunk
             }
             Received::Unknown(buffer) => {
                 pr_warn_once!("unknown event in buffer {}\n", buffer);
@@ -359,6 +367,9 @@ impl WorkItem for Device {
     fn run(this: Arc<Self>) {
         if this.broken.load(Acquire) {
             this.shut_down(EIO);
+        }
+        if this.shrunk.xchg(false, Full) {
+            map::unmap_beyond_end(&this);
         }
         if let Ok(hardware) = this.hardware() {
             for queue in hardware.queues() {

@@ -12,7 +12,10 @@
 //! [`include/linux/mm.h`](srctree/include/linux/mm.h)
 
 use super::helpers::shmem_file_setup;
-use core::ptr::NonNull;
+use core::{
+    ops::Range,
+    ptr::NonNull, //
+};
 use kernel::{
     bindings,
     error::from_err_ptr,
@@ -34,6 +37,15 @@ use kernel::{
 struct User {
     mm: ARef<Mm>,
     maps: usize,
+    /// Greater than that of all before it.
+    number: u64,
+}
+
+/// Processes with maps, in the order of their numbers.
+struct Users {
+    list: KVec<User>,
+    /// Of the next one.
+    number: u64,
 }
 
 /// The address space that holds all user maps of a device.
@@ -46,7 +58,7 @@ pub(crate) struct AddressSpace {
     file: NonNull<bindings::file>,
     maps: Atomic<i64>,
     #[pin]
-    users: Mutex<KVec<User>>,
+    users: Mutex<Users>,
 }
 
 // SAFETY: Reference counts and `unmap_mapping_range` may be used from any thread.
@@ -71,7 +83,10 @@ impl AddressSpace {
             Ok(try_pin_init!(Self {
                 file,
                 maps: Atomic::new(0),
-                users <- new_mutex!(KVec::new()),
+                users <- new_mutex!(Users {
+                    list: KVec::new(),
+                    number: 0,
+                }),
             }))
         })
     }
@@ -101,15 +116,23 @@ impl AddressSpace {
     /// kept in mind; then it must not be made. Sleeps.
     pub(super) fn add(&self, mm: &Mm) -> Result {
         let mut users = self.users.lock();
-        match users.iter_mut().find(|user| core::ptr::eq(&*user.mm, mm)) {
-            Some(user) => user.maps += 1,
-            None => users.push(
+        let known = users
+            .list
+            .iter_mut()
+            .find(|user| core::ptr::eq(&*user.mm, mm));
+        if let Some(user) = known {
+            user.maps += 1;
+        } else {
+            let number = users.number;
+            users.list.push(
                 User {
                     mm: ARef::from(mm),
                     maps: 1,
+                    number,
                 },
                 GFP_KERNEL,
-            )?,
+            )?;
+            users.number += 1;
         }
         self.maps.add(1, Relaxed);
         Ok(())
@@ -118,7 +141,7 @@ impl AddressSpace {
     /// Counts a map that came from another one, by `fork` or by a split. Sleeps.
     pub(super) fn copy(&self, mm: &Mm) {
         if self.add(mm).is_err() {
-            // This map stays unknown to `unmap_all`. That does no harm, because it is not in the
+            // This map stays unknown to `unmap`. That does no harm, because it is not in the
             // course of being made: copies of page tables are made in an order that suits
             // `unmap_mapping_range`.
             self.maps.add(1, Relaxed);
@@ -129,36 +152,43 @@ impl AddressSpace {
     pub(super) fn remove(&self, mm: &Mm) {
         self.maps.add(-1, Relaxed);
         let mut users = self.users.lock();
-        let at = users.iter().position(|user| core::ptr::eq(&*user.mm, mm));
+        let list = &mut users.list;
+        let at = list.iter().position(|user| core::ptr::eq(&*user.mm, mm));
         if let Some(at) = at {
-            users[at].maps -= 1;
-            if users[at].maps == 0 {
-                let user = users.remove(at);
+            list[at].maps -= 1;
+            if list[at].maps == 0 {
+                let user = list.remove(at);
                 drop(users);
                 drop(user);
             }
         }
     }
 
-    /// Takes all maps away. Who touches one afterwards gets `SIGBUS`, unless a
-    /// fault handler puts something back. Sleeps. No new maps may be made.
-    pub(crate) fn unmap_all(&self) {
+    /// Takes away what maps show of these pages of the file. Who touches it
+    /// afterwards gets `SIGBUS`, unless a fault handler puts something back. Sleeps.
+    ///
+    /// No new maps of them may be made: whatever forbids it must be in place before
+    /// the call, and be looked at after the map was counted.
+    pub(crate) fn unmap(&self, pages: Range<usize>) {
         // A map is made before it is linked to the address space, and then it would be missed. Both
         // happens under the lock of the process's memory, so wait for that. It must not be taken
-        // with `users` held: the order is the other way round.
-        let mut at = 0;
+        // with `users` held: the order is the other way round. Processes come and go meanwhile; the
+        // ones that come find the map forbidden.
+        let mut next = 0;
         loop {
-            let mm = match self.users.lock().get(at) {
-                Some(user) => user.mm.clone(),
+            let mm = match self.users.lock().list.iter().find(|u| u.number >= next) {
+                Some(user) => {
+                    next = user.number + 1;
+                    user.mm.clone()
+                }
                 None => break,
             };
             if let Some(mm) = mm.mmget_not_zero() {
                 drop(mm.mmap_read_lock());
             }
-            at += 1;
         }
-        // SAFETY: The address space is valid; a length of 0 means all of it.
-        unsafe { bindings::unmap_mapping_range(self.mapping(), 0, 0, 1) };
+        // SAFETY: The address space is valid.
+        unsafe { bindings::unmap_mapping_pages(self.mapping(), pages.start, pages.len(), true) };
     }
 }
 

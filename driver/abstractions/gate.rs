@@ -130,7 +130,7 @@ impl<T> Gate<T> {
         }
         self.srcu.synchronize();
         // Who makes a map has entered, so there will be no more.
-        self.maps.unmap_all();
+        self.maps.unmap(0..usize::MAX);
         // SAFETY: `open` was cleared by this call and by no other, and after the grace period
         // nobody who has seen it set is left: this is the only access.
         let value = unsafe { &mut *self.value.get() };

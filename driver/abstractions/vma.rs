@@ -182,6 +182,23 @@ impl IoMemory {
         })
     }
 
+    /// The first `len` bytes of it, or all where it has fewer. A last page that is
+    /// not filled is left out.
+    pub(crate) fn first(&self, len: u64) -> Self {
+        Self {
+            start: self.start,
+            // Where this does not fit, neither does the memory's own size come near it.
+            pages: usize::try_from(len >> PAGE_SHIFT)
+                .unwrap_or(usize::MAX)
+                .min(self.pages),
+        }
+    }
+
+    /// Number of pages.
+    pub(crate) fn pages(&self) -> usize {
+        self.pages
+    }
+
     /// Makes `map` one of this memory. Sleeps.
     ///
     /// `EINVAL` for any page beyond the memory and for private writable maps,

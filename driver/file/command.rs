@@ -172,7 +172,7 @@ fn info(device: &Device) -> Result<Info> {
     let mut aperture = 0;
     if device.aperture_ready() {
         capabilities |= uapi::CAP_MMAP;
-        aperture = config.aperture_bytes();
+        aperture = config.aperture_bytes().min(device.capacity() as u64);
     }
     if hardware.has_polled_queue() {
         capabilities |= uapi::CAP_IOPOLL;

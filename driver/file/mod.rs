@@ -3,7 +3,7 @@
 //! What an open `/dev/ringbarN` does.
 
 mod command;
-mod map;
+pub(crate) mod map;
 mod transfer;
 
 use crate::{
