@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! Asks the harness on the host to stall and resume the device.
+//! Asks the harness on the host to stall, resume and resize the device.
 
 use std::fs::File;
 
@@ -34,6 +34,12 @@ impl Host {
     pub fn stall(&self) -> Verdict<Stall<'_>> {
         self.ask(HostRequest::StallDevice(DEVICE))?;
         Ok(Stall(Some(self)))
+    }
+
+    /// Gives the device memory another size in bytes. The driver has been told, but
+    /// may not have looked yet.
+    pub fn resize(&self, bytes: u64) -> Verdict {
+        self.ask(HostRequest::ResizeDevice(DEVICE, bytes))
     }
 
     fn ask(&self, request: HostRequest) -> Verdict {

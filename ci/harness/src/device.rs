@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::inotify;
 
+use crate::control::Control;
 use crate::error::{Error, Result};
 use crate::process::{HostProcess, Pauser, wait_readable};
 use crate::size;
@@ -51,10 +52,12 @@ impl Default for DeviceOptions {
 
 impl DeviceOptions {
     /// Arguments of `ringbar-device`.
-    fn arguments(&self, socket: &Path) -> Vec<String> {
+    fn arguments(&self, socket: &Path, control: &Path) -> Vec<String> {
         vec![
             "--socket-path".into(),
             socket.display().to_string(),
+            "--control-socket".into(),
+            control.display().to_string(),
             "--size".into(),
             size::format(self.size),
             "--queues".into(),
@@ -74,6 +77,7 @@ pub struct Device {
     process: HostProcess,
     options: DeviceOptions,
     socket: PathBuf,
+    control: Control,
 }
 
 impl Device {
@@ -87,6 +91,7 @@ impl Device {
         log: &Path,
     ) -> Result<Self> {
         let socket = directory.join(format!("{name}.sock"));
+        let control = directory.join(format!("{name}-control.sock"));
         // Set up before the daemon can create its socket.
         let watch = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK)
             .map_err(|errno| Error::io("creating an inotify instance")(errno.into()))?;
@@ -95,12 +100,13 @@ impl Device {
         })?;
 
         let mut command = Command::new(program);
-        command.args(options.arguments(&socket));
+        command.args(options.arguments(&socket, &control));
         let process = HostProcess::spawn("ringbar-device", command, log, false)?;
         let mut device = Self {
             process,
             options,
             socket,
+            control: Control::new(control),
         };
         device.wait_until_listening(&watch)?;
         Ok(device)
@@ -154,6 +160,11 @@ impl Device {
     /// A handle by which other threads stop and resume the process.
     pub fn pauser(&self) -> Result<Pauser> {
         self.process.pauser()
+    }
+
+    /// What the running device can be asked for.
+    pub fn control(&self) -> Control {
+        self.control.clone()
     }
 
     /// The process.
@@ -225,8 +236,10 @@ mod tests {
             ..DeviceOptions::default()
         };
         assert_eq!(
-            options.arguments(Path::new("/tmp/s")).join("|"),
-            "--socket-path|/tmp/s|--size|1536K|--queues|2|--storage|file:/tmp/a b"
+            options
+                .arguments(Path::new("/tmp/s"), Path::new("/tmp/c"))
+                .join("|"),
+            "--socket-path|/tmp/s|--control-socket|/tmp/c|--size|1536K|--queues|2|--storage|file:/tmp/a b"
         );
     }
 
@@ -285,6 +298,7 @@ mod tests {
                 ..DeviceOptions::default()
             },
             socket: PathBuf::new(),
+            control: Control::new(PathBuf::new()),
         };
         device.corrupt_byte(1).unwrap();
         assert_eq!(fs::read(&path).unwrap(), [1, !2, 3]);

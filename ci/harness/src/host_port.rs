@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! Stops and resumes devices for test programs in the guest.
+//! Stops, resumes and resizes devices for test programs in the guest.
 //!
 //! A device that is stopped for good takes the guest with it: QEMU waits for it
 //! when the guest is shut down, and when the driver touches certain registers.
@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 use ringbar_agent_protocol::host::{HostReply, HostRequest};
 use ringbar_agent_protocol::{FrameError, read_frame, write_frame};
 
+use crate::control::Control;
 use crate::error::{Error, Result};
 use crate::process::{Pauser, wait_readable};
 
@@ -33,7 +34,11 @@ pub struct HostPort {
 
 impl HostPort {
     /// Serves the requests of a guest for these devices, in their order.
-    pub fn serve(port: UnixStream, devices: Vec<Pauser>, limit: Duration) -> Result<Self> {
+    pub fn serve(
+        port: UnixStream,
+        devices: Vec<(Pauser, Control)>,
+        limit: Duration,
+    ) -> Result<Self> {
         let duplicate = || {
             port.try_clone()
                 .map_err(Error::io("duplicating the host port"))
@@ -42,8 +47,9 @@ impl HostPort {
         let devices = Arc::new(Mutex::new(Devices {
             all: devices
                 .into_iter()
-                .map(|pauser| Stallable {
+                .map(|(pauser, control)| Device {
                     pauser,
+                    control,
                     stalled: false,
                     overdue: false,
                 })
@@ -88,14 +94,15 @@ impl Drop for HostPort {
 
 #[derive(Debug)]
 struct Devices {
-    all: Vec<Stallable>,
+    all: Vec<Device>,
     /// The machine is being taken down.
     closed: bool,
 }
 
 #[derive(Debug)]
-struct Stallable {
+struct Device {
     pauser: Pauser,
+    control: Control,
     stalled: bool,
     /// It was resumed because its stall took too long.
     overdue: bool,
@@ -108,7 +115,9 @@ fn lock(devices: &Mutex<Devices>) -> MutexGuard<'_, Devices> {
 
 impl Devices {
     fn carry_out(&mut self, request: HostRequest) -> std::result::Result<(), String> {
-        let (HostRequest::StallDevice(number) | HostRequest::ResumeDevice(number)) = request;
+        let (HostRequest::StallDevice(number)
+        | HostRequest::ResumeDevice(number)
+        | HostRequest::ResizeDevice(number, _)) = request;
         let device = self
             .all
             .get_mut(number as usize)
@@ -123,6 +132,13 @@ impl Devices {
                 device.overdue = false;
                 device.pauser.pause().map_err(|error| error.to_string())
             }
+            HostRequest::ResizeDevice(..) if device.stalled => {
+                Err(format!("device {number} is stalled, it cannot answer"))
+            }
+            HostRequest::ResizeDevice(_, bytes) => device
+                .control
+                .resize(bytes)
+                .map_err(|error| error.to_string()),
             HostRequest::ResumeDevice(_) => {
                 if std::mem::take(&mut device.overdue) {
                     return Err(format!(
@@ -204,6 +220,12 @@ mod tests {
         HostProcess::spawn("a test", command, &dir.join("log"), false).unwrap()
     }
 
+    /// With a control socket that does not exist.
+    fn handles(process: &HostProcess) -> Vec<(Pauser, Control)> {
+        let control = Control::new("/nonexistent/control".into());
+        vec![(process.pauser().unwrap(), control)]
+    }
+
     fn is_stopped(process: &HostProcess) -> bool {
         let stat = fs::read_to_string(format!("/proc/{}/stat", process.id())).unwrap();
         stat.contains(") T ")
@@ -219,7 +241,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let process = process(dir.path());
         let (host, guest) = UnixStream::pair().unwrap();
-        let port = HostPort::serve(host, vec![process.pauser().unwrap()], LIMIT).unwrap();
+        let port = HostPort::serve(host, handles(&process), LIMIT).unwrap();
         assert_eq!(ask(&guest, HostRequest::StallDevice(0)), HostReply::Done);
         assert!(is_stopped(&process));
         assert_eq!(ask(&guest, HostRequest::ResumeDevice(0)), HostReply::Done);
@@ -238,7 +260,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let process = process(dir.path());
         let (host, guest) = UnixStream::pair().unwrap();
-        let port = HostPort::serve(host, vec![process.pauser().unwrap()], LIMIT).unwrap();
+        let port = HostPort::serve(host, handles(&process), LIMIT).unwrap();
         assert_eq!(ask(&guest, HostRequest::StallDevice(0)), HostReply::Done);
         port.close();
         assert!(!is_stopped(&process));
@@ -253,12 +275,29 @@ mod tests {
     }
 
     #[test]
+    fn a_device_that_cannot_answer_is_not_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let process = process(dir.path());
+        let (host, guest) = UnixStream::pair().unwrap();
+        let _port = HostPort::serve(host, handles(&process), LIMIT).unwrap();
+        for stalled in [false, true] {
+            if stalled {
+                assert_eq!(ask(&guest, HostRequest::StallDevice(0)), HostReply::Done);
+            }
+            let HostReply::Failed(why) = ask(&guest, HostRequest::ResizeDevice(0, 1)) else {
+                panic!("resized without a device");
+            };
+            assert_eq!(why.contains("stalled"), stalled, "{why}");
+        }
+    }
+
+    #[test]
     fn a_stall_that_takes_too_long_ends_and_is_reported() {
         let dir = tempfile::tempdir().unwrap();
         let process = process(dir.path());
         let (host, guest) = UnixStream::pair().unwrap();
         let limit = Duration::from_millis(20);
-        let _port = HostPort::serve(host, vec![process.pauser().unwrap()], limit).unwrap();
+        let _port = HostPort::serve(host, handles(&process), limit).unwrap();
         assert_eq!(ask(&guest, HostRequest::StallDevice(0)), HostReply::Done);
         let deadline = Instant::now() + Duration::from_secs(10);
         while is_stopped(&process) && Instant::now() < deadline {
@@ -275,7 +314,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let mut process = process(dir.path());
         let (host, guest) = UnixStream::pair().unwrap();
-        let _port = HostPort::serve(host, vec![process.pauser().unwrap()], LIMIT).unwrap();
+        let _port = HostPort::serve(host, handles(&process), LIMIT).unwrap();
         assert_eq!(ask(&guest, HostRequest::StallDevice(0)), HostReply::Done);
         process.kill();
         for request in [HostRequest::ResumeDevice(0), HostRequest::StallDevice(0)] {

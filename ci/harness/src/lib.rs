@@ -11,7 +11,8 @@
 //! | [`vm`] | starts QEMU and ties its parts together |
 //! | [`qmp`] | speaks with QEMU |
 //! | [`agent`] | speaks with PID 1 of the guest |
-//! | [`stall`] | stops and resumes devices for test programs in the guest |
+//! | [`control`] | speaks with a running device |
+//! | [`host_port`] | stops, resumes and resizes devices for test programs in the guest |
 //! | [`counters`] | reads what kernel and driver count |
 //! | `device_report` | what a device says in the end |
 //! | [`fio`] | fio jobs that verify what they move |
@@ -23,12 +24,14 @@
 //! | [`size`] | sizes as people write them |
 
 pub mod agent;
+pub mod control;
 pub mod counters;
 pub mod debug;
 pub mod device;
 mod device_report;
 pub mod error;
 pub mod fio;
+pub mod host_port;
 pub mod kernel_log;
 pub mod ktap;
 pub mod process;
@@ -38,6 +41,5 @@ pub mod refusal;
 pub mod report;
 pub mod setup;
 pub mod size;
-pub mod stall;
 pub mod suite;
 pub mod vm;

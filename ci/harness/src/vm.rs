@@ -14,12 +14,12 @@ use std::time::{Duration, Instant};
 use crate::agent::{Agent, GuestCommand};
 use crate::device::{Device, DeviceOptions};
 use crate::error::{Error, Result};
+use crate::host_port::{self, HostPort};
 use crate::kernel_log;
 use crate::process::{HostProcess, PrivateDir, paragraph, wait_readable};
 use crate::qemu::{CommandLine, Console, SHARE_TAG, VhostUserDevice};
 use crate::qmp::Monitor;
 use crate::setup::Setup;
-use crate::stall::{self, HostPort};
 
 /// How long QEMU may take to open its sockets.
 const QEMU_START: Duration = Duration::from_secs(60);
@@ -179,12 +179,12 @@ impl Vm {
             let monitor = accept(&monitor_listener, qemu, "its monitor")?;
             let agent = accept(&agent_listener, qemu, "its agent port")?;
             let host = accept(&host_listener, qemu, "its host port")?;
-            let pausers = devices
+            let handles = devices
                 .iter()
-                .map(|device| device.pauser())
+                .map(|device| Ok((device.pauser()?, device.control())))
                 .collect::<Result<_>>()?;
             Ok((
-                HostPort::serve(host, pausers, stall::LIMIT)?,
+                HostPort::serve(host, handles, host_port::LIMIT)?,
                 Monitor::connect(monitor)?,
                 Agent::connect(agent, BOOT)?,
             ))

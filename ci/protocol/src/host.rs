@@ -22,6 +22,9 @@ pub enum HostRequest {
     StallDevice(u32),
     /// Let it run again. Answered when it does; a device that runs is no error.
     ResumeDevice(u32),
+    /// Give the memory of the device of this number so many bytes. Answered when
+    /// the device has them and has told its driver, which may not have looked yet.
+    ResizeDevice(u32, u64),
 }
 
 /// From the host to the guest.

@@ -15,6 +15,7 @@ pub mod large;
 mod lifecycle;
 mod mmap;
 mod probe;
+mod resize;
 mod selectors;
 mod stall;
 mod tool;
@@ -34,6 +35,7 @@ pub fn all() -> Vec<Suite> {
         concurrency::suite(),
         stall::suite(),
         large::suite(),
+        resize::suite(),
         lifecycle::suite(),
         durability::suite(),
         tool::suite(),
@@ -52,7 +54,6 @@ pub fn debug() -> Vec<Suite> {
         cases: shared
             .into_iter()
             .flat_map(|suite| suite.cases)
-            .filter(|case| !NOT_IN_DEBUG.contains(&case.name.as_str()))
             .chain(kunit::cases())
             .collect(),
     }];
@@ -60,10 +61,6 @@ pub fn debug() -> Vec<Suite> {
     suites.push(faults::suite());
     suites
 }
-
-/// Tests that look at what the debug kernel is built without: the list of memory
-/// types, which needs `X86_PAT`.
-const NOT_IN_DEBUG: [&str; 1] = ["a9_caching_is_chosen_by_the_offset"];
 
 /// Suites whose device is not the ordinary one.
 const OWN_DEVICE: [&str; 2] = ["durability", "large"];

@@ -1,0 +1,304 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! The device gets another size while its driver runs.
+
+use std::fs::File;
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
+use crate::case::{
+    Case, Context, During, Stop, Suite, Verdict, eventually, expect_bytes, expect_errno,
+};
+use crate::host::Host;
+use crate::pattern;
+use crate::sys::{self, IoVec, PAGE, Region};
+use crate::uapi::{self, Info};
+use crate::{check, check_eq};
+
+/// What devices grow and shrink by.
+const STEP: u64 = 32 << 20;
+
+/// The suite.
+pub fn suite() -> Suite {
+    Suite {
+        name: "resize",
+        about: "the host resizes the device while its driver runs",
+        cases: vec![
+            Case::new("c6_growth_is_seen_without_reload", growth),
+            Case::new("c6_size_need_not_be_a_multiple_of_a_page", odd_size),
+            Case::new("c6_end_of_a_smaller_device", smaller),
+            Case::new("c6_maps_end_where_a_smaller_device_ends", maps),
+            Case::new("c6_resize_with_io", with_io),
+        ],
+    }
+}
+
+/// Resizes the device, and gives it its former size back in the end.
+struct Resizer<'a> {
+    host: Host,
+    context: &'a Context,
+    file: File,
+}
+
+impl<'a> Resizer<'a> {
+    fn new(context: &'a Context) -> Verdict<Self> {
+        Ok(Self {
+            host: Host::connect()?,
+            context,
+            file: context.open()?,
+        })
+    }
+
+    /// Resizes the device, and waits until its driver has seen it.
+    fn resize(&self, bytes: u64) -> Verdict {
+        self.host.resize(bytes)?;
+        eventually(&format!("{bytes} bytes"), || {
+            Ok(self.info()?.capacity == bytes)
+        })
+    }
+
+    fn info(&self) -> Verdict<Info> {
+        Ok(Info::from_bytes(&sys::info(&self.file)?))
+    }
+}
+
+impl Drop for Resizer<'_> {
+    fn drop(&mut self) {
+        if let Err(stop) = self.resize(self.context.size()) {
+            eprintln!("giving the device its size back: {stop:?}");
+        }
+    }
+}
+
+/// Writes a pattern and reads it back.
+fn expect_storage(file: &File, offset: u64, seed: u64, length: usize) -> Verdict {
+    let memory = Region::anonymous(length)?;
+    let data = pattern::bytes(seed, length);
+    memory.store(0, data);
+    let written = sys::pwrite(file, memory.buffer(0, length), offset)?;
+    check_eq!(written, length, "bytes written at {offset}");
+    memory.fill(0, length, 0);
+    let read = sys::pread(file, memory.buffer(0, length), offset)?;
+    check_eq!(read, length, "bytes read at {offset}");
+    expect_bytes(&memory.load(0, length), data, "what was read back")
+}
+
+/// Nothing can be read or written from `end` on.
+fn expect_end(file: &File, end: u64) -> Verdict {
+    check_eq!(sys::lseek(file, 0, libc::SEEK_END)?, end, "SEEK_END");
+    let memory = Region::anonymous(PAGE)?;
+    let across = sys::pread(file, memory.buffer(0, 100), end - 10)?;
+    check_eq!(across, 10, "bytes read across the end");
+    let beyond = sys::pread(file, memory.buffer(0, 100), end)?;
+    check_eq!(beyond, 0, "bytes read at the end");
+    let beyond = sys::pwrite(file, memory.buffer(0, 1), end);
+    expect_errno(beyond, &[libc::ENOSPC], "a write at the end")
+}
+
+/// The number of records in the event log, and the last one's kind and value.
+fn last_event(file: &File) -> Verdict<(u64, u64, u64)> {
+    let length = uapi::EVENT_LOG_PAGES * PAGE;
+    let log = Region::of_file(
+        file,
+        uapi::MAP_EVENTS << uapi::MAP_SHIFT,
+        length,
+        libc::PROT_READ,
+        libc::MAP_SHARED,
+    )
+    .during(|| "mapping the event log".into())?;
+    let word = |index: usize| {
+        let mut bytes = [0; 8];
+        log.load_into(8 * index, &mut bytes);
+        u64::from_le_bytes(bytes)
+    };
+    let count = word(0);
+    check!(count > 0, "the event log is empty");
+    let capacity = length / 8 / uapi::EVENT_RECORD_WORDS - 1;
+    let record = uapi::EVENT_RECORD_WORDS * (1 + (count as usize - 1) % capacity);
+    Ok((count, word(record + 1), word(record + 2)))
+}
+
+fn growth(context: &Context) -> Verdict {
+    let resizer = Resizer::new(context)?;
+    let file = &resizer.file;
+    let aperture = resizer.info()?.aperture;
+    let interrupts = context.interrupts()?;
+    let (events, ..) = last_event(file)?;
+    let larger = context.size() + STEP;
+    resizer.resize(larger)?;
+
+    check!(
+        context.interrupts()? > interrupts,
+        "the size changed without an interrupt"
+    );
+    check_eq!(
+        last_event(file)?,
+        (events + 1, uapi::EVENT_CAPACITY, larger),
+        "count, kind and value of the last event"
+    );
+    // What was open before is as good as what is opened now.
+    for file in [file, &context.open()?] {
+        expect_storage(file, larger - 300_001, larger, 300_001)?;
+        expect_storage(file, context.size() - 5000, 7, 10_000)?;
+        expect_end(file, larger)?;
+    }
+    check_eq!(resizer.info()?.aperture, aperture, "bytes of the aperture");
+    let map = Region::shared(file, aperture, PAGE);
+    expect_errno(map.map(drop), &[libc::EINVAL], "a map beyond the aperture")
+}
+
+fn odd_size(context: &Context) -> Verdict {
+    let resizer = Resizer::new(context)?;
+    for bytes in [
+        context.size() + 1,
+        context.size() - 1,
+        context.size() + 4097,
+    ] {
+        resizer.resize(bytes)?;
+        expect_storage(&resizer.file, bytes - 777, bytes, 777)?;
+        expect_end(&resizer.file, bytes)?;
+    }
+    Ok(())
+}
+
+fn smaller(context: &Context) -> Verdict {
+    let resizer = Resizer::new(context)?;
+    let file = &resizer.file;
+    let end = context.size() - STEP;
+    expect_storage(file, end, 1, 10_000)?;
+    resizer.resize(end)?;
+    expect_end(file, end)?;
+    expect_storage(file, end - 10_000, 2, 10_000)?;
+    // The whole of it is still there when the size comes back.
+    resizer.resize(context.size())?;
+    let memory = Region::anonymous(10_000)?;
+    sys::pread(file, memory.buffer(0, 10_000), end)?;
+    let expected = pattern::bytes(1, 10_000);
+    expect_bytes(&memory.load(0, 10_000), expected, "what was beyond the end")
+}
+
+/// Whether the bytes from `offset` of a map on can be read; the kernel does it, so
+/// that the answer is no signal.
+fn reachable(map: &Region, offset: usize) -> Verdict<bool> {
+    let (_reader, writer) = io::pipe()?;
+    let writer = File::from(std::os::fd::OwnedFd::from(writer));
+    match sys::write(&writer, map.buffer(offset, 8)) {
+        Ok(8) => Ok(true),
+        Err(error) if error.raw_os_error() == Some(libc::EFAULT) => Ok(false),
+        other => Err(Stop::Failed(format!("writing from the map: {other:?}"))),
+    }
+}
+
+fn maps(context: &Context) -> Verdict {
+    let resizer = Resizer::new(context)?;
+    let file = &resizer.file;
+    let kinds = [
+        uapi::MAP_MEMORY,
+        uapi::MAP_MEMORY_UNCACHED,
+        uapi::MAP_MEMORY_CACHED,
+    ];
+    let length = context.size() as usize;
+    let all = |selector: u64| Region::shared(file, selector << uapi::MAP_SHIFT, length);
+    let maps = kinds.map(all).into_iter().collect::<io::Result<Vec<_>>>()?;
+    let counters = Region::of_file(
+        file,
+        uapi::MAP_STATISTICS << uapi::MAP_SHIFT,
+        PAGE,
+        libc::PROT_READ,
+        libc::MAP_SHARED,
+    )?;
+
+    // The last page is not whole, and ends with something that is not the device's.
+    let end = context.size() - STEP + 100;
+    let last = (end as usize - 100) - PAGE;
+    for map in &maps {
+        check!(
+            reachable(map, last + PAGE)?,
+            "the map is not there at first"
+        );
+    }
+    resizer.resize(end)?;
+    check_eq!(resizer.info()?.aperture, end, "bytes of the aperture");
+    for (selector, map) in kinds.iter().zip(&maps) {
+        eventually(&format!("the end of map {selector}"), || {
+            Ok(!reachable(map, last + PAGE)?)
+        })?;
+        check!(!reachable(map, length - 8)?, "the last page is still there");
+        check!(reachable(map, last)?, "map {selector} ends too early");
+        map.store(last + PAGE - 8, b"the last");
+        check!(reachable(&counters, 0)?, "another map went with it");
+
+        let offset = (selector << uapi::MAP_SHIFT) + last as u64;
+        let two = Region::shared(file, offset, 2 * PAGE);
+        expect_errno(two.map(drop), &[libc::EINVAL], "a map beyond the end")?;
+        Region::shared(file, offset, PAGE).during(|| "mapping the last page".into())?;
+    }
+
+    // What was taken away stays away, but can be mapped again.
+    resizer.resize(context.size())?;
+    for (selector, map) in kinds.iter().zip(&maps) {
+        check!(!reachable(map, length - 8)?, "map {selector} came back");
+        let again = all(*selector)?;
+        check!(reachable(&again, length - 8)?, "the new map lacks its end");
+        expect_bytes(&again.load(last + PAGE - 8, 8), b"the last", "the map")?;
+    }
+    Ok(())
+}
+
+fn with_io(context: &Context) -> Verdict {
+    const ROUNDS: u64 = 20;
+    let resizer = Resizer::new(context)?;
+    let (low, high) = (context.size() - STEP, context.size() + STEP);
+    let done = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let workers: Vec<_> = (0..2u64)
+            .map(|worker| {
+                let done = &done;
+                scope.spawn(move || -> Verdict {
+                    let file = context.open()?;
+                    let mut seed = worker;
+                    while !done.load(Ordering::Relaxed) {
+                        expect_storage(&file, worker * 400_000, seed, 300_001)?;
+                        across(&file, low + (seed % 7) * PAGE as u64)?;
+                        seed += 2;
+                    }
+                    check!(seed > worker, "no I/O");
+                    Ok(())
+                })
+            })
+            .collect();
+        let resized = (0..ROUNDS).try_for_each(|_| {
+            resizer.resize(high)?;
+            resizer.resize(low)
+        });
+        done.store(true, Ordering::Relaxed);
+        for worker in workers {
+            worker
+                .join()
+                .map_err(|_| Stop::Failed("a worker panicked".into()))??;
+        }
+        resized
+    })?;
+    expect_end(&resizer.file, low)
+}
+
+/// A transfer near the end that comes and goes: done, as far as there is a device,
+/// or an error that says that there is none.
+fn across(file: &File, offset: u64) -> Verdict {
+    const LENGTH: usize = 100_000;
+    let memory = Region::anonymous(LENGTH)?;
+    type Transfer = fn(&File, IoVec, u64) -> io::Result<usize>;
+    for (what, transfer) in [
+        ("write", sys::pwrite as Transfer),
+        ("read", sys::pread as Transfer),
+    ] {
+        match transfer(file, memory.buffer(0, LENGTH), offset) {
+            Ok(bytes) if bytes <= LENGTH => {}
+            // ENXIO: on its way when the device became smaller.
+            Err(error) if matches!(error.raw_os_error(), Some(libc::ENOSPC | libc::ENXIO)) => {}
+            other => return Err(Stop::Failed(format!("{what} at {offset}: {other:?}"))),
+        }
+    }
+    Ok(())
+}

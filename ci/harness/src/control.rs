@@ -1,0 +1,49 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! Speaks with a running device over its control socket.
+
+use std::io::{self, BufRead, BufReader, Write};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+/// How long the device may take to answer.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// The control socket of a device.
+#[derive(Clone, Debug)]
+pub struct Control {
+    socket: PathBuf,
+}
+
+impl Control {
+    /// The device that listens on `socket`.
+    pub const fn new(socket: PathBuf) -> Self {
+        Self { socket }
+    }
+
+    /// Gives the device memory another size in bytes.
+    pub fn resize(&self, bytes: u64) -> io::Result<()> {
+        self.execute(&json!({"execute": "resize", "arguments": {"bytes": bytes}}))
+            .map(drop)
+    }
+
+    /// What the device answers to a request; what it refuses is an error.
+    fn execute(&self, request: &Value) -> io::Result<Value> {
+        let stream = UnixStream::connect(&self.socket)?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        writeln!(&stream, "{request}")?;
+        let mut line = String::new();
+        BufReader::new(&stream).read_line(&mut line)?;
+        let mut answer: Value = serde_json::from_str(&line)?;
+        match answer.get_mut("return") {
+            Some(value) => Ok(value.take()),
+            None => Err(io::Error::other(format!(
+                "the device answered {}",
+                line.trim_end()
+            ))),
+        }
+    }
+}
