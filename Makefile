@@ -11,7 +11,7 @@ ringbar-ci := build/cargo/x86_64-unknown-linux-gnu/release/ringbar-ci
 
 # Through the environment, literally: neither make nor the shell gets to see
 # quotes and dollar signs in a command that is meant for the guest.
-unexport CMD SHARE TIMEOUT
+unexport CMD SHARE TIMEOUT JOB DEVICES ROUNDS
 ifdef CMD
 export RINGBAR_CMD := $(value CMD)
 endif
@@ -21,6 +21,15 @@ endif
 ifdef TIMEOUT
 export RINGBAR_TIMEOUT := $(value TIMEOUT)
 endif
+ifdef JOB
+export RINGBAR_JOB := $(value JOB)
+endif
+ifdef DEVICES
+export RINGBAR_DEVICES := $(value DEVICES)
+endif
+ifdef ROUNDS
+export RINGBAR_ROUNDS := $(value ROUNDS)
+endif
 
 .PHONY: help
 help: ## Show this text
@@ -29,6 +38,7 @@ help: ## Show this text
 	@echo
 	@echo 'Variables:'
 	@echo '  CMD, SHARE, TIMEOUT     for exec: the command, a folder to mount at /mnt, seconds'
+	@echo '  JOB, DEVICES, ROUNDS    for bench: jobs (also: targets, sweep), only these devices, how often'
 	@echo '  RINGBAR_ACCEL           kvm or tcg: how QEMU runs the guest'
 	@echo '  RINGBAR_QEMU            path or toolbox: which QEMU'
 	@echo '  RINGBAR_RUST            host or toolbox: which Rust for the user-space programs'
@@ -63,6 +73,10 @@ test: image debug ## Format, lints, unit and property tests, tests in VMs
 	@$(cargo) test --workspace --no-fail-fast 2>&1 | tee build/test/unit.log || grep -q '^test result: FAILED' build/test/unit.log
 	@echo '== tests in the VM'
 	@$(ringbar-ci) test --unit-log build/test/unit.log
+
+.PHONY: bench
+bench: image ## Compare with virtio-blk, vhost-user-blk and NVMe; JOB=... for one job
+	@$(ringbar-ci) bench
 
 .PHONY: setup
 setup: ## Fetch and prepare everything that the other targets need

@@ -5,23 +5,48 @@
 /// Adds up the interrupts of all CPUs on the lines whose action contains
 /// `name`; `None` where there is no such line.
 pub fn count(table: &str, name: &str) -> Option<u64> {
+    let (cpus, lines) = split(table)?;
+    let mut found = None;
+    for line in lines.filter(|line| line.contains(name)) {
+        *found.get_or_insert(0) += sum(line, cpus);
+    }
+    found
+}
+
+/// Adds up the interrupts with these numbers, of all CPUs. A number without a line
+/// has had none.
+pub fn count_numbers(table: &str, numbers: &[u32]) -> u64 {
+    let Some((cpus, lines)) = split(table) else {
+        return 0;
+    };
+    lines
+        .filter(|line| {
+            line.split_once(':')
+                .and_then(|(number, _)| number.trim().parse().ok())
+                .is_some_and(|number: u32| numbers.contains(&number))
+        })
+        .map(|line| sum(line, cpus))
+        .sum()
+}
+
+/// Number of CPUs, and the lines that are not the heading.
+fn split(table: &str) -> Option<(usize, std::str::Lines<'_>)> {
     let mut lines = table.lines();
     let cpus = lines
         .next()?
         .split_ascii_whitespace()
         .filter(|word| word.starts_with("CPU"))
         .count();
-    let mut found = None;
-    for line in lines.filter(|line| line.contains(name)) {
-        let sum: u64 = line
-            .split_ascii_whitespace()
-            .skip(1)
-            .take(cpus)
-            .filter_map(|word| word.parse::<u64>().ok())
-            .sum();
-        *found.get_or_insert(0) += sum;
-    }
-    found
+    Some((cpus, lines))
+}
+
+/// Interrupts of a line, of all CPUs.
+fn sum(line: &str, cpus: usize) -> u64 {
+    line.split_ascii_whitespace()
+        .skip(1)
+        .take(cpus)
+        .filter_map(|word| word.parse::<u64>().ok())
+        .sum()
 }
 
 #[cfg(test)]
@@ -47,5 +72,14 @@ mod tests {
         assert_eq!(count(TABLE, "nvme"), None);
         assert_eq!(count("", "ringbar"), None);
         assert_eq!(count("  CPU0\n 1: 0 x ringbar\n", "ringbar"), Some(0));
+    }
+
+    #[test]
+    fn numbers_are_whole_numbers_of_lines() {
+        assert_eq!(count_numbers(TABLE, &[24]), 1234);
+        assert_eq!(count_numbers(TABLE, &[25, 26, 99]), 18);
+        assert_eq!(count_numbers(TABLE, &[2, 4]), 0, "24 is neither");
+        assert_eq!(count_numbers(TABLE, &[]), 0);
+        assert_eq!(count_numbers("", &[0]), 0);
     }
 }

@@ -13,6 +13,7 @@
 //! | [`bar_check`] | compares DMA with the map |
 //! | [`host`] | has the host stall the device |
 //! | [`pins`] | counts pinned pages |
+//! | [`memcpy`] | measures copies in memory |
 //! | [`interrupts`] | reads `/proc/interrupts` |
 //! | [`sys`] | system calls in raw form |
 
@@ -21,6 +22,7 @@ pub mod case;
 pub mod host;
 pub mod interrupts;
 pub mod ktap;
+pub mod memcpy;
 pub mod method;
 pub mod pattern;
 pub mod pins;

@@ -8,7 +8,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use ringbar_guest_tests::case::{Context, Stop};
-use ringbar_guest_tests::{bar_check, ktap, suites};
+use ringbar_guest_tests::{bar_check, ktap, memcpy, suites};
 
 /// Tests the Ringbar driver from user space.
 #[derive(Debug, Parser)]
@@ -42,6 +42,9 @@ enum Command {
     /// Compare what DMA writes with what a map of the BAR shows, and the other
     /// way round
     BarCheck,
+    /// Copy memory for some time and print the number of copies per second; uses no
+    /// device
+    Memcpy(memcpy::Options),
 }
 
 fn main() -> ExitCode {
@@ -87,6 +90,10 @@ fn run(cli: &Cli) -> Result<bool, String> {
             }
             ktap::run(&cases, &context()?, &mut io::stdout().lock())
                 .map_err(|error| format!("writing the results: {error}"))
+        }
+        Command::Memcpy(options) => {
+            println!("{:.1}", memcpy::run(options)?);
+            Ok(true)
         }
         Command::BarCheck => match bar_check::run(&context()?) {
             Ok(bytes) => {

@@ -36,18 +36,7 @@ impl Counters {
             what: "looking for the driver's interrupt".into(),
             message: "no line of /proc/interrupts names ringbar".into(),
         })?;
-        let list = GuestCommand::new("ls").args([DRIVER_COUNTERS]);
-        let devices = agent.check(&list, Duration::from_secs(30))?;
-        let device = devices.lines().next().ok_or_else(|| Error::Guest {
-            what: format!("listing {DRIVER_COUNTERS}"),
-            message: "there is no device".into(),
-        })?;
-        let path = format!("{DRIVER_COUNTERS}/{device}/doorbells");
-        let text = agent.read_text(&path)?;
-        let doorbells = text
-            .trim()
-            .parse()
-            .map_err(|_| Error::Protocol(format!("{path} holds {text:?}")))?;
+        let doorbells = doorbells(agent)?;
         Ok(Self {
             interrupts,
             doorbells,
@@ -61,6 +50,27 @@ impl Counters {
             doorbells: self.doorbells.saturating_sub(earlier.doorbells),
         }
     }
+}
+
+/// Doorbells that the driver has rung on the first device.
+fn doorbells(agent: &Agent) -> Result<u64> {
+    let list = GuestCommand::new("ls").args([DRIVER_COUNTERS]);
+    let devices = agent.check(&list, Duration::from_secs(30))?;
+    let device = devices.lines().next().ok_or_else(|| Error::Guest {
+        what: format!("listing {DRIVER_COUNTERS}"),
+        message: "there is no device".into(),
+    })?;
+    let path = format!("{DRIVER_COUNTERS}/{device}/doorbells");
+    let text = agent.read_text(&path)?;
+    text.trim()
+        .parse()
+        .map_err(|_| Error::Protocol(format!("{path} holds {text:?}")))
+}
+
+/// Interrupts with these numbers, all CPUs together, as the kernel counts them.
+pub fn interrupts_numbered(agent: &Agent, numbers: &[u32]) -> Result<u64> {
+    let table = agent.read_text("/proc/interrupts")?;
+    Ok(interrupts::count_numbers(&table, numbers))
 }
 
 /// Reads how many pages were pinned and released, as soon as the two are equal or

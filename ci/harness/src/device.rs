@@ -5,17 +5,12 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::{Duration, Instant};
-
-use rustix::fs::inotify;
 
 use crate::control::Control;
 use crate::error::{Error, Result};
-use crate::process::{HostProcess, Pauser, wait_readable};
+use crate::listening::SocketWatch;
+use crate::process::{HostProcess, Pauser};
 use crate::size;
-
-/// How long the daemon may take until it accepts connections.
-const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Where the device keeps its memory.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -93,58 +88,18 @@ impl Device {
         let socket = directory.join(format!("{name}.sock"));
         let control = directory.join(format!("{name}-control.sock"));
         // Set up before the daemon can create its socket.
-        let watch = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK)
-            .map_err(|errno| Error::io("creating an inotify instance")(errno.into()))?;
-        inotify::add_watch(&watch, directory, inotify::WatchFlags::CREATE).map_err(|errno| {
-            Error::io(format!("watching {}", directory.display()))(errno.into())
-        })?;
+        let watch = SocketWatch::new(directory)?;
 
         let mut command = Command::new(program);
         command.args(options.arguments(&socket, &control));
-        let process = HostProcess::spawn("ringbar-device", command, log, false)?;
-        let mut device = Self {
+        let mut process = HostProcess::spawn("ringbar-device", command, log, false)?;
+        watch.wait(&socket, &mut process)?;
+        Ok(Self {
             process,
             options,
             socket,
             control: Control::new(control),
-        };
-        device.wait_until_listening(&watch)?;
-        Ok(device)
-    }
-
-    /// The socket is not tried by connecting to it: the daemon serves one
-    /// connection and would take the attempt for it.
-    fn wait_until_listening(&mut self, watch: &std::os::fd::OwnedFd) -> Result<()> {
-        /// A socket that exists listens within microseconds, without any event
-        /// that could be waited for.
-        const GLANCE: Duration = Duration::from_millis(5);
-        const DURING: &str = "it was expected to open its socket";
-
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            if is_listening(&self.socket)? {
-                return Ok(());
-            }
-            if let Some(error) = self.process.ended_error(DURING) {
-                return Err(error);
-            }
-            if Instant::now() >= deadline {
-                return Err(Error::Timeout {
-                    what: format!("{} to listen", self.socket.display()),
-                    after: PATIENCE,
-                });
-            }
-            let next = if self.socket.exists() {
-                Instant::now() + GLANCE
-            } else {
-                deadline
-            };
-            wait_readable(&[watch, self.process.ended()], next)
-                .map_err(Error::io("waiting for the device"))?;
-            let mut events = [0; 4096];
-            // What happened does not matter, only that something did.
-            while matches!(rustix::io::read(watch, &mut events), Ok(n) if n > 0) {}
-        }
+        })
     }
 
     /// The vhost-user socket.
@@ -198,34 +153,9 @@ impl Device {
     }
 }
 
-/// Whether some process listens on this Unix socket.
-fn is_listening(socket: &Path) -> Result<bool> {
-    let table = "/proc/net/unix";
-    let text = fs::read(table).map_err(Error::io(format!("reading {table}")))?;
-    Ok(lists_listener(
-        &String::from_utf8_lossy(&text),
-        &socket.display().to_string(),
-    ))
-}
-
-/// Looks for a listening socket of this path in the text of `/proc/net/unix`.
-fn lists_listener(table: &str, path: &str) -> bool {
-    /// `__SO_ACCEPTCON` of the kernel.
-    const ACCEPTS: u32 = 1 << 16;
-    table.lines().any(|line| {
-        let mut fields = line.split_ascii_whitespace().skip(3);
-        let flags = fields.next().and_then(|f| u32::from_str_radix(f, 16).ok());
-        flags.is_some_and(|flags| flags & ACCEPTS != 0)
-            && line
-                .split_once(" /")
-                .is_some_and(|(_, rest)| rest == &path[1..])
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::net::UnixListener;
 
     #[test]
     fn arguments_are_those_of_the_daemon() {
@@ -241,29 +171,6 @@ mod tests {
                 .join("|"),
             "--socket-path|/tmp/s|--control-socket|/tmp/c|--size|1536K|--queues|2|--storage|file:/tmp/a b"
         );
-    }
-
-    #[test]
-    fn a_listening_socket_is_told_from_a_bound_one() {
-        let table = "Num       RefCount Protocol Flags    Type St Inode Path\n\
-            0000000000000000: 00000002 00000000 00010000 0001 01 123 /tmp/x/listens\n\
-            0000000000000000: 00000002 00000000 00000000 0001 01 124 /tmp/x/bound\n\
-            0000000000000000: 00000003 00000000 00000000 0001 03 125\n";
-        assert!(lists_listener(table, "/tmp/x/listens"));
-        assert!(!lists_listener(table, "/tmp/x/bound"));
-        assert!(!lists_listener(table, "/x/listens"));
-        assert!(!lists_listener(table, "/tmp/x/none"));
-    }
-
-    #[test]
-    fn the_kernel_lists_our_own_listener() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("s");
-        assert!(!is_listening(&path).unwrap());
-        let listener = UnixListener::bind(&path).unwrap();
-        assert!(is_listening(&path).unwrap());
-        drop(listener);
-        assert!(!is_listening(&path).unwrap());
     }
 
     #[test]

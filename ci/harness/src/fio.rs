@@ -4,25 +4,18 @@
 
 mod jobs;
 mod kinds;
+mod program;
 
 use std::fmt;
-use std::time::Duration;
 
-use serde::Deserialize;
-
-use crate::agent::{Agent, GuestCommand};
+use crate::agent::Agent;
 use crate::counters::Counters;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::vm::DEVICE_NODE;
 
 pub use jobs::JOBS;
 pub use kinds::{Access, Engine};
-
-/// How long one run of fio may take. The jobs below take some seconds.
-const PATIENCE: Duration = Duration::from_secs(240);
-
-/// Where fio leaves its report in the guest.
-const REPORT: &str = "/run/fio.json";
+pub(crate) use program::{FioRun, run};
 
 /// One fio job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -102,8 +95,6 @@ impl Job {
             "--verify_fatal=0".into(),
             "--continue_on_error=verify".into(),
             format!("--do_verify={}", u8::from(phase == Phase::Job)),
-            "--output-format=json".into(),
-            format!("--output={REPORT}"),
         ];
         if self.skew != 0 {
             arguments.push("--bs_unaligned=1".into());
@@ -142,20 +133,7 @@ impl Job {
     }
 
     fn fio(&self, agent: &Agent, phase: Phase) -> Result<FioRun> {
-        let command = GuestCommand::new("fio").args(self.arguments(phase));
-        let output = agent.run(&command, PATIENCE)?;
-        let messages = String::from_utf8_lossy(&output.stderr).into_owned()
-            + &String::from_utf8_lossy(&output.stdout);
-        let report = match agent.read_text(REPORT) {
-            Ok(text) => parse_report(&text),
-            Err(Error::Guest { message, .. }) => Err(message),
-            Err(error) => return Err(error),
-        };
-        Ok(FioRun {
-            exit: output.status.shell_code(),
-            messages,
-            report,
-        })
+        run(agent, self.arguments(phase), |_| {})
     }
 
     fn measure(&self, run: &FioRun, counted: Counters) -> Measurement {
@@ -227,92 +205,10 @@ impl Measurement {
     }
 }
 
-/// One run of the program.
-struct FioRun {
-    exit: i32,
-    messages: String,
-    report: std::result::Result<JobReport, String>,
-}
-
-impl FioRun {
-    /// Why this run failed, if it did.
-    fn failure(&self) -> Option<String> {
-        let reason = match &self.report {
-            Err(reason) => format!("no report ({reason})"),
-            Ok(report) if report.verify_errors() > 0 => {
-                format!(
-                    "blocks that failed verification: {}",
-                    report.verify_errors()
-                )
-            }
-            Ok(report) if report.error != 0 => format!("error {}", report.error),
-            Ok(_) if self.exit != 0 => "fio failed".into(),
-            Ok(_) => return None,
-        };
-        let messages: Vec<_> = self
-            .messages
-            .lines()
-            // Said for every job without alignment.
-            .filter(|line| !line.contains("bs_unaligned may not work"))
-            .take(8)
-            .collect();
-        Some(format!(
-            "{reason}, exit status {}\n{}",
-            self.exit,
-            messages.join("\n")
-        ))
-    }
-}
-
-/// One direction in fio's report.
-#[derive(Clone, Debug, Deserialize)]
-struct DirectionReport {
-    io_bytes: u64,
-    total_ios: u64,
-    iops: f64,
-}
-
-/// The part of fio's report that is about one job.
-#[derive(Clone, Debug, Deserialize)]
-struct JobReport {
-    /// First error number, 0 for none.
-    error: i32,
-    /// How many errors were passed over, which are those of verification.
-    #[serde(default)]
-    total_err: u64,
-    read: DirectionReport,
-    write: DirectionReport,
-}
-
-impl JobReport {
-    fn verify_errors(&self) -> u64 {
-        /// `EILSEQ`, what a failed verification sets.
-        const WRONG_BYTES: i32 = 84;
-        match self.error {
-            WRONG_BYTES => self.total_err.max(1),
-            _ => self.total_err,
-        }
-    }
-}
-
-/// Reads fio's JSON, which messages may precede.
-fn parse_report(text: &str) -> std::result::Result<JobReport, String> {
-    #[derive(Deserialize)]
-    struct Report {
-        jobs: Vec<JobReport>,
-    }
-    let start = text.find('{').ok_or("no JSON")?;
-    let report: Report = serde_json::from_str(&text[start..]).map_err(|error| error.to_string())?;
-    report
-        .jobs
-        .into_iter()
-        .next()
-        .ok_or_else(|| "no job".into())
-}
-
 #[cfg(test)]
 mod tests {
     use super::jobs::{M, job, skewed};
+    use super::program::parse_report;
     use super::*;
     use std::collections::HashSet;
 
@@ -381,16 +277,6 @@ mod tests {
         assert!(m.failure.unwrap().contains("error 5"));
         let m = job.measure(&run("fio: not found", 127), COUNTED);
         assert!(m.failure.unwrap().contains("no report"));
-    }
-
-    #[test]
-    fn messages_before_the_report_are_passed_over() {
-        let text = format!(
-            "fio: bs_unaligned may not work with raw io\n\n{}",
-            report(0, 0, 1, 2)
-        );
-        assert_eq!(parse_report(&text).unwrap().write.io_bytes, 2);
-        assert!(parse_report(r#"{"jobs": []}"#).is_err());
     }
 
     #[test]

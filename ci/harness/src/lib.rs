@@ -7,6 +7,8 @@
 //! |---|---|
 //! | [`setup`] | reads what `make setup` found and built |
 //! | [`device`] | starts the device daemon |
+//! | `listening` | waits for a daemon to listen |
+//! | [`bench`] | compares the device with others by fio |
 //! | [`qemu`] | builds QEMU's command line |
 //! | [`vm`] | starts QEMU and ties its parts together |
 //! | [`qmp`] | speaks with QEMU |
@@ -22,8 +24,10 @@
 //! | [`suite`] | runs a suite of the guest's tests |
 //! | [`process`] | processes on the host that never outlive this one |
 //! | [`size`] | sizes as people write them |
+//! | [`table`] | tables as text |
 
 pub mod agent;
+pub mod bench;
 pub mod control;
 pub mod counters;
 pub mod debug;
@@ -34,6 +38,7 @@ pub mod fio;
 pub mod host_port;
 pub mod kernel_log;
 pub mod ktap;
+mod listening;
 pub mod process;
 pub mod qemu;
 pub mod qmp;
@@ -42,4 +47,5 @@ pub mod report;
 pub mod setup;
 pub mod size;
 pub mod suite;
+pub mod table;
 pub mod vm;

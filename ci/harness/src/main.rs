@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! `ringbar-ci`: what `make run`, `make exec`, `make shell` and `make test` run.
+//! `ringbar-ci`: what `make run`, `make exec`, `make shell`, `make test` and
+//! `make bench` run.
 
 mod commands;
 
@@ -25,6 +26,7 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Bench(commands::bench::Options),
     Run(commands::run::Options),
     Exec(commands::exec::Options),
     Shell(commands::shell::Options),
@@ -37,6 +39,7 @@ fn main() -> ExitCode {
         .and_then(|()| Setup::load(cli.setup.as_deref()))
         .map_err(anyhow::Error::from)
         .and_then(|setup| match cli.command {
+            Command::Bench(options) => commands::bench::run(&setup, &options),
             Command::Run(options) => commands::run::run(&setup, &options),
             Command::Exec(options) => commands::exec::run(&setup, &options),
             Command::Test(options) => commands::test::run(&setup, &options),

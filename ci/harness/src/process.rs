@@ -72,21 +72,26 @@ pub fn end_with_signals() -> Result<()> {
     Ok(())
 }
 
-/// A temporary directory for sockets, removed in the end.
+/// A temporary directory, removed in the end.
 #[derive(Debug)]
 pub struct PrivateDir {
     directory: tempfile::TempDir,
 }
 
 impl PrivateDir {
-    /// Creates one. It lies in `/tmp`, whatever `TMPDIR` says: QEMU may run in a
+    /// Creates one for sockets. It lies in `/tmp`, whatever `TMPDIR` says: QEMU may run in a
     /// root file system of its own that has only this in common with ours, and
     /// the path of a socket has at most 107 bytes.
     pub fn new() -> Result<Self> {
+        Self::new_in("/tmp")
+    }
+
+    /// Creates one for other purposes in this directory, which QEMU must see too.
+    pub fn new_in(parent: &str) -> Result<Self> {
         let directory = tempfile::Builder::new()
             .prefix("ringbar-")
-            .tempdir_in("/tmp")
-            .map_err(Error::io("creating a directory in /tmp"))?;
+            .tempdir_in(parent)
+            .map_err(Error::io(format!("creating a directory in {parent}")))?;
         registry().directories.push(directory.path().to_owned());
         Ok(Self { directory })
     }

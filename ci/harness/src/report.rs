@@ -5,6 +5,7 @@
 use serde::Serialize;
 
 use crate::fio::{Job, Measurement, block_name};
+use crate::table;
 
 /// Result of `run`, as written to `build/run/result.json`.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -104,7 +105,7 @@ impl RunReport {
             "interrupts/IO",
             "doorbells/IO",
         ];
-        let mut rows = vec![HEADINGS.map(str::to_owned)];
+        let mut rows = vec![HEADINGS.map(str::to_owned).to_vec()];
         for job in &self.jobs {
             let or_dash = |text: String| {
                 if job.failure.is_some() {
@@ -113,7 +114,7 @@ impl RunReport {
                     text
                 }
             };
-            rows.push([
+            rows.push(vec![
                 job.name.clone(),
                 job.engine.to_owned(),
                 block_name(job.bs),
@@ -127,27 +128,7 @@ impl RunReport {
                 or_dash(format!("{:.2}", job.doorbells_per_io)),
             ]);
         }
-        let mut widths = [0; HEADINGS.len()];
-        for row in &rows {
-            for (width, cell) in widths.iter_mut().zip(row) {
-                *width = (*width).max(cell.len());
-            }
-        }
-        let mut text = String::new();
-        for row in &rows {
-            let mut line = String::new();
-            for (i, (cell, width)) in row.iter().zip(widths).enumerate() {
-                // Names to the left, numbers to the right.
-                line += &if i < 2 {
-                    format!("{cell:<width$}  ")
-                } else {
-                    format!("{cell:>width$}  ")
-                };
-            }
-            text += line.trim_end();
-            text.push('\n');
-        }
-        text
+        table::align(&rows, 2)
     }
 
     /// Bytes verified by all jobs together.

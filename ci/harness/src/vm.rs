@@ -230,6 +230,11 @@ impl Vm {
         &mut self.monitor
     }
 
+    /// Process id of QEMU.
+    pub fn qemu_id(&self) -> u32 {
+        self.qemu.id()
+    }
+
     /// The devices, in the order of the options.
     pub fn devices(&mut self) -> &mut [Device] {
         &mut self.devices

@@ -2,6 +2,7 @@
 
 //! The subcommands.
 
+pub mod bench;
 pub mod exec;
 pub mod run;
 pub mod shell;

@@ -3,7 +3,7 @@
 //! What fio does the I/O with, and in which order.
 
 /// fio's I/O engine.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Engine {
     /// `pread` and `pwrite`, one at a time.
     Psync,
@@ -29,7 +29,7 @@ impl Engine {
     }
 
     /// What distinguishes it in names of jobs from others of that name.
-    pub(super) fn suffix(self) -> &'static str {
+    pub(crate) fn suffix(self) -> &'static str {
         match self {
             Self::LibaioUserReap => "-userreap",
             Self::IoUringFixed => "-fixed",
@@ -38,7 +38,7 @@ impl Engine {
     }
 
     /// Options of fio's engine.
-    pub(super) fn options(self) -> &'static [&'static str] {
+    pub(crate) fn options(self) -> &'static [&'static str] {
         match self {
             Self::LibaioUserReap => {
                 // While it waits for an event fio calls the kernel, so it must not.
@@ -51,7 +51,7 @@ impl Engine {
 }
 
 /// Which way data goes, and in which order.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Access {
     /// One block after the other, from the device.
     Read,
@@ -61,9 +61,23 @@ pub enum Access {
     RandRead,
     /// Blocks in random order, to the device.
     RandWrite,
+    /// One block after the other, half of them each way.
+    ReadWrite,
+    /// Blocks in random order, half of them each way.
+    RandReadWrite,
 }
 
 impl Access {
+    /// All of them.
+    pub const ALL: [Self; 6] = [
+        Self::Read,
+        Self::Write,
+        Self::RandRead,
+        Self::RandWrite,
+        Self::ReadWrite,
+        Self::RandReadWrite,
+    ];
+
     /// Name for fio's `rw`.
     pub fn name(self) -> &'static str {
         match self {
@@ -71,10 +85,12 @@ impl Access {
             Self::Write => "write",
             Self::RandRead => "randread",
             Self::RandWrite => "randwrite",
+            Self::ReadWrite => "rw",
+            Self::RandReadWrite => "randrw",
         }
     }
 
-    /// Whether data comes from the device, so that it must be there first.
+    /// Whether all data comes from the device, so that it must be there first.
     pub fn reads(self) -> bool {
         matches!(self, Self::Read | Self::RandRead)
     }

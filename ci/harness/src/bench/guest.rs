@@ -1,0 +1,122 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! The guest's side: which file is which device, set up for speed.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use crate::agent::{Agent, GuestCommand};
+use crate::error::{Error, Result};
+use crate::vm::DEVICE_NODE;
+
+use super::column::Column;
+use super::peers::pci_address;
+
+/// How long loading the drivers may take.
+const LOAD: Duration = Duration::from_secs(120);
+
+/// Loads the drivers of the peers. Arguments: the PCI address of the virtio device that
+/// gets a queue to poll, and the number of CPUs.
+///
+/// virtio_blk takes the queue to poll from those it has by default, of which there is
+/// one for each CPU. So it gets one only after it has set up the other devices.
+const LOAD_DRIVERS: &str = r#"
+set -eu
+modprobe virtio_blk
+modprobe nvme poll_queues="$2"
+driver=/sys/bus/virtio/drivers/virtio_blk
+device=$(basename /sys/bus/pci/devices/"$1"/virtio*)
+echo "$device" >"$driver/unbind"
+echo 1 >/sys/module/virtio_blk/parameters/poll_queues
+echo "$device" >"$driver/bind"
+"#;
+
+/// Waits for the block device of a PCI address, which a driver may make some time after
+/// it was loaded; sets it up and prints its name and, on a second line, the numbers of
+/// its interrupts.
+const FIND: &str = r#"
+set -eu
+cd /sys/bus/pci/devices/"$1"
+shopt -s nullglob
+for ((tries = 0; tries < 300; tries++)); do
+    set -- virtio*/block/* nvme/nvme*/nvme*n*
+    [[ $# == 0 || ! -b /dev/${1##*/} ]] || break
+    sleep 0.1
+done
+[[ $# != 0 ]] || { echo 'no block device appeared' >&2; exit 1; }
+echo none >"$1/queue/scheduler"
+echo 0 >"$1/queue/iostats"
+echo "${1##*/}"
+echo "$(ls msi_irqs)"
+"#;
+
+/// A device as the guest sees it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Node {
+    /// Its file.
+    pub path: String,
+    /// Whether it is opened with `O_DIRECT`.
+    pub direct: bool,
+    /// Numbers of its interrupts; `None` where it has none.
+    pub interrupts: Option<Vec<u32>>,
+}
+
+/// Loads the drivers and finds the device of each column that has one.
+pub fn prepare(agent: &Agent, cpus: u32) -> Result<HashMap<Column, Node>> {
+    let polled = pci_address(Column::VirtioBlkPoll).unwrap_or_default();
+    let load = GuestCommand::shell(LOAD_DRIVERS).args(["sh".into(), polled, cpus.to_string()]);
+    agent.check(&load, LOAD)?;
+
+    let mut nodes = HashMap::new();
+    for column in Column::ALL {
+        let node = if let Some(address) = pci_address(column) {
+            let find = GuestCommand::shell(FIND).args(["sh", &address]);
+            let text = agent.check(&find, LOAD)?;
+            parse(&text).ok_or_else(|| {
+                Error::Protocol(format!("{text:?} for the block device at {address}"))
+            })?
+        } else if column.is_ringbar() {
+            Node {
+                path: DEVICE_NODE.into(),
+                direct: true,
+                interrupts: None,
+            }
+        } else if column == Column::Floor {
+            Node {
+                path: "/dev/zero".into(),
+                ..Node::default()
+            }
+        } else {
+            continue;
+        };
+        nodes.insert(column, node);
+    }
+    Ok(nodes)
+}
+
+fn parse(text: &str) -> Option<Node> {
+    let mut words = text.split_ascii_whitespace();
+    let name = words.next()?;
+    let interrupts: Option<Vec<u32>> = words.map(|word| word.parse().ok()).collect();
+    Some(Node {
+        path: format!("/dev/{name}"),
+        direct: true,
+        interrupts: Some(interrupts.filter(|numbers| !numbers.is_empty())?),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_block_device_has_interrupts() {
+        let node = parse("vda\n29\n30\n31\n").unwrap();
+        assert_eq!(node.path, "/dev/vda");
+        assert!(node.direct);
+        assert_eq!(node.interrupts, Some(vec![29, 30, 31]));
+        assert_eq!(parse("vda\n"), None);
+        assert_eq!(parse("vda x"), None);
+        assert_eq!(parse(""), None);
+    }
+}

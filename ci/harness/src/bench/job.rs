@@ -1,0 +1,383 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! Jobs and their names,
+//! `<rw>-<bs>-qd<depth>-<engine>[-fixed][-iopoll][-batch<n>][-j<numjobs>]`.
+
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+
+use crate::fio::{Access, Engine, block_name};
+use crate::size;
+
+/// Smallest block, that of the block devices.
+const MIN_BLOCK: u64 = 512;
+
+/// Largest block.
+const MAX_BLOCK: u64 = 16 << 20;
+
+/// Most transfers in flight of one of fio's jobs.
+const MAX_DEPTH: u32 = 4096;
+
+/// Most of fio's jobs at once.
+const MAX_JOBS: u32 = 64;
+
+/// Most bytes of buffers of all jobs together: they have to fit into the guest.
+pub const MAX_IN_FLIGHT: u64 = 512 << 20;
+
+/// What fio does on each device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Job {
+    /// Direction and order.
+    pub access: Access,
+    /// Bytes of each transfer.
+    pub block: u64,
+    /// Transfers in flight, of each of the jobs at once.
+    pub depth: u32,
+    /// Engine; never the one that reaps in user space.
+    pub engine: Engine,
+    /// Whether completions are polled for (`hipri`, `IORING_SETUP_IOPOLL`).
+    pub polled: bool,
+    /// Transfers submitted, and awaited, together.
+    pub batch: Option<u32>,
+    /// Processes that do the same at once.
+    pub jobs: u32,
+}
+
+/// Why a text is no name of a job.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{name:?} is no job: {problem} (<rw>-<bs>-qd<depth>-<engine>[-fixed][-iopoll][-batch<n>][-j<numjobs>])"
+)]
+pub struct JobError {
+    name: String,
+    problem: String,
+}
+
+impl fmt::Display for Job {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (access, engine) = (self.access.name(), self.engine);
+        let block = block_name(self.block);
+        write!(f, "{access}-{block}-qd{}-{}", self.depth, engine.name())?;
+        f.write_str(engine.suffix())?;
+        if self.polled {
+            f.write_str("-iopoll")?;
+        }
+        if let Some(batch) = self.batch {
+            write!(f, "-batch{batch}")?;
+        }
+        if self.jobs != 1 {
+            write!(f, "-j{}", self.jobs)?;
+        }
+        Ok(())
+    }
+}
+
+impl FromStr for Job {
+    type Err = JobError;
+
+    fn from_str(name: &str) -> Result<Self, JobError> {
+        parse(name).map_err(|problem| JobError {
+            name: name.to_owned(),
+            problem,
+        })
+    }
+}
+
+/// A decimal number from 1 to `most` without sign or leading zeros.
+fn number(what: &str, text: &str, most: u32) -> Result<u32, String> {
+    text.parse()
+        .ok()
+        .filter(|n: &u32| (1..=most).contains(n) && n.to_string() == text)
+        .ok_or_else(|| format!("{what} is {text:?}, not a number from 1 to {most}"))
+}
+
+fn parse(name: &str) -> Result<Job, String> {
+    let mut parts = name.split('-');
+    let mut part = |what: &str| {
+        parts
+            .next()
+            .filter(|part| !part.is_empty())
+            .ok_or_else(|| format!("{what} is missing"))
+    };
+    let access = part("what to do")?;
+    let access = Access::ALL
+        .into_iter()
+        .find(|known| known.name() == access)
+        .ok_or_else(|| {
+            let known = Access::ALL.map(Access::name).join(", ");
+            format!("{access:?} is none of {known}")
+        })?;
+    let block = size::parse(part("the block size")?).map_err(|error| error.to_string())?;
+    if !(MIN_BLOCK..=MAX_BLOCK).contains(&block) || !block.is_multiple_of(MIN_BLOCK) {
+        return Err(format!(
+            "the block size is {block}, not a multiple of 512 from 512 to 16m"
+        ));
+    }
+    let depth = part("the depth")?;
+    let depth = depth
+        .strip_prefix("qd")
+        .ok_or_else(|| format!("the depth is {depth:?} and does not begin with qd"))?;
+    let depth = number("the depth", depth, MAX_DEPTH)?;
+    let engine = match part("the engine")? {
+        "psync" => Engine::Psync,
+        "libaio" => Engine::Libaio,
+        "io_uring" => Engine::IoUring,
+        other => return Err(format!("{other:?} is none of psync, libaio, io_uring")),
+    };
+    let mut job = Job {
+        access,
+        block,
+        depth,
+        engine,
+        polled: false,
+        batch: None,
+        jobs: 1,
+    };
+    // The order is that of the name, so that each job has but one.
+    let mut last = 0;
+    for suffix in parts {
+        let place = if suffix == "fixed" {
+            job.engine = Engine::IoUringFixed;
+            1
+        } else if suffix == "iopoll" {
+            job.polled = true;
+            2
+        } else if let Some(batch) = suffix.strip_prefix("batch") {
+            job.batch = Some(number("the batch", batch, depth)?);
+            3
+        } else if let Some(jobs) = suffix.strip_prefix('j') {
+            job.jobs = number("the number of jobs", jobs, MAX_JOBS)?;
+            4
+        } else {
+            return Err(format!(
+                "{suffix:?} is none of fixed, iopoll, batch<n>, j<n>"
+            ));
+        };
+        if place <= last {
+            return Err(format!("{suffix:?} comes twice or too late"));
+        }
+        last = place;
+    }
+    if engine != Engine::IoUring && (job.polled || job.engine == Engine::IoUringFixed) {
+        return Err("only io_uring has fixed and iopoll".into());
+    }
+    if engine == Engine::Psync && (depth != 1 || job.batch.is_some()) {
+        return Err("psync has one transfer in flight".into());
+    }
+    if job.in_flight() > MAX_IN_FLIGHT {
+        let most = size::format(MAX_IN_FLIGHT);
+        return Err(format!("its buffers together are larger than {most}"));
+    }
+    Ok(job)
+}
+
+impl Job {
+    /// Bytes of all buffers together.
+    pub fn in_flight(&self) -> u64 {
+        self.block * u64::from(self.depth) * u64::from(self.jobs)
+    }
+
+    /// The same with and without polling.
+    pub fn polled(self, polled: bool) -> Self {
+        Self { polled, ..self }
+    }
+
+    /// Whether its buffers are registered.
+    pub fn fixed(&self) -> bool {
+        self.engine == Engine::IoUringFixed
+    }
+
+    /// The same without registered buffers.
+    pub fn plain(self) -> Self {
+        let engine = match self.engine {
+            Engine::IoUringFixed => Engine::IoUring,
+            other => other,
+        };
+        Self { engine, ..self }
+    }
+
+    /// Whether it is io_uring that it uses.
+    pub fn uses_io_uring(&self) -> bool {
+        self.engine.name() == Engine::IoUring.name()
+    }
+
+    /// fio's arguments on `size` bytes of this file for this long.
+    pub fn arguments(&self, file: &str, direct: bool, size: u64, time: Duration) -> Vec<String> {
+        let mut arguments = vec![
+            format!("--name={self}"),
+            format!("--filename={file}"),
+            format!("--size={size}"),
+            format!("--ioengine={}", self.engine.name()),
+            format!("--rw={}", self.access.name()),
+            format!("--bs={}", self.block),
+            format!("--iodepth={}", self.depth),
+            format!("--numjobs={}", self.jobs),
+            format!("--direct={}", u8::from(direct)),
+            format!("--runtime={}ms", time.as_millis()),
+        ];
+        // As little as possible of what fio would do besides: time stamps of each
+        // transfer, a map of the blocks done, fresh data for each block.
+        arguments.extend(
+            [
+                "--time_based",
+                "--group_reporting",
+                "--gtod_reduce=1",
+                "--norandommap=1",
+                "--scramble_buffers=0",
+            ]
+            .map(str::to_owned),
+        );
+        if self.polled {
+            arguments.push("--hipri=1".into());
+        }
+        if let Some(batch) = self.batch {
+            arguments.push(format!("--iodepth_batch_submit={batch}"));
+            // Otherwise fio submits again as soon as one transfer is done.
+            arguments.push(format!("--iodepth_batch_complete_min={batch}"));
+        }
+        arguments.extend(self.engine.options().iter().copied().map(str::to_owned));
+        arguments
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use proptest::sample::select;
+
+    fn job(name: &str) -> Job {
+        name.parse().unwrap()
+    }
+
+    #[test]
+    fn names_say_what_is_done() {
+        assert_eq!(
+            job("randread-4k-qd32-io_uring"),
+            Job {
+                access: Access::RandRead,
+                block: 4096,
+                depth: 32,
+                engine: Engine::IoUring,
+                polled: false,
+                batch: None,
+                jobs: 1,
+            }
+        );
+        let fixed = job("write-128k-qd8-io_uring-fixed");
+        assert!(fixed.fixed() && !fixed.plain().fixed());
+        assert_eq!(fixed.plain().to_string(), "write-128k-qd8-io_uring");
+        let all = job("randrw-512-qd64-io_uring-fixed-iopoll-batch8-j4");
+        assert_eq!((all.batch, all.jobs, all.polled), (Some(8), 4, true));
+        assert_eq!(job("rw-16m-qd1-psync").access, Access::ReadWrite);
+    }
+
+    #[test]
+    fn errors_say_what_is_wrong() {
+        for (name, problem) in [
+            ("", "what to do is missing"),
+            ("readd-4k-qd1-psync", "\"readd\" is none of read, write"),
+            ("read", "the block size is missing"),
+            ("read-4kib-qd1-psync", "is no size"),
+            ("read-1000-qd1-psync", "multiple of 512"),
+            ("read-32m-qd1-psync", "from 512 to 16m"),
+            ("read-4k-32-libaio", "does not begin with qd"),
+            ("read-4k-qd0-libaio", "not a number from 1 to 4096"),
+            ("read-4k-qd032-libaio", "not a number from 1 to 4096"),
+            ("read-4k-qd1", "the engine is missing"),
+            ("read-4k-qd1-mmap", "none of psync, libaio, io_uring"),
+            ("read-4k-qd2-psync", "psync has one transfer in flight"),
+            ("read-4k-qd2-libaio-fixed", "only io_uring has fixed"),
+            ("read-4k-qd2-io_uring-fast", "none of fixed, iopoll"),
+            ("read-4k-qd2-io_uring-iopoll-fixed", "too late"),
+            ("read-4k-qd2-io_uring-j2-j3", "comes twice"),
+            ("read-4k-qd2-io_uring-batch4", "the batch is \"4\""),
+            ("read-4k-qd2-io_uring-j65", "from 1 to 64"),
+            ("read-16m-qd64-io_uring", "larger than 512M"),
+        ] {
+            let error = name.parse::<Job>().unwrap_err().to_string();
+            assert!(error.contains(problem), "{name}: {error}");
+        }
+    }
+
+    #[test]
+    fn arguments_are_fios() {
+        let line = job("randread-4k-qd32-io_uring-fixed-iopoll-batch8-j2")
+            .arguments("/dev/x", true, 1 << 20, Duration::from_millis(1500))
+            .join(" ");
+        for argument in [
+            "--filename=/dev/x",
+            "--direct=1",
+            "--rw=randread",
+            "--bs=4096",
+            "--iodepth=32",
+            "--numjobs=2",
+            "--runtime=1500ms",
+            "--hipri=1",
+            "--fixedbufs=1",
+            "--iodepth_batch_submit=8",
+            "--iodepth_batch_complete_min=8",
+        ] {
+            assert!(line.contains(argument), "{argument} is not in {line}");
+        }
+        let line = job("write-1m-qd1-psync")
+            .arguments("/dev/zero", false, 1 << 20, Duration::from_secs(2))
+            .join(" ");
+        assert!(line.contains("--direct=0") && line.contains("--ioengine=psync"));
+        assert!(!line.contains("hipri") && !line.contains("batch"), "{line}");
+    }
+
+    /// Any job that has a name.
+    fn jobs() -> impl Strategy<Value = Job> {
+        let engines = [
+            Engine::Psync,
+            Engine::Libaio,
+            Engine::IoUring,
+            Engine::IoUringFixed,
+        ];
+        let blocks: Vec<u64> = (1..=64)
+            .map(|n| n * 512)
+            .chain([1 << 20, 16 << 20])
+            .collect();
+        (
+            select(Access::ALL.to_vec()),
+            select(blocks),
+            1..=MAX_DEPTH,
+            select(engines.to_vec()),
+            any::<bool>(),
+            proptest::option::of(1..=MAX_DEPTH),
+            1..=MAX_JOBS,
+        )
+            .prop_map(|(access, block, depth, engine, polled, batch, jobs)| {
+                let depth = if engine == Engine::Psync { 1 } else { depth };
+                Job {
+                    access,
+                    block,
+                    depth,
+                    engine,
+                    polled: polled && engine.name() == "io_uring",
+                    batch: batch
+                        .filter(|_| engine != Engine::Psync)
+                        .map(|n| n.min(depth)),
+                    jobs,
+                }
+            })
+            .prop_filter("too large", |job| job.in_flight() <= MAX_IN_FLIGHT)
+    }
+
+    proptest! {
+        #[test]
+        fn names_and_jobs_are_one_to_one(job in jobs()) {
+            prop_assert_eq!(job.to_string().parse(), Ok(job));
+        }
+
+        #[test]
+        fn any_text_is_a_job_or_an_error(text in "[a-z0-9_-]{0,40}|(rand)?read-[0-9]{1,20}[kmg]-qd[0-9]{1,12}-(libaio|io_uring)(-[a-z]{1,6}[0-9]{0,12}){0,3}") {
+            match text.parse::<Job>() {
+                Ok(job) => prop_assert_eq!(job.to_string().parse(), Ok(job)),
+                Err(error) => prop_assert!(error.to_string().contains("is no job: ")),
+            }
+        }
+    }
+}

@@ -1,0 +1,316 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! One job on one device.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use crate::agent::{Agent, GuestCommand};
+use crate::counters::{Counters, interrupts_numbered};
+use crate::error::{Error, Result};
+use crate::fio;
+
+use super::column::Column;
+use super::guest::Node;
+use super::job::Job;
+use super::usage::Usage;
+
+/// What fio says when a job begins and when it ends.
+const BEGIN: &str = "begin";
+const END: &str = "end";
+
+/// How much longer than its time a measurement within the guest may take.
+const SLACK: Duration = Duration::from_secs(120);
+
+/// What was measured once. What cannot be known is `None`.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Sample {
+    /// Transfers per second, both directions together.
+    pub iops: f64,
+    /// Interrupts of the device in the guest for each transfer.
+    pub interrupts_per_io: Option<f64>,
+    /// Doorbells for each transfer.
+    pub doorbells_per_io: Option<f64>,
+    /// CPU time of the device's process on the host for each transfer.
+    pub daemon_cpu_us_per_io: Option<f64>,
+    /// CPU time of QEMU, the guest included, for each transfer.
+    pub qemu_cpu_us_per_io: Option<f64>,
+}
+
+/// What there is to measure with.
+#[derive(Debug)]
+pub struct Bench<'a> {
+    /// The guest.
+    pub agent: &'a Agent,
+    /// Devices in the guest.
+    pub nodes: HashMap<Column, Node>,
+    /// Bytes of each device.
+    pub size: u64,
+    /// QEMU's process.
+    pub qemu: u32,
+    /// Process of the daemon of columns that have one.
+    pub daemons: HashMap<Column, u32>,
+}
+
+impl Bench<'_> {
+    /// Does `job` on `column` for so long. `job` is that of the column already.
+    pub fn measure(&self, column: Column, job: &Job, time: Duration) -> Result<Sample> {
+        if column == Column::Memcpy {
+            return self.copy(job, time);
+        }
+        let node = self
+            .nodes
+            .get(&column)
+            .ok_or_else(|| Error::Protocol(format!("{column} has no device")))?;
+        self.check_size(column, job)?;
+        let mut arguments = job.arguments(&node.path, node.direct, self.size, time);
+        // Between the two lies the job without the start of fio, which takes most of a
+        // second under TCG.
+        arguments.push(format!("--exec_prerun=echo {BEGIN} >&9; :"));
+        arguments.push(format!("--exec_postrun=echo {END} >&9; :"));
+
+        let before = self.counters(column, node)?;
+        let mut watch = Watch::default();
+        let run = fio::run(self.agent, arguments, |bytes| {
+            watch.hear(bytes, || self.processes(column));
+        })?;
+        let after = self.counters(column, node)?;
+
+        let report = match (run.failure(), run.report) {
+            (None, Ok(report)) => report,
+            (failure, _) => {
+                return Err(Error::Guest {
+                    what: format!("fio {job} on {column}"),
+                    message: failure.unwrap_or_else(|| "no report".into()),
+                });
+            }
+        };
+        let ios = report.read.total_ios + report.write.total_ios;
+        if ios == 0 {
+            return Err(Error::Guest {
+                what: format!("fio {job} on {column}"),
+                message: "nothing was transferred".into(),
+            });
+        }
+        let per_io = |count: u64| count as f64 / ios as f64;
+        let used = watch.used()?;
+        let cpu = |time: Duration| time.as_secs_f64() * 1e6 / ios as f64;
+        Ok(Sample {
+            iops: report.read.iops + report.write.iops,
+            interrupts_per_io: after.interrupts_since(before).map(per_io),
+            doorbells_per_io: after.doorbells_since(before).map(per_io),
+            daemon_cpu_us_per_io: used.daemon.map(|usage| cpu(usage.cpu)),
+            qemu_cpu_us_per_io: Some(cpu(used.qemu.cpu)),
+        })
+    }
+
+    fn check_size(&self, column: Column, job: &Job) -> Result<()> {
+        if job.block > self.size {
+            return Err(Error::Protocol(format!(
+                "{job} has larger blocks than {column} has bytes"
+            )));
+        }
+        Ok(())
+    }
+
+    /// Fills every device, so that no block is read that was never written.
+    pub fn fill(&self, column: Column) -> Result<()> {
+        let node = match self.nodes.get(&column) {
+            Some(node) if node.direct => node,
+            _ => return Ok(()),
+        };
+        let arguments = [
+            "--name=fill".into(),
+            format!("--filename={}", node.path),
+            format!("--size={}", self.size),
+            "--rw=write".into(),
+            "--bs=1m".into(),
+            "--ioengine=libaio".into(),
+            "--iodepth=4".into(),
+            "--direct=1".into(),
+        ];
+        let run = fio::run(self.agent, arguments.to_vec(), |_| {})?;
+        match run.failure() {
+            None => Ok(()),
+            Some(message) => Err(Error::Guest {
+                what: format!("filling {column}"),
+                message,
+            }),
+        }
+    }
+
+    /// Copies within the guest.
+    fn copy(&self, job: &Job, time: Duration) -> Result<Sample> {
+        let command = GuestCommand::new("ringbar-guest-tests").args([
+            "memcpy".into(),
+            format!("--block={}", job.block),
+            format!("--buffers={}", job.depth),
+            format!("--memory={}", self.size),
+            format!("--threads={}", job.jobs),
+            format!("--milliseconds={}", time.as_millis()),
+            format!(
+                "--direction={}",
+                if job.access.reads() { "read" } else { "write" }
+            ),
+        ]);
+        let text = self.agent.check(&command, time + SLACK)?;
+        let iops = text
+            .trim()
+            .parse()
+            .map_err(|_| Error::Protocol(format!("{text:?} copies per second")))?;
+        Ok(Sample {
+            iops,
+            ..Sample::default()
+        })
+    }
+
+    fn counters(&self, column: Column, node: &Node) -> Result<Counted> {
+        if column.is_ringbar() {
+            let counters = Counters::read(self.agent)?;
+            return Ok(Counted {
+                interrupts: Some(counters.interrupts),
+                doorbells: Some(counters.doorbells),
+            });
+        }
+        let count = |numbers: &Vec<u32>| interrupts_numbered(self.agent, numbers);
+        Ok(Counted {
+            interrupts: node.interrupts.as_ref().map(count).transpose()?,
+            doorbells: None,
+        })
+    }
+
+    fn processes(&self, column: Column) -> Result<Processes> {
+        let daemon = self.daemons.get(&column);
+        Ok(Processes {
+            qemu: Usage::of(self.qemu)?,
+            daemon: daemon.map(|pid| Usage::of(*pid)).transpose()?,
+        })
+    }
+}
+
+/// What the guest has counted so far.
+#[derive(Clone, Copy, Debug)]
+struct Counted {
+    interrupts: Option<u64>,
+    doorbells: Option<u64>,
+}
+
+impl Counted {
+    fn interrupts_since(self, earlier: Self) -> Option<u64> {
+        Some(self.interrupts?.saturating_sub(earlier.interrupts?))
+    }
+
+    fn doorbells_since(self, earlier: Self) -> Option<u64> {
+        Some(self.doorbells?.saturating_sub(earlier.doorbells?))
+    }
+}
+
+/// What processes on the host have used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Processes {
+    qemu: Usage,
+    daemon: Option<Usage>,
+}
+
+/// Looks at the processes when fio says that a job begins or ends.
+#[derive(Default)]
+struct Watch {
+    heard: Vec<u8>,
+    begin: Option<Processes>,
+    end: Option<Processes>,
+    problem: Option<Error>,
+}
+
+impl Watch {
+    fn hear(&mut self, bytes: &[u8], look: impl Fn() -> Result<Processes>) {
+        self.heard.extend_from_slice(bytes);
+        while let Some(length) = self.heard.iter().position(|byte| *byte == b'\n') {
+            let line: Vec<_> = self.heard.drain(..=length).collect();
+            let line = line.trim_ascii();
+            // Of several jobs at once, the first to begin and the last to end.
+            let place = match line {
+                line if line == BEGIN.as_bytes() && self.begin.is_none() => &mut self.begin,
+                line if line == END.as_bytes() => &mut self.end,
+                _ => continue,
+            };
+            match look() {
+                Ok(processes) => *place = Some(processes),
+                Err(error) => self.problem = Some(error),
+            }
+        }
+    }
+
+    fn used(self) -> Result<Processes> {
+        if let Some(problem) = self.problem {
+            return Err(problem);
+        }
+        let (Some(begin), Some(end)) = (self.begin, self.end) else {
+            return Err(Error::Protocol(
+                "fio did not say when it began and ended".into(),
+            ));
+        };
+        Ok(Processes {
+            qemu: end.qemu.since(begin.qemu),
+            daemon: end
+                .daemon
+                .zip(begin.daemon)
+                .map(|(end, begin)| end.since(begin)),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::cell::Cell;
+
+    #[test]
+    fn the_first_begin_and_the_last_end_count() {
+        let seconds = Cell::new(0);
+        let look = || {
+            seconds.set(seconds.get() + 1);
+            let usage = Usage {
+                cpu: Duration::from_secs(seconds.get() * seconds.get()),
+                waits: 0,
+            };
+            Ok(Processes {
+                qemu: usage,
+                daemon: Some(usage),
+            })
+        };
+        let mut watch = Watch::default();
+        for piece in ["fio-3\nbeg", "in\nbegin\n", "end\n", "en", "d\n"] {
+            watch.hear(piece.as_bytes(), look);
+        }
+        assert_eq!(seconds.get(), 3);
+        let used = watch.used().unwrap();
+        assert_eq!(used.qemu.cpu, Duration::from_secs(8));
+        assert_eq!(used.daemon, Some(used.qemu));
+    }
+
+    #[test]
+    fn silence_is_an_error() {
+        let mut watch = Watch::default();
+        watch.hear(b"begin\n", || {
+            Ok(Processes {
+                qemu: Usage::default(),
+                daemon: None,
+            })
+        });
+        assert!(watch.used().is_err());
+    }
+
+    #[test]
+    fn what_is_not_counted_stays_unknown() {
+        let none = Counted {
+            interrupts: Some(5),
+            doorbells: None,
+        };
+        let later = Counted {
+            interrupts: Some(7),
+            doorbells: Some(1),
+        };
+        assert_eq!(later.interrupts_since(none), Some(2));
+        assert_eq!(later.doorbells_since(none), None);
+    }
+}

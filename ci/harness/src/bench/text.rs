@@ -1,0 +1,184 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! The result as tables.
+
+use crate::table;
+
+use super::column::Column;
+use super::report::{BEST_PEER, Report};
+use super::targets::{Bound, Verdict};
+
+/// What stands where there is nothing.
+const NOTHING: &str = "-";
+
+fn or_nothing(value: Option<f64>, digits: usize) -> String {
+    value.map_or_else(|| NOTHING.to_owned(), |value| format!("{value:.digits$}"))
+}
+
+impl Report {
+    /// All tables.
+    pub fn text(&self) -> String {
+        let mut text = format!(
+            "Each job on each device (medians of {} rounds of {} s)\n{}\n",
+            self.environment.rounds,
+            self.environment.seconds,
+            self.measured()
+        );
+        text += &format!(
+            "Ringbar's ratio to the others (medians of the ratios in the same round)\n{}",
+            self.compared()
+        );
+        if let Some(idle) = &self.idle {
+            text += &format!("\n{}\n", idle.line());
+        }
+        if !self.targets.is_empty() {
+            text += &format!("\nTargets\n{}", self.judged());
+        }
+        text
+    }
+
+    fn measured(&self) -> String {
+        let mut rows = vec![headings(&[
+            "job",
+            "device",
+            "IOPS",
+            "min",
+            "max",
+            "MiB/s",
+            "interrupts/IO",
+            "doorbells/IO",
+            "daemon us/IO",
+            "QEMU us/IO",
+        ])];
+        for line in &self.jobs {
+            let block = line.job.parse().map_or(0, |job: super::job::Job| job.block);
+            rows.push(vec![
+                line.job.clone(),
+                line.device.to_string(),
+                format!("{:.0}", line.iops_median),
+                format!("{:.0}", line.iops_min),
+                format!("{:.0}", line.iops_max),
+                format!(
+                    "{:.1}",
+                    line.iops_median * block as f64 / f64::from(1 << 20)
+                ),
+                or_nothing(line.interrupts_per_io, 3),
+                or_nothing(line.doorbells_per_io, 3),
+                or_nothing(line.daemon_cpu_us_per_io, 1),
+                or_nothing(line.qemu_cpu_us_per_io, 1),
+            ]);
+        }
+        table::align(&rows, 2)
+    }
+
+    fn compared(&self) -> String {
+        let others: Vec<_> = self
+            .devices
+            .iter()
+            .filter(|column| **column != Column::Ringbar)
+            .map(|column| column.name())
+            .collect();
+        let mut heading = headings(&["job", "best peer", "ratio", "min", "max"]);
+        heading.extend(headings(&others));
+        let mut rows = vec![heading];
+        let mut jobs: Vec<&str> = self.ratios.iter().map(|line| line.job.as_str()).collect();
+        jobs.dedup();
+        for job in jobs {
+            let find = |vs: &str| {
+                self.ratios
+                    .iter()
+                    .find(|line| line.job == job && line.vs == vs)
+            };
+            let best = find(BEST_PEER);
+            let mut row = vec![
+                job.to_owned(),
+                best.map_or(NOTHING, |line| line.peer.name()).to_owned(),
+                or_nothing(best.map(|line| line.ratio), 2),
+                or_nothing(best.map(|line| line.min), 2),
+                or_nothing(best.map(|line| line.max), 2),
+            ];
+            row.extend(
+                others
+                    .iter()
+                    .map(|vs| or_nothing(find(vs).map(|line| line.ratio), 2)),
+            );
+            rows.push(row);
+        }
+        table::align(&rows, 2)
+    }
+
+    fn judged(&self) -> String {
+        let mut rows = vec![headings(&["job", "metric", "target", "value", ""])];
+        for Verdict {
+            job,
+            metric,
+            bound,
+            value,
+            met,
+        } in &self.targets
+        {
+            rows.push(vec![
+                job.clone(),
+                metric.clone(),
+                match bound {
+                    Bound::AtLeast(bound) => format!(">= {bound}"),
+                    Bound::AtMost(bound) => format!("<= {bound}"),
+                },
+                or_nothing(*value, 3),
+                match met {
+                    Some(true) => "met",
+                    Some(false) => "MISSED",
+                    None => "not measured",
+                }
+                .to_owned(),
+            ]);
+        }
+        table::align(&rows, 2)
+    }
+}
+
+fn headings(names: &[&str]) -> Vec<String> {
+    names.iter().map(|name| (*name).to_owned()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::report::tests::report;
+
+    #[test]
+    fn tables_show_devices_ratios_and_targets() {
+        let text = report().text();
+        let words: Vec<Vec<&str>> = text
+            .lines()
+            .map(|line| line.split_ascii_whitespace().collect())
+            .collect();
+        let job = "randread-4k-qd32-io_uring";
+        for line in [
+            &[
+                job, "ringbar", "800", "500", "1200", "3.1", "0.250", "0.125", "-", "-",
+            ][..],
+            &[
+                job, "floor", "5000", "5000", "5000", "19.5", "0.250", "-", "-", "-",
+            ],
+            &[
+                job, "nvme", "4.00", "3.81", "5.56", "4.00", "4.00", "0.50", "0.16",
+            ],
+            &[
+                job,
+                "ratio",
+                "to",
+                "best_peer",
+                ">=",
+                "5",
+                "4.000",
+                "MISSED",
+            ],
+            &[job, "doorbells_per_io", "<=", "0.5", "0.125", "met"],
+        ] {
+            assert!(
+                words.iter().any(|words| words == line),
+                "{line:?} is not in\n{text}"
+            );
+        }
+    }
+}

@@ -1,0 +1,271 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! `ringbar-ci bench`: Ringbar against the other virtual disks.
+
+use std::collections::HashMap;
+use std::fs;
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use clap::Args;
+use ringbar_harness::bench::column::Column;
+use ringbar_harness::bench::idle::Idle;
+use ringbar_harness::bench::jobs::{self, Selection};
+use ringbar_harness::bench::measure::Bench;
+use ringbar_harness::bench::peers::Peers;
+use ringbar_harness::bench::report::{Environment, Report, Results};
+use ringbar_harness::bench::rounds::{self, Schedule};
+use ringbar_harness::bench::{guest, plot};
+use ringbar_harness::device::DeviceOptions;
+use ringbar_harness::error::Result;
+use ringbar_harness::setup::Setup;
+use ringbar_harness::vm::{Vm, VmOptions};
+
+/// How long each device is used before a job's first round.
+const WARM_UP: Duration = Duration::from_millis(300);
+
+/// How long it is looked on while nothing is done.
+const IDLE: Duration = Duration::from_secs(5);
+
+/// Compares the device with virtio-blk, vhost-user-blk and NVMe by fio
+///
+/// Prints tables and writes result.json, result.svg and result.png to build/bench.
+/// Exits with 0 whatever the figures are, unless --check is given.
+#[derive(Debug, Args)]
+pub struct Options {
+    /// Jobs, separated by commas, for example randread-4k-qd32-io_uring, or names of
+    /// lists: targets (the default), sweep
+    #[arg(long, env = "RINGBAR_JOB", value_name = "LIST")]
+    job: Option<String>,
+
+    /// Only these devices, separated by commas, for example ringbar,nvme
+    #[arg(
+        long,
+        env = "RINGBAR_DEVICES",
+        value_name = "LIST",
+        value_delimiter = ','
+    )]
+    devices: Vec<String>,
+
+    /// Rounds
+    #[arg(long, env = "RINGBAR_ROUNDS", value_name = "N", default_value = "5",
+          value_parser = clap::value_parser!(u32).range(1..=1000))]
+    rounds: u32,
+
+    /// Seconds of each job on each device in each round
+    #[arg(long, value_name = "SECONDS", default_value = "2", value_parser = parse_time)]
+    seconds: Duration,
+
+    /// Exit with 1 where a target is missed
+    #[arg(long)]
+    check: bool,
+}
+
+fn parse_time(text: &str) -> std::result::Result<Duration, String> {
+    text.parse()
+        .ok()
+        .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
+        .filter(|time| (Duration::from_millis(100)..=Duration::from_secs(60)).contains(time))
+        .ok_or_else(|| "a number of seconds from 0.1 to 60".into())
+}
+
+impl Options {
+    /// Jobs and columns that are asked for.
+    fn selection(&self) -> anyhow::Result<Selection> {
+        // An empty value of an environment variable means none.
+        let list = self.job.as_deref().filter(|list| !list.trim().is_empty());
+        let mut selection = jobs::select(list.unwrap_or(jobs::TARGETS))?;
+        let devices: Vec<_> = self
+            .devices
+            .iter()
+            .map(|name| name.trim())
+            .filter(|name| !name.is_empty())
+            .collect();
+        if !devices.is_empty() {
+            let mut columns = devices
+                .iter()
+                .map(|name| name.parse())
+                .collect::<std::result::Result<Vec<Column>, _>>()
+                .map_err(anyhow::Error::msg)?;
+            columns.sort_unstable();
+            columns.dedup();
+            selection.columns = columns;
+        }
+        Ok(selection)
+    }
+}
+
+/// Runs the jobs.
+pub fn run(setup: &Setup, options: &Options) -> anyhow::Result<ExitCode> {
+    let selection = options.selection()?;
+    let directory = setup.checkout.join("build/bench");
+    fs::create_dir_all(&directory).with_context(|| format!("creating {}", directory.display()))?;
+
+    let device = DeviceOptions::default();
+    let mut vm_options = VmOptions {
+        devices: vec![device.clone()],
+        log_dir: Some(directory.clone()),
+        ..VmOptions::default()
+    };
+    let cpus = vm_options.cpus;
+    // Dropped after the machine, which uses it to its end.
+    let mut peers = Peers::start(setup, device.size, cpus, &directory)?;
+    vm_options.qemu_args = peers.qemu_arguments().to_vec();
+    eprintln!(
+        "Booting Linux {} in QEMU {} ({})",
+        setup.kernel_release, setup.qemu_version, setup.accel
+    );
+    let mut vm = Vm::start(setup, &vm_options)?;
+    vm.load_driver()?;
+
+    let measured = measure(&mut vm, &mut peers, &device, cpus, &selection, options);
+    // Where the daemon has ended, that is the reason.
+    let measured = match peers.daemon().ended_error("the guest still used it") {
+        Some(error) => Err(error),
+        None => measured,
+    };
+    let (results, idle) = vm.explain(measured)?;
+    let environment = Environment {
+        kernel: vm.agent().kernel_release().to_owned(),
+        qemu: setup.qemu_version.clone(),
+        accel: setup.accel.to_string(),
+        host_cpus: std::thread::available_parallelism().map_or(1, usize::from),
+        guest_cpus: cpus,
+        device_size: device.size,
+        peer_access: peers.access().to_owned(),
+        rounds: options.rounds,
+        seconds: options.seconds.as_secs_f64(),
+    };
+    vm.power_off()?;
+
+    let report = Report::new(environment, &results, Some(idle));
+    write(&directory, &report)?;
+    print!("\n{}", report.text());
+    Ok(if options.check && !report.all_met() {
+        ExitCode::FAILURE
+    } else {
+        ExitCode::SUCCESS
+    })
+}
+
+fn measure(
+    vm: &mut Vm,
+    peers: &mut Peers,
+    device: &DeviceOptions,
+    cpus: u32,
+    selection: &Selection,
+    options: &Options,
+) -> Result<(Results, Idle)> {
+    let agent = Arc::clone(vm.agent());
+    let mut daemons = HashMap::from([(Column::VhostUserBlk, peers.daemon().id())]);
+    if let Some(ringbar) = vm.devices().first_mut() {
+        let pid = ringbar.process().id();
+        let columns = Column::ALL.into_iter().filter(|column| column.is_ringbar());
+        daemons.extend(columns.map(|column| (column, pid)));
+    }
+    let bench = Bench {
+        agent: &agent,
+        nodes: guest::prepare(&agent, cpus)?,
+        size: device.size,
+        qemu: vm.qemu_id(),
+        daemons,
+    };
+    eprintln!("Filling the devices");
+    for column in &selection.columns {
+        bench.fill(*column)?;
+    }
+
+    let schedule = Schedule {
+        rounds: options.rounds,
+        time: options.seconds,
+        warm_up: WARM_UP,
+    };
+    let mut results = Results::default();
+    for (i, job) in selection.jobs.iter().enumerate() {
+        eprintln!("[{:2}/{}] {job}", i + 1, selection.jobs.len());
+        let mut last = 0;
+        let samples = rounds::run(
+            *job,
+            &selection.columns,
+            schedule,
+            |round, column, job, time| {
+                let sample = bench.measure(column, job, time)?;
+                if round != 0 {
+                    if round != last {
+                        eprint!(
+                            "{}        round {round}:",
+                            if last == 0 { "" } else { "\n" }
+                        );
+                        last = round;
+                    }
+                    eprint!(" {column} {:.0}", sample.iops);
+                }
+                Ok(sample)
+            },
+        );
+        eprintln!();
+        results.add(&samples?);
+    }
+    let watched: Vec<_> = [Column::Ringbar, Column::VhostUserBlk]
+        .into_iter()
+        .filter_map(|column| Some((column, *bench.daemons.get(&column)?)))
+        .collect();
+    let idle = Idle::watch(&agent, &watched, IDLE)?;
+    Ok((results, idle))
+}
+
+fn write(directory: &Path, report: &Report) -> anyhow::Result<()> {
+    let json = serde_json::to_string_pretty(report).context("writing the result as JSON")?;
+    let svg = plot::svg(report)?;
+    let png = plot::png(report)?;
+    for (name, bytes) in [
+        ("result.json", (json + "\n").into_bytes()),
+        ("result.svg", svg.into_bytes()),
+        ("result.png", png),
+    ] {
+        let path = directory.join(name);
+        fs::write(&path, bytes).with_context(|| format!("writing {}", path.display()))?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn options(job: Option<&str>, devices: &[&str]) -> Options {
+        Options {
+            job: job.map(str::to_owned),
+            devices: devices.iter().map(|name| (*name).to_owned()).collect(),
+            rounds: 1,
+            seconds: Duration::from_secs(1),
+            check: false,
+        }
+    }
+
+    #[test]
+    fn times_are_short_and_positive() {
+        assert_eq!(parse_time("0.5"), Ok(Duration::from_millis(500)));
+        assert_eq!(parse_time("2"), Ok(Duration::from_secs(2)));
+        for text in ["", "0", "-1", "61", "NaN", "1e300", "2s"] {
+            assert!(parse_time(text).is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn jobs_and_devices_are_those_asked_for() {
+        let all = options(None, &[]).selection().unwrap();
+        let empty = options(Some(""), &[""]).selection().unwrap();
+        assert_eq!(all, empty);
+        assert_eq!(all.columns, Column::ALL);
+        let two = options(Some("sweep"), &["nvme", " ringbar"])
+            .selection()
+            .unwrap();
+        assert_eq!(two.columns, [Column::Ringbar, Column::Nvme]);
+        assert!(options(None, &["disk"]).selection().is_err());
+        assert!(options(Some("disk"), &[]).selection().is_err());
+    }
+}

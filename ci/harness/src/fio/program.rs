@@ -1,0 +1,158 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! The program fio in the guest, and its report.
+
+use std::time::Duration;
+
+use serde::Deserialize;
+
+use crate::agent::{Agent, Event, GuestCommand};
+use crate::error::{Error, Result};
+
+/// How long one run may take. Those of this crate take some seconds.
+const PATIENCE: Duration = Duration::from_secs(240);
+
+/// Where fio leaves its report in the guest.
+const REPORT: &str = "/run/fio.json";
+
+/// Runs fio with these arguments and reads its report. `heard` gets what fio writes
+/// to its standard output, or to descriptor 9, as soon as it arrives.
+pub(crate) fn run(
+    agent: &Agent,
+    arguments: Vec<String>,
+    mut heard: impl FnMut(&[u8]),
+) -> Result<FioRun> {
+    // Commands that fio runs before and after a job have their standard output sent
+    // to a file; descriptor 9 they inherit.
+    let command = GuestCommand::new("sh")
+        .args(["-c", "exec fio \"$@\" 9>&1", "fio"])
+        .args(arguments)
+        .args(["--output-format=json".into(), format!("--output={REPORT}")])
+        // For the files that fio leaves wherever it runs.
+        .directory("/run");
+    let mut running = agent.start(&command, PATIENCE)?;
+    let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
+    let status = loop {
+        match running.next()? {
+            Event::Stdout(bytes) => {
+                heard(&bytes);
+                stdout.extend(bytes);
+            }
+            Event::Stderr(bytes) => stderr.extend(bytes),
+            Event::Exited(status) => break status,
+        }
+    };
+    let messages =
+        String::from_utf8_lossy(&stderr).into_owned() + &String::from_utf8_lossy(&stdout);
+    let report = match agent.read_text(REPORT) {
+        Ok(text) => parse_report(&text),
+        Err(Error::Guest { message, .. }) => Err(message),
+        Err(error) => return Err(error),
+    };
+    Ok(FioRun {
+        exit: status.shell_code(),
+        messages,
+        report,
+    })
+}
+
+/// One run of the program.
+pub(crate) struct FioRun {
+    pub(super) exit: i32,
+    pub(super) messages: String,
+    pub(crate) report: std::result::Result<JobReport, String>,
+}
+
+impl FioRun {
+    /// Why this run failed, if it did.
+    pub(crate) fn failure(&self) -> Option<String> {
+        let reason = match &self.report {
+            Err(reason) => format!("no report ({reason})"),
+            Ok(report) if report.verify_errors() > 0 => {
+                format!(
+                    "blocks that failed verification: {}",
+                    report.verify_errors()
+                )
+            }
+            Ok(report) if report.error != 0 => format!("error {}", report.error),
+            Ok(_) if self.exit != 0 => "fio failed".into(),
+            Ok(_) => return None,
+        };
+        let messages: Vec<_> = self
+            .messages
+            .lines()
+            // Said for every job without alignment.
+            .filter(|line| !line.contains("bs_unaligned may not work"))
+            .take(8)
+            .collect();
+        Some(format!(
+            "{reason}, exit status {}\n{}",
+            self.exit,
+            messages.join("\n")
+        ))
+    }
+}
+
+/// One direction in fio's report.
+#[derive(Clone, Debug, Deserialize)]
+pub(crate) struct DirectionReport {
+    pub(crate) io_bytes: u64,
+    pub(crate) total_ios: u64,
+    pub(crate) iops: f64,
+}
+
+/// The part of fio's report that is about one job.
+#[derive(Clone, Debug, Deserialize)]
+pub(crate) struct JobReport {
+    /// First error number, 0 for none.
+    pub(crate) error: i32,
+    /// How many errors were passed over, which are those of verification.
+    #[serde(default)]
+    pub(crate) total_err: u64,
+    pub(crate) read: DirectionReport,
+    pub(crate) write: DirectionReport,
+}
+
+impl JobReport {
+    pub(crate) fn verify_errors(&self) -> u64 {
+        /// `EILSEQ`, what a failed verification sets.
+        const WRONG_BYTES: i32 = 84;
+        match self.error {
+            WRONG_BYTES => self.total_err.max(1),
+            _ => self.total_err,
+        }
+    }
+}
+
+/// Reads fio's JSON, which messages may precede.
+pub(super) fn parse_report(text: &str) -> std::result::Result<JobReport, String> {
+    #[derive(Deserialize)]
+    struct Report {
+        jobs: Vec<JobReport>,
+    }
+    let start = text.find('{').ok_or("no JSON")?;
+    let report: Report = serde_json::from_str(&text[start..]).map_err(|error| error.to_string())?;
+    report
+        .jobs
+        .into_iter()
+        .next()
+        .ok_or_else(|| "no job".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_before_the_report_are_passed_over() {
+        let direction = r#"{"io_bytes": 2, "total_ios": 3, "iops": 4.5, "bw": 1}"#;
+        let text = format!(
+            "fio: bs_unaligned may not work with raw io\n\n\
+             {{\"jobs\": [{{\"error\": 0, \"read\": {direction}, \"write\": {direction}}}]}}"
+        );
+        let report = parse_report(&text).unwrap();
+        assert_eq!(report.write.io_bytes, 2);
+        assert_eq!(report.total_err, 0);
+        assert!(parse_report(r#"{"jobs": []}"#).is_err());
+    }
+}
