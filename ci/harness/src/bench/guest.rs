@@ -83,7 +83,7 @@ pub fn prepare(agent: &Agent, cpus: u32) -> Result<HashMap<Column, Node>> {
             }
         } else if column == Column::Floor {
             Node {
-                path: "/dev/zero".into(),
+                path: "/dev/null".into(),
                 ..Node::default()
             }
         } else {

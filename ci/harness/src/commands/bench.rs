@@ -21,11 +21,15 @@ use ringbar_harness::bench::rounds::{self, Schedule};
 use ringbar_harness::bench::{guest, plot};
 use ringbar_harness::device::DeviceOptions;
 use ringbar_harness::error::Result;
+use ringbar_harness::kernel_log;
 use ringbar_harness::setup::Setup;
 use ringbar_harness::vm::{Vm, VmOptions};
 
 /// How long each device is used before a job's first round.
 const WARM_UP: Duration = Duration::from_millis(300);
+
+/// Virtual CPUs of the guest.
+const CPUS: u32 = 2;
 
 /// How long it is looked on while nothing is done.
 const IDLE: Duration = Duration::from_secs(5);
@@ -108,11 +112,11 @@ pub fn run(setup: &Setup, options: &Options) -> anyhow::Result<ExitCode> {
     let mut vm_options = VmOptions {
         devices: vec![device.clone()],
         log_dir: Some(directory.clone()),
+        cpus: CPUS,
         ..VmOptions::default()
     };
-    let cpus = vm_options.cpus;
     // Dropped after the machine, which uses it to its end.
-    let mut peers = Peers::start(setup, device.size, cpus, &directory)?;
+    let mut peers = Peers::start(setup, device.size, CPUS, &directory)?;
     vm_options.qemu_args = peers.qemu_arguments().to_vec();
     eprintln!(
         "Booting Linux {} in QEMU {} ({})",
@@ -121,44 +125,70 @@ pub fn run(setup: &Setup, options: &Options) -> anyhow::Result<ExitCode> {
     let mut vm = Vm::start(setup, &vm_options)?;
     vm.load_driver()?;
 
-    let measured = measure(&mut vm, &mut peers, &device, cpus, &selection, options);
+    let mut results = Results::default();
+    let measured = measure(
+        &mut vm,
+        &mut peers,
+        &device,
+        &selection,
+        options,
+        &mut results,
+    );
     // Where the daemon has ended, that is the reason.
     let measured = match peers.daemon().ended_error("the guest still used it") {
         Some(error) => Err(error),
         None => measured,
     };
-    let (results, idle) = vm.explain(measured)?;
-    let environment = Environment {
-        kernel: vm.agent().kernel_release().to_owned(),
-        qemu: setup.qemu_version.clone(),
-        accel: setup.accel.to_string(),
-        host_cpus: std::thread::available_parallelism().map_or(1, usize::from),
-        guest_cpus: cpus,
-        device_size: device.size,
-        peer_access: peers.access().to_owned(),
-        rounds: options.rounds,
-        seconds: options.seconds.as_secs_f64(),
+    let (idle, failure) = match vm.explain(measured) {
+        Ok(idle) => (Some(idle), None),
+        Err(error) => (None, Some(error)),
     };
-    vm.power_off()?;
-
-    let report = Report::new(environment, &results, Some(idle));
-    write(&directory, &report)?;
-    print!("\n{}", report.text());
-    Ok(if options.check && !report.all_met() {
-        ExitCode::FAILURE
-    } else {
-        ExitCode::SUCCESS
-    })
+    // What was measured before a failure took its time and is not thrown away.
+    if failure.is_none() || !results.lines().is_empty() {
+        let environment = Environment {
+            kernel: vm.agent().kernel_release().to_owned(),
+            qemu: setup.qemu_version.clone(),
+            accel: setup.accel.to_string(),
+            host_cpus: std::thread::available_parallelism().map_or(1, usize::from),
+            guest_cpus: CPUS,
+            device_size: device.size,
+            peer_access: peers.access().to_owned(),
+            rounds: options.rounds,
+            seconds: options.seconds.as_secs_f64(),
+        };
+        let report = Report::new(environment, &results, idle);
+        write(&directory, &report)?;
+        print!("\n{}", report.text());
+        if failure.is_none() {
+            end(vm)?;
+            return Ok(match options.check && !report.all_met() {
+                true => ExitCode::FAILURE,
+                false => ExitCode::SUCCESS,
+            });
+        }
+    }
+    Err(failure.map_or_else(|| anyhow::anyhow!("nothing was measured"), Into::into))
 }
 
+/// Powers the guest off. Figures of a kernel that complains count for nothing.
+fn end(vm: Vm) -> anyhow::Result<()> {
+    let log = vm.agent().kernel_log()?;
+    vm.power_off()?;
+    match kernel_log::report(&log) {
+        None => Ok(()),
+        Some(complaints) => anyhow::bail!("{complaints}"),
+    }
+}
+
+/// Runs the jobs, one after the other, and looks on while nothing is done.
 fn measure(
     vm: &mut Vm,
     peers: &mut Peers,
     device: &DeviceOptions,
-    cpus: u32,
     selection: &Selection,
     options: &Options,
-) -> Result<(Results, Idle)> {
+    results: &mut Results,
+) -> Result<Idle> {
     let agent = Arc::clone(vm.agent());
     let mut daemons = HashMap::from([(Column::VhostUserBlk, peers.daemon().id())]);
     if let Some(ringbar) = vm.devices().first_mut() {
@@ -168,7 +198,7 @@ fn measure(
     }
     let bench = Bench {
         agent: &agent,
-        nodes: guest::prepare(&agent, cpus)?,
+        nodes: guest::prepare(&agent, CPUS)?,
         size: device.size,
         qemu: vm.qemu_id(),
         daemons,
@@ -183,7 +213,6 @@ fn measure(
         time: options.seconds,
         warm_up: WARM_UP,
     };
-    let mut results = Results::default();
     for (i, job) in selection.jobs.iter().enumerate() {
         eprintln!("[{:2}/{}] {job}", i + 1, selection.jobs.len());
         let mut last = 0;
@@ -213,8 +242,7 @@ fn measure(
         .into_iter()
         .filter_map(|column| Some((column, *bench.daemons.get(&column)?)))
         .collect();
-    let idle = Idle::watch(&agent, &watched, IDLE)?;
-    Ok((results, idle))
+    Idle::watch(&agent, &watched, IDLE)
 }
 
 fn write(directory: &Path, report: &Report) -> anyhow::Result<()> {

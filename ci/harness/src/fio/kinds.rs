@@ -90,6 +90,14 @@ impl Access {
         }
     }
 
+    /// The same order, with all data going to the device.
+    pub fn written(self) -> Self {
+        match self {
+            Self::Read | Self::Write | Self::ReadWrite => Self::Write,
+            Self::RandRead | Self::RandWrite | Self::RandReadWrite => Self::RandWrite,
+        }
+    }
+
     /// Whether all data comes from the device, so that it must be there first.
     pub fn reads(self) -> bool {
         matches!(self, Self::Read | Self::RandRead)
