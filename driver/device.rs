@@ -25,8 +25,12 @@ use crate::{
     hardware::Hardware,
     layout::Event,
     request::{
+        completion::Reaped,
         event::Received,
-        queue::Queue, //
+        queue::{
+            Effort,
+            Queue, //
+        }, //
     },
     stats::Stats,
     uapi, //
@@ -61,14 +65,6 @@ use kernel::{
 /// Most events that are taken at one interrupt. A device that has more is out of
 /// its mind.
 const MAX_EVENTS: usize = 64;
-
-/// What came of looking through a queue.
-struct Reap {
-    /// There was something.
-    any: bool,
-    /// There is something left for the work item.
-    work: bool,
-}
 
 /// One device.
 #[pin_data]
@@ -221,17 +217,30 @@ impl Device {
         self.gate.close();
     }
 
-    /// Notifies the hardware of what was submitted to `queue`, once for all that the
-    /// current task submits in one batch. Task context; does not sleep.
-    pub(crate) fn notify_soon(
+    /// Whether the current task submits a batch: then its end is where the hardware
+    /// is notified of what [`Queue::hold_notification`] was called for. Task context;
+    /// does not sleep.
+    pub(crate) fn in_batch(this: ArcBorrow<'_, Self>) -> bool {
+        plug::defer(this)
+    }
+
+    /// Notifies the hardware of what was submitted to `queue`. Task context; does not
+    /// sleep.
+    pub(crate) fn notify(
         this: ArcBorrow<'_, Self>,
         hardware: &Entered<'_, Hardware>,
         queue: &Queue,
+        effort: Effort,
     ) {
-        if plug::defer(this) {
-            queue.hold_notification();
-        } else {
-            queue.notify(&hardware.transport, hardware.device());
+        let device = hardware.device();
+        match (effort, hardware.poll_limit()) {
+            (Effort::Poll, Some(limit)) => {
+                let reaped = queue.notify_and_poll(&hardware.transport, device, limit);
+                if this.note(queue, device, &reaped) {
+                    Self::schedule_work(this);
+                }
+            }
+            _ => queue.notify(&hardware.transport, device),
         }
     }
 
@@ -243,7 +252,7 @@ impl Device {
         let device = hardware.device();
         let mut work = false;
         for queue in hardware.queues() {
-            work |= this.reap(queue, device).work;
+            work |= this.note(queue, device, &queue.reap(device));
         }
         for n in 0.. {
             let Some(received) = hardware.events.receive(&hardware.transport, device) else {
@@ -266,14 +275,14 @@ impl Device {
     }
 
     /// Has the work item run. Any context.
-    fn schedule_work(this: ArcBorrow<'_, Self>) {
+    pub(crate) fn schedule_work(this: ArcBorrow<'_, Self>) {
         // Already queued is as good.
         let _ = workqueue::system().enqueue(Arc::from(this));
     }
 
-    /// Ends what the hardware has done of a queue. Any context.
-    fn reap(&self, queue: &Queue, device: &pci::Device<Bound>) -> Reap {
-        let reaped = queue.reap(device);
+    /// Notes what was seen of a queue. Returns whether there is something left for the
+    /// work item. Any context.
+    fn note(&self, queue: &Queue, device: &pci::Device<Bound>, reaped: &Reaped) -> bool {
         if let Some(fault) = reaped.fault {
             dev_err!(
                 device,
@@ -285,21 +294,19 @@ impl Device {
                 .record(uapi::EVENT_QUEUE_BROKEN, [queue.index().into(), 0]);
             self.broken.store(true, Release);
         }
-        Reap {
-            any: reaped.any,
-            work: reaped.deferred || reaped.fault.is_some(),
-        }
+        reaped.deferred || reaped.fault.is_some()
     }
 
     /// Ends what the hardware has done of the polled requests. Returns whether there
     /// was any. Any context.
     pub(crate) fn poll(this: ArcBorrow<'_, Self>) -> Result<bool> {
         let hardware = this.hardware()?;
-        let reap = this.reap(hardware.polled_queue()?, hardware.device());
-        if reap.work {
+        let (queue, device) = (hardware.polled_queue()?, hardware.device());
+        let reaped = queue.reap(device);
+        if this.note(queue, device, &reaped) {
             Self::schedule_work(this);
         }
-        Ok(reap.any)
+        Ok(reaped.any)
     }
 
     /// Returns whether there is something left for the work item.
@@ -351,11 +358,17 @@ impl irq::Handler for Device {
 }
 
 impl plug::Unplug for Device {
-    fn unplug(&self) {
+    fn unplug(this: ArcBorrow<'_, Self>, scheduled: bool) {
         // Without hardware there is nobody to notify.
-        if let Ok(hardware) = self.hardware() {
-            for queue in hardware.queues() {
-                queue.notify_if_held(&hardware.transport, hardware.device());
+        let Ok(hardware) = this.hardware() else {
+            return;
+        };
+        for queue in hardware.queues() {
+            match queue.take_held() {
+                // A task that goes to sleep does not wait for this.
+                Some(_) if scheduled => Self::notify(this, &hardware, queue, Effort::Notify),
+                Some(effort) => Self::notify(this, &hardware, queue, effort),
+                None => {}
             }
         }
     }

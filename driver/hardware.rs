@@ -21,6 +21,7 @@ use crate::{
         EVENT_QUEUE,
         FIRST_IO_QUEUE, //
     },
+    module_parameters,
     request::{
         event::EventQueue,
         queue::{
@@ -41,7 +42,10 @@ use kernel::{
     pci,
     prelude::*,
     sync::Arc,
-    time::msecs_to_jiffies, //
+    time::{
+        msecs_to_jiffies,
+        Delta, //
+    }, //
 };
 
 /// Entries of a queue, and so requests in flight. A request takes one entry.
@@ -57,6 +61,16 @@ const HANDSHAKE_TIMEOUT_MS: u32 = 20_000;
 /// The one interrupt vector.
 const VECTOR: u16 = 0;
 
+/// The longest that module parameter `poll_us` can ask for: a task that looks for
+/// the end of its requests keeps its CPU from others meanwhile.
+const MAX_POLL_US: u32 = 1000;
+
+/// Module parameter `poll_us`.
+fn poll_limit() -> Option<Delta> {
+    let micros = module_parameters::poll_us.value();
+    (micros > 0).then(|| Delta::from_micros(micros.min(MAX_POLL_US).into()))
+}
+
 /// Registers, queues and memory of a device.
 pub(crate) struct Hardware {
     pub(crate) transport: Transport,
@@ -68,6 +82,7 @@ pub(crate) struct Hardware {
     polled: Option<usize>,
     pollers: Arc<Pollers>,
     aperture: Option<IoMemory>,
+    poll_limit: Option<Delta>,
 }
 
 impl Hardware {
@@ -177,6 +192,7 @@ impl Hardware {
             polled: polled.map(|n| 1 + usize::from(n)),
             pollers,
             aperture,
+            poll_limit: poll_limit(),
         })
     }
 
@@ -242,6 +258,11 @@ impl Hardware {
     /// Those who wait for room in a queue.
     pub(crate) fn pollers(&self) -> &Arc<Pollers> {
         &self.pollers
+    }
+
+    /// How long submitters look for the end of a request, if they do.
+    pub(crate) fn poll_limit(&self) -> Option<Delta> {
+        self.poll_limit
     }
 
     /// The queue for polled requests: the last I/O queue, if there are several. Any

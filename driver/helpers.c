@@ -83,6 +83,24 @@ struct file *ringbar_uring_cmd_file(struct io_uring_cmd *cmd)
 	return cmd->file;
 }
 
+void ringbar_preempt_disable(void);
+void ringbar_preempt_disable(void)
+{
+	preempt_disable();
+}
+
+void ringbar_preempt_enable(void);
+void ringbar_preempt_enable(void)
+{
+	preempt_enable();
+}
+
+bool ringbar_need_resched(void);
+bool ringbar_need_resched(void)
+{
+	return need_resched();
+}
+
 u32 ringbar_uring_cmd_op(struct io_uring_cmd *cmd);
 u32 ringbar_uring_cmd_op(struct io_uring_cmd *cmd)
 {

@@ -53,4 +53,10 @@ module! {
     authors: ["The Ringbar developers"],
     description: "Driver of the Ringbar PCI DMA device",
     license: "GPL v2",
+    params: {
+        poll_us: u32 {
+            default: 50,
+            description: "Microseconds for which a submitter looks for the end of small requests before it relies on the interrupt (0: not at all, at most 1000)",
+        },
+    },
 }

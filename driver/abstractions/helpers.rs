@@ -49,6 +49,10 @@ extern "C" {
     pub(super) fn ringbar_pgprot_noncached(prot: bindings::pgprot_t) -> bindings::pgprot_t;
     pub(super) fn ringbar_pgprot_writecombine(prot: bindings::pgprot_t) -> bindings::pgprot_t;
 
+    pub(super) fn ringbar_preempt_disable();
+    pub(super) fn ringbar_preempt_enable();
+    pub(super) fn ringbar_need_resched() -> bool;
+
     pub(super) fn ringbar_uring_cmd_file(cmd: *mut bindings::io_uring_cmd) -> *mut bindings::file;
     pub(super) fn ringbar_uring_cmd_op(cmd: *mut bindings::io_uring_cmd) -> u32;
     pub(super) fn ringbar_uring_cmd_payload(cmd: *mut bindings::io_uring_cmd) -> *const c_void;

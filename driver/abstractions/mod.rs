@@ -19,6 +19,7 @@ pub(crate) mod plug;
 pub(crate) mod poll;
 pub(crate) mod segments;
 pub(crate) mod shared_memory;
+pub(crate) mod spin;
 pub(crate) mod uring;
 pub(crate) mod vma;
 pub(crate) mod wait;

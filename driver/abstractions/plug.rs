@@ -19,9 +19,9 @@ use kernel::{
 
 /// What has something to do at the end of a batch.
 pub(crate) trait Unplug: Send + Sync + 'static {
-    /// The batch of the current task has ended. Must not sleep: the task may be
-    /// about to.
-    fn unplug(&self);
+    /// The batch of the current task has ended, because the task is about to sleep
+    /// where `scheduled` says so. Must not sleep.
+    fn unplug(this: ArcBorrow<'_, Self>, scheduled: bool);
 }
 
 /// The kernel's callback, which it allocates zeroed, and whether it holds a
@@ -32,7 +32,7 @@ struct Callback {
     armed: bool,
 }
 
-/// Calls `target.unplug()` at the end of the current task's batch, however often
+/// Calls `T::unplug` at the end of the current task's batch, however often
 /// this is called until then. Task context; does not sleep.
 ///
 /// Returns false where there is no batch; then nothing is called.
@@ -66,10 +66,10 @@ pub(crate) fn defer<T: Unplug>(target: ArcBorrow<'_, T>) -> bool {
 /// # Safety
 ///
 /// `callback` must be an armed [`Callback`] for a `T`, off its list.
-unsafe extern "C" fn unplug<T: Unplug>(callback: *mut bindings::blk_plug_cb, _schedule: bool) {
+unsafe extern "C" fn unplug<T: Unplug>(callback: *mut bindings::blk_plug_cb, scheduled: bool) {
     // SAFETY: Armed, so the data is a reference that was leaked for us.
     let target = unsafe { Arc::from_raw((*callback).data.cast_const().cast::<T>()) };
     // SAFETY: The callback is ours to free; it was allocated with `kzalloc`.
     unsafe { bindings::kfree(callback.cast()) };
-    target.unplug();
+    T::unplug(target.as_arc_borrow(), scheduled);
 }

@@ -18,7 +18,10 @@ use crate::{
         Opcode,
         RequestHeader, //
     },
-    request::slot::Owner,
+    request::{
+        queue::Effort,
+        slot::Owner, //
+    },
     uapi::{
         self,
         Command as Wire,
@@ -147,7 +150,11 @@ fn submit(
     slot.set_owner(Owner::Command(queued));
     match queue.submit_one(slot) {
         Ok(()) => {
-            Device::notify_soon(device, hardware, queue);
+            if Device::in_batch(device) {
+                queue.hold_notification(Effort::Notify);
+            } else {
+                queue.notify(&hardware.transport, hardware.device());
+            }
             answer
         }
         Err((error, slot)) => match slot.map(|mut slot| slot.set_owner(Owner::Nobody)) {

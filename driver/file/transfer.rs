@@ -23,9 +23,11 @@ use crate::{
         RequestHeader, //
     },
     request::{
+        acquired::AcquiredSlot,
         operation::Operation,
+        polling::Soon,
         queue::{
-            AcquiredSlot,
+            Effort,
             Queue, //
         },
         slot::Owner, //
@@ -38,6 +40,9 @@ use kernel::{
         ArcBorrow, //
     }, //
 };
+
+/// Most bytes of a transfer whose end is looked for.
+const MAX_POLLED_BYTES: usize = 64 << 10;
 
 /// Requests that are prepared before the device is notified. Also what a call
 /// that must not block can consist of.
@@ -122,7 +127,7 @@ impl Call {
     ) -> Answer {
         match self.begin(hardware, iter) {
             Ok((queue, slot, bytes)) if bytes == self.length => {
-                single(device, hardware, queue, kiocb, slot)
+                self.single(device, hardware, queue, kiocb, slot)
             }
             Ok((queue, slot, bytes)) => self.several(hardware, queue, kiocb, iter, slot, bytes),
             Err(error) => kiocb.done(Err(error)),
@@ -176,6 +181,67 @@ impl Call {
         let position = self.position + done as u64;
         let bytes = slot.prepare_transfer(self.opcode, self.flags, position, iter, limit)?;
         Ok((slot, bytes))
+    }
+
+    /// A call that is one request.
+    fn single<'a>(
+        &self,
+        device: ArcBorrow<'_, Device>,
+        hardware: &'a Entered<'_, Hardware>,
+        queue: &'a Queue,
+        kiocb: Kiocb<'_>,
+        mut slot: AcquiredSlot<'a>,
+    ) -> Answer {
+        let effort = self.effort();
+        let notify = |queue: &Queue| Device::notify(device, hardware, queue, effort);
+        let (queued, answer) = match kiocb.queue() {
+            Ok(queued) => queued,
+            Err(kiocb) => {
+                let result = queue.execute_transfer(hardware.device(), slot, notify);
+                return kiocb.done(result);
+            }
+        };
+
+        let batch = Device::in_batch(device);
+        if effort == Effort::Poll && !batch {
+            return match queue.execute_soon(hardware.device(), slot, queued, notify) {
+                Ok(Soon::Later) => answer,
+                Ok(Soon::Ended(queued, outcome, deferred)) => {
+                    if deferred {
+                        Device::schedule_work(device);
+                    }
+                    queued.withdraw(answer).done(outcome.into_result())
+                }
+                Err((error, queued)) => queued.withdraw(answer).done(Err(error)),
+            };
+        }
+        slot.set_owner(Owner::Kiocb(queued));
+        match queue.submit_one(slot) {
+            Ok(()) if batch => {
+                queue.hold_notification(effort);
+                answer
+            }
+            Ok(()) => {
+                notify(queue);
+                answer
+            }
+            Err((error, slot)) => match slot.map(|mut slot| slot.set_owner(Owner::Nobody)) {
+                Some(Owner::Kiocb(queued)) => queued.withdraw(answer).done(Err(error)),
+                // The request has gone after all, and with it the control block.
+                _ => answer,
+            },
+        }
+    }
+
+    /// What is to be done once the one request of this call is submitted.
+    fn effort(&self) -> Effort {
+        // Durable writes wait for the store below, and the submitter of a polled call will look
+        // for its end all the same.
+        if self.length <= MAX_POLLED_BYTES && self.flags == 0 && !self.polled {
+            Effort::Poll
+        } else {
+            Effort::Notify
+        }
     }
 
     /// A call that `first`, with its `bytes`, is only the start of.
@@ -297,34 +363,5 @@ impl<'a> Parts<'a, '_> {
             self.count = 0;
         }
         self.operation.submitted(submitted, error);
-    }
-}
-
-/// A call that is one request.
-fn single(
-    device: ArcBorrow<'_, Device>,
-    hardware: &Entered<'_, Hardware>,
-    queue: &Queue,
-    kiocb: Kiocb<'_>,
-    mut slot: AcquiredSlot<'_>,
-) -> Answer {
-    let (queued, answer) = match kiocb.queue() {
-        Ok(queued) => queued,
-        Err(kiocb) => {
-            let result = queue.execute_transfer(&hardware.transport, hardware.device(), slot);
-            return kiocb.done(result);
-        }
-    };
-    slot.set_owner(Owner::Kiocb(queued));
-    match queue.submit_one(slot) {
-        Ok(()) => {
-            Device::notify_soon(device, hardware, queue);
-            answer
-        }
-        Err((error, slot)) => match slot.map(|mut slot| slot.set_owner(Owner::Nobody)) {
-            Some(Owner::Kiocb(queued)) => queued.withdraw(answer).done(Err(error)),
-            // The request has gone after all, and with it the control block.
-            _ => answer,
-        },
     }
 }

@@ -43,6 +43,15 @@ pub(crate) struct Reaped {
     pub(crate) fault: Option<Fault>,
 }
 
+impl Reaped {
+    /// Adds what was seen later.
+    pub(super) fn add(&mut self, later: Self) {
+        self.any |= later.any;
+        self.deferred |= later.deferred;
+        self.fault = self.fault.or(later.fault);
+    }
+}
+
 /// How a device broke a queue.
 #[derive(Clone, Copy, Debug)]
 #[expect(dead_code, reason = "the fields are for the log")]
@@ -85,8 +94,8 @@ impl Ended {
 
 impl Queue {
     /// Takes what the device has used and ends those requests; when it returns, an
-    /// interrupt comes for the next, unless the queue is a polled one. Any context,
-    /// no lock held.
+    /// interrupt comes for the next, unless somebody looks for it. Any context, no
+    /// lock held.
     pub(crate) fn reap(&self, device: &pci::Device<Bound>) -> Reaped {
         let mut seen = Reaped::default();
         loop {
@@ -125,7 +134,7 @@ impl Queue {
                         *place = Some(slot);
                     }
                 }
-                Ok(None) if self.polled => {
+                Ok(None) if self.polled || state.busy_pollers > 0 => {
                     // The ring has a place for what is asked.
                     let _ = state.ring.disable_interrupts();
                     return false;
@@ -171,15 +180,21 @@ impl Queue {
     fn end(&self, device: &pci::Device<Bound>, mut slot: KBox<Slot>) -> bool {
         let owner = core::mem::replace(&mut slot.owner, Owner::Nobody);
         let ended = Ended::new(owner, &slot);
-        let deferred = !slot.try_release(device);
-        if deferred {
-            // There is room for every slot of the ring.
-            let _ = self.state.lock().deferred.push_within_capacity(slot);
-        } else {
-            self.free(slot);
-        }
+        let deferred = self.let_go(device, slot);
         ended.tell();
         deferred
+    }
+
+    /// Gives back what a slot held, and frees it. Returns whether that was deferred,
+    /// because it has to sleep. Any context, no lock held.
+    pub(super) fn let_go(&self, device: &pci::Device<Bound>, mut slot: KBox<Slot>) -> bool {
+        if slot.try_release(device) {
+            self.free(slot);
+            return false;
+        }
+        // There is room for every slot of the ring.
+        let _ = self.state.lock().deferred.push_within_capacity(slot);
+        true
     }
 
     /// Gives the pages of deferred slots back. Sleeps.

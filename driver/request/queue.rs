@@ -9,19 +9,18 @@
 //! interrupt handler takes it too. Nothing is completed under it: a completion
 //! may submit again.
 
-use super::slot::{
-    Owner,
-    Slot, //
+use super::{
+    acquired::AcquiredSlot,
+    polling::Polling,
+    slot::{
+        Owner,
+        Slot, //
+    }, //
 };
 use crate::{
     abstractions::{
-        iov::IovIter,
         poll::Pollers,
         wait::Waiter, //
-    },
-    layout::{
-        Opcode,
-        RequestHeader, //
     },
     stats::Stats,
     virtio::{
@@ -46,6 +45,7 @@ use kernel::{
         atomic::{
             Atomic,
             Full,
+            Relaxed,
             Release, //
         },
         Arc,
@@ -71,6 +71,8 @@ pub(super) struct State {
     free: KVec<KBox<Slot>>,
     /// Done, but pages have to be made dirty again, which sleeps.
     pub(super) deferred: KVec<KBox<Slot>>,
+    /// Those who look at the used ring themselves, so that no interrupts are wanted.
+    pub(super) busy_pollers: usize,
     /// Threads that wait for a slot.
     waiting: usize,
     /// Why no more requests are taken.
@@ -103,15 +105,27 @@ pub(crate) struct Queue {
     index: u16,
     doorbell: Doorbell,
     pub(super) polled: bool,
+    pub(super) polling: Polling,
     stats: Arc<Stats>,
     pollers: Arc<Pollers>,
     used_ring: Arc<Coherent<[u32]>>,
     /// Whether a notification was put off to the end of a batch.
     held: Atomic<bool>,
+    /// Whether it is one for requests that take long.
+    held_long: Atomic<bool>,
     #[pin]
     pub(super) state: SpinLockIrq<State>,
     #[pin]
     slot_freed: CondVar,
+}
+
+/// What is to be done after requests were submitted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Effort {
+    /// Notify the device: the requests take long.
+    Notify,
+    /// Notify it and look for the end of the requests.
+    Poll,
 }
 
 /// What a queue is made of.
@@ -174,15 +188,18 @@ impl Queue {
                 index: config.index,
                 doorbell,
                 polled: config.polled,
+                polling: Polling::new(),
                 stats,
                 pollers,
                 used_ring: ring.used_ring().clone(),
                 held: Atomic::new(false),
+                held_long: Atomic::new(false),
                 state <- new_spinlock_irq!(State {
                     ring,
                     entries,
                     free,
                     deferred,
+                    busy_pollers: 0,
                     waiting: 0,
                     failed: None,
                 }),
@@ -271,11 +288,7 @@ impl Queue {
         device: &'a pci::Device<Bound>,
         slot: KBox<Slot>,
     ) -> AcquiredSlot<'a> {
-        AcquiredSlot {
-            queue: self,
-            device,
-            slot: Some(slot),
-        }
+        AcquiredSlot::new(self, device, slot)
     }
 
     pub(super) fn free(&self, slot: KBox<Slot>) {
@@ -329,25 +342,36 @@ impl Queue {
         // When in doubt, yes.
         let wanted = self.state.lock().ring.wants_notification().unwrap_or(true);
         if wanted {
-            self.stats.doorbell();
-            // The address was checked when the queue was enabled, so this does not fail.
-            let _ = transport.ring(device, self.doorbell);
+            self.ring_doorbell(transport, device);
         }
     }
 
-    /// Puts the notification off until [`Self::notify_if_held`].
-    pub(crate) fn hold_notification(&self) {
+    pub(super) fn ring_doorbell(&self, transport: &Transport, device: &pci::Device<Bound>) {
+        self.stats.doorbell();
+        // The address was checked when the queue was enabled, so this does not fail.
+        let _ = transport.ring(device, self.doorbell);
+    }
+
+    /// Puts the notification off until somebody asks [`Self::take_held`].
+    pub(crate) fn hold_notification(&self, effort: Effort) {
+        if effort == Effort::Notify {
+            self.held_long.store(true, Relaxed);
+        }
         self.held.store(true, Release);
     }
 
-    /// Notifies the device if that was put off. Any context.
+    /// Whether the notification was put off, and it is now for the caller to do.
     ///
     /// A flag is enough: whoever puts a notification off has a call of this function
     /// ahead, so at the latest the last of them finds everything submitted.
-    pub(crate) fn notify_if_held(&self, transport: &Transport, device: &pci::Device<Bound>) {
-        if self.held.xchg(false, Full) {
-            self.notify(transport, device);
+    pub(crate) fn take_held(&self) -> Option<Effort> {
+        if !self.held.xchg(false, Full) {
+            return None;
         }
+        Some(match self.held_long.xchg(false, Relaxed) {
+            true => Effort::Notify,
+            false => Effort::Poll,
+        })
     }
 
     /// As [`Self::submit`], for one request. On an error it comes back.
@@ -362,15 +386,16 @@ impl Queue {
         })
     }
 
-    /// Gives a request to the device and waits for its end. Sleeps.
+    /// Gives a request to the device, which `notify` has to tell, and waits for its
+    /// end. Sleeps.
     ///
     /// `EINTR` when killed in the meantime: the request goes on, and lets go of its
     /// pages by itself.
     fn execute<'a, R>(
         &'a self,
-        transport: &Transport,
         device: &'a pci::Device<Bound>,
         mut request: AcquiredSlot<'a>,
+        notify: impl FnOnce(&Self),
         wait: impl FnOnce(&Waiter) -> Result,
         outcome: impl FnOnce(&Slot) -> R,
     ) -> Result<R> {
@@ -381,7 +406,7 @@ impl Queue {
         // A killed predecessor may have left a wake-up behind.
         waiter.rearm();
         self.submit_one(request).map_err(|(error, _)| error)?;
-        self.notify(transport, device);
+        notify(self);
 
         let waited = wait(&waiter);
         let mut slot = {
@@ -407,14 +432,14 @@ impl Queue {
     /// [`Self::execute`], and of the transfer.
     pub(crate) fn execute_transfer<'a>(
         &'a self,
-        transport: &Transport,
         device: &'a pci::Device<Bound>,
         request: AcquiredSlot<'a>,
+        notify: impl FnOnce(&Self),
     ) -> Result<usize> {
         self.execute(
-            transport,
             device,
             request,
+            notify,
             |waiter| waiter.wait_killable(),
             Slot::transfer_outcome,
         )?
@@ -431,9 +456,9 @@ impl Queue {
         timeout: Option<Jiffies>,
     ) -> Result<u64> {
         self.execute(
-            transport,
             device,
             request,
+            |queue| queue.notify(transport, device),
             |waiter| match timeout {
                 Some(timeout) => waiter.wait_timeout(timeout),
                 None => waiter.wait_killable(),
@@ -450,60 +475,5 @@ impl Queue {
         self.slot_freed.notify_all();
         drop(state);
         self.pollers.notify();
-    }
-}
-
-/// A slot in the hands of a submitter. Dropped without being submitted it lets
-/// go of what was prepared, and is free again; sleeps then.
-pub(crate) struct AcquiredSlot<'a> {
-    queue: &'a Queue,
-    device: &'a pci::Device<Bound>,
-    slot: Option<KBox<Slot>>,
-}
-
-impl AcquiredSlot<'_> {
-    fn into_inner(mut self) -> Option<KBox<Slot>> {
-        self.slot.take()
-    }
-
-    fn slot_mut(&mut self) -> Result<&mut Slot> {
-        // Empty only within `into_inner`, which uses `self` up.
-        self.slot.as_deref_mut().ok_or(EIO)
-    }
-
-    /// As [`Slot::prepare_command`].
-    pub(crate) fn prepare_command(&mut self, header: RequestHeader) -> Result {
-        self.slot_mut()?.prepare_command(header)
-    }
-
-    /// As [`Slot::prepare_transfer`].
-    pub(crate) fn prepare_transfer(
-        &mut self,
-        opcode: Opcode,
-        flags: u16,
-        offset: u64,
-        iter: &mut IovIter<'_>,
-        limit: usize,
-    ) -> Result<usize> {
-        let device = self.device;
-        self.slot_mut()?
-            .prepare_transfer(device, opcode, flags, offset, iter, limit)
-    }
-
-    /// Sets who is told when the request has ended, and returns who would have been.
-    pub(crate) fn set_owner(&mut self, owner: Owner) -> Owner {
-        match &mut self.slot {
-            Some(slot) => core::mem::replace(&mut slot.owner, owner),
-            None => Owner::Nobody,
-        }
-    }
-}
-
-impl Drop for AcquiredSlot<'_> {
-    fn drop(&mut self) {
-        if let Some(mut slot) = self.slot.take() {
-            slot.release(self.device);
-            self.queue.free(slot);
-        }
     }
 }

@@ -108,6 +108,14 @@ pub(crate) struct Ring {
     last_used: u16,
 }
 
+/// Index that the device has used entries up to, from a used ring by itself. Says
+/// only that it is worth to take the lock: the entries may not be there yet.
+#[inline]
+pub(crate) fn used_index(used: &Coherent<[u32]>) -> Result<u16> {
+    // CAST: The index is the second half.
+    Ok((u32::from_le(io_read!(used, [try: USED_HEAD])) >> 16) as u16)
+}
+
 impl Ring {
     /// Allocates a ring of `size` entries. `EINVAL` where that is no power of two.
     /// May sleep.
@@ -191,6 +199,20 @@ impl Ring {
         Ok(())
     }
 
+    /// Index up to which everything was pushed.
+    #[inline]
+    pub(crate) fn pushed(&self) -> u16 {
+        self.next_avail
+    }
+
+    /// Whether as many entries were taken from the used ring as had been pushed when
+    /// [`Self::pushed`] returned `index`.
+    #[inline]
+    pub(crate) fn has_taken(&self, index: u16) -> bool {
+        // At most the size of the ring apart, which is half the numbers at most.
+        index.wrapping_sub(self.last_used) as i16 <= 0
+    }
+
     /// Whether the device wants to be notified of what was published since this was
     /// last asked.
     pub(crate) fn wants_notification(&mut self) -> Result<bool> {
@@ -216,8 +238,7 @@ impl Ring {
     /// Index that the device has used entries up to.
     #[inline]
     fn used_index(&self) -> Result<u16> {
-        // CAST: The index is the second half.
-        Ok((u32::from_le(io_read!(&*self.used, [try: USED_HEAD])) >> 16) as u16)
+        used_index(&self.used)
     }
 
     /// Takes the next used entry, if there is one. Whether the entry was available
@@ -271,6 +292,7 @@ impl Ring {
         dma_mb(Full);
         Ok(self.used_index()? != self.last_used)
     }
+
     /// Asks for no interrupts. Without `EVENT_IDX` the device may raise one all the
     /// same; with it, it does after 32768 entries unless this is repeated before.
     pub(crate) fn disable_interrupts(&mut self) -> Result {

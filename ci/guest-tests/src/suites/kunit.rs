@@ -19,6 +19,7 @@ pub fn cases() -> Vec<Case> {
         ("b3_kunit_segments", "ringbar_segments"),
         ("b14_kunit_command", "ringbar_command"),
         ("c4_kunit_ring", "ringbar_ring"),
+        ("c4_kunit_polling", "ringbar_polling"),
     ]
     .into_iter()
     .map(|(name, suite)| Case::new(name, move |_: &Context| passed(suite)))

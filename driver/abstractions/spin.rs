@@ -1,0 +1,56 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Looking for something for a short while instead of going to sleep.
+//!
+//! C headers: [`include/linux/preempt.h`](srctree/include/linux/preempt.h),
+//! [`include/linux/sched.h`](srctree/include/linux/sched.h)
+
+use super::helpers::{
+    ringbar_need_resched,
+    ringbar_preempt_disable,
+    ringbar_preempt_enable, //
+};
+use kernel::time::{
+    Delta,
+    Instant,
+    Monotonic, //
+};
+
+/// Keeps the current task on its CPU, and others off it.
+struct NoPreemption;
+
+impl NoPreemption {
+    fn new() -> Self {
+        // SAFETY: May be called in any context; balanced by `drop`.
+        unsafe { ringbar_preempt_disable() };
+        Self
+    }
+}
+
+impl Drop for NoPreemption {
+    fn drop(&mut self) {
+        // SAFETY: Balances the call in `new`.
+        unsafe { ringbar_preempt_enable() };
+    }
+}
+
+/// Calls `look` again and again until it returns true, which it is asked at least
+/// once; but gives up after `limit`, and as soon as the scheduler has another task
+/// for this CPU. Returns what `look` said last.
+///
+/// The task is not preempted meanwhile, so that what it keeps from others it keeps
+/// no longer than that. `look` must not sleep. Any context; interrupts stay on.
+pub(crate) fn poll(limit: Delta, mut look: impl FnMut() -> bool) -> bool {
+    let _guard = NoPreemption::new();
+    let start = Instant::<Monotonic>::now();
+    loop {
+        if look() {
+            return true;
+        }
+        // SAFETY: May be called in any context.
+        if unsafe { ringbar_need_resched() } || start.elapsed() >= limit {
+            return false;
+        }
+        core::hint::spin_loop();
+    }
+}
