@@ -5,12 +5,16 @@
 use std::os::fd::RawFd;
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::time::Duration;
 
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser, ValueEnum};
 use ringbar_vhost_user::{DeviceOptions, MAX_IO_QUEUES};
 
 use crate::size;
+
+/// Longest that can be asked for. Longer than that a sleeping device is no slower.
+const MAX_POLL_US: u64 = 1000;
 
 const AFTER_HELP: &str = "\
 Sizes are bytes, or have a unit: K, M, G, T (powers of 1024).
@@ -93,6 +97,16 @@ pub struct Args {
     /// {"execute": "query-statistics"}
     #[arg(long, value_name = "PATH")]
     control_socket: Option<PathBuf>,
+
+    /// Microseconds for which to look for the next request before sleeping; 0 for
+    /// never. Even then only while that pays: an idle device sleeps
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = DeviceOptions::default().poll.as_micros() as u64,
+        value_parser = clap::value_parser!(u64).range(..=MAX_POLL_US),
+    )]
+    poll_us: u64,
 
     /// Serve the next virtual machine when one hangs up, until SIGTERM
     #[arg(long)]
@@ -228,6 +242,7 @@ impl TryFrom<Args> for Command {
                 io_queues: args.queues,
                 max_request_bytes,
                 max_command_bytes: args.max_command_size,
+                poll: Duration::from_micros(args.poll_us),
             },
             control_socket: args.control_socket,
             keep_running: args.keep_running,

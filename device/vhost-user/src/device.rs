@@ -3,6 +3,7 @@
 //! What outlives a connection.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
 
 use ringbar_model::Storage;
 use ringbar_spec::{ConfigParts, DeviceConfig, Opcode};
@@ -31,15 +32,19 @@ pub struct DeviceOptions {
     /// Greatest length of one command, at least 1. A command keeps its queue busy
     /// until it is done, and a reset of the device has to wait for it.
     pub max_command_bytes: u64,
+    /// How long to look for the next request in an empty ring before sleeping. The
+    /// device looks only while that pays; zero for never.
+    pub poll: Duration,
 }
 
 impl Default for DeviceOptions {
-    /// 4 I/O queues, requests of 4 MiB and commands of 64 MiB.
+    /// 4 I/O queues, requests of 4 MiB, commands of 64 MiB, and 50 us.
     fn default() -> Self {
         Self {
             io_queues: 4,
             max_request_bytes: 4 << 20,
             max_command_bytes: 64 << 20,
+            poll: Duration::from_micros(50),
         }
     }
 }
@@ -49,6 +54,7 @@ impl Default for DeviceOptions {
 pub struct Device {
     state: Mutex<State>,
     storage: Arc<dyn Storage>,
+    poll: Duration,
     counters: Counters,
 }
 
@@ -84,6 +90,7 @@ impl Device {
                 events: Weak::new(),
             }),
             storage,
+            poll: options.poll,
             counters: Counters::default(),
         })
     }
@@ -120,6 +127,11 @@ impl Device {
     /// What holds the device memory.
     pub fn storage(&self) -> &Arc<dyn Storage> {
         &self.storage
+    }
+
+    /// How long to look for the next request.
+    pub(crate) const fn poll(&self) -> Duration {
+        self.poll
     }
 
     /// What the device has done.

@@ -10,6 +10,7 @@
 //! | [`counters`] | what the device has done |
 //! | `backend` | the device as the `vhost-user-backend` crate wants it |
 //! | `queue` | draining a request queue |
+//! | `polling` | whether to look for the next request |
 //! | `event_queue`, `events` | events and their delivery |
 //! | `aperture` | the shared memory region that shows the device memory |
 //! | `memory` | guest memory as requests may use it |
@@ -38,6 +39,7 @@ pub mod error;
 mod event_queue;
 mod events;
 mod memory;
+mod polling;
 mod queue;
 mod ring;
 

@@ -2,6 +2,7 @@
 
 //! Draining a request queue.
 
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -17,6 +18,7 @@ use crate::counters::Counts;
 use crate::device::Device;
 use crate::events::PendingEvents;
 use crate::memory::RequestMemory;
+use crate::polling::Polling;
 use crate::ring::{Memory, Ring};
 
 /// How long a batch goes on that has commands in it. They take long, and a
@@ -34,29 +36,40 @@ pub(crate) struct Shared {
 
 /// How a batch ended.
 enum Next {
-    /// The ring is empty, and the driver will kick.
+    /// The ring is empty, and the driver will kick; or it is stopped.
     Wait,
+    /// The ring is empty, and the driver does not kick.
+    Look,
     /// There may be more.
     Again,
     /// The aperture must be mapped before the next request can be answered.
     MapAperture,
 }
 
+struct State {
+    requests: RequestQueue,
+    polling: Polling,
+}
+
 /// Control queue or I/O queue.
 pub(crate) struct Server {
     index: u16,
-    requests: Mutex<RequestQueue>,
+    state: Mutex<State>,
 }
 
 impl Server {
     pub(crate) fn new(index: u16, role: QueueRole, device: &Device) -> Self {
+        // Control requests are rare.
+        let poll = match role {
+            QueueRole::Control => Duration::ZERO,
+            QueueRole::Io => device.poll(),
+        };
         Self {
             index,
-            requests: Mutex::new(RequestQueue::new(
-                device.config(),
-                role,
-                device.storage().clone(),
-            )),
+            state: Mutex::new(State {
+                requests: RequestQueue::new(device.config(), role, device.storage().clone()),
+                polling: Polling::new(poll),
+            }),
         }
     }
 
@@ -65,7 +78,9 @@ impl Server {
     pub(crate) fn serve(&self, shared: &Shared, ring: &Ring) {
         // Contended by nobody; a poisoned parser is as good as a new one, it
         // starts each chain afresh.
-        let mut requests = self.requests.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let State { requests, polling } = &mut *state;
+        let mut looking = polling.is_due();
         loop {
             // Taken anew for each batch, so that a message that stops the ring
             // gets its turn.
@@ -74,7 +89,7 @@ impl Server {
                 kicks: ring.take_kicks(),
                 ..Counts::default()
             };
-            let outcome = self.batch(shared, ring, &mut vring, &mut requests, &mut counts);
+            let outcome = self.batch(shared, ring, &mut vring, requests, &mut counts, looking);
             if let Err(fault) = outcome {
                 ring.set_broken();
                 shared.events.queue_broken(self.index, fault, ring);
@@ -90,13 +105,15 @@ impl Server {
             match outcome {
                 Ok(Next::Again) => {}
                 Ok(Next::MapAperture) => shared.aperture.map(),
+                Ok(Next::Look) => looking = polling.poll(|| look(shared, ring)),
                 Ok(Next::Wait) | Err(_) => return,
             }
         }
     }
 
     /// Serves what is in the ring, at most one ring full, and notifies the
-    /// driver once.
+    /// driver once. `looking` says that somebody looks for the next request, so that
+    /// the driver need not kick.
     fn batch(
         &self,
         shared: &Shared,
@@ -104,8 +121,9 @@ impl Server {
         vring: &mut VringState<Memory>,
         requests: &mut RequestQueue,
         counts: &mut Counts,
+        looking: bool,
     ) -> Result<Next, QueueFault> {
-        if ring.is_broken() || !vring.is_enabled() || !vring.get_queue().ready() {
+        if !is_running(ring, vring) {
             return Ok(Next::Wait);
         }
         let guard = shared.memory.get();
@@ -130,6 +148,9 @@ impl Server {
         notify(vring, mem, counts)?;
         if !drained? {
             return Ok(Next::MapAperture);
+        }
+        if looking {
+            return Ok(Next::Look);
         }
         match vring.get_queue_mut().enable_notification(mem) {
             Ok(true) => Ok(Next::Again),
@@ -203,6 +224,25 @@ impl Server {
             }
         }
     }
+}
+
+/// Whether the ring may be served.
+fn is_running(ring: &Ring, vring: &VringState<Memory>) -> bool {
+    !ring.is_broken() && vring.is_enabled() && vring.get_queue().ready()
+}
+
+/// Whether there is a request in the ring; `None` where the ring is not to be
+/// served any more, or not as it is.
+fn look(shared: &Shared, ring: &Ring) -> Option<bool> {
+    let vring = ring.get_mut();
+    if !is_running(ring, &vring) {
+        return None;
+    }
+    let guard = shared.memory.get();
+    let mem: &GuestMemoryMmap = &guard;
+    let queue = vring.get_queue();
+    let index = queue.avail_idx(mem, Ordering::Acquire).ok()?;
+    Some(index.0 != queue.next_avail())
 }
 
 /// Sends the driver an interrupt if something was used and it wants to know.
