@@ -32,6 +32,8 @@ pub struct DeviceOptions {
     pub queue_size: u16,
     /// Where the memory is.
     pub storage: Storage,
+    /// Further arguments.
+    pub extra: Vec<String>,
 }
 
 impl Default for DeviceOptions {
@@ -41,6 +43,7 @@ impl Default for DeviceOptions {
             queues: 4,
             queue_size: 256,
             storage: Storage::Memory,
+            extra: Vec::new(),
         }
     }
 }
@@ -48,7 +51,7 @@ impl Default for DeviceOptions {
 impl DeviceOptions {
     /// Arguments of `ringbar-device`.
     fn arguments(&self, socket: &Path, control: &Path) -> Vec<String> {
-        vec![
+        let mut arguments = vec![
             "--socket-path".into(),
             socket.display().to_string(),
             "--control-socket".into(),
@@ -62,7 +65,9 @@ impl DeviceOptions {
                 Storage::Memory => "memory".into(),
                 Storage::File(path) => format!("file:{}", path.display()),
             },
-        ]
+        ];
+        arguments.extend_from_slice(&self.extra);
+        arguments
     }
 }
 
@@ -163,13 +168,14 @@ mod tests {
             size: 3 << 19,
             queues: 2,
             storage: Storage::File("/tmp/a b".into()),
+            extra: vec!["--poll-us=0".into()],
             ..DeviceOptions::default()
         };
         assert_eq!(
             options
                 .arguments(Path::new("/tmp/s"), Path::new("/tmp/c"))
                 .join("|"),
-            "--socket-path|/tmp/s|--control-socket|/tmp/c|--size|1536K|--queues|2|--storage|file:/tmp/a b"
+            "--socket-path|/tmp/s|--control-socket|/tmp/c|--size|1536K|--queues|2|--storage|file:/tmp/a b|--poll-us=0"
         );
     }
 

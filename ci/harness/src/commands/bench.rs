@@ -63,6 +63,15 @@ pub struct Options {
     #[arg(long, value_name = "SECONDS", default_value = "2", value_parser = parse_time)]
     seconds: Duration,
 
+    /// Argument for the guest's kernel, for example ringbar.poll_us=0; may be given
+    /// several times
+    #[arg(long = "kernel-arg", value_name = "ARG")]
+    kernel_args: Vec<String>,
+
+    /// Argument for ringbar-device, for example --poll-us=0; may be given several times
+    #[arg(long = "device-arg", value_name = "ARG", allow_hyphen_values = true)]
+    device_args: Vec<String>,
+
     /// Exit with 1 where a target is missed
     #[arg(long)]
     check: bool,
@@ -108,11 +117,15 @@ pub fn run(setup: &Setup, options: &Options) -> anyhow::Result<ExitCode> {
     let directory = setup.checkout.join("build/bench");
     fs::create_dir_all(&directory).with_context(|| format!("creating {}", directory.display()))?;
 
-    let device = DeviceOptions::default();
+    let device = DeviceOptions {
+        extra: options.device_args.clone(),
+        ..DeviceOptions::default()
+    };
     let mut vm_options = VmOptions {
         devices: vec![device.clone()],
         log_dir: Some(directory.clone()),
         cpus: CPUS,
+        kernel_args: options.kernel_args.clone(),
         ..VmOptions::default()
     };
     // Dropped after the machine, which uses it to its end.
@@ -270,6 +283,8 @@ mod tests {
             devices: devices.iter().map(|name| (*name).to_owned()).collect(),
             rounds: 1,
             seconds: Duration::from_secs(1),
+            kernel_args: Vec::new(),
+            device_args: Vec::new(),
             check: false,
         }
     }
