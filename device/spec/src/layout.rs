@@ -205,21 +205,17 @@ impl DeviceConfig {
         Ok(Self { parts })
     }
 
-    /// The same device with another capacity. No more of it is behind the aperture
-    /// than before.
-    pub const fn with_capacity(self, capacity: u64) -> Result<Self, ConfigError> {
+    /// The same device with another capacity, and as much of that behind the
+    /// aperture as it shows at most.
+    pub const fn resized(self, capacity: u64, aperture: u64) -> Result<Self, ConfigError> {
         let mut parts = self.parts;
         parts.capacity = capacity;
-        if parts.aperture_bytes > capacity {
-            parts.aperture_bytes = capacity;
-        }
+        parts.aperture_bytes = if aperture < capacity {
+            aperture
+        } else {
+            capacity
+        };
         Self::new(parts)
-    }
-
-    /// The same device with all of its memory behind the aperture.
-    pub const fn with_whole_aperture(mut self) -> Self {
-        self.parts.aperture_bytes = self.parts.capacity;
-        self
     }
 
     /// Parses the configuration space that the device shows.

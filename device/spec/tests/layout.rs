@@ -257,13 +257,14 @@ fn another_capacity_takes_the_aperture_along() {
     })
     .unwrap();
     for (capacity, aperture) in [(5000, 800), (800, 800), (799, 799), (1, 1)] {
-        let resized = config.with_capacity(capacity).unwrap();
+        let resized = config.resized(capacity, 800).unwrap();
         assert_eq!(resized.capacity(), capacity);
         assert_eq!(resized.aperture_bytes(), aperture);
-        assert_eq!(resized.with_whole_aperture().aperture_bytes(), capacity);
+        // And back.
+        assert_eq!(resized.resized(1000, 800), Ok(config));
     }
     for capacity in [0, 1 << 63] {
-        let refused = config.with_capacity(capacity).unwrap_err();
+        let refused = config.resized(capacity, 800).unwrap_err();
         assert_eq!(refused, ConfigError::Capacity(capacity));
     }
 }

@@ -61,6 +61,8 @@ pub struct Device {
 #[derive(Debug)]
 struct State {
     config: DeviceConfig,
+    /// What the aperture of the connection shows of the largest device.
+    aperture: u64,
     /// Those of the connection, if there is one.
     events: Weak<PendingEvents>,
 }
@@ -87,6 +89,7 @@ impl Device {
         Ok(Self {
             state: Mutex::new(State {
                 config,
+                aperture: config.aperture_bytes(),
                 events: Weak::new(),
             }),
             storage,
@@ -114,7 +117,7 @@ impl Device {
         let mut state = self.state();
         let config = state
             .config
-            .with_capacity(capacity)
+            .resized(capacity, state.aperture)
             .map_err(Error::Config)?;
         self.storage.resize(capacity).map_err(Error::Resize)?;
         state.config = config;
@@ -143,9 +146,13 @@ impl Device {
     /// shows on it, which is all of the device memory.
     pub(crate) fn connect(&self, events: &Arc<PendingEvents>) -> Result<ApertureLayout, Error> {
         let mut state = self.state();
-        let config = state.config.with_whole_aperture();
-        let layout = ApertureLayout::new(config.aperture_bytes())?;
-        state.config = config;
+        let capacity = state.config.capacity();
+        let layout = ApertureLayout::new(capacity)?;
+        state.config = state
+            .config
+            .resized(capacity, capacity)
+            .map_err(Error::Config)?;
+        state.aperture = capacity;
         state.events = Arc::downgrade(events);
         Ok(layout)
     }

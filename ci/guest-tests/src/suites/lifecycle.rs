@@ -67,11 +67,11 @@ fn modprobe(arguments: &[&str]) -> Verdict<bool> {
     Ok(output.status.success())
 }
 
-fn remove() -> Verdict {
+pub(super) fn remove() -> Verdict {
     eventually("rmmod ringbar", || modprobe(&["-r", "ringbar"]))
 }
 
-fn load(context: &Context) -> Verdict {
+pub(super) fn load(context: &Context) -> Verdict {
     check!(modprobe(&["ringbar"])?, "modprobe ringbar failed");
     appears(context)
 }

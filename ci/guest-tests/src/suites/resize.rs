@@ -7,6 +7,7 @@ use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
+use super::lifecycle;
 use crate::case::{
     Case, Context, During, Stop, Suite, Verdict, eventually, expect_bytes, expect_errno,
 };
@@ -30,6 +31,7 @@ pub fn suite() -> Suite {
             Case::new("c6_end_of_a_smaller_device", smaller),
             Case::new("c6_maps_end_where_a_smaller_device_ends", maps),
             Case::new("c6_resize_with_io", with_io),
+            Case::new("c6_reload_after_resize_maps_all", reload),
         ],
     }
 }
@@ -244,6 +246,16 @@ fn maps(context: &Context) -> Verdict {
         expect_bytes(&again.load(last + PAGE - 8, 8), b"the last", "the map")?;
     }
     Ok(())
+}
+
+fn reload(context: &Context) -> Verdict {
+    let resizer = Resizer::new(context)?;
+    resizer.resize(context.size() - STEP)?;
+    // Gives the device its size back.
+    drop(resizer);
+    lifecycle::remove()?;
+    lifecycle::load(context)?;
+    lifecycle::expect_working(context, 90)
 }
 
 fn with_io(context: &Context) -> Verdict {

@@ -64,6 +64,11 @@ fn the_driver_is_told_and_reaches_the_new_end() {
     let (status, _) = vmm.io(0).read(9_999, 2);
     assert_eq!(status.code, StatusCode::OutOfRange);
     assert_eq!(vmm.io(0).read(9_999, 1).0.code, StatusCode::Ok);
+
+    // All of it is still mapped in the monitor, for whoever starts the device next.
+    resize(daemon.directory(), 2 << 20);
+    assert_eq!(vmm.wait_event(), changed(2 << 20));
+    assert_eq!(vmm.config().aperture_bytes(), 1 << 20);
 }
 
 #[test]
