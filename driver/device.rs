@@ -233,14 +233,12 @@ impl Device {
         effort: Effort,
     ) {
         let device = hardware.device();
-        match (effort, hardware.poll_limit()) {
-            (Effort::Poll, Some(limit)) => {
+        match effort.limit(hardware.poll_limit(), queue) {
+            Some(limit) => {
                 let reaped = queue.notify_and_poll(&hardware.transport, device, limit);
-                if this.note(queue, device, &reaped) {
-                    Self::schedule_work(this);
-                }
+                Self::note(this, queue, device, &reaped);
             }
-            _ => queue.notify(&hardware.transport, device),
+            None => queue.notify(&hardware.transport, device),
         }
     }
 
@@ -252,7 +250,7 @@ impl Device {
         let device = hardware.device();
         let mut work = false;
         for queue in hardware.queues() {
-            work |= this.note(queue, device, &queue.reap(device));
+            Self::note(this, queue, device, &queue.reap(device));
         }
         for n in 0.. {
             let Some(received) = hardware.events.receive(&hardware.transport, device) else {
@@ -280,9 +278,14 @@ impl Device {
         let _ = workqueue::system().enqueue(Arc::from(this));
     }
 
-    /// Notes what was seen of a queue. Returns whether there is something left for the
-    /// work item. Any context.
-    fn note(&self, queue: &Queue, device: &pci::Device<Bound>, reaped: &Reaped) -> bool {
+    /// Notes what was seen of a queue, and leaves to the work item what sleeps. Any
+    /// context.
+    pub(crate) fn note(
+        this: ArcBorrow<'_, Self>,
+        queue: &Queue,
+        device: &pci::Device<Bound>,
+        reaped: &Reaped,
+    ) {
         if let Some(fault) = reaped.fault {
             dev_err!(
                 device,
@@ -290,11 +293,13 @@ impl Device {
                 queue.index(),
                 fault
             );
-            self.log
+            this.log
                 .record(uapi::EVENT_QUEUE_BROKEN, [queue.index().into(), 0]);
-            self.broken.store(true, Release);
+            this.broken.store(true, Release);
         }
-        reaped.deferred || reaped.fault.is_some()
+        if reaped.deferred || reaped.fault.is_some() {
+            Self::schedule_work(this);
+        }
     }
 
     /// Ends what the hardware has done of the polled requests. Returns whether there
@@ -303,9 +308,7 @@ impl Device {
         let hardware = this.hardware()?;
         let (queue, device) = (hardware.polled_queue()?, hardware.device());
         let reaped = queue.reap(device);
-        if this.note(queue, device, &reaped) {
-            Self::schedule_work(this);
-        }
+        Self::note(this, queue, device, &reaped);
         Ok(reaped.any)
     }
 

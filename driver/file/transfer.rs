@@ -24,8 +24,8 @@ use crate::{
     },
     request::{
         acquired::AcquiredSlot,
+        completion::Reaped,
         operation::Operation,
-        polling::Soon,
         queue::{
             Effort,
             Queue, //
@@ -193,36 +193,47 @@ impl Call {
         mut slot: AcquiredSlot<'a>,
     ) -> Answer {
         let effort = self.effort();
-        let notify = |queue: &Queue| Device::notify(device, hardware, queue, effort);
+        let (transport, pci) = (&hardware.transport, hardware.device());
         let (queued, answer) = match kiocb.queue() {
             Ok(queued) => queued,
             Err(kiocb) => {
-                let result = queue.execute_transfer(hardware.device(), slot, notify);
-                return kiocb.done(result);
+                let limit = effort.limit(hardware.poll_limit(), queue);
+                let note = |seen: &Reaped| Device::note(device, queue, pci, seen);
+                return kiocb.done(queue.execute_transfer(transport, pci, slot, limit, note));
             }
         };
 
         let batch = Device::in_batch(device);
-        if effort == Effort::Poll && !batch {
-            return match queue.execute_soon(hardware.device(), slot, queued, notify) {
-                Ok(Soon::Later) => answer,
-                Ok(Soon::Ended(queued, outcome, deferred)) => {
-                    if deferred {
-                        Device::schedule_work(device);
-                    }
-                    queued.withdraw(answer).done(outcome.into_result())
+        let limit = if batch {
+            None
+        } else {
+            effort.limit(hardware.poll_limit(), queue)
+        };
+        if let Some(limit) = limit {
+            let mut queued = Some(queued);
+            let owner = || queued.take().map_or(Owner::Nobody, Owner::Kiocb);
+            let result = match queue.submit_and_poll(transport, pci, slot, limit, owner) {
+                Ok((mut seen, ended)) => {
+                    let result = ended.map(|slot| queue.finish_transfer(pci, slot, &mut seen));
+                    Device::note(device, queue, pci, &seen);
+                    result
                 }
-                Err((error, queued)) => queued.withdraw(answer).done(Err(error)),
+                Err(error) => Some(Err(error)),
+            };
+            return match (queued, result) {
+                (Some(queued), Some(result)) => queued.withdraw(answer).done(result),
+                // The request has the control block.
+                _ => answer,
             };
         }
         slot.set_owner(Owner::Kiocb(queued));
         match queue.submit_one(slot) {
-            Ok(()) if batch => {
-                queue.hold_notification(effort);
-                answer
-            }
             Ok(()) => {
-                notify(queue);
+                if batch {
+                    queue.hold_notification(effort);
+                } else {
+                    queue.notify(transport, pci);
+                }
                 answer
             }
             Err((error, slot)) => match slot.map(|mut slot| slot.set_owner(Owner::Nobody)) {

@@ -41,6 +41,10 @@ pub(crate) struct Reaped {
     pub(crate) deferred: bool,
     /// The queue is broken and must not be used before a reset.
     pub(crate) fault: Option<Fault>,
+    /// Index up to which used entries were taken, as of [`Ring::taken`].
+    ///
+    /// [`Ring::taken`]: crate::virtio::ring::Ring::taken
+    taken: u16,
 }
 
 impl Reaped {
@@ -49,6 +53,13 @@ impl Reaped {
         self.any |= later.any;
         self.deferred |= later.deferred;
         self.fault = self.fault.or(later.fault);
+        self.taken = later.taken;
+    }
+
+    /// Whether all was taken that had been pushed when the ring's index was `target`.
+    pub(super) fn has_taken(&self, target: u16) -> bool {
+        // At most the size of the ring apart, which is less than half the numbers.
+        target.wrapping_sub(self.taken) as i16 <= 0
     }
 }
 
@@ -77,7 +88,7 @@ impl Ended {
             Owner::Kiocb(kiocb) => Self::Kiocb(kiocb, slot.transfer_outcome()),
             Owner::Command(command) => Self::Command(command, slot.command_outcome()),
             Owner::Part(operation, start) => Self::Part(operation, start, slot.transfer_outcome()),
-            Owner::Nobody | Owner::Waiting => Self::Nobody,
+            Owner::Nobody | Owner::Submitter | Owner::Waiting => Self::Nobody,
         }
     }
 
@@ -114,6 +125,17 @@ impl Queue {
     /// whether there may be more.
     fn take_used(&self, batch: &mut [Option<KBox<Slot>>], seen: &mut Reaped) -> bool {
         let mut state = self.state.lock();
+        let more = self.take_used_locked(&mut state, batch, seen);
+        seen.taken = state.ring.taken();
+        more
+    }
+
+    fn take_used_locked(
+        &self,
+        state: &mut State,
+        batch: &mut [Option<KBox<Slot>>],
+        seen: &mut Reaped,
+    ) -> bool {
         let mut places = batch.iter_mut();
         loop {
             if places.len() == 0 {
@@ -122,14 +144,14 @@ impl Queue {
             match state.ring.pop() {
                 Ok(Some(used)) => {
                     seen.any = true;
-                    let Some(mut slot) = Self::take_entry(&mut state, used.entry) else {
+                    let Some(mut slot) = Self::take_entry(state, used.entry) else {
                         seen.fault = Some(Fault::NotInFlight(used.entry));
                         state.failed = Some(EIO);
                         return false;
                     };
                     slot.set_written(used.len);
-                    if matches!(slot.owner, Owner::Waiting) {
-                        Self::hand_back(&mut state, slot);
+                    if slot.owner.takes_it_back() {
+                        Self::hand_back(state, slot);
                     } else if let Some(place) = places.next() {
                         *place = Some(slot);
                     }
@@ -166,13 +188,15 @@ impl Queue {
         }
     }
 
-    /// Lets the thread that waits for this request have it.
+    /// Lets the thread that waits for this request, or looks for it, have it.
     fn hand_back(state: &mut State, slot: KBox<Slot>) {
-        let waiter = slot.waiter().clone();
+        if matches!(slot.owner, Owner::Waiting) {
+            slot.waiter().complete();
+        }
+        // Who is woken has to take the lock first.
         if let Some(place) = state.entries.get_mut(usize::from(slot.entry())) {
             *place = Entry::Done(slot);
         }
-        waiter.complete();
     }
 
     /// Ends a request that nobody waits for: gives back what it held, frees its
@@ -195,6 +219,20 @@ impl Queue {
         // There is room for every slot of the ring.
         let _ = self.state.lock().deferred.push_within_capacity(slot);
         true
+    }
+
+    /// Ends a transfer whose slot came back: gives back what it held, and returns how
+    /// it went. Notes in `seen` if a part of that is left to
+    /// [`Self::release_deferred`]. Any context, no lock held.
+    pub(crate) fn finish_transfer(
+        &self,
+        device: &pci::Device<Bound>,
+        slot: KBox<Slot>,
+        seen: &mut Reaped,
+    ) -> Result<usize> {
+        let outcome = slot.transfer_outcome();
+        seen.deferred |= self.let_go(device, slot);
+        outcome.into_result()
     }
 
     /// Gives the pages of deferred slots back. Sleeps.
@@ -225,7 +263,7 @@ impl Queue {
                 continue;
             };
             slot.fail(error);
-            if matches!(slot.owner, Owner::Waiting) {
+            if slot.owner.takes_it_back() {
                 Self::hand_back(&mut state, slot);
                 continue;
             }

@@ -15,18 +15,16 @@ use super::{
     completion::Reaped,
     queue::{
         Entry,
-        Queue, //
+        Queue,
+        State, //
     },
     slot::{
-        Outcome,
-        Owner, //
+        Owner,
+        Slot, //
     }, //
 };
 use crate::{
-    abstractions::{
-        kiocb::QueuedKiocb,
-        spin, //
-    },
+    abstractions::spin,
     virtio::{
         ring::used_index,
         transport::Transport, //
@@ -88,44 +86,95 @@ impl Polling {
     }
 }
 
-/// What came of [`Queue::execute_soon`].
-pub(crate) enum Soon {
-    /// The request has ended: this is how, and whether its slot waits for
-    /// [`Queue::release_deferred`].
-    Ended(QueuedKiocb, Outcome, bool),
-    /// It will be completed later.
-    Later,
-}
-
 impl Queue {
-    /// Notifies the device of what was submitted, if it wants to know. Then, if that
-    /// pays, ends requests as [`Self::reap`] does until those that were in flight
-    /// have ended, at most for `limit`. Task context; does not sleep.
+    /// How long to look for the end of what is submitted now, at most `limit`; `None`
+    /// where that does not pay. To be asked once for each notification.
+    pub(crate) fn poll_limit(&self, limit: Option<Delta>) -> Option<Delta> {
+        limit.filter(|_| self.polling.pays())
+    }
+
+    /// Notifies the device of what was submitted, if it wants to know, and ends
+    /// requests as [`Self::reap`] does until those that are in flight now have ended,
+    /// at most for `limit`. Task context; does not sleep.
     pub(crate) fn notify_and_poll(
         &self,
         transport: &Transport,
         device: &pci::Device<Bound>,
         limit: Delta,
     ) -> Reaped {
-        let mut seen = Reaped::default();
-        if !self.polling.pays() {
-            self.notify(transport, device);
-            return seen;
-        }
-        let (target, wanted) = {
-            let mut state = self.state.lock();
-            state.busy_pollers += 1;
-            // The ring has a place for what is asked.
-            let _ = state.ring.disable_interrupts();
-            (
-                state.ring.pushed(),
-                // When in doubt, yes.
-                state.ring.wants_notification().unwrap_or(true),
-            )
-        };
+        let mut state = self.state.lock();
+        let wanted = state.begin_polling();
+        let target = state.ring.pushed();
+        drop(state);
         if wanted {
             self.ring_doorbell(transport, device);
         }
+        let mut seen = self.poll_until(device, limit, target);
+        let more = self.state.lock().end_polling();
+        if more {
+            seen.add(self.reap(device));
+        }
+        seen
+    }
+
+    /// Gives a request to the device, and looks for its end as
+    /// [`Self::notify_and_poll`] does. Returns what was seen, and the slot if the
+    /// request has ended. Otherwise that is still to come, and then the `owner` is told,
+    /// who is asked for only now. Task context; does not sleep.
+    ///
+    /// On an error nothing was submitted.
+    pub(crate) fn submit_and_poll(
+        &self,
+        transport: &Transport,
+        device: &pci::Device<Bound>,
+        mut request: AcquiredSlot<'_>,
+        limit: Delta,
+        owner: impl FnOnce() -> Owner,
+    ) -> Result<(Reaped, Option<KBox<Slot>>)> {
+        request.set_owner(Owner::Submitter);
+        let slot = request.into_inner().ok_or(EIO)?;
+        let (entry, segments) = (usize::from(slot.entry()), slot.segments());
+
+        let mut state = self.state.lock();
+        if let Some(error) = state.failed {
+            drop(state);
+            let _ = self.let_go(device, slot);
+            return Err(error);
+        }
+        state.put_in_flight(slot);
+        // The ring has a place for its own index.
+        let _ = state.ring.publish();
+        let wanted = state.begin_polling();
+        let target = state.ring.pushed();
+        drop(state);
+        self.count(1, segments as u64);
+        if wanted {
+            self.ring_doorbell(transport, device);
+        }
+        let mut seen = self.poll_until(device, limit, target);
+
+        let mut state = self.state.lock();
+        if state.end_polling() {
+            drop(state);
+            seen.add(self.reap(device));
+            state = self.state.lock();
+        }
+        let place = state.entries.get_mut(entry).ok_or(EIO)?;
+        match core::mem::replace(place, Entry::Idle) {
+            Entry::Done(slot) => Ok((seen, Some(slot))),
+            Entry::InFlight(mut slot) => {
+                slot.owner = owner();
+                *place = Entry::InFlight(slot);
+                Ok((seen, None))
+            }
+            // Nobody else takes what is done.
+            Entry::Idle => Err(EIO),
+        }
+    }
+
+    /// Ends requests until as many were used as had been pushed up to `target`.
+    fn poll_until(&self, device: &pci::Device<Bound>, limit: Delta, target: u16) -> Reaped {
+        let mut seen = Reaped::default();
         let mut last = None;
         let found = spin::poll(limit, || {
             // Without the lock, so that those who have something to do get it.
@@ -135,65 +184,29 @@ impl Queue {
             }
             last = index;
             seen.add(self.reap(device));
-            seen.fault.is_some() || self.state.lock().ring.has_taken(target)
+            seen.fault.is_some() || seen.has_taken(target)
         });
         self.polling.learn(found);
-
-        let more = {
-            let mut state = self.state.lock();
-            state.busy_pollers -= 1;
-            state.busy_pollers == 0 && state.ring.enable_interrupts().unwrap_or(false)
-        };
-        if more {
-            // No interrupt may come for what there is already.
-            seen.add(self.reap(device));
-        }
         seen
     }
+}
 
-    /// Gives a request of an asynchronous call to the device, which `notify` has to
-    /// tell. Where it has ended when that returns, so has the call; otherwise it is
-    /// completed later. Task context; does not sleep.
-    ///
-    /// On an error nothing was submitted, and the call comes back.
-    pub(crate) fn execute_soon<'a>(
-        &'a self,
-        device: &'a pci::Device<Bound>,
-        mut request: AcquiredSlot<'a>,
-        queued: QueuedKiocb,
-        notify: impl FnOnce(&Self),
-    ) -> Result<Soon, (Error, QueuedKiocb)> {
-        let Ok(slot) = request.slot_mut() else {
-            return Err((EIO, queued));
-        };
-        slot.owner = Owner::Waiting;
-        let entry = usize::from(slot.entry());
-        if let Err((error, _)) = self.submit_one(request) {
-            return Err((error, queued));
-        }
-        notify(self);
+impl State {
+    /// Asks for no interrupts while somebody looks for what was pushed. Returns
+    /// whether the device wants to be notified of that.
+    fn begin_polling(&mut self) -> bool {
+        self.busy_pollers += 1;
+        // The ring has a place for what is asked.
+        let _ = self.ring.disable_interrupts();
+        // When in doubt, yes.
+        self.ring.wants_notification().unwrap_or(true)
+    }
 
-        let mut state = self.state.lock();
-        let Some(place) = state.entries.get_mut(entry) else {
-            return Err((EIO, queued));
-        };
-        match core::mem::replace(place, Entry::Idle) {
-            Entry::Done(slot) => {
-                drop(state);
-                // Nobody has waited for the wake-up.
-                slot.waiter().rearm();
-                let outcome = slot.transfer_outcome();
-                let deferred = self.let_go(device, slot);
-                Ok(Soon::Ended(queued, outcome, deferred))
-            }
-            Entry::InFlight(mut slot) => {
-                slot.owner = Owner::Kiocb(queued);
-                *place = Entry::InFlight(slot);
-                Ok(Soon::Later)
-            }
-            // Only this call takes what is done.
-            Entry::Idle => Err((EIO, queued)),
-        }
+    /// Asks for interrupts if nobody else looks. Returns whether something was used
+    /// meanwhile: no interrupt may come for it, and the caller has to reap.
+    fn end_polling(&mut self) -> bool {
+        self.busy_pollers -= 1;
+        self.busy_pollers == 0 && self.ring.enable_interrupts().unwrap_or(false)
     }
 }
 

@@ -11,6 +11,7 @@
 
 use super::{
     acquired::AcquiredSlot,
+    completion::Reaped,
     polling::Polling,
     slot::{
         Owner,
@@ -52,7 +53,10 @@ use kernel::{
         CondVar,
         SpinLockIrq, //
     },
-    time::Jiffies, //
+    time::{
+        Delta,
+        Jiffies, //
+    }, //
 };
 
 /// What a ring entry is up to.
@@ -81,7 +85,7 @@ pub(super) struct State {
 
 impl State {
     /// Makes a request available to the device, which sees it once it is published.
-    fn put_in_flight(&mut self, slot: KBox<Slot>) {
+    pub(super) fn put_in_flight(&mut self, slot: KBox<Slot>) {
         let entry = slot.entry();
         let (address, len) = slot.table();
         // A slot carries the number of an entry of its own ring, so there is a place for it.
@@ -126,6 +130,17 @@ pub(crate) enum Effort {
     Notify,
     /// Notify it and look for the end of the requests.
     Poll,
+}
+
+impl Effort {
+    /// How long to look for the end of what was submitted to `queue`, if at all; `most`
+    /// is the user's choice. To be asked once for each notification.
+    pub(crate) fn limit(self, most: Option<Delta>, queue: &Queue) -> Option<Delta> {
+        match self {
+            Self::Notify => None,
+            Self::Poll => queue.poll_limit(most),
+        }
+    }
 }
 
 /// What a queue is made of.
@@ -333,8 +348,13 @@ impl Queue {
         // The ring has a place for its own index.
         let _ = state.ring.publish();
         drop(state);
-        self.stats.requests(count, segments);
+        self.count(count, segments);
         Ok(())
+    }
+
+    /// Counts requests that the device was given, and their segments.
+    pub(super) fn count(&self, requests: u64, segments: u64) {
+        self.stats.requests(requests, segments);
     }
 
     /// Notifies the device of what was submitted, if it wants to know. Any context.
@@ -386,64 +406,77 @@ impl Queue {
         })
     }
 
-    /// Gives a request to the device, which `notify` has to tell, and waits for its
-    /// end. Sleeps.
+    /// Gives a request to the device and returns its slot when it has ended: looks for
+    /// that for `limit`, and tells `note` what was seen, then waits. Sleeps.
     ///
     /// `EINTR` when killed in the meantime: the request goes on, and lets go of its
     /// pages by itself.
-    fn execute<'a, R>(
+    fn execute<'a>(
         &'a self,
+        transport: &Transport,
         device: &'a pci::Device<Bound>,
         mut request: AcquiredSlot<'a>,
-        notify: impl FnOnce(&Self),
+        limit: Option<Delta>,
+        note: impl FnOnce(&Reaped),
         wait: impl FnOnce(&Waiter) -> Result,
-        outcome: impl FnOnce(&Slot) -> R,
-    ) -> Result<R> {
+    ) -> Result<KBox<Slot>> {
         let slot = request.slot_mut()?;
-        slot.owner = Owner::Waiting;
         let entry = usize::from(slot.entry());
         let waiter = slot.waiter().clone();
         // A killed predecessor may have left a wake-up behind.
         waiter.rearm();
-        self.submit_one(request).map_err(|(error, _)| error)?;
-        notify(self);
-
-        let waited = wait(&waiter);
-        let mut slot = {
-            let mut state = self.state.lock();
-            let place = state.entries.get_mut(entry).ok_or(EIO)?;
-            match core::mem::replace(place, Entry::Idle) {
-                Entry::Done(slot) => slot,
-                Entry::InFlight(mut slot) => {
-                    slot.owner = Owner::Nobody;
-                    *place = Entry::InFlight(slot);
-                    return Err(waited.err().unwrap_or(EIO));
-                }
-                Entry::Idle => return Err(EIO),
+        let ended = match limit {
+            Some(limit) => {
+                let (seen, ended) =
+                    self.submit_and_poll(transport, device, request, limit, || Owner::Waiting)?;
+                note(&seen);
+                ended
+            }
+            None => {
+                slot.owner = Owner::Waiting;
+                self.submit_one(request).map_err(|(error, _)| error)?;
+                self.notify(transport, device);
+                None
             }
         };
-        let result = outcome(&slot);
+        if let Some(slot) = ended {
+            return Ok(slot);
+        }
+        let waited = wait(&waiter);
+        let mut state = self.state.lock();
+        let place = state.entries.get_mut(entry).ok_or(EIO)?;
+        match core::mem::replace(place, Entry::Idle) {
+            Entry::Done(slot) => Ok(slot),
+            Entry::InFlight(mut slot) => {
+                slot.owner = Owner::Nobody;
+                *place = Entry::InFlight(slot);
+                Err(waited.err().unwrap_or(EIO))
+            }
+            Entry::Idle => Err(EIO),
+        }
+    }
+
+    /// Lets go of what a request held that has ended. Sleeps.
+    fn release(&self, device: &pci::Device<Bound>, mut slot: KBox<Slot>) {
         slot.release(device);
         self.free(slot);
-        Ok(result)
     }
 
     /// Executes a transfer and waits for its end. Sleeps. Errors as of
     /// [`Self::execute`], and of the transfer.
     pub(crate) fn execute_transfer<'a>(
         &'a self,
+        transport: &Transport,
         device: &'a pci::Device<Bound>,
         request: AcquiredSlot<'a>,
-        notify: impl FnOnce(&Self),
+        limit: Option<Delta>,
+        note: impl FnOnce(&Reaped),
     ) -> Result<usize> {
-        self.execute(
-            device,
-            request,
-            notify,
-            |waiter| waiter.wait_killable(),
-            Slot::transfer_outcome,
-        )?
-        .into_result()
+        let wait = |waiter: &Waiter| waiter.wait_killable();
+        let slot = self.execute(transport, device, request, limit, note, wait)?;
+        let outcome = slot.transfer_outcome();
+        self.release(device, slot);
+        outcome.into_result()
     }
 
     /// Executes a command and waits for its end, at most `timeout` if there is one.
@@ -455,16 +488,14 @@ impl Queue {
         request: AcquiredSlot<'a>,
         timeout: Option<Jiffies>,
     ) -> Result<u64> {
-        self.execute(
-            device,
-            request,
-            |queue| queue.notify(transport, device),
-            |waiter| match timeout {
-                Some(timeout) => waiter.wait_timeout(timeout),
-                None => waiter.wait_killable(),
-            },
-            Slot::command_outcome,
-        )?
+        let wait = |waiter: &Waiter| match timeout {
+            Some(timeout) => waiter.wait_timeout(timeout),
+            None => waiter.wait_killable(),
+        };
+        let slot = self.execute(transport, device, request, None, |_| {}, wait)?;
+        let outcome = slot.command_outcome();
+        self.release(device, slot);
+        outcome
     }
 
     /// Takes no more requests: they get `error`, and so do those who wait for a

@@ -62,6 +62,8 @@ pub(crate) const MAX_SEGMENTS: usize = TABLE_ENTRIES - 2;
 pub(crate) enum Owner {
     /// Nobody: the request was not submitted, or its owner was killed.
     Nobody,
+    /// The thread that has submitted it, which looks for its end and takes it back.
+    Submitter,
     /// A thread that waits for this very slot, and takes it back.
     Waiting,
     /// An asynchronous call that consists of this request only.
@@ -70,6 +72,13 @@ pub(crate) enum Owner {
     Command(QueuedUringCommand),
     /// A call of several requests, of which this one begins so many bytes in.
     Part(Arc<Operation>, usize),
+}
+
+impl Owner {
+    /// Whether the slot goes back to a thread instead of being freed.
+    pub(super) fn takes_it_back(&self) -> bool {
+        matches!(self, Self::Submitter | Self::Waiting)
+    }
 }
 
 /// How far a transfer went.

@@ -205,12 +205,10 @@ impl Ring {
         self.next_avail
     }
 
-    /// Whether as many entries were taken from the used ring as had been pushed when
-    /// [`Self::pushed`] returned `index`.
+    /// Index up to which used entries were taken. It follows [`Self::pushed`].
     #[inline]
-    pub(crate) fn has_taken(&self, index: u16) -> bool {
-        // At most the size of the ring apart, which is half the numbers at most.
-        index.wrapping_sub(self.last_used) as i16 <= 0
+    pub(crate) fn taken(&self) -> u16 {
+        self.last_used
     }
 
     /// Whether the device wants to be notified of what was published since this was
