@@ -49,6 +49,9 @@ const DEVICE_END: Duration = Duration::from_secs(10);
 /// with what its tests wrote.
 const DURABILITY: &str = "durability";
 
+/// Name of the suite that counts doorbells.
+const ASYNC: &str = "async";
+
 /// Name of the suite in which allocations fail.
 const FAULTS: &str = "faults";
 
@@ -237,6 +240,10 @@ fn options(plan: &Plan, image: &Path) -> Result<VmOptions> {
         // What fails in the checker of the DMA API switches it off with a warning; and each probe
         // would evaluate ACPI methods, which have a hundred allocations of their own.
         kernel_args = vec!["dma_debug=off".into(), "pci=noacpi".into()];
+    }
+    if plan.suite == ASYNC {
+        // Doorbells are counted, and a device that looks for requests by itself needs few.
+        device.extra = vec!["--poll-us=0".into()];
     }
     if plan.suite == LARGE {
         device.size = large::DEVICE;
