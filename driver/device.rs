@@ -27,10 +27,8 @@ use crate::{
     request::{
         completion::Reaped,
         event::Received,
-        queue::{
-            Effort,
-            Queue, //
-        }, //
+        polling::Effort,
+        queue::Queue, //
     },
     stats::Stats,
     uapi, //

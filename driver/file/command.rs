@@ -19,7 +19,7 @@ use crate::{
         RequestHeader, //
     },
     request::{
-        queue::Effort,
+        polling::Effort,
         slot::Owner, //
     },
     uapi::{

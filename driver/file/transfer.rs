@@ -26,10 +26,8 @@ use crate::{
         acquired::AcquiredSlot,
         completion::Reaped,
         operation::Operation,
-        queue::{
-            Effort,
-            Queue, //
-        },
+        polling::Effort,
+        queue::Queue,
         slot::Owner, //
     }, //
 };

@@ -86,10 +86,30 @@ impl Polling {
     }
 }
 
+/// What is to be done after requests were submitted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Effort {
+    /// Notify the device: the requests take long.
+    Notify,
+    /// Notify it and look for the end of the requests.
+    Poll,
+}
+
+impl Effort {
+    /// How long to look for the end of what was submitted to `queue`, if at all; `most`
+    /// is the user's choice. To be asked once for each notification.
+    pub(crate) fn limit(self, most: Option<Delta>, queue: &Queue) -> Option<Delta> {
+        match self {
+            Self::Notify => None,
+            Self::Poll => queue.poll_limit(most),
+        }
+    }
+}
+
 impl Queue {
     /// How long to look for the end of what is submitted now, at most `limit`; `None`
     /// where that does not pay. To be asked once for each notification.
-    pub(crate) fn poll_limit(&self, limit: Option<Delta>) -> Option<Delta> {
+    fn poll_limit(&self, limit: Option<Delta>) -> Option<Delta> {
         limit.filter(|_| self.polling.pays())
     }
 

@@ -12,7 +12,10 @@
 use super::{
     acquired::AcquiredSlot,
     completion::Reaped,
-    polling::Polling,
+    polling::{
+        Effort,
+        Polling, //
+    },
     slot::{
         Owner,
         Slot, //
@@ -121,26 +124,6 @@ pub(crate) struct Queue {
     pub(super) state: SpinLockIrq<State>,
     #[pin]
     slot_freed: CondVar,
-}
-
-/// What is to be done after requests were submitted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Effort {
-    /// Notify the device: the requests take long.
-    Notify,
-    /// Notify it and look for the end of the requests.
-    Poll,
-}
-
-impl Effort {
-    /// How long to look for the end of what was submitted to `queue`, if at all; `most`
-    /// is the user's choice. To be asked once for each notification.
-    pub(crate) fn limit(self, most: Option<Delta>, queue: &Queue) -> Option<Delta> {
-        match self {
-            Self::Notify => None,
-            Self::Poll => queue.poll_limit(most),
-        }
-    }
 }
 
 /// What a queue is made of.
