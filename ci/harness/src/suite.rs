@@ -55,6 +55,11 @@ const ASYNC: &str = "async";
 /// Name of the suite in which allocations fail.
 const FAULTS: &str = "faults";
 
+/// Has the C library not register restartable sequences. The kernel writes to their area
+/// when a thread was moved; after a fork that takes a copy of the page, and a thread for
+/// which that allocation fails is killed.
+const WITHOUT_RSEQ: (&str, &str) = ("GLIBC_TUNABLES", "glibc.pthread.rseq=0");
+
 /// Name of the suite whose durable writes are counted.
 const FILES: &str = "files";
 
@@ -305,9 +310,13 @@ fn follow(
     reader: &mut Reader,
     results: &Sender<Report>,
 ) -> Result<ExitStatus> {
-    let command = GuestCommand::new("ringbar-guest-tests")
+    let mut command = GuestCommand::new("ringbar-guest-tests")
         .args(["run", plan.suite])
         .args(plan.tests.iter().cloned());
+    if plan.suite == FAULTS {
+        let (name, value) = WITHOUT_RSEQ;
+        command = command.env(name, value);
+    }
     let agent = std::sync::Arc::clone(vm.agent());
     let mut running = agent.start(&command, 2 * PATIENCE)?;
     let begun = Instant::now();
