@@ -202,7 +202,8 @@ impl IoMemory {
     /// Makes `map` one of this memory. Sleeps.
     ///
     /// `EINVAL` for any page beyond the memory and for private writable maps,
-    /// `EACCES` for executable ones.
+    /// `EACCES` for executable ones; `ENOMEM` without memory, which on x86 is `EINVAL`
+    /// where there is none to note the memory type of the pages.
     ///
     /// `remap_pfn_range` marks the area so that it is never expanded, dumped or
     /// taken for ordinary pages, so `mremap` cannot grow it past the end. (A

@@ -317,13 +317,25 @@ fn map(file: &File, selector: u64, length: usize) -> io::Result<Region> {
     Region::of_file(file, offset, length, libc::PROT_READ, libc::MAP_SHARED)
 }
 
+/// What an error of mapping the device memory stands for: where the kernel has no memory
+/// to note the memory type of the range, `remap_pfn_range` says EINVAL
+/// (`pfnmap_track_ctx_alloc` in `mm/memory.c`).
+fn as_no_memory(selector: u64, error: io::Error) -> io::Error {
+    match error.raw_os_error() {
+        Some(libc::EINVAL) if selector == uapi::MAP_MEMORY => {
+            io::Error::from_raw_os_error(libc::ENOMEM)
+        }
+        _ => error,
+    }
+}
+
 fn mmap(context: &Context) -> Verdict {
     for (selector, length) in MAPS {
         sweep(
             context,
             &format!("mmap of {selector}"),
             || context.open(),
-            |file| map(file, selector, length),
+            |file| map(file, selector, length).map_err(|error| as_no_memory(selector, error)),
         )?;
         check_eq!(context.counter("maps")?, 0, "maps of {selector} left");
     }
