@@ -55,7 +55,7 @@ module! {
     license: "GPL v2",
     params: {
         poll_us: u32 {
-            default: 50,
+            default: 100,
             description: "Microseconds for which a submitter looks for the end of small requests before it relies on the interrupt (0: not at all, at most 1000)",
         },
     },

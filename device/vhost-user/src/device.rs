@@ -44,7 +44,7 @@ impl Default for DeviceOptions {
             io_queues: 4,
             max_request_bytes: 4 << 20,
             max_command_bytes: 64 << 20,
-            poll: Duration::from_micros(50),
+            poll: Duration::from_micros(200),
         }
     }
 }
