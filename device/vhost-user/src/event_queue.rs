@@ -13,7 +13,8 @@ use virtio_queue::{QueueOwnedT, QueueT};
 use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
 
 use crate::counters::Counts;
-use crate::queue::{Shared, notify};
+use crate::moderation::{signal, wants_interrupt};
+use crate::queue::Shared;
 use crate::ring::{Memory, Ring};
 
 /// The event queue.
@@ -63,7 +64,9 @@ fn deliver(
         return Ok(());
     }
     let posted = post(shared, vring, mem, events, counts);
-    notify(vring, mem, counts)?;
+    if counts.events > 0 && wants_interrupt(vring, mem)? {
+        counts.interrupts += u64::from(signal(vring));
+    }
     posted
 }
 

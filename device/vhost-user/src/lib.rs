@@ -32,6 +32,7 @@
 
 mod aperture;
 mod backend;
+mod backoff;
 pub mod connection;
 pub mod counters;
 pub mod device;
@@ -39,6 +40,7 @@ pub mod error;
 mod event_queue;
 mod events;
 mod memory;
+mod moderation;
 mod polling;
 mod queue;
 mod ring;

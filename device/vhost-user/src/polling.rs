@@ -11,58 +11,50 @@
 
 use std::time::{Duration, Instant};
 
-/// The binary logarithm of the most times that looking is left out.
-const MAX_BACKOFF: u32 = 6;
+use crate::backoff::Backoff;
 
 /// What one queue has seen of late.
 #[derive(Debug)]
 pub(crate) struct Polling {
     limit: Duration,
-    /// Times to come that are left out.
-    skip: u32,
-    /// How often in a row it was in vain, up to [`MAX_BACKOFF`].
-    failures: u32,
+    backoff: Backoff,
 }
 
 impl Polling {
     /// For a queue that nothing is known of, to be looked at for at most `limit` at
     /// a time; not at all where that is zero.
-    pub(crate) const fn new(limit: Duration) -> Self {
+    pub(crate) fn new(limit: Duration) -> Self {
         Self {
             limit,
-            skip: 0,
-            failures: 0,
+            backoff: Backoff::default(),
         }
     }
 
     /// Whether to look when the ring is empty this time. To be asked once for each
     /// kick.
     pub(crate) const fn is_due(&mut self) -> bool {
-        if self.skip > 0 {
-            self.skip -= 1;
-            return false;
-        }
-        !self.limit.is_zero()
+        !self.limit.is_zero() && self.backoff.is_due()
     }
 
-    /// Calls `look` until it finds something (`Some(true)`), or there is nothing to
-    /// look at any more (`None`), or the time is up. Returns whether something was
-    /// found.
-    pub(crate) fn poll(&mut self, mut look: impl FnMut() -> Option<bool>) -> bool {
+    /// Calls `look` with the time until it finds something (`Some(true)`), or there is
+    /// nothing to look at any more (`None`), or the time is up. Returns whether
+    /// something was found.
+    pub(crate) fn poll(&mut self, mut look: impl FnMut(Instant) -> Option<bool>) -> bool {
         let start = Instant::now();
+        let mut now = start;
         loop {
-            match look() {
+            match look(now) {
                 Some(true) => {
-                    self.failures = 0;
+                    self.backoff.learn(true);
                     return true;
                 }
                 None => return false,
-                Some(false) if start.elapsed() >= self.limit => break,
+                Some(false) if now.duration_since(start) >= self.limit => break,
                 Some(false) => std::hint::spin_loop(),
             }
+            now = Instant::now();
         }
-        self.failures = (self.failures + 1).min(MAX_BACKOFF);
-        self.skip = 1 << self.failures;
+        self.backoff.learn(false);
         false
     }
 }
@@ -71,39 +63,30 @@ impl Polling {
 mod tests {
     use super::*;
 
-    /// How often looking is left out until the next time.
-    fn skipped(polling: &mut Polling, found: bool) -> u32 {
-        let mut skipped = 0;
-        while !polling.is_due() {
-            skipped += 1;
-        }
-        assert_eq!(polling.poll(|| Some(found)), found);
-        skipped
-    }
-
     #[test]
     fn looks_until_there_is_something() {
         let mut polling = Polling::new(Duration::from_secs(1000));
         for rounds in [1, 2, 100] {
             let mut left = rounds;
-            assert!(polling.poll(|| {
+            assert!(polling.poll(|_| {
                 left -= 1;
                 Some(left == 0)
             }));
             assert_eq!(left, 0);
         }
-        assert!(!polling.poll(|| None));
+        assert!(!polling.poll(|_| None));
+        assert!(polling.is_due());
     }
 
     #[test]
-    fn in_vain_doubles_the_pause_up_to_a_limit() {
+    fn in_vain_has_it_left_out() {
         let mut polling = Polling::new(Duration::from_nanos(1));
-        for pause in [0, 2, 4, 8, 16, 32, 64, 64] {
-            assert_eq!(skipped(&mut polling, false), pause);
+        let mut looked = 0;
+        while polling.is_due() {
+            looked += 1;
+            assert!(!polling.poll(|_| Some(false)));
         }
-        assert_eq!(skipped(&mut polling, true), 64);
-        assert_eq!(skipped(&mut polling, false), 0);
-        assert_eq!(skipped(&mut polling, true), 2);
+        assert!((1..10).contains(&looked), "{looked} times");
     }
 
     #[test]

@@ -18,6 +18,7 @@ use crate::counters::Counts;
 use crate::device::Device;
 use crate::events::PendingEvents;
 use crate::memory::RequestMemory;
+use crate::moderation::Moderation;
 use crate::polling::Polling;
 use crate::ring::{Memory, Ring};
 
@@ -25,6 +26,10 @@ use crate::ring::{Memory, Ring};
 /// message that stops the ring waits for the end of the batch; so it has to wait
 /// for the one command in progress, not for a ring full of them.
 const MAX_BATCH_TIME: Duration = Duration::from_millis(5);
+
+/// For which part of the time that a queue is looked at an interrupt may be held back;
+/// less than 1, so that somebody is there to send it.
+const HOLD_DIVISOR: u32 = 2;
 
 /// What the workers of a connection share.
 pub(crate) struct Shared {
@@ -49,6 +54,7 @@ enum Next {
 struct State {
     requests: RequestQueue,
     polling: Polling,
+    moderation: Moderation,
 }
 
 /// Control queue or I/O queue.
@@ -69,6 +75,7 @@ impl Server {
             state: Mutex::new(State {
                 requests: RequestQueue::new(device.config(), role, device.storage().clone()),
                 polling: Polling::new(poll),
+                moderation: Moderation::new(poll / HOLD_DIVISOR),
             }),
         }
     }
@@ -79,8 +86,8 @@ impl Server {
         // Contended by nobody; a poisoned parser is as good as a new one, it
         // starts each chain afresh.
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let State { requests, polling } = &mut *state;
-        let mut looking = polling.is_due();
+        let state = &mut *state;
+        let mut looking = state.polling.is_due();
         loop {
             // Taken anew for each batch, so that a message that stops the ring
             // gets its turn.
@@ -89,7 +96,10 @@ impl Server {
                 kicks: ring.take_kicks(),
                 ..Counts::default()
             };
-            let outcome = self.batch(shared, ring, &mut vring, requests, &mut counts, looking);
+            let outcome = self.batch(shared, ring, &mut vring, state, &mut counts, looking);
+            if !matches!(outcome, Ok(Next::Look)) {
+                state.moderation.stop(ring, &vring);
+            }
             if let Err(fault) = outcome {
                 ring.set_broken();
                 shared.events.queue_broken(self.index, fault, ring);
@@ -105,7 +115,16 @@ impl Server {
             match outcome {
                 Ok(Next::Again) => {}
                 Ok(Next::MapAperture) => shared.aperture.map(),
-                Ok(Next::Look) => looking = polling.poll(|| look(shared, ring)),
+                Ok(Next::Look) => {
+                    let State {
+                        polling,
+                        moderation,
+                        ..
+                    } = state;
+                    let mut counts = Counts::default();
+                    looking = polling.poll(|now| look(shared, ring, moderation, now, &mut counts));
+                    shared.device.counters().add(&counts);
+                }
                 Ok(Next::Wait) | Err(_) => return,
             }
         }
@@ -119,7 +138,7 @@ impl Server {
         shared: &Shared,
         ring: &Ring,
         vring: &mut VringState<Memory>,
-        requests: &mut RequestQueue,
+        state: &mut State,
         counts: &mut Counts,
         looking: bool,
     ) -> Result<Next, QueueFault> {
@@ -144,8 +163,11 @@ impl Server {
         queue
             .disable_notification(mem)
             .map_err(|_| QueueFault::Ring)?;
-        let drained = self.drain(shared, queue, mem, requests, counts);
-        notify(vring, mem, counts)?;
+        let drained = self.drain(shared, queue, mem, &mut state.requests, counts);
+        let may_hold = looking && matches!(drained, Ok(true));
+        state
+            .moderation
+            .served(may_hold, ring, vring, mem, counts)?;
         if !drained? {
             return Ok(Next::MapAperture);
         }
@@ -232,37 +254,22 @@ fn is_running(ring: &Ring, vring: &VringState<Memory>) -> bool {
 }
 
 /// Whether there is a request in the ring; `None` where the ring is not to be
-/// served any more, or not as it is.
-fn look(shared: &Shared, ring: &Ring) -> Option<bool> {
+/// served any more, or not as it is. Looks after the interrupt meanwhile.
+fn look(
+    shared: &Shared,
+    ring: &Ring,
+    moderation: &mut Moderation,
+    now: Instant,
+    counts: &mut Counts,
+) -> Option<bool> {
     let vring = ring.get_mut();
     if !is_running(ring, &vring) {
         return None;
     }
     let guard = shared.memory.get();
     let mem: &GuestMemoryMmap = &guard;
+    moderation.check(now, ring, &vring, mem, counts).ok()?;
     let queue = vring.get_queue();
     let index = queue.avail_idx(mem, Ordering::Acquire).ok()?;
     Some(index.0 != queue.next_avail())
-}
-
-/// Sends the driver an interrupt if something was used and it wants to know.
-pub(crate) fn notify(
-    vring: &mut VringState<Memory>,
-    mem: &GuestMemoryMmap,
-    counts: &mut Counts,
-) -> Result<(), QueueFault> {
-    if counts.requests + counts.events == 0 {
-        return Ok(());
-    }
-    if vring
-        .get_queue_mut()
-        .needs_notification(mem)
-        .map_err(|_| QueueFault::Ring)?
-    {
-        match vring.signal_used_queue() {
-            Ok(()) => counts.interrupts += 1,
-            Err(error) => warn!(%error, "cannot notify the driver"),
-        }
-    }
-    Ok(())
 }

@@ -18,7 +18,7 @@ use vm_memory::{GuestAddressSpace, GuestMemoryAtomic, GuestMemoryMmap};
 /// Guest memory as the library keeps it.
 pub(crate) type Memory = GuestMemoryAtomic<GuestMemoryMmap>;
 
-/// The library's vring, with four differences.
+/// The library's vring, with five differences.
 ///
 /// - Handing over is fair. A worker holds the vring for a whole batch and takes
 ///   it again at once; without a queue to wait in, a message that stops the
@@ -31,6 +31,7 @@ pub(crate) type Memory = GuestMemoryAtomic<GuestMemoryMmap>;
 ///   monitor that stops and continues the guest starts it where it was. (QEMU
 ///   does not pass the reset on as a message.)
 /// - It is counted how often it was kicked.
+/// - An interrupt that the worker holds back goes out before the vring stops.
 #[derive(Clone)]
 pub(crate) struct Ring<M: GuestAddressSpace = Memory> {
     vring: VringMutex<M>,
@@ -42,6 +43,7 @@ struct Shared {
     /// Held while waiting for the vring.
     turn: Mutex<()>,
     broken: AtomicBool,
+    owing: AtomicBool,
     kicks: AtomicU64,
 }
 
@@ -69,6 +71,26 @@ impl<M: GuestAddressSpace + 'static> Ring<M> {
     /// new start comes either before or after.
     pub(crate) fn set_broken(&self) {
         self.shared.broken.store(true, Ordering::Release);
+    }
+
+    /// Notes that the worker holds an interrupt back. To be called with the vring
+    /// locked, as [`Self::take_owed`].
+    pub(crate) fn owe_interrupt(&self) {
+        self.shared.owing.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether an interrupt was held back, and it is now for the caller to send.
+    pub(crate) fn take_owed(&self) -> bool {
+        self.shared.owing.swap(false, Ordering::Relaxed)
+    }
+
+    /// Sends the interrupt that is held back; one too many does no harm.
+    fn settle(&self, vring: &VringMutex<M>) {
+        if self.take_owed()
+            && let Err(error) = vring.signal_used_queue()
+        {
+            warn!(%error, "cannot notify the driver");
+        }
     }
 
     /// How many kicks were read since this was last asked.
@@ -124,7 +146,12 @@ impl<M: GuestAddressSpace + 'static> VringT<M> for Ring<M> {
     }
 
     fn set_enabled(&self, enabled: bool) {
-        self.in_turn(|vring| vring.set_enabled(enabled));
+        self.in_turn(|vring| {
+            if !enabled {
+                self.settle(vring);
+            }
+            vring.set_enabled(enabled);
+        });
     }
 
     fn set_queue_info(&self, desc: u64, avail: u64, used: u64) -> Result<(), QueueError> {
@@ -159,6 +186,9 @@ impl<M: GuestAddressSpace + 'static> VringT<M> for Ring<M> {
         self.in_turn(|vring| {
             if ready && vring.queue_next_avail() == 0 {
                 self.shared.broken.store(false, Ordering::Release);
+            }
+            if !ready {
+                self.settle(vring);
             }
             vring.set_queue_ready(ready);
         });
