@@ -222,22 +222,20 @@ impl Device {
         plug::defer(this)
     }
 
-    /// Notifies the hardware of what was submitted to `queue`. Task context; does not
-    /// sleep.
+    /// Notifies the hardware of what was submitted to `queue`, and does what `effort`
+    /// says that pays. Task context; does not sleep.
     pub(crate) fn notify(
         this: ArcBorrow<'_, Self>,
         hardware: &Entered<'_, Hardware>,
         queue: &Queue,
         effort: Effort,
     ) {
-        let device = hardware.device();
-        match effort.limit(hardware.poll_limit(), queue) {
-            Some(limit) => {
-                let reaped = queue.notify_and_poll(&hardware.transport, device, limit);
-                Self::note(this, queue, device, &reaped);
-            }
-            None => queue.notify(&hardware.transport, device),
-        }
+        let (transport, device) = (&hardware.transport, hardware.device());
+        let reaped = match queue.poll_limit(effort, false, hardware.poll_limit()) {
+            Some(limit) => queue.notify_and_poll(transport, device, limit),
+            None => queue.notify_and_reap(transport, device),
+        };
+        Self::note(this, queue, device, &reaped);
     }
 
     /// Looks through all queues. Any context.
@@ -248,7 +246,7 @@ impl Device {
         let device = hardware.device();
         let mut work = false;
         for queue in hardware.queues() {
-            Self::note(this, queue, device, &queue.reap(device));
+            Self::note(this, queue, device, &queue.reap_after_interrupt(device));
         }
         for n in 0.. {
             let Some(received) = hardware.events.receive(&hardware.transport, device) else {

@@ -195,7 +195,7 @@ impl Call {
         let (queued, answer) = match kiocb.queue() {
             Ok(queued) => queued,
             Err(kiocb) => {
-                let limit = effort.limit(hardware.poll_limit(), queue);
+                let limit = queue.poll_limit(effort, true, hardware.poll_limit());
                 let note = |seen: &Reaped| Device::note(device, queue, pci, seen);
                 return kiocb.done(queue.execute_transfer(transport, pci, slot, limit, note));
             }
@@ -205,7 +205,7 @@ impl Call {
         let limit = if batch {
             None
         } else {
-            effort.limit(hardware.poll_limit(), queue)
+            queue.poll_limit(effort, false, hardware.poll_limit())
         };
         if let Some(limit) = limit {
             let mut queued = Some(queued);
@@ -230,7 +230,8 @@ impl Call {
                 if batch {
                     queue.hold_notification(effort);
                 } else {
-                    queue.notify(transport, pci);
+                    let seen = queue.notify_and_reap(transport, pci);
+                    Device::note(device, queue, pci, &seen);
                 }
                 answer
             }

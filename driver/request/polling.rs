@@ -9,6 +9,11 @@
 //! where the request takes longer: it is large, or the device is busy or stopped.
 //! Large ones are not looked for. And a queue that was looked at in vain is left
 //! alone for a number of notifications that doubles each time.
+//!
+//! A submitter with many requests in flight need not even look: while it goes ahead
+//! and submits the next, the device does the one before, which is ended on the way.
+//! How many it wants in flight nobody says, so it is tried: it pays as long as the next
+//! submission comes before the interrupt, which the device holds back a little.
 
 use super::{
     acquired::AcquiredSlot,
@@ -41,29 +46,31 @@ use kernel::{
     time::Delta, //
 };
 
-/// The binary logarithm of the most notifications for which a queue is left alone.
-const MAX_BACKOFF: u32 = 6;
-
-/// What a queue has seen of late. Updated without a lock: a lost update is a wrong
-/// guess at worst.
-pub(super) struct Polling {
-    /// Notifications to come that are left alone.
+/// Leaving out what did not pay, for longer each time in a row. Updated without a
+/// lock: a lost update is a wrong guess at worst.
+struct Backoff {
+    /// Times to come that are left out.
     skip: Atomic<u32>,
-    /// How often in a row it was in vain, up to [`MAX_BACKOFF`].
+    /// How often in a row it was in vain, up to `forgiven + max`.
     failures: Atomic<u32>,
+    /// How often in a row nothing follows from that.
+    forgiven: u32,
+    /// The binary logarithm of the most times that are left out.
+    max: u32,
 }
 
-impl Polling {
-    /// For a queue that nothing is known of.
-    pub(super) fn new() -> Self {
+impl Backoff {
+    fn new(forgiven: u32, max: u32) -> Self {
         Self {
             skip: Atomic::new(0),
             failures: Atomic::new(0),
+            forgiven,
+            max,
         }
     }
 
-    /// Whether to look after this notification. Asked once for each.
-    pub(super) fn pays(&self) -> bool {
+    /// Whether to do it this time. Asked once for each.
+    fn pays(&self) -> bool {
         let skip = self.skip.load(Relaxed);
         if skip > 0 {
             self.skip.store(skip - 1, Relaxed);
@@ -71,22 +78,80 @@ impl Polling {
         skip == 0
     }
 
-    /// What came of looking.
-    pub(super) fn learn(&self, found: bool) {
-        if found {
+    /// What came of it.
+    fn learn(&self, paid: bool) {
+        if paid {
             // Mostly so already; then the cache line stays shared.
             if self.failures.load(Relaxed) != 0 {
                 self.failures.store(0, Relaxed);
             }
             return;
         }
-        let failures = (self.failures.load(Relaxed) + 1).min(MAX_BACKOFF);
+        let failures = (self.failures.load(Relaxed) + 1).min(self.forgiven + self.max);
         self.failures.store(failures, Relaxed);
-        self.skip.store(1 << failures, Relaxed);
+        if let Some(exponent) = failures.checked_sub(self.forgiven + 1) {
+            self.skip.store(2 << exponent, Relaxed);
+        }
     }
 }
 
-/// What is to be done after requests were submitted.
+/// The binary logarithm of the most notifications for which it is left out to look.
+const MAX_LOOK_FAILURES: u32 = 6;
+
+/// So often in a row it may be in vain to look: mostly somebody was held up for a
+/// moment, and the interrupts instead would cost more than the time.
+const FORGIVEN_LOOKS: u32 = 2;
+
+/// The same for going ahead, which costs a submitter that has to wait an interrupt.
+const MAX_AHEAD_FAILURES: u32 = 10;
+
+/// What a queue has seen of late.
+pub(super) struct Polling {
+    look: Backoff,
+    ahead: Backoff,
+    /// Whether the last submitter went ahead.
+    is_ahead: Atomic<bool>,
+    /// Whether an interrupt has ended requests since.
+    interrupted: Atomic<bool>,
+}
+
+impl Polling {
+    /// For a queue that nothing is known of.
+    pub(super) fn new() -> Self {
+        Self {
+            look: Backoff::new(FORGIVEN_LOOKS, MAX_LOOK_FAILURES),
+            ahead: Backoff::new(0, MAX_AHEAD_FAILURES),
+            is_ahead: Atomic::new(false),
+            interrupted: Atomic::new(false),
+        }
+    }
+
+    /// Whether a submitter that need not wait is to go ahead after this notification:
+    /// as long as the next one comes before the interrupt. `earlier` tells whether
+    /// earlier requests are still to be ended. Asked once for each notification.
+    fn goes_ahead(&self, earlier: impl FnOnce() -> bool) -> bool {
+        let interrupted = self.interrupted.load(Relaxed);
+        if interrupted {
+            self.interrupted.store(false, Relaxed);
+        }
+        let goes = if !self.is_ahead.load(Relaxed) {
+            self.ahead.pays()
+        } else if interrupted {
+            self.ahead.learn(false);
+            false
+        } else {
+            // Otherwise the last one had ended at once, which says nothing.
+            if earlier() {
+                self.ahead.learn(true);
+            }
+            true
+        };
+        self.is_ahead.store(goes, Relaxed);
+        goes
+    }
+}
+
+/// What pays after requests were submitted, as far as they go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Effort {
     /// Notify the device: the requests take long.
@@ -95,22 +160,55 @@ pub(crate) enum Effort {
     Poll,
 }
 
-impl Effort {
-    /// How long to look for the end of what was submitted to `queue`, if at all; `most`
-    /// is the user's choice. To be asked once for each notification.
-    pub(crate) fn limit(self, most: Option<Delta>, queue: &Queue) -> Option<Delta> {
-        match self {
-            Self::Notify => None,
-            Self::Poll => queue.poll_limit(most),
-        }
-    }
-}
-
 impl Queue {
     /// How long to look for the end of what is submitted now, at most `limit`; `None`
-    /// where that does not pay. To be asked once for each notification.
-    fn poll_limit(&self, limit: Option<Delta>) -> Option<Delta> {
-        limit.filter(|_| self.polling.pays())
+    /// where that does not pay. `waits` says that the submitter cannot go on before.
+    /// To be asked once for each notification.
+    pub(crate) fn poll_limit(
+        &self,
+        effort: Effort,
+        waits: bool,
+        limit: Option<Delta>,
+    ) -> Option<Delta> {
+        limit.filter(|_| {
+            effort == Effort::Poll && (waits || !self.goes_ahead()) && self.polling.look.pays()
+        })
+    }
+
+    fn goes_ahead(&self) -> bool {
+        let earlier = || self.state.lock().ring.is_awaited();
+        self.polling.goes_ahead(earlier)
+    }
+
+    /// As [`Self::reap`], because of an interrupt.
+    pub(crate) fn reap_after_interrupt(&self, device: &pci::Device<Bound>) -> Reaped {
+        // Before anything is ended: whoever is told may submit at once.
+        if self.state.lock().ring.has_used() {
+            self.polling.interrupted.store(true, Relaxed);
+        }
+        self.reap(device)
+    }
+
+    /// Notifies the device of what was submitted, if it wants to know, and ends what it
+    /// has used in the meantime. Any context, no lock held.
+    pub(crate) fn notify_and_reap(
+        &self,
+        transport: &Transport,
+        device: &pci::Device<Bound>,
+    ) -> Reaped {
+        let mut state = self.state.lock();
+        // When in doubt, yes.
+        let wanted = state.ring.wants_notification().unwrap_or(true);
+        let used = !self.polled && state.ring.has_used();
+        drop(state);
+        if wanted {
+            self.ring_doorbell(transport, device);
+        }
+        if used {
+            self.reap(device)
+        } else {
+            Reaped::default()
+        }
     }
 
     /// Notifies the device of what was submitted, if it wants to know, and ends
@@ -206,7 +304,7 @@ impl Queue {
             seen.add(self.reap(device));
             seen.fault.is_some() || seen.has_taken(target)
         });
-        self.polling.learn(found);
+        self.polling.look.learn(found);
         seen
     }
 }
@@ -234,10 +332,10 @@ impl State {
 mod tests {
     use super::*;
 
-    /// How many notifications are left alone until the next look.
-    fn skipped(polling: &Polling) -> u32 {
+    /// How many times are left out until the next.
+    fn skipped(backoff: &Backoff) -> u32 {
         let mut count = 0;
-        while !polling.pays() {
+        while !backoff.pays() {
             count += 1;
         }
         count
@@ -245,24 +343,77 @@ mod tests {
 
     #[test]
     fn success_keeps_it_going() {
-        let polling = Polling::new();
+        let backoff = Backoff::new(0, 6);
         for _ in 0..10 {
-            assert_eq!(skipped(&polling), 0);
-            polling.learn(true);
+            assert_eq!(skipped(&backoff), 0);
+            backoff.learn(true);
         }
     }
 
     #[test]
     fn failure_doubles_the_pause_up_to_a_limit() {
-        let polling = Polling::new();
+        let backoff = Backoff::new(0, 6);
         for pause in [0, 2, 4, 8, 16, 32, 64, 64, 64] {
-            assert_eq!(skipped(&polling), pause);
-            polling.learn(false);
+            assert_eq!(skipped(&backoff), pause);
+            backoff.learn(false);
         }
-        assert_eq!(skipped(&polling), 64);
-        polling.learn(true);
-        assert_eq!(skipped(&polling), 0);
-        polling.learn(false);
-        assert_eq!(skipped(&polling), 2);
+        assert_eq!(skipped(&backoff), 64);
+        backoff.learn(true);
+        assert_eq!(skipped(&backoff), 0);
+        backoff.learn(false);
+        assert_eq!(skipped(&backoff), 2);
+    }
+
+    #[test]
+    fn what_is_forgiven_has_no_pause() {
+        let backoff = Backoff::new(2, 2);
+        for pause in [0, 0, 0, 2, 4, 4] {
+            assert_eq!(skipped(&backoff), pause);
+            backoff.learn(false);
+        }
+    }
+
+    /// Has the last one ended by an interrupt, and checks that nobody goes ahead the
+    /// next `pause` times.
+    fn interrupt(polling: &Polling, pause: u32) {
+        polling.interrupted.store(true, Relaxed);
+        for _ in 0..=pause {
+            assert!(!polling.goes_ahead(|| true));
+        }
+        assert!(polling.goes_ahead(|| true));
+    }
+
+    #[test]
+    fn goes_ahead_until_an_interrupt_comes_first() {
+        let polling = Polling::new();
+        for _ in 0..10 {
+            assert!(polling.goes_ahead(|| true));
+        }
+        for pause in [2, 4, 8] {
+            interrupt(&polling, pause);
+        }
+        assert!(polling.goes_ahead(|| true));
+        interrupt(&polling, 2);
+    }
+
+    #[test]
+    fn what_has_ended_at_once_says_nothing() {
+        let polling = Polling::new();
+        for pause in [2, 4, 8] {
+            assert!(polling.goes_ahead(|| false));
+            interrupt(&polling, pause);
+        }
+    }
+
+    #[test]
+    fn interrupts_while_not_ahead_say_nothing() {
+        let polling = Polling::new();
+        assert!(polling.goes_ahead(|| true));
+        for _ in 0..3 {
+            polling.interrupted.store(true, Relaxed);
+            assert!(!polling.goes_ahead(|| true));
+        }
+        assert!(polling.goes_ahead(|| true));
+        assert!(!polling.interrupted.load(Relaxed));
     }
 }

@@ -239,6 +239,16 @@ impl Ring {
         used_index(&self.used)
     }
 
+    /// Whether entries are still to be taken that it was decided to notify the device of.
+    pub(crate) fn is_awaited(&self) -> bool {
+        self.announced != self.last_used
+    }
+
+    /// Whether there are used entries to be taken.
+    pub(crate) fn has_used(&self) -> bool {
+        self.used_index().is_ok_and(|index| index != self.last_used)
+    }
+
     /// Takes the next used entry, if there is one. Whether the entry was available
     /// at all is for the owner to check.
     pub(crate) fn pop(&mut self) -> Result<Option<Used>, RingFault> {
