@@ -38,7 +38,7 @@ pub struct DeviceOptions {
 }
 
 impl Default for DeviceOptions {
-    /// 4 I/O queues, requests of 4 MiB, commands of 64 MiB, and 50 us.
+    /// 4 I/O queues, requests of 4 MiB, commands of 64 MiB, and 200 us.
     fn default() -> Self {
         Self {
             io_queues: 4,
