@@ -116,9 +116,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("s");
         assert!(!is_listening(&path).unwrap());
-        let listener = UnixListener::bind(&path).unwrap();
+        let _listener = UnixListener::bind(&path).unwrap();
         assert!(is_listening(&path).unwrap());
-        drop(listener);
-        assert!(!is_listening(&path).unwrap());
+        // Nothing is said of a dropped one: the child of another test holds a copy of it
+        // between fork and exec.
     }
 }
