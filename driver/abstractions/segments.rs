@@ -17,6 +17,7 @@ use super::{
     iov::IovIter,
     pci::as_raw_device, //
 };
+use core::mem::MaybeUninit;
 use kernel::{
     bindings,
     device::Bound,
@@ -54,6 +55,8 @@ pub(crate) struct DataSegments {
     used: usize,
     mapped: usize,
     dma_segments: usize,
+    /// Where the next page must be to join the last entry, if one can.
+    end: Option<u64>,
     pinned: bool,
     direction: DataDirection,
     max_segment_bytes: usize,
@@ -76,6 +79,7 @@ impl DataSegments {
             used: 0,
             mapped: 0,
             dma_segments: 0,
+            end: None,
             pinned: false,
             direction: DataDirection::None,
             max_segment_bytes: max_segment_bytes.max(PAGE_SIZE),
@@ -99,6 +103,7 @@ impl DataSegments {
         // SAFETY: The iterator is valid.
         self.pinned = unsafe { ringbar_iov_iter_extract_will_pin(iter.as_raw()) };
         self.direction = direction;
+        self.end = None;
 
         let mut taken = 0;
         while taken < limit && iter.len() > 0 && self.used < self.list.len() {
@@ -119,8 +124,9 @@ impl DataSegments {
 
     /// Takes up to [`BATCH`] pages, at most `limit` bytes.
     fn extract_batch(&mut self, iter: &mut IovIter<'_>, limit: usize) -> Result<usize> {
-        let mut pages = [core::ptr::null_mut::<bindings::page>(); BATCH];
-        let mut array = pages.as_mut_ptr();
+        // Not initialised: most calls need one of them.
+        let mut pages = [const { MaybeUninit::<*mut bindings::page>::uninit() }; BATCH];
+        let mut array = pages.as_mut_ptr().cast();
         let mut offset = 0;
         // Each page may need an entry of its own.
         let room = BATCH.min(self.list.len() - self.used);
@@ -147,10 +153,10 @@ impl DataSegments {
         let bytes = bytes as usize;
 
         let mut left = bytes;
-        for page in pages {
-            if left == 0 {
-                break;
-            }
+        for page in &pages[..(offset + bytes).div_ceil(PAGE_SIZE).min(BATCH)] {
+            // SAFETY: The bytes from `offset` in the first page on were extracted, so as many
+            // pages as they touch were stored.
+            let page = unsafe { page.assume_init() };
             let length = left.min(PAGE_SIZE - offset);
             self.append(page, offset, length);
             left -= length;
@@ -163,13 +169,12 @@ impl DataSegments {
     fn append(&mut self, page: *mut bindings::page, offset: usize, length: usize) {
         // SAFETY: The page was just extracted.
         let phys = unsafe { ringbar_page_to_phys(page) };
-        if offset == 0 {
+        let joins = offset == 0 && self.end == Some(phys);
+        self.end = joinable_end(phys, offset + length);
+        if joins {
             if let Some(last) = self.list[..self.used].last_mut() {
-                let end = last.offset as usize + last.length as usize;
-                // SAFETY: The first page of a filled entry.
-                let last_phys = unsafe { ringbar_page_to_phys(page_of(last)) };
                 let bytes = last.length as usize + length;
-                if joins(last_phys, end, phys) && bytes <= self.max_segment_bytes {
+                if bytes <= self.max_segment_bytes {
                     // CAST: At most a page.
                     last.length += length as c_uint;
                     return;
@@ -325,11 +330,14 @@ impl Drop for DataSegments {
     }
 }
 
-/// Whether a page at `next` goes on where a segment ends that begins in the page at
-/// `first` and ends `end` bytes from its start. Only whole pages join, so that
-/// each pin stays countable.
-fn joins(first: u64, end: usize, next: u64) -> bool {
-    end % PAGE_SIZE == 0 && first.checked_add(end as u64) == Some(next)
+/// Address behind `end` bytes of the page at `phys`, where the next page may join
+/// them. Only whole pages join, so that each pin stays countable.
+fn joinable_end(phys: u64, end: usize) -> Option<u64> {
+    if end == PAGE_SIZE {
+        phys.checked_add(end as u64)
+    } else {
+        None
+    }
 }
 
 /// The first page of a filled entry.
@@ -347,19 +355,23 @@ fn pages_of(segment: &Segment) -> usize {
 fn for_each_folio(segment: &Segment, mut f: impl FnMut(*mut bindings::page) -> bool) -> bool {
     let mut page = page_of(segment);
     let mut left = pages_of(segment);
-    while left > 0 {
+    loop {
         if !f(page) {
             return false;
         }
-        // SAFETY: The page is pinned.
-        let step = (unsafe { ringbar_pages_to_folio_end(page) } as usize).clamp(1, left);
-        left -= step;
-        if left > 0 {
-            // SAFETY: The next page still belongs to the segment, whose pages are contiguous.
-            page = unsafe { page.add(step) };
+        // Mostly so, and then the rest need not be asked.
+        if left <= 1 {
+            return true;
         }
+        // SAFETY: The page is pinned.
+        let step = (unsafe { ringbar_pages_to_folio_end(page) } as usize).max(1);
+        if step >= left {
+            return true;
+        }
+        left -= step;
+        // SAFETY: The next page still belongs to the segment, whose pages are contiguous.
+        page = unsafe { page.add(step) };
     }
-    true
 }
 
 #[kernel::macros::kunit_tests(ringbar_segments)]
@@ -369,24 +381,19 @@ mod tests {
     const PAGE: u64 = PAGE_SIZE as u64;
 
     #[test]
-    fn only_the_page_behind_the_last_joins() {
-        assert!(joins(5 * PAGE, PAGE_SIZE, 6 * PAGE));
-        assert!(joins(5 * PAGE, 3 * PAGE_SIZE, 8 * PAGE));
-        assert!(!joins(5 * PAGE, PAGE_SIZE, 5 * PAGE));
-        assert!(!joins(5 * PAGE, PAGE_SIZE, 7 * PAGE));
-        assert!(!joins(5 * PAGE, PAGE_SIZE, 4 * PAGE));
+    fn the_page_behind_a_full_one_joins() {
+        assert_eq!(joinable_end(5 * PAGE, PAGE_SIZE), Some(6 * PAGE));
     }
 
     #[test]
     fn nothing_joins_a_page_that_is_not_full() {
-        assert!(!joins(5 * PAGE, PAGE_SIZE - 1, 6 * PAGE));
-        assert!(!joins(5 * PAGE, 100, 6 * PAGE));
-        assert!(!joins(5 * PAGE, PAGE_SIZE + 1, 6 * PAGE));
+        assert_eq!(joinable_end(5 * PAGE, PAGE_SIZE - 1), None);
+        assert_eq!(joinable_end(5 * PAGE, 1), None);
     }
 
     #[test]
     fn the_end_of_the_address_space_joins_nothing() {
-        assert!(!joins(0u64.wrapping_sub(PAGE), PAGE_SIZE, 0));
+        assert_eq!(joinable_end(0u64.wrapping_sub(PAGE), PAGE_SIZE), None);
     }
 
     #[test]
