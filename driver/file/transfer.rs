@@ -225,16 +225,17 @@ impl Call {
             };
         }
         slot.set_owner(Owner::Kiocb(queued));
-        match queue.submit_one(slot) {
-            Ok(()) => {
-                if batch {
-                    queue.hold_notification(effort);
-                } else {
-                    let seen = queue.notify_and_reap(transport, pci);
-                    Device::note(device, queue, pci, &seen);
-                }
-                answer
-            }
+        let submitted = if batch {
+            queue
+                .submit_one(slot)
+                .map(|()| queue.hold_notification(effort))
+        } else {
+            queue
+                .submit_and_reap(transport, pci, slot)
+                .map(|seen| Device::note(device, queue, pci, &seen))
+        };
+        match submitted {
+            Ok(()) => answer,
             Err((error, slot)) => match slot.map(|mut slot| slot.set_owner(Owner::Nobody)) {
                 Some(Owner::Kiocb(queued)) => queued.withdraw(answer).done(Err(error)),
                 // The request has gone after all, and with it the control block.

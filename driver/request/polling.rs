@@ -39,9 +39,12 @@ use kernel::{
     device::Bound,
     pci,
     prelude::*,
-    sync::atomic::{
-        Atomic,
-        Relaxed, //
+    sync::{
+        atomic::{
+            Atomic,
+            Relaxed, //
+        },
+        SpinLockIrqGuard, //
     },
     time::Delta, //
 };
@@ -69,6 +72,11 @@ impl Backoff {
         }
     }
 
+    /// Whether it was in vain the last time.
+    fn has_failed(&self) -> bool {
+        self.failures.load(Relaxed) != 0
+    }
+
     /// Whether to do it this time. Asked once for each.
     fn pays(&self) -> bool {
         let skip = self.skip.load(Relaxed);
@@ -82,7 +90,7 @@ impl Backoff {
     fn learn(&self, paid: bool) {
         if paid {
             // Mostly so already; then the cache line stays shared.
-            if self.failures.load(Relaxed) != 0 {
+            if self.has_failed() {
                 self.failures.store(0, Relaxed);
             }
             return;
@@ -141,7 +149,7 @@ impl Polling {
             false
         } else {
             // Otherwise the last one had ended at once, which says nothing.
-            if earlier() {
+            if self.ahead.has_failed() && earlier() {
                 self.ahead.learn(true);
             }
             true
@@ -196,7 +204,36 @@ impl Queue {
         transport: &Transport,
         device: &pci::Device<Bound>,
     ) -> Reaped {
+        let state = self.state.lock();
+        self.go_ahead(state, transport, device)
+    }
+
+    /// [`Self::submit_one`], then [`Self::notify_and_reap`]. Any context, no lock held.
+    pub(crate) fn submit_and_reap<'a>(
+        &self,
+        transport: &Transport,
+        device: &pci::Device<Bound>,
+        request: AcquiredSlot<'a>,
+    ) -> Result<Reaped, (Error, Option<AcquiredSlot<'a>>)> {
         let mut state = self.state.lock();
+        if let Some(error) = state.failed {
+            return Err((error, Some(request)));
+        }
+        let slot = request.into_inner().ok_or((EIO, None))?;
+        let segments = slot.segments();
+        state.put_in_flight(slot);
+        // The ring has a place for its own index.
+        let _ = state.ring.publish();
+        self.count(1, segments as u64);
+        Ok(self.go_ahead(state, transport, device))
+    }
+
+    fn go_ahead(
+        &self,
+        mut state: SpinLockIrqGuard<'_, State>,
+        transport: &Transport,
+        device: &pci::Device<Bound>,
+    ) -> Reaped {
         // When in doubt, yes.
         let wanted = state.ring.wants_notification().unwrap_or(true);
         let used = !self.polled && state.ring.has_used();
