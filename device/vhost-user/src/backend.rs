@@ -8,7 +8,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::available_parallelism;
 use std::time::Duration;
 
-use ringbar_model::QueueRole;
 use ringbar_spec::{CONTROL_QUEUE, DeviceConfig, EVENT_QUEUE, FIRST_IO_QUEUE};
 use tracing::{debug, error, info, warn};
 use vhost::vhost_user::message::{
@@ -31,8 +30,9 @@ use crate::error::Error;
 use crate::event_queue::EventServer;
 use crate::events::PendingEvents;
 use crate::memory::RequestMemory;
-use crate::queue::{Server, Shared};
+use crate::queue::Shared;
 use crate::ring::{Memory, Ring};
+use crate::worker::{CONTROL_WORKER, Worker, assign_queues};
 
 /// What to do about guest memory that does not arrive.
 pub(crate) const SHARE_MEMORY: &str = "the virtual machine monitor shares no guest memory; with QEMU use \
@@ -48,17 +48,14 @@ const MAX_CONFIG_SIZE: u32 = 256;
 /// How long a start may take from the negotiated features to guest memory.
 const MEMORY_PATIENCE: Duration = Duration::from_secs(2);
 
-/// The worker of control and event queue.
-const CONTROL_WORKER: usize = 0;
-
 /// The device on one connection.
 pub(crate) struct DeviceBackend {
     shared: Shared,
-    control: Server,
     events: EventServer,
-    io: Vec<Server>,
+    workers: Vec<Worker>,
     /// For each worker the mask of its queues.
-    workers: Vec<u64>,
+    masks: Vec<u64>,
+    queues: usize,
     /// Ends of the workers' exit events that the library leaves open.
     exit_events: Mutex<Vec<RawFd>>,
     memory_timer: Mutex<TimerFd>,
@@ -67,18 +64,16 @@ pub(crate) struct DeviceBackend {
 impl DeviceBackend {
     pub(crate) fn new(device: Arc<Device>) -> Result<Self, Error> {
         let io_queues = device.config().io_queues();
-        let io = (FIRST_IO_QUEUE..FIRST_IO_QUEUE + io_queues)
-            .map(|index| Server::new(index, QueueRole::Io, &device))
-            .collect();
         let queues = usize::from(FIRST_IO_QUEUE + io_queues);
         let events = Arc::new(PendingEvents::new(queues).map_err(Error::Resources)?);
         let layout = device.connect(&events)?;
         let cpus = available_parallelism().map_or(1, usize::from);
+        let masks = assign_queues(io_queues, cpus);
         Ok(Self {
-            control: Server::new(CONTROL_QUEUE, QueueRole::Control, &device),
             events: EventServer::default(),
-            io,
-            workers: assign_queues(io_queues, cpus),
+            workers: Worker::for_masks(&masks, &device),
+            masks,
+            queues,
             exit_events: Mutex::default(),
             memory_timer: Mutex::new(
                 TimerFd::new().map_err(|error| Error::Resources(error.into()))?,
@@ -128,15 +123,6 @@ impl DeviceBackend {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The server of a queue, if it is one for requests.
-    fn server(&self, queue: u16) -> Option<&Server> {
-        match queue {
-            CONTROL_QUEUE => Some(&self.control),
-            EVENT_QUEUE => None,
-            io => self.io.get(usize::from(io - FIRST_IO_QUEUE)),
-        }
-    }
-
     /// Closes what the library leaves open. The workers must have ended.
     pub(crate) fn close_exit_events(&self) {
         let mut fds = self
@@ -162,30 +148,12 @@ impl DeviceBackend {
     }
 }
 
-/// Distributes the queues over workers: a mask of queues for each.
-fn assign_queues(io_queues: u16, cpus: usize) -> Vec<u64> {
-    let workers = usize::from(io_queues).min(cpus.max(1));
-    let mut masks = vec![0; 1 + workers];
-    masks[CONTROL_WORKER] = 1 << CONTROL_QUEUE | 1 << EVENT_QUEUE;
-    for queue in 0..io_queues {
-        masks[1 + usize::from(queue) % workers] |= 1 << (FIRST_IO_QUEUE + queue);
-    }
-    masks
-}
-
-/// The queue that is `position` in a worker's mask, counted from bit 0.
-fn queue_at(mask: u64, position: u16) -> Option<u16> {
-    (0..64)
-        .filter(|bit| mask >> bit & 1 == 1)
-        .nth(position.into())
-}
-
 impl VhostUserBackend for DeviceBackend {
     type Bitmap = ();
     type Vring = Ring;
 
     fn num_queues(&self) -> usize {
-        usize::from(FIRST_IO_QUEUE) + self.io.len()
+        self.queues
     }
 
     fn max_queue_size(&self) -> usize {
@@ -273,7 +241,7 @@ impl VhostUserBackend for DeviceBackend {
     }
 
     fn queues_per_thread(&self) -> Vec<u64> {
-        self.workers.clone()
+        self.masks.clone()
     }
 
     fn exit_event(&self, _worker: usize) -> Option<(EventConsumer, EventNotifier)> {
@@ -311,15 +279,10 @@ impl VhostUserBackend for DeviceBackend {
         worker: usize,
     ) -> io::Result<()> {
         if let Some(ring) = rings.get(usize::from(event)) {
-            let mask = self.workers.get(worker).copied().unwrap_or_default();
-            match queue_at(mask, event) {
-                Some(EVENT_QUEUE) => self.events.serve(&self.shared, ring),
-                Some(queue) => {
-                    if let Some(server) = self.server(queue) {
-                        server.serve(&self.shared, ring);
-                    }
-                }
-                None => {}
+            if worker == CONTROL_WORKER && event == EVENT_QUEUE {
+                self.events.serve(&self.shared, ring);
+            } else if let Some(worker) = self.workers.get(worker) {
+                worker.serve(&self.shared, rings);
             }
         } else if event == self.pending_token() {
             // Reads how often it was written, which does not matter.
@@ -331,38 +294,5 @@ impl VhostUserBackend for DeviceBackend {
             self.memory_overdue();
         }
         Ok(())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_queue_has_one_worker() {
-        for io_queues in [1, 2, 3, 4, 17, crate::MAX_IO_QUEUES] {
-            for cpus in [1, 2, 4, 8, 100] {
-                let masks = assign_queues(io_queues, cpus);
-                assert_eq!(masks[CONTROL_WORKER], 0b11);
-                assert_eq!(masks.len() - 1, cpus.min(io_queues.into()));
-                let all = masks.iter().fold(0, |all, mask| {
-                    assert_ne!(*mask, 0);
-                    assert_eq!(all & mask, 0, "a queue with two workers");
-                    all | mask
-                });
-                let queues = u32::from(io_queues) + 2;
-                assert_eq!(all, u64::MAX >> (64 - queues));
-            }
-        }
-    }
-
-    #[test]
-    fn queue_is_found_by_its_position() {
-        assert_eq!(queue_at(0b11, 0), Some(0));
-        assert_eq!(queue_at(0b11, 1), Some(1));
-        assert_eq!(queue_at(0b10100, 0), Some(2));
-        assert_eq!(queue_at(0b10100, 1), Some(4));
-        assert_eq!(queue_at(0b10100, 2), None);
-        assert_eq!(queue_at(1 << 63, 0), Some(63));
     }
 }

@@ -9,6 +9,7 @@
 //! | [`connection`] | [`Connection`]: one virtual machine monitor, from accept to hang-up |
 //! | [`counters`] | what the device has done |
 //! | `backend` | the device as the `vhost-user-backend` crate wants it |
+//! | `worker` | the queues of one thread |
 //! | `queue` | draining a request queue |
 //! | `polling` | whether to look for the next request |
 //! | `event_queue`, `events` | events and their delivery |
@@ -20,7 +21,8 @@
 //!
 //! One thread handles the monitor's messages. One worker serves the control and
 //! the event queue: it may wait for the monitor, so it must not hold up I/O.
-//! Further workers serve the I/O queues, one each as far as there are CPUs.
+//! Further workers serve the I/O queues: one for each queue, but no more than one for
+//! each two CPUs.
 //!
 //! # Chosen features
 //!
@@ -44,6 +46,7 @@ mod moderation;
 mod polling;
 mod queue;
 mod ring;
+mod worker;
 
 pub use connection::Connection;
 pub use counters::{Counters, Counts};

@@ -5,15 +5,15 @@
 //!
 //! While the device looks, the driver need not kick, which costs the guest an
 //! exit and the device a wake-up. It is lost time where the next request does not
-//! come soon, and worse where the guest needs the CPU to make it. So a queue that
-//! was looked at in vain is left alone for a number of times that doubles, and an
+//! come soon, and worse where the guest needs the CPU to make it. So rings
+//! that were looked at in vain are left alone for a number of times that doubles, and an
 //! idle device sleeps.
 
 use std::time::{Duration, Instant};
 
 use crate::backoff::Backoff;
 
-/// What one queue has seen of late.
+/// What one worker has seen of late.
 #[derive(Debug)]
 pub(crate) struct Polling {
     limit: Duration,
@@ -21,7 +21,7 @@ pub(crate) struct Polling {
 }
 
 impl Polling {
-    /// For a queue that nothing is known of, to be looked at for at most `limit` at
+    /// For queues that nothing is known of, to be looked at for at most `limit` at
     /// a time; not at all where that is zero.
     pub(crate) fn new(limit: Duration) -> Self {
         Self {

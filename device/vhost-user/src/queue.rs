@@ -3,7 +3,7 @@
 //! Draining a request queue.
 
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use ringbar_model::{ChainHead, QueueRole, RequestQueue, Served};
@@ -19,13 +19,16 @@ use crate::device::Device;
 use crate::events::PendingEvents;
 use crate::memory::RequestMemory;
 use crate::moderation::Moderation;
-use crate::polling::Polling;
 use crate::ring::{Memory, Ring};
 
 /// How long a batch goes on that has commands in it. They take long, and a
 /// message that stops the ring waits for the end of the batch; so it has to wait
 /// for the one command in progress, not for a ring full of them.
 const MAX_BATCH_TIME: Duration = Duration::from_millis(5);
+
+/// The same where the worker has other queues to serve, whatever is in the batch: they
+/// wait meanwhile, and so do their interrupts that are held back.
+const MAX_TURN: Duration = Duration::from_micros(100);
 
 /// For which part of the time that a queue is looked at an interrupt may be held back;
 /// less than 1, so that somebody is there to send it.
@@ -40,20 +43,26 @@ pub(crate) struct Shared {
 }
 
 /// How a batch ended.
-enum Next {
-    /// The ring is empty, and the driver will kick; or it is stopped.
-    Wait,
-    /// The ring is empty, and the driver does not kick.
-    Look,
-    /// There may be more.
-    Again,
+enum Batch {
+    /// There is nothing to do before what this says.
+    Drained(Next),
     /// The aperture must be mapped before the next request can be answered.
     MapAperture,
 }
 
+/// What a queue needs next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Next {
+    /// Nothing: the ring is empty, and the driver will kick; or it is stopped.
+    Wait,
+    /// To be looked at: the ring is empty, and the driver does not kick.
+    Look,
+    /// To be served again: there may be more.
+    Again,
+}
+
 struct State {
     requests: RequestQueue,
-    polling: Polling,
     moderation: Moderation,
 }
 
@@ -74,65 +83,81 @@ impl Server {
             index,
             state: Mutex::new(State {
                 requests: RequestQueue::new(device.config(), role, device.storage().clone()),
-                polling: Polling::new(poll),
                 moderation: Moderation::new(poll / HOLD_DIVISOR),
             }),
         }
     }
 
-    /// Serves requests until the ring is empty. Called by the queue's worker
-    /// only.
-    pub(crate) fn serve(&self, shared: &Shared, ring: &Ring) {
+    /// Serves what is in the ring, at most one ring full. `looking` says that the worker
+    /// goes on to look at an empty ring, `alone` that it has no other. Called by the
+    /// queue's worker only.
+    pub(crate) fn serve(&self, shared: &Shared, ring: &Ring, looking: bool, alone: bool) -> Next {
+        let state = &mut *self.state();
+        // Taken for one batch only, so that a message that stops the ring gets its turn.
+        let mut vring = ring.get_mut();
+        let mut counts = Counts {
+            kicks: ring.take_kicks(),
+            ..Counts::default()
+        };
+        let outcome = self.batch(shared, ring, &mut vring, state, &mut counts, looking, alone);
+        if !matches!(outcome, Ok(Batch::Drained(Next::Look))) {
+            state.moderation.stop(ring, &vring);
+        }
+        if let Err(fault) = outcome {
+            ring.set_broken();
+            shared.events.queue_broken(self.index, fault, ring);
+            counts.broken_queues = 1;
+            warn!(
+                queue = self.index,
+                ?fault,
+                "driver broke a queue: not served until it resets the device"
+            );
+        }
+        drop(vring);
+        shared.device.counters().add(&counts);
+        match outcome {
+            Ok(Batch::Drained(next)) => next,
+            Ok(Batch::MapAperture) => {
+                shared.aperture.map();
+                Next::Again
+            }
+            Err(_) => Next::Wait,
+        }
+    }
+
+    /// Whether there is a request in the ring; `None` where the ring is not to be
+    /// served any more, or not as it is. Looks after the interrupt meanwhile.
+    pub(crate) fn look(&self, shared: &Shared, ring: &Ring, now: Instant) -> Option<bool> {
+        let vring = ring.get_mut();
+        if !is_running(ring, &vring) {
+            return None;
+        }
+        let guard = shared.memory.get();
+        let mem: &GuestMemoryMmap = &guard;
+        let mut counts = Counts::default();
+        let checked = self
+            .state()
+            .moderation
+            .check(now, ring, &vring, mem, &mut counts);
+        if counts.interrupts > 0 {
+            shared.device.counters().add(&counts);
+        }
+        checked.ok()?;
+        let queue = vring.get_queue();
+        let index = queue.avail_idx(mem, Ordering::Acquire).ok()?;
+        Some(index.0 != queue.next_avail())
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
         // Contended by nobody; a poisoned parser is as good as a new one, it
         // starts each chain afresh.
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let state = &mut *state;
-        let mut looking = state.polling.is_due();
-        loop {
-            // Taken anew for each batch, so that a message that stops the ring
-            // gets its turn.
-            let mut vring = ring.get_mut();
-            let mut counts = Counts {
-                kicks: ring.take_kicks(),
-                ..Counts::default()
-            };
-            let outcome = self.batch(shared, ring, &mut vring, state, &mut counts, looking);
-            if !matches!(outcome, Ok(Next::Look)) {
-                state.moderation.stop(ring, &vring);
-            }
-            if let Err(fault) = outcome {
-                ring.set_broken();
-                shared.events.queue_broken(self.index, fault, ring);
-                counts.broken_queues = 1;
-                warn!(
-                    queue = self.index,
-                    ?fault,
-                    "driver broke a queue: not served until it resets the device"
-                );
-            }
-            drop(vring);
-            shared.device.counters().add(&counts);
-            match outcome {
-                Ok(Next::Again) => {}
-                Ok(Next::MapAperture) => shared.aperture.map(),
-                Ok(Next::Look) => {
-                    let State {
-                        polling,
-                        moderation,
-                        ..
-                    } = state;
-                    let mut counts = Counts::default();
-                    looking = polling.poll(|now| look(shared, ring, moderation, now, &mut counts));
-                    shared.device.counters().add(&counts);
-                }
-                Ok(Next::Wait) | Err(_) => return,
-            }
-        }
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Serves what is in the ring, at most one ring full, and notifies the
     /// driver once. `looking` says that somebody looks for the next request, so that
     /// the driver need not kick.
+    #[expect(clippy::too_many_arguments, reason = "split off for its errors only")]
     fn batch(
         &self,
         shared: &Shared,
@@ -141,9 +166,10 @@ impl Server {
         state: &mut State,
         counts: &mut Counts,
         looking: bool,
-    ) -> Result<Next, QueueFault> {
+        alone: bool,
+    ) -> Result<Batch, QueueFault> {
         if !is_running(ring, vring) {
-            return Ok(Next::Wait);
+            return Ok(Batch::Drained(Next::Wait));
         }
         let guard = shared.memory.get();
         let mem: &GuestMemoryMmap = &guard;
@@ -153,7 +179,7 @@ impl Server {
                 "kick without guest memory: {}",
                 crate::backend::SHARE_MEMORY
             );
-            return Ok(Next::Wait);
+            return Ok(Batch::Drained(Next::Wait));
         }
 
         let queue = vring.get_queue_mut();
@@ -163,27 +189,27 @@ impl Server {
         queue
             .disable_notification(mem)
             .map_err(|_| QueueFault::Ring)?;
-        let drained = self.drain(shared, queue, mem, &mut state.requests, counts);
+        let drained = self.drain(shared, queue, mem, &mut state.requests, counts, alone);
         let may_hold = looking && matches!(drained, Ok(true));
         state
             .moderation
             .served(may_hold, ring, vring, mem, counts)?;
         if !drained? {
-            return Ok(Next::MapAperture);
+            return Ok(Batch::MapAperture);
         }
         if looking {
-            return Ok(Next::Look);
+            return Ok(Batch::Drained(Next::Look));
         }
         match vring.get_queue_mut().enable_notification(mem) {
-            Ok(true) => Ok(Next::Again),
-            Ok(false) => Ok(Next::Wait),
+            Ok(true) => Ok(Batch::Drained(Next::Again)),
+            Ok(false) => Ok(Batch::Drained(Next::Wait)),
             Err(_) => Err(QueueFault::Ring),
         }
     }
 
     /// Serves at most one ring full of requests, and fewer if there are long
-    /// commands among them. Returns false where the next one needs the aperture
-    /// to be mapped.
+    /// commands among them, or the worker is not `alone` with this queue. Returns
+    /// false where the next one needs the aperture to be mapped.
     fn drain(
         &self,
         shared: &Shared,
@@ -191,6 +217,7 @@ impl Server {
         mem: &GuestMemoryMmap,
         requests: &mut RequestQueue,
         counts: &mut Counts,
+        alone: bool,
     ) -> Result<bool, QueueFault> {
         let start = Instant::now();
         for _ in 0..queue.size() {
@@ -212,7 +239,10 @@ impl Server {
                 .add_used(mem, head.index, served.used_len)
                 .map_err(|_| QueueFault::Ring)?;
             self.count(&served, counts);
-            if served.opcode.is_some_and(Opcode::is_command) && start.elapsed() > MAX_BATCH_TIME {
+            let is_command = served.opcode.is_some_and(Opcode::is_command);
+            if is_command && start.elapsed() > MAX_BATCH_TIME
+                || !alone && start.elapsed() > MAX_TURN
+            {
                 break;
             }
         }
@@ -251,25 +281,4 @@ impl Server {
 /// Whether the ring may be served.
 fn is_running(ring: &Ring, vring: &VringState<Memory>) -> bool {
     !ring.is_broken() && vring.is_enabled() && vring.get_queue().ready()
-}
-
-/// Whether there is a request in the ring; `None` where the ring is not to be
-/// served any more, or not as it is. Looks after the interrupt meanwhile.
-fn look(
-    shared: &Shared,
-    ring: &Ring,
-    moderation: &mut Moderation,
-    now: Instant,
-    counts: &mut Counts,
-) -> Option<bool> {
-    let vring = ring.get_mut();
-    if !is_running(ring, &vring) {
-        return None;
-    }
-    let guard = shared.memory.get();
-    let mem: &GuestMemoryMmap = &guard;
-    moderation.check(now, ring, &vring, mem, counts).ok()?;
-    let queue = vring.get_queue();
-    let index = queue.avail_idx(mem, Ordering::Acquire).ok()?;
-    Some(index.0 != queue.next_avail())
 }
