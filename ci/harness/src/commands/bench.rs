@@ -60,7 +60,7 @@ pub struct Options {
     rounds: u32,
 
     /// Seconds of each job on each device in each round
-    #[arg(long, value_name = "SECONDS", default_value = "2", value_parser = parse_time)]
+    #[arg(long, value_name = "SECONDS", default_value = "1", value_parser = parse_time)]
     seconds: Duration,
 
     /// Argument for the guest's kernel, for example ringbar.poll_us=0; may be given
