@@ -50,6 +50,15 @@ enum Batch {
     MapAperture,
 }
 
+/// How the worker serves its queues.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Turn {
+    /// It goes on to look at empty rings, so that the driver need not kick.
+    pub(crate) looking: bool,
+    /// It has one queue only.
+    pub(crate) alone: bool,
+}
+
 /// What a queue needs next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Next {
@@ -88,10 +97,9 @@ impl Server {
         }
     }
 
-    /// Serves what is in the ring, at most one ring full. `looking` says that the worker
-    /// goes on to look at an empty ring, `alone` that it has no other. Called by the
-    /// queue's worker only.
-    pub(crate) fn serve(&self, shared: &Shared, ring: &Ring, looking: bool, alone: bool) -> Next {
+    /// Serves what is in the ring, at most one ring full. Called by the queue's worker
+    /// only.
+    pub(crate) fn serve(&self, shared: &Shared, ring: &Ring, turn: Turn) -> Next {
         let state = &mut *self.state();
         // Taken for one batch only, so that a message that stops the ring gets its turn.
         let mut vring = ring.get_mut();
@@ -99,7 +107,7 @@ impl Server {
             kicks: ring.take_kicks(),
             ..Counts::default()
         };
-        let outcome = self.batch(shared, ring, &mut vring, state, &mut counts, looking, alone);
+        let outcome = self.batch(shared, ring, &mut vring, state, &mut counts, turn);
         if !matches!(outcome, Ok(Batch::Drained(Next::Look))) {
             state.moderation.stop(ring, &vring);
         }
@@ -128,6 +136,7 @@ impl Server {
     /// Whether there is a request in the ring; `None` where the ring is not to be
     /// served any more, or not as it is. Looks after the interrupt meanwhile.
     pub(crate) fn look(&self, shared: &Shared, ring: &Ring, now: Instant) -> Option<bool> {
+        let mut state = self.state();
         let vring = ring.get_mut();
         if !is_running(ring, &vring) {
             return None;
@@ -135,10 +144,7 @@ impl Server {
         let guard = shared.memory.get();
         let mem: &GuestMemoryMmap = &guard;
         let mut counts = Counts::default();
-        let checked = self
-            .state()
-            .moderation
-            .check(now, ring, &vring, mem, &mut counts);
+        let checked = state.moderation.check(now, ring, &vring, mem, &mut counts);
         if counts.interrupts > 0 {
             shared.device.counters().add(&counts);
         }
@@ -155,9 +161,7 @@ impl Server {
     }
 
     /// Serves what is in the ring, at most one ring full, and notifies the
-    /// driver once. `looking` says that somebody looks for the next request, so that
-    /// the driver need not kick.
-    #[expect(clippy::too_many_arguments, reason = "split off for its errors only")]
+    /// driver once.
     fn batch(
         &self,
         shared: &Shared,
@@ -165,8 +169,7 @@ impl Server {
         vring: &mut VringState<Memory>,
         state: &mut State,
         counts: &mut Counts,
-        looking: bool,
-        alone: bool,
+        turn: Turn,
     ) -> Result<Batch, QueueFault> {
         if !is_running(ring, vring) {
             return Ok(Batch::Drained(Next::Wait));
@@ -189,15 +192,15 @@ impl Server {
         queue
             .disable_notification(mem)
             .map_err(|_| QueueFault::Ring)?;
-        let drained = self.drain(shared, queue, mem, &mut state.requests, counts, alone);
-        let may_hold = looking && matches!(drained, Ok(true));
+        let drained = self.drain(shared, queue, mem, &mut state.requests, counts, turn.alone);
+        let may_hold = turn.looking && matches!(drained, Ok(true));
         state
             .moderation
             .served(may_hold, ring, vring, mem, counts)?;
         if !drained? {
             return Ok(Batch::MapAperture);
         }
-        if looking {
+        if turn.looking {
             return Ok(Batch::Drained(Next::Look));
         }
         match vring.get_queue_mut().enable_notification(mem) {

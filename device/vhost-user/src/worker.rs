@@ -10,7 +10,7 @@ use ringbar_spec::{CONTROL_QUEUE, EVENT_QUEUE, FIRST_IO_QUEUE};
 
 use crate::device::Device;
 use crate::polling::Polling;
-use crate::queue::{Next, Server, Shared};
+use crate::queue::{Next, Server, Shared, Turn};
 use crate::ring::Ring;
 
 /// The worker of control and event queue.
@@ -57,8 +57,9 @@ impl Worker {
         let alone = self.servers.len() == 1;
         let queues = || self.servers.iter().zip(rings);
         loop {
+            let turn = Turn { looking, alone };
             let next = queues()
-                .map(|(server, ring)| server.serve(shared, ring, looking, alone))
+                .map(|(server, ring)| server.serve(shared, ring, turn))
                 .max();
             match next {
                 Some(Next::Again) => {}
