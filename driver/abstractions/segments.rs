@@ -169,7 +169,7 @@ impl DataSegments {
     fn append(&mut self, page: *mut bindings::page, offset: usize, length: usize) {
         // SAFETY: The page was just extracted.
         let phys = unsafe { ringbar_page_to_phys(page) };
-        let joins = offset == 0 && self.end == Some(phys);
+        let joins = joins(self.end, phys, offset);
         self.end = joinable_end(phys, offset + length);
         if joins {
             if let Some(last) = self.list[..self.used].last_mut() {
@@ -330,6 +330,12 @@ impl Drop for DataSegments {
     }
 }
 
+/// Whether what begins `offset` bytes into the page at `phys` goes on where the last
+/// segment has a joinable end.
+fn joins(end: Option<u64>, phys: u64, offset: usize) -> bool {
+    offset == 0 && end == Some(phys)
+}
+
 /// Address behind `end` bytes of the page at `phys`, where the next page may join
 /// them. Only whole pages join, so that each pin stays countable.
 fn joinable_end(phys: u64, end: usize) -> Option<u64> {
@@ -381,8 +387,14 @@ mod tests {
     const PAGE: u64 = PAGE_SIZE as u64;
 
     #[test]
-    fn the_page_behind_a_full_one_joins() {
-        assert_eq!(joinable_end(5 * PAGE, PAGE_SIZE), Some(6 * PAGE));
+    fn only_the_page_behind_the_last_joins() {
+        let end = joinable_end(5 * PAGE, PAGE_SIZE);
+        assert!(joins(end, 6 * PAGE, 0));
+        assert!(!joins(end, 5 * PAGE, 0));
+        assert!(!joins(end, 7 * PAGE, 0));
+        assert!(!joins(end, 4 * PAGE, 0));
+        assert!(!joins(end, 6 * PAGE, 1));
+        assert!(!joins(None, 0, 0));
     }
 
     #[test]
