@@ -133,7 +133,7 @@ impl Job {
     }
 
     fn fio(&self, agent: &Agent, phase: Phase) -> Result<FioRun> {
-        run(agent, self.arguments(phase), |_| {})
+        run(agent, self.arguments(phase), &[], |_| {})
     }
 
     fn measure(&self, run: &FioRun, counted: Counters) -> Measurement {

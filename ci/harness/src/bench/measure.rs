@@ -27,6 +27,11 @@ const COPY_BY_LOOP: (&str, &str) = (
     "glibc.cpu.x86_rep_movsb_threshold=1000000000",
 );
 
+/// Has the C library write to all memory that it hands out. Otherwise a job that reads
+/// would have the first transfer into each page of its buffers wait for the page, and
+/// those with large buffers do little else in a second.
+const FILL_BUFFERS: (&str, &str) = ("GLIBC_TUNABLES", "glibc.malloc.perturb=90");
+
 /// How much longer than its time a measurement within the guest may take.
 const SLACK: Duration = Duration::from_secs(120);
 
@@ -79,7 +84,7 @@ impl Bench<'_> {
 
         let before = self.counters(column, node)?;
         let mut watch = Watch::default();
-        let run = fio::run(self.agent, arguments, |bytes| {
+        let run = fio::run(self.agent, arguments, &[FILL_BUFFERS], |bytes| {
             watch.hear(bytes, || self.processes(column));
         })?;
         let after = self.counters(column, node)?;
@@ -137,7 +142,7 @@ impl Bench<'_> {
             "--iodepth=4".into(),
             "--direct=1".into(),
         ];
-        let run = fio::run(self.agent, arguments.to_vec(), |_| {})?;
+        let run = fio::run(self.agent, arguments.to_vec(), &[], |_| {})?;
         match run.failure() {
             None => Ok(()),
             Some(message) => Err(Error::Guest {

@@ -15,21 +15,26 @@ const PATIENCE: Duration = Duration::from_secs(240);
 /// Where fio leaves its report in the guest.
 const REPORT: &str = "/run/fio.json";
 
-/// Runs fio with these arguments and reads its report. `heard` gets what fio writes
-/// to its standard output, or to descriptor 9, as soon as it arrives.
+/// Runs fio with these arguments and variables of the environment, and reads its report.
+/// `heard` gets what fio writes to its standard output, or to descriptor 9, as soon as it
+/// arrives.
 pub(crate) fn run(
     agent: &Agent,
     arguments: Vec<String>,
+    variables: &[(&str, &str)],
     mut heard: impl FnMut(&[u8]),
 ) -> Result<FioRun> {
     // Commands that fio runs before and after a job have their standard output sent
     // to a file; descriptor 9 they inherit.
-    let command = GuestCommand::new("sh")
+    let mut command = GuestCommand::new("sh")
         .args(["-c", "exec fio \"$@\" 9>&1", "fio"])
         .args(arguments)
         .args(["--output-format=json".into(), format!("--output={REPORT}")])
         // For the files that fio leaves wherever it runs.
         .directory("/run");
+    for (name, value) in variables {
+        command = command.env(name, value);
+    }
     let mut running = agent.start(&command, PATIENCE)?;
     let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
     let status = loop {
