@@ -61,8 +61,8 @@ const HANDSHAKE_TIMEOUT_MS: u32 = 20_000;
 /// The one interrupt vector.
 const VECTOR: u16 = 0;
 
-/// The longest that module parameter `poll_us` can ask for: a task that looks for
-/// the end of its requests keeps its CPU from others meanwhile.
+/// The longest that module parameter `poll_us` can ask for, which is for requests without
+/// data: a task that looks for the end of its requests uses up a CPU meanwhile.
 const MAX_POLL_US: u32 = 1000;
 
 /// Module parameter `poll_us`.

@@ -56,7 +56,7 @@ module! {
     params: {
         poll_us: u32 {
             default: 100,
-            description: "Microseconds for which a submitter looks for the end of small requests before it relies on the interrupt (0: not at all, at most 1000)",
+            description: "Microseconds for which a submitter looks for the end of its requests before it relies on the interrupt, and as long again for each 128 KiB of data; those of more than 1 MiB are not looked for (0: not at all, at most 1000)",
         },
     },
 }

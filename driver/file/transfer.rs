@@ -39,9 +39,6 @@ use kernel::{
     }, //
 };
 
-/// Most bytes of a transfer whose end is looked for.
-const MAX_POLLED_BYTES: usize = 64 << 10;
-
 /// Requests that are prepared before the device is notified. Also what a call
 /// that must not block can consist of.
 const BATCH: usize = 8;
@@ -248,8 +245,8 @@ impl Call {
     fn effort(&self) -> Effort {
         // Durable writes wait for the store below, and the submitter of a polled call will look
         // for its end all the same.
-        if self.length <= MAX_POLLED_BYTES && self.flags == 0 && !self.polled {
-            Effort::Poll
+        if self.flags == 0 && !self.polled {
+            Effort::Poll(self.length)
         } else {
             Effort::Notify
         }

@@ -3,12 +3,13 @@
 //! Whether it pays to look for the end of a request right after the notification,
 //! instead of sleeping until the interrupt comes.
 //!
-//! An interrupt costs more than a small request takes: raising it, leaving the
+//! An interrupt costs more than most requests take: raising it, leaving the
 //! idle state, waking the task. So whoever has notified the device looks at the
-//! used ring for a while, with the interrupts of the queue off. That is lost time
-//! where the request takes longer: it is large, or the device is busy or stopped.
-//! Large ones are not looked for. And a queue that was looked at in vain is left
-//! alone for a number of notifications that doubles each time.
+//! used ring for a while, with the interrupts of the queue off: for longer where the
+//! request is larger. That is lost time where the request takes longer still, because
+//! the device is busy or stopped. So the largest are not looked for, and a queue that
+//! was looked at in vain is left alone for a number of notifications that doubles each
+//! time.
 //!
 //! A submitter with many requests in flight need not even look: while it goes ahead
 //! and submits the next, the device does the one before, which is ended on the way.
@@ -103,6 +104,13 @@ impl Backoff {
     }
 }
 
+/// Most bytes whose end is looked for together. An interrupt costs little beside what
+/// more of them take.
+const MAX_POLLED_BYTES: usize = 1 << 20;
+
+/// For so many bytes the end is looked for as long again as for a request without any.
+const BYTES_FOR_LIMIT: usize = 128 << 10;
+
 /// The binary logarithm of the most notifications for which it is left out to look.
 const MAX_LOOK_FAILURES: u32 = 6;
 
@@ -162,25 +170,40 @@ impl Polling {
 /// What pays after requests were submitted, as far as they go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Effort {
-    /// Notify the device: the requests take long.
+    /// Notify the device: nobody gains by the end of the requests at once.
     Notify,
-    /// Notify it and look for the end of the requests.
-    Poll,
+    /// Notify it, and look for the end of the requests, which move so many bytes
+    /// together, if they are not too many.
+    Poll(usize),
+}
+
+impl Effort {
+    /// How long to look, where `limit` is for a request without data; `None` for not at
+    /// all.
+    fn look_limit(self, limit: Delta) -> Option<Delta> {
+        match self {
+            // CAST: A small number.
+            Self::Poll(bytes) if bytes <= MAX_POLLED_BYTES => {
+                Some(limit * (1 + bytes / BYTES_FOR_LIMIT) as i64)
+            }
+            _ => None,
+        }
+    }
 }
 
 impl Queue {
-    /// How long to look for the end of what is submitted now, at most `limit`; `None`
-    /// where that does not pay. `waits` says that the submitter cannot go on before.
-    /// To be asked once for each notification.
+    /// How long to look for the end of what is submitted now, where `limit` is for
+    /// requests without data; `None` where that does not pay. `waits` says that the
+    /// submitter cannot go on before. To be asked once for each notification.
     pub(crate) fn poll_limit(
         &self,
         effort: Effort,
         waits: bool,
         limit: Option<Delta>,
     ) -> Option<Delta> {
-        limit.filter(|_| {
-            effort == Effort::Poll && (waits || !self.goes_ahead()) && self.polling.look.pays()
-        })
+        effort
+            .look_limit(limit?)
+            .filter(|_| (waits || !self.goes_ahead()) && self.polling.look.pays())
     }
 
     fn goes_ahead(&self) -> bool {
@@ -190,10 +213,13 @@ impl Queue {
 
     /// As [`Self::reap`], because of an interrupt.
     pub(crate) fn reap_after_interrupt(&self, device: &pci::Device<Bound>) -> Reaped {
-        // Before anything is ended: whoever is told may submit at once.
-        if self.state.lock().ring.has_used() {
+        let state = self.state.lock();
+        // Before anything is ended: whoever is told may submit at once. Somebody who is
+        // preparing or ending a request does not wait for the interrupt.
+        if state.ring.has_used() && !state.has_slots_in_hand() {
             self.polling.interrupted.store(true, Relaxed);
         }
+        drop(state);
         self.reap(device)
     }
 
@@ -376,6 +402,19 @@ mod tests {
             count += 1;
         }
         count
+    }
+
+    #[test]
+    fn larger_requests_are_looked_for_longer() {
+        let limit = Delta::from_micros(100);
+        let micros = |effort: Effort| effort.look_limit(limit).map(Delta::as_micros_ceil);
+        assert_eq!(micros(Effort::Notify), None);
+        assert_eq!(micros(Effort::Poll(0)), Some(100));
+        assert_eq!(micros(Effort::Poll(64 << 10)), Some(100));
+        assert_eq!(micros(Effort::Poll(128 << 10)), Some(200));
+        assert_eq!(micros(Effort::Poll(1 << 20)), Some(900));
+        assert_eq!(micros(Effort::Poll((1 << 20) + 1)), None);
+        assert_eq!(micros(Effort::Poll(usize::MAX)), None);
     }
 
     #[test]

@@ -100,6 +100,13 @@ impl State {
         }
     }
 
+    /// Whether there are slots that are neither free nor in flight: somebody prepares
+    /// requests, or ends them.
+    pub(super) fn has_slots_in_hand(&self) -> bool {
+        let in_flight = usize::from(self.ring.in_flight());
+        self.free.len() + self.deferred.len() + in_flight < self.entries.len()
+    }
+
     fn put_free(&mut self, slot: KBox<Slot>) {
         // There is room for every slot of the ring.
         let _ = self.free.push_within_capacity(slot);
@@ -118,8 +125,10 @@ pub(crate) struct Queue {
     used_ring: Arc<Coherent<[u32]>>,
     /// Whether a notification was put off to the end of a batch.
     held: Atomic<bool>,
-    /// Whether it is one for requests that take long.
-    held_long: Atomic<bool>,
+    /// Whether it is one of [`Effort::Notify`].
+    held_only: Atomic<bool>,
+    /// How many bytes the other requests move for which it was put off.
+    held_bytes: Atomic<usize>,
     #[pin]
     pub(super) state: SpinLockIrq<State>,
     #[pin]
@@ -191,7 +200,8 @@ impl Queue {
                 pollers,
                 used_ring: ring.used_ring().clone(),
                 held: Atomic::new(false),
-                held_long: Atomic::new(false),
+                held_only: Atomic::new(false),
+                held_bytes: Atomic::new(0),
                 state <- new_spinlock_irq!(State {
                     ring,
                     entries,
@@ -357,8 +367,9 @@ impl Queue {
 
     /// Puts the notification off until somebody asks [`Self::take_held`].
     pub(crate) fn hold_notification(&self, effort: Effort) {
-        if effort == Effort::Notify {
-            self.held_long.store(true, Relaxed);
+        match effort {
+            Effort::Notify => self.held_only.store(true, Relaxed),
+            Effort::Poll(bytes) => self.held_bytes.add(bytes, Relaxed),
         }
         self.held.store(true, Release);
     }
@@ -371,9 +382,10 @@ impl Queue {
         if !self.held.xchg(false, Full) {
             return None;
         }
-        Some(match self.held_long.xchg(false, Relaxed) {
+        let bytes = self.held_bytes.xchg(0, Relaxed);
+        Some(match self.held_only.xchg(false, Relaxed) {
             true => Effort::Notify,
-            false => Effort::Poll,
+            false => Effort::Poll(bytes),
         })
     }
 

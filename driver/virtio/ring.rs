@@ -211,6 +211,12 @@ impl Ring {
         self.last_used
     }
 
+    /// How many entries were pushed and not taken yet.
+    #[inline]
+    pub(crate) fn in_flight(&self) -> u16 {
+        self.next_avail.wrapping_sub(self.last_used)
+    }
+
     /// Whether the device wants to be notified of what was published since this was
     /// last asked.
     pub(crate) fn wants_notification(&mut self) -> Result<bool> {

@@ -65,7 +65,10 @@ pub fn debug() -> Vec<Suite> {
 
 /// Tests of what the debug kernel is too slow for: it takes longer to look once than
 /// the driver looks for in all.
-const NOT_IN_DEBUG: [&str; 1] = ["c4_small_requests_are_polled_for"];
+const NOT_IN_DEBUG: [&str; 2] = [
+    "c4_small_requests_are_polled_for",
+    "c4_larger_requests_are_polled_for",
+];
 
 /// Suites whose device is not the ordinary one.
 const OWN_DEVICE: [&str; 2] = ["durability", "large"];
