@@ -13,8 +13,17 @@ here=$(dirname "$(readlink -f "$0")")
 . "$here/lib.sh"
 
 # Programs besides BusyBox, and modules besides our own. What they need follows.
-programs=(bash fio kmod lspci setpci)
-modules=(9p 9pnet_virtio nvme virtio_blk)
+# Those of util-linux know what BusyBox's of the same name do not.
+programs=(bash fio gdb kmod lspci mke2fs setpci)
+programs+=(blkdiscard blockdev losetup mount umount)
+modules=(9p 9pnet_virtio ext4 loop nvme overlay virtio_blk)
+# Other names, under which a program of the above does something else.
+links=(
+    modprobe:kmod insmod:kmod rmmod:kmod lsmod:kmod modinfo:kmod depmod:kmod
+    mkfs.ext2:mke2fs mkfs.ext4:mke2fs
+    # BusyBox's own shell would run its own modprobe whatever is in PATH.
+    sh:bash
+)
 
 root=$1
 kernel=$2
@@ -85,8 +94,10 @@ inside depmod -b "$building/modules" "$release"
     echo 'slink /lib64 usr/lib64 0777 0 0'
 
     for program in "${programs[@]}"; do
-        guest_file "/usr/bin/$program" "/usr/bin/$program"
-        inside /lib64/ld-linux-x86-64.so.2 --list "/usr/bin/$program" |
+        file=/usr/bin/$program
+        [[ -e $root$file ]] || file=/usr/sbin/$program
+        guest_file "/usr/bin/$program" "$file"
+        inside /lib64/ld-linux-x86-64.so.2 --list "$file" |
             sed -nE 's|^.* => (/[^ ]+) .*|\1|p; s|^\s*(/[^ ]+) .*|\1|p'
     done | sed -E 's|^/lib|/usr/lib|' | LC_ALL=C sort -u | while read -r line; do
         case $line in
@@ -95,13 +106,12 @@ inside depmod -b "$building/modules" "$release"
         esac
     done
     guest_file /usr/share/misc/pci.ids /usr/share/misc/pci.ids
-    for name in modprobe insmod rmmod lsmod modinfo depmod; do
-        echo "slink /usr/bin/$name kmod 0777 0 0"
+    for link in "${links[@]}"; do
+        echo "slink /usr/bin/${link%:*} ${link#*:} 0777 0 0"
     done
-    # BusyBox's own shell would run its own modprobe whatever is in PATH.
-    echo 'slink /usr/bin/sh bash 0777 0 0'
     guest_file /usr/bin/busybox /usr/bin/busybox
-    inside busybox --list | grep -vxE 'busybox|sh|modprobe|insmod|rmmod|lsmod|modinfo|depmod|lspci|setpci' |
+    # BusyBox is whatever is not there already.
+    inside busybox --list | grep -vxFf <(printf '%s\n' busybox "${programs[@]}" "${links[@]%:*}") |
         sed 's|.*|slink /usr/bin/& busybox 0777 0 0|'
 
     guest_tree files ''
