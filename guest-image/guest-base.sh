@@ -106,6 +106,16 @@ inside depmod -b "$building/modules" "$release"
         esac
     done
     guest_file /usr/share/misc/pci.ids /usr/share/misc/pci.ids
+    # The parts of Python without which gdb does not start: those that it loads, in
+    # the guest's language.
+    inside env LC_ALL=C gdb -nx -batch -ex 'python
+import sys
+for module in list(sys.modules.values()):
+    if getattr(module, "__file__", None):
+        print(module.__file__)
+' | LC_ALL=C sort -u | while read -r file; do
+        guest_file "$file" "$file"
+    done
     for link in "${links[@]}"; do
         echo "slink /usr/bin/${link%:*} ${link#*:} 0777 0 0"
     done
