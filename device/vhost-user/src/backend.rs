@@ -3,7 +3,7 @@
 //! The device as the `vhost-user-backend` crate wants it.
 
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::available_parallelism;
 use std::time::Duration;
@@ -22,7 +22,6 @@ use vmm_sys_util::epoll::EventSet;
 use vmm_sys_util::event::{
     EventConsumer, EventFlag, EventNotifier, new_event_consumer_and_notifier,
 };
-use vmm_sys_util::timerfd::TimerFd;
 
 use crate::aperture::Aperture;
 use crate::device::Device;
@@ -30,6 +29,7 @@ use crate::error::Error;
 use crate::event_queue::EventServer;
 use crate::events::PendingEvents;
 use crate::memory::RequestMemory;
+use crate::memory_timer::MemoryTimer;
 use crate::queue::Shared;
 use crate::ring::{Memory, Ring};
 use crate::worker::{CONTROL_WORKER, Worker, assign_queues};
@@ -58,7 +58,7 @@ pub(crate) struct DeviceBackend {
     queues: usize,
     /// Ends of the workers' exit events that the library leaves open.
     exit_events: Mutex<Vec<RawFd>>,
-    memory_timer: Mutex<TimerFd>,
+    memory_timer: MemoryTimer,
 }
 
 impl DeviceBackend {
@@ -75,9 +75,7 @@ impl DeviceBackend {
             masks,
             queues,
             exit_events: Mutex::default(),
-            memory_timer: Mutex::new(
-                TimerFd::new().map_err(|error| Error::Resources(error.into()))?,
-            ),
+            memory_timer: MemoryTimer::new().map_err(Error::Resources)?,
             shared: Shared {
                 memory: RequestMemory::new(device.storage().as_ref()),
                 aperture: Aperture::new(layout, device.storage().clone()),
@@ -111,16 +109,10 @@ impl DeviceBackend {
             self.pending_token().into(),
         )?;
         worker.register_listener(
-            self.timer().as_raw_fd(),
+            self.memory_timer.as_fd().as_raw_fd(),
             EventSet::IN,
             self.overdue_token().into(),
         )
-    }
-
-    fn timer(&self) -> std::sync::MutexGuard<'_, TimerFd> {
-        self.memory_timer
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Closes what the library leaves open. The workers must have ended.
@@ -138,13 +130,14 @@ impl DeviceBackend {
     }
 
     fn memory_overdue(&self) {
-        if let Err(error) = self.timer().wait() {
-            debug!(%error, "cannot read the timer");
+        match self.memory_timer.take_expired() {
+            Ok(true) => error!(
+                "the driver started the device {} s ago, but {SHARE_MEMORY}",
+                MEMORY_PATIENCE.as_secs()
+            ),
+            Ok(false) => debug!("guest memory arrived at the last moment"),
+            Err(error) => warn!(%error, "cannot read the timer"),
         }
-        error!(
-            "the driver started the device {} s ago, but {SHARE_MEMORY}",
-            MEMORY_PATIENCE.as_secs()
-        );
     }
 }
 
@@ -175,7 +168,7 @@ impl VhostUserBackend for DeviceBackend {
         if features & (1 << VIRTIO_F_VERSION_1) == 0 {
             warn!("the driver did not accept VIRTIO 1: it will not get far");
         }
-        if let Err(error) = self.timer().reset(MEMORY_PATIENCE, None) {
+        if let Err(error) = self.memory_timer.arm(MEMORY_PATIENCE) {
             debug!(%error, "cannot arm the timer");
         }
     }
@@ -226,7 +219,7 @@ impl VhostUserBackend for DeviceBackend {
 
     fn update_memory(&self, mem: Memory) -> io::Result<()> {
         self.shared.memory.update(&mem);
-        if let Err(error) = self.timer().clear() {
+        if let Err(error) = self.memory_timer.disarm() {
             debug!(%error, "cannot disarm the timer");
         }
         Ok(())

@@ -15,6 +15,7 @@
 //! | `event_queue`, `events` | events and their delivery |
 //! | `aperture` | the shared memory region that shows the device memory |
 //! | `memory` | guest memory as requests may use it |
+//! | `memory_timer` | says when guest memory is overdue |
 //! | `ring` | a vring that message handler and worker share |
 //!
 //! # Threads of a connection
@@ -42,6 +43,7 @@ pub mod error;
 mod event_queue;
 mod events;
 mod memory;
+mod memory_timer;
 mod moderation;
 mod polling;
 mod queue;
