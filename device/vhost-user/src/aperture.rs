@@ -185,7 +185,59 @@ impl Aperture {
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::{AsRawFd, BorrowedFd};
+    use std::os::unix::net::UnixStream;
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::thread;
+
+    use ringbar_storage::MemoryStorage;
+    use vhost::vhost_user::{FrontendReqHandler, HandlerResult};
+
     use super::*;
+
+    /// A monitor that maps, and may stop the device before it says so.
+    struct Monitor {
+        aperture: Arc<Aperture>,
+        stops: AtomicBool,
+    }
+
+    impl VhostUserFrontendReqHandler for Monitor {
+        fn shmem_map(&self, _: &VhostUserMMap, _: &dyn AsRawFd) -> HandlerResult<u64> {
+            if self.stops.load(Ordering::Relaxed) {
+                self.aperture.stopped();
+            }
+            Ok(0)
+        }
+    }
+
+    #[test]
+    fn a_map_that_the_device_did_not_outlive_is_asked_for_anew() {
+        let storage = Arc::new(MemoryStorage::new(PAGE).unwrap());
+        let layout = ApertureLayout::new(PAGE).unwrap();
+        let aperture = Arc::new(Aperture::new(layout, storage));
+        let monitor = Arc::new(Monitor {
+            aperture: Arc::clone(&aperture),
+            stops: AtomicBool::new(true),
+        });
+        let mut handler = FrontendReqHandler::new(Arc::clone(&monitor)).unwrap();
+        handler.set_reply_ack_flag(true);
+        // SAFETY: the handler owns the descriptor and lives until the call is over.
+        let ours = unsafe { BorrowedFd::borrow_raw(handler.get_tx_raw_fd()) };
+        let ours = UnixStream::from(ours.try_clone_to_owned().unwrap());
+        let backend = Backend::from_stream(ours);
+        backend.set_reply_ack_flag(true);
+        backend.set_shmem_flag(true);
+        aperture.set_backend(backend);
+
+        for (stops, mapped) in [(true, None), (false, Some(PAGE))] {
+            monitor.stops.store(stops, Ordering::Relaxed);
+            thread::scope(|scope| {
+                scope.spawn(|| handler.handle_request().unwrap());
+                aperture.map();
+            });
+            assert_eq!(aperture.answer().map(|status| status.result), mapped);
+        }
+    }
 
     #[test]
     fn region_is_a_power_of_two_that_holds_the_pages() {

@@ -4,16 +4,16 @@
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::thread::available_parallelism;
 use std::time::Duration;
 
-use ringbar_spec::{CONTROL_QUEUE, DeviceConfig, EVENT_QUEUE, FIRST_IO_QUEUE};
+use ringbar_spec::{CONTROL_QUEUE, DeviceConfig, EVENT_QUEUE, FIRST_IO_QUEUE, QueueFault};
 use tracing::{debug, error, info, warn};
 use vhost::vhost_user::message::{
     VhostUserProtocolFeatures, VhostUserShMemConfig, VhostUserVirtioFeatures,
 };
-use vhost_user_backend::{VhostUserBackend, VringEpollHandler};
+use vhost_user_backend::{VhostUserBackend, VringEpollHandler, VringT};
 use virtio_bindings::bindings::virtio_config::VIRTIO_F_VERSION_1;
 use virtio_bindings::bindings::virtio_ring::{
     VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC,
@@ -23,16 +23,14 @@ use vmm_sys_util::event::{
     EventConsumer, EventFlag, EventNotifier, new_event_consumer_and_notifier,
 };
 
-use crate::aperture::Aperture;
 use crate::device::Device;
 use crate::error::Error;
 use crate::event_queue::EventServer;
 use crate::events::PendingEvents;
-use crate::memory::RequestMemory;
 use crate::memory_timer::MemoryTimer;
 use crate::queue::Shared;
 use crate::ring::{Memory, Ring};
-use crate::worker::{CONTROL_WORKER, Worker, assign_queues};
+use crate::worker::{CONTROL_WORKER, Worker, assign_queues, queues};
 
 /// What to do about guest memory that does not arrive.
 pub(crate) const SHARE_MEMORY: &str = "the virtual machine monitor shares no guest memory; with QEMU use \
@@ -48,6 +46,9 @@ const MAX_CONFIG_SIZE: u32 = 256;
 /// How long a start may take from the negotiated features to guest memory.
 const MEMORY_PATIENCE: Duration = Duration::from_secs(2);
 
+/// A worker thread as the library sees it.
+type Handler = VringEpollHandler<Arc<DeviceBackend>>;
+
 /// The device on one connection.
 pub(crate) struct DeviceBackend {
     shared: Shared,
@@ -59,6 +60,8 @@ pub(crate) struct DeviceBackend {
     /// Ends of the workers' exit events that the library leaves open.
     exit_events: Mutex<Vec<RawFd>>,
     memory_timer: MemoryTimer,
+    /// The library's halves of the workers, which hold on to this.
+    handlers: OnceLock<Vec<Weak<Handler>>>,
 }
 
 impl DeviceBackend {
@@ -66,7 +69,6 @@ impl DeviceBackend {
         let io_queues = device.config().io_queues();
         let queues = usize::from(FIRST_IO_QUEUE + io_queues);
         let events = Arc::new(PendingEvents::new(queues).map_err(Error::Resources)?);
-        let layout = device.connect(&events)?;
         let cpus = available_parallelism().map_or(1, usize::from);
         let masks = assign_queues(io_queues, cpus);
         Ok(Self {
@@ -76,12 +78,8 @@ impl DeviceBackend {
             queues,
             exit_events: Mutex::default(),
             memory_timer: MemoryTimer::new().map_err(Error::Resources)?,
-            shared: Shared {
-                memory: RequestMemory::new(device.storage().as_ref()),
-                aperture: Aperture::new(layout, device.storage().clone()),
-                events,
-                device,
-            },
+            handlers: OnceLock::new(),
+            shared: Shared::new(device, events)?,
         })
     }
 
@@ -96,10 +94,9 @@ impl DeviceBackend {
     }
 
     /// Has the control worker listen to events other than kicks.
-    pub(crate) fn register(
-        self: &Arc<Self>,
-        workers: &[Arc<VringEpollHandler<Arc<Self>>>],
-    ) -> io::Result<()> {
+    pub(crate) fn register(&self, workers: &[Arc<Handler>]) -> io::Result<()> {
+        self.handlers
+            .get_or_init(|| workers.iter().map(Arc::downgrade).collect());
         let worker = workers
             .get(CONTROL_WORKER)
             .ok_or_else(|| io::Error::other("no control worker"))?;
@@ -113,6 +110,11 @@ impl DeviceBackend {
             EventSet::IN,
             self.overdue_token().into(),
         )
+    }
+
+    /// Has the workers leave what is in the rings, because the connection ends.
+    pub(crate) fn end(&self) {
+        self.shared.end();
     }
 
     /// Closes what the library leaves open. The workers must have ended.
@@ -138,6 +140,36 @@ impl DeviceBackend {
             Ok(false) => debug!("guest memory arrived at the last moment"),
             Err(error) => warn!(%error, "cannot read the timer"),
         }
+    }
+
+    /// A kick descriptor of the worker cannot be read: takes it off the worker, which
+    /// would be woken for ever, and gives up its ring, the worker's `index`th.
+    fn kick_failed(&self, worker: usize, index: u16, ring: &Ring, error: &io::Error) {
+        let queue = queues(self.masks.get(worker).copied().unwrap_or(0))
+            .nth(index.into())
+            .unwrap_or(index);
+        error!(
+            queue,
+            %error,
+            "cannot read the kick descriptor: the queue is not served any more"
+        );
+        let handler = self
+            .handlers
+            .get()
+            .and_then(|all| all.get(worker)?.upgrade());
+        let vring = ring.get_mut();
+        if let (Some(handler), Some(kick)) = (handler, vring.get_kick()) {
+            // The library compares the token with its own events only when it adds one.
+            let token = self.overdue_token().into();
+            if let Err(error) = handler.unregister_listener(kick.as_raw_fd(), EventSet::IN, token) {
+                debug!(%error, "the kick descriptor has gone");
+            }
+        }
+        ring.set_broken();
+        drop(vring);
+        self.shared
+            .events
+            .queue_broken(queue, QueueFault::Ring, ring);
     }
 }
 
@@ -272,7 +304,9 @@ impl VhostUserBackend for DeviceBackend {
         worker: usize,
     ) -> io::Result<()> {
         if let Some(ring) = rings.get(usize::from(event)) {
-            if worker == CONTROL_WORKER && event == EVENT_QUEUE {
+            if let Some(error) = ring.take_kick_error() {
+                self.kick_failed(worker, event, ring, &error);
+            } else if worker == CONTROL_WORKER && event == EVENT_QUEUE {
                 self.events.serve(&self.shared, ring);
             } else if let Some(worker) = self.workers.get(worker) {
                 worker.serve(&self.shared, rings);

@@ -38,18 +38,20 @@ impl Connection {
         .map_err(refused)?;
         let workers = daemon.get_epoll_handlers();
         backend.register(&workers).map_err(Error::Resources)?;
+        // The write end closes when the thread is done, whichever way. Made before
+        // the connection is accepted: it would be lost if there were no descriptors.
+        let (finished, running) = io::pipe().map_err(Error::Resources)?;
         daemon.start(&mut listener).map_err(refused)?;
         info!("virtual machine monitor connected");
 
         let shutdown = daemon.shutdown_handle();
-        // The write end closes when the thread is done, whichever way.
-        let (finished, running) = io::pipe().map_err(Error::Resources)?;
         let thread = thread::Builder::new()
             .name("connection".to_owned())
             .spawn(move || {
                 let _running = running;
                 let result = daemon.wait();
                 debug!(?result, "message handler ended");
+                backend.end();
                 for worker in &workers {
                     worker.send_exit_event();
                 }
@@ -73,7 +75,7 @@ impl Connection {
         self.finished.as_fd()
     }
 
-    /// Closes the connection. The batches in progress are ended first.
+    /// Closes the connection. The requests in progress are ended first.
     pub fn shut_down(&self) {
         if let Some(shutdown) = &self.shutdown {
             shutdown.shutdown();

@@ -13,9 +13,9 @@ use virtio_queue::{QueueOwnedT, QueueT};
 use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
 
 use crate::counters::Counts;
-use crate::moderation::{signal, wants_interrupt};
+use crate::moderation::wants_interrupt;
 use crate::queue::Shared;
-use crate::ring::{Memory, Ring};
+use crate::ring::{Memory, Ring, is_started, signal};
 
 /// The event queue.
 #[derive(Default)]
@@ -55,13 +55,16 @@ fn deliver(
     events: &mut EventQueue,
     counts: &mut Counts,
 ) -> Result<(), QueueFault> {
-    if ring.is_broken() || !vring.is_enabled() || !vring.get_queue().ready() {
+    if ring.is_broken() || !is_started(vring) {
         return Ok(());
     }
     let guard = shared.memory.get();
     let mem: &GuestMemoryMmap = &guard;
     if mem.num_regions() == 0 {
         return Ok(());
+    }
+    if !ring.is_valid(vring, mem) {
+        return Err(QueueFault::Ring);
     }
     let posted = post(shared, vring, mem, events, counts);
     if counts.events > 0 && wants_interrupt(vring, mem)? {
@@ -78,9 +81,6 @@ fn post(
     counts: &mut Counts,
 ) -> Result<(), QueueFault> {
     let queue = vring.get_queue_mut();
-    if !queue.is_valid(mem) {
-        return Err(QueueFault::Ring);
-    }
     while let Some(event) = shared.events.front() {
         let Some(chain) = queue.iter(mem).map_err(|_| QueueFault::Ring)?.next() else {
             // No buffer: have the driver kick when it adds one.

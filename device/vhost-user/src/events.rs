@@ -136,3 +136,22 @@ impl PendingEvents {
         pending.capacity = None;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use vhost_user_backend::VringT;
+    use vm_memory::{GuestMemoryAtomic, GuestMemoryMmap};
+
+    use super::*;
+
+    #[test]
+    fn a_reset_leaves_nothing_to_tell() {
+        let events = PendingEvents::new(3).unwrap();
+        let ring = Ring::new(GuestMemoryAtomic::new(GuestMemoryMmap::new()), 256).unwrap();
+        ring.set_broken();
+        events.queue_broken(2, QueueFault::Chain, &ring);
+        events.capacity_changed(4096);
+        events.clear();
+        assert_eq!(events.front(), None);
+    }
+}

@@ -48,6 +48,8 @@ mod moderation;
 mod polling;
 mod queue;
 mod ring;
+#[cfg(test)]
+mod testing;
 mod worker;
 
 pub use connection::Connection;

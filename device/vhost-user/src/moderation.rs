@@ -14,14 +14,13 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use ringbar_spec::QueueFault;
-use tracing::warn;
 use vhost_user_backend::VringState;
 use virtio_queue::{Queue, QueueT};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 use crate::backoff::Backoff;
 use crate::counters::Counts;
-use crate::ring::{Memory, Ring};
+use crate::ring::{Memory, Ring, signal};
 
 /// An interrupt that is held back.
 #[derive(Debug)]
@@ -64,7 +63,12 @@ impl Moderation {
         let wanted = counts.requests > 0 && wants_interrupt(vring, mem)?;
         if self.held.is_some() {
             if may_hold {
-                return self.check(Instant::now(), ring, vring, mem, counts);
+                self.check(Instant::now(), ring, vring, mem, counts)?;
+                if self.held.is_some() {
+                    // Said anew, because the ring may have been stopped since.
+                    ring.owe_interrupt();
+                }
+                return Ok(());
             }
             let event = used_event(vring.get_queue(), mem)?;
             if is_behind(event, vring.get_queue()) {
@@ -151,17 +155,6 @@ pub(crate) fn wants_interrupt(
 fn is_behind(event: u16, queue: &Queue) -> bool {
     // Where it wants none, the event is further away than the ring is long.
     (1..=queue.size()).contains(&queue.next_used().wrapping_sub(event))
-}
-
-/// Sends the driver an interrupt. Returns whether that went well.
-pub(crate) fn signal(vring: &VringState<Memory>) -> bool {
-    match vring.signal_used_queue() {
-        Ok(()) => true,
-        Err(error) => {
-            warn!(%error, "cannot notify the driver");
-            false
-        }
-    }
 }
 
 /// Up to which index the driver has taken what was used (2.7.7.1): behind the
@@ -324,6 +317,19 @@ mod tests {
         queue.ask(1 << 15);
         assert_eq!(queue.serve(true), 0);
         assert!(queue.moderation.held.is_none());
+    }
+
+    #[test]
+    fn ho13_comes_before_a_stop_that_follows_another_one() {
+        let mut queue = TestQueue::new(true);
+        assert_eq!(queue.serve(true), 0);
+        // Stopped and started before the worker sees any of it.
+        queue.ring.set_queue_ready(false);
+        assert!(queue.is_called());
+        queue.ring.set_queue_ready(true);
+        assert_eq!(queue.serve(true), 0);
+        queue.ring.set_queue_ready(false);
+        assert!(queue.is_called());
     }
 
     #[test]

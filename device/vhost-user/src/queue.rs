@@ -2,7 +2,7 @@
 
 //! Draining a request queue.
 
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -16,14 +16,14 @@ use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
 use crate::aperture::Aperture;
 use crate::counters::Counts;
 use crate::device::Device;
+use crate::error::Error;
 use crate::events::PendingEvents;
 use crate::memory::RequestMemory;
 use crate::moderation::Moderation;
-use crate::ring::{Memory, Ring};
+use crate::ring::{Memory, Ring, is_started};
 
-/// How long a batch goes on that has commands in it. They take long, and a
-/// message that stops the ring waits for the end of the batch; so it has to wait
-/// for the one command in progress, not for a ring full of them.
+/// How long a batch goes on that has commands in it. They take long, and the
+/// driver hears of those that are done at the end of the batch.
 const MAX_BATCH_TIME: Duration = Duration::from_millis(5);
 
 /// The same where the worker has other queues to serve, whatever is in the batch: they
@@ -40,6 +40,37 @@ pub(crate) struct Shared {
     pub(crate) memory: RequestMemory,
     pub(crate) aperture: Aperture,
     pub(crate) events: Arc<PendingEvents>,
+    /// Whether the connection ends: nothing more is served.
+    ending: AtomicBool,
+}
+
+impl Shared {
+    /// For a new connection of `device`, to which `events` belong.
+    pub(crate) fn new(device: Arc<Device>, events: Arc<PendingEvents>) -> Result<Self, Error> {
+        let layout = device.connect(&events)?;
+        Ok(Self {
+            memory: RequestMemory::new(device.storage().as_ref()),
+            aperture: Aperture::new(layout, device.storage().clone()),
+            events,
+            device,
+            ending: AtomicBool::new(false),
+        })
+    }
+
+    /// Has the workers leave what is in the rings, after the request that each of
+    /// them is at.
+    pub(crate) fn end(&self) {
+        self.ending.store(true, Ordering::Relaxed);
+    }
+
+    fn is_ending(&self) -> bool {
+        self.ending.load(Ordering::Relaxed)
+    }
+
+    /// Whether the ring may be served.
+    fn is_served(&self, ring: &Ring, vring: &VringState<Memory>) -> bool {
+        !self.is_ending() && !ring.is_broken() && is_started(vring)
+    }
 }
 
 /// How a batch ended.
@@ -138,7 +169,7 @@ impl Server {
     pub(crate) fn look(&self, shared: &Shared, ring: &Ring, now: Instant) -> Option<bool> {
         let mut state = self.state();
         let vring = ring.get_mut();
-        if !is_running(ring, &vring) {
+        if !shared.is_served(ring, &vring) {
             return None;
         }
         let guard = shared.memory.get();
@@ -171,7 +202,7 @@ impl Server {
         counts: &mut Counts,
         turn: Turn,
     ) -> Result<Batch, QueueFault> {
-        if !is_running(ring, vring) {
+        if !shared.is_served(ring, vring) {
             return Ok(Batch::Drained(Next::Wait));
         }
         let guard = shared.memory.get();
@@ -185,14 +216,22 @@ impl Server {
             return Ok(Batch::Drained(Next::Wait));
         }
 
-        let queue = vring.get_queue_mut();
-        if !queue.is_valid(mem) {
+        if !ring.is_valid(vring, mem) {
             return Err(QueueFault::Ring);
         }
+        let queue = vring.get_queue_mut();
         queue
             .disable_notification(mem)
             .map_err(|_| QueueFault::Ring)?;
-        let drained = self.drain(shared, queue, mem, &mut state.requests, counts, turn.alone);
+        let drained = self.drain(
+            shared,
+            ring,
+            queue,
+            mem,
+            &mut state.requests,
+            counts,
+            turn.alone,
+        );
         let may_hold = turn.looking && matches!(drained, Ok(true));
         state
             .moderation
@@ -211,11 +250,13 @@ impl Server {
     }
 
     /// Serves at most one ring full of requests, and fewer if there are long
-    /// commands among them, or the worker is not `alone` with this queue. Returns
-    /// false where the next one needs the aperture to be mapped.
+    /// commands among them, or the worker is not `alone` with this queue. A message
+    /// that waits for the ring, and the end of the connection, wait for one request.
+    /// Returns false where the next one needs the aperture to be mapped.
     fn drain(
         &self,
         shared: &Shared,
+        ring: &Ring,
         queue: &mut Queue,
         mem: &GuestMemoryMmap,
         requests: &mut RequestQueue,
@@ -243,7 +284,9 @@ impl Server {
                 .map_err(|_| QueueFault::Ring)?;
             self.count(&served, counts);
             let is_command = served.opcode.is_some_and(Opcode::is_command);
-            if is_command && start.elapsed() > MAX_BATCH_TIME
+            if ring.is_wanted()
+                || shared.is_ending()
+                || is_command && start.elapsed() > MAX_BATCH_TIME
                 || !alone && start.elapsed() > MAX_TURN
             {
                 break;
@@ -281,7 +324,108 @@ impl Server {
     }
 }
 
-/// Whether the ring may be served.
-fn is_running(ring: &Ring, vring: &VringState<Memory>) -> bool {
-    !ring.is_broken() && vring.is_enabled() && vring.get_queue().ready()
+#[cfg(test)]
+mod tests {
+    use std::sync::OnceLock;
+    use std::sync::atomic::AtomicU16;
+    use std::thread;
+
+    use ringbar_spec::Event;
+
+    use super::*;
+    use crate::testing::{HookedStorage, QUEUE, TestQueue};
+
+    const ALONE: Turn = Turn {
+        looking: false,
+        alone: true,
+    };
+
+    /// A queue that calls `act` within its `at`th flush.
+    fn queue(at: u16, act: impl Fn(&TestQueue) + Send + Sync + 'static) -> Arc<TestQueue> {
+        let queue: Arc<OnceLock<Arc<TestQueue>>> = Arc::default();
+        let (flushes, other) = (AtomicU16::new(0), Arc::clone(&queue));
+        let mut storage = HookedStorage::new(4096);
+        storage.on_flush = Box::new(move || {
+            if flushes.fetch_add(1, Ordering::Relaxed) + 1 == at {
+                act(other.get().unwrap());
+            }
+        });
+        Arc::clone(queue.get_or_init(|| Arc::new(TestQueue::new(Arc::new(storage)))))
+    }
+
+    fn serve(queue: &TestQueue, turn: Turn) -> Next {
+        queue.server.serve(&queue.shared, &queue.ring, turn)
+    }
+
+    #[test]
+    fn ho4_a_stop_waits_for_one_request() {
+        let queue = queue(3, |queue| {
+            let ring = queue.ring.clone();
+            thread::spawn(move || ring.set_queue_ready(false));
+            while !queue.ring.is_wanted() {
+                thread::yield_now();
+            }
+        });
+        queue.put_flushes(20);
+        assert_eq!(serve(&queue, ALONE), Next::Again);
+        assert_eq!(queue.used(), 3);
+        assert_eq!(serve(&queue, ALONE), Next::Wait);
+        assert_eq!(queue.used(), 3);
+
+        // And then it goes on where it was.
+        queue.ring.set_queue_ready(true);
+        assert_eq!(serve(&queue, ALONE), Next::Wait);
+        assert_eq!(queue.used(), 20);
+    }
+
+    #[test]
+    fn ho5_the_end_of_the_connection_waits_for_one_request() {
+        for looking in [false, true] {
+            let queue = queue(3, |queue| queue.shared.end());
+            queue.put_flushes(20);
+            let turn = Turn { looking, ..ALONE };
+            serve(&queue, turn);
+            assert_eq!(queue.used(), 3);
+            let look = queue
+                .server
+                .look(&queue.shared, &queue.ring, Instant::now());
+            assert_eq!(look, None);
+            assert_eq!(serve(&queue, turn), Next::Wait);
+            assert_eq!(queue.used(), 3);
+        }
+    }
+
+    /// The driver does not kick for what was there before the device asked for kicks.
+    #[test]
+    fn requests_that_are_left_when_kicks_are_asked_for_are_served() {
+        let queue = queue(1, |_| {
+            let start = Instant::now();
+            while start.elapsed() <= MAX_TURN {
+                std::hint::spin_loop();
+            }
+        });
+        queue.put_flushes(2);
+        let turn = Turn {
+            alone: false,
+            ..ALONE
+        };
+        assert_eq!(serve(&queue, turn), Next::Again);
+        assert_eq!(queue.used(), 1);
+        while serve(&queue, turn) == Next::Again {}
+        assert_eq!(queue.used(), 2);
+    }
+
+    #[test]
+    fn a_ring_of_an_impossible_size_is_a_broken_queue() {
+        let queue = queue(0, |_| ());
+        queue.put_flushes(1);
+        queue.ring.set_queue_size(48);
+        assert_eq!(serve(&queue, ALONE), Next::Wait);
+        assert_eq!(queue.used(), 0);
+        let event = Event::QueueBroken {
+            queue: QUEUE,
+            fault: QueueFault::Ring,
+        };
+        assert_eq!(queue.shared.events.front(), Some(event));
+    }
 }

@@ -6,30 +6,36 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use tracing::warn;
 use vhost_user_backend::{VringMutex, VringState, VringStateGuard, VringStateMutGuard, VringT};
-use virtio_queue::Error as QueueError;
-use vm_memory::{GuestAddressSpace, GuestMemoryAtomic, GuestMemoryMmap};
+use virtio_queue::{Error as QueueError, QueueT};
+use vm_memory::{GuestAddressSpace, GuestMemory, GuestMemoryAtomic, GuestMemoryMmap};
 
 /// Guest memory as the library keeps it.
 pub(crate) type Memory = GuestMemoryAtomic<GuestMemoryMmap>;
 
-/// The library's vring, with five differences.
+/// The library's vring, with these differences.
 ///
 /// - Handing over is fair. A worker holds the vring for a whole batch and takes
 ///   it again at once; without a queue to wait in, a message that stops the
-///   vring could starve behind a busy guest.
+///   vring could starve behind a busy guest. The worker sees that a message
+///   waits, and ends its batch for it.
 /// - A kick that is gone when the worker comes to read it is no error. In the
 ///   library it ends the worker thread; it happens when a vring is stopped and
-///   started anew while its kick waits behind that of another vring.
+///   started anew while its kick waits behind that of another vring. A kick that
+///   cannot be read at all is left to the worker.
 /// - It can be broken: then the device serves it no longer, until it starts from
 ///   index 0 again. Only a driver that has reset the device starts there; a
 ///   monitor that stops and continues the guest starts it where it was. (QEMU
-///   does not pass the reset on as a message.)
+///   does not pass the reset on as a message; where a monitor does,
+///   `VHOST_USER_RESET_DEVICE` disables the vring, and it starts when it is
+///   enabled.)
+/// - A size that is no power of two, which the library would ignore, makes it
+///   unusable.
 /// - It is counted how often it was kicked.
 /// - An interrupt that the worker holds back goes out before the vring stops.
 #[derive(Clone)]
@@ -42,16 +48,42 @@ pub(crate) struct Ring<M: GuestAddressSpace = Memory> {
 struct Shared {
     /// Held while waiting for the vring.
     turn: Mutex<()>,
+    /// Number of messages that wait for the vring.
+    waiting: AtomicUsize,
     broken: AtomicBool,
     owing: AtomicBool,
     kicks: AtomicU64,
+    /// Why the kick descriptor cannot be read.
+    kick_error: Mutex<Option<io::Error>>,
+    /// The size that was asked for, where it is none that a ring can have; else 0.
+    refused_size: AtomicU16,
+}
+
+/// A message that waits for the vring or has it.
+struct MessageTurn<'a> {
+    shared: &'a Shared,
+    _turn: MutexGuard<'a, ()>,
+}
+
+impl Drop for MessageTurn<'_> {
+    fn drop(&mut self) {
+        self.shared.waiting.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl<M: GuestAddressSpace + 'static> Ring<M> {
-    /// Waits in the queue for the vring.
+    /// Waits in the queue for the vring, as a message.
     fn in_turn<T>(&self, act: impl FnOnce(&VringMutex<M>) -> T) -> T {
-        let _turn = self.turn();
+        let _turn = self.message_turn();
         act(&self.vring)
+    }
+
+    fn message_turn(&self) -> MessageTurn<'_> {
+        self.shared.waiting.fetch_add(1, Ordering::Relaxed);
+        MessageTurn {
+            shared: &self.shared,
+            _turn: self.turn(),
+        }
     }
 
     fn turn(&self) -> MutexGuard<'_, ()> {
@@ -60,6 +92,11 @@ impl<M: GuestAddressSpace + 'static> Ring<M> {
             .turn
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether a message waits for the vring, so that its holder should let it go.
+    pub(crate) fn is_wanted(&self) -> bool {
+        self.shared.waiting.load(Ordering::Relaxed) > 0
     }
 
     /// Whether the device has stopped serving the vring.
@@ -73,6 +110,38 @@ impl<M: GuestAddressSpace + 'static> Ring<M> {
         self.shared.broken.store(true, Ordering::Release);
     }
 
+    /// Whether the ring has a size that it can have and lies within guest memory.
+    pub(crate) fn is_valid(&self, vring: &VringState<M>, mem: &impl GuestMemory) -> bool {
+        match self.shared.refused_size.load(Ordering::Relaxed) {
+            0 => vring.get_queue().is_valid(mem),
+            size => {
+                warn!(
+                    size,
+                    "the size of the ring is no power of two (VIRTIO 1.3, 2.7)"
+                );
+                false
+            }
+        }
+    }
+
+    /// Changes whether the ring runs, and does what belongs to a start or stop. All
+    /// of it with the vring locked: the worker has seen nothing of the change, or
+    /// all of it.
+    fn start_or_stop(&self, change: impl FnOnce(&mut VringState<M>)) {
+        let _turn = self.message_turn();
+        let mut vring = self.vring.get_mut();
+        let ran = is_started(&vring);
+        change(&mut vring);
+        if !is_started(&vring) {
+            // One interrupt too many does no harm.
+            if self.take_owed() {
+                signal(&vring);
+            }
+        } else if !ran && vring.get_queue().next_avail() == 0 {
+            self.shared.broken.store(false, Ordering::Release);
+        }
+    }
+
     /// Notes that the worker holds an interrupt back. To be called with the vring
     /// locked, as [`Self::take_owed`].
     pub(crate) fn owe_interrupt(&self) {
@@ -84,18 +153,37 @@ impl<M: GuestAddressSpace + 'static> Ring<M> {
         self.shared.owing.swap(false, Ordering::Relaxed)
     }
 
-    /// Sends the interrupt that is held back; one too many does no harm.
-    fn settle(&self, vring: &VringMutex<M>) {
-        if self.take_owed()
-            && let Err(error) = vring.signal_used_queue()
-        {
-            warn!(%error, "cannot notify the driver");
-        }
+    /// Why the kick descriptor cannot be read, if so. It stays readable, so whoever
+    /// takes this has to stop waiting for it.
+    pub(crate) fn take_kick_error(&self) -> Option<io::Error> {
+        self.shared
+            .kick_error
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take()
     }
 
     /// How many kicks were read since this was last asked.
     pub(crate) fn take_kicks(&self) -> u64 {
         self.shared.kicks.swap(0, Ordering::Relaxed)
+    }
+}
+
+/// Whether the ring is both started and enabled (vhost-user, "Ring states").
+pub(crate) fn is_started<M: GuestAddressSpace>(vring: &VringState<M>) -> bool {
+    vring.is_enabled() && vring.get_queue().ready()
+}
+
+/// Sends the driver an interrupt. Returns whether one is on its way.
+pub(crate) fn signal<M: GuestAddressSpace>(vring: &VringState<M>) -> bool {
+    match vring.signal_used_queue() {
+        Ok(()) => true,
+        // The descriptor is full of interrupts that nobody has taken yet.
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => true,
+        Err(error) => {
+            warn!(%error, "cannot notify the driver");
+            false
+        }
     }
 }
 
@@ -115,11 +203,13 @@ impl<M: GuestAddressSpace + 'static> VringT<M> for Ring<M> {
         })
     }
 
+    /// For messages.
     fn get_ref(&self) -> <Self as VringStateGuard<'_, M>>::G {
-        let _turn = self.turn();
+        let _turn = self.message_turn();
         self.vring.get_ref()
     }
 
+    /// For workers.
     fn get_mut(&self) -> <Self as VringStateMutGuard<'_, M>>::G {
         let _turn = self.turn();
         self.vring.get_mut()
@@ -146,12 +236,7 @@ impl<M: GuestAddressSpace + 'static> VringT<M> for Ring<M> {
     }
 
     fn set_enabled(&self, enabled: bool) {
-        self.in_turn(|vring| {
-            if !enabled {
-                self.settle(vring);
-            }
-            vring.set_enabled(enabled);
-        });
+        self.start_or_stop(|vring| vring.set_enabled(enabled));
     }
 
     fn set_queue_info(&self, desc: u64, avail: u64, used: u64) -> Result<(), QueueError> {
@@ -175,7 +260,13 @@ impl<M: GuestAddressSpace + 'static> VringT<M> for Ring<M> {
     }
 
     fn set_queue_size(&self, num: u16) {
-        self.in_turn(|vring| vring.set_queue_size(num));
+        self.in_turn(|vring| {
+            let refused = match vring.get_mut().get_queue_mut().try_set_size(num) {
+                Ok(()) => 0,
+                Err(_) => num,
+            };
+            self.shared.refused_size.store(refused, Ordering::Relaxed);
+        });
     }
 
     fn set_queue_event_idx(&self, enabled: bool) {
@@ -183,25 +274,12 @@ impl<M: GuestAddressSpace + 'static> VringT<M> for Ring<M> {
     }
 
     fn set_queue_ready(&self, ready: bool) {
-        self.in_turn(|vring| {
-            if ready && vring.queue_next_avail() == 0 {
-                self.shared.broken.store(false, Ordering::Release);
-            }
-            if !ready {
-                self.settle(vring);
-            }
-            vring.set_queue_ready(ready);
-        });
+        self.start_or_stop(|vring| vring.get_queue_mut().set_ready(ready));
     }
 
     fn set_kick(&self, file: Option<File>) {
-        if let Some(file) = &file {
-            // A read that finds nothing must not block the worker. QEMU's are
-            // non-blocking already.
-            if let Err(error) = set_nonblocking(file) {
-                warn!(%error, "cannot make a kick descriptor non-blocking");
-            }
-        }
+        // A read that finds nothing must not block the worker.
+        set_nonblocking(file.as_ref());
         self.in_turn(|vring| vring.set_kick(file));
     }
 
@@ -212,11 +290,21 @@ impl<M: GuestAddressSpace + 'static> VringT<M> for Ring<M> {
                 self.shared.kicks.fetch_add(1, Ordering::Relaxed);
                 Ok(enabled)
             }
-            Err(error) => Err(error),
+            // An error from here would end the worker, and with it other queues.
+            Err(error) => {
+                *self
+                    .shared
+                    .kick_error
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner) = Some(error);
+                Ok(true)
+            }
         })
     }
 
     fn set_call(&self, file: Option<File>) {
+        // A write that finds no room must not block whoever has the vring.
+        set_nonblocking(file.as_ref());
         self.in_turn(|vring| vring.set_call(file));
     }
 
@@ -225,20 +313,31 @@ impl<M: GuestAddressSpace + 'static> VringT<M> for Ring<M> {
     }
 }
 
-fn set_nonblocking(file: &File) -> io::Result<()> {
-    let flags = fcntl_getfl(file.as_fd())?;
-    if !flags.contains(OFlags::NONBLOCK) {
-        fcntl_setfl(file.as_fd(), flags | OFlags::NONBLOCK)?;
+/// Those of QEMU are non-blocking already.
+fn set_nonblocking(file: Option<&File>) {
+    let set = |file: &File| -> io::Result<()> {
+        let flags = fcntl_getfl(file.as_fd())?;
+        if !flags.contains(OFlags::NONBLOCK) {
+            fcntl_setfl(file.as_fd(), flags | OFlags::NONBLOCK)?;
+        }
+        Ok(())
+    };
+    if let Some(Err(error)) = file.map(set) {
+        warn!(%error, "cannot make the descriptor of a queue non-blocking");
     }
-    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
-    use std::os::fd::FromRawFd;
-    use std::os::fd::IntoRawFd;
+    use std::os::fd::{FromRawFd, IntoRawFd, OwnedFd};
+    use std::sync::mpsc::channel;
+    use std::thread::{JoinHandle, spawn};
+    use std::time::Duration;
 
+    use vm_memory::GuestAddress;
     use vmm_sys_util::eventfd::EventFd;
+
+    use crate::testing::Thread;
 
     use super::*;
 
@@ -268,9 +367,118 @@ mod tests {
         assert_eq!(ring.take_kicks(), 0);
     }
 
+    /// Both ends of a descriptor that would block.
+    fn call() -> (EventFd, File) {
+        kick()
+    }
+
+    /// Calls `act` on a thread; returns once that waits for something.
+    fn waiting<T: Send + 'static>(act: impl FnOnce() -> T + Send + 'static) -> JoinHandle<T> {
+        let (sender, receiver) = channel();
+        let handle = spawn(move || {
+            sender.send(Thread::current()).unwrap();
+            act()
+        });
+        receiver.recv().unwrap().until_asleep();
+        handle
+    }
+
+    #[test]
+    fn a_kick_that_cannot_be_read_leaves_the_worker_alive() {
+        let ring = ring();
+        let (reader, writer) = io::pipe().unwrap();
+        ring.set_kick(Some(File::from(OwnedFd::from(reader))));
+        assert!(!ring.read_kick().unwrap());
+        assert!(ring.take_kick_error().is_none());
+        drop(writer);
+        // Handled, whether enabled or not: it is readable for ever.
+        assert!(ring.read_kick().unwrap());
+        let error = ring.take_kick_error().unwrap();
+        assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
+    }
+
+    #[test]
+    fn an_interrupt_does_not_wait_for_a_monitor_that_takes_none() {
+        let ring = ring();
+        let (call, copy) = call();
+        ring.set_call(Some(copy));
+        // No room for one more.
+        call.write(u64::MAX - 1).unwrap();
+        let (sender, done) = channel();
+        let other = ring.clone();
+        spawn(move || sender.send(signal(&other.get_mut())));
+        assert!(done.recv_timeout(Duration::from_secs(10)).unwrap());
+        assert_eq!(call.read().unwrap(), u64::MAX - 1);
+    }
+
+    #[test]
+    fn a_size_that_no_ring_can_have_makes_it_unusable() {
+        let mem = GuestMemoryMmap::<()>::from_ranges(&[(GuestAddress(0), 0x1_0000)]).unwrap();
+        let ring = Ring::new(GuestMemoryAtomic::new(mem.clone()), 256).unwrap();
+        ring.set_queue_info(0, 0x4000, 0x8000).unwrap();
+        ring.set_queue_ready(true);
+        for (size, usable) in [(256, true), (100, false), (512, false), (64, true)] {
+            ring.set_queue_size(size);
+            assert_eq!(ring.is_valid(&ring.get_mut(), &mem), usable, "{size}");
+        }
+        assert_eq!(ring.get_mut().get_queue().size(), 64);
+    }
+
+    #[test]
+    fn ho13_an_interrupt_owed_by_the_batch_in_progress_comes_before_the_stop() {
+        for stop in [Ring::set_queue_ready, Ring::set_enabled] {
+            let ring = ring();
+            ring.set_queue_ready(true);
+            ring.set_enabled(true);
+            let (call, copy) = call();
+            ring.set_call(Some(copy));
+            // The worker is within a batch, and a message waits for its end.
+            let batch = ring.get_mut();
+            let other = ring.clone();
+            let message = waiting(move || stop(&other, false));
+            ring.owe_interrupt();
+            drop(batch);
+            message.join().unwrap();
+            // Empty, it says so instead of blocking.
+            assert_eq!(call.read().unwrap(), 1);
+        }
+    }
+
+    #[test]
+    fn ho4_a_message_that_waits_is_seen_and_comes_before_the_next_batch() {
+        let ring = ring();
+        for round in 0..100 {
+            let batch = ring.get_mut();
+            assert!(!ring.is_wanted());
+            let other = ring.clone();
+            let message = waiting(move || other.set_queue_next_avail(round));
+            assert!(ring.is_wanted());
+            drop(batch);
+            // What the worker does next.
+            assert_eq!(ring.get_mut().get_queue().next_avail(), round);
+            message.join().unwrap();
+        }
+        assert!(!ring.is_wanted());
+    }
+
+    #[test]
+    fn ho13_a_broken_ring_is_whole_after_a_reset_message() {
+        let ring = ring();
+        ring.set_queue_ready(true);
+        ring.set_enabled(true);
+        ring.set_broken();
+        // What the library makes of VHOST_USER_RESET_DEVICE, and what follows.
+        ring.set_enabled(false);
+        assert!(ring.is_broken());
+        ring.set_queue_next_avail(0);
+        ring.set_enabled(true);
+        assert!(!ring.is_broken());
+    }
+
     #[test]
     fn only_a_start_from_0_makes_a_broken_ring_whole() {
         let ring = ring();
+        ring.set_enabled(true);
         ring.set_broken();
         ring.set_queue_ready(false);
         ring.set_queue_next_avail(7);

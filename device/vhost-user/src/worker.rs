@@ -95,7 +95,7 @@ pub(crate) fn assign_queues(io_queues: u16, cpus: usize) -> Vec<u64> {
 }
 
 /// The queues in a mask, in order.
-fn queues(mask: u64) -> impl Iterator<Item = u16> {
+pub(crate) fn queues(mask: u64) -> impl Iterator<Item = u16> {
     (0..64).filter(move |bit| mask >> bit & 1 == 1)
 }
 
