@@ -52,7 +52,10 @@ impl Default for DeviceOptions {
 /// A device: its memory, its configuration, and what it has done.
 #[derive(Debug)]
 pub struct Device {
+    /// Never held over anything that takes time: messages of the monitor need it.
     state: Mutex<State>,
+    /// Held while the size changes, which may take long. Taken before the state.
+    resizing: Mutex<()>,
     storage: Arc<dyn Storage>,
     poll: Duration,
     counters: Counters,
@@ -65,6 +68,15 @@ struct State {
     aperture: u64,
     /// Those of the connection, if there is one.
     events: Weak<PendingEvents>,
+}
+
+impl State {
+    /// The configuration with another capacity.
+    fn resized(&self, capacity: u64) -> Result<DeviceConfig, Error> {
+        self.config
+            .resized(capacity, self.aperture)
+            .map_err(Error::Config)
+    }
 }
 
 impl Device {
@@ -92,6 +104,7 @@ impl Device {
                 aperture: config.aperture_bytes(),
                 events: Weak::new(),
             }),
+            resizing: Mutex::new(()),
             storage,
             poll: options.poll,
             counters: Counters::default(),
@@ -113,14 +126,17 @@ impl Device {
     /// The driver reaches what is added by DMA at once. The aperture keeps the
     /// part that it shows until the next monitor connects; it shows nothing beyond
     /// a smaller size once the driver has heard of it.
+    ///
+    /// May take long, for example where a file gets its blocks. Nothing else waits
+    /// meanwhile; the configuration changes when the storage has.
     pub fn resize(&self, capacity: u64) -> Result<(), Error> {
-        let mut state = self.state();
-        let config = state
-            .config
-            .resized(capacity, state.aperture)
-            .map_err(Error::Config)?;
+        // Protects the order only.
+        let _resizing = self.resizing.lock().unwrap_or_else(PoisonError::into_inner);
+        self.state().resized(capacity)?;
         self.storage.resize(capacity).map_err(Error::Resize)?;
-        state.config = config;
+        let mut state = self.state();
+        // Anew, because a connection may have begun, with an aperture of its own.
+        state.config = state.resized(capacity)?;
         if let Some(events) = state.events.upgrade() {
             events.capacity_changed(capacity);
         }
@@ -155,5 +171,81 @@ impl Device {
         state.aperture = capacity;
         state.events = Arc::downgrade(events);
         Ok(layout)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::{Receiver, Sender, channel};
+    use std::thread;
+
+    use ringbar_spec::Event;
+
+    use super::*;
+    use crate::testing::HookedStorage;
+
+    const PATIENCE: Duration = Duration::from_secs(10);
+
+    /// A device whose storage says that it begins to change its size, and waits to be
+    /// told to go on.
+    fn slow_device() -> (Arc<Device>, Receiver<()>, Sender<()>) {
+        let (begun, begins) = channel();
+        let (go_on, goes_on) = channel();
+        let goes_on = Mutex::new(goes_on);
+        let mut storage = HookedStorage::new(4096);
+        storage.on_resize = Box::new(move || {
+            begun.send(()).unwrap();
+            goes_on.lock().unwrap().recv_timeout(PATIENCE).unwrap();
+        });
+        let device = Device::new(Arc::new(storage), DeviceOptions::default()).unwrap();
+        (Arc::new(device), begins, go_on)
+    }
+
+    #[test]
+    fn ho11_configuration_and_connections_do_not_wait_for_a_new_size() {
+        let (device, begins, go_on) = slow_device();
+        let other = Arc::clone(&device);
+        let resize = thread::spawn(move || other.resize(8192));
+        begins.recv_timeout(PATIENCE).unwrap();
+
+        let (sender, done) = channel();
+        let other = Arc::clone(&device);
+        let events = Arc::new(PendingEvents::new(3).unwrap());
+        let connected = Arc::clone(&events);
+        thread::spawn(move || {
+            other.connect(&connected).unwrap();
+            sender.send(other.config()).unwrap();
+        });
+        let config = done.recv_timeout(PATIENCE / 2).expect("it waits");
+        assert_eq!((config.capacity(), config.aperture_bytes()), (4096, 4096));
+        assert_eq!(events.front(), None);
+
+        go_on.send(()).unwrap();
+        resize.join().unwrap().unwrap();
+        // The connection that came meanwhile is told, and shows what it showed.
+        let config = device.config();
+        assert_eq!((config.capacity(), config.aperture_bytes()), (8192, 4096));
+        let capacity = 8192;
+        assert_eq!(events.front(), Some(Event::CapacityChanged { capacity }));
+    }
+
+    #[test]
+    fn ho11_sizes_are_changed_one_after_the_other() {
+        let (device, begins, go_on) = slow_device();
+        let resize = |capacity| {
+            let device = Arc::clone(&device);
+            thread::spawn(move || device.resize(capacity))
+        };
+        let first = resize(8192);
+        begins.recv_timeout(PATIENCE).unwrap();
+        let second = resize(12288);
+        go_on.send(()).unwrap();
+        first.join().unwrap().unwrap();
+        begins.recv_timeout(PATIENCE).unwrap();
+        assert_eq!(device.config().capacity(), 8192);
+        go_on.send(()).unwrap();
+        second.join().unwrap().unwrap();
+        assert_eq!(device.config().capacity(), 12288);
+        assert_eq!(device.storage().capacity(), 12288);
     }
 }
