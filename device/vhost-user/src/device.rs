@@ -182,7 +182,7 @@ mod tests {
     use ringbar_spec::Event;
 
     use super::*;
-    use crate::testing::HookedStorage;
+    use crate::testing::{HookedStorage, Thread};
 
     const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -204,10 +204,15 @@ mod tests {
     #[test]
     fn ho11_configuration_and_connections_do_not_wait_for_a_new_size() {
         let (device, begins, go_on) = slow_device();
-        let other = Arc::clone(&device);
-        let resize = thread::spawn(move || other.resize(8192));
+        go_on.send(()).unwrap();
+        device.resize(8192).unwrap();
         begins.recv_timeout(PATIENCE).unwrap();
+        let config = device.config();
+        assert_eq!((config.capacity(), config.aperture_bytes()), (8192, 4096));
 
+        let other = Arc::clone(&device);
+        let resize = thread::spawn(move || other.resize(12288));
+        begins.recv_timeout(PATIENCE).unwrap();
         let (sender, done) = channel();
         let other = Arc::clone(&device);
         let events = Arc::new(PendingEvents::new(3).unwrap());
@@ -217,15 +222,15 @@ mod tests {
             sender.send(other.config()).unwrap();
         });
         let config = done.recv_timeout(PATIENCE / 2).expect("it waits");
-        assert_eq!((config.capacity(), config.aperture_bytes()), (4096, 4096));
+        assert_eq!((config.capacity(), config.aperture_bytes()), (8192, 8192));
         assert_eq!(events.front(), None);
 
         go_on.send(()).unwrap();
         resize.join().unwrap().unwrap();
         // The connection that came meanwhile is told, and shows what it showed.
         let config = device.config();
-        assert_eq!((config.capacity(), config.aperture_bytes()), (8192, 4096));
-        let capacity = 8192;
+        assert_eq!((config.capacity(), config.aperture_bytes()), (12288, 8192));
+        let capacity = 12288;
         assert_eq!(events.front(), Some(Event::CapacityChanged { capacity }));
     }
 
@@ -233,12 +238,18 @@ mod tests {
     fn ho11_sizes_are_changed_one_after_the_other() {
         let (device, begins, go_on) = slow_device();
         let resize = |capacity| {
-            let device = Arc::clone(&device);
-            thread::spawn(move || device.resize(capacity))
+            let (device, (sender, receiver)) = (Arc::clone(&device), channel());
+            let handle = thread::spawn(move || {
+                sender.send(Thread::current()).unwrap();
+                device.resize(capacity)
+            });
+            receiver.recv().unwrap().until_asleep();
+            handle
         };
         let first = resize(8192);
         begins.recv_timeout(PATIENCE).unwrap();
         let second = resize(12288);
+        assert!(begins.try_recv().is_err());
         go_on.send(()).unwrap();
         first.join().unwrap().unwrap();
         begins.recv_timeout(PATIENCE).unwrap();
