@@ -1,13 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
 //! Messages on standard error.
+//!
+//! Whoever logs hands the line to a thread that writes it, and never waits: the reader
+//! of standard error may be stuck, and the workers log as well. Lines that find no room
+//! are lost, and their number is told as soon as there is room again.
 
-use std::io;
-use std::sync::Arc;
+use std::io::{self, IsTerminal, Stderr, Write};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use anyhow::Context;
 use tracing::warn;
+use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer};
@@ -15,14 +20,20 @@ use tracing_subscriber::{EnvFilter, Layer};
 use crate::cli::LogFormat;
 use crate::rate_limit::RateLimit;
 
-/// What the rate limit has swallowed.
-#[derive(Debug)]
-pub struct Suppressed(Arc<AtomicU64>);
+/// Most lines that wait to be written.
+const MAX_WAITING_LINES: usize = 1024;
 
-impl Suppressed {
-    /// Says so, if it is anything.
+/// Logging. Dropping it waits for the lines that are still to be written, if somebody
+/// reads them.
+pub struct Log {
+    suppressed: Arc<AtomicU64>,
+    _writer: WorkerGuard,
+}
+
+impl Log {
+    /// Says what the rate limit has swallowed, if it is anything.
     pub fn report(&self) {
-        let messages = self.0.load(Ordering::Relaxed);
+        let messages = self.suppressed.load(Ordering::Relaxed);
         if messages > 0 {
             warn!(messages, "repeated messages were not logged");
         }
@@ -30,16 +41,25 @@ impl Suppressed {
 }
 
 /// Starts logging.
-pub fn init(filter: &str, format: LogFormat) -> anyhow::Result<Suppressed> {
+pub fn init(filter: &str, format: LogFormat) -> anyhow::Result<Log> {
     let filter = EnvFilter::try_new(filter)
         .with_context(|| format!("\"{filter}\" is no log filter; try --log debug"))?;
     let limit = RateLimit::default();
-    let suppressed = Suppressed(limit.suppressed());
-    let layer = tracing_subscriber::fmt::layer().with_writer(io::stderr);
+    let suppressed = limit.suppressed();
+    let lost = Arc::new(OnceLock::new());
+    let (lines, writer) = NonBlockingBuilder::default()
+        .lossy(true)
+        .buffered_lines_limit(MAX_WAITING_LINES)
+        .thread_name("log")
+        .finish(Writer {
+            stderr: io::stderr(),
+            lost: Arc::clone(&lost),
+            told: 0,
+        });
+    lost.get_or_init(|| lines.error_counter());
+    let layer = tracing_subscriber::fmt::layer().with_writer(lines);
     let layer = match format {
-        LogFormat::Text => layer
-            .with_ansi(io::IsTerminal::is_terminal(&io::stderr()))
-            .boxed(),
+        LogFormat::Text => layer.with_ansi(io::stderr().is_terminal()).boxed(),
         LogFormat::Json => layer.json().boxed(),
     };
     tracing_subscriber::registry()
@@ -47,5 +67,38 @@ pub fn init(filter: &str, format: LogFormat) -> anyhow::Result<Suppressed> {
         .with(layer.with_filter(limit))
         .try_init()
         .context("cannot start logging")?;
-    Ok(suppressed)
+    Ok(Log {
+        suppressed,
+        _writer: writer,
+    })
+}
+
+/// Standard error, on the thread that writes to it.
+struct Writer {
+    stderr: Stderr,
+    /// How many lines found no room; known once the thread exists.
+    lost: Arc<OnceLock<ErrorCounter>>,
+    /// How many of them were told.
+    told: usize,
+}
+
+impl Write for Writer {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.stderr.write(bytes)?;
+        let lost = self.lost.get().map_or(0, ErrorCounter::dropped_lines);
+        if lost > self.told {
+            // Like any other message, it goes to the end of the lines that wait. Where
+            // it finds no room it is one more to tell next time.
+            warn!(
+                lines = lost - self.told,
+                "log lines were lost: nobody read them in time"
+            );
+            self.told = lost;
+        }
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.stderr.flush()
+    }
 }

@@ -42,15 +42,15 @@ fn main() -> ExitCode {
         }
         Command::Run(options) => options,
     };
-    let suppressed = match logging::init(&options.log, options.log_format) {
-        Ok(suppressed) => suppressed,
+    let log = match logging::init(&options.log, options.log_format) {
+        Ok(log) => log,
         Err(error) => {
             eprintln!("ringbar-device: {error:#}");
             return ExitCode::from(2);
         }
     };
     let result = run::run(&options);
-    suppressed.report();
+    log.report();
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -58,4 +58,5 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+    // The log is dropped here, and its last lines are written.
 }
