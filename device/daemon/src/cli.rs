@@ -61,6 +61,10 @@ pub struct Args {
     #[arg(long, value_name = "FD", group = "endpoint")]
     fd: Option<RawFd>,
 
+    /// Who may connect to --socket-path, as octal permission bits of its file
+    #[arg(long, value_name = "MODE", default_value = "0600", value_parser = parse_mode)]
+    socket_mode: u32,
+
     /// Size of the device memory. May be left out for an existing file, whose size
     /// it is then
     #[arg(long, value_name = "SIZE", value_parser = size::parse)]
@@ -163,11 +167,24 @@ impl FromStr for StorageKind {
     }
 }
 
+/// Permission bits as chmod(1) takes them.
+fn parse_mode(text: &str) -> Result<u32, &'static str> {
+    match u32::from_str_radix(text, 8) {
+        Ok(mode @ 0..=0o777) => Ok(mode),
+        _ => Err("expected octal permission bits, for example 0660"),
+    }
+}
+
 /// Where the virtual machine monitor connects.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Endpoint {
     /// A socket to create.
-    Path(PathBuf),
+    Path {
+        /// Its file.
+        path: PathBuf,
+        /// Permission bits of the file.
+        mode: u32,
+    },
     /// A listening socket inherited from the parent.
     Fd(RawFd),
 }
@@ -211,7 +228,10 @@ impl TryFrom<Args> for Command {
             return Ok(Self::PrintCapabilities);
         }
         let endpoint = match (args.socket_path, args.fd) {
-            (Some(path), None) => Endpoint::Path(path),
+            (Some(path), None) => Endpoint::Path {
+                path,
+                mode: args.socket_mode,
+            },
             (None, Some(fd)) => Endpoint::Fd(fd),
             _ => return Err(wrong("give either --socket-path or --fd")),
         };
@@ -275,13 +295,24 @@ mod tests {
     #[test]
     fn the_usual_command_line() {
         let options = options(&["--socket-path", "/tmp/s", "--size", "256M"]);
-        assert_eq!(options.endpoint, Endpoint::Path("/tmp/s".into()));
+        let (path, mode) = ("/tmp/s".into(), 0o600);
+        assert_eq!(options.endpoint, Endpoint::Path { path, mode });
         assert_eq!(options.size, Some(256 << 20));
         assert_eq!(options.storage, StorageKind::Memory);
         assert_eq!(options.device.io_queues, 4);
         assert_eq!(options.device.max_request_bytes, 4 << 20);
         assert_eq!(options.device.max_command_bytes, 64 << 20);
         assert!(!options.keep_running);
+    }
+
+    #[test]
+    fn socket_mode_is_octal() {
+        for (text, mode) in [("0660", 0o660), ("600", 0o600), ("777", 0o777), ("0", 0)] {
+            assert_eq!(parse_mode(text), Ok(mode));
+        }
+        for text in ["", "1000", "0o600", "888", "-1", "rw", "u=rw"] {
+            assert!(parse_mode(text).is_err(), "{text}");
+        }
     }
 
     #[test]
@@ -306,6 +337,7 @@ mod tests {
             &["--socket-path", "s", "--size", "1M", "--queues", "63"],
             &["--socket-path", "s", "--size", "1M", "--storage", "tape"],
             &["--socket-path", "s", "--size", "1M", "--storage", "file:"],
+            &["--socket-path", "s", "--size", "1M", "--socket-mode", "9"],
             &[
                 "--socket-path",
                 "s",

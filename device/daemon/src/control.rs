@@ -12,6 +12,9 @@
 //! | `{"execute": "query-statistics"}` | `{"return": {"requests": N, ...}}`, see [`ringbar_vhost_user::Counts`] |
 //! | anything else | `{"error": {"desc": "..."}}` |
 //!
+//! As there, `"arguments": {}` may be left out, and the answer to a request with an `id`,
+//! which may be any value, has the same one.
+//!
 //! Whoever can open the socket can do all of it, so only its owner can.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -19,13 +22,12 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::sync::Arc;
 use std::thread;
+use std::time::Duration;
 
 use anyhow::Context;
 use ringbar_vhost_user::Device;
-use rustix::fs::Mode;
-use rustix::process::umask;
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use tracing::{debug, info, warn};
 
 use crate::socket::{self, SocketFile};
@@ -36,20 +38,24 @@ const MAX_LINE: u64 = 4096;
 /// Most connections at a time, each of which has a thread.
 const MAX_CONNECTIONS: usize = 16;
 
+/// Permission bits of the socket's file.
+const OWNER_ONLY: u32 = 0o600;
+
+/// How long to wait after a connection that could not be accepted.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(500);
+
 /// What can be asked for.
 #[derive(Debug, Deserialize)]
-#[serde(tag = "execute", content = "arguments", rename_all = "kebab-case")]
+#[serde(
+    tag = "execute",
+    content = "arguments",
+    rename_all = "kebab-case",
+    deny_unknown_fields
+)]
 enum Request {
-    Resize(Resize),
-    QueryDevice,
-    QueryStatistics,
-}
-
-/// Arguments of `resize`.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Resize {
-    bytes: u64,
+    Resize { bytes: u64 },
+    QueryDevice {},
+    QueryStatistics {},
 }
 
 /// The control socket. Its file goes when this is dropped; connections end with
@@ -60,13 +66,9 @@ pub struct Control {
 }
 
 impl Control {
-    /// Serves `device` at `path`. To be called before there are other threads: the
-    /// mode of new files is one for all.
+    /// Serves `device` at `path`.
     pub fn serve(path: &Path, device: Arc<Device>) -> anyhow::Result<Self> {
-        let mask = umask(Mode::RWXG | Mode::RWXO | Mode::XUSR);
-        let bound = socket::bind(path);
-        umask(mask);
-        let (listener, file) = bound?;
+        let (listener, file) = socket::bind(path, OWNER_ONLY)?;
         thread::Builder::new()
             .name("control".to_owned())
             .spawn(move || accept_all(&listener, &device))
@@ -82,8 +84,10 @@ fn accept_all(listener: &UnixListener, device: &Arc<Device>) {
         let stream = match stream {
             Ok(stream) => stream,
             Err(error) => {
-                warn!(%error, "the control socket fails: no more connections to it");
-                return;
+                // Usually for want of descriptors, and whoever connects still waits.
+                warn!(%error, "cannot accept a connection to the control socket now");
+                thread::sleep(ACCEPT_PAUSE);
+                continue;
             }
         };
         if Arc::strong_count(&connections) > MAX_CONNECTIONS {
@@ -129,11 +133,7 @@ fn converse(stream: &UnixStream, device: &Device) -> io::Result<()> {
         if line.trim_ascii().is_empty() {
             continue;
         }
-        let reply = match serde_json::from_slice(&line) {
-            Ok(request) => carry_out(&request, device),
-            Err(error) => refuse(&format!("this is no request: {error}")),
-        };
-        answer(stream, &reply)?;
+        answer(stream, &respond(&line, device))?;
     }
 }
 
@@ -145,20 +145,43 @@ fn refuse(description: &str) -> Value {
     json!({"error": {"desc": description}})
 }
 
+/// The answer to a line.
+fn respond(line: &[u8], device: &Device) -> Value {
+    let no_request = |error| refuse(&format!("this is no request: {error}"));
+    let mut object: Map<String, Value> = match serde_json::from_slice(line) {
+        Ok(object) => object,
+        Err(error) => return no_request(error),
+    };
+    let id = object.remove("id");
+    let arguments = object.entry("arguments").or_insert_with(|| json!({}));
+    let mut reply = if arguments.is_object() {
+        match serde_json::from_value(Value::Object(object)) {
+            Ok(request) => carry_out(&request, device),
+            Err(error) => no_request(error),
+        }
+    } else {
+        refuse("the arguments of a request are an object")
+    };
+    if let Some(id) = id {
+        reply["id"] = id;
+    }
+    reply
+}
+
 fn carry_out(request: &Request, device: &Device) -> Value {
     let value = match request {
-        Request::Resize(Resize { bytes }) => match device.resize(*bytes) {
+        Request::Resize { bytes } => match device.resize(*bytes) {
             Ok(()) => {
                 info!(bytes, "device memory resized");
                 json!({})
             }
             Err(error) => return refuse(&format!("{:#}", anyhow::Error::new(error))),
         },
-        Request::QueryDevice => {
+        Request::QueryDevice {} => {
             let config = device.config();
             json!({"bytes": config.capacity(), "io-queues": config.io_queues()})
         }
-        Request::QueryStatistics => json!(device.counters().get()),
+        Request::QueryStatistics {} => json!(device.counters().get()),
     };
     json!({"return": value})
 }
@@ -218,6 +241,12 @@ mod tests {
             b"{\"execute\": \"resize\", \"arguments\": {\"bytes\": -1}}",
             b"{\"execute\": \"resize\", \"arguments\": {\"bytes\": 5, \"size\": 6}}",
             b"{\"execute\": \"resize\", \"arguments\": {\"bytes\": 0}}",
+            b"{\"execute\": \"resize\", \"arguments\": [4096]}",
+            b"{\"execute\": \"resize\", \"arguments\": {\"bytes\": 4096}, \"size\": 1}",
+            b"{\"execute\": \"query-device\", \"arguments\": {\"bytes\": 4096}}",
+            b"{\"execute\": \"query-device\", \"arguments\": null}",
+            b"{\"arguments\": {}}",
+            b"[]",
             b"{\"execute\": \"resize\", \"arguments\": {\"bytes\": 9223372036854775808}}",
         ] {
             let mut lines = line.to_vec();
@@ -227,6 +256,30 @@ mod tests {
             assert_eq!(replies[1]["return"]["bytes"], 10_000, "{replies:?}");
             assert_eq!(replies.len(), 2);
         }
+    }
+
+    #[test]
+    fn empty_arguments_and_an_id_are_taken_as_qmp_takes_them() {
+        let device = device();
+        for id in [json!(7), json!("a"), json!(null), json!({"x": [1]})] {
+            for request in [
+                json!({"execute": "query-device", "id": id}),
+                json!({"execute": "query-device", "arguments": {}, "id": id}),
+                json!({"id": id, "execute": "query-statistics", "arguments": {}}),
+                json!({"id": id, "execute": "resize", "arguments": {"bytes": 10_000}}),
+            ] {
+                let replies = answers(&device, format!("{request}\n").as_bytes());
+                assert!(replies[0]["return"].is_object(), "{request}: {replies:?}");
+                assert_eq!(replies[0].get("id"), Some(&id));
+            }
+            // Refusals have it as well.
+            let request = json!({"execute": "quit", "id": id});
+            let replies = answers(&device, format!("{request}\n").as_bytes());
+            assert!(replies[0]["error"].is_object());
+            assert_eq!(replies[0].get("id"), Some(&id));
+        }
+        let replies = answers(&device, b"{\"execute\": \"query-device\"}\n");
+        assert_eq!(replies[0].get("id"), None);
     }
 
     #[test]

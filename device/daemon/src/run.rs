@@ -2,7 +2,7 @@
 
 //! From the first message to the exit.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,10 +17,13 @@ use tracing::{error, info, warn};
 use crate::cli::{Endpoint, Options, StorageKind};
 use crate::control::Control;
 use crate::signals::Termination;
-use crate::socket::Socket;
+use crate::socket::{self, Socket};
 
 /// How long the requests in progress may take when the process is asked to end.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How long to wait after a connection that could not be accepted.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(500);
 
 /// Which descriptor became readable.
 enum Ready {
@@ -31,10 +34,13 @@ enum Ready {
 
 /// Serves until there is nobody left to serve, or a signal comes.
 pub fn run(options: &Options) -> anyhow::Result<()> {
+    // Before this process opens any descriptor: its number could be the one that was
+    // named by mistake.
+    let endpoint = socket::Prepared::new(&options.endpoint)?;
     let termination = Termination::catch().context("cannot catch signals")?;
     let storage = open_storage(options)?;
     let device = Arc::new(Device::new(Arc::clone(&storage), options.device)?);
-    let mut socket = Socket::open(&options.endpoint)?;
+    let mut socket = endpoint.listen()?;
     let _control = match &options.control_socket {
         Some(path) => Some(Control::serve(path, Arc::clone(&device))?),
         None => None,
@@ -59,7 +65,7 @@ fn open_storage(options: &Options) -> anyhow::Result<Arc<dyn Storage>> {
 
 fn announce(device: &Device, options: &Options) {
     let endpoint = match &options.endpoint {
-        Endpoint::Path(path) => path.display().to_string(),
+        Endpoint::Path { path, .. } => path.display().to_string(),
         Endpoint::Fd(fd) => format!("descriptor {fd}"),
     };
     info!(
@@ -76,24 +82,37 @@ fn serve(
     keep_running: bool,
 ) -> anyhow::Result<()> {
     while let Some(listener) = socket.listener() {
-        if let Ready::Termination = wait(termination, listener, None)? {
+        if let Ready::Termination = wait(termination, Some(listener.as_fd()), None)? {
             info!("asked to end");
             return Ok(());
         }
-        let connection = Connection::accept(Arc::clone(device), listener)
-            .context("cannot serve a connection")?;
+        let connection = match Connection::accept(Arc::clone(device), listener) {
+            Ok(connection) => connection,
+            Err(error) if keep_running => {
+                let error = anyhow::Error::new(error);
+                error!("cannot serve a connection now: {error:#}");
+                // Whoever connects may still be waiting, so the listener would be
+                // ready again at once.
+                if let Ready::Termination = wait(termination, None, Some(ACCEPT_PAUSE))? {
+                    info!("asked to end");
+                    return Ok(());
+                }
+                continue;
+            }
+            Err(error) => return Err(error).context("cannot serve a connection"),
+        };
         if !keep_running {
             socket.close();
         }
 
-        if let Ready::Termination = wait(termination, connection.finished(), None)? {
+        if let Ready::Termination = wait(termination, Some(connection.finished()), None)? {
             info!("asked to end: closing the connection");
             connection.shut_down();
             return match wait_ended(&connection)? {
                 true => connection.join().map_err(Into::into),
                 false => {
-                    // Only the monitor can hold a thread up for so long, and the
-                    // process ends in any case.
+                    // Only the monitor, or a storage that does not answer, can hold a
+                    // thread up for so long. The process ends in any case.
                     warn!("requests in progress did not end in time");
                     Ok(())
                 }
@@ -108,23 +127,20 @@ fn serve(
     Ok(())
 }
 
-/// Waits until one of two descriptors is readable. The first comes first.
+/// Waits until the process is asked to end, which comes first, or another descriptor
+/// is readable.
 fn wait(
     termination: &Termination,
-    other: impl AsFd,
+    other: Option<BorrowedFd<'_>>,
     timeout: Option<Duration>,
 ) -> anyhow::Result<Ready> {
-    let mut fds = [
-        PollFd::new(termination, PollFlags::IN),
-        PollFd::new(&other, PollFlags::IN),
-    ];
+    let mut fds = vec![PollFd::new(termination, PollFlags::IN)];
+    fds.extend(other.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
     poll_retry(&mut fds, timeout)?;
-    Ok(if !fds[0].revents().is_empty() {
-        Ready::Termination
-    } else if !fds[1].revents().is_empty() {
-        Ready::Other
-    } else {
-        Ready::Neither
+    Ok(match fds.iter().position(|fd| !fd.revents().is_empty()) {
+        Some(0) => Ready::Termination,
+        Some(_) => Ready::Other,
+        None => Ready::Neither,
     })
 }
 

@@ -5,8 +5,11 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::flag;
 use signal_hook::low_level::pipe;
 
 /// Becomes readable when the process is asked to end.
@@ -16,11 +19,19 @@ pub struct Termination {
 }
 
 impl Termination {
-    /// Takes over the two signals for the rest of the process's life.
+    /// Takes over the two signals for the rest of the process's life. A SIGINT after
+    /// one of them ends the process at once: somebody at a terminal does not want to
+    /// wait. (A second SIGTERM does not: supervisors send it after the SIGINT that
+    /// the terminal has sent to all.)
     pub fn catch() -> io::Result<Self> {
         let (asked, handler) = UnixStream::pair()?;
-        pipe::register(SIGTERM, handler.try_clone()?)?;
-        pipe::register(SIGINT, handler)?;
+        let ending = Arc::new(AtomicBool::new(false));
+        // In this order: the first SIGINT finds the flag unset.
+        flag::register_conditional_default(SIGINT, Arc::clone(&ending))?;
+        for signal in [SIGTERM, SIGINT] {
+            flag::register(signal, Arc::clone(&ending))?;
+            pipe::register(signal, handler.try_clone()?)?;
+        }
         Ok(Self { asked })
     }
 }

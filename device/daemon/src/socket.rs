@@ -2,20 +2,67 @@
 
 //! Listening sockets and their files.
 
-use std::fs;
+use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::os::unix::net::{UnixDatagram, UnixListener};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
+use rustix::fs::{FlockOperation, Mode, OFlags, chmod, fchmod, flock};
 use rustix::io::Errno;
-use rustix::net::AddressFamily;
 use rustix::net::sockopt::{socket_acceptconn, socket_domain};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use tracing::{debug, info, warn};
 
 use crate::cli::Endpoint;
+
+/// Most connections that wait to be accepted.
+const BACKLOG: i32 = 128;
+
+/// Where to listen, once the device is there.
+#[derive(Debug)]
+pub enum Prepared {
+    /// On a socket that is still to be made.
+    Create {
+        /// Its file.
+        path: PathBuf,
+        /// Permission bits of the file.
+        mode: u32,
+    },
+    /// On one that listens already.
+    Inherited(UnixListener),
+}
+
+impl Prepared {
+    /// Takes over what is inherited. To be called before the process opens any
+    /// descriptor.
+    pub fn new(endpoint: &Endpoint) -> anyhow::Result<Self> {
+        Ok(match endpoint {
+            Endpoint::Path { path, mode } => Self::Create {
+                path: path.clone(),
+                mode: *mode,
+            },
+            Endpoint::Fd(fd) => Self::Inherited(inherited(*fd)?),
+        })
+    }
+
+    /// Starts to listen.
+    pub fn listen(self) -> anyhow::Result<Socket> {
+        let (listener, file) = match self {
+            Self::Create { path, mode } => {
+                let (listener, file) = bind(&path, mode)?;
+                (listener, Some(file))
+            }
+            Self::Inherited(listener) => (listener, None),
+        };
+        Ok(Socket {
+            listener: Some(listener),
+            _file: file,
+        })
+    }
+}
 
 /// A socket that listens. Its file, if we made one, goes with it.
 pub struct Socket {
@@ -25,21 +72,6 @@ pub struct Socket {
 }
 
 impl Socket {
-    /// Starts to listen.
-    pub fn open(endpoint: &Endpoint) -> anyhow::Result<Self> {
-        let (listener, file) = match endpoint {
-            Endpoint::Path(path) => {
-                let (listener, file) = bind(path)?;
-                (listener, Some(file))
-            }
-            Endpoint::Fd(fd) => (inherited(*fd)?, None),
-        };
-        Ok(Self {
-            listener: Some(listener),
-            _file: file,
-        })
-    }
-
     /// The listening socket, unless closed.
     pub fn listener(&self) -> Option<&UnixListener> {
         self.listener.as_ref()
@@ -52,11 +84,65 @@ impl Socket {
     }
 }
 
+/// The right to make and remove the socket file at a path: an exclusive lock of the file
+/// beside it, which goes with the lock. Only other instances of this program respect it.
+#[derive(Debug)]
+struct PathLock {
+    path: PathBuf,
+    _file: File,
+}
+
+impl PathLock {
+    /// The lock of the socket at `path`, or `None` where another process has it.
+    fn take(path: &Path) -> io::Result<Option<Self>> {
+        let mut name = path.as_os_str().to_owned();
+        name.push(".lock");
+        let path = PathBuf::from(name);
+        loop {
+            let file = OpenOptions::new()
+                .write(true)
+                .create(true)
+                .truncate(false)
+                .mode(0o600)
+                .custom_flags(OFlags::NOFOLLOW.bits() as i32)
+                .open(&path)?;
+            match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+                Err(Errno::WOULDBLOCK) => return Ok(None),
+                other => other?,
+            }
+            // Whoever had it before may have removed the file after we opened it.
+            let ours = file.metadata()?;
+            match fs::symlink_metadata(&path) {
+                Ok(there) if (there.dev(), there.ino()) == (ours.dev(), ours.ino()) => {
+                    return Ok(Some(Self { path, _file: file }));
+                }
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+}
+
+impl Drop for PathLock {
+    fn drop(&mut self) {
+        // Still locked: whoever waits for this name finds out that it has gone.
+        match fs::remove_file(&self.path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                warn!(path = %self.path.display(), %error, "cannot remove the lock file");
+            }
+            _ => {}
+        }
+    }
+}
+
 /// A socket file that we made.
 #[derive(Debug)]
 pub struct SocketFile {
     path: PathBuf,
     id: (u64, u64),
+    /// Dropped last.
+    _lock: PathLock,
 }
 
 impl Drop for SocketFile {
@@ -75,25 +161,49 @@ impl Drop for SocketFile {
     }
 }
 
-/// Makes a socket file and listens there. A file that is left over from a dead
-/// process is replaced.
-pub fn bind(path: &Path) -> anyhow::Result<(UnixListener, SocketFile)> {
+/// Makes a socket file with these permission bits and listens there. A file that is
+/// left over from a dead process is replaced.
+pub fn bind(path: &Path, mode: u32) -> anyhow::Result<(UnixListener, SocketFile)> {
     let cannot = || format!("cannot create the socket {}", path.display());
-    let listener = match UnixListener::bind(path) {
-        Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+    let Some(lock) = PathLock::take(path).with_context(cannot)? else {
+        return Err(in_use(path));
+    };
+    let address = SocketAddrUnix::new(path).with_context(cannot)?;
+    let mode = Mode::from_bits_truncate(mode);
+    let socket = rustix::net::socket_with(
+        AddressFamily::UNIX,
+        SocketType::STREAM,
+        SocketFlags::CLOEXEC,
+        None,
+    )
+    .with_context(cannot)?;
+    // The file gets the permissions of the socket, less the umask (Linux, unix(7)): at
+    // no time may more connect than are meant to.
+    fchmod(&socket, mode).with_context(cannot)?;
+    match rustix::net::bind(&socket, &address) {
+        Err(Errno::ADDRINUSE) => {
             remove_stale(path)?;
-            UnixListener::bind(path).with_context(cannot)?
+            rustix::net::bind(&socket, &address).with_context(cannot)?;
         }
         other => other.with_context(cannot)?,
-    };
+    }
     let metadata = fs::symlink_metadata(path).with_context(cannot)?;
-    Ok((
-        listener,
-        SocketFile {
-            path: path.to_owned(),
-            id: (metadata.dev(), metadata.ino()),
-        },
-    ))
+    let file = SocketFile {
+        path: path.to_owned(),
+        id: (metadata.dev(), metadata.ino()),
+        _lock: lock,
+    };
+    // What the umask took away.
+    chmod(path, mode).with_context(cannot)?;
+    rustix::net::listen(&socket, BACKLOG).with_context(cannot)?;
+    Ok((UnixListener::from(socket), file))
+}
+
+fn in_use(path: &Path) -> anyhow::Error {
+    anyhow::anyhow!(
+        "the socket {} is in use by another process: stop it, or use another path",
+        path.display()
+    )
 }
 
 /// Removes a socket file whose process is gone.
@@ -109,7 +219,7 @@ fn remove_stale(path: &Path) -> anyhow::Result<()> {
     match probe.map_err(|error| error.raw_os_error()) {
         Err(Some(code)) if code == Errno::CONNREFUSED.raw_os_error() => {}
         Err(Some(code)) if code == Errno::NOENT.raw_os_error() => return Ok(()),
-        _ => bail!("the socket {shown} is in use by another process: stop it, or use another path"),
+        _ => return Err(in_use(path)),
     }
     info!(path = %shown, "replacing the socket of a process that is gone");
     fs::remove_file(path).with_context(|| format!("cannot remove the old socket {shown}"))
@@ -119,10 +229,9 @@ fn inherited(fd: RawFd) -> anyhow::Result<UnixListener> {
     if fd <= rustix::stdio::raw_stderr() {
         bail!("--fd {fd} is a standard stream, not a socket");
     }
-    // SAFETY: the parent gave us this descriptor to own, as the argument says,
-    // and nothing else in this process uses it: this runs once, and the
-    // descriptors that the process opened itself are none that the user could
-    // name by purpose. A number that is not open fails in the next call.
+    // SAFETY: the parent gave us this descriptor to own, as the argument says, and
+    // nothing else in this process uses it: this runs once, and before the process
+    // opens any. A number that is not open fails in the next call.
     let socket = unsafe { OwnedFd::from_raw_fd(fd) };
     match (socket_domain(&socket), socket_acceptconn(&socket)) {
         (Ok(AddressFamily::UNIX), Ok(true)) => Ok(UnixListener::from(socket)),
@@ -132,5 +241,97 @@ fn inherited(fd: RawFd) -> anyhow::Result<UnixListener> {
             bail!("--fd {fd} is not open in this process")
         }
         _ => bail!("--fd {fd} is not a listening Unix socket"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::net::UnixStream;
+    use std::sync::Barrier;
+    use std::thread;
+
+    use super::*;
+
+    fn stale(directory: &Path) -> PathBuf {
+        let path = directory.join("socket");
+        drop(UnixListener::bind(&path).unwrap());
+        path
+    }
+
+    #[test]
+    fn a_stale_socket_has_one_successor() {
+        let directory = tempfile::tempdir().unwrap();
+        for _ in 0..50 {
+            let path = stale(directory.path());
+            let barrier = Barrier::new(4);
+            let bound: Vec<_> = thread::scope(|scope| {
+                let start = || {
+                    barrier.wait();
+                    bind(&path, 0o600)
+                };
+                let threads: Vec<_> = (0..4).map(|_| scope.spawn(start)).collect();
+                threads.into_iter().map(|t| t.join().unwrap()).collect()
+            });
+            let (winners, others): (Vec<_>, Vec<_>) = bound.into_iter().partition(Result::is_ok);
+            assert_eq!(winners.len(), 1);
+            for other in others {
+                let error = other.unwrap_err().to_string();
+                assert!(error.contains("in use by another process"), "{error}");
+            }
+            UnixStream::connect(&path).unwrap();
+            winners[0].as_ref().unwrap().0.accept().unwrap();
+            drop(winners);
+            assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
+        }
+    }
+
+    #[test]
+    fn a_path_that_another_instance_is_at_is_left_alone() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = stale(directory.path());
+        let lock = PathLock::take(&path).unwrap().unwrap();
+        let error = bind(&path, 0o600).unwrap_err().to_string();
+        assert!(error.contains("in use by another process"), "{error}");
+        assert!(path.exists());
+        drop(lock);
+        bind(&path, 0o600).unwrap();
+    }
+
+    #[test]
+    fn a_socket_of_another_program_is_left_alone() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("socket");
+        let listener = UnixListener::bind(&path).unwrap();
+        let error = bind(&path, 0o600).unwrap_err().to_string();
+        assert!(error.contains("in use by another process"), "{error}");
+        // It has not been connected to either.
+        listener.set_nonblocking(true).unwrap();
+        let error = listener.accept().unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
+        UnixStream::connect(&path).unwrap();
+    }
+
+    #[test]
+    fn a_lock_file_that_is_left_over_does_no_harm() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("socket");
+        fs::write(directory.path().join("socket.lock"), "").unwrap();
+        let bound = bind(&path, 0o600).unwrap();
+        assert!(bind(&path, 0o600).is_err());
+        drop(bound);
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn the_file_has_the_mode_that_was_asked_for() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("socket");
+        for mode in [0o600, 0o660, 0o777, 0o400] {
+            let bound = bind(&path, mode).unwrap();
+            let found = fs::metadata(&path).unwrap().permissions().mode();
+            assert_eq!(found & 0o777, mode);
+            drop(bound);
+        }
     }
 }
