@@ -5,6 +5,9 @@
 use crate::support::driver::{INDIRECT, Queue};
 use crate::support::{Daemon, Desc, NEXT, Vmm, WRITE, desc};
 use ringbar_spec::{Event, Opcode, QueueFault};
+use vhost::VhostBackend;
+use vhost::vhost_user::VhostUserFrontend;
+use vhost::vhost_user::message::VhostUserProtocolFeatures;
 
 /// Submits a chain that cannot be answered.
 fn provoke(queue: &mut Queue, table: &[Desc]) {
@@ -122,6 +125,34 @@ fn a_broken_queue_stays_broken_over_a_pause_and_is_whole_after_a_reset() {
 
     vmm.start_device();
     assert_eq!(vmm.io(0).write(0, &[1; 10]).result, 10);
+}
+
+#[test]
+fn ho13_a_broken_queue_is_whole_after_a_reset_message() {
+    let daemon = Daemon::start(&["--size", "1M", "--queues", "2"]);
+    let mut vmm = Vmm::start(daemon.socket(), 2);
+    vmm.post_event_buffers(2);
+    provoke(vmm.io(0), &[desc(0, 32, 0, 0)]);
+    assert_eq!(vmm.wait_event(), broken(2, QueueFault::NoStatus));
+    vmm.frontend.reset_device().unwrap();
+    vmm.start_device();
+    assert_eq!(vmm.io(1).write(0, &[1; 10]).result, 10);
+    assert_eq!(vmm.io(0).write(0, &[1; 10]).result, 10);
+}
+
+#[test]
+fn a_ring_whose_size_is_no_power_of_two_is_a_broken_queue() {
+    let mut daemon = Daemon::start(&["--size", "1M", "--queues", "2"]);
+    let mut vmm = Vmm::connect(daemon.socket(), 2, VhostUserProtocolFeatures::all());
+    vmm.configure(&[0; 4]);
+    vmm.frontend.set_vring_num(2, 100).unwrap();
+    vmm.enable();
+    vmm.post_event_buffers(1);
+    vmm.io(0).kick();
+    assert_eq!(vmm.wait_event(), broken(2, QueueFault::Ring));
+    let line = daemon.wait_log("no power of two");
+    assert!(line.contains("size=100"), "{line}");
+    assert_eq!(vmm.io(1).write(0, &[1; 10]).result, 10);
 }
 
 #[test]

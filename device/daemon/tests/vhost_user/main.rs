@@ -5,8 +5,11 @@
 
 mod aperture;
 mod commands;
+mod descriptors;
 mod device;
+mod ending;
 mod hostile;
+mod log;
 mod program;
 mod resize;
 mod support;

@@ -4,6 +4,7 @@
 
 use std::fs;
 use std::os::fd::AsRawFd;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::process::{Command, Output};
@@ -250,6 +251,20 @@ fn wrong_descriptors_are_refused() {
         let log = String::from_utf8(output.stderr).unwrap();
         assert_eq!(output.status.code(), Some(1), "{log}");
         assert!(log.contains(message), "{log}");
+    }
+}
+
+#[test]
+fn socket_is_for_whom_it_was_meant() {
+    for (args, mode) in [
+        (&["--size", "1M"][..], 0o600),
+        (&["--size", "1M", "--socket-mode", "0660"], 0o660),
+    ] {
+        let daemon = Daemon::start(args);
+        let found = fs::metadata(daemon.socket()).unwrap().permissions().mode();
+        assert_eq!(found & 0o777, mode);
+        daemon.signal(Signal::TERM);
+        daemon.assert_clean_exit();
     }
 }
 

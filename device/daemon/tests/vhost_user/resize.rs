@@ -9,6 +9,7 @@ use std::path::Path;
 use crate::support::{Daemon, Vmm, pattern};
 use ringbar_spec::{Event, Opcode, StatusCode};
 use tempfile::TempDir;
+use vhost::vhost_user::VhostUserFrontend;
 
 /// Asks the daemon whose control socket is in `directory`; its answer.
 fn ask(directory: &Path, request: &str) -> serde_json::Value {
@@ -82,6 +83,21 @@ fn a_driver_without_buffers_hears_of_the_latest_size_only() {
     assert_eq!(vmm.wait_event(), changed(7 << 20));
     resize(daemon.directory(), 1 << 20);
     assert_eq!(vmm.wait_event(), changed(1 << 20));
+}
+
+/// Whoever starts the device reads its configuration.
+#[test]
+fn a_size_of_an_earlier_life_is_not_told() {
+    let daemon = start(&["--size", "1M", "--queues", "1"]);
+    let mut vmm = Vmm::start(daemon.socket(), 1);
+    resize(daemon.directory(), 5 << 20);
+    vmm.frontend.reset_device().unwrap();
+    vmm.start_device();
+    vmm.post_event_buffers(2);
+    // Works, and the worker of the event queue is the same: it had its chance.
+    vmm.control().command(Opcode::MapAperture);
+    resize(daemon.directory(), 6 << 20);
+    assert_eq!(vmm.wait_event(), changed(6 << 20));
 }
 
 #[test]

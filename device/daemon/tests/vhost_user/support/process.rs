@@ -7,9 +7,12 @@ use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, channel};
+use std::sync::{Arc, Mutex};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
+use rustix::process::{
+    Pid, PidfdFlags, Resource, Rlimit, Signal, getrlimit, kill_process, pidfd_open, prlimit,
+};
 use tempfile::TempDir;
 
 use super::PATIENCE;
@@ -18,6 +21,8 @@ use super::PATIENCE;
 pub struct Daemon {
     child: Child,
     log: Receiver<String>,
+    /// Held by whoever reads the log, for each line.
+    reading: Arc<Mutex<()>>,
     seen: Vec<String>,
     socket: PathBuf,
     directory: TempDir,
@@ -55,16 +60,20 @@ impl Daemon {
         let mut child = command.spawn().unwrap();
         let stderr = BufReader::new(child.stderr.take().unwrap());
         let (sender, log) = channel();
+        let reading = Arc::new(Mutex::new(()));
+        let turn = Arc::clone(&reading);
         std::thread::spawn(move || {
             for line in stderr.lines().map_while(Result::ok) {
                 if sender.send(line).is_err() {
                     break;
                 }
+                drop(turn.lock().unwrap());
             }
         });
         let mut daemon = Self {
             child,
             log,
+            reading,
             seen: Vec::new(),
             socket,
             directory,
@@ -97,16 +106,42 @@ impl Daemon {
         }
     }
 
+    /// The messages that were waited for, and those before them.
+    pub fn seen(&self) -> &[String] {
+        &self.seen
+    }
+
+    /// What stops the log from being read while it is locked.
+    pub fn reading(&self) -> Arc<Mutex<()>> {
+        Arc::clone(&self.reading)
+    }
+
+    fn pid(&self) -> Pid {
+        Pid::from_raw(self.child.id() as i32).unwrap()
+    }
+
     pub fn signal(&self, signal: Signal) {
-        let pid = Pid::from_raw(self.child.id() as i32).unwrap();
-        kill_process(pid, signal).unwrap();
+        kill_process(self.pid(), signal).unwrap();
+    }
+
+    /// Has every attempt to open one more descriptor fail. Returns the limit that was.
+    pub fn forbid_descriptors(&self) -> Rlimit {
+        let none = Rlimit {
+            current: Some(3),
+            ..getrlimit(Resource::Nofile)
+        };
+        prlimit(Some(self.pid()), Resource::Nofile, none).unwrap()
+    }
+
+    /// Sets the limit that was.
+    pub fn allow_descriptors(&self, limit: Rlimit) {
+        prlimit(Some(self.pid()), Resource::Nofile, limit).unwrap();
     }
 
     /// Waits for the end.
     #[track_caller]
     pub fn wait(&mut self) -> ExitStatus {
-        let pid = Pid::from_raw(self.child.id() as i32).unwrap();
-        let pidfd = pidfd_open(pid, PidfdFlags::empty()).unwrap();
+        let pidfd = pidfd_open(self.pid(), PidfdFlags::empty()).unwrap();
         let timeout = Timespec {
             tv_sec: PATIENCE.as_secs() as i64,
             tv_nsec: 0,

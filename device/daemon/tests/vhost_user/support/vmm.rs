@@ -38,6 +38,8 @@ pub enum MapPolicy {
     Accept,
     /// Refuse.
     Refuse,
+    /// Never answer.
+    Ignore,
 }
 
 /// The monitor's side of the aperture.
@@ -58,8 +60,15 @@ impl VhostUserFrontendReqHandler for Aperture {
     fn shmem_map(&self, request: &VhostUserMMap, fd: &dyn AsRawFd) -> HandlerResult<u64> {
         let mut state = self.state.lock().unwrap();
         state.maps += 1;
-        if state.policy == MapPolicy::Refuse {
-            return Err(std::io::Error::from_raw_os_error(22));
+        match state.policy {
+            MapPolicy::Accept => {}
+            MapPolicy::Refuse => return Err(std::io::Error::from_raw_os_error(22)),
+            MapPolicy::Ignore => {
+                drop(state);
+                loop {
+                    std::thread::park();
+                }
+            }
         }
         // SAFETY: the library owns the descriptor until this returns.
         let fd = unsafe { BorrowedFd::borrow_raw(fd.as_raw_fd()) };
