@@ -195,6 +195,8 @@ mod tests {
 
     use super::*;
 
+    const BYTES: u64 = 8192;
+
     /// A monitor that maps, and may stop the device before it says so.
     struct Monitor {
         aperture: Arc<Aperture>,
@@ -212,8 +214,8 @@ mod tests {
 
     #[test]
     fn a_map_that_the_device_did_not_outlive_is_asked_for_anew() {
-        let storage = Arc::new(MemoryStorage::new(PAGE).unwrap());
-        let layout = ApertureLayout::new(PAGE).unwrap();
+        let storage = Arc::new(MemoryStorage::new(BYTES).unwrap());
+        let layout = ApertureLayout::new(BYTES).unwrap();
         let aperture = Arc::new(Aperture::new(layout, storage));
         let monitor = Arc::new(Monitor {
             aperture: Arc::clone(&aperture),
@@ -229,7 +231,7 @@ mod tests {
         backend.set_shmem_flag(true);
         aperture.set_backend(backend);
 
-        for (stops, mapped) in [(true, None), (false, Some(PAGE))] {
+        for (stops, mapped) in [(true, None), (false, Some(BYTES))] {
             monitor.stops.store(stops, Ordering::Relaxed);
             thread::scope(|scope| {
                 scope.spawn(|| handler.handle_request().unwrap());

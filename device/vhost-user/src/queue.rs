@@ -223,15 +223,12 @@ impl Server {
         queue
             .disable_notification(mem)
             .map_err(|_| QueueFault::Ring)?;
-        let drained = self.drain(
-            shared,
-            ring,
-            queue,
-            mem,
-            &mut state.requests,
-            counts,
-            turn.alone,
-        );
+        // A message that waits for the ring, and the end of the connection, wait for
+        // one request.
+        let must_leave = |start: Instant| {
+            ring.is_wanted() || shared.is_ending() || !turn.alone && start.elapsed() > MAX_TURN
+        };
+        let drained = self.drain(shared, queue, mem, &mut state.requests, counts, must_leave);
         let may_hold = turn.looking && matches!(drained, Ok(true));
         state
             .moderation
@@ -250,18 +247,17 @@ impl Server {
     }
 
     /// Serves at most one ring full of requests, and fewer if there are long
-    /// commands among them, or the worker is not `alone` with this queue. A message
-    /// that waits for the ring, and the end of the connection, wait for one request.
-    /// Returns false where the next one needs the aperture to be mapped.
+    /// commands among them, or the worker must leave the queue, which is asked after
+    /// each with the time of the start. Returns false where the next one needs the
+    /// aperture to be mapped.
     fn drain(
         &self,
         shared: &Shared,
-        ring: &Ring,
         queue: &mut Queue,
         mem: &GuestMemoryMmap,
         requests: &mut RequestQueue,
         counts: &mut Counts,
-        alone: bool,
+        must_leave: impl Fn(Instant) -> bool,
     ) -> Result<bool, QueueFault> {
         let start = Instant::now();
         for _ in 0..queue.size() {
@@ -284,11 +280,7 @@ impl Server {
                 .map_err(|_| QueueFault::Ring)?;
             self.count(&served, counts);
             let is_command = served.opcode.is_some_and(Opcode::is_command);
-            if ring.is_wanted()
-                || shared.is_ending()
-                || is_command && start.elapsed() > MAX_BATCH_TIME
-                || !alone && start.elapsed() > MAX_TURN
-            {
+            if must_leave(start) || is_command && start.elapsed() > MAX_BATCH_TIME {
                 break;
             }
         }
