@@ -249,6 +249,7 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
     use std::os::unix::net::UnixStream;
     use std::sync::Barrier;
+    use std::sync::atomic::{AtomicU32, Ordering};
     use std::thread;
 
     use super::*;
@@ -284,6 +285,28 @@ mod tests {
             drop(winners);
             assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
         }
+    }
+
+    #[test]
+    fn a_lock_has_one_holder_however_often_it_changes_hands() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("socket");
+        let holders = AtomicU32::new(0);
+        thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    for _ in 0..500 {
+                        if let Some(lock) = PathLock::take(&path).unwrap() {
+                            assert_eq!(holders.fetch_add(1, Ordering::SeqCst), 0);
+                            thread::yield_now();
+                            holders.fetch_sub(1, Ordering::SeqCst);
+                            drop(lock);
+                        }
+                    }
+                });
+            }
+        });
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
     }
 
     #[test]

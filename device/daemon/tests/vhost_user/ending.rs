@@ -9,10 +9,11 @@ use std::thread::{self, JoinHandle};
 
 use crate::support::driver::Queue;
 use crate::support::{Daemon, MapPolicy, NEXT, Vmm, WRITE, desc};
-use ringbar_spec::Opcode;
+use ringbar_spec::{Opcode, RequestHeader};
 use rustix::process::Signal;
 
-/// A guest that keeps a queue full of flushes.
+/// A guest that keeps a queue full of commands, each of which takes the device longer
+/// than it takes the guest to make the next one.
 struct BusyGuest {
     ends: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
@@ -21,7 +22,9 @@ struct BusyGuest {
 impl BusyGuest {
     /// Returns when the device serves it.
     fn start(mut queue: Queue) -> Self {
-        put_flush(&queue);
+        let header = RequestHeader::command(Opcode::Crc32c, 0, 64 << 20, 0);
+        queue.put(queue.header_at(), &header.to_bytes());
+        put_chain(&queue);
         queue.add_all([0; 64]);
         queue.kick();
         queue.wait_interrupt();
@@ -51,8 +54,8 @@ impl Drop for BusyGuest {
     }
 }
 
-fn put_flush(queue: &Queue) {
-    queue.put_header(Opcode::Flush, 0, 0, 0);
+/// A request whose header is in its place already.
+fn put_chain(queue: &Queue) {
     queue.put_table(
         0,
         &[
@@ -64,7 +67,7 @@ fn put_flush(queue: &Queue) {
 
 #[test]
 fn ho5_sigterm_does_not_wait_for_a_busy_guest() {
-    let mut daemon = Daemon::start(&["--size", "1M", "--queues", "1"]);
+    let mut daemon = Daemon::start(&["--size", "64M", "--queues", "1"]);
     let mut vmm = Vmm::start(daemon.socket(), 1);
     let guest = BusyGuest::start(vmm.queues.remove(2));
     daemon.signal(Signal::TERM);
@@ -77,7 +80,7 @@ fn ho5_sigterm_does_not_wait_for_a_busy_guest() {
 
 #[test]
 fn ho5_the_next_monitor_does_not_wait_for_the_guest_of_the_last_one() {
-    let mut daemon = Daemon::start(&["--size", "1M", "--queues", "1", "--keep-running"]);
+    let mut daemon = Daemon::start(&["--size", "64M", "--queues", "1", "--keep-running"]);
     let mut vmm = Vmm::start(daemon.socket(), 1);
     let guest = BusyGuest::start(vmm.queues.remove(2));
     drop(vmm);
@@ -97,13 +100,7 @@ fn a_second_sigint_ends_it_at_once() {
     vmm.set_map_policy(MapPolicy::Ignore);
     let queue = vmm.control();
     queue.put_header(Opcode::MapAperture, 0, 0, 0);
-    queue.put_table(
-        0,
-        &[
-            desc(queue.header_at(), 32, NEXT, 1),
-            desc(queue.status_at(), 16, WRITE, 0),
-        ],
-    );
+    put_chain(queue);
     queue.add(0);
     queue.kick();
     while vmm.maps() == 0 {
