@@ -52,7 +52,8 @@ Exit status:
 #[command(version, after_help = AFTER_HELP, max_term_width = 100)]
 pub struct Args {
     /// Unix socket to create and listen on. A file left over from a dead process
-    /// is replaced; one in use is not. Removed at exit
+    /// is replaced; one in use, which a lock of PATH.lock says, is not. Both are
+    /// removed at exit
     #[arg(long, value_name = "PATH", group = "endpoint", required_unless_present_any = ["fd", "print_capabilities"])]
     socket_path: Option<PathBuf>,
 

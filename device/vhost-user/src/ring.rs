@@ -34,10 +34,13 @@ pub(crate) type Memory = GuestMemoryAtomic<GuestMemoryMmap>;
 ///   does not pass the reset on as a message; where a monitor does,
 ///   `VHOST_USER_RESET_DEVICE` disables the vring, and it starts when it is
 ///   enabled.)
-/// - A size that is no power of two, which the library would ignore, makes it
-///   unusable.
+/// - A size that is no power of two (`VHOST_USER_SET_VRING_NUM`), which the library
+///   would ignore, makes it unusable.
 /// - It is counted how often it was kicked.
-/// - An interrupt that the worker holds back goes out before the vring stops.
+/// - An interrupt that the worker holds back goes out before the vring stops, be it by
+///   `VHOST_USER_GET_VRING_BASE` or by `VHOST_USER_SET_VRING_ENABLE`.
+/// - The descriptors of `VHOST_USER_SET_VRING_KICK` and `VHOST_USER_SET_VRING_CALL` do
+///   not block.
 #[derive(Clone)]
 pub(crate) struct Ring<M: GuestAddressSpace = Memory> {
     vring: VringMutex<M>,
