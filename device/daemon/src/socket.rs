@@ -193,9 +193,10 @@ pub fn bind(path: &Path, mode: u32) -> anyhow::Result<(UnixListener, SocketFile)
         id: (metadata.dev(), metadata.ino()),
         _lock: lock,
     };
+    // At once: whoever waits for the file connects as soon as it is there.
+    rustix::net::listen(&socket, BACKLOG).with_context(cannot)?;
     // What the umask took away.
     chmod(path, mode).with_context(cannot)?;
-    rustix::net::listen(&socket, BACKLOG).with_context(cannot)?;
     Ok((UnixListener::from(socket), file))
 }
 
