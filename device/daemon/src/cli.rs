@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser, ValueEnum};
+use ringbar_spec::MIN_COMMAND_BYTES;
 use ringbar_vhost_user::{DeviceOptions, MAX_IO_QUEUES};
 
 use crate::size;
@@ -252,8 +253,10 @@ impl TryFrom<Args> for Command {
             Ok(bytes @ 1..) => bytes,
             _ => return Err(wrong("--max-request-size must be at least 1 and below 4G")),
         };
-        if args.max_command_size == 0 {
-            return Err(wrong("--max-command-size must be at least 1"));
+        if args.max_command_size < MIN_COMMAND_BYTES {
+            return Err(wrong(&format!(
+                "--max-command-size must be at least {MIN_COMMAND_BYTES}"
+            )));
         }
         Ok(Self::Run(Options {
             endpoint,
@@ -361,7 +364,7 @@ mod tests {
                 "--size",
                 "1M",
                 "--max-command-size",
-                "0",
+                "7",
             ],
             &["--print-capabilities", "--size", "1M"],
         ] {

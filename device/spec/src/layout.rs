@@ -79,6 +79,19 @@ pub const FIRST_IO_QUEUE: u16 = 2;
 /// memory.
 pub const APERTURE_SHMID: u8 = 0;
 
+/// The aperture shows whole pages of the device memory, of so many bytes. A last one that
+/// the device memory does not fill is left out: what follows there is not the device's.
+pub const APERTURE_PAGE: u64 = 4096;
+
+/// How many of the first `bytes` of the device memory an aperture can show.
+pub const fn aperture_of(bytes: u64) -> u64 {
+    bytes - bytes % APERTURE_PAGE
+}
+
+/// Least value of [`DeviceConfig::max_command_bytes`] where there are commands: the
+/// pattern of a fill, so that one can be split.
+pub const MIN_COMMAND_BYTES: u64 = 8;
+
 /// Largest number of I/O queues a device may have.
 pub const MAX_IO_QUEUES: u16 = 64;
 
@@ -114,8 +127,9 @@ const fn field<const N: usize, const S: usize>(bytes: &[u8; S], at: usize) -> [u
 ///
 /// `1 <= io_queues <= MAX_IO_QUEUES`, `max_segments >= 1`, `capacity >= 1` and
 /// at most `i64::MAX` (it is a file size in the guest), `aperture_bytes <=
-/// capacity`, `max_request_bytes >= 1`, `operations` contains read and write,
-/// and `max_command_bytes` is 0 exactly where `operations` contains no command.
+/// capacity` and a multiple of [`APERTURE_PAGE`], `max_request_bytes >= 1`, `operations` contains read and write,
+/// and `max_command_bytes` is at least [`MIN_COMMAND_BYTES`] where `operations` contains
+/// a command, and 0 where not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DeviceConfig {
     parts: ConfigParts,
@@ -130,7 +144,8 @@ pub struct ConfigParts {
     pub max_segments: u16,
     /// Size of the device memory in bytes.
     pub capacity: u64,
-    /// How many bytes of the device memory, from its start, the aperture shows.
+    /// How many bytes of the device memory, from its start, the aperture shows; whole
+    /// pages of [`APERTURE_PAGE`] bytes.
     pub aperture_bytes: u64,
     /// Most data bytes in one request.
     pub max_request_bytes: u32,
@@ -154,14 +169,14 @@ pub enum ConfigError {
     MaxSegments,
     /// `capacity` is 0 or above `i64::MAX`.
     Capacity(u64),
-    /// `aperture_bytes` is above `capacity`.
+    /// `aperture_bytes` is above `capacity`, or no multiple of [`APERTURE_PAGE`].
     Aperture(u64),
     /// `max_request_bytes` is 0.
     MaxRequest,
     /// `operations` lacks read or write.
     Operations(u32),
-    /// `max_command_bytes` is 0 although there are commands, or it is not 0
-    /// although there are none.
+    /// `max_command_bytes` is below [`MIN_COMMAND_BYTES`] although there are commands, or
+    /// it is not 0 although there are none.
     MaxCommand(u64),
 }
 
@@ -188,7 +203,9 @@ impl DeviceConfig {
         if parts.capacity == 0 || parts.capacity > i64::MAX as u64 {
             return Err(ConfigError::Capacity(parts.capacity));
         }
-        if parts.aperture_bytes > parts.capacity {
+        if parts.aperture_bytes > parts.capacity
+            || aperture_of(parts.aperture_bytes) != parts.aperture_bytes
+        {
             return Err(ConfigError::Aperture(parts.aperture_bytes));
         }
         if parts.max_request_bytes == 0 {
@@ -197,24 +214,29 @@ impl DeviceConfig {
         if parts.operations & NEEDED != NEEDED {
             return Err(ConfigError::Operations(parts.operations));
         }
-        let commands = parts.operations & Opcode::COMMANDS != 0;
-        if commands != (parts.max_command_bytes != 0) {
+        let fits = if parts.operations & Opcode::COMMANDS != 0 {
+            parts.max_command_bytes >= MIN_COMMAND_BYTES
+        } else {
+            parts.max_command_bytes == 0
+        };
+        if !fits {
             return Err(ConfigError::MaxCommand(parts.max_command_bytes));
         }
         // INVARIANT: each part was checked above.
         Ok(Self { parts })
     }
 
-    /// The same device with another capacity, and as much of that behind the
-    /// aperture as it shows at most.
+    /// The same device with another capacity, and as many of its whole pages behind the
+    /// aperture as it shows at most, which is `aperture` bytes.
     pub const fn resized(self, capacity: u64, aperture: u64) -> Result<Self, ConfigError> {
         let mut parts = self.parts;
         parts.capacity = capacity;
-        parts.aperture_bytes = if aperture < capacity {
+        let shown = if aperture < capacity {
             aperture
         } else {
             capacity
         };
+        parts.aperture_bytes = aperture_of(shown);
         Self::new(parts)
     }
 

@@ -4,8 +4,8 @@
 
 use proptest::prelude::*;
 use ringbar_spec::{
-    ConfigError, ConfigParts, DeviceConfig, Event, HeaderError, MAX_IO_QUEUES, Opcode, QueueFault,
-    RequestHeader, RequestStatus, StatusCode,
+    ConfigError, ConfigParts, DeviceConfig, Event, HeaderError, MAX_IO_QUEUES, MIN_COMMAND_BYTES,
+    Opcode, QueueFault, RequestHeader, RequestStatus, StatusCode, aperture_of,
 };
 
 const READ_WRITE: u32 = Opcode::Read.mask() | Opcode::Write.mask();
@@ -57,7 +57,7 @@ fn config() -> impl Strategy<Value = DeviceConfig> {
         any::<u64>(),
         1..=u32::MAX,
         any::<u32>(),
-        1..=u64::MAX,
+        MIN_COMMAND_BYTES..=u64::MAX,
     )
         .prop_map(
             |(io_queues, max_segments, capacity, aperture, request, operations, command)| {
@@ -66,7 +66,7 @@ fn config() -> impl Strategy<Value = DeviceConfig> {
                     io_queues,
                     max_segments,
                     capacity,
-                    aperture_bytes: aperture % (capacity + 1),
+                    aperture_bytes: aperture_of(aperture % (capacity + 1)),
                     max_request_bytes: request,
                     operations: operations | READ_WRITE,
                     max_command_bytes: if has_commands { command } else { 0 },
@@ -168,7 +168,7 @@ fn configuration_on_the_wire() {
         io_queues: 3,
         max_segments: 0x0405,
         capacity: 0x3132_3334_3536_3738,
-        aperture_bytes: 0x2122_2324_2526_2728,
+        aperture_bytes: 0x2122_2324_2526_2000,
         max_request_bytes: 0x1112_1314,
         operations: READ_WRITE | Opcode::COMMANDS,
         max_command_bytes: 0x4142_4344_4546_4748,
@@ -180,7 +180,7 @@ fn configuration_on_the_wire() {
     expected[10] = 3;
     expected[12..14].copy_from_slice(&[5, 4]);
     expected[16..24].copy_from_slice(&[0x38, 0x37, 0x36, 0x35, 0x34, 0x33, 0x32, 0x31]);
-    expected[24..32].copy_from_slice(&[0x28, 0x27, 0x26, 0x25, 0x24, 0x23, 0x22, 0x21]);
+    expected[24..32].copy_from_slice(&[0, 0x20, 0x26, 0x25, 0x24, 0x23, 0x22, 0x21]);
     expected[32..36].copy_from_slice(&[0x14, 0x13, 0x12, 0x11]);
     expected[36..40].copy_from_slice(&[0xf6, 3, 0, 0]);
     expected[40..48].copy_from_slice(&[0x48, 0x47, 0x46, 0x45, 0x44, 0x43, 0x42, 0x41]);
@@ -242,7 +242,7 @@ const SMALL: ConfigParts = ConfigParts {
     io_queues: 1,
     max_segments: 1,
     capacity: 1,
-    aperture_bytes: 1,
+    aperture_bytes: 0,
     max_request_bytes: 1,
     operations: READ_WRITE,
     max_command_bytes: 0,
@@ -251,20 +251,27 @@ const SMALL: ConfigParts = ConfigParts {
 #[test]
 fn another_capacity_takes_the_aperture_along() {
     let config = DeviceConfig::new(ConfigParts {
-        capacity: 1000,
-        aperture_bytes: 800,
+        capacity: 100_000,
+        aperture_bytes: 8192,
         ..SMALL
     })
     .unwrap();
-    for (capacity, aperture) in [(5000, 800), (800, 800), (799, 799), (1, 1)] {
-        let resized = config.resized(capacity, 800).unwrap();
+    for (capacity, aperture) in [
+        (500_000, 8192),
+        (8192, 8192),
+        (8191, 4096),
+        (4097, 4096),
+        (4095, 0),
+        (1, 0),
+    ] {
+        let resized = config.resized(capacity, 8192).unwrap();
         assert_eq!(resized.capacity(), capacity);
         assert_eq!(resized.aperture_bytes(), aperture);
         // And back.
-        assert_eq!(resized.resized(1000, 800), Ok(config));
+        assert_eq!(resized.resized(100_000, 8192), Ok(config));
     }
     for capacity in [0, 1 << 63] {
-        let refused = config.resized(capacity, 800).unwrap_err();
+        let refused = config.resized(capacity, 8192).unwrap_err();
         assert_eq!(refused, ConfigError::Capacity(capacity));
     }
 }
@@ -282,16 +289,24 @@ fn impossible_configurations_are_refused() {
     assert_eq!(refused(|c| c.max_segments = 0), Error::MaxSegments);
     assert_eq!(refused(|c| c.capacity = 0), Error::Capacity(0));
     assert_eq!(refused(|c| c.capacity = 1 << 63), Error::Capacity(1 << 63));
-    assert_eq!(refused(|c| c.aperture_bytes = 2), Error::Aperture(2));
+    assert_eq!(refused(|c| c.aperture_bytes = 4096), Error::Aperture(4096));
+    let odd = |c: &mut ConfigParts| (c.capacity, c.aperture_bytes) = (9000, 8999);
+    assert_eq!(refused(odd), Error::Aperture(8999));
     assert_eq!(refused(|c| c.max_request_bytes = 0), Error::MaxRequest);
     assert_eq!(refused(|c| c.operations = 2), Error::Operations(2));
     assert_eq!(refused(|c| c.max_command_bytes = 1), Error::MaxCommand(1));
     for opcode in COMMANDS {
         let with_command = |c: &mut ConfigParts| c.operations |= opcode.mask();
         assert_eq!(refused(with_command), Error::MaxCommand(0));
+        // Less than one pattern of a fill.
+        let short = |c: &mut ConfigParts| {
+            with_command(c);
+            c.max_command_bytes = 7;
+        };
+        assert_eq!(refused(short), Error::MaxCommand(7));
         let mut parts = SMALL;
         with_command(&mut parts);
-        parts.max_command_bytes = 1;
+        parts.max_command_bytes = 8;
         let config = DeviceConfig::new(parts).unwrap();
         assert!(
             COMMANDS

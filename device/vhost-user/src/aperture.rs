@@ -12,41 +12,31 @@ use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ringbar_model::Storage;
-use ringbar_spec::{APERTURE_SHMID, RequestStatus, StatusCode};
+use ringbar_spec::{APERTURE_PAGE, APERTURE_SHMID, RequestStatus, StatusCode, aperture_of};
 use tracing::{info, warn};
 use vhost::vhost_user::message::{VhostUserMMap, VhostUserMMapFlags, VhostUserShMemConfig};
 use vhost::vhost_user::{Backend, VhostUserFrontendReqHandler};
 
 use crate::error::Error;
 
-/// Granularity of a mapping. QEMU maps in pages of the host.
-const PAGE: u64 = 4096;
-
 /// Sizes of the shared memory region and of the mapping in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct ApertureLayout {
     /// Size of the region: a power of two, because QEMU makes a BAR of it.
     region: u64,
-    /// Bytes mapped, whole pages.
+    /// Bytes mapped: the whole pages of the device memory. A last one that it does not
+    /// fill is left out, because the rest of that is not the device's: a longer file may
+    /// go on there.
     mapped: u64,
-    /// Bytes of device memory in them.
-    bytes: u64,
 }
 
 impl ApertureLayout {
     /// For `bytes` of device memory.
     pub(crate) fn new(bytes: u64) -> Result<Self, Error> {
-        let too_large = Error::ApertureSize(bytes);
-        let Some(mapped) = bytes.checked_next_multiple_of(PAGE) else {
-            return Err(too_large);
-        };
-        match mapped.max(PAGE).checked_next_power_of_two() {
-            Some(region) if region <= 1 << 62 => Ok(Self {
-                region,
-                mapped,
-                bytes,
-            }),
-            _ => Err(too_large),
+        let mapped = aperture_of(bytes);
+        match mapped.max(APERTURE_PAGE).checked_next_power_of_two() {
+            Some(region) if region <= 1 << 62 => Ok(Self { region, mapped }),
+            _ => Err(Error::ApertureSize(bytes)),
         }
     }
 
@@ -121,10 +111,11 @@ impl Aperture {
     pub(crate) fn answer(&self) -> Option<RequestStatus> {
         let mut state = self.state();
         match state.mapping {
-            Mapping::Absent => None,
-            Mapping::Present => Some(RequestStatus {
+            Mapping::Absent if self.layout.mapped > 0 => None,
+            // Without a whole page there is nothing to map.
+            Mapping::Absent | Mapping::Present => Some(RequestStatus {
                 code: StatusCode::Ok,
-                result: self.layout.bytes,
+                result: self.layout.mapped,
             }),
             Mapping::Refused => {
                 state.mapping = Mapping::Absent;
@@ -167,7 +158,7 @@ impl Aperture {
         let source = self
             .storage
             .mappable()
-            .ok_or_else(|| io::Error::other("this storage cannot be mapped"))?;
+            .ok_or_else(|| io::Error::other("this storage cannot be mapped, or has failed"))?;
         let request = VhostUserMMap {
             shmid: APERTURE_SHMID,
             padding: [0; 7],
@@ -242,14 +233,16 @@ mod tests {
     }
 
     #[test]
-    fn region_is_a_power_of_two_that_holds_the_pages() {
+    fn ho10_region_is_a_power_of_two_that_holds_the_whole_pages() {
         for (bytes, mapped, region) in [
-            (1, 4096, 4096),
+            (1, 0, 4096),
+            (4095, 0, 4096),
             (4096, 4096, 4096),
-            (4097, 8192, 8192),
+            (8191, 4096, 4096),
+            (8192, 8192, 8192),
             (12 << 10, 12 << 10, 16 << 10),
             (256 << 20, 256 << 20, 256 << 20),
-            ((256 << 20) + 1, (256 << 20) + 4096, 512 << 20),
+            ((256 << 20) + 4096, (256 << 20) + 4096, 512 << 20),
         ] {
             let layout = ApertureLayout::new(bytes).unwrap();
             assert_eq!((layout.mapped, layout.region), (mapped, region), "{bytes}");
@@ -261,7 +254,7 @@ mod tests {
 
     #[test]
     fn impossible_regions_are_refused() {
-        for bytes in [(1 << 62) + 1, i64::MAX as u64, u64::MAX] {
+        for bytes in [(1 << 62) + APERTURE_PAGE, i64::MAX as u64, u64::MAX] {
             assert!(ApertureLayout::new(bytes).is_err(), "{bytes}");
         }
     }

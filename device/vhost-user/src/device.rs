@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use ringbar_model::Storage;
-use ringbar_spec::{ConfigParts, DeviceConfig, Opcode};
+use ringbar_spec::{ConfigParts, DeviceConfig, Opcode, aperture_of};
 
 use crate::aperture::ApertureLayout;
 use crate::counters::Counters;
@@ -29,7 +29,7 @@ pub struct DeviceOptions {
     pub io_queues: u16,
     /// Most data bytes in one request, at least 1.
     pub max_request_bytes: u32,
-    /// Greatest length of one command, at least 1. A command keeps its queue busy
+    /// Greatest length of one command, at least [`ringbar_spec::MIN_COMMAND_BYTES`]. A command keeps its queue busy
     /// until it is done, and a reset of the device has to wait for it.
     pub max_command_bytes: u64,
     /// How long to look for the next request in an empty ring before sleeping. The
@@ -90,7 +90,7 @@ impl Device {
             io_queues: options.io_queues,
             max_segments: MAX_SEGMENTS,
             capacity,
-            aperture_bytes: capacity,
+            aperture_bytes: aperture_of(capacity),
             max_request_bytes: options.max_request_bytes,
             operations: OPERATIONS,
             max_command_bytes: options.max_command_bytes,

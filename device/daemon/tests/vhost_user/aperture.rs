@@ -5,6 +5,7 @@
 use crate::support::vmm::APERTURE_AT;
 use crate::support::{Daemon, MapPolicy, Vmm, pattern};
 use ringbar_spec::{Opcode, RequestStatus, StatusCode};
+use tempfile::TempDir;
 use vhost::vhost_user::message::VhostUserProtocolFeatures as Protocol;
 
 const UNAVAILABLE: RequestStatus = RequestStatus {
@@ -25,19 +26,49 @@ fn both_ways_lead_to_the_same_bytes() {
     let mut vmm = Vmm::start(daemon.socket(), 1);
     assert_eq!(
         vmm.control().command(Opcode::MapAperture),
-        mapped(1_000_000)
+        mapped(244 * 4096)
     );
-    assert_eq!(vmm.bar_len(), 245 * 4096);
+    assert_eq!(vmm.bar_len(), 244 * 4096);
 
     let data = pattern(5000, 1);
     vmm.io(0).write(999, &data);
     assert!(vmm.bar_read(999, 5000) == data);
 
     let data = pattern(5000, 2);
-    vmm.bar_write(995_000, &data);
-    let (status, read) = vmm.io(0).read(995_000, 5000);
+    vmm.bar_write(994_000, &data);
+    let (status, read) = vmm.io(0).read(994_000, 5000);
     assert_eq!(status, mapped(5000));
     assert!(read == data);
+}
+
+/// The last page is not filled by the device, and the file goes on in it.
+#[test]
+fn ho10_nothing_beyond_the_device_is_behind_the_aperture() {
+    let directory = TempDir::new().unwrap();
+    let file = directory.path().join("disk");
+    std::fs::write(&file, vec![7; 1 << 20]).unwrap();
+    let storage = format!("file:{}", file.display());
+    let args = ["--size", "10000", "--queues", "1", "--storage", &storage];
+    let daemon = Daemon::start_in(directory, &args);
+    let mut vmm = Vmm::start(daemon.socket(), 1);
+    assert_eq!(vmm.config().aperture_bytes(), 8192);
+    assert_eq!(vmm.control().command(Opcode::MapAperture), mapped(8192));
+    assert_eq!(vmm.bar_len(), 8192);
+    // The rest of the device is there for requests, and nothing beyond.
+    assert_eq!(vmm.io(0).write(8192, &[1; 1808]), mapped(1808));
+    let (status, _) = vmm.io(0).read(9_999, 2);
+    assert_eq!(status.code, StatusCode::OutOfRange);
+    assert!(std::fs::read(&file).unwrap()[10_000..] == [7; (1 << 20) - 10_000]);
+}
+
+#[test]
+fn ho10_a_device_of_less_than_a_page_has_nothing_behind_the_aperture() {
+    let daemon = Daemon::start(&["--size", "4095", "--queues", "1"]);
+    let mut vmm = Vmm::start(daemon.socket(), 1);
+    assert_eq!(vmm.config().aperture_bytes(), 0);
+    assert_eq!(vmm.control().command(Opcode::MapAperture), mapped(0));
+    assert_eq!(vmm.maps(), 0);
+    assert_eq!(vmm.io(0).write(0, &[1; 4095]), mapped(4095));
 }
 
 #[test]

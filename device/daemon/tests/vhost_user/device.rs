@@ -50,7 +50,7 @@ fn offers_what_it_should_and_nothing_else() {
     let config = vmm.config();
     assert_eq!(config.io_queues(), 3);
     assert_eq!(config.capacity(), 10000);
-    assert_eq!(config.aperture_bytes(), 10000);
+    assert_eq!(config.aperture_bytes(), 8192);
     assert_eq!(config.max_request_bytes(), 4 << 20);
     assert_eq!(config.max_command_bytes(), 64 << 20);
     for raw in 1..=9 {
@@ -66,10 +66,10 @@ fn offers_what_it_should_and_nothing_else() {
     assert_eq!(bytes[8..16], (64u64 << 20).to_le_bytes());
     assert_eq!(bytes[32..], [0; 68]);
 
-    // One region: 10000 bytes are 3 pages, and a BAR is a power of two.
+    // One region: 10000 bytes have 2 whole pages, and a BAR is a power of two.
     let shmem = vmm.frontend.get_shmem_config().unwrap();
     assert_eq!(shmem.nregions, 1);
-    assert_eq!(shmem.memory_sizes[0], 16384);
+    assert_eq!(shmem.memory_sizes[0], 8192);
     assert!(shmem.memory_sizes[1..].iter().all(|size| *size == 0));
 }
 

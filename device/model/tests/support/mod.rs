@@ -7,7 +7,7 @@
 #![allow(dead_code)]
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, LazyLock};
+use std::sync::{Arc, LazyLock, Mutex};
 
 use ringbar_model::storage::{Mappable, ResizeError};
 use ringbar_model::{ChainHead, QueueRole, RequestQueue, Served, Storage, StorageError};
@@ -42,7 +42,7 @@ fn config(capacity: u64) -> DeviceConfig {
         io_queues: 1,
         max_segments: MAX_SEGMENTS,
         capacity,
-        aperture_bytes: capacity,
+        aperture_bytes: 0,
         max_request_bytes: MAX_REQUEST,
         operations: Opcode::Read.mask()
             | Opcode::Write.mask()
@@ -69,6 +69,8 @@ pub struct TestStorage {
     errno: i32,
     pub flushes: AtomicU32,
     pub discards: AtomicU32,
+    /// Offset and length of each write that no flush has covered since.
+    unflushed: Mutex<Vec<(u64, u64)>>,
 }
 
 impl TestStorage {
@@ -87,6 +89,7 @@ impl TestStorage {
             errno: 0,
             flushes: 0.into(),
             discards: 0.into(),
+            unflushed: Mutex::default(),
         }
     }
 
@@ -115,7 +118,17 @@ impl TestStorage {
         }
     }
 
-    fn flushed(&self) -> Result<(), StorageError> {
+    /// What would be lost if the power failed now.
+    pub fn unflushed(&self) -> Vec<(u64, u64)> {
+        self.unflushed.lock().unwrap().clone()
+    }
+
+    fn flushed(&self, offset: u64, length: u64) -> Result<(), StorageError> {
+        let covers = |(at, len): &(u64, u64)| *at >= offset && at + len <= offset + length;
+        self.unflushed
+            .lock()
+            .unwrap()
+            .retain(|write| !covers(write));
         self.flushes.fetch_add(1, Ordering::Relaxed);
         match self.errno {
             0 => Ok(()),
@@ -154,6 +167,8 @@ impl Storage for TestStorage {
 
     fn write(&self, offset: u64, source: VolatileSlice<'_>) -> Result<(), StorageError> {
         self.check(offset, source.len())?;
+        let write = (offset, source.len() as u64);
+        self.unflushed.lock().unwrap().push(write);
         let mut bytes = vec![0; source.len()];
         source.read_slice(&mut bytes, 0).unwrap();
         self.bytes
@@ -173,11 +188,11 @@ impl Storage for TestStorage {
     }
 
     fn flush(&self) -> Result<(), StorageError> {
-        self.flushed()
+        self.flushed(0, u64::MAX)
     }
 
-    fn flush_range(&self, _offset: u64, _length: u64) -> Result<(), StorageError> {
-        self.flushed()
+    fn flush_range(&self, offset: u64, length: u64) -> Result<(), StorageError> {
+        self.flushed(offset, length)
     }
 
     fn mappable(&self) -> Option<Mappable<'_>> {
