@@ -6,9 +6,10 @@
 //! works on it. So the bytes are looked at only in private copies, one piece
 //! after the other, and nothing needs more of a storage than to read and write.
 
-use ringbar_spec::{Opcode, RequestHeader, RequestStatus, StatusCode};
+use ringbar_spec::{Opcode, RequestHeader};
 use vm_memory::VolatileSlice;
 
+use crate::queue::Outcome;
 use crate::storage::{Storage, StorageError};
 
 /// Bytes copied at a time: small enough for two of them to stay in the cache,
@@ -25,11 +26,7 @@ pub(crate) struct Executor {
 
 impl Executor {
     /// Executes the command, whose ranges lie within the storage, to the end.
-    pub(crate) fn execute(
-        &mut self,
-        storage: &dyn Storage,
-        header: &RequestHeader,
-    ) -> RequestStatus {
+    pub(crate) fn execute(&mut self, storage: &dyn Storage, header: &RequestHeader) -> Outcome {
         let done = self.run(storage, header).and_then(|result| {
             if header.flags & RequestHeader::FUA != 0 {
                 storage.flush_range(header.offset, header.length)?;
@@ -37,14 +34,8 @@ impl Executor {
             Ok(result)
         });
         match done {
-            Ok(result) => RequestStatus {
-                code: StatusCode::Ok,
-                result,
-            },
-            Err(error) => RequestStatus {
-                code: error.status(),
-                result: 0,
-            },
+            Ok(result) => Outcome::of(result, Ok(())),
+            Err(error) => Outcome::of(0, Err(error)),
         }
     }
 

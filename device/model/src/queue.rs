@@ -34,6 +34,8 @@ pub struct RequestQueue {
     storage: Arc<dyn Storage>,
     parser: Parser,
     commands: Executor,
+    /// Why the storage failed the last request.
+    failure: Option<StorageError>,
 }
 
 impl RequestQueue {
@@ -44,7 +46,14 @@ impl RequestQueue {
             storage,
             parser: Parser::new(Limits::new(config), role),
             commands: Executor::default(),
+            failure: None,
         }
+    }
+
+    /// Why the storage failed the request that was served last, where it did. The
+    /// driver gets a status only; this is for the host's log. Taken once.
+    pub const fn take_failure(&mut self) -> Option<StorageError> {
+        self.failure.take()
     }
 
     /// Serves the chain at `head` to the end, its status included.
@@ -62,29 +71,30 @@ impl RequestQueue {
         head: ChainHead,
         map_aperture: impl FnOnce() -> Option<RequestStatus>,
     ) -> Result<Option<Served>, QueueFault> {
+        self.failure = None;
         let parsed = self.parser.parse(mem, head, self.storage.capacity())?;
+        let storage = self.storage.as_ref();
         let (opcode, flags, status) = match parsed.request {
             Err(code) => (None, 0, RequestStatus { code, result: 0 }),
             Ok(request) => {
-                let status = match request.header().opcode {
-                    Opcode::Read => read(self.storage.as_ref(), mem, &request),
-                    Opcode::Write => write(self.storage.as_ref(), mem, &request),
-                    Opcode::Flush => status(0, self.storage.flush()),
+                let outcome = match request.header().opcode {
+                    Opcode::Read => read(storage, mem, &request),
+                    Opcode::Write => write(storage, mem, &request),
+                    Opcode::Flush => Outcome::of(0, storage.flush()),
                     Opcode::Discard
                     | Opcode::WriteZeroes
                     | Opcode::Copy
                     | Opcode::Fill
                     | Opcode::Compare
-                    | Opcode::Crc32c => self
-                        .commands
-                        .execute(self.storage.as_ref(), request.header()),
+                    | Opcode::Crc32c => self.commands.execute(storage, request.header()),
                     Opcode::MapAperture => match map_aperture() {
-                        Some(status) => status,
+                        Some(status) => status.into(),
                         None => return Ok(None),
                     },
                 };
+                self.failure = outcome.failure;
                 let header = request.header();
-                (Some(header.opcode), header.flags, status)
+                (Some(header.opcode), header.flags, outcome.status)
             }
         };
         parsed.status.write(mem, status)?;
@@ -105,12 +115,47 @@ impl RequestQueue {
     }
 }
 
+/// How a request ended.
+#[derive(Debug)]
+pub(crate) struct Outcome {
+    /// For the driver.
+    status: RequestStatus,
+    /// For the host, where the storage is the reason.
+    failure: Option<StorageError>,
+}
+
+impl Outcome {
+    /// That of an operation on the storage whose status has this result, whether it
+    /// ended well or not.
+    pub(crate) fn of(result: u64, operation: Result<(), StorageError>) -> Self {
+        let failure = operation.err();
+        Self {
+            status: RequestStatus {
+                code: failure
+                    .as_ref()
+                    .map_or(StatusCode::Ok, StorageError::status),
+                result,
+            },
+            failure,
+        }
+    }
+}
+
+impl From<RequestStatus> for Outcome {
+    fn from(status: RequestStatus) -> Self {
+        Self {
+            status,
+            failure: None,
+        }
+    }
+}
+
 /// Storage to data segments.
 fn read<M: GuestMemory<Bitmap = ()>>(
     storage: &dyn Storage,
     mem: &M,
     request: &Request<'_>,
-) -> RequestStatus {
+) -> Outcome {
     transfer(mem, request, Permissions::Write, |offset, slice| {
         storage.read(offset, slice)
     })
@@ -121,14 +166,14 @@ fn write<M: GuestMemory<Bitmap = ()>>(
     storage: &dyn Storage,
     mem: &M,
     request: &Request<'_>,
-) -> RequestStatus {
+) -> Outcome {
     let written = transfer(mem, request, Permissions::Read, |offset, slice| {
         storage.write(offset, slice)
     });
     let header = request.header();
-    if written.code == StatusCode::Ok && header.flags & RequestHeader::FUA != 0 {
-        return status(
-            written.result,
+    if written.status.code == StatusCode::Ok && header.flags & RequestHeader::FUA != 0 {
+        return Outcome::of(
+            written.status.result,
             storage.flush_range(header.offset, header.length),
         );
     }
@@ -142,29 +187,27 @@ fn transfer<M: GuestMemory<Bitmap = ()>>(
     request: &Request<'_>,
     access: Permissions,
     mut copy: impl FnMut(u64, VolatileSlice<'_>) -> Result<(), StorageError>,
-) -> RequestStatus {
+) -> Outcome {
     let mut done = 0;
-    let mut walk = || -> Result<(), StatusCode> {
-        for segment in request.data() {
-            let slices = mem
-                .get_slices(segment.addr, segment.len as usize, access)
-                .map_err(|_| StatusCode::Invalid)?;
-            for slice in slices {
-                let slice = slice.map_err(|_| StatusCode::Invalid)?;
-                let length = slice.len() as u64;
-                copy(request.header().offset + done, slice).map_err(|error| error.status())?;
-                done += length;
+    for segment in request.data() {
+        // What was guest memory when the request was parsed may be none by now.
+        let gone = |done| RequestStatus {
+            code: StatusCode::Invalid,
+            result: done,
+        };
+        let Ok(slices) = mem.get_slices(segment.addr, segment.len as usize, access) else {
+            return gone(done).into();
+        };
+        for slice in slices {
+            let Ok(slice) = slice else {
+                return gone(done).into();
+            };
+            let length = slice.len() as u64;
+            if let Err(error) = copy(request.header().offset + done, slice) {
+                return Outcome::of(done, Err(error));
             }
+            done += length;
         }
-        Ok(())
-    };
-    let code = walk().err().unwrap_or(StatusCode::Ok);
-    RequestStatus { code, result: done }
-}
-
-fn status(result: u64, outcome: Result<(), StorageError>) -> RequestStatus {
-    RequestStatus {
-        code: outcome.err().map_or(StatusCode::Ok, |error| error.status()),
-        result,
     }
+    Outcome::of(done, Ok(()))
 }

@@ -28,7 +28,7 @@ pub enum StorageError {
     #[error("no space left below the storage")]
     NoSpace(#[source] io::Error),
     /// What lies below failed.
-    #[error("storage failed")]
+    #[error("the storage failed")]
     Io(#[source] io::Error),
 }
 
@@ -50,6 +50,18 @@ impl From<io::Error> for StorageError {
             _ => Self::Io(error),
         }
     }
+}
+
+/// An error with its causes, for people.
+pub fn with_causes(error: &(dyn Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        next = cause.source();
+    }
+    text
 }
 
 /// Why a storage cannot be given another size.
@@ -76,19 +88,40 @@ pub struct Mappable<'a> {
 /// Offsets and lengths are in bytes and may have any alignment. Operations may
 /// run concurrently; where two of them touch the same byte, and at least one
 /// writes, the byte ends up as one of them left it.
+///
+/// # Failure
+///
+/// A storage that has lost something fails for good: what was lost is not known, so
+/// an operation that ended well afterwards would promise too much. Operations then
+/// end with [`StorageError::Io`] (or [`StorageError::NoSpace`], where that was the
+/// reason) until the storage is opened anew, and [`Self::failure`] says why.
+///
+/// | what was lost | fails from then on |
+/// |---|---|
+/// | data that could not be written back | all but [`Self::read`] |
+/// | access to the memory itself | everything |
 pub trait Storage: Debug + Send + Sync {
     /// Size in bytes, at least 1 and at most `i64::MAX`. Only [`Self::resize`]
-    /// changes it.
+    /// changes it. Never waits.
     fn capacity(&self) -> u64;
 
     /// Gives the storage another size. What is added reads as 0, or where the
     /// storage was once larger, as what it held then: whatever was mappable stays
     /// so, because it may be mapped.
     ///
+    /// May take long, because it may wait for a disk. Nothing else of the storage does
+    /// meanwhile: the size that it has is the old one until the end.
+    ///
     /// Requests in progress end as if they came before; those that reach beyond a
     /// smaller size may end with [`StorageError::OutOfRange`]. After an error
     /// nothing has changed.
     fn resize(&self, capacity: u64) -> Result<(), ResizeError>;
+
+    /// Why the storage has failed for good, with its causes; `None` as long as it has
+    /// not.
+    fn failure(&self) -> Option<String> {
+        None
+    }
 
     /// Copies `target.len()` bytes from `offset` on to `target`.
     fn read(&self, offset: u64, target: VolatileSlice<'_>) -> Result<(), StorageError>;
@@ -113,7 +146,7 @@ pub trait Storage: Debug + Send + Sync {
     fn flush_range(&self, offset: u64, length: u64) -> Result<(), StorageError>;
 
     /// The file to map where the device memory is to be seen directly, if this
-    /// storage can be mapped. Its length is the capacity rounded up to whole
-    /// pages, or the last page is padded by the kernel.
+    /// storage can be mapped and has not lost its memory. Behind the capacity the
+    /// file may go on with bytes that are not the device's.
     fn mappable(&self) -> Option<Mappable<'_>>;
 }

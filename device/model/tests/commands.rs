@@ -261,6 +261,7 @@ fn forced_unit_access_is_for_those_that_write() {
         if opcode.writes() {
             assert_eq!(serve(&mut guest, &header).code, StatusCode::Ok);
             assert_eq!(guest.storage.flushes.load(Ordering::Relaxed), 1);
+            assert_eq!(guest.storage.unflushed(), [], "{opcode:?}");
             // A flush that fails is an error of the command.
             guest = Guest::with_storage(TestStorage::failing(None, 5));
             let status = serve(&mut guest, &header);

@@ -6,6 +6,7 @@ mod support;
 
 use std::sync::atomic::Ordering;
 
+use ringbar_model::storage::with_causes;
 use ringbar_model::{Served, Storage};
 use ringbar_spec::{Opcode, QueueFault, RequestHeader, RequestStatus, StatusCode};
 use support::{
@@ -112,6 +113,71 @@ fn forced_unit_access_flushes() {
     let served = guest.serve(&plain(&header)).unwrap();
     assert_answer(&guest, &served, StatusCode::Ok, 8, 16);
     assert_eq!(guest.storage.flushes.load(Ordering::Relaxed), 1);
+}
+
+#[test]
+fn ho2_forced_unit_access_flushes_after_the_last_segment() {
+    let write = RequestHeader {
+        flags: RequestHeader::FUA,
+        ..header(Opcode::Write, 1000, 300)
+    };
+    let segments = [
+        desc(HEADER, 32, NEXT, 1),
+        desc(DATA, 100, NEXT, 2),
+        desc(DATA + 500, 50, NEXT, 3),
+        // Across two regions of memory.
+        desc(0x8000 - 75, 150, NEXT, 4),
+        desc(STATUS, 16, WRITE, 0),
+    ];
+    let mut guest = guest(&write);
+    let served = guest.serve(&segments).unwrap();
+    assert_answer(&guest, &served, StatusCode::Ok, 300, 16);
+    assert!(served.durable);
+    assert_eq!(guest.storage.unflushed(), []);
+
+    // Not what others have written, and not without the flag.
+    let plain_write = header(Opcode::Write, 2000, 300);
+    guest.put(HEADER, &plain_write.to_bytes());
+    assert!(!guest.serve(&segments).unwrap().durable);
+    assert_eq!(guest.storage.unflushed().len(), 4);
+    guest.put(HEADER, &write.to_bytes());
+    guest.serve(&segments).unwrap();
+    assert_eq!(guest.storage.unflushed().len(), 4);
+    // But a flush is for all of it.
+    let flush = header(Opcode::Flush, 0, 0);
+    guest.put(HEADER, &flush.to_bytes());
+    guest.serve(&plain(&flush)).unwrap();
+    assert_eq!(guest.storage.unflushed(), []);
+}
+
+#[test]
+fn ho15_the_host_learns_why_the_storage_failed() {
+    let failing = TestStorage::failing(Some(250), 5);
+    let mut guest = Guest::with_storage(failing);
+    let reason = |guest: &mut Guest| guest.io.take_failure().map(|error| with_causes(&error));
+    let expected = "the storage failed: Input/output error (os error 5)";
+    for opcode in [Opcode::Read, Opcode::Write, Opcode::Fill, Opcode::Crc32c] {
+        let header = header(opcode, 200, 64);
+        guest.put(HEADER, &header.to_bytes());
+        let served = guest.serve(&plain(&header)).unwrap();
+        assert_eq!(served.status.code, StatusCode::IoError);
+        assert_eq!(reason(&mut guest).as_deref(), Some(expected));
+        // Once.
+        assert_eq!(reason(&mut guest), None);
+    }
+    // What the guest does wrong has no such reason, and the last one is forgotten.
+    let good = header(Opcode::Read, 0, 64);
+    let bad = header(Opcode::Read, CAPACITY, 64);
+    for (header, code) in [
+        (header(Opcode::Read, 200, 64), StatusCode::IoError),
+        (good, StatusCode::Ok),
+        (bad, StatusCode::OutOfRange),
+    ] {
+        guest.put(HEADER, &header.to_bytes());
+        let served = guest.serve(&plain(&header)).unwrap();
+        assert_eq!(served.status.code, code);
+    }
+    assert_eq!(reason(&mut guest), None);
 }
 
 #[test]

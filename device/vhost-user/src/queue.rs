@@ -6,7 +6,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use ringbar_model::{ChainHead, QueueRole, RequestQueue, Served};
+use ringbar_model::storage::with_causes;
+use ringbar_model::{ChainHead, QueueRole, RequestQueue, Served, StorageError};
 use ringbar_spec::{Opcode, QueueFault, StatusCode};
 use tracing::{debug, warn};
 use vhost_user_backend::{VringState, VringT};
@@ -278,6 +279,9 @@ impl Server {
             queue
                 .add_used(mem, head.index, served.used_len)
                 .map_err(|_| QueueFault::Ring)?;
+            if let Some(error) = requests.take_failure() {
+                self.report(&error, served.opcode);
+            }
             self.count(&served, counts);
             let is_command = served.opcode.is_some_and(Opcode::is_command);
             if must_leave(start) || is_command && start.elapsed() > MAX_BATCH_TIME {
@@ -285,6 +289,23 @@ impl Server {
             }
         }
         Ok(true)
+    }
+
+    /// Says why the storage failed a request. The driver, which gets a status only, can
+    /// bring about as many of these as it likes; the log has a limit for each message.
+    fn report(&self, error: &StorageError, opcode: Option<Opcode>) {
+        match error {
+            // It was about to become smaller, which is no failure.
+            StorageError::OutOfRange { .. } => {
+                debug!(queue = self.index, ?opcode, "request failed: {error}");
+            }
+            _ => warn!(
+                queue = self.index,
+                ?opcode,
+                "request failed: {}",
+                with_causes(error)
+            ),
+        }
     }
 
     fn count(&self, served: &Served, counts: &mut Counts) {
