@@ -61,6 +61,9 @@ pub enum OpenError {
         /// What the kernel says.
         source: io::Error,
     },
+    /// The handler for missing pages cannot be installed.
+    #[error("cannot install a handler for SIGBUS")]
+    Handler(#[source] io::Error),
     /// The memory cannot be mapped.
     #[error("cannot map {size} bytes")]
     Map {

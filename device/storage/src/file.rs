@@ -2,36 +2,43 @@
 
 //! A regular file.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use ringbar_model::storage::{Mappable, ResizeError};
 use ringbar_model::{Storage, StorageError};
 use rustix::fs::{FallocateFlags, FlockOperation, fallocate, fdatasync, flock, ftruncate};
-use rustix::io::Errno;
-use tracing::{info, warn};
+use rustix::io::{Errno, retry_on_intr};
+use tracing::{error, info, warn};
 use vm_memory::VolatileSlice;
 
 use crate::error::OpenError;
-use crate::mapping::Mapping;
+use crate::failure::Failure;
+use crate::holes::Holes;
+use crate::mapping::{Before, Mapping, check_size};
+use crate::write_back::WriteBack;
+
+/// Mode of a file that is created: its owner's only, as what is in it is the guest's.
+const MODE: u32 = 0o600;
 
 /// Device memory in a file, mapped shared.
 ///
-/// A store into a mapping has no way to fail gently: where the file system has
-/// no block for the page, or somebody has truncated the file, the process dies
-/// of `SIGBUS`. Therefore all blocks are allocated when the file is opened, and
-/// the file is locked (`flock`, exclusive) against a second device. Programs
-/// that ignore the lock must leave the file's size alone while it is in use.
+/// All blocks are allocated when the file is opened or grows, and the file is locked
+/// (`flock`, exclusive) against a second device. Programs that ignore the lock must leave
+/// the file's size alone while it is in use.
 ///
-/// What is discarded loses its blocks, until the storage is opened again or the
-/// range is written to. Once that has happened, requests allocate the blocks
-/// before they write, so that a full file system is an error of the request. A
-/// store through another mapping cannot be helped like that: a driver that
-/// discards and then stores through the aperture relies on the file system
-/// having space. (On tmpfs, where a load takes space as well, so does one that
-/// discards and then reads.)
+/// What is discarded loses its blocks, until the storage is opened again or the range
+/// is written to. Requests allocate what may be missing before they write, so that a
+/// full file system is an error of the request. A store through another mapping cannot
+/// be helped like that: a driver that discards and then stores through the aperture
+/// relies on the file system having space. (On tmpfs, where a load takes space as well,
+/// so does one that discards and then loads.)
+///
+/// Where a page is missing all the same, or data cannot be written back, the storage has
+/// failed for good, see [`Storage`]. That is so as well for transfers of a range while
+/// it is discarded, on a file system without space.
 ///
 /// The lock belongs to the open file, which the virtual machine monitor shares
 /// once it has mapped the device memory: it ends when both are gone.
@@ -40,28 +47,28 @@ pub struct FileStorage {
     mapping: Mapping,
     /// As it was opened, for messages.
     path: PathBuf,
-    /// Whether blocks may be missing.
-    sparse: AtomicBool,
+    holes: Holes,
+    write_back: WriteBack<Failure>,
 }
 
 impl FileStorage {
-    /// Opens the file at `path`, and creates it where it does not exist.
+    /// Opens the file at `path`, and creates it where it does not exist, for its owner
+    /// only.
     ///
     /// With a `size`, a shorter file is extended with zeros, and of a longer one
     /// the first `size` bytes are used; the rest is left as it is. Without, the
-    /// size is that of the file. A file is never made shorter.
+    /// size is that of the file. A file is never made shorter. One that was created
+    /// is deleted after an error.
     pub fn open(path: &Path, size: Option<u64>) -> Result<Self, OpenError> {
         let open_error = |source| OpenError::Open {
             path: path.to_owned(),
             source,
         };
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(size.is_some())
-            .truncate(false)
-            .open(path)
-            .map_err(|source| match (source.kind(), size) {
+        if let Some(size) = size {
+            check_size(size)?;
+        }
+        let (file, created) =
+            open_or_create(path, size.is_some()).map_err(|source| match (source.kind(), size) {
                 (io::ErrorKind::NotFound, None) => OpenError::SizeMissing(path.to_owned()),
                 _ => open_error(source),
             })?;
@@ -70,6 +77,8 @@ impl FileStorage {
             return Err(OpenError::NotAFile(path.to_owned()));
         }
         lock(&file, path)?;
+        // Not before: until then it could be another device's.
+        let unused = Unused(created.then_some(path));
 
         // The length once more: before the lock it could still change.
         let length = file.metadata().map_err(open_error)?.len();
@@ -78,9 +87,7 @@ impl FileStorage {
             None if length == 0 => return Err(OpenError::SizeMissing(path.to_owned())),
             None => length,
         };
-        if capacity == 0 || capacity > i64::MAX as u64 {
-            return Err(OpenError::Size(capacity));
-        }
+        check_size(capacity)?;
         if length > capacity {
             info!(
                 path = %path.display(),
@@ -89,24 +96,98 @@ impl FileStorage {
                 "the file is longer than the device: the rest stays untouched"
             );
         }
-        allocate(&file, path, length, capacity)?;
-        Ok(Self {
-            mapping: Mapping::new(file, capacity)?,
+        let before = Before {
+            file: &file,
+            length,
+            capacity: 0,
+        };
+        allocate(&before, path, capacity)?;
+        let storage = Self {
+            mapping: Mapping::new(file, path.display().to_string(), capacity)?,
             path: path.to_owned(),
-            sparse: AtomicBool::new(false),
+            holes: Holes::default(),
+            write_back: WriteBack::default(),
+        };
+        unused.keep();
+        Ok(storage)
+    }
+
+    /// Sees to it that a range, which ends at or before `end`, has blocks. Costs a system
+    /// call only where something was discarded and not written since. A file system that
+    /// cannot do this was warned about when the file was opened.
+    fn reserve(&self, offset: u64, length: u64, end: u64) -> Result<(), StorageError> {
+        self.holes.fill(offset, length, end, |offset, length| {
+            self.mapping
+                .allocate(FallocateFlags::empty(), offset, length)
+                .map(drop)
         })
     }
 
-    /// Sees to it that a range has blocks. Costs a system call only where
-    /// something was discarded. A file system that cannot do this was warned
-    /// about when the file was opened.
-    fn reserve(&self, offset: u64, length: u64) -> Result<(), StorageError> {
-        // Relaxed: of a discard at the same time either is right to come first.
-        if self.sparse.load(Ordering::Relaxed) {
-            self.mapping
-                .allocate(FallocateFlags::empty(), offset, length)?;
+    /// # Errors
+    ///
+    /// Where the storage has failed for good, and must not be written to.
+    fn check_writable(&self) -> Result<(), StorageError> {
+        match self.write_back.error() {
+            None => self.mapping.check(),
+            Some(failure) => Err(failure.error()),
         }
-        Ok(())
+    }
+
+    /// Makes something durable by `sync`.
+    fn make_durable(&self, sync: impl FnOnce() -> io::Result<()>) -> Result<(), StorageError> {
+        self.mapping.check_intact()?;
+        let synced = self.write_back.flush(|| {
+            sync().map_err(|error| {
+                let what = format!("data of {} could not be written back", self.path.display());
+                let failure = Failure::new(what, Some(error));
+                error!(
+                    "{}: nothing can be written until the storage is opened anew",
+                    failure.chain()
+                );
+                failure
+            })
+        });
+        synced.map_err(Failure::error)?;
+        // What was cut off meanwhile was not written.
+        self.mapping.check_intact()
+    }
+}
+
+/// Opens a file and says whether it was created for that.
+fn open_or_create(path: &Path, create: bool) -> io::Result<(File, bool)> {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).mode(MODE);
+    match options.open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound && create => {}
+        other => return other.map(|file| (file, false)),
+    }
+    match options.clone().create_new(true).open(path) {
+        // By somebody else, meanwhile; or it is a link that leads nowhere yet.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => options
+            .create(true)
+            .truncate(false)
+            .open(path)
+            .map(|file| (file, false)),
+        other => other.map(|file| (file, true)),
+    }
+}
+
+/// A file that is deleted unless it is of use.
+struct Unused<'a>(Option<&'a Path>);
+
+impl Unused<'_> {
+    fn keep(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Unused<'_> {
+    fn drop(&mut self) {
+        if let Some(path) = self.0
+            && let Err(error) = fs::remove_file(path)
+        {
+            warn!(path = %path.display(), %error, "cannot delete the unused file");
+        }
     }
 }
 
@@ -121,20 +202,26 @@ fn lock(file: &File, path: &Path) -> Result<(), OpenError> {
     }
 }
 
-/// Sees to it that the first `capacity` bytes exist and have blocks.
-fn allocate(file: &File, path: &Path, length: u64, capacity: u64) -> Result<(), OpenError> {
+/// Sees to it that the first `capacity` bytes exist and have blocks; those that were in
+/// use before may have lost theirs on purpose.
+fn allocate(before: &Before<'_>, path: &Path, capacity: u64) -> Result<(), OpenError> {
+    let &Before { file, length, .. } = before;
+    let Some(added) = capacity.checked_sub(before.capacity).filter(|n| *n > 0) else {
+        return Ok(());
+    };
     let allocate_error = |errno: Errno| OpenError::Allocate {
         path: path.to_owned(),
         size: capacity,
         source: errno.into(),
     };
-    match fallocate(file, FallocateFlags::empty(), 0, capacity) {
+    let mode = FallocateFlags::empty();
+    match retry_on_intr(|| fallocate(file, mode, before.capacity, added)) {
         Ok(()) => Ok(()),
         Err(Errno::OPNOTSUPP) => {
             warn!(
                 path = %path.display(),
                 "this file system cannot allocate blocks in advance: if it fills up, \
-                 the device dies"
+                 the storage fails"
             );
             if length < capacity {
                 ftruncate(file, capacity).map_err(allocate_error)?;
@@ -143,7 +230,9 @@ fn allocate(file: &File, path: &Path, length: u64, capacity: u64) -> Result<(), 
         }
         Err(errno) => {
             // A partly allocated file keeps the length it had.
-            if let Err(error) = ftruncate(file, length) {
+            if length < capacity
+                && let Err(error) = ftruncate(file, length)
+            {
                 warn!(path = %path.display(), %error, "cannot restore the length of the file");
             }
             Err(allocate_error(errno))
@@ -158,53 +247,76 @@ impl Storage for FileStorage {
 
     /// The file grows if it has to. It is never made shorter.
     fn resize(&self, capacity: u64) -> Result<(), ResizeError> {
-        self.mapping.resize(capacity, |file, length| {
-            if capacity > length {
-                allocate(file, &self.path, length, capacity)?;
-            }
-            Ok(())
-        })
+        self.mapping
+            .resize(capacity, |before| allocate(before, &self.path, capacity))
+    }
+
+    fn failure(&self) -> Option<String> {
+        self.mapping
+            .failure()
+            .or(self.write_back.error())
+            .map(Failure::chain)
     }
 
     fn read(&self, offset: u64, target: VolatileSlice<'_>) -> Result<(), StorageError> {
-        self.mapping.read(offset, target)
+        let length = target.len() as u64;
+        let range = self.mapping.range(offset, length)?;
+        if self.holes.any(offset, length) {
+            return self.mapping.read_file(&range, target);
+        }
+        self.mapping.read(&range, target)
     }
 
     fn write(&self, offset: u64, source: VolatileSlice<'_>) -> Result<(), StorageError> {
-        self.reserve(offset, source.len() as u64)?;
-        self.mapping.write(offset, source)
+        self.check_writable()?;
+        let length = source.len() as u64;
+        let range = self.mapping.range(offset, length)?;
+        self.reserve(offset, length, range.capacity())?;
+        self.mapping.write(&range, source)
     }
 
     fn discard(&self, offset: u64, length: u64) -> Result<(), StorageError> {
-        self.sparse.store(true, Ordering::Relaxed);
-        match self.mapping.punch(offset, length)? {
-            true => Ok(()),
+        self.check_writable()?;
+        let range = self.mapping.range(offset, length)?;
+        let punched = self
+            .holes
+            .discard(offset, length, || self.mapping.punch(&range))?;
+        if !punched {
             // Then no blocks were ever given up, and the stores are safe.
-            false => self.mapping.zero(offset, length),
+            self.mapping.zero(&range)?;
         }
+        Ok(())
     }
 
     fn write_zeroes(&self, offset: u64, length: u64) -> Result<(), StorageError> {
+        self.check_writable()?;
+        let range = self.mapping.range(offset, length)?;
         let mode = FallocateFlags::ZERO_RANGE;
-        if self.mapping.allocate(mode, offset, length)? {
-            return Ok(());
+        let allocated = self.holes.overwrite(offset, length, || {
+            self.mapping.allocate(mode, offset, length)
+        })?;
+        if !allocated {
+            self.reserve(offset, length, range.capacity())?;
+            self.mapping.zero(&range)?;
         }
-        self.reserve(offset, length)?;
-        self.mapping.zero(offset, length)
+        Ok(())
     }
 
     /// The kernel knows which pages were stored to through any mapping, that of
     /// the virtual machine monitor included, so one `fdatasync` covers all.
     fn flush(&self) -> Result<(), StorageError> {
-        fdatasync(self.mapping.file()).map_err(io::Error::from)?;
-        Ok(())
+        self.make_durable(|| Ok(fdatasync(self.mapping.file())?))
     }
 
     fn flush_range(&self, offset: u64, length: u64) -> Result<(), StorageError> {
-        self.mapping.sync_range(offset, length)
+        let range = self.mapping.range(offset, length)?;
+        if length == 0 {
+            return self.check_writable();
+        }
+        self.make_durable(|| range.sync())
     }
 
     fn mappable(&self) -> Option<Mappable<'_>> {
-        Some(self.mapping.mappable())
+        self.mapping.mappable()
     }
 }

@@ -5,17 +5,21 @@
 use std::error::Error;
 use std::fs::File;
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::os::fd::AsRawFd;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, Guard};
 use ringbar_model::StorageError;
 use ringbar_model::storage::{Mappable, ResizeError};
 use rustix::fs::{FallocateFlags, fallocate};
 use rustix::io::{Errno, retry_on_intr};
 use rustix::mm::{MsyncFlags, msync};
-use vm_memory::{Bytes, FileOffset, MmapRegion, VolatileMemory, VolatileSlice};
+use tracing::error;
+use vm_memory::{FileOffset, MmapRegion, VolatileMemory, VolatileSlice};
 
 use crate::error::OpenError;
+use crate::failure::Failure;
+use crate::guard::{Handler, Lost};
 
 /// What ranges are zeroed with.
 static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
@@ -27,17 +31,22 @@ pub fn whole_pages(bytes: u64) -> Option<u64> {
 
 /// The first `capacity` bytes of a file, mapped shared. The number can change.
 ///
-/// # Invariants
-///
-/// The file is at least `capacity` bytes long for as long as nobody truncates
-/// it; whoever constructs a mapping prevents that as well as the kind of file
-/// allows, because touching a page beyond the end of the file is fatal.
+/// The file should stay at least `capacity` bytes long, with all blocks that the file
+/// system needs; whoever constructs a mapping prevents anything else as well as the
+/// kind of file allows. Where pages are missing all the same, the memory is lost: the
+/// operation that meets that and all later ones fail.
 #[derive(Debug)]
 pub struct Mapping {
     file: Arc<File>,
+    /// What it is, for messages.
+    name: String,
     mapped: ArcSwap<Mapped>,
     /// Held while the size changes.
     resizing: Mutex<()>,
+    handler: Handler,
+    lost: Lost,
+    /// Why, once somebody has asked.
+    failure: OnceLock<Failure>,
 }
 
 /// A mapping at one size.
@@ -48,14 +57,30 @@ struct Mapped {
     capacity: u64,
 }
 
+/// What a file is like before its mapping changes its size.
+#[derive(Debug)]
+pub struct Before<'a> {
+    /// The file.
+    pub file: &'a File,
+    /// Its length in bytes.
+    pub length: u64,
+    /// How many of these are mapped.
+    pub capacity: u64,
+}
+
 impl Mapping {
-    /// Maps the first `capacity` bytes of `file`.
-    pub fn new(file: File, capacity: u64) -> Result<Self, OpenError> {
+    /// Maps the first `capacity` bytes of `file`, which messages call `name`.
+    pub fn new(file: File, name: String, capacity: u64) -> Result<Self, OpenError> {
+        let handler = Handler::install().map_err(OpenError::Handler)?;
         let file = Arc::new(file);
         Ok(Self {
+            handler,
             mapped: ArcSwap::from_pointee(Mapped::new(&file, capacity)?),
             file,
+            name,
             resizing: Mutex::new(()),
+            lost: Lost::default(),
+            failure: OnceLock::new(),
         })
     }
 
@@ -64,19 +89,24 @@ impl Mapping {
         self.mapped.load().capacity
     }
 
-    /// Maps another number of bytes, after `extend` has made the file, whose
-    /// length it is given, as long as it must be.
+    /// Maps another number of bytes, after `extend` has made the file as long as it must
+    /// be.
     pub fn resize(
         &self,
         capacity: u64,
-        extend: impl FnOnce(&File, u64) -> Result<(), OpenError>,
+        extend: impl FnOnce(&Before<'_>) -> Result<(), OpenError>,
     ) -> Result<(), ResizeError> {
         // Protects nothing that could be left half done.
         let _resizing = self.resizing.lock().unwrap_or_else(PoisonError::into_inner);
         let prepare = || -> Result<Mapped, Box<dyn Error + Send + Sync>> {
-            check(capacity)?;
-            extend(&self.file, self.file.metadata()?.len())?;
+            check_size(capacity)?;
+            self.check_intact()?;
             let old = self.mapped.load();
+            extend(&Before {
+                file: &self.file,
+                length: self.file.metadata()?.len(),
+                capacity: old.capacity,
+            })?;
             Ok(if capacity as usize <= old.region.size() {
                 Mapped {
                     region: Arc::clone(&old.region),
@@ -97,56 +127,161 @@ impl Mapping {
         &self.file
     }
 
-    /// For mapping the same bytes elsewhere.
-    pub fn mappable(&self) -> Mappable<'_> {
-        Mappable {
+    /// For mapping the same bytes elsewhere, unless they are lost.
+    pub fn mappable(&self) -> Option<Mappable<'_>> {
+        (!self.lost.get()).then_some(Mappable {
             file: &self.file,
             offset: 0,
+        })
+    }
+
+    /// Why the memory is lost, if it is.
+    pub(crate) fn failure(&self) -> Option<&Failure> {
+        self.lost
+            .get()
+            .then(|| self.failure.get_or_init(|| self.diagnose()))
+    }
+
+    /// # Errors
+    ///
+    /// Where the memory is lost.
+    pub fn check(&self) -> Result<(), StorageError> {
+        match self.failure() {
+            None => Ok(()),
+            Some(failure) => Err(failure.error()),
         }
     }
 
-    /// Copies the bytes from `offset` on to `target`.
-    pub fn read(&self, offset: u64, target: VolatileSlice<'_>) -> Result<(), StorageError> {
-        self.mapped
-            .load()
-            .slice(offset, target.len() as u64)?
-            .copy_to_volatile_slice(target);
-        Ok(())
+    /// As [`Self::check`], and finds out whether the file has become too short meanwhile.
+    /// For operations that do not touch the memory: those would end well.
+    pub fn check_intact(&self) -> Result<(), StorageError> {
+        if self.file.metadata()?.len() < self.capacity() {
+            self.lost.set();
+        }
+        self.check()
     }
 
-    /// Copies `source` to the bytes from `offset` on.
-    pub fn write(&self, offset: u64, source: VolatileSlice<'_>) -> Result<(), StorageError> {
+    /// Finds out why the memory is lost and says so in the log. Called once.
+    fn diagnose(&self) -> Failure {
+        let name = &self.name;
+        let failure = match self.file.metadata() {
+            Ok(metadata) if metadata.len() < self.capacity() => Failure::new(
+                format!(
+                    "{name} was truncated to {} bytes by another program, and its memory is lost",
+                    metadata.len()
+                ),
+                None,
+            ),
+            Ok(_) => Failure::new(
+                format!(
+                    "pages of {name} are missing: the disk cannot be read, or the file system \
+                     has no space for them"
+                ),
+                None,
+            ),
+            Err(error) => Failure::new(format!("pages of {name} are missing"), Some(error)),
+        };
+        error!(
+            "{}: the storage fails until it is opened anew",
+            failure.chain()
+        );
+        failure
+    }
+
+    /// A range that is within the mapping, and stays mapped as long as the result.
+    ///
+    /// # Errors
+    ///
+    /// [`StorageError::OutOfRange`] for what does not lie within the capacity.
+    pub fn range(&self, offset: u64, length: u64) -> Result<Range, StorageError> {
         let mapped = self.mapped.load();
-        source.copy_to_volatile_slice(mapped.slice(offset, source.len() as u64)?);
-        Ok(())
+        mapped.slice(offset, length)?;
+        // INVARIANT: The mapping has such a slice.
+        Ok(Range {
+            mapped,
+            offset,
+            length,
+        })
+    }
+
+    /// Accesses a range of the mapping.
+    fn access(
+        &self,
+        range: &Range,
+        access: impl FnOnce(VolatileSlice<'_>),
+    ) -> Result<(), StorageError> {
+        self.check()?;
+        let slice = range.slice()?;
+        let region = &range.mapped.region;
+        self.handler.access(region, &self.lost, || access(slice));
+        self.check()
+    }
+
+    /// Copies a range to `target`, which is as long.
+    pub fn read(&self, range: &Range, target: VolatileSlice<'_>) -> Result<(), StorageError> {
+        self.access(range, |slice| slice.copy_to_volatile_slice(target))
+    }
+
+    /// Copies `source`, which is as long, to a range.
+    pub fn write(&self, range: &Range, source: VolatileSlice<'_>) -> Result<(), StorageError> {
+        self.access(range, |slice| source.copy_to_volatile_slice(slice))
     }
 
     /// Stores 0 in a range.
-    pub fn zero(&self, offset: u64, length: u64) -> Result<(), StorageError> {
-        let mapped = self.mapped.load();
-        let slice = mapped.slice(offset, length)?;
-        let mut at = 0;
-        while at < slice.len() {
-            let piece = ZEROS.len().min(slice.len() - at);
-            slice
-                .write_slice(&ZEROS[..piece], at)
-                .map_err(io::Error::other)?;
-            at += piece;
+    pub fn zero(&self, range: &Range) -> Result<(), StorageError> {
+        self.access(range, |slice| {
+            let mut rest = slice;
+            while !rest.is_empty() {
+                let piece = ZEROS.len().min(rest.len());
+                rest.copy_from(&ZEROS[..piece]);
+                // Cannot fail: the piece is a part of it.
+                let Ok(after) = rest.offset(piece) else {
+                    return;
+                };
+                rest = after;
+            }
+        })
+    }
+
+    /// As [`Self::read`] by system calls, which read a hole without allocating its pages.
+    pub fn read_file(&self, range: &Range, target: VolatileSlice<'_>) -> Result<(), StorageError> {
+        self.check()?;
+        let mut rest = target;
+        while !rest.is_empty() {
+            // Fits: within the capacity.
+            let at = (range.offset + (target.len() - rest.len()) as u64) as libc::off_t;
+            let guard = rest.ptr_guard_mut();
+            let (start, length) = (guard.as_ptr().cast(), rest.len());
+            // SAFETY: The slice is valid memory that no Rust reference is to, and the kernel
+            // writes to no more than its length.
+            let read = unsafe { libc::pread(self.file.as_raw_fd(), start, length, at) };
+            match usize::try_from(read) {
+                Ok(0) => {
+                    // The file ends here.
+                    self.lost.set();
+                    return self.check();
+                }
+                Ok(count) => rest = rest.offset(count).map_err(io::Error::other)?,
+                Err(_) => match io::Error::last_os_error() {
+                    error if error.kind() == io::ErrorKind::Interrupted => {}
+                    error => return Err(error.into()),
+                },
+            }
         }
         Ok(())
     }
 
-    /// Has the file system do something to the space of a range (`fallocate(2)`,
-    /// always without a change of the file's length). Mappings of the file see
-    /// the result. Returns whether the file system can do this; if not, nothing
-    /// has happened.
+    /// Has the file system do something to the space of `length` bytes of the file from
+    /// `offset` on (`fallocate(2)`, always without a change of the file's length). Mappings
+    /// of the file see the result. Returns whether the file system can do this; if not,
+    /// nothing has happened.
     pub fn allocate(
         &self,
         mode: FallocateFlags,
         offset: u64,
         length: u64,
     ) -> Result<bool, StorageError> {
-        self.mapped.load().slice(offset, length)?;
+        self.check_intact()?;
         if length == 0 {
             return Ok(true);
         }
@@ -160,30 +295,52 @@ impl Mapping {
 
     /// Gives the space of a range back, down to the blocks of the file system,
     /// which zeroes the rest. As [`Self::allocate`] otherwise.
-    pub fn punch(&self, offset: u64, length: u64) -> Result<bool, StorageError> {
-        self.allocate(FallocateFlags::PUNCH_HOLE, offset, length)
+    pub fn punch(&self, range: &Range) -> Result<bool, StorageError> {
+        self.allocate(FallocateFlags::PUNCH_HOLE, range.offset, range.length)
+    }
+}
+
+/// A range of a mapping, for one operation.
+///
+/// # Invariants
+///
+/// It lies within the capacity of `mapped`.
+#[derive(Debug)]
+pub struct Range {
+    mapped: Guard<Arc<Mapped>>,
+    offset: u64,
+    length: u64,
+}
+
+impl Range {
+    /// Where the mapping ends, to which it belongs.
+    pub fn capacity(&self) -> u64 {
+        self.mapped.capacity
     }
 
-    /// Writes a range back to the file and waits until it is there.
-    pub fn sync_range(&self, offset: u64, length: u64) -> Result<(), StorageError> {
-        if length == 0 {
-            return Ok(());
-        }
+    /// Its bytes.
+    fn slice(&self) -> Result<VolatileSlice<'_>, StorageError> {
+        self.mapped.slice(self.offset, self.length)
+    }
+
+    /// Writes the range back to the file and waits until it is there.
+    pub fn sync(&self) -> io::Result<()> {
         let page = rustix::param::page_size() as u64;
-        let start = offset - offset % page;
-        let mapped = self.mapped.load();
-        let slice = mapped.slice(start, offset - start + length)?;
+        let start = self.offset - self.offset % page;
+        let slice = self
+            .mapped
+            .slice(start, self.offset - start + self.length)
+            .map_err(io::Error::other)?;
         let guard = slice.ptr_guard_mut();
         // SAFETY: the range lies within the mapping that `slice` borrows, it
         // starts at a page boundary of it, and MS_SYNC changes no memory.
-        unsafe { msync(guard.as_ptr().cast(), slice.len(), MsyncFlags::SYNC) }
-            .map_err(io::Error::from)?;
+        unsafe { msync(guard.as_ptr().cast(), slice.len(), MsyncFlags::SYNC) }?;
         Ok(())
     }
 }
 
 /// `OpenError::Size` for what is no size of a file, or of a mapping.
-fn check(capacity: u64) -> Result<usize, OpenError> {
+pub(crate) fn check_size(capacity: u64) -> Result<usize, OpenError> {
     usize::try_from(capacity)
         .ok()
         .filter(|_| capacity != 0 && capacity <= i64::MAX as u64)
@@ -192,7 +349,7 @@ fn check(capacity: u64) -> Result<usize, OpenError> {
 
 impl Mapped {
     fn new(file: &Arc<File>, capacity: u64) -> Result<Self, OpenError> {
-        let size = check(capacity)?;
+        let size = check_size(capacity)?;
         let region = MmapRegion::from_file(FileOffset::from_arc(Arc::clone(file), 0), size)
             .map_err(|source| OpenError::Map {
                 size: capacity,
@@ -241,7 +398,7 @@ mod tests {
         for size in [0, 1 << 63, u64::MAX] {
             let file = tempfile::tempfile().unwrap();
             assert!(matches!(
-                Mapping::new(file, size),
+                Mapping::new(file, "a test".into(), size),
                 Err(OpenError::Size(refused)) if refused == size
             ));
         }

@@ -11,6 +11,7 @@ use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create
 use vm_memory::VolatileSlice;
 
 use crate::error::OpenError;
+use crate::failure::Failure;
 use crate::mapping::{Mapping, whole_pages};
 
 /// Device memory that lives as long as the process (and its mappings in the
@@ -30,6 +31,7 @@ impl MemoryStorage {
             .ok_or(OpenError::Size(capacity))?;
         Mapping::new(
             sealed_memfd(size).map_err(|source| OpenError::Memory { size, source })?,
+            "the device memory".into(),
             capacity,
         )
         .map(|mapping| Self { mapping })
@@ -52,49 +54,57 @@ impl Storage for MemoryStorage {
     }
 
     fn resize(&self, capacity: u64) -> Result<(), ResizeError> {
-        self.mapping.resize(capacity, |file, length| {
+        self.mapping.resize(capacity, |before| {
             let memory_error = |source| OpenError::Memory {
                 size: capacity,
                 source,
             };
             let size = whole_pages(capacity).ok_or(OpenError::Size(capacity))?;
-            if size > length {
-                ftruncate(file, size).map_err(|errno| memory_error(errno.into()))?;
+            if size > before.length {
+                ftruncate(before.file, size).map_err(|errno| memory_error(errno.into()))?;
             }
             Ok(())
         })
     }
 
+    fn failure(&self) -> Option<String> {
+        self.mapping.failure().map(Failure::chain)
+    }
+
     fn read(&self, offset: u64, target: VolatileSlice<'_>) -> Result<(), StorageError> {
-        self.mapping.read(offset, target)
+        let range = self.mapping.range(offset, target.len() as u64)?;
+        self.mapping.read(&range, target)
     }
 
     fn write(&self, offset: u64, source: VolatileSlice<'_>) -> Result<(), StorageError> {
-        self.mapping.write(offset, source)
+        let range = self.mapping.range(offset, source.len() as u64)?;
+        self.mapping.write(&range, source)
     }
 
     /// Gives whole pages back to the host.
     fn discard(&self, offset: u64, length: u64) -> Result<(), StorageError> {
-        match self.mapping.punch(offset, length)? {
+        let range = self.mapping.range(offset, length)?;
+        match self.mapping.punch(&range)? {
             true => Ok(()),
-            false => self.mapping.zero(offset, length),
+            false => self.mapping.zero(&range),
         }
     }
 
     fn write_zeroes(&self, offset: u64, length: u64) -> Result<(), StorageError> {
-        self.mapping.zero(offset, length)
+        let range = self.mapping.range(offset, length)?;
+        self.mapping.zero(&range)
     }
 
     /// Nothing to do: this memory is as durable as it will ever be.
     fn flush(&self) -> Result<(), StorageError> {
-        Ok(())
+        self.mapping.check()
     }
 
     fn flush_range(&self, _offset: u64, _length: u64) -> Result<(), StorageError> {
-        Ok(())
+        self.mapping.check()
     }
 
     fn mappable(&self) -> Option<Mappable<'_>> {
-        Some(self.mapping.mappable())
+        self.mapping.mappable()
     }
 }

@@ -3,6 +3,8 @@
 //! Storages that are given another size.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
@@ -110,6 +112,31 @@ fn the_file_has_its_blocks_and_its_new_size_the_next_time() {
     let storage = FileStorage::open(&path, None).unwrap();
     assert_eq!(storage.capacity(), LARGE);
     assert_eq!(read(&storage, LARGE - 1, 1).unwrap(), [7]);
+}
+
+/// Bytes of the host that a file takes.
+fn allocated(path: &Path) -> u64 {
+    let file = fs::File::open(path).unwrap();
+    // Blocks are counted when they are written out at the latest.
+    file.sync_all().unwrap();
+    file.metadata().unwrap().blocks() * 512
+}
+
+#[test]
+fn ho10_growth_within_a_longer_file_allocates_its_blocks() {
+    let directory = TempDir::new().unwrap();
+    let path = directory.path().join("disk");
+    fs::File::create(&path).unwrap().set_len(8 << 20).unwrap();
+    let storage = FileStorage::open(&path, Some(1 << 20)).unwrap();
+    assert!((1 << 20..2 << 20).contains(&allocated(&path)));
+    storage.resize((6 << 20) + 1).unwrap();
+    assert!((6 << 20..7 << 20).contains(&allocated(&path)));
+    assert_eq!(fs::metadata(&path).unwrap().len(), 8 << 20);
+    // What was discarded on purpose stays so.
+    storage.discard(0, 1 << 20).unwrap();
+    storage.resize(2 << 20).unwrap();
+    storage.resize(8 << 20).unwrap();
+    assert!((7 << 20..8 << 20).contains(&allocated(&path)));
 }
 
 #[test]

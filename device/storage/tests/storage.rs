@@ -4,7 +4,7 @@
 
 use std::fs::{self, File};
 use std::io::Write;
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
 use std::path::PathBuf;
 
 use ringbar_model::{Storage, StorageError};
@@ -210,6 +210,41 @@ fn failed_allocation_leaves_the_file_as_it_was() {
         Err(OpenError::Allocate { .. })
     ));
     assert_eq!(fs::read(&scratch.path).unwrap(), b"small");
+}
+
+#[test]
+fn a_new_file_is_its_owners() {
+    let scratch = scratch();
+    drop(FileStorage::open(&scratch.path, Some(CAPACITY)).unwrap());
+    let mode = fs::metadata(&scratch.path).unwrap().mode();
+    assert_eq!(mode & 0o7777, 0o600);
+    // Of others it stays what it is.
+    fs::set_permissions(&scratch.path, fs::Permissions::from_mode(0o664)).unwrap();
+    drop(FileStorage::open(&scratch.path, Some(CAPACITY)).unwrap());
+    let mode = fs::metadata(&scratch.path).unwrap().mode();
+    assert_eq!(mode & 0o7777, 0o664);
+}
+
+#[test]
+fn nothing_is_left_of_a_file_that_was_created_in_vain() {
+    let scratch = scratch();
+    for size in [0, 1 << 60, i64::MAX as u64, u64::MAX] {
+        FileStorage::open(&scratch.path, Some(size)).unwrap_err();
+        assert!(!scratch.path.exists(), "{size}");
+    }
+    // Where there was one, it is not ours to delete.
+    fs::write(&scratch.path, "").unwrap();
+    FileStorage::open(&scratch.path, Some(1 << 60)).unwrap_err();
+    assert!(scratch.path.exists());
+}
+
+#[test]
+fn a_link_may_lead_to_a_file_that_is_to_be_created() {
+    let scratch = scratch();
+    let target = scratch.path.with_extension("target");
+    symlink(&target, &scratch.path).unwrap();
+    drop(FileStorage::open(&scratch.path, Some(CAPACITY)).unwrap());
+    assert_eq!(fs::metadata(&target).unwrap().len(), CAPACITY);
 }
 
 #[test]
