@@ -8,7 +8,7 @@
 //! | request | answer |
 //! |---|---|
 //! | `{"execute": "resize", "arguments": {"bytes": N}}` | `{"return": {}}` once the device has that size and its driver was told |
-//! | `{"execute": "query-device"}` | `{"return": {"bytes": N, "io-queues": N}}` |
+//! | `{"execute": "query-device"}` | `{"return": {"bytes": N, "io-queues": N, "storage-failure": null}}`, or a text that says why the storage has failed for good |
 //! | `{"execute": "query-statistics"}` | `{"return": {"requests": N, ...}}`, see [`ringbar_vhost_user::Counts`] |
 //! | anything else | `{"error": {"desc": "..."}}` |
 //!
@@ -179,7 +179,11 @@ fn carry_out(request: &Request, device: &Device) -> Value {
         },
         Request::QueryDevice {} => {
             let config = device.config();
-            json!({"bytes": config.capacity(), "io-queues": config.io_queues()})
+            json!({
+                "bytes": config.capacity(),
+                "io-queues": config.io_queues(),
+                "storage-failure": device.storage().failure(),
+            })
         }
         Request::QueryStatistics {} => json!(device.counters().get()),
     };
@@ -223,7 +227,7 @@ mod tests {
         assert_eq!(replies[0], json!({"return": {}}));
         assert_eq!(
             replies[1],
-            json!({"return": {"bytes": 30000, "io-queues": 4}})
+            json!({"return": {"bytes": 30000, "io-queues": 4, "storage-failure": null}})
         );
         assert_eq!(replies[2]["return"]["durable-writes"], 0);
         assert_eq!(replies.len(), 3);

@@ -12,4 +12,5 @@ mod hostile;
 mod log;
 mod program;
 mod resize;
+mod storage_failure;
 mod support;
