@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! Asks the harness on the host to stall, resume and resize the device.
+//! Asks the harness on the host to stall, resume and resize the device, and what of its
+//! memory is on the disk.
 
 use std::fs::File;
 
-use ringbar_agent_protocol::host::{HostReply, HostRequest, PORT_NAME};
+use ringbar_agent_protocol::host::{ByteRange, HostReply, HostRequest, PORT_NAME};
 use ringbar_agent_protocol::{find_port, read_frame, write_frame};
 
 use crate::case::{During, Stop, Verdict};
@@ -42,13 +43,32 @@ impl Host {
         self.ask(HostRequest::ResizeDevice(DEVICE, bytes))
     }
 
+    /// Number of pages behind a range of the device memory that are in the host's memory
+    /// only: what was made durable has none. The device must keep its memory in a file.
+    pub fn unwritten(&self, offset: u64, length: u64) -> Verdict<u64> {
+        let range = ByteRange { offset, length };
+        let request = HostRequest::CountUnwritten(DEVICE, range);
+        match self.exchange(request)? {
+            HostReply::Unwritten(pages) => Ok(pages),
+            other => Err(Stop::Failed(format!("{request:?}: {other:?}"))),
+        }
+    }
+
     fn ask(&self, request: HostRequest) -> Verdict {
+        match self.exchange(request)? {
+            HostReply::Done => Ok(()),
+            other => Err(Stop::Failed(format!("{request:?}: {other:?}"))),
+        }
+    }
+
+    /// The host's answer, unless it says that it failed.
+    fn exchange(&self, request: HostRequest) -> Verdict<HostReply> {
         let answer = write_frame(&self.0, &request).and_then(|()| read_frame(&self.0));
         match answer {
-            Ok(HostReply::Done) => Ok(()),
             Ok(HostReply::Failed(message)) => {
                 Err(Stop::Failed(format!("{request:?} on the host: {message}")))
             }
+            Ok(reply) => Ok(reply),
             Err(error) => Err(Stop::Failed(format!("{request:?}: {error}"))),
         }
     }

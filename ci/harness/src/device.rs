@@ -8,6 +8,7 @@ use std::process::Command;
 
 use crate::control::Control;
 use crate::error::{Error, Result};
+use crate::host_port::Handles;
 use crate::listening::SocketWatch;
 use crate::process::{HostProcess, Pauser};
 use crate::size;
@@ -125,6 +126,18 @@ impl Device {
     /// What the running device can be asked for.
     pub fn control(&self) -> Control {
         self.control.clone()
+    }
+
+    /// What test programs in the guest reach it by.
+    pub fn handles(&self) -> Result<Handles> {
+        Ok(Handles {
+            pauser: self.pauser()?,
+            control: self.control(),
+            file: match &self.options.storage {
+                Storage::Memory => None,
+                Storage::File(path) => Some(path.clone()),
+            },
+        })
     }
 
     /// The process.

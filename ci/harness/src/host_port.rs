@@ -1,21 +1,25 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! Stops, resumes and resizes devices for test programs in the guest.
+//! Stops, resumes and resizes devices for test programs in the guest, and tells them what
+//! of the device memory is on the disk.
 //!
 //! A device that is stopped for good takes the guest with it: QEMU waits for it
 //! when the guest is shut down, and when the driver touches certain registers.
 //! So a stall has an end whatever becomes of the test program: [`HostPort`] resumes
 //! all devices after [`LIMIT`], when it is told to, and when it is dropped.
 
+use std::fs::File;
 use std::net::Shutdown;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use ringbar_agent_protocol::host::{HostReply, HostRequest};
+use ringbar_agent_protocol::host::{ByteRange, HostReply, HostRequest};
 use ringbar_agent_protocol::{FrameError, read_frame, write_frame};
+use ringbar_page_cache::Unwritten;
 
 use crate::control::Control;
 use crate::error::{Error, Result};
@@ -23,6 +27,17 @@ use crate::process::{Pauser, wait_readable};
 
 /// How long the guest may leave a device stalled without a further request.
 pub const LIMIT: Duration = Duration::from_secs(30);
+
+/// What a device is reached by.
+#[derive(Debug)]
+pub struct Handles {
+    /// Stops its process.
+    pub pauser: Pauser,
+    /// Its control socket.
+    pub control: Control,
+    /// The file with its memory, if it has one.
+    pub file: Option<PathBuf>,
+}
 
 /// The host's end of the port over which test programs have devices stalled.
 #[derive(Debug)]
@@ -34,11 +49,7 @@ pub struct HostPort {
 
 impl HostPort {
     /// Serves the requests of a guest for these devices, in their order.
-    pub fn serve(
-        port: UnixStream,
-        devices: Vec<(Pauser, Control)>,
-        limit: Duration,
-    ) -> Result<Self> {
+    pub fn serve(port: UnixStream, devices: Vec<Handles>, limit: Duration) -> Result<Self> {
         let duplicate = || {
             port.try_clone()
                 .map_err(Error::io("duplicating the host port"))
@@ -47,9 +58,8 @@ impl HostPort {
         let devices = Arc::new(Mutex::new(Devices {
             all: devices
                 .into_iter()
-                .map(|(pauser, control)| Device {
-                    pauser,
-                    control,
+                .map(|handles| Device {
+                    handles,
                     stalled: false,
                     overdue: false,
                 })
@@ -101,11 +111,20 @@ struct Devices {
 
 #[derive(Debug)]
 struct Device {
-    pauser: Pauser,
-    control: Control,
+    handles: Handles,
     stalled: bool,
     /// It was resumed because its stall took too long.
     overdue: bool,
+}
+
+impl Handles {
+    fn unwritten(&self, range: ByteRange) -> std::result::Result<u64, String> {
+        let path = self.file.as_ref().ok_or("it has no file")?;
+        File::open(path)
+            .and_then(|file| Unwritten::of(&file, range.offset, range.length))
+            .map(|pages| pages.dirty + pages.writeback)
+            .map_err(|error| format!("{}: {error}", path.display()))
+    }
 }
 
 fn lock(devices: &Mutex<Devices>) -> MutexGuard<'_, Devices> {
@@ -114,28 +133,37 @@ fn lock(devices: &Mutex<Devices>) -> MutexGuard<'_, Devices> {
 }
 
 impl Devices {
-    fn carry_out(&mut self, request: HostRequest) -> std::result::Result<(), String> {
+    fn carry_out(&mut self, request: HostRequest) -> std::result::Result<HostReply, String> {
         let (HostRequest::StallDevice(number)
         | HostRequest::ResumeDevice(number)
-        | HostRequest::ResizeDevice(number, _)) = request;
+        | HostRequest::ResizeDevice(number, _)
+        | HostRequest::CountUnwritten(number, _)) = request;
         let device = self
             .all
             .get_mut(number as usize)
             .ok_or_else(|| format!("there is no device {number}"))?;
-        match request {
+        let done = match request {
             HostRequest::StallDevice(_) if self.closed => {
                 Err("the machine is being taken down".into())
+            }
+            HostRequest::CountUnwritten(_, range) => {
+                return device.handles.unwritten(range).map(HostReply::Unwritten);
             }
             HostRequest::StallDevice(_) => {
                 // Set first: what is half stopped has to be resumed as well.
                 device.stalled = true;
                 device.overdue = false;
-                device.pauser.pause().map_err(|error| error.to_string())
+                device
+                    .handles
+                    .pauser
+                    .pause()
+                    .map_err(|error| error.to_string())
             }
             HostRequest::ResizeDevice(..) if device.stalled => {
                 Err(format!("device {number} is stalled, it cannot answer"))
             }
             HostRequest::ResizeDevice(_, bytes) => device
+                .handles
                 .control
                 .resize(bytes)
                 .map_err(|error| error.to_string()),
@@ -146,9 +174,14 @@ impl Devices {
                     ));
                 }
                 device.stalled = false;
-                device.pauser.resume().map_err(|error| error.to_string())
+                device
+                    .handles
+                    .pauser
+                    .resume()
+                    .map_err(|error| error.to_string())
             }
-        }
+        };
+        done.map(|()| HostReply::Done)
     }
 
     fn any_stalled(&self) -> bool {
@@ -160,7 +193,7 @@ impl Devices {
         for (number, device) in (0..).zip(&mut self.all) {
             if std::mem::take(&mut device.stalled) {
                 // An error can only say that it has ended.
-                let _ = device.pauser.resume();
+                let _ = device.handles.pauser.resume();
                 resumed.push(number);
             }
         }
@@ -192,7 +225,7 @@ fn answer_all(port: &UnixStream, watched: &OwnedFd, devices: &Mutex<Devices>, li
         }
         let reply = match read_frame::<HostRequest>(port) {
             Ok(request) => match lock(devices).carry_out(request) {
-                Ok(()) => HostReply::Done,
+                Ok(reply) => reply,
                 Err(message) => HostReply::Failed(message),
             },
             // Where frames begin is not known any more.
@@ -211,6 +244,7 @@ mod tests {
     use super::*;
     use crate::process::HostProcess;
     use std::fs;
+    use std::io::Write;
     use std::path::Path;
     use std::process::Command;
 
@@ -221,9 +255,12 @@ mod tests {
     }
 
     /// With a control socket that does not exist.
-    fn handles(process: &HostProcess) -> Vec<(Pauser, Control)> {
-        let control = Control::new("/nonexistent/control".into());
-        vec![(process.pauser().unwrap(), control)]
+    fn handles(process: &HostProcess) -> Vec<Handles> {
+        vec![Handles {
+            pauser: process.pauser().unwrap(),
+            control: Control::new("/nonexistent/control".into()),
+            file: None,
+        }]
     }
 
     fn is_stopped(process: &HostProcess) -> bool {
@@ -289,6 +326,34 @@ mod tests {
             };
             assert_eq!(why.contains("stalled"), stalled, "{why}");
         }
+    }
+
+    #[test]
+    fn ho2_pages_that_are_not_on_the_disk_are_counted() {
+        let dir = tempfile::tempdir().unwrap();
+        // The build folder, unlike perhaps the one for temporary files, is on a disk.
+        let program = std::env::current_exe().unwrap();
+        let mut file = tempfile::NamedTempFile::new_in(program.parent().unwrap()).unwrap();
+        file.write_all(&[1; 10_000]).unwrap();
+        let process = process(dir.path());
+        let (host, guest) = UnixStream::pair().unwrap();
+        let mut devices = handles(&process);
+        devices.extend(handles(&process));
+        devices[0].file = Some(file.path().to_owned());
+        let _port = HostPort::serve(host, devices, LIMIT).unwrap();
+        let range = ByteRange {
+            offset: 4096,
+            length: 1,
+        };
+        let count = |device| ask(&guest, HostRequest::CountUnwritten(device, range));
+        let seen = (0..100).any(|_| {
+            std::os::unix::fs::FileExt::write_all_at(file.as_file(), &[1], 4096).unwrap();
+            count(0) == HostReply::Unwritten(1)
+        });
+        assert!(seen, "never dirty: is the build folder on a disk?");
+        file.as_file().sync_data().unwrap();
+        assert_eq!(count(0), HostReply::Unwritten(0));
+        assert_eq!(count(1), HostReply::Failed("it has no file".into()));
     }
 
     #[test]

@@ -179,10 +179,7 @@ impl Vm {
             let monitor = accept(&monitor_listener, qemu, "its monitor")?;
             let agent = accept(&agent_listener, qemu, "its agent port")?;
             let host = accept(&host_listener, qemu, "its host port")?;
-            let handles = devices
-                .iter()
-                .map(|device| Ok((device.pauser()?, device.control())))
-                .collect::<Result<_>>()?;
+            let handles = devices.iter().map(Device::handles).collect::<Result<_>>()?;
             Ok((
                 HostPort::serve(host, handles, host_port::LIMIT)?,
                 Monitor::connect(monitor)?,

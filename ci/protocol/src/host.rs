@@ -25,6 +25,19 @@ pub enum HostRequest {
     /// Give the memory of the device of this number so many bytes. Answered when
     /// the device has them and has told its driver, which may not have looked yet.
     ResizeDevice(u32, u64),
+    /// Count the pages behind a range of the memory of the device of this number,
+    /// which keeps it in a file, that are not on the disk yet. Answered with
+    /// [`HostReply::Unwritten`].
+    CountUnwritten(u32, ByteRange),
+}
+
+/// Bytes of the device memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ByteRange {
+    /// Where they begin.
+    pub offset: u64,
+    /// How many there are.
+    pub length: u64,
 }
 
 /// From the host to the guest.
@@ -32,6 +45,8 @@ pub enum HostRequest {
 pub enum HostReply {
     /// The request was carried out.
     Done,
+    /// So many pages are dirty or being written.
+    Unwritten(u64),
     /// What was tried and why it failed.
     Failed(String),
 }

@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! Writes that are made durable, each in a way of its own. The host looks into
-//! the file behind the device afterwards, where [`RANGES`] says what must be.
+//! Writes that are made durable, each in a way of its own. The host is asked at once
+//! whether they are on its disk, and looks into the file behind the device in the end,
+//! where [`ranges`] says what must be.
 
 use std::fs::File;
 
-use crate::case::{Case, Context, During, Suite, Verdict};
+use crate::case::{Case, Context, During, Stop, Suite, Verdict};
 use crate::check_eq;
+use crate::host::Host;
 use crate::pattern;
 use crate::sys::{self, AioContext, AioOperation, Buffers, IoVec, Region, Ring, UringOperation};
 
@@ -102,16 +104,55 @@ pub fn suite() -> Suite {
                 memory.store(3, pattern::bytes(range.seed, range.length));
                 let written = write(context, memory.buffer(3, range.length), range.offset)?;
                 check_eq!(written, range.length, "bytes written");
+                // Before any other test can have it written.
+                check_eq!(
+                    host()?.unwritten(range.offset, range.length as u64)?,
+                    0,
+                    "pages that are not on the host's disk"
+                );
                 Ok(())
             })
         })
         .collect();
+    cases.insert(
+        0,
+        Case::new("b7_host_sees_what_is_not_durable", not_durable),
+    );
     cases.push(Case::new("b7_fsync_is_a_request", fsync_is_a_request));
     Suite {
         name: "durability",
         about: "writes made durable, looked for in the file behind the device",
         cases,
     }
+}
+
+/// The harness on the host. No test means anything without.
+fn host() -> Verdict<Host> {
+    Host::connect().map_err(|stop| match stop {
+        Stop::Skipped(why) | Stop::Failed(why) => Stop::Failed(why),
+    })
+}
+
+/// Pages that were only written to are not on the disk; else their absence would say
+/// nothing about those that were made durable.
+fn not_durable(context: &Context) -> Verdict {
+    // Behind the others.
+    const OFFSET: u64 = 40 << 20;
+    const LENGTH: usize = 100_003;
+    let (file, host) = (context.open()?, host()?);
+    let memory = Region::anonymous(LENGTH)?;
+    for _ in 0..100 {
+        sys::pwrite(&file, memory.buffer(0, LENGTH), OFFSET)?;
+        // The kernel of the host may write them by itself, but not each time.
+        if host.unwritten(OFFSET, LENGTH as u64)? > 0 {
+            return Ok(());
+        }
+    }
+    Err(Stop::Failed(
+        "what is written is never dirty on the host: the file behind the device is on a file \
+         system in memory, or on a stacked one. These tests need the build folder on a disk"
+            .into(),
+    ))
 }
 
 fn aio_sync(file: &File, buffer: IoVec, offset: u64, data_only: bool) -> Verdict<usize> {
