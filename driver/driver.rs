@@ -10,7 +10,8 @@ use crate::{
         pci::{
             ClaimedBar,
             Enabled, //
-        }, //
+        },
+        take_over::TakesOver, //
     },
     device::Device,
     hardware::Hardware,
@@ -80,6 +81,12 @@ impl pci::Driver for RingbarDriver {
             }))
         })
     }
+}
+
+impl TakesOver for RingbarDriver {
+    /// The kernel's VIRTIO transport, which matches every device of the vendor and
+    /// is built into most kernels. It has no driver for our type of device.
+    const FROM: &'static CStr = c"virtio-pci";
 }
 
 /// What there is for a bound device. Dropped in the order of the fields.

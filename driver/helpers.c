@@ -3,6 +3,7 @@
  * Wrappers of inline functions and macros that Rust cannot call, one line each.
  * Declared and used only in abstractions/.
  */
+#include <linux/device.h>
 #include <linux/dma-mapping.h>
 #include <linux/fs.h>
 #include <linux/io_uring/cmd.h>
@@ -37,6 +38,24 @@ void ringbar_dma_set_seg_boundary(struct device *dev, unsigned long mask);
 void ringbar_dma_set_seg_boundary(struct device *dev, unsigned long mask)
 {
 	dma_set_seg_boundary(dev, mask);
+}
+
+void ringbar_device_lock(struct device *dev);
+void ringbar_device_lock(struct device *dev)
+{
+	device_lock(dev);
+}
+
+void ringbar_device_unlock(struct device *dev);
+void ringbar_device_unlock(struct device *dev)
+{
+	device_unlock(dev);
+}
+
+int ringbar_device_match_driver_override(struct device *dev, const struct device_driver *drv);
+int ringbar_device_match_driver_override(struct device *dev, const struct device_driver *drv)
+{
+	return device_match_driver_override(dev, drv);
 }
 
 bool ringbar_iocb_is_dsync(const struct kiocb *iocb);

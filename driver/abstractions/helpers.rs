@@ -36,6 +36,12 @@ extern "C" {
     pub(super) fn ringbar_page_folio_dirty(page: *mut bindings::page) -> bool;
     pub(super) fn ringbar_pages_to_folio_end(page: *mut bindings::page) -> c_ulong;
     pub(super) fn ringbar_dma_set_seg_boundary(dev: *mut bindings::device, mask: c_ulong);
+    pub(super) fn ringbar_device_lock(dev: *mut bindings::device);
+    pub(super) fn ringbar_device_unlock(dev: *mut bindings::device);
+    pub(super) fn ringbar_device_match_driver_override(
+        dev: *mut bindings::device,
+        drv: *const bindings::device_driver,
+    ) -> c_int;
     pub(super) fn ringbar_iocb_is_dsync(iocb: *const bindings::kiocb) -> bool;
     pub(super) fn ringbar_io_remap_pfn_range(
         vma: *mut bindings::vm_area_struct,

@@ -20,6 +20,7 @@ pub(crate) mod poll;
 pub(crate) mod segments;
 pub(crate) mod shared_memory;
 pub(crate) mod spin;
+pub(crate) mod take_over;
 pub(crate) mod uring;
 pub(crate) mod vma;
 pub(crate) mod wait;

@@ -2,6 +2,11 @@
 
 //! A module with one PCI driver and a directory in debugfs for its devices.
 
+use super::take_over::{
+    Claiming,
+    TakeOver,
+    TakesOver, //
+};
 use kernel::{
     debugfs::Dir,
     driver::Registration,
@@ -29,22 +34,25 @@ impl Drop for Root {
 
 /// The module. To be named in [`module!`].
 #[pin_data]
-pub(crate) struct PciModule<T: pci::Driver + 'static> {
-    // Fields are dropped in this order: the driver goes first.
+pub(crate) struct PciModule<T: TakesOver> {
+    // Fields are dropped in this order: the driver goes first, so that others can have its devices.
     #[pin]
-    _driver: Registration<pci::Adapter<T>>,
+    _driver: Registration<pci::Adapter<Claiming<T>>>,
+    #[pin]
+    _take_over: TakeOver<T>,
     _root: Root,
 }
 
-impl<T: pci::Driver + 'static> InPlaceModule for PciModule<T> {
+impl<T: TakesOver> InPlaceModule for PciModule<T> {
     fn init(module: &'static ThisModule) -> impl PinInit<Self, Error> {
         const NAME: &CStr = <crate::LocalModule as ModuleMetadata>::NAME;
 
         // SAFETY: The driver is not registered yet, so no `probe` runs.
         unsafe { ROOT = Some(Dir::new(NAME)) };
-        // In this order, so that the directory goes when the registration fails.
+        // In this order, so that what has been done is undone when the registration fails.
         try_pin_init!(Self {
             _root: Root,
+            _take_over <- TakeOver::new(),
             _driver <- Registration::new(NAME, module),
         })
     }

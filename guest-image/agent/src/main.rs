@@ -44,9 +44,6 @@ fn run() -> anyhow::Result<()> {
     let arguments = Arguments::read().context("reading the kernel command line")?;
     let reaper = reaper::Reaper::start()?;
 
-    // Before anything can load the driver: see there.
-    setup::reserve_devices()?;
-
     match arguments.mode {
         Mode::Serve => {
             setup::show_all_kernel_messages()?;

@@ -6,12 +6,8 @@ use std::path::{Path, PathBuf};
 use std::{env, fs};
 
 use anyhow::Context;
-use ringbar_spec::{PCI_DEVICE_ID, PCI_VENDOR_ID};
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, mount};
-
-/// Name under which our driver registers on the PCI bus.
-const DRIVER: &str = "ringbar";
 
 /// File systems of the guest: type, where, data, and whether the guest is of
 /// no use without it.
@@ -76,49 +72,6 @@ pub fn set_environment() {
     }
 }
 
-/// Reserves every Ringbar device for our driver.
-///
-/// `virtio_pci` claims all devices of the VIRTIO vendor and is built into
-/// Debian's kernel, so it is bound to ours by now, whatever the order in which
-/// modules are loaded. It does nothing with a device type it has no driver
-/// for, and gives the device up without objection.
-pub fn reserve_devices() -> anyhow::Result<()> {
-    let bus = Path::new("/sys/bus/pci/devices");
-    let Ok(entries) = fs::read_dir(bus) else {
-        return Ok(());
-    };
-    for entry in entries {
-        let device = entry
-            .with_context(|| format!("listing {}", bus.display()))?
-            .path();
-        if !is_ringbar(&device) {
-            continue;
-        }
-        write(&device.join("driver_override"), DRIVER)?;
-        let driver = device.join("driver");
-        let bound_to = fs::read_link(&driver).ok();
-        if let Some(bound_to) = bound_to
-            && bound_to.file_name().is_some_and(|name| name != DRIVER)
-            && let Some(address) = device.file_name().and_then(|name| name.to_str())
-        {
-            write(&driver.join("unbind"), address)?;
-        }
-    }
-    Ok(())
-}
-
-fn is_ringbar(device: &Path) -> bool {
-    let id = |file| {
-        let text = fs::read_to_string(device.join(file)).ok()?;
-        parse_id(&text)
-    };
-    id("vendor") == Some(PCI_VENDOR_ID) && id("device") == Some(PCI_DEVICE_ID)
-}
-
-fn parse_id(text: &str) -> Option<u16> {
-    u16::from_str_radix(text.trim().strip_prefix("0x")?, 16).ok()
-}
-
 /// Lets every kernel message through to the console, and so into the host's
 /// log of this guest, where the command line's `quiet` kept the boot short.
 pub fn show_all_kernel_messages() -> anyhow::Result<()> {
@@ -127,17 +80,4 @@ pub fn show_all_kernel_messages() -> anyhow::Result<()> {
 
 fn write(path: &Path, text: &str) -> anyhow::Result<()> {
     fs::write(path, text).with_context(|| format!("writing {text:?} to {}", path.display()))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn identifiers_are_read_as_sysfs_prints_them() {
-        assert_eq!(parse_id("0x1af4\n"), Some(0x1af4));
-        assert_eq!(parse_id("1af4\n"), None);
-        assert_eq!(parse_id("0x11af4\n"), None);
-        assert_eq!(parse_id(""), None);
-    }
 }
