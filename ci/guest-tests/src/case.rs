@@ -211,6 +211,8 @@ pub struct Case {
     pub name: String,
     /// What it does.
     pub run: Box<dyn Fn(&Context) -> Verdict>,
+    /// Parts of lines of the kernel log that it provokes on purpose.
+    pub provoked: Vec<&'static str>,
 }
 
 impl Case {
@@ -219,7 +221,17 @@ impl Case {
         Self {
             name: name.into(),
             run: Box::new(run),
+            provoked: Vec::new(),
         }
+    }
+
+    /// Says that the test provokes warnings or errors in the kernel log whose lines
+    /// contain `text`. At least one has to come while it runs; any other warning
+    /// about the driver, and any other error, is a problem.
+    #[must_use]
+    pub fn provokes(mut self, text: &'static str) -> Self {
+        self.provoked.push(text);
+        self
     }
 }
 

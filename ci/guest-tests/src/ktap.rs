@@ -7,16 +7,27 @@ use std::panic::{self, AssertUnwindSafe};
 
 use crate::case::{Case, Context, Stop};
 
+/// What is written to the kernel log when a test begins; its name follows.
+pub const TEST_MARK: &str = "ringbar-guest-tests: begins with ";
+
 /// Runs tests one after the other; says whether none failed.
 ///
 /// The plan comes first, and each result is written before the next test
-/// starts, so that a reader sees what was lost when the kernel dies.
-pub fn run(cases: &[Case], context: &Context, out: &mut impl Write) -> io::Result<bool> {
+/// starts, so that a reader sees what was lost when the kernel dies. `log` is the
+/// kernel's log, which is told of each test that begins.
+pub fn run(
+    cases: &[Case],
+    context: &Context,
+    out: &mut impl Write,
+    log: &mut impl Write,
+) -> io::Result<bool> {
     writeln!(out, "KTAP version 1\n1..{}", cases.len())?;
     out.flush()?;
     let mut all_passed = true;
     for (i, case) in cases.iter().enumerate() {
         let number = i + 1;
+        // One record is one call; `<6>` is its level, that of information.
+        log.write_all(format!("<6>{TEST_MARK}{}\n", case.name).as_bytes())?;
         let result = panic::catch_unwind(AssertUnwindSafe(|| (case.run)(context)))
             // The message of the panic went to standard error.
             .unwrap_or_else(|_| Err(Stop::Failed("the test panicked".into())));
@@ -55,12 +66,18 @@ mod tests {
         std::fs::write(&file, "x").unwrap();
         let context = Context::new(&file).unwrap();
         let mut out = Vec::new();
-        assert!(!run(&cases, &context, &mut out).unwrap());
+        let mut log = Vec::new();
+        assert!(!run(&cases, &context, &mut out, &mut log).unwrap());
         assert_eq!(
             String::from_utf8(out).unwrap(),
             "KTAP version 1\n1..4\nok 1 a\n# one\n# two\nnot ok 2 b\n\
              ok 3 c # SKIP no memory\n# the test panicked\nnot ok 4 d\n"
         );
-        assert!(run(&cases[..1], &context, &mut Vec::new()).unwrap());
+        let begins = |name| format!("<6>{TEST_MARK}{name}\n");
+        assert_eq!(
+            String::from_utf8(log).unwrap(),
+            ["a", "b", "c", "d"].map(begins).concat()
+        );
+        assert!(run(&cases[..1], &context, &mut Vec::new(), &mut Vec::new()).unwrap());
     }
 }

@@ -2,6 +2,7 @@
 
 //! `ringbar-guest-tests`: runs tests of the driver and prints KTAP.
 
+use std::fs::File;
 use std::io;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -9,6 +10,9 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use ringbar_guest_tests::case::{Context, Stop};
 use ringbar_guest_tests::{bar_check, ktap, memcpy, suites};
+
+/// Where the kernel's log is read and written.
+const KERNEL_LOG: &str = "/dev/kmsg";
 
 /// Tests the Ringbar driver from user space.
 #[derive(Debug, Parser)]
@@ -88,7 +92,11 @@ fn run(cli: &Cli) -> Result<bool, String> {
             if !tests.is_empty() {
                 cases.retain(|case| tests.contains(&case.name));
             }
-            ktap::run(&cases, &context()?, &mut io::stdout().lock())
+            let mut log = File::options()
+                .write(true)
+                .open(KERNEL_LOG)
+                .map_err(|error| format!("{KERNEL_LOG}: {error}"))?;
+            ktap::run(&cases, &context()?, &mut io::stdout().lock(), &mut log)
                 .map_err(|error| format!("writing the results: {error}"))
         }
         Command::Memcpy(options) => {

@@ -259,7 +259,8 @@ impl Agent {
         String::from_utf8(bytes).map_err(|error| Error::Protocol(format!("{path}: {error}")))
     }
 
-    /// The guest kernel's log from its start.
+    /// The guest kernel's log from its start, each line with its level before it:
+    /// `<6>[    5.140900] text`.
     pub fn kernel_log(&self) -> Result<String> {
         let bytes = self.ask("reading the kernel log".into(), PROMPT, |id| {
             Request::KernelLog { id }

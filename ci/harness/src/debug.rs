@@ -7,6 +7,10 @@ use std::time::Duration;
 use crate::agent::{Agent, GuestCommand};
 use crate::error::Result;
 
+/// Parameters of the debug kernel. Freed pages are filled with a pattern, which the
+/// kernel looks at when it hands them out again.
+pub const KERNEL_ARGS: [&str; 1] = ["page_poison=1"];
+
 /// Reports of memory that nothing points to
 /// (`Documentation/dev-tools/kmemleak.rst`).
 const KMEMLEAK: &str = "/sys/kernel/debug/kmemleak";

@@ -1,6 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! Looks through a kernel log for anything that a healthy kernel never says.
+//! Looks through a kernel log for anything that a healthy kernel never says: by the
+//! text, in any log; by the level, in one that has levels. There every error is a
+//! problem, and every warning that is about the driver.
+
+use ringbar_guest_tests::ktap::TEST_MARK;
 
 /// What marks a line as a problem: a text that it contains, and what it means.
 ///
@@ -48,11 +52,23 @@ const MARKS: &[(&str, &str)] = &[
     ("Disabling IRQ", "lost interrupt"),
     ("Object already free", "use after free"),
     ("Poison overwritten", "use after free"),
+    ("pagealloc: memory corruption", "use after free"),
+    ("pagealloc: single bit error", "use after free"),
     ("Out of memory: ", "out of memory"),
     ("page allocation failure", "out of memory"),
     ("segfault at", "crash of a program"),
     ("traps: ", "crash of a program"),
 ];
+
+/// Whatever a line of level 3 (`KERN_ERR`) or worse says.
+const ERROR: &str = "error";
+
+/// What a line of level 4 (`KERN_WARNING`) that is about the driver is.
+const WARNING: &str = "warning about the driver";
+
+/// What every line contains that the driver, a device of its, a function of its,
+/// or one of our programs has to do with.
+const OURS: &str = "ringbar";
 
 /// Lines that look like problems and are none of the kernel's: parts of them.
 /// Each entry needs a comment that says why it may be ignored.
@@ -64,7 +80,24 @@ const HARMLESS: &[&str] = &[
     "DMA-API: preallocated",
     "DMA-API: debugging enabled by kernel config",
     "DMA-API: debugging disabled on kernel command line",
+    // Said of each module that was not built with its kernel.
+    "ringbar: loading out-of-tree module taints kernel.",
 ];
+
+/// Something that looks like a problem and is to be there, or is not ours.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Excuse {
+    /// A line with this text, which is provoked on purpose: while the test of this
+    /// name is the last to have begun, or any time. It has to come.
+    Provoked {
+        /// Name of the test.
+        test: Option<String>,
+        /// Part of the line.
+        text: String,
+    },
+    /// A warning with a stack trace: all of these are in it.
+    Trace(&'static [&'static str]),
+}
 
 /// A line that a healthy kernel does not print.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -83,31 +116,175 @@ impl std::fmt::Display for Problem {
     }
 }
 
-/// Finds all problems in a log.
-pub fn problems(log: &str) -> Vec<Problem> {
-    log.lines()
-        .enumerate()
-        .filter_map(|(i, line)| {
-            if HARMLESS.iter().any(|text| line.contains(text)) {
-                return None;
-            }
-            let (_, kind) = MARKS.iter().find(|(mark, _)| line.contains(mark))?;
-            Some(Problem {
-                kind,
-                number: i + 1,
-                line: line.trim_end().to_owned(),
-            })
+/// A line of the log: `[time] text`, before it `<level>` where the log has levels,
+/// as that of a guest's agent has, and that of a console has not.
+#[derive(Clone, Copy)]
+struct Line<'a> {
+    number: usize,
+    level: Option<u8>,
+    text: &'a str,
+}
+
+impl<'a> Line<'a> {
+    fn parse(number: usize, line: &'a str) -> Self {
+        let split = || {
+            let (level, text) = line.strip_prefix('<')?.split_once('>')?;
+            Some((level.parse().ok()?, text))
+        };
+        let (level, text) = match split() {
+            Some((level, text)) => (Some(level), text),
+            None => (None, line),
+        };
+        Self {
+            number,
+            level,
+            text: text.trim_end(),
+        }
+    }
+
+    fn contains(&self, text: &str) -> bool {
+        self.text.contains(text)
+    }
+
+    /// What the text marks the line as.
+    fn marked(&self) -> Option<&'static str> {
+        let (_, kind) = MARKS.iter().find(|(mark, _)| self.contains(mark))?;
+        Some(kind)
+    }
+
+    /// What the level makes of the line. `addresses` are those of our devices.
+    fn rated(&self, addresses: &[&str]) -> Option<&'static str> {
+        match self.level? {
+            ..=3 => Some(ERROR),
+            4 if self.contains(OURS) || addresses.iter().any(|a| self.contains(a)) => Some(WARNING),
+            _ => None,
+        }
+    }
+
+    fn problem(&self, kind: &'static str) -> Problem {
+        Problem {
+            kind,
+            number: self.number,
+            line: self.text.to_owned(),
+        }
+    }
+}
+
+/// The addresses of our devices, as the driver's messages name them:
+/// `ringbar 0000:00:02.0: text`.
+fn addresses<'a>(lines: &[Line<'a>]) -> Vec<&'a str> {
+    let mut addresses: Vec<_> = lines
+        .iter()
+        .filter_map(|line| {
+            let (_, rest) = line.text.split_once("] ringbar ")?;
+            let (address, _) = rest.split_once(": ")?;
+            (address.contains(':') && !address.contains(' ')).then_some(address)
         })
-        .collect()
+        .collect();
+    addresses.sort_unstable();
+    addresses.dedup();
+    addresses
+}
+
+/// Finds all problems in a log.
+pub fn problems(log: &str, excuses: &[Excuse]) -> Vec<Problem> {
+    let lines: Vec<_> = log
+        .lines()
+        .enumerate()
+        .map(|(i, line)| Line::parse(i + 1, line))
+        .collect();
+    let addresses = addresses(&lines);
+    let mut problems = Vec::new();
+    let mut running = None;
+    let mut provoked = vec![false; excuses.len()];
+    let mut rest = lines.as_slice();
+    while let Some((&line, others)) = rest.split_first() {
+        if let Some((_, name)) = line.text.split_once(TEST_MARK) {
+            running = Some(name);
+        }
+        // A warning and its stack trace are one.
+        if let Some(end) = trace(rest) {
+            let (trace, others) = rest.split_at(end);
+            rest = others;
+            let excused = excuses.iter().any(|excuse| match excuse {
+                Excuse::Trace(parts) => parts
+                    .iter()
+                    .all(|part| trace.iter().any(|line| line.contains(part))),
+                Excuse::Provoked { .. } => false,
+            });
+            if !excused {
+                let before = problems.len();
+                problems.extend(
+                    trace
+                        .iter()
+                        .filter_map(|line| Some(line.problem(line.marked()?))),
+                );
+                if problems.len() == before {
+                    problems.push(line.problem("warning"));
+                }
+            }
+            continue;
+        }
+        rest = others;
+        if HARMLESS.iter().any(|text| line.contains(text)) {
+            continue;
+        }
+        let mut excused = false;
+        for (excuse, provoked) in excuses.iter().zip(&mut provoked) {
+            if let Excuse::Provoked { test, text } = excuse
+                && line.contains(text)
+                && test.as_deref().is_none_or(|test| running == Some(test))
+            {
+                *provoked = true;
+                excused = true;
+            }
+        }
+        if !excused && let Some(kind) = line.marked().or_else(|| line.rated(&addresses)) {
+            problems.push(line.problem(kind));
+        }
+    }
+    // Without levels a line that is none by its text need not have come.
+    let levels = lines.iter().any(|line| line.level.is_some());
+    for (excuse, provoked) in excuses.iter().zip(provoked) {
+        if let Excuse::Provoked { test, text } = excuse
+            && levels
+            && !provoked
+        {
+            let test = test.as_deref().unwrap_or("the test");
+            problems.push(Problem {
+                kind: "line that is missing",
+                number: lines.len(),
+                line: format!("{test} was to provoke {text:?}"),
+            });
+        }
+    }
+    problems
+}
+
+/// How many lines belong to the warning with a stack trace that begins here.
+fn trace(lines: &[Line<'_>]) -> Option<usize> {
+    const BEGIN: &str = "------------[ cut here ]------------";
+    const END: &str = "---[ end trace ";
+
+    lines.first().filter(|line| line.contains(BEGIN))?;
+    let after = lines[1..]
+        .iter()
+        .position(|line| line.contains(END) || line.contains(BEGIN));
+    Some(match after {
+        Some(last) if lines[1 + last].contains(END) => last + 2,
+        // It was cut off, or the kernel died of it.
+        Some(next) => next + 1,
+        None => lines.len(),
+    })
 }
 
 /// The problems and the lines that follow the first of them, which tell where
 /// in the kernel it happened.
-pub fn report(log: &str) -> Option<String> {
+pub fn report(log: &str, excuses: &[Excuse]) -> Option<String> {
     const FOLLOWING: usize = 40;
     const LISTED: usize = 10;
 
-    let problems = problems(log);
+    let problems = problems(log, excuses);
     let first = problems.first()?;
     let mut text = format!("{} problem(s) in the kernel log\n", problems.len());
     for problem in problems.iter().take(LISTED) {
@@ -146,6 +323,7 @@ mod tests {
         "[   12.345678] list_del corruption. prev->next should be ffff, but was dead",
         "[   12.345678] refcount_t: underflow; use-after-free.",
         "[   12.345678] BUG: Bad page state in process fio  pfn:12345",
+        "[   12.345678] pagealloc: memory corruption",
         "[   12.345678] irq 24: nobody cared (try booting with the \"irqpoll\" option)",
         "[   12.345678] rust_kernel: panicked at drivers/x.rs:10:5:",
         "[   12.345678] ringbar-guest-t[99]: segfault at 0 ip 0000000000401000 sp 00007ffd error 4",
@@ -165,10 +343,111 @@ mod tests {
 [    6.000000] ringbar 0000:00:03.0: error: the device reported a broken queue
 ";
 
+    /// The same with levels, as the agent sends it.
+    const LEVELS: &str = "\
+<5>[    0.000000] Linux version 7.3.4+deb13-amd64 (debian-kernel@lists.debian.org)
+<4>[    0.060000] tsc: Unable to calibrate against PIT
+<4>[    8.846608] ringbar: loading out-of-tree module taints kernel.
+<5>[    8.846932] ringbar: module verification failed: signature and/or required key missing
+<6>[    8.874285] pci 0000:00:02.0: ringbar: taken over from virtio-pci
+<6>[    8.964950] ringbar 0000:00:02.0: 268435456 bytes of device memory
+<4>[    9.000000] virtio-pci 0000:00:04.0: something about another device
+";
+
+    fn kinds(log: &str, excuses: &[Excuse]) -> Vec<&'static str> {
+        problems(log, excuses).iter().map(|p| p.kind).collect()
+    }
+
+    fn provoked(test: Option<&str>, text: &str) -> Excuse {
+        Excuse::Provoked {
+            test: test.map(str::to_owned),
+            text: text.to_owned(),
+        }
+    }
+
+    #[test]
+    fn warnings_about_the_driver_are_found_by_their_level() {
+        for line in [
+            "<4>[    9.1] workqueue: work func _RINvMs0_ringbar_main6device [ringbar] enqueued on deprecated workqueue. Use system_{percpu|dfl}_wq instead.",
+            "<4>[    9.1] ringbar 0000:00:02.0: queue 3 is not used",
+            "<4>[    9.1] ringbar: unknown event in buffer 3",
+            "<4>[    9.1] pcieport 0000:00:01.0: no answer from 0000:00:02.0",
+        ] {
+            assert_eq!(
+                kinds(&format!("{LEVELS}{line}\n"), &[]),
+                [WARNING],
+                "{line}"
+            );
+            let info = line.replace("<4>", "<5>");
+            assert_eq!(kinds(&format!("{LEVELS}{info}\n"), &[]), [""; 0], "{info}");
+        }
+    }
+
+    #[test]
+    fn errors_are_found_by_their_level_whoever_has_them() {
+        for level in 0..=3 {
+            let log = format!("{LEVELS}<{level}>[    9.1] ACPI: no tables\n");
+            assert_eq!(kinds(&log, &[]), [ERROR]);
+        }
+    }
+
+    #[test]
+    fn a_provoked_line_is_excused_in_its_test_only() {
+        let line = "<3>[    9.1] ringbar 0000:00:02.0: the device broke queue 1\n";
+        let log = format!(
+            "{LEVELS}<6>[    9.0] {TEST_MARK}d5_broken\n{line}<6>[    9.2] {TEST_MARK}b1_read\n"
+        );
+        let excuse = [provoked(Some("d5_broken"), "broke queue")];
+        assert_eq!(kinds(&log, &[]), [ERROR]);
+        assert_eq!(kinds(&log, &excuse), [""; 0]);
+        assert_eq!(kinds(&format!("{log}{line}"), &excuse), [ERROR]);
+        assert_eq!(kinds(&log, &[provoked(None, "broke queue")]), [""; 0]);
+        let other = [provoked(Some("d5_broken"), "is not used")];
+        assert_eq!(kinds(&log, &other), [ERROR, "line that is missing"]);
+    }
+
+    #[test]
+    fn a_provoked_line_has_to_come() {
+        let excuse = [provoked(Some("d5_broken"), "broke queue")];
+        assert_eq!(kinds(LEVELS, &excuse), ["line that is missing"]);
+        // A console has no levels; the agent's log tells.
+        assert_eq!(kinds(HEALTHY, &excuse), [""; 0]);
+    }
+
+    #[test]
+    fn a_warning_of_the_kernel_itself_is_excused_by_its_trace() {
+        let warning = |caller: &str| {
+            format!(
+                "<4>[    9.1] ------------[ cut here ]------------\n\
+                 <4>[    9.1] name 'spurious'\n\
+                 <4>[    9.1] WARNING: fs/proc/generic.c:742 at remove_proc_entry+0x1/0x2, CPU#0: x/1\n\
+                 <4>[    9.1] Modules linked in: ringbar(OE)\n\
+                 <4>[    9.1] Call Trace:\n\
+                 <4>[    9.1]  {caller}+0x1/0x2\n\
+                 <4>[    9.1] ---[ end trace 0000000000000000 ]---\n"
+            )
+        };
+        let excuse = [Excuse::Trace(&[
+            "at remove_proc_entry+",
+            " unregister_irq_proc+",
+        ])];
+        let log = format!("{LEVELS}{}", warning("unregister_irq_proc"));
+        assert_eq!(kinds(&log, &[]), ["warning"]);
+        assert_eq!(kinds(&log, &excuse), [""; 0]);
+        // The next one, and one of another caller, are not covered by it.
+        let other = format!("{log}{}", warning("ringbar_exit"));
+        assert_eq!(kinds(&other, &excuse), ["warning"]);
+        let cut = log.replace("<4>[    9.1] ---[ end trace 0000000000000000 ]---\n", "");
+        assert_eq!(
+            kinds(&format!("{cut}{}", warning("ringbar_exit")), &excuse),
+            ["warning"]
+        );
+    }
+
     #[test]
     fn each_kind_of_problem_is_found() {
         for line in SICK {
-            let found = problems(line);
+            let found = problems(line, &[]);
             assert_eq!(found.len(), 1, "{line}");
             assert_eq!(found[0].line, *line);
         }
@@ -176,8 +455,9 @@ mod tests {
 
     #[test]
     fn a_healthy_log_has_none() {
-        assert_eq!(problems(HEALTHY), []);
-        assert_eq!(report(HEALTHY), None);
+        assert_eq!(problems(HEALTHY, &[]), []);
+        assert_eq!(problems(LEVELS, &[]), []);
+        assert_eq!(report(HEALTHY, &[]), None);
     }
 
     #[test]
@@ -185,7 +465,7 @@ mod tests {
         let log = format!(
             "{HEALTHY}[ 7.0] WARNING: CPU: 0 PID: 1 at x.c:1 f+0x1/0x2\n[ 7.0] Call Trace:\n[ 7.0]  g+0x3/0x4\n"
         );
-        let report = report(&log).unwrap();
+        let report = report(&log, &[]).unwrap();
         assert!(report.starts_with("1 problem(s)"), "{report}");
         assert!(
             report.contains("warning in line 10: [ 7.0] WARNING"),

@@ -21,6 +21,8 @@
 //! | [`report`] | what `run` leaves |
 //! | [`kernel_log`] | looks for problems in a kernel log |
 //! | [`ktap`] | reads test results |
+//! | [`refusal`] | that the driver refuses to bind where it could not work |
+//! | [`binding`] | that the driver gets its devices, and no others |
 //! | [`suite`] | runs a suite of the guest's tests |
 //! | [`process`] | processes on the host that never outlive this one |
 //! | [`size`] | sizes as people write them |
@@ -28,6 +30,7 @@
 
 pub mod agent;
 pub mod bench;
+pub mod binding;
 pub mod control;
 pub mod counters;
 pub mod debug;

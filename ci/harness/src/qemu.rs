@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use ringbar_agent_protocol::{MODE_PARAMETER, MODE_SHELL, PORT_NAME, TERM_PARAMETER, host};
 use ringbar_spec::{DeviceConfig, FIRST_IO_QUEUE, VIRTIO_DEVICE_ID};
 
+use crate::device::Device;
 use crate::setup::Accelerator;
 
 /// Tag of the 9p share.
@@ -33,6 +34,34 @@ pub struct VhostUserDevice {
     pub queues: u16,
     /// Entries of each queue.
     pub queue_size: u16,
+}
+
+impl From<&Device> for VhostUserDevice {
+    fn from(device: &Device) -> Self {
+        Self {
+            socket: device.socket().to_owned(),
+            queues: device.options().queues,
+            queue_size: device.options().queue_size,
+        }
+    }
+}
+
+impl VhostUserDevice {
+    /// Value of `-chardev` for the connection called `id`.
+    pub fn chardev(&self, id: &str) -> String {
+        format!("socket,id={id},path={}", escape(&self.socket))
+    }
+
+    /// Value of `-device` for the device behind that connection, with so many bytes of
+    /// device configuration.
+    pub fn device(&self, chardev: &str, config_size: usize) -> String {
+        format!(
+            "vhost-user-test-device-pci,id={chardev}-device,chardev={chardev},\
+             virtio-id={VIRTIO_DEVICE_ID},num_vqs={},vq_size={},config_size={config_size}",
+            FIRST_IO_QUEUE + self.queues,
+            self.queue_size,
+        )
+    }
 }
 
 /// Everything that QEMU's command line says.
@@ -124,18 +153,9 @@ impl CommandLine<'_> {
         }
 
         for (i, device) in self.devices.iter().enumerate() {
-            let socket = escape(&device.socket);
-            add("-chardev", format!("socket,id=ringbar{i},path={socket}"));
-            add(
-                "-device",
-                format!(
-                    "vhost-user-test-device-pci,id=ringbar-device{i},chardev=ringbar{i},\
-                     virtio-id={VIRTIO_DEVICE_ID},num_vqs={},vq_size={},config_size={}",
-                    FIRST_IO_QUEUE + device.queues,
-                    device.queue_size,
-                    DeviceConfig::SIZE
-                ),
-            );
+            let id = format!("ringbar{i}");
+            add("-chardev", device.chardev(&id));
+            add("-device", device.device(&id, DeviceConfig::SIZE));
         }
         if let Some(share) = self.share {
             let share = escape(share);
@@ -225,7 +245,7 @@ mod tests {
         let arguments = line(&Console::Log, &devices).arguments();
         assert_eq!(
             value(&arguments, "-device", "vhost-user"),
-            "vhost-user-test-device-pci,id=ringbar-device0,chardev=ringbar0,virtio-id=21,\
+            "vhost-user-test-device-pci,id=ringbar0-device,chardev=ringbar0,virtio-id=21,\
              num_vqs=6,vq_size=128,config_size=64"
         );
         assert_eq!(

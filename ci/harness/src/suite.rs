@@ -26,7 +26,7 @@ use crate::device::{DeviceOptions, Storage};
 use crate::device_report;
 use crate::error::{Error, Result};
 use crate::fio::JOBS;
-use crate::kernel_log;
+use crate::kernel_log::{self, Excuse};
 use crate::ktap::{Outcome, Parser, TestResult};
 use crate::process;
 use crate::setup::{Kernel, Setup};
@@ -69,7 +69,7 @@ const LARGE: &str = "large";
 /// What the kernel warns of where allocations fail: `register_irq_proc` ignores that
 /// a file in /proc/irq could not be made, and the file is missed when the interrupt
 /// is freed.
-const UNREGISTERED: &str = "at remove_proc_entry+";
+const UNREGISTERED: Excuse = Excuse::Trace(&["at remove_proc_entry+", " unregister_irq_proc+"]);
 
 /// One of the checks at the end of a suite.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -145,6 +145,8 @@ pub struct Plan {
     pub kernel: Kernel,
     /// Names of the tests, in order.
     pub tests: Vec<String>,
+    /// What the tests provoke in the kernel log: the test, part of the line.
+    pub provoked: Vec<(String, &'static str)>,
     /// Where the logs go.
     pub log_dir: PathBuf,
 }
@@ -227,7 +229,10 @@ pub fn run(setup: &Setup, plan: &Plan, results: &Sender<Report>) {
 /// The virtual machine of a suite.
 fn options(plan: &Plan, image: &Path) -> Result<VmOptions> {
     let mut device = DeviceOptions::default();
-    let mut kernel_args = Vec::new();
+    let mut kernel_args = match plan.kernel {
+        Kernel::Stock => Vec::new(),
+        Kernel::Debug => debug::KERNEL_ARGS.map(str::to_owned).to_vec(),
+    };
     if plan.suite == DURABILITY {
         device.size = 64 << 20;
         fs::create_dir_all(&plan.log_dir)
@@ -244,7 +249,7 @@ fn options(plan: &Plan, image: &Path) -> Result<VmOptions> {
         device.queue_size = 8;
         // What fails in the checker of the DMA API switches it off with a warning; and each probe
         // would evaluate ACPI methods, which have a hundred allocations of their own.
-        kernel_args = vec!["dma_debug=off".into(), "pci=noacpi".into()];
+        kernel_args.extend(["dma_debug=off", "pci=noacpi"].map(str::to_owned));
     }
     if plan.suite == ASYNC {
         // Doorbells are counted, and a device that looks for requests by itself needs few.
@@ -460,13 +465,21 @@ fn clean_log(vm: &Vm, plan: &Plan, alive: bool) -> std::result::Result<(), Strin
     if alive {
         logs.push(vm.agent().kernel_log().map_err(|error| error.to_string())?);
     }
+    let mut excuses: Vec<_> = plan
+        .provoked
+        .iter()
+        .map(|(test, text)| Excuse::Provoked {
+            test: Some(test.clone()),
+            text: (*text).to_owned(),
+        })
+        .collect();
     if plan.suite == FAULTS {
-        for log in &mut logs {
-            let lines: Vec<_> = log.lines().filter(|l| !l.contains(UNREGISTERED)).collect();
-            *log = lines.join("\n");
-        }
+        excuses.push(UNREGISTERED);
     }
-    match logs.iter().find_map(|log| kernel_log::report(log)) {
+    match logs
+        .iter()
+        .find_map(|log| kernel_log::report(log, &excuses))
+    {
         None => Ok(()),
         Some(report) => Err(report),
     }

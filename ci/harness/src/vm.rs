@@ -34,8 +34,14 @@ const POWER_OFF: Duration = Duration::from_secs(30);
 /// How long loading the driver may take.
 const LOAD: Duration = Duration::from_secs(180);
 
-/// Kernel parameters that turn a fault into an early, visible end.
-const STRICT: [&str; 2] = ["oops=panic", "sysctl.kernel.hung_task_timeout_secs=60"];
+/// Kernel parameters that turn a fault into an early, visible end, and have the
+/// kernel's log hold all that it and test programs say.
+const STRICT: [&str; 4] = [
+    "oops=panic",
+    "sysctl.kernel.hung_task_timeout_secs=60",
+    "log_buf_len=1M",
+    "printk.devkmsg=on",
+];
 
 /// First device node of the driver.
 pub const DEVICE_NODE: &str = "/dev/ringbar0";
@@ -130,14 +136,7 @@ impl Vm {
         let host_listener = listen(&host_socket)?;
         let monitor_listener = listen(&monitor_socket)?;
 
-        let vhost_user: Vec<_> = devices
-            .iter()
-            .map(|device| VhostUserDevice {
-                socket: device.socket().to_owned(),
-                queues: device.options().queues,
-                queue_size: device.options().queue_size,
-            })
-            .collect();
+        let vhost_user: Vec<_> = devices.iter().map(VhostUserDevice::from).collect();
         let mut kernel_args = options.kernel_args.clone();
         if options.console == Console::Log {
             kernel_args.splice(0..0, STRICT.map(str::to_owned));
@@ -416,7 +415,7 @@ fn with_context(
     }
     // The end of a log is often but the last part of a long report.
     let log = fs::read(console_log).unwrap_or_default();
-    if let Some(problem) = kernel_log::problems(&String::from_utf8_lossy(&log)).first() {
+    if let Some(problem) = kernel_log::problems(&String::from_utf8_lossy(&log), &[]).first() {
         context += &format!("\nfirst problem in the kernel log: {problem}");
     }
     context += &paragraph("the guest's console", console_log);

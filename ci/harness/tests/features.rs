@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 
 use ringbar_guest_tests::case::Suite;
 use ringbar_guest_tests::suites;
+use ringbar_harness::binding;
 use ringbar_harness::refusal::BEHIND_IOMMU;
 use ringbar_harness::setup::Kernel;
 use ringbar_harness::suite::Check;
@@ -32,6 +33,7 @@ fn table_names_tests_that_exist() {
     let mut known = names("", Kernel::Stock, suites::all());
     known.extend(names("debug::", Kernel::Debug, suites::debug()));
     known.push(BEHIND_IOMMU.into());
+    known.extend(binding::names());
 
     let mut named = 0;
     // What is between backticks and looks like a test; one that ends with a line stands for all

@@ -186,7 +186,8 @@ fn read_file(path: &str) -> anyhow::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// The kernel's log as `dmesg` prints it; of one that is too long, its end.
+/// The kernel's log as `dmesg --raw` prints it; of one that is too long, its end,
+/// after an error that says so.
 fn kernel_log() -> anyhow::Result<Vec<u8>> {
     let mut kmsg = File::options()
         .read(true)
@@ -194,38 +195,60 @@ fn kernel_log() -> anyhow::Result<Vec<u8>> {
         .open("/dev/kmsg")
         .context("opening /dev/kmsg")?;
     let mut log = Vec::new();
+    let mut lost = 0;
+    let mut next = 0;
     let mut record = [0; 8192];
     loop {
         match kmsg.read(&mut record) {
-            Ok(n) => log.extend_from_slice(format_record(&record[..n]).as_bytes()),
+            Ok(n) => {
+                let (number, line) = format_record(&record[..n]);
+                lost += number.saturating_sub(next);
+                next = number + 1;
+                log.extend_from_slice(line.as_bytes());
+            }
             // Records that were overwritten while we read: go on behind them.
             Err(error) if error.raw_os_error() == Some(Errno::PIPE.raw_os_error()) => {}
             Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => break,
             Err(error) => return Err(error).context("reading /dev/kmsg"),
         }
     }
-    let excess = log.len().saturating_sub(MAX_CONTENT as usize);
-    Ok(log.split_off(excess))
+    Ok(incomplete(log, lost, MAX_CONTENT as usize - 128))
 }
 
-/// One record of `/dev/kmsg`, `<priority>,<number>,<microseconds>,<flags>;<text>`
-/// and lines with properties, which begin with a space.
-fn format_record(record: &[u8]) -> String {
+/// The log as it is, or its last `most` bytes, after a line that says what is
+/// missing.
+fn incomplete(mut log: Vec<u8>, lost: u64, most: usize) -> Vec<u8> {
+    let excess = log.len().saturating_sub(most);
+    if lost == 0 && excess == 0 {
+        return log;
+    }
+    let mut whole = format!(
+        "<3>[    0.000000] ringbar-init: {lost} records and {excess} bytes of the log are missing\n"
+    )
+    .into_bytes();
+    whole.extend(log.split_off(excess));
+    whole
+}
+
+/// Number and text of a record of `/dev/kmsg`, which is
+/// `<priority>,<number>,<microseconds>,<flags>;<text>` and lines with properties,
+/// which begin with a space.
+fn format_record(record: &[u8]) -> (u64, String) {
     let record = String::from_utf8_lossy(record);
-    let Some((prefix, text)) = record.split_once(';') else {
-        return record.into_owned();
-    };
-    let micros: u64 = prefix
+    let (prefix, text) = record.split_once(';').unwrap_or(("", &record));
+    let mut fields = prefix
         .split(',')
-        .nth(2)
-        .and_then(|field| field.parse().ok())
-        .unwrap_or(0);
+        .map(|field| field.parse::<u64>().unwrap_or(0));
+    let mut field = || fields.next().unwrap_or(0);
+    // The priority is that of syslog: the level, and who it comes from.
+    let (level, number, micros) = (field() & 7, field(), field());
     let text = text.lines().next().unwrap_or("");
-    format!(
-        "[{:5}.{:06}] {text}\n",
+    let line = format!(
+        "<{level}>[{:5}.{:06}] {text}\n",
         micros / 1_000_000,
         micros % 1_000_000
-    )
+    );
+    (number, line)
 }
 
 /// Sets the size of the serial console's terminal; the kernel tells the
@@ -257,8 +280,27 @@ mod tests {
         let record = b"6,339,5140900,-;NET: Registered PF_INET\n SUBSYSTEM=net\n";
         assert_eq!(
             format_record(record),
-            "[    5.140900] NET: Registered PF_INET\n"
+            (
+                339,
+                "<6>[    5.140900] NET: Registered PF_INET\n".to_owned()
+            )
         );
-        assert_eq!(format_record(b"no prefix"), "no prefix");
+        // Written by a program.
+        let record = b"12,7,1000000,-;hello\n";
+        assert_eq!(
+            format_record(record),
+            (7, "<4>[    1.000000] hello\n".to_owned())
+        );
+    }
+
+    #[test]
+    fn a_log_that_is_not_whole_says_so() {
+        let log = b"<6>[    5.140900] NET\n".to_vec();
+        assert_eq!(incomplete(log.clone(), 0, 100), log);
+        for (lost, most) in [(1, 100), (0, 10)] {
+            let whole = String::from_utf8(incomplete(log.clone(), lost, most)).unwrap();
+            assert!(whole.starts_with("<3>"), "{whole}");
+            assert!(whole.ends_with("NET\n"), "{whole}");
+        }
     }
 }

@@ -187,7 +187,7 @@ pub fn run(setup: &Setup, options: &Options) -> anyhow::Result<ExitCode> {
 fn end(vm: Vm) -> anyhow::Result<()> {
     let log = vm.agent().kernel_log()?;
     vm.power_off()?;
-    match kernel_log::report(&log) {
+    match kernel_log::report(&log, &[]) {
         None => Ok(()),
         Some(complaints) => anyhow::bail!("{complaints}"),
     }

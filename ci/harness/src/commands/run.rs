@@ -69,7 +69,7 @@ pub fn run(setup: &Setup, options: &Options) -> anyhow::Result<ExitCode> {
     let bar_check = vm.explain(result)?;
     let result = vm.agent().kernel_log();
     let log = vm.explain(result)?;
-    let complaints = kernel_log::report(&log);
+    let complaints = kernel_log::report(&log, &[]);
     let kernel = vm.agent().kernel_release().to_owned();
     let power_off = vm.power_off();
     drop(image);

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::mpsc::{self, Receiver};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 use std::{fs, thread};
 
@@ -14,6 +14,7 @@ use anyhow::Context;
 use clap::{Args, ValueEnum};
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 use ringbar_guest_tests::suites;
+use ringbar_harness::binding;
 use ringbar_harness::ktap::Outcome;
 use ringbar_harness::refusal::{self, BEHIND_IOMMU};
 use ringbar_harness::setup::{Kernel, Setup};
@@ -109,6 +110,9 @@ pub fn run(setup: &Setup, options: &Options) -> anyhow::Result<ExitCode> {
             refusal::behind_iommu(&setup, &log_dir).map_err(Failed::from)
         }));
     }
+    if kernels.contains(&Kernel::Stock) {
+        all.extend(binding_trials(&setup, &options.filters));
+    }
     if all.is_empty() {
         anyhow::bail!("no test has such a name");
     }
@@ -185,16 +189,23 @@ fn plans(checkout: &Path, kernel: Kernel, filters: &[String]) -> Vec<Plan> {
     };
     suites
         .into_iter()
-        .map(|suite| Plan {
-            suite: suite.name,
-            kernel,
-            tests: suite
+        .map(|mut suite| {
+            let name = suite.name;
+            suite
                 .cases
-                .into_iter()
-                .map(|case| case.name)
-                .filter(|name| wanted(filters, &format!("{prefix}{}::{name}", suite.name)))
-                .collect(),
-            log_dir: log_dir.join(suite.name),
+                .retain(|case| wanted(filters, &format!("{prefix}{name}::{}", case.name)));
+            let provoked = suite
+                .cases
+                .iter()
+                .flat_map(|case| case.provoked.iter().map(|text| (case.name.clone(), *text)))
+                .collect();
+            Plan {
+                suite: name,
+                kernel,
+                tests: suite.cases.into_iter().map(|case| case.name).collect(),
+                provoked,
+                log_dir: log_dir.join(name),
+            }
         })
         .filter(|plan| !plan.tests.is_empty())
         .collect()
@@ -224,6 +235,23 @@ fn trials(setup: &Arc<Setup>, plan: Plan) -> (Arc<Mutex<Results>>, Vec<Trial>) {
         })
         .collect();
     (results, trials)
+}
+
+/// The tests of binding that were asked for. All run when the first of them does.
+fn binding_trials(setup: &Arc<Setup>, filters: &[String]) -> Vec<Trial> {
+    let outcomes = Arc::new(OnceLock::new());
+    binding::names()
+        .enumerate()
+        .filter(|(_, name)| wanted(filters, name))
+        .map(|(number, name)| {
+            let (setup, outcomes) = (Arc::clone(setup), Arc::clone(&outcomes));
+            Trial::test(name, move || {
+                let log_dir = setup.checkout.join("build/test/binding");
+                let outcomes: &Vec<_> = outcomes.get_or_init(|| binding::run(&setup, &log_dir));
+                outcomes[number].clone().map_err(Failed::from)
+            })
+        })
+        .collect()
 }
 
 /// Results of a suite that starts when the first of them is asked for.
@@ -368,6 +396,7 @@ mod tests {
             suite: "data",
             kernel: Kernel::Stock,
             tests: Vec::new(),
+            provoked: Vec::new(),
             log_dir: PathBuf::new(),
         };
         let mut results = Results::new(Arc::new(setup), plan);
