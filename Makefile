@@ -71,6 +71,8 @@ test: image debug ## Format, lints, unit and property tests, tests in VMs
 	@mkdir -p build/test
 	@# Tests that fail are counted below; anything else that fails ends it here.
 	@$(cargo) test --workspace --no-fail-fast 2>&1 | tee build/test/unit.log || grep -q '^test result: FAILED' build/test/unit.log
+	@guest-image/test.sh 2>&1 | tee build/test/setup.log || grep -q '^test result: FAILED' build/test/setup.log
+	@cat build/test/setup.log >>build/test/unit.log
 	@echo '== tests in the VM'
 	@$(ringbar-ci) test --unit-log build/test/unit.log
 

@@ -68,5 +68,5 @@ run_logged "$building/log" "debug kernel: build steps done" in_tree -j"$(nproc)"
 find "$building/build" \( -name '*.o' -o -name '*.a' -o -name '.*.cmd' \) \
     -not -path '*/scripts/*' -not -path '*/rust/*' -not -path '*/tools/*' -delete
 rm -f "$building"/build/vmlinux* "$building"/build/.tmp_vmlinux*
-mv -T "$building" "$kernel"
+finish "$building" "$kernel"
 echo "$kernel"

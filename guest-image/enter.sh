@@ -8,11 +8,17 @@
 # Inside, the host's /dev, /proc, /sys and /tmp, its other top-level folders
 # (/home, /root, /srv, ...), /var/tmp, the checkout, the cache and the current
 # folder are found at their own paths, SOURCE at TARGET; what else is in /usr,
-# /etc and /var is the root's. The mounts are seen by this command alone.
+# /etc and /var is the root's. The current folder is the root's too where that has
+# one of the same name with something in it: / and /usr, for example. The mounts
+# are seen by this command alone.
 # --network adds the host's name resolution and certificates.
 #
 # Nothing forks: the command takes over this process, with its id and signals.
 set -euo pipefail
+
+# Programs are to say the same in every country, here and inside.
+export LC_ALL=C.UTF-8
+unset LANGUAGE
 
 # An ordinary user's PATH often lacks the folders with chroot and the like.
 PATH=$PATH:/usr/sbin:/sbin
@@ -54,7 +60,7 @@ if [[ ${1:-} == --inside ]]; then
     shift
 
     # A clean environment, less what is meant for the command.
-    environment=(PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME="${HOME:-/root}" LANG=C.UTF-8)
+    environment=(PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME="${HOME:-/root}" LC_ALL=C.UTF-8)
     for variable in $(compgen -e); do
         case $variable in
             TERM | COLUMNS | LINES | TMPDIR | *_proxy | *_PROXY | SSL_CERT_FILE | SSL_CERT_DIR) ;;
@@ -100,6 +106,12 @@ add() {
     shows+=(--show "$1" "$2")
 }
 
+# add_folder FOLDER: the host's, unless that would hide something of the root's. What
+# commands before have mounted on is not the root's: folders and empty files.
+add_folder() {
+    [[ -n $(find "$root$1" ! -type d ! -size 0 -print -quit 2>/dev/null) ]] || add "$1" "$1"
+}
+
 network() {
     local path
     for path in /etc/resolv.conf /etc/hosts; do
@@ -120,9 +132,9 @@ checkout=$(dirname "$here")
 add "$checkout" "$checkout"
 cache=${XDG_CACHE_HOME:-${HOME:?}/.cache}/ringbar
 [[ ! -d $cache ]] || add "$cache" "$cache"
-add "$PWD" "$PWD"
+add_folder "$PWD"
 [[ ! -d /var/tmp ]] || add /var/tmp /var/tmp
-[[ ! -d ${TMPDIR:-} ]] || add "$TMPDIR" "$TMPDIR"
+[[ ! -d ${TMPDIR:-} ]] || add_folder "$TMPDIR"
 IFS=: read -r -a more <<<"${RINGBAR_BIND:-}"
 for path in "${more[@]}"; do
     add "$path" "$path"

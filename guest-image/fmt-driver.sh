@@ -7,6 +7,8 @@
 #          and failure when there are any.
 set -euo pipefail
 here=$(dirname "$(readlink -f "$0")")
+# shellcheck source-path=SCRIPTDIR source=lib.sh
+. "$here/lib.sh"
 
 check=${1:-}
 root=$("$here/root.sh" toolbox)

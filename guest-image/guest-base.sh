@@ -130,5 +130,5 @@ for module in list(sys.modules.values()):
 inside ./gen_init_cpio -t 0 base.list >base.cpio
 
 cd "$cache"
-mv -T "$building" "$base"
+finish "$building" "$base"
 echo "$base"

@@ -6,6 +6,8 @@
 # Output:  everything that is generated, in the folder OUTPUT.
 set -euo pipefail
 here=$(dirname "$(readlink -f "$0")")
+# shellcheck source-path=SCRIPTDIR source=lib.sh
+. "$here/lib.sh"
 
 which=$1
 output=$(realpath -m "$2")
@@ -24,10 +26,7 @@ case $which in
         binds=(--bind "$source:/kernel" --bind "$kernel:/kernel-debug")
         tree=(O=/kernel-debug/build LLVM=1)
         ;;
-    *)
-        echo "kbuild.sh: no kernel is called $which" >&2
-        exit 1
-        ;;
+    *) die "kbuild.sh: no kernel is called $which" ;;
 esac
 
 # Objects made for another kernel are of no use, and make could take them for

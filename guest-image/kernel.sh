@@ -68,5 +68,5 @@ built=$(in_tree -s LOCALVERSION="$suffix" kernelrelease)
 
 cp "$root/usr/src/linux-headers-$release/Module.symvers" "$building/build/"
 echo "$suffix" >"$building/localversion"
-mv -T "$building" "$kernel"
+finish "$building" "$kernel"
 echo "$kernel"

@@ -2,6 +2,10 @@
 # What the set-up scripts share: messages, the cache, locks and progress.
 # Sourced, not run. Messages go to stderr; a script's result goes to stdout.
 
+# Programs are to say the same in every country. LANGUAGE counts even then.
+export LC_ALL=C.UTF-8
+unset LANGUAGE
+
 # Where everything that does not depend on the checkout is kept.
 cache=${XDG_CACHE_HOME:-${HOME:?}/.cache}/ringbar
 
@@ -53,6 +57,13 @@ remove() {
 # reuse DIR: whether DIR is there; if so, notes that it was used (see update.sh).
 reuse() {
     [[ -d $1 ]] && touch "$1"
+}
+
+# finish NEW FINAL: gives what was made its name, by which it counts as complete.
+# The content is on the disk before: a power failure must not leave the name of
+# something that is incomplete.
+finish() {
+    sync -f "$1" && mv -T -- "$1" "$2"
 }
 
 # fresh DIR: an empty folder DIR.

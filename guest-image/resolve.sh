@@ -168,5 +168,5 @@ if grep -q @RELEASE@ "$packages"; then
 fi
 
 mkdir -p "$(dirname "$record")"
-mv "$work/record" "$record"
+finish "$work/record" "$record"
 echo "$record"

@@ -41,54 +41,26 @@ downloads=$cache/download-$name-$key
 for stale in "$cache/$name"-*.tmp "$cache/download-$name"-*; do
     [[ ! -e $stale || $stale == "$downloads" ]] || remove "$stale"
 done
-mkdir -p "$downloads"
-
-# The packages that are not there yet, as the triples that apt-helper takes.
-cd "$downloads"
-while read -r _ _ _ sum uri; do
-    echo "$sum  ${uri##*/}"
-done <"$record" >sums
-mapfile -t have < <(sha256sum --check sums 2>/dev/null | sed -n 's/: OK$//p')
-declare -A present=()
-for file in "${have[@]}"; do
-    present[$file]=yes
-done
-triples=()
-bytes=0
-while read -r _ _ size sum uri; do
-    file=${uri##*/}
-    if [[ -z ${present[$file]:-} ]]; then
-        rm -f "$file"
-        triples+=("$uri" "$downloads/$file" "SHA256:$sum")
-        bytes=$((bytes + size))
+if ! "$here/download.sh" "$name" "$record" "$downloads"; then
+    if [[ -z $retried ]]; then
+        # A mirror drops old versions; a record from another day may name them.
+        note "$name: not everything could be downloaded, choosing packages anew"
+        "$here/resolve.sh" --update "$name" >/dev/null
+        unlock
+        exec "$here/root.sh" "$name" retried
     fi
-done <"$record"
-
-if ((${#triples[@]})); then
-    count=$((${#triples[@]} / 3))
-    note "$name: $count of $(wc -l <sums) packages to download, $((bytes / 1048576)) MiB"
-    if ! /usr/lib/apt/apt-helper -o APT::Sandbox::User=root -o Acquire::Retries=3 \
-        download-file "${triples[@]}" 2>&1 | tee log | grep --line-buffered '^Get:' | progress "$name: packages downloaded" "$count" ||
-        ! sha256sum --check --quiet sums >/dev/null 2>&1; then
-        if [[ -z $retried ]]; then
-            # A mirror drops old versions; a record from another day may name them.
-            note "$name: not everything could be downloaded, choosing packages anew"
-            "$here/resolve.sh" --update "$name" >/dev/null
-            unlock
-            exec "$here/root.sh" "$name" retried
-        fi
-        grep -E '^(E|W|Err):?' log >&2 || tail -n 5 log >&2
-        die "downloading failed: check the network and run it again; what has arrived is kept"
-    fi
+    grep -E '^(E|W|Err):?' "$downloads/log" >&2 || tail -n 5 "$downloads/log" >&2
+    die "downloading failed: check the network and run it again; what has arrived is kept"
 fi
+cd "$downloads"
 
 # base-files first: it lays down the links /bin, /lib and /sbin.
 building=$root.tmp
 fresh "$building"
 dpkg-deb -x base-files_*.deb "$building"
-count=$(wc -l <sums)
+count=$(wc -l <"$record")
 # shellcheck disable=SC2016  # The inner shell expands these.
-cut -c67- sums | xargs -P "$(nproc)" -I{} sh -c 'dpkg-deb -x "$1" "$2" && echo' sh {} "$building" |
+cut -d' ' -f5 "$record" | sed 's|.*/||' | xargs -P "$(nproc)" -I{} sh -c 'dpkg-deb -x "$1" "$2" && echo' sh {} "$building" |
     progress "$name: packages unpacked" "$count"
 
 # In place of maintainer scripts: names that alternatives would provide, and
@@ -119,7 +91,7 @@ for config in "$building"/usr/lib/modules/*/config; do
 done
 
 "$here/enter.sh" "$building" -- ldconfig
-mv -T "$building" "$root"
+finish "$building" "$root"
 cd "$cache"
 remove "$downloads"
 echo "$root"
