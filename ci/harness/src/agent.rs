@@ -318,6 +318,13 @@ impl RunningCommand<'_> {
     /// As [`Self::next`], but waits at most `patience` for one event.
     pub fn next_within(&mut self, patience: Duration) -> Result<Event> {
         let left = self.deadline.saturating_duration_since(Instant::now());
+        // Else one that never pauses would never run out of time.
+        if left.is_zero() {
+            return Err(Error::Timeout {
+                what: self.what.clone(),
+                after: self.timeout,
+            });
+        }
         let (wait, limit) = if patience < left {
             (patience, patience)
         } else {
@@ -481,6 +488,36 @@ mod tests {
         let error = Agent::connect(port, Duration::from_millis(1)).unwrap_err();
         assert!(error.is_timeout());
         assert!(error.to_string().contains("the guest to boot"));
+    }
+
+    #[test]
+    fn a_command_that_writes_without_end_runs_out_of_time() {
+        let agent = guest(|port| {
+            let Ok(Request::Exec { id, .. }) = read_frame(port) else {
+                panic!("not a command");
+            };
+            let bytes = b"y".to_vec();
+            while write_frame(
+                port,
+                &Reply::Stdout {
+                    id,
+                    bytes: bytes.clone(),
+                },
+            )
+            .is_ok()
+            {}
+        })
+        .unwrap();
+        let (sender, result) = mpsc::channel();
+        thread::spawn(move || {
+            let result = agent.run(&GuestCommand::shell("yes"), Duration::from_millis(100));
+            sender.send(result).unwrap();
+        });
+        let error = result
+            .recv_timeout(SOON)
+            .expect("it is still read")
+            .unwrap_err();
+        assert!(error.is_timeout(), "{error}");
     }
 
     #[test]

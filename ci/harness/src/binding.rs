@@ -14,9 +14,9 @@ use serde_json::json;
 use crate::agent::GuestCommand;
 use crate::device::{Device, DeviceOptions};
 use crate::kernel_log::{self, Excuse};
-use crate::process::PrivateDir;
 use crate::qemu::VhostUserDevice;
 use crate::setup::Setup;
+use crate::temporary::PrivateDir;
 use crate::vm::{Vm, VmOptions};
 
 /// How long a command in the guest may take.

@@ -25,6 +25,8 @@
 //! | [`binding`] | that the driver gets its devices, and no others |
 //! | [`suite`] | runs a suite of the guest's tests |
 //! | [`process`] | processes on the host that never outlive this one |
+//! | [`temporary`] | temporary directories, the same |
+//! | `terminal` | settings of a terminal that another program changes |
 //! | [`size`] | sizes as people write them |
 //! | [`table`] | tables as text |
 
@@ -51,4 +53,6 @@ pub mod setup;
 pub mod size;
 pub mod suite;
 pub mod table;
+pub mod temporary;
+mod terminal;
 pub mod vm;

@@ -27,12 +27,14 @@ use rustix::process::{
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use crate::error::{Error, Result};
+use crate::terminal::SavedTerminal;
 
 /// What a signal that ends this process has to clean up.
 #[derive(Default)]
 struct Registry {
     processes: HashMap<u32, Pid>,
     directories: Vec<PathBuf>,
+    terminal: Option<SavedTerminal>,
 }
 
 static REGISTRY: LazyLock<Mutex<Registry>> = LazyLock::new(Mutex::default);
@@ -41,8 +43,32 @@ fn registry() -> MutexGuard<'static, Registry> {
     REGISTRY.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+impl Registry {
+    fn clean_up(&self) {
+        for pid in self.processes.values() {
+            // It may just have ended, which is as well.
+            let _ = kill_process(*pid, Signal::KILL);
+        }
+        for pid in self.processes.values() {
+            // Once it is gone, or collected by another thread.
+            let _ = waitid(
+                WaitId::Pid(*pid),
+                WaitIdOptions::EXITED | WaitIdOptions::NOWAIT,
+            );
+        }
+        for directory in &self.directories {
+            let _ = fs::remove_dir_all(directory);
+        }
+        // The one that has changed it is gone.
+        if let Some(terminal) = &self.terminal {
+            terminal.restore();
+        }
+    }
+}
+
 /// Makes Ctrl-C, a hang-up and SIGTERM end this process only after it has
-/// killed what it started and removed its temporary directories.
+/// killed what it started, removed its temporary directories and put the settings
+/// of the terminal back.
 pub fn end_with_signals() -> Result<()> {
     let mut signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM, SIGHUP])
         .map_err(Error::io("installing signal handlers"))?;
@@ -50,21 +76,9 @@ pub fn end_with_signals() -> Result<()> {
         .name("signals".into())
         .spawn(move || {
             if let Some(signal) = signals.forever().next() {
+                // Held to the end: nothing more is to be started.
                 let registry = registry();
-                for pid in registry.processes.values() {
-                    // It may just have ended, which is as well.
-                    let _ = kill_process(*pid, Signal::KILL);
-                }
-                for pid in registry.processes.values() {
-                    // Once it is gone, or collected by another thread.
-                    let _ = waitid(
-                        WaitId::Pid(*pid),
-                        WaitIdOptions::EXITED | WaitIdOptions::NOWAIT,
-                    );
-                }
-                for directory in &registry.directories {
-                    let _ = fs::remove_dir_all(directory);
-                }
+                registry.clean_up();
                 std::process::exit(128 + signal);
             }
         })
@@ -72,40 +86,40 @@ pub fn end_with_signals() -> Result<()> {
     Ok(())
 }
 
-/// A temporary directory, removed in the end.
+/// Has a signal that ends this process remove a directory.
+pub(crate) fn remove_in_the_end(directory: &Path) {
+    registry().directories.push(directory.to_owned());
+}
+
+/// Says that a directory need not be removed any more.
+pub(crate) fn removed(directory: &Path) {
+    registry().directories.retain(|known| known != directory);
+}
+
+/// Puts the settings of the terminal on standard input back when dropped, or when a
+/// signal ends this process. There is to be one only.
 #[derive(Debug)]
-pub struct PrivateDir {
-    directory: tempfile::TempDir,
-}
+pub struct KeptTerminal(());
 
-impl PrivateDir {
-    /// Creates one for sockets. It lies in `/tmp`, whatever `TMPDIR` says: QEMU may run in a
-    /// root file system of its own that has only this in common with ours, and
-    /// the path of a socket has at most 107 bytes.
-    pub fn new() -> Result<Self> {
-        Self::new_in("/tmp")
-    }
-
-    /// Creates one for other purposes in this directory, which QEMU must see too.
-    pub fn new_in(parent: &str) -> Result<Self> {
-        let directory = tempfile::Builder::new()
-            .prefix("ringbar-")
-            .tempdir_in(parent)
-            .map_err(Error::io(format!("creating a directory in {parent}")))?;
-        registry().directories.push(directory.path().to_owned());
-        Ok(Self { directory })
-    }
-
-    /// Its path.
-    pub fn path(&self) -> &Path {
-        self.directory.path()
+impl KeptTerminal {
+    /// Notes the settings. Without a terminal there are none.
+    pub fn new() -> Self {
+        registry().terminal = SavedTerminal::of(io::stdin());
+        Self(())
     }
 }
 
-impl Drop for PrivateDir {
+impl Default for KeptTerminal {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Drop for KeptTerminal {
     fn drop(&mut self) {
-        let path = self.directory.path();
-        registry().directories.retain(|known| known != path);
+        if let Some(terminal) = registry().terminal.take() {
+            terminal.restore();
+        }
     }
 }
 
@@ -428,11 +442,23 @@ mod tests {
     }
 
     #[test]
-    fn private_directories_vanish() {
-        let dir = PrivateDir::new().unwrap();
-        let path = dir.path().to_owned();
-        assert!(path.is_dir());
-        drop(dir);
-        assert!(!path.exists());
+    fn a_signal_leaves_nothing_behind() {
+        use crate::terminal::tests::{is_ordinary, make_raw, terminal};
+
+        let dir = tempfile::tempdir().unwrap();
+        let mut process = spawn("exec tail -f /dev/null", dir.path());
+        let directory = dir.path().join("private");
+        fs::create_dir(&directory).unwrap();
+        let (terminal, _other) = terminal();
+        let registry = Registry {
+            processes: HashMap::from([(process.id(), Pid::from_child(&process.child))]),
+            directories: vec![directory.clone()],
+            terminal: SavedTerminal::of(&terminal),
+        };
+        make_raw(&terminal);
+        registry.clean_up();
+        assert!(is_ordinary(&terminal), "the terminal is as QEMU left it");
+        assert!(process.status().is_some(), "a process runs");
+        assert!(!directory.exists(), "a directory is there");
     }
 }

@@ -18,21 +18,25 @@ const PATIENCE: Duration = Duration::from_secs(30);
 pub struct Monitor {
     reader: BufReader<UnixStream>,
     writer: UnixStream,
+    /// What there is of a line.
+    line: Vec<u8>,
+    /// Id of the next command.
+    next: u64,
 }
 
 impl Monitor {
     /// Takes over a fresh connection and leaves the negotiation mode.
     pub fn connect(socket: UnixStream) -> Result<Self> {
-        socket
-            .set_read_timeout(Some(PATIENCE))
-            .map_err(Error::io("setting a timeout for the monitor"))?;
         let writer = socket
             .try_clone()
             .map_err(Error::io("duplicating the monitor"))?;
         let mut monitor = Self {
             reader: BufReader::new(socket),
             writer,
+            line: Vec::new(),
+            next: 1,
         };
+        monitor.set_patience(PATIENCE)?;
         let greeting = monitor.read("the greeting")?;
         if greeting.get("QMP").is_none() {
             return Err(Error::Monitor {
@@ -44,13 +48,28 @@ impl Monitor {
         Ok(monitor)
     }
 
-    /// Executes a command and returns its result. Events are passed over.
+    /// Sets how long to wait for each answer.
+    fn set_patience(&self, patience: Duration) -> Result<()> {
+        self.writer
+            .set_read_timeout(Some(patience))
+            .map_err(Error::io("setting a timeout for the monitor"))
+    }
+
+    /// Executes a command and returns its result. Events are passed over, and answers
+    /// to earlier commands, which came too late.
     pub fn execute(&mut self, command: &str, arguments: Value) -> Result<Value> {
-        let request = json!({"execute": command, "arguments": arguments});
+        let id = self.next;
+        self.next += 1;
+        let request = json!({"execute": command, "arguments": arguments, "id": id});
         writeln!(self.writer, "{request}")
             .map_err(Error::io(format!("sending {command} to QEMU")))?;
         loop {
             let mut answer = self.read(command)?;
+            // What QEMU cannot read has an error without an id.
+            let ours = answer["id"].as_u64().is_none_or(|answered| answered == id);
+            if !ours {
+                continue;
+            }
             if let Some(result) = answer.get_mut("return") {
                 return Ok(result.take());
             }
@@ -64,11 +83,12 @@ impl Monitor {
     }
 
     fn read(&mut self, what: &str) -> Result<Value> {
-        let mut line = String::new();
+        // A line whose end comes too late is kept for the next look.
         let length = self
             .reader
-            .read_line(&mut line)
+            .read_until(b'\n', &mut self.line)
             .map_err(Error::io(format!("reading QEMU's answer to {what}")))?;
+        let line = std::mem::take(&mut self.line);
         let refuse = |message: String| Error::Monitor {
             command: what.to_owned(),
             message,
@@ -76,7 +96,8 @@ impl Monitor {
         if length == 0 {
             return Err(refuse("the connection was closed".into()));
         }
-        serde_json::from_str(&line).map_err(|error| refuse(format!("{error} in {line:?}")))
+        serde_json::from_slice(&line)
+            .map_err(|error| refuse(format!("{error} in {}", line.escape_ascii())))
     }
 }
 
@@ -85,7 +106,8 @@ mod tests {
     use super::*;
     use std::thread;
 
-    /// A QEMU that answers each line it gets with the next of `answers`.
+    /// A QEMU that answers each line it gets with the next of `answers`; three dots
+    /// stand for the rest of a line, which does not come.
     fn qemu(answers: &'static [&'static str]) -> Result<Monitor> {
         let (ours, theirs) = UnixStream::pair().unwrap();
         thread::spawn(move || {
@@ -95,7 +117,10 @@ mod tests {
                 if i > 0 && reader.read_line(&mut line).unwrap() == 0 {
                     return;
                 }
-                writeln!(&theirs, "{answer}").unwrap();
+                match answer.strip_suffix("...") {
+                    Some(part) => write!(&theirs, "{part}").unwrap(),
+                    None => writeln!(&theirs, "{answer}").unwrap(),
+                }
             }
         });
         Monitor::connect(ours)
@@ -111,6 +136,23 @@ mod tests {
             "{\"event\": \"RESUME\"}\n{\"return\": {\"status\": \"running\"}}",
         ])
         .unwrap();
+        let status = monitor.execute("query-status", json!({})).unwrap();
+        assert_eq!(status["status"], "running");
+    }
+
+    #[test]
+    fn an_answer_that_comes_late_is_not_taken_for_the_next() {
+        let mut monitor = qemu(&[
+            GREETING,
+            r#"{"return": {}, "id": 1}"#,
+            // Half of the answer to command 2 within its time.
+            "{\"event\": \"STOP\"}\n{\"return\": {\"status\"...",
+            ": \"late\"}, \"id\": 2}\n{\"return\": {\"status\": \"running\"}, \"id\": 3}",
+        ])
+        .unwrap();
+        monitor.set_patience(Duration::from_millis(50)).unwrap();
+        assert!(monitor.execute("query-status", json!({})).is_err());
+        monitor.set_patience(PATIENCE).unwrap();
         let status = monitor.execute("query-status", json!({})).unwrap();
         assert_eq!(status["status"], "running");
     }

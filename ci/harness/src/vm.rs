@@ -16,10 +16,11 @@ use crate::device::{Device, DeviceOptions};
 use crate::error::{Error, Result};
 use crate::host_port::{self, HostPort};
 use crate::kernel_log;
-use crate::process::{HostProcess, PrivateDir, paragraph, wait_readable};
+use crate::process::{HostProcess, paragraph, wait_readable};
 use crate::qemu::{CommandLine, Console, SHARE_TAG, VhostUserDevice};
 use crate::qmp::Monitor;
 use crate::setup::Setup;
+use crate::temporary::PrivateDir;
 
 /// How long QEMU may take to open its sockets.
 const QEMU_START: Duration = Duration::from_secs(60);

@@ -12,7 +12,7 @@ use anyhow::Context;
 use ringbar_agent_protocol::{Reply, RequestId};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
-use rustix::io::Errno;
+use rustix::io::{Errno, ioctl_fionread};
 
 use crate::port::ReplyPort;
 use crate::reaper::{Process, Reaper};
@@ -65,13 +65,13 @@ pub fn follow(id: RequestId, mut process: Process, port: &ReplyPort) -> anyhow::
 
     loop {
         let ended = wait(&process.ended, &stdout, &stderr)?;
-        stdout.drain(&mut buffer, |bytes| {
+        stdout.pass_on(&mut buffer, |bytes| {
             port.send(&Reply::Stdout {
                 id,
                 bytes: bytes.to_vec(),
             })
         })?;
-        stderr.drain(&mut buffer, |bytes| {
+        stderr.pass_on(&mut buffer, |bytes| {
             port.send(&Reply::Stderr {
                 id,
                 bytes: bytes.to_vec(),
@@ -117,21 +117,87 @@ impl Stream {
         })
     }
 
-    /// Passes on what lies in the pipe.
-    fn drain(
+    /// Passes on what lies in the pipe at this moment. What comes meanwhile stays
+    /// for the next time: where a process in the background writes without end, the
+    /// pipe is never empty.
+    fn pass_on(
         &mut self,
         buffer: &mut [u8],
         mut send: impl FnMut(&[u8]) -> anyhow::Result<()>,
     ) -> anyhow::Result<()> {
-        while let Some(file) = &mut self.file {
-            match file.read(buffer) {
-                Ok(0) => self.file = None,
-                Ok(n) => send(&buffer[..n])?,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+        let Some(file) = &mut self.file else {
+            return Ok(());
+        };
+        let mut left = ioctl_fionread(&*file).context("asking how much output there is")?;
+        // One more look finds the end of the file.
+        loop {
+            let most = usize::try_from(left)
+                .unwrap_or(usize::MAX)
+                .clamp(1, buffer.len());
+            match file.read(&mut buffer[..most]) {
+                Ok(0) => {
+                    self.file = None;
+                    return Ok(());
+                }
+                Ok(n) => {
+                    send(&buffer[..n])?;
+                    left = left.saturating_sub(n as u64);
+                    if left == 0 {
+                        return Ok(());
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error).context("reading output"),
             }
         }
-        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+    use std::sync::mpsc;
+    use std::thread;
+    use std::time::Duration;
+
+    #[test]
+    fn output_and_its_end_are_passed_on() {
+        let (reader, mut writer) = io::pipe().unwrap();
+        let mut stream = Stream::new(Some(reader.into())).unwrap();
+        let mut buffer = [0; 4];
+        let mut pass_on = || {
+            let mut passed = Vec::new();
+            stream
+                .pass_on(&mut buffer, |bytes| {
+                    passed.extend_from_slice(bytes);
+                    Ok(())
+                })
+                .unwrap();
+            (String::from_utf8(passed).unwrap(), stream.file.is_some())
+        };
+        assert_eq!(pass_on(), (String::new(), true));
+        writer.write_all(b"a long line\n").unwrap();
+        assert_eq!(pass_on(), ("a long line\n".to_owned(), true));
+        drop(writer);
+        assert_eq!(pass_on(), (String::new(), false));
+        assert_eq!(pass_on(), (String::new(), false));
+    }
+
+    #[test]
+    fn one_who_writes_without_end_is_not_waited_for() {
+        let (reader, mut writer) = io::pipe().unwrap();
+        thread::spawn(move || while writer.write_all(&[b'y'; 1 << 16]).is_ok() {});
+        let mut stream = Stream::new(Some(reader.into())).unwrap();
+        let (sender, done) = mpsc::channel();
+        thread::spawn(move || {
+            for _ in 0..10 {
+                stream.pass_on(&mut vec![0; PIECE], |_| Ok(())).unwrap();
+            }
+            sender.send(()).unwrap();
+        });
+        let done = done.recv_timeout(Duration::from_secs(10));
+        assert!(done.is_ok(), "it is still read");
     }
 }

@@ -10,8 +10,9 @@ use rustix::fs::{Mode, OFlags};
 
 use crate::error::{Error, Result};
 use crate::listening::SocketWatch;
-use crate::process::{HostProcess, PrivateDir};
+use crate::process::HostProcess;
 use crate::setup::Setup;
+use crate::temporary::PrivateDir;
 
 use super::column::Column;
 

@@ -12,10 +12,11 @@ use anyhow::Context;
 use clap::Args;
 use ringbar_harness::agent::Agent;
 use ringbar_harness::error::Error;
+use ringbar_harness::process::KeptTerminal;
 use ringbar_harness::qemu::Console;
 use ringbar_harness::setup::Setup;
 use ringbar_harness::vm::Vm;
-use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetattr};
+use rustix::termios::tcgetwinsize;
 use signal_hook::consts::SIGWINCH;
 use signal_hook::iterator::Signals;
 
@@ -47,7 +48,7 @@ pub fn run(setup: &Setup, options: &Options) -> anyhow::Result<ExitCode> {
         .filter(|share| !share.as_os_str().is_empty());
 
     // QEMU sets the terminal up and restores it, except when it is killed.
-    let _terminal = SavedTerminal::save();
+    let _terminal = KeptTerminal::new();
     eprintln!(
         "Booting Linux {} in QEMU {} ({})",
         setup.kernel_release, setup.qemu_version, setup.accel
@@ -93,24 +94,6 @@ fn is_plain(value: &str) -> bool {
         && value
             .bytes()
             .all(|byte| byte.is_ascii_alphanumeric() || b"-_.+".contains(&byte))
-}
-
-/// Settings of the terminal, put back in the end.
-struct SavedTerminal(Option<Termios>);
-
-impl SavedTerminal {
-    fn save() -> Self {
-        Self(tcgetattr(io::stdin()).ok())
-    }
-}
-
-impl Drop for SavedTerminal {
-    fn drop(&mut self) {
-        if let Some(settings) = &self.0 {
-            // A terminal that is gone needs no settings.
-            let _ = tcsetattr(io::stdin(), OptionalActions::Drain, settings);
-        }
-    }
 }
 
 #[cfg(test)]
