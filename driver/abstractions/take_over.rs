@@ -116,7 +116,11 @@ fn as_raw(device: &device::Device) -> *mut bindings::device {
 fn set_override(device: &device::Device, name: &CStr) -> Result {
     // SAFETY: The device is valid, and so is the string with its length.
     to_result(unsafe {
-        bindings::__device_set_driver_override(as_raw(device), name.as_char_ptr(), name.count_bytes())
+        bindings::__device_set_driver_override(
+            as_raw(device),
+            name.as_char_ptr(),
+            name.count_bytes(),
+        )
     })
 }
 
@@ -273,7 +277,11 @@ impl WorkItem for Rejects {
 
     fn run(_this: Arc<Self>) {
         while let Some(claim) = take_claim(|claim| claim.rejected) {
-            dev_info!(claim.device, "{}: another kind of device, given back\n", NAME);
+            dev_info!(
+                claim.device,
+                "{}: another kind of device, given back\n",
+                NAME
+            );
             give_back(&claim.device);
         }
     }
@@ -415,11 +423,10 @@ impl<T: TakesOver> TakeOver<T> {
         let this = |claim: &Claim| core::ptr::eq(&*claim.device, device);
         // CAST: The kernel's `enum bus_notifier_event`.
         match event as bindings::bus_notifier_event {
-            // SAFETY: It is on the PCI bus.
-            bindings::bus_notifier_event_BUS_NOTIFY_ADD_DEVICE
-                if unsafe { Self::matches(device) } && override_of(device) == Override::None =>
-            {
-                if claim(device).is_err() {
+            bindings::bus_notifier_event_BUS_NOTIFY_ADD_DEVICE => {
+                // SAFETY: It is on the PCI bus.
+                let ours = unsafe { Self::matches(device) };
+                if ours && override_of(device) == Override::None && claim(device).is_err() {
                     tell_left(device, "there was no memory");
                 }
             }
@@ -457,14 +464,13 @@ impl<T: TakesOver> PinnedDrop for TakeOver<T> {
     fn drop(self: Pin<&mut Self>) {
         // SAFETY: By the type invariant it is registered. This waits until nobody is in `notified`.
         unsafe {
-            bindings::bus_unregister_notifier(
-                &raw const bindings::pci_bus_type,
-                self.block.get(),
-            )
+            bindings::bus_unregister_notifier(&raw const bindings::pci_bus_type, self.block.get())
         };
         // Nobody queues it any more.
         work::flush(&self.rejects.work);
-        while let Some(claim) = take_claim(|_| true) {
+        // With its memory: statics are not dropped when the module goes.
+        let all = claims().map(|mut claims| core::mem::replace(&mut *claims, KVec::new()));
+        for claim in all.iter().flatten() {
             give_back(&claim.device);
         }
     }

@@ -3,9 +3,12 @@
 //! The record that `make setup` leaves: which kernel, QEMU and guest image to
 //! use.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::{env, fmt, fs};
 
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::{Errno, retry_on_intr};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
@@ -116,6 +119,42 @@ impl Setup {
     }
 }
 
+/// A directory for results that this process alone writes to, as long as this lives.
+#[derive(Debug)]
+pub struct OutputDir {
+    path: PathBuf,
+    _lock: File,
+}
+
+impl OutputDir {
+    /// Makes the directory. Where another process writes to it, `waiting` is called
+    /// and that one's end is waited for.
+    pub fn new(path: PathBuf, waiting: impl FnOnce(&Path)) -> Result<Self> {
+        let problem = |what| Error::io(format!("{what} {}", path.display()));
+        fs::create_dir_all(&path).map_err(problem("creating"))?;
+        let lock = File::create(path.join("lock")).map_err(problem("creating a lock in"))?;
+        let mut locked = flock(&lock, FlockOperation::NonBlockingLockExclusive);
+        if locked == Err(Errno::WOULDBLOCK) {
+            waiting(&path);
+            locked = retry_on_intr(|| flock(&lock, FlockOperation::LockExclusive));
+        }
+        locked.map_err(|errno| problem("locking")(errno.into()))?;
+        Ok(Self { path, _lock: lock })
+    }
+
+    /// The same within a checkout, with a line on standard error where it has to wait.
+    pub fn of(setup: &Setup, name: &str) -> Result<Self> {
+        Self::new(setup.checkout.join("build").join(name), |path| {
+            eprintln!("Waiting for another one to finish with {}", path.display());
+        })
+    }
+
+    /// Its path.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
 fn parse_accelerator(text: &str) -> Option<Accelerator> {
     match text {
         "tcg" => Some(Accelerator::Tcg),
@@ -174,6 +213,26 @@ mod tests {
             "{text}"
         );
         assert!(Setup::load(Some(&dir.path().join("none"))).is_err());
+    }
+
+    #[test]
+    fn results_are_written_by_one_at_a_time() {
+        use std::sync::mpsc;
+
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("run");
+        let first = OutputDir::new(path.clone(), |_| panic!("nobody has it")).unwrap();
+        let (sender, events) = mpsc::channel();
+        let second = std::thread::spawn(move || {
+            let told = sender.clone();
+            let _second = OutputDir::new(path, move |_| told.send("waits").unwrap()).unwrap();
+            sender.send("has it").unwrap();
+        });
+        assert_eq!(events.recv(), Ok("waits"));
+        assert!(events.try_recv().is_err(), "both have it");
+        drop(first);
+        assert_eq!(events.recv(), Ok("has it"));
+        second.join().unwrap();
     }
 
     #[test]

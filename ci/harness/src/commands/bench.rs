@@ -22,7 +22,7 @@ use ringbar_harness::bench::{guest, plot};
 use ringbar_harness::device::DeviceOptions;
 use ringbar_harness::error::Result;
 use ringbar_harness::kernel_log;
-use ringbar_harness::setup::Setup;
+use ringbar_harness::setup::{OutputDir, Setup};
 use ringbar_harness::vm::{Vm, VmOptions};
 
 /// How long each device is used before a job's first round.
@@ -114,8 +114,8 @@ impl Options {
 /// Runs the jobs.
 pub fn run(setup: &Setup, options: &Options) -> anyhow::Result<ExitCode> {
     let selection = options.selection()?;
-    let directory = setup.checkout.join("build/bench");
-    fs::create_dir_all(&directory).with_context(|| format!("creating {}", directory.display()))?;
+    let output = OutputDir::of(setup, "bench")?;
+    let directory = output.path();
 
     let device = DeviceOptions {
         extra: options.device_args.clone(),
@@ -123,13 +123,13 @@ pub fn run(setup: &Setup, options: &Options) -> anyhow::Result<ExitCode> {
     };
     let mut vm_options = VmOptions {
         devices: vec![device.clone()],
-        log_dir: Some(directory.clone()),
+        log_dir: Some(directory.to_owned()),
         cpus: CPUS,
         kernel_args: options.kernel_args.clone(),
         ..VmOptions::default()
     };
     // Dropped after the machine, which uses it to its end.
-    let mut peers = Peers::start(setup, device.size, CPUS, &directory)?;
+    let mut peers = Peers::start(setup, device.size, CPUS, directory)?;
     vm_options.qemu_args = peers.qemu_arguments().to_vec();
     eprintln!(
         "Booting Linux {} in QEMU {} ({})",
@@ -170,7 +170,7 @@ pub fn run(setup: &Setup, options: &Options) -> anyhow::Result<ExitCode> {
             seconds: options.seconds.as_secs_f64(),
         };
         let report = Report::new(environment, &results, idle);
-        write(&directory, &report)?;
+        write(directory, &report)?;
         print!("\n{}", report.text());
         if failure.is_none() {
             end(vm)?;

@@ -15,8 +15,10 @@ use ringbar_harness::error::{Error, Result};
 use ringbar_harness::fio::JOBS;
 use ringbar_harness::kernel_log;
 use ringbar_harness::report::{JobLine, RunReport, human};
-use ringbar_harness::setup::Setup;
+use ringbar_harness::setup::{OutputDir, Setup};
 use ringbar_harness::vm::{Vm, VmOptions};
+
+use tempfile::TempPath;
 
 use super::MachineOptions;
 
@@ -45,14 +47,14 @@ pub struct Options {
 
 /// Runs the jobs.
 pub fn run(setup: &Setup, options: &Options) -> anyhow::Result<ExitCode> {
-    let directory = setup.checkout.join("build/run");
-    fs::create_dir_all(&directory).with_context(|| format!("creating {}", directory.display()))?;
+    let output = OutputDir::of(setup, "run")?;
+    let directory = output.path();
     let mut vm_options = VmOptions {
-        log_dir: Some(directory.clone()),
+        log_dir: Some(directory.to_owned()),
         ..options.machine.vm()
     };
     let image = if options.corrupt {
-        Some(use_file_storage(&mut vm_options)?)
+        Some(use_file_storage(directory, &mut vm_options)?)
     } else {
         None
     };
@@ -115,17 +117,15 @@ pub fn run(setup: &Setup, options: &Options) -> anyhow::Result<ExitCode> {
 }
 
 /// Puts the device memory into a file, which the host can change. It lasts as
-/// long as what is returned.
-fn use_file_storage(vm_options: &mut VmOptions) -> anyhow::Result<tempfile::NamedTempFile> {
-    let image = tempfile::Builder::new()
-        .prefix("ringbar-memory-")
-        .tempfile()
-        .context("creating a file for the device memory")?;
+/// long as what is returned; one that is left of a run that was killed is replaced.
+fn use_file_storage(directory: &Path, vm_options: &mut VmOptions) -> anyhow::Result<TempPath> {
+    let image = directory.join("device-memory");
+    let file = fs::File::create(&image).with_context(|| format!("creating {}", image.display()))?;
     for device in &mut vm_options.devices {
-        image.as_file().set_len(device.size)?;
-        device.storage = Storage::File(image.path().to_owned());
+        file.set_len(device.size)?;
+        device.storage = Storage::File(image.clone());
     }
-    Ok(image)
+    Ok(TempPath::try_from_path(image)?)
 }
 
 fn run_jobs(vm: &mut Vm, options: &Options) -> Result<Vec<JobLine>> {

@@ -17,7 +17,7 @@ use ringbar_guest_tests::suites;
 use ringbar_harness::binding;
 use ringbar_harness::ktap::Outcome;
 use ringbar_harness::refusal::{self, BEHIND_IOMMU};
-use ringbar_harness::setup::{Kernel, Setup};
+use ringbar_harness::setup::{Kernel, OutputDir, Setup};
 use ringbar_harness::suite::{self, Check, Plan, Report};
 
 /// Tests the driver in virtual machines, one for each suite
@@ -116,6 +116,10 @@ pub fn run(setup: &Setup, options: &Options) -> anyhow::Result<ExitCode> {
     if all.is_empty() {
         anyhow::bail!("no test has such a name");
     }
+    let _output = match options.list {
+        true => None,
+        false => Some(OutputDir::of(&setup, "test")?),
+    };
     let conclusion = libtest_mimic::run(&arguments, all);
     // The last result of a suite comes before its machine is taken down.
     for suite in suites {
