@@ -11,11 +11,15 @@ use crate::{
             ClaimedBar,
             Enabled, //
         },
-        take_over::TakesOver, //
+        take_over::{
+            self,
+            TakesOver, //
+        }, //
     },
     device::Device,
     hardware::Hardware,
     layout::{
+        DeviceConfig,
         APERTURE_SHMID,
         PCI_DEVICE_ID, //
     },
@@ -116,6 +120,12 @@ impl<'bound> Running<'bound> {
         let device: &'bound pci::Device<Bound> = device;
 
         let transport = Transport::new(device, APERTURE_SHMID)?;
+        // Before anything is written to it: others have this type of device too.
+        if transport.device_config(device)? != DeviceConfig::MAGIC {
+            dev_info!(device, "another kind of device with the same id\n");
+            take_over::reject(device);
+            return Err(ENODEV);
+        }
         let aperture = transport
             .shared_memory()
             .map(|region| ClaimedBar::new(device, region.bar(), NAME))

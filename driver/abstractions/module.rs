@@ -3,7 +3,6 @@
 //! A module with one PCI driver and a directory in debugfs for its devices.
 
 use super::take_over::{
-    Claiming,
     TakeOver,
     TakesOver, //
 };
@@ -37,7 +36,7 @@ impl Drop for Root {
 pub(crate) struct PciModule<T: TakesOver> {
     // Fields are dropped in this order: the driver goes first, so that others can have its devices.
     #[pin]
-    _driver: Registration<pci::Adapter<Claiming<T>>>,
+    _driver: Registration<pci::Adapter<T>>,
     #[pin]
     _take_over: TakeOver<T>,
     _root: Root,

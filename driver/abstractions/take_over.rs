@@ -13,9 +13,9 @@
 //! - for each one that appears later, before any driver sees it
 //!   (`BUS_NOTIFY_ADD_DEVICE`).
 //!
-//! A device that turns out to be another kind (`probe` returns `ENODEV`) and all
-//! devices, when the module goes, are offered to the other drivers again. Where
-//! somebody else has set `driver_override`, nothing is done.
+//! A device that the driver [`reject`]s and, when the module goes, all devices are
+//! offered to the other drivers again. Where somebody else has set
+//! `driver_override`, nothing is done.
 //!
 //! A udev rule, `modprobe.d` or an initramfs hook could do the same, but only in
 //! a system that was prepared for it; and they come after the device was bound.
@@ -42,7 +42,7 @@ use kernel::{
     bindings,
     device::{
         self,
-        Core, //
+        Bound, //
     },
     error::to_result,
     pci,
@@ -85,7 +85,7 @@ pub(crate) trait TakesOver: pci::Driver + 'static {
 /// A device whose `driver_override` was set here.
 struct Claim {
     device: ARef<device::Device>,
-    /// Whether the driver has found that it is another kind of device.
+    /// Whether the driver has found that it is another kind of device ([`reject`]).
     rejected: bool,
 }
 
@@ -171,6 +171,20 @@ fn take_claim(mut wanted: impl FnMut(&Claim) -> bool) -> Option<Claim> {
     let mut claims = claims()?;
     let at = claims.iter().position(&mut wanted)?;
     claims.remove(at).ok()
+}
+
+/// Says that `device` is none of the driver's. To be called by a `probe` that then
+/// fails: the device is given back after that. May sleep.
+///
+/// That is more than an error says: parts of the kernel return `ENODEV` for other
+/// reasons too.
+pub(crate) fn reject(device: &pci::Device<Bound>) {
+    let raw = super::pci::as_raw_device(device);
+    if let Some(mut claims) = claims() {
+        for claim in &mut *claims {
+            claim.rejected |= as_raw(&claim.device) == raw;
+        }
+    }
 }
 
 /// Undoes [`claim`] and offers the device to the drivers of its bus, unless
@@ -287,9 +301,8 @@ impl WorkItem for Rejects {
     }
 }
 
-/// Keeps getting the devices of `T`'s ID table for the driver that is registered
-/// as [`Claiming<T>`]. Gives them back when dropped, which is to happen after the
-/// driver was unregistered.
+/// Keeps getting the devices of `T`'s ID table for the driver `T`. Gives them back
+/// when dropped, which is to happen after the driver was unregistered.
 ///
 /// # Invariants
 ///
@@ -473,42 +486,5 @@ impl<T: TakesOver> PinnedDrop for TakeOver<T> {
         for claim in all.iter().flatten() {
             give_back(&claim.device);
         }
-    }
-}
-
-/// The driver `T`, which says what it does not want: a device for which it
-/// returns `ENODEV` is given back.
-pub(crate) struct Claiming<T>(PhantomData<T>);
-
-impl<T: TakesOver> pci::Driver for Claiming<T> {
-    type IdInfo = T::IdInfo;
-    type Data<'bound> = T::Data<'bound>;
-
-    const ID_TABLE: pci::IdTable<Self::IdInfo> = T::ID_TABLE;
-
-    fn probe<'bound>(
-        device: &'bound pci::Device<Core<'_>>,
-        info: Option<&'bound Self::IdInfo>,
-    ) -> impl PinInit<Self::Data<'bound>, Error> + 'bound {
-        let data = T::probe(device, info);
-        let raw: *const bindings::device = super::pci::as_raw_device(device);
-        let initialise = move |slot| {
-            // SAFETY: The place is the caller's, who keeps to what `PinInit` asks for.
-            let result = unsafe { data.__init(slot) };
-            if result == Err(ENODEV) {
-                if let Some(mut claims) = claims() {
-                    for claim in &mut *claims {
-                        claim.rejected |= as_raw(&claim.device).cast_const() == raw;
-                    }
-                }
-            }
-            result
-        };
-        // SAFETY: Initialises the place exactly as `data` does, or returns its error.
-        unsafe { pin_init::pin_init_from_closure(initialise) }
-    }
-
-    fn unbind<'bound>(device: &'bound pci::Device<Core<'_>>, this: Pin<&Self::Data<'bound>>) {
-        T::unbind(device, this);
     }
 }

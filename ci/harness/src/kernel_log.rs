@@ -88,12 +88,14 @@ const HARMLESS: &[&str] = &[
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Excuse {
     /// A line with this text, which is provoked on purpose: while the test of this
-    /// name is the last to have begun, or any time. It has to come.
+    /// name is the last to have begun, or any time.
     Provoked {
         /// Name of the test.
         test: Option<String>,
         /// Part of the line.
         text: String,
+        /// Whether it has to come.
+        always: bool,
     },
     /// A warning with a stack trace: all of these are in it.
     Trace(&'static [&'static str]),
@@ -161,6 +163,16 @@ impl<'a> Line<'a> {
         }
     }
 
+    /// Whether this is the first line of what `dump_stack` prints.
+    fn begins_stack(&self) -> bool {
+        self.contains("] CPU: ") && self.contains(" Comm: ")
+    }
+
+    /// Whether this is the last one.
+    fn ends_stack(&self) -> bool {
+        self.contains("]  </TASK>")
+    }
+
     fn problem(&self, kind: &'static str) -> Problem {
         Problem {
             kind,
@@ -186,6 +198,9 @@ fn addresses<'a>(lines: &[Line<'a>]) -> Vec<&'a str> {
     addresses
 }
 
+/// More lines than a stack trace has, whose end may be missing.
+const STACK: usize = 80;
+
 /// Finds all problems in a log.
 pub fn problems(log: &str, excuses: &[Excuse]) -> Vec<Problem> {
     let lines: Vec<_> = log
@@ -196,6 +211,7 @@ pub fn problems(log: &str, excuses: &[Excuse]) -> Vec<Problem> {
     let addresses = addresses(&lines);
     let mut problems = Vec::new();
     let mut running = None;
+    let (mut told, mut in_stack) = (false, 0_usize);
     let mut provoked = vec![false; excuses.len()];
     let mut rest = lines.as_slice();
     while let Some((&line, others)) = rest.split_first() {
@@ -227,11 +243,12 @@ pub fn problems(log: &str, excuses: &[Excuse]) -> Vec<Problem> {
         }
         rest = others;
         if HARMLESS.iter().any(|text| line.contains(text)) {
+            told = false;
             continue;
         }
         let mut excused = false;
         for (excuse, provoked) in excuses.iter().zip(&mut provoked) {
-            if let Excuse::Provoked { test, text } = excuse
+            if let Excuse::Provoked { test, text, .. } = excuse
                 && line.contains(text)
                 && test.as_deref().is_none_or(|test| running == Some(test))
             {
@@ -239,14 +256,31 @@ pub fn problems(log: &str, excuses: &[Excuse]) -> Vec<Problem> {
                 excused = true;
             }
         }
-        if !excused && let Some(kind) = line.marked().or_else(|| line.rated(&addresses)) {
+        // A stack trace is one thing, and part of the line before where that tells why.
+        let begins = line.begins_stack();
+        let rated = match in_stack > 0 || told && begins {
+            true => None,
+            false => line.rated(&addresses),
+        };
+        told = excused;
+        if !excused && let Some(kind) = line.marked().or(rated) {
             problems.push(line.problem(kind));
+            told = true;
         }
+        in_stack = match (begins, line.ends_stack()) {
+            (true, _) => STACK,
+            (false, true) => 0,
+            (false, false) => in_stack.saturating_sub(1),
+        };
     }
     // Without levels a line that is none by its text need not have come.
     let levels = lines.iter().any(|line| line.level.is_some());
     for (excuse, provoked) in excuses.iter().zip(provoked) {
-        if let Excuse::Provoked { test, text } = excuse
+        if let Excuse::Provoked {
+            test,
+            text,
+            always: true,
+        } = excuse
             && levels
             && !provoked
         {
@@ -362,6 +396,7 @@ mod tests {
         Excuse::Provoked {
             test: test.map(str::to_owned),
             text: text.to_owned(),
+            always: true,
         }
     }
 
@@ -412,6 +447,35 @@ mod tests {
         assert_eq!(kinds(LEVELS, &excuse), ["line that is missing"]);
         // A console has no levels; the agent's log tells.
         assert_eq!(kinds(HEALTHY, &excuse), [""; 0]);
+        let may = [Excuse::Provoked {
+            test: None,
+            text: "broke queue".into(),
+            always: false,
+        }];
+        assert_eq!(kinds(LEVELS, &may), [""; 0]);
+    }
+
+    #[test]
+    fn a_stack_trace_is_part_of_the_line_before() {
+        let why = "<4>[    9.1] ringbar-guest-t: vmalloc error: size 16384\n";
+        let stack = "\
+            <4>[    9.1] CPU: 1 UID: 0 PID: 105 Comm: ringbar-guest-t Tainted: G\n\
+            <4>[    9.1] Call Trace:\n\
+            <4>[    9.1]  <TASK>\n\
+            <4>[    9.1]  f+0x1/0x2 [ringbar]\n\
+            <4>[    9.1]  </TASK>\n";
+        let log = format!("{LEVELS}{why}{stack}");
+        assert_eq!(kinds(&log, &[]), [WARNING]);
+        let excuse = [provoked(None, "vmalloc error")];
+        assert_eq!(kinds(&log, &excuse), [""; 0]);
+        // It ends, and without a reason it is one itself.
+        let after = "<4>[    9.1] ringbar 0000:00:02.0: queue 3 is not used\n";
+        assert_eq!(kinds(&format!("{log}{after}"), &excuse), [WARNING]);
+        assert_eq!(
+            kinds(&format!("{LEVELS}{stack}"), &[]),
+            [WARNING],
+            "a trace without a reason"
+        );
     }
 
     #[test]

@@ -16,6 +16,7 @@ use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
 
 use ringbar_agent_protocol::ExitStatus;
+use ringbar_guest_tests::case::Provoked;
 use ringbar_guest_tests::pattern;
 use ringbar_guest_tests::suites::{durability, large};
 
@@ -145,8 +146,8 @@ pub struct Plan {
     pub kernel: Kernel,
     /// Names of the tests, in order.
     pub tests: Vec<String>,
-    /// What the tests provoke in the kernel log: the test, part of the line.
-    pub provoked: Vec<(String, &'static str)>,
+    /// What the tests provoke in the kernel log, each with its test.
+    pub provoked: Vec<(String, Provoked)>,
     /// Where the logs go.
     pub log_dir: PathBuf,
 }
@@ -468,9 +469,10 @@ fn clean_log(vm: &Vm, plan: &Plan, alive: bool) -> std::result::Result<(), Strin
     let mut excuses: Vec<_> = plan
         .provoked
         .iter()
-        .map(|(test, text)| Excuse::Provoked {
+        .map(|(test, provoked)| Excuse::Provoked {
             test: Some(test.clone()),
-            text: (*text).to_owned(),
+            text: provoked.text.to_owned(),
+            always: provoked.always,
         })
         .collect();
     if plan.suite == FAULTS {

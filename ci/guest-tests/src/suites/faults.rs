@@ -53,7 +53,16 @@ pub fn suite() -> Suite {
             Case::new("b14_faults_in_io_uring_commands", uring_commands),
             Case::new("a2_faults_in_mmap", mmap),
             Case::new("a4_faults_in_fork_and_split_of_a_map", fork_and_split),
-            Case::new("d2_faults_in_probe", probe),
+            Case::new("d2_faults_in_probe", probe)
+                .provokes("probe with driver ringbar failed with error -12")
+                // What else the kernel says depends on which allocation it was.
+                .may_provoke("probe with driver ringbar failed with error ")
+                .may_provoke("driver_sysfs_add failed")
+                .may_provoke(": can't reserve [mem ")
+                .may_provoke("ioremap memtype_reserve failed")
+                .may_provoke("kobject_add_internal failed for ")
+                .may_provoke("Failed to add kobject for irq ")
+                .may_provoke("ringbar-guest-t: vmalloc error: "),
         ],
     }
 }

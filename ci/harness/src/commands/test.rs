@@ -201,7 +201,7 @@ fn plans(checkout: &Path, kernel: Kernel, filters: &[String]) -> Vec<Plan> {
             let provoked = suite
                 .cases
                 .iter()
-                .flat_map(|case| case.provoked.iter().map(|text| (case.name.clone(), *text)))
+                .flat_map(|case| case.provoked.iter().map(|what| (case.name.clone(), *what)))
                 .collect();
             Plan {
                 suite: name,
