@@ -25,10 +25,14 @@ use crate::{
     hardware::Hardware,
     layout::Event,
     request::{
-        completion::Reaped,
+        completion::{
+            Budget,
+            Reaped, //
+        },
         event::Received,
         polling::Effort,
-        queue::Queue, //
+        queue::Queue,
+        slot::Limits, //
     },
     stats::Stats,
     uapi, //
@@ -72,6 +76,9 @@ pub(crate) struct Device {
     stats: Arc<Stats>,
     pollers: Arc<Pollers>,
     log: EventLog,
+    /// What a request can carry: known without the hardware, which nobody must hold while
+    /// pages are faulted in.
+    limits: Limits,
     /// Size of the device memory in bytes.
     capacity: Atomic<i64>,
     /// Whether the device memory is behind the aperture.
@@ -103,6 +110,7 @@ impl Device {
         // CAST: The configuration was checked to fit.
         let capacity = hardware.config().capacity() as i64;
         let pollers = hardware.pollers().clone();
+        let limits = *hardware.limits();
         let gate = Gate::new(device, hardware, maps.clone())?;
         Arc::pin_init(
             pin_init!(Self {
@@ -111,6 +119,7 @@ impl Device {
                 stats,
                 pollers,
                 log,
+                limits,
                 capacity: Atomic::new(capacity),
                 aperture_ready: Atomic::new(false),
                 broken: Atomic::new(false),
@@ -126,6 +135,16 @@ impl Device {
     #[inline]
     pub(crate) fn hardware(&self) -> Result<Entered<'_, Hardware>> {
         self.gate.enter().ok_or(ENODEV)
+    }
+
+    /// What a request can carry, `ENODEV` after unbind. Any context.
+    #[inline]
+    pub(crate) fn limits(&self) -> Result<&Limits> {
+        if self.gate.is_open() {
+            Ok(&self.limits)
+        } else {
+            Err(ENODEV)
+        }
     }
 
     /// Where the maps of this device's files belong.
@@ -245,8 +264,10 @@ impl Device {
         };
         let device = hardware.device();
         let mut work = false;
+        let mut budget = Budget::for_interrupt();
         for queue in hardware.queues() {
-            Self::note(this, queue, device, &queue.reap_after_interrupt(device));
+            let reaped = queue.reap_after_interrupt(device, &mut budget);
+            Self::note(this, queue, device, &reaped);
         }
         for n in 0.. {
             let Some(received) = hardware.events.receive(&hardware.transport, device) else {
@@ -293,7 +314,7 @@ impl Device {
                 .record(uapi::EVENT_QUEUE_BROKEN, [queue.index().into(), 0]);
             this.broken.store(true, Release);
         }
-        if reaped.deferred || reaped.fault.is_some() {
+        if reaped.deferred || reaped.more || reaped.fault.is_some() {
             Self::schedule_work(this);
         }
     }
@@ -302,7 +323,7 @@ impl Device {
     /// was any. Any context.
     pub(crate) fn poll(this: ArcBorrow<'_, Self>) -> Result<bool> {
         let hardware = this.hardware()?;
-        let (queue, device) = (hardware.polled_queue()?, hardware.device());
+        let (queue, device) = (hardware.polled_queue(), hardware.device());
         let reaped = queue.reap(device);
         Self::note(this, queue, device, &reaped);
         Ok(reaped.any)
@@ -385,6 +406,9 @@ impl WorkItem for Device {
         }
         if let Ok(hardware) = this.hardware() {
             for queue in hardware.queues() {
+                // What was more than an interrupt may do.
+                let reaped = queue.reap(hardware.device());
+                Self::note(this.as_arc_borrow(), queue, hardware.device(), &reaped);
                 queue.release_deferred(hardware.device());
             }
         }

@@ -27,7 +27,8 @@ use crate::{
         queue::{
             Config,
             Queue, //
-        }, //
+        },
+        slot::Limits, //
     },
     stats::Stats,
     virtio::transport::{
@@ -36,7 +37,10 @@ use crate::{
     }, //
 };
 use kernel::{
-    cpu::CpuId,
+    cpu::{
+        nr_cpu_ids,
+        CpuId, //
+    },
     device::Bound,
     dma::Coherent,
     pci,
@@ -76,12 +80,14 @@ pub(crate) struct Hardware {
     pub(crate) transport: Transport,
     config: DeviceConfig,
     pub(crate) events: Arc<EventQueue>,
-    /// The control queue, then the I/O queues, of which there is at least one.
+    /// The control queue, then the I/O queues, of which there is at least one that is not
+    /// for polled requests.
     queues: KVec<Arc<Queue>>,
     /// Which of them is for polled requests.
     polled: Option<usize>,
     pollers: Arc<Pollers>,
     aperture: Option<IoMemory>,
+    limits: Limits,
     poll_limit: Option<Delta>,
 }
 
@@ -126,7 +132,7 @@ impl Hardware {
         transport.set_config_vector(device, VECTOR)?;
         let pollers = Arc::pin_init(Pollers::new(), GFP_KERNEL)?;
         let event_idx = features & feature::EVENT_IDX != 0;
-        let queue = |index, size, max_segments, polled| {
+        let queue = |index, size, with_data, polled| {
             Queue::new(
                 &transport,
                 device,
@@ -136,8 +142,7 @@ impl Hardware {
                     event_idx,
                     vector: VECTOR,
                     polled,
-                    max_segments,
-                    max_segment_bytes,
+                    with_data,
                 },
                 stats.clone(),
                 pollers.clone(),
@@ -148,7 +153,13 @@ impl Hardware {
         let offered = transport
             .queue_count(device)?
             .saturating_sub(FIRST_IO_QUEUE);
-        let count = config.io_queues().min(offered);
+        // One for each CPU and one for polled requests: nobody would use more, and each takes
+        // memory for all its slots. CAST: Bounded by the others.
+        let useful = (nr_cpu_ids() as usize).saturating_add(1);
+        let count = config
+            .io_queues()
+            .min(offered)
+            .min(useful.try_into().unwrap_or(u16::MAX));
         if count == 0 {
             dev_err!(
                 device,
@@ -160,22 +171,26 @@ impl Hardware {
         }
         let mut queues = KVec::with_capacity(1 + usize::from(count), GFP_KERNEL)?;
         queues.push(
-            queue(CONTROL_QUEUE, CONTROL_QUEUE_SIZE, 0, false)?,
+            queue(CONTROL_QUEUE, CONTROL_QUEUE_SIZE, false, false)?,
             GFP_KERNEL,
         )?;
         // One I/O queue alone has to serve everybody.
         let polled = (count > 1).then_some(count - 1);
         for n in 0..count {
             queues.push(
-                queue(
-                    FIRST_IO_QUEUE + n,
-                    QUEUE_SIZE,
-                    usize::from(config.max_segments()),
-                    Some(n) == polled,
-                )?,
+                queue(FIRST_IO_QUEUE + n, QUEUE_SIZE, true, Some(n) == polled)?,
                 GFP_KERNEL,
             )?;
         }
+
+        // The smallest of the queues, so that what fits into one fits into each.
+        let queue_size = queues.iter().skip(1).map(|queue| queue.size()).min();
+        let limits = Limits::new(
+            config.max_request_bytes() as usize,
+            usize::from(config.max_segments()),
+            max_segment_bytes,
+            queue_size.unwrap_or(0),
+        );
 
         // The region may be larger than what it shows: its size is a power of two.
         let aperture = match (aperture_bar, transport.shared_memory()) {
@@ -192,6 +207,7 @@ impl Hardware {
             polled: polled.map(|n| 1 + usize::from(n)),
             pollers,
             aperture,
+            limits,
             poll_limit: poll_limit(),
         })
     }
@@ -199,6 +215,11 @@ impl Hardware {
     /// What the device said of itself.
     pub(crate) fn config(&self) -> &DeviceConfig {
         &self.config
+    }
+
+    /// What a request can carry.
+    pub(crate) fn limits(&self) -> &Limits {
+        &self.limits
     }
 
     /// Device memory as user space may map it, if there is an aperture.
@@ -215,9 +236,9 @@ impl Hardware {
         self.transport.start(device)?;
         self.events.start(&self.transport, device)?;
 
-        let control = self.queues.first().ok_or(EIO)?;
+        let control = &self.queues[0];
         let mut request = control.try_acquire(device)?;
-        request.prepare_command(RequestHeader::command(Opcode::MapAperture, 0, 0, 0))?;
+        request.prepare_command(RequestHeader::command(Opcode::MapAperture, 0, 0, 0));
         let mapped = control.execute_command(
             &self.transport,
             device,
@@ -267,26 +288,33 @@ impl Hardware {
 
     /// The queue for polled requests: the last I/O queue, if there are several. Any
     /// context.
-    pub(crate) fn polled_queue(&self) -> Result<&Queue> {
+    pub(crate) fn polled_queue(&self) -> &Queue {
         match self.polled.and_then(|n| self.queues.get(n)) {
-            Some(queue) => Ok(queue),
+            Some(queue) => queue,
             None => self.queue_here(),
         }
     }
 
     /// The I/O queue for a submitter on this CPU. Any context.
-    pub(crate) fn queue_here(&self) -> Result<&Queue> {
-        self.queues_from_here().next().ok_or(EIO)
+    pub(crate) fn queue_here(&self) -> &Queue {
+        let (io, here) = self.io_from_here();
+        &io[here]
     }
 
-    /// The I/O queues for submitters, the one for this CPU first. Any context.
-    pub(crate) fn queues_from_here(&self) -> impl Iterator<Item = &Queue> {
+    /// The I/O queues for submitters, and which is for this CPU.
+    fn io_from_here(&self) -> (&[Arc<Queue>], usize) {
         let end = self.polled.unwrap_or(self.queues.len());
-        let io = self.queues.get(1..end).unwrap_or_default();
+        let io = &self.queues[1..end];
         // CAST: A CPU number.
         let here = (CpuId::current().as_u32() as usize)
             .checked_rem(io.len())
             .unwrap_or(0);
+        (io, here)
+    }
+
+    /// The I/O queues for submitters, the one for this CPU first. Any context.
+    pub(crate) fn queues_from_here(&self) -> impl Iterator<Item = &Queue> {
+        let (io, here) = self.io_from_here();
         let (before, after) = io.split_at(here);
         Iterator::chain(after.iter(), before).map(|queue| &**queue)
     }
@@ -338,9 +366,9 @@ impl Hardware {
         device: &pci::Device<Bound>,
         header: RequestHeader,
     ) -> Result<u64> {
-        let queue = self.queue_here()?;
+        let queue = self.queue_here();
         let mut request = queue.acquire(device)?;
-        request.prepare_command(header)?;
+        request.prepare_command(header);
         queue.execute_command(&self.transport, device, request, None)
     }
 }

@@ -117,7 +117,7 @@ void ringbar_preempt_enable(void)
 bool ringbar_need_resched(void);
 bool ringbar_need_resched(void)
 {
-	return need_resched();
+	return need_resched() || tif_test_bit(TIF_NEED_RESCHED_LAZY);
 }
 
 u32 ringbar_uring_cmd_op(struct io_uring_cmd *cmd);

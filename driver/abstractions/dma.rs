@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! DMA limits of a device.
+//! DMA limits of a device, and the addresses that it is given.
 //!
 //! C header: [`include/linux/dma-mapping.h`](srctree/include/linux/dma-mapping.h)
 
@@ -8,17 +8,91 @@ use super::{
     helpers::ringbar_dma_set_seg_boundary,
     pci::as_raw_device, //
 };
+use core::{
+    marker::PhantomData,
+    ops::Range, //
+};
 use kernel::{
     bindings,
     device::Core,
     dma::{
+        Coherent,
         Device,
         DmaMask, //
     },
     pci,
     prelude::*,
-    sizes::SZ_1G, //
+    sizes::SZ_1G,
+    transmute::{
+        AsBytes,
+        FromBytes, //
+    }, //
 };
+
+/// A range of memory as a device sees it: comes from memory that is allocated or mapped
+/// for DMA, and is so during `'a`.
+#[derive(Clone, Copy)]
+pub(crate) struct DmaRange<'a> {
+    address: u64,
+    len: u32,
+    writable: bool,
+    _memory: PhantomData<&'a ()>,
+}
+
+impl<'a> DmaRange<'a> {
+    /// # Safety
+    ///
+    /// The range must be mapped for DMA during `'a`, for the device to write to if
+    /// `writable`.
+    #[inline]
+    pub(super) unsafe fn new(address: u64, len: u32, writable: bool) -> Self {
+        Self {
+            address,
+            len,
+            writable,
+            _memory: PhantomData,
+        }
+    }
+
+    /// The elements `range` of coherent memory.
+    ///
+    /// # Panics
+    ///
+    /// Where there are no such elements, as a slice does.
+    #[inline]
+    pub(crate) fn of_coherent<T: AsBytes + FromBytes>(
+        memory: &'a Coherent<[T]>,
+        range: Range<usize>,
+        writable: bool,
+    ) -> Self {
+        assert!(range.start <= range.end && range.end <= memory.len());
+        Self {
+            address: memory.dma_address() + (range.start * size_of::<T>()) as u64,
+            // CAST: An allocation is far below 4 GiB.
+            len: (range.len() * size_of::<T>()) as u32,
+            writable,
+            _memory: PhantomData,
+        }
+    }
+
+    /// Address of the first byte on the bus.
+    #[inline]
+    pub(crate) fn address(&self) -> u64 {
+        self.address
+    }
+
+    /// Number of bytes.
+    #[inline]
+    pub(crate) fn len(&self) -> u32 {
+        self.len
+    }
+
+    /// Whether the device may write to it.
+    #[inline]
+    pub(crate) fn is_writable(&self) -> bool {
+        self.writable
+    }
+}
 
 /// Tells the DMA layer what a VIRTIO device can do: 64-bit addresses, segments
 /// of any alignment that cross any boundary. Returns the size that a single

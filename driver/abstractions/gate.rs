@@ -120,6 +120,12 @@ impl<T> Gate<T> {
         })
     }
 
+    /// Whether [`Self::enter`] would give access now. Any context.
+    #[inline]
+    pub(crate) fn is_open(&self) -> bool {
+        self.open.load(Acquire)
+    }
+
     /// Lets nobody enter any more, waits until everybody has left, takes the user
     /// maps away, and drops the value. Does nothing on a closed gate.
     ///

@@ -4,11 +4,22 @@
 //!
 //! C header: [`include/linux/uio.h`](srctree/include/linux/uio.h)
 
+use super::{
+    helpers::ringbar_iov_iter_extract_will_pin,
+    segments::{
+        Borrowed,
+        Owned,
+        PageSource, //
+    }, //
+};
 use core::{
     marker::PhantomData,
     ptr::NonNull, //
 };
-use kernel::bindings;
+use kernel::{
+    bindings,
+    dma::DataDirection, //
+};
 
 /// An I/O vector iterator of any kind: user memory, or kernel pages such as
 /// io_uring's registered buffers.
@@ -21,7 +32,7 @@ pub(crate) struct IovIter<'a> {
     _call: PhantomData<&'a mut bindings::iov_iter>,
 }
 
-impl IovIter<'_> {
+impl<'a> IovIter<'a> {
     /// # Safety
     ///
     /// `inner` must be valid and used by nobody else during the lifetime.
@@ -52,11 +63,40 @@ impl IovIter<'_> {
         }
     }
 
-    /// Goes back over `bytes` that were taken before.
+    /// What the device does with the data (`iov_iter_rw`).
     #[inline]
-    pub(crate) fn revert(&mut self, bytes: usize) {
-        // SAFETY: Valid by the type invariant. The callers go back over no more than they took,
-        // which is what makes the result a state that the iterator has had before.
-        unsafe { bindings::iov_iter_revert(self.inner.as_ptr(), bytes) };
+    pub(super) fn direction(&self) -> DataDirection {
+        // SAFETY: Valid by the type invariant.
+        let is_source = unsafe { (*self.inner.as_ptr()).data_source };
+        const { assert!(bindings::ITER_DEST == 0 && bindings::ITER_SOURCE == 1) };
+        if is_source {
+            DataDirection::ToDevice
+        } else {
+            DataDirection::FromDevice
+        }
     }
+
+    /// The pages of the data, from here on.
+    ///
+    /// What is taken is not put back on an error: the VFS makes an iterator for each call,
+    /// and io_uring restores its own before it tries again.
+    #[inline]
+    pub(crate) fn pages(&mut self) -> Pages<'_, 'a> {
+        // SAFETY: The iterator is valid.
+        if unsafe { ringbar_iov_iter_extract_will_pin(self.inner.as_ptr()) } {
+            // SAFETY: Just asked. The kind of an iterator does not change.
+            Pages::User(unsafe { PageSource::new(self) })
+        } else {
+            // SAFETY: As above.
+            Pages::Kernel(unsafe { PageSource::new(self) })
+        }
+    }
+}
+
+/// The pages of an iterator, by whom they belong to.
+pub(crate) enum Pages<'i, 'c> {
+    /// User memory.
+    User(PageSource<'i, 'c, Owned>),
+    /// Memory that the caller lends.
+    Kernel(PageSource<'i, 'c, Borrowed>),
 }

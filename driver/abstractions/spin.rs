@@ -47,6 +47,8 @@ pub(crate) fn poll(limit: Delta, mut look: impl FnMut() -> bool) -> bool {
         if look() {
             return true;
         }
+        // Also where it waits for the next tick (lazy preemption, `TIF_NEED_RESCHED_LAZY`), which
+        // `need_resched` alone does not tell.
         // SAFETY: May be called in any context.
         if unsafe { ringbar_need_resched() } || start.elapsed() >= limit {
             return false;

@@ -43,6 +43,12 @@ impl Waiter {
         unsafe { bindings::complete(self.inner.get()) };
     }
 
+    /// Waits to be woken, whatever signals come. Sleeps.
+    pub(crate) fn wait(&self) {
+        // SAFETY: Initialised by `new`.
+        unsafe { bindings::wait_for_completion(self.inner.get()) };
+    }
+
     /// Waits to be woken. Sleeps. `EINTR` when a fatal signal came first.
     pub(crate) fn wait_killable(&self) -> Result {
         // SAFETY: Initialised by `new`.

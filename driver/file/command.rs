@@ -143,9 +143,7 @@ fn submit(
         Some(Err(error)) => return uring.done(Err(error)),
         None => return uring.retry_blocking(),
     };
-    if let Err(error) = slot.prepare_command(header) {
-        return uring.done(Err(error));
-    }
+    slot.prepare_command(header);
     let (queued, answer) = uring.queue();
     slot.set_owner(Owner::Command(queued));
     match queue.submit_one(slot) {
@@ -157,9 +155,9 @@ fn submit(
             }
             answer
         }
-        Err((error, slot)) => match slot.map(|mut slot| slot.set_owner(Owner::Nobody)) {
-            Some(Owner::Command(queued)) => queued.fail(answer, error),
-            // The request has gone after all, and with it the command.
+        Err((error, mut slot)) => match slot.set_owner(Owner::Nobody) {
+            Owner::Command(queued) => queued.fail(answer, error),
+            // It is the owner that was set above.
             _ => answer,
         },
     }

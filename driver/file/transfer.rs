@@ -2,18 +2,33 @@
 
 //! Reads and writes: from a call to requests and back.
 //!
+//! The pages come first, then a slot, then the device: a page may have to be brought by
+//! somebody else, who takes as long as he likes and may need this very device for it.
+//! Nobody waits for that with anything in hand that others need.
+//!
 //! Mostly a call is one request. Then nothing is allocated: the slot knows whom
 //! to tell. A call that does not fit into one (too many segments or bytes)
-//! becomes an [`Operation`] of several, submitted in batches with one
+//! becomes an [`Operation`] of several. One that must not wait takes all its pages, and
+//! then the slots for all of them at once; others are submitted in batches with one
 //! notification each.
 
 use crate::{
     abstractions::{
         gate::Entered,
-        iov::IovIter,
+        iov::{
+            IovIter,
+            Pages, //
+        },
         kiocb::{
             Answer,
-            Kiocb, //
+            Kiocb,
+            QueuedKiocb, //
+        },
+        segments::{
+            Extracted,
+            InlineSegments,
+            Ownership,
+            PageSource, //
         }, //
     },
     device::Device,
@@ -23,12 +38,21 @@ use crate::{
         RequestHeader, //
     },
     request::{
-        acquired::AcquiredSlot,
+        acquired::{
+            AcquiredSlot,
+            Transfer, //
+        },
         completion::Reaped,
-        operation::Operation,
+        operation::{
+            Operation,
+            Part, //
+        },
         polling::Effort,
         queue::Queue,
-        slot::Owner, //
+        slot::{
+            Limits,
+            Owner, //
+        }, //
     }, //
 };
 use kernel::{
@@ -39,8 +63,7 @@ use kernel::{
     }, //
 };
 
-/// Requests that are prepared before the device is notified. Also what a call
-/// that must not block can consist of.
+/// Requests that are prepared before the device is notified.
 const BATCH: usize = 8;
 
 /// What the call asks for, cut to the device.
@@ -56,6 +79,7 @@ struct Call {
     all_or_nothing: bool,
     /// Somebody will look for the completion.
     polled: bool,
+    limits: Limits,
 }
 
 /// Executes a read or write call.
@@ -65,16 +89,18 @@ pub(super) fn transfer(
     kiocb: Kiocb<'_>,
     iter: &mut IovIter<'_>,
 ) -> Answer {
-    let hardware = match device.hardware() {
-        Ok(hardware) => hardware,
-        Err(error) => return kiocb.done(Err(error)),
-    };
     match Call::new(&device, opcode, &kiocb, iter.len()) {
-        Ok(Some(call)) => call.submit(device, &hardware, kiocb, iter),
+        Ok(Some(call)) => match iter.pages() {
+            Pages::User(pages) => call.submit(device, kiocb, pages),
+            Pages::Kernel(pages) => call.submit(device, kiocb, pages),
+        },
         Ok(None) => kiocb.done(Ok(0)),
         Err(error) => kiocb.done(Err(error)),
     }
 }
+
+/// Why a request is not ready, and its pages.
+type Unprepared<'s, O> = (Error, Extracted<'s, O>);
 
 impl Call {
     /// Cuts the call to the device. `None` where there is nothing to do, `ENOSPC`
@@ -85,6 +111,7 @@ impl Call {
         kiocb: &Kiocb<'_>,
         length: usize,
     ) -> Result<Option<Self>> {
+        let limits = device.limits()?;
         let position = u64::try_from(kiocb.position())?;
         if length == 0 {
             return Ok(None);
@@ -110,82 +137,170 @@ impl Call {
             nowait: kiocb.nowait(),
             all_or_nothing: kiocb.all_or_nothing(),
             polled: kiocb.is_polled(),
+            limits: *limits,
         }))
     }
 
-    fn submit(
+    fn submit<O: Ownership>(
+        &self,
+        device: ArcBorrow<'_, Device>,
+        kiocb: Kiocb<'_>,
+        mut pages: PageSource<'_, '_, O>,
+    ) -> Answer {
+        // It will not fit, and comes again from where it may wait: so no page is touched.
+        if self.nowait
+            && self.all_or_nothing
+            && self.limits.most_requests(self.length) > 1
+            && self.limits.most_requests(self.length) > self.limits.requests
+        {
+            return kiocb.done(Err(EAGAIN));
+        }
+        let mut room = InlineSegments::new();
+        let first = match self.extract(&mut pages, Some(&mut room), 0) {
+            Ok(first) => first,
+            Err(error) => return kiocb.done(Err(error)),
+        };
+        if first.bytes() == self.length {
+            self.single(device, kiocb, pages, first)
+        } else if self.nowait {
+            self.at_once(device, kiocb, pages, first)
+        } else {
+            self.in_batches(device, kiocb, pages, first)
+        }
+    }
+
+    /// The pages for the request that follows after `done` bytes. Nothing that others need
+    /// may be held.
+    fn extract<'s, O: Ownership>(
+        &self,
+        pages: &mut PageSource<'_, '_, O>,
+        room: Option<&'s mut InlineSegments>,
+        done: usize,
+    ) -> Result<Extracted<'s, O>> {
+        let limit = (self.length - done).min(self.limits.bytes);
+        pages.extract(room, limit, self.limits.segments)
+    }
+
+    /// Makes `slot` the request for `pages`, which follow after `done` bytes.
+    fn prepare<'a, 's, O: Ownership>(
+        &self,
+        slot: AcquiredSlot<'a>,
+        pages: Extracted<'s, O>,
+        done: usize,
+    ) -> Result<Transfer<'a, O>, Unprepared<'s, O>> {
+        let position = self.position + done as u64;
+        slot.prepare_transfer(self.opcode, self.flags, position, pages)
+    }
+
+    /// The queue for a call that may wait.
+    fn queue<'a>(&self, hardware: &'a Entered<'_, Hardware>) -> &'a Queue {
+        if self.polled {
+            hardware.polled_queue()
+        } else {
+            hardware.queue_here()
+        }
+    }
+
+    /// Takes a slot of `queue`, after all who came before. Sleeps.
+    fn acquire<'a>(
+        device: ArcBorrow<'_, Device>,
+        hardware: &'a Entered<'_, Hardware>,
+        queue: &'a Queue,
+    ) -> Result<AcquiredSlot<'a>> {
+        let pci = hardware.device();
+        queue.acquire_polled(pci, |seen| Device::note(device, queue, pci, seen))
+    }
+
+    /// What `take` finds in one of the queues, where this call must not wait for its turn.
+    /// `take` answers `EAGAIN` where a queue has no room.
+    fn find<'a, T>(
+        &self,
+        device: ArcBorrow<'_, Device>,
+        hardware: &'a Entered<'_, Hardware>,
+        mut take: impl FnMut(&'a Queue) -> Result<T>,
+    ) -> Result<(&'a Queue, T)> {
+        let mut found = |queue: &'a Queue| match take(queue) {
+            Err(error) if error == EAGAIN => None,
+            result => Some(result.map(|taken| (queue, taken))),
+        };
+        let found = if self.polled {
+            let queue = hardware.polled_queue();
+            found(queue).or_else(|| {
+                // Nobody else may look what there is.
+                let pci = hardware.device();
+                Device::note(device, queue, pci, &queue.reap(pci));
+                found(queue)
+            })
+        } else {
+            hardware.queues_from_here().find_map(found)
+        };
+        found.unwrap_or(Err(EAGAIN))
+    }
+
+    /// A call that is one request, as far as the DMA layer has room for that.
+    fn single<O: Ownership>(
+        &self,
+        device: ArcBorrow<'_, Device>,
+        kiocb: Kiocb<'_>,
+        pages: PageSource<'_, '_, O>,
+        first: Extracted<'_, O>,
+    ) -> Answer {
+        let hardware = match device.hardware() {
+            Ok(hardware) => hardware,
+            Err(error) => {
+                drop(first);
+                return kiocb.done(Err(error));
+            }
+        };
+        match self.try_single(device, &hardware, kiocb, first) {
+            Ok(answer) => answer,
+            Err((kiocb, first)) => {
+                drop(hardware);
+                self.in_batches(device, kiocb, pages, first)
+            }
+        }
+    }
+
+    /// As [`Self::single`]. Comes back where the DMA layer has no room, and the call may
+    /// wait for it.
+    fn try_single<'c, 's, O: Ownership>(
         &self,
         device: ArcBorrow<'_, Device>,
         hardware: &Entered<'_, Hardware>,
-        kiocb: Kiocb<'_>,
-        iter: &mut IovIter<'_>,
-    ) -> Answer {
-        match self.begin(hardware, iter) {
-            Ok((queue, slot, bytes)) if bytes == self.length => {
-                self.single(device, hardware, queue, kiocb, slot)
-            }
-            Ok((queue, slot, bytes)) => self.several(hardware, queue, kiocb, iter, slot, bytes),
-            Err(error) => kiocb.done(Err(error)),
-        }
-    }
-
-    /// The queue for the call, and its first request as of [`Self::prepare`]. Who
-    /// must not wait for the turn takes any queue that has room.
-    fn begin<'a>(
-        &self,
-        hardware: &'a Entered<'_, Hardware>,
-        iter: &mut IovIter<'_>,
-    ) -> Result<(&'a Queue, AcquiredSlot<'a>, usize)> {
-        let mut on = |queue: &'a Queue| {
-            let (slot, bytes) = self.prepare(hardware, queue, iter, 0, !self.nowait)?;
-            Ok((queue, slot, bytes))
-        };
-        if self.polled {
-            return on(hardware.polled_queue()?);
-        }
-        if !self.nowait {
-            return on(hardware.queue_here()?);
-        }
-        for queue in hardware.queues_from_here() {
-            match on(queue) {
-                Err(error) if error == EAGAIN => {}
-                result => return result,
-            }
-        }
-        Err(EAGAIN)
-    }
-
-    /// A slot with the request for what follows after `done` bytes, and how many
-    /// bytes that request has. `EAGAIN` where no slot is free and `wait` forbids to
-    /// wait for one.
-    fn prepare<'a>(
-        &self,
-        hardware: &'a Entered<'_, Hardware>,
-        queue: &'a Queue,
-        iter: &mut IovIter<'_>,
-        done: usize,
-        wait: bool,
-    ) -> Result<(AcquiredSlot<'a>, usize)> {
-        let device = hardware.device();
-        let mut slot = if wait {
-            queue.acquire(device)?
+        kiocb: Kiocb<'c>,
+        first: Extracted<'s, O>,
+    ) -> Result<Answer, (Kiocb<'c>, Extracted<'s, O>)> {
+        let pci = hardware.device();
+        let acquired = if self.nowait {
+            self.find(device, hardware, |queue| queue.try_acquire(pci))
         } else {
-            queue.try_acquire(device)?
+            let queue = self.queue(hardware);
+            Self::acquire(device, hardware, queue).map(|slot| (queue, slot))
         };
-        let limit = (self.length - done).min(hardware.config().max_request_bytes() as usize);
-        let position = self.position + done as u64;
-        let bytes = slot.prepare_transfer(self.opcode, self.flags, position, iter, limit)?;
-        Ok((slot, bytes))
+        let (queue, slot) = match acquired {
+            Ok(acquired) => acquired,
+            Err(error) => {
+                drop(first);
+                return Ok(kiocb.done(Err(error)));
+            }
+        };
+        match self.prepare(slot, first, 0) {
+            Ok(request) => Ok(self.submit_single(device, hardware, queue, kiocb, request)),
+            Err((error, first)) if error == EAGAIN && !self.nowait => Err((kiocb, first)),
+            Err((error, first)) => {
+                drop(first);
+                Ok(kiocb.done(Err(error)))
+            }
+        }
     }
 
-    /// A call that is one request.
-    fn single<'a>(
+    fn submit_single<'a, O: Ownership>(
         &self,
         device: ArcBorrow<'_, Device>,
         hardware: &'a Entered<'_, Hardware>,
         queue: &'a Queue,
         kiocb: Kiocb<'_>,
-        mut slot: AcquiredSlot<'a>,
+        request: Transfer<'a, O>,
     ) -> Answer {
         let effort = self.effort();
         let (transport, pci) = (&hardware.transport, hardware.device());
@@ -194,7 +309,7 @@ impl Call {
             Err(kiocb) => {
                 let limit = queue.poll_limit(effort, true, hardware.poll_limit());
                 let note = |seen: &Reaped| Device::note(device, queue, pci, seen);
-                return kiocb.done(queue.execute_transfer(transport, pci, slot, limit, note));
+                return kiocb.done(queue.execute_transfer(transport, pci, request, limit, note));
             }
         };
 
@@ -207,7 +322,8 @@ impl Call {
         if let Some(limit) = limit {
             let mut queued = Some(queued);
             let owner = || queued.take().map_or(Owner::Nobody, Owner::Kiocb);
-            let result = match queue.submit_and_poll(transport, pci, slot, limit, owner) {
+            let request = request.for_owner(Owner::Nobody);
+            let result = match queue.submit_and_poll(transport, pci, request, limit, owner) {
                 Ok((mut seen, ended)) => {
                     let result = ended.map(|slot| queue.finish_transfer(pci, slot, &mut seen));
                     Device::note(device, queue, pci, &seen);
@@ -221,23 +337,27 @@ impl Call {
                 _ => answer,
             };
         }
-        slot.set_owner(Owner::Kiocb(queued));
+        let request = request.for_owner(Owner::Kiocb(queued));
         let submitted = if batch {
             queue
-                .submit_one(slot)
+                .submit_one(request)
                 .map(|()| queue.hold_notification(effort))
         } else {
             queue
-                .submit_and_reap(transport, pci, slot)
+                .submit_and_reap(transport, pci, request)
                 .map(|seen| Device::note(device, queue, pci, &seen))
         };
         match submitted {
             Ok(()) => answer,
-            Err((error, slot)) => match slot.map(|mut slot| slot.set_owner(Owner::Nobody)) {
-                Some(Owner::Kiocb(queued)) => queued.withdraw(answer).done(Err(error)),
-                // The request has gone after all, and with it the control block.
-                _ => answer,
-            },
+            Err((error, mut request)) => {
+                let owner = request.set_owner(Owner::Nobody);
+                drop(request);
+                match owner {
+                    Owner::Kiocb(queued) => queued.withdraw(answer).done(Err(error)),
+                    // It is the owner that was set above.
+                    _ => answer,
+                }
+            }
         }
     }
 
@@ -252,124 +372,312 @@ impl Call {
         }
     }
 
-    /// A call that `first`, with its `bytes`, is only the start of.
-    fn several<'a>(
+    /// A call of several requests that must not wait: all of them are submitted now, or
+    /// those that there is room for if a part is an answer.
+    fn at_once<O: Ownership>(
         &self,
-        hardware: &'a Entered<'_, Hardware>,
-        queue: &'a Queue,
+        device: ArcBorrow<'_, Device>,
         kiocb: Kiocb<'_>,
-        iter: &mut IovIter<'_>,
-        first: AcquiredSlot<'a>,
-        bytes: usize,
+        mut pages: PageSource<'_, '_, O>,
+        first: Extracted<'_, O>,
+    ) -> Answer {
+        let parts = match self.extract_all(&mut pages, first) {
+            Ok(parts) => parts,
+            Err(error) => return kiocb.done(Err(error)),
+        };
+        let hardware = match device.hardware() {
+            Ok(hardware) => hardware,
+            Err(error) => {
+                drop(parts);
+                return kiocb.done(Err(error));
+            }
+        };
+        let pci = hardware.device();
+        let operation = match Operation::new() {
+            Ok(operation) => operation,
+            Err(error) => {
+                drop(parts);
+                return kiocb.done(Err(error));
+            }
+        };
+        let acquired = self.find(device, &hardware, |queue| {
+            queue.try_acquire_several(pci, parts.len(), self.all_or_nothing)
+        });
+        let prepared = acquired.and_then(|(queue, slots)| {
+            let (requests, bytes) = self.prepare_all(&operation, slots, parts)?;
+            Ok((queue, requests, bytes))
+        });
+        let (queue, mut requests, bytes) = match prepared {
+            Ok(prepared) => prepared,
+            Err(error) => return kiocb.done(Err(error)),
+        };
+        let kiocb = Self::attach(&operation, kiocb);
+        let submitted = queue.submit(&mut requests);
+        drop(requests);
+        match submitted {
+            Ok(()) => {
+                queue.notify(&hardware.transport, pci);
+                operation.submitted(bytes, None);
+            }
+            Err(error) => operation.submitted(0, Some(error)),
+        }
+        Self::end::<O>(&operation, kiocb)
+    }
+
+    /// The pages of the whole call, or of as much of it as a queue can hold; `EAGAIN` where
+    /// that is not all, and a part is no answer.
+    fn extract_all<'s, O: Ownership>(
+        &self,
+        pages: &mut PageSource<'_, '_, O>,
+        first: Extracted<'s, O>,
+    ) -> Result<KVec<Extracted<'s, O>>> {
+        let mut taken = first.bytes();
+        let mut parts = KVec::with_capacity(
+            self.limits
+                .fewest_requests(self.length)
+                .min(self.limits.requests),
+            GFP_KERNEL,
+        )?;
+        parts.push(first, GFP_KERNEL)?;
+        while taken < self.length && parts.len() < self.limits.requests {
+            match self.extract(pages, None, taken) {
+                Ok(part) => {
+                    taken += part.bytes();
+                    parts.push(part, GFP_KERNEL)?;
+                }
+                Err(_) => break,
+            }
+        }
+        if self.all_or_nothing && taken < self.length {
+            return Err(EAGAIN);
+        }
+        Ok(parts)
+    }
+
+    /// Makes the slots the first of these requests; returns how many bytes those have.
+    /// `EAGAIN` where the DMA layer has no room for them.
+    fn prepare_all<'a, O: Ownership>(
+        &self,
+        operation: &Arc<Operation>,
+        slots: KVec<AcquiredSlot<'a>>,
+        parts: KVec<Extracted<'_, O>>,
+    ) -> Result<(KVec<AcquiredSlot<'a>>, usize)> {
+        let mut requests = KVec::with_capacity(slots.len(), GFP_KERNEL)?;
+        let mut bytes = 0;
+        for (slot, pages) in slots.into_iter().zip(parts) {
+            let part = Part::new(operation, bytes);
+            let length = pages.bytes();
+            match self.prepare(slot, pages, bytes) {
+                Ok(request) => {
+                    requests.push(request.for_owner(Owner::Part(part)), GFP_KERNEL)?;
+                    bytes += length;
+                }
+                Err((error, _)) if self.all_or_nothing || bytes == 0 => return Err(error),
+                Err(_) => break,
+            }
+        }
+        Ok((requests, bytes))
+    }
+
+    /// A call of several requests that may wait. `first` is its start.
+    fn in_batches<O: Ownership>(
+        &self,
+        device: ArcBorrow<'_, Device>,
+        kiocb: Kiocb<'_>,
+        pages: PageSource<'_, '_, O>,
+        first: Extracted<'_, O>,
     ) -> Answer {
         let operation = match Operation::new() {
             Ok(operation) => operation,
             Err(error) => {
-                iter.revert(bytes);
+                drop(first);
                 return kiocb.done(Err(error));
             }
         };
-        let mut parts = Parts {
+        let kiocb = Self::attach(&operation, kiocb);
+        let mut batches = Batches {
             call: *self,
-            hardware,
-            queue,
-            operation: operation.clone(),
-            prepared: [const { None }; BATCH],
-            count: 0,
-            taken: 0,
+            device,
+            operation: &operation,
+            submitted: 0,
         };
-        parts.add(first, bytes);
-
-        if self.nowait {
-            // What is submitted cannot be called back, so this is all there will be.
-            let filled = parts.fill(iter, false);
-            if self.all_or_nothing && (filled.is_err() || parts.taken < self.length) {
-                iter.revert(parts.taken);
-                return kiocb.done(Err(EAGAIN));
+        // Whatever is left of the pages was given back when this returns.
+        let error = batches.submit(pages, first).err().map(|error| {
+            // Whoever is told later cannot call again.
+            if kiocb.is_ok() && error == ERESTARTSYS {
+                EINTR
+            } else {
+                error
             }
-            parts.call.length = parts.taken;
-        }
-        match kiocb.queue() {
-            Ok((queued, answer)) => {
+        });
+        operation.submitted(batches.submitted, error);
+        Self::end::<O>(&operation, kiocb)
+    }
+
+    /// Lets the end of `operation` complete an asynchronous call.
+    fn attach<'c>(operation: &Operation, kiocb: Kiocb<'c>) -> Result<Answer, Kiocb<'c>> {
+        kiocb
+            .queue()
+            .map(|(queued, answer): (QueuedKiocb, Answer)| {
                 operation.complete_later(queued);
-                parts.submit(iter);
                 answer
-            }
-            Err(kiocb) => {
-                parts.submit(iter);
-                kiocb.done(operation.wait())
-            }
+            })
+    }
+
+    /// The answer to a call whose requests have all been submitted.
+    fn end<O: Ownership>(operation: &Operation, kiocb: Result<Answer, Kiocb<'_>>) -> Answer {
+        match kiocb {
+            Ok(answer) => answer,
+            Err(kiocb) => kiocb.done(operation.wait::<O>()),
         }
     }
 }
 
-/// A call of several requests while it is being submitted.
-struct Parts<'a, 'h> {
+/// Pages of a request to come, and whether the DMA layer had no room for them once.
+struct Waiting<'s, O: Ownership> {
+    pages: Extracted<'s, O>,
+    refused: bool,
+}
+
+/// A call of several requests while it is being submitted, a batch at a time.
+struct Batches<'a> {
     call: Call,
-    hardware: &'a Entered<'h, Hardware>,
-    queue: &'a Queue,
-    operation: Arc<Operation>,
-    /// Requests that the device has not got yet; the first `count`.
-    prepared: [Option<AcquiredSlot<'a>>; BATCH],
-    count: usize,
-    /// Bytes in all requests so far.
-    taken: usize,
+    device: ArcBorrow<'a, Device>,
+    operation: &'a Arc<Operation>,
+    /// Bytes that the device has got so far.
+    submitted: usize,
 }
 
-impl<'a> Parts<'a, '_> {
-    fn add(&mut self, mut slot: AcquiredSlot<'a>, bytes: usize) {
-        slot.set_owner(Owner::Part(self.operation.clone(), self.taken));
-        // `fill` stops at the end of the array.
-        if let Some(place) = self.prepared.get_mut(self.count) {
-            *place = Some(slot);
-            self.count += 1;
-            self.taken += bytes;
+impl Batches<'_> {
+    /// Submits the whole call, or as much of it as goes.
+    fn submit<'s, O: Ownership>(
+        &mut self,
+        mut pages: PageSource<'_, '_, O>,
+        first: Extracted<'s, O>,
+    ) -> Result {
+        let mut taken = first.bytes();
+        // The last is the next, and some more than a batch come from those that are halved.
+        let mut waiting = KVec::with_capacity(3 * BATCH, GFP_KERNEL)?;
+        waiting.push(
+            Waiting {
+                pages: first,
+                refused: false,
+            },
+            GFP_KERNEL,
+        )?;
+        loop {
+            let mut failed = None;
+            while taken < self.call.length && waiting.len() < BATCH {
+                match self.call.extract(&mut pages, None, taken) {
+                    Ok(pages) => {
+                        taken += pages.bytes();
+                        let next = Waiting {
+                            pages,
+                            refused: false,
+                        };
+                        waiting.push(next, GFP_KERNEL)?;
+                    }
+                    Err(error) => {
+                        failed = Some(error);
+                        break;
+                    }
+                }
+            }
+            waiting.reverse();
+            while !waiting.is_empty() {
+                self.submit_some(&mut waiting)?;
+            }
+            match failed {
+                Some(error) => return Err(error),
+                None if taken == self.call.length => return Ok(()),
+                None => {}
+            }
         }
     }
 
-    /// Prepares requests until the call or the room is used up. Waits for a slot,
-    /// if `wait` allows, only while nothing is held back: were several to hold
-    /// slots while they wait for more, all could be held by calls that never go on.
-    ///
-    /// `EAGAIN` where no slot is free, which is no error while others are prepared.
-    fn fill(&mut self, iter: &mut IovIter<'_>, wait: bool) -> Result {
-        while self.count < BATCH && self.taken < self.call.length {
-            let wait = wait && self.count == 0;
-            let (slot, bytes) =
-                self.call
-                    .prepare(self.hardware, self.queue, iter, self.taken, wait)?;
-            self.add(slot, bytes);
+    /// Submits as many as there is room for; sleeps until that is one at least. Only the
+    /// device is held meanwhile, and it ends the wait when it is stopped: were several to
+    /// hold slots or bounce buffers while they wait for more, all could be held by calls
+    /// that never go on.
+    fn submit_some<O: Ownership>(&mut self, waiting: &mut KVec<Waiting<'_, O>>) -> Result {
+        let hardware = self.device.hardware()?;
+        let pci = hardware.device();
+        let queue = self.call.queue(&hardware);
+        let mut requests = KVec::with_capacity(BATCH, GFP_KERNEL)?;
+        let mut bytes = self.submitted;
+        while requests.len() < BATCH {
+            let Some(next) = waiting.pop() else {
+                break;
+            };
+            let acquired = if requests.is_empty() {
+                Call::acquire(self.device, &hardware, queue)
+            } else {
+                queue.try_acquire(pci)
+            };
+            let slot = match acquired {
+                Ok(slot) => slot,
+                Err(error) if error == EAGAIN => {
+                    waiting.push(next, GFP_KERNEL)?;
+                    break;
+                }
+                Err(error) => return Err(error),
+            };
+            let part = Part::new(self.operation, bytes);
+            let length = next.pages.bytes();
+            match self.call.prepare(slot, next.pages, bytes) {
+                Ok(request) => {
+                    requests.push(request.for_owner(Owner::Part(part)), GFP_KERNEL)?;
+                    bytes += length;
+                }
+                Err((error, pages)) if error == EAGAIN => {
+                    let refused = Waiting {
+                        pages,
+                        refused: next.refused,
+                    };
+                    if requests.is_empty() {
+                        self.make_fit(queue, refused, waiting)?;
+                    } else {
+                        waiting.push(refused, GFP_KERNEL)?;
+                    }
+                    break;
+                }
+                Err((error, _)) => return Err(error),
+            }
         }
+        if requests.is_empty() {
+            return Ok(());
+        }
+        queue.submit(&mut requests)?;
+        queue.notify(&hardware.transport, pci);
+        self.submitted = bytes;
         Ok(())
     }
 
-    /// Submits the whole call, or as much of it as goes, and tells the operation.
-    fn submit(mut self, iter: &mut IovIter<'_>) {
-        let mut submitted = 0;
-        let mut error = None;
-        while error.is_none() && submitted < self.call.length {
-            match self.fill(iter, true) {
-                Err(failure) if failure == EAGAIN && self.count > 0 => {}
-                Err(failure) => error = Some(failure),
-                Ok(()) => {}
-            }
-            if self.count == 0 {
-                break;
-            }
-            self.operation.add_parts(self.count);
-            match self.queue.submit(&mut self.prepared) {
-                Ok(()) => {
-                    submitted = self.taken;
-                    self.queue
-                        .notify(&self.hardware.transport, self.hardware.device());
-                }
-                Err(failure) => {
-                    self.operation.cancel_parts(self.count);
-                    error = Some(failure);
-                }
-            }
-            self.count = 0;
+    /// Waits for room in the DMA layer. What was refused before is halved: it may be larger
+    /// than all the room there ever is.
+    fn make_fit<'s, O: Ownership>(
+        &self,
+        queue: &Queue,
+        mut refused: Waiting<'s, O>,
+        waiting: &mut KVec<Waiting<'s, O>>,
+    ) -> Result {
+        // The room may be taken by polled requests, and nobody need look for their end.
+        Device::poll(self.device)?;
+        queue.wait_for_dma_room()?;
+        let second = if refused.refused {
+            refused.pages.split_off_half()
+        } else {
+            None
+        };
+        if let Some(pages) = second {
+            let half = Waiting {
+                pages,
+                refused: false,
+            };
+            waiting.push(half, GFP_KERNEL)?;
         }
-        self.operation.submitted(submitted, error);
+        refused.refused = true;
+        waiting.push(refused, GFP_KERNEL)?;
+        Ok(())
     }
 }

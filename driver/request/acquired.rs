@@ -10,77 +10,102 @@ use super::{
     }, //
 };
 use crate::{
-    abstractions::iov::IovIter,
+    abstractions::segments::{
+        Extracted,
+        Ownership, //
+    },
     layout::{
         Opcode,
         RequestHeader, //
     }, //
 };
+use core::marker::PhantomData;
 use kernel::{
     device::Bound,
     pci,
-    prelude::*, //
+    prelude::*,
+    types::ScopeGuard, //
 };
+
+struct Held<'a> {
+    slot: KBox<Slot>,
+    queue: &'a Queue,
+    device: &'a pci::Device<Bound>,
+}
+
+impl Held<'_> {
+    fn give_back(mut self) {
+        self.slot.release(self.device);
+        self.queue.free(self.slot);
+    }
+}
 
 /// A slot in the hands of a submitter. Dropped without being submitted it lets
 /// go of what was prepared, and is free again; sleeps then.
-pub(crate) struct AcquiredSlot<'a> {
-    queue: &'a Queue,
-    device: &'a pci::Device<Bound>,
-    slot: Option<KBox<Slot>>,
-}
+pub(crate) struct AcquiredSlot<'a>(ScopeGuard<Held<'a>, fn(Held<'a>)>);
 
 impl<'a> AcquiredSlot<'a> {
     pub(super) fn new(queue: &'a Queue, device: &'a pci::Device<Bound>, slot: KBox<Slot>) -> Self {
-        Self {
+        let held = Held {
+            slot,
             queue,
             device,
-            slot: Some(slot),
-        }
+        };
+        Self(ScopeGuard::new_with_data(held, Held::give_back))
     }
 
-    pub(super) fn into_inner(mut self) -> Option<KBox<Slot>> {
-        self.slot.take()
+    pub(super) fn into_inner(self) -> KBox<Slot> {
+        self.0.dismiss().slot
     }
 
-    pub(super) fn slot_mut(&mut self) -> Result<&mut Slot> {
-        // Empty only within `into_inner`, which uses `self` up.
-        self.slot.as_deref_mut().ok_or(EIO)
+    pub(super) fn slot(&self) -> &Slot {
+        &self.0.slot
     }
 
     /// As [`Slot::prepare_command`].
-    pub(crate) fn prepare_command(&mut self, header: RequestHeader) -> Result {
-        self.slot_mut()?.prepare_command(header)
+    pub(crate) fn prepare_command(&mut self, header: RequestHeader) {
+        self.0.slot.prepare_command(header);
     }
 
-    /// As [`Slot::prepare_transfer`].
-    pub(crate) fn prepare_transfer(
-        &mut self,
+    /// As [`Slot::prepare_transfer`]. On an error the slot comes back as well.
+    pub(crate) fn prepare_transfer<'s, O: Ownership>(
+        mut self,
         opcode: Opcode,
         flags: u16,
         offset: u64,
-        iter: &mut IovIter<'_>,
-        limit: usize,
-    ) -> Result<usize> {
-        let device = self.device;
-        self.slot_mut()?
-            .prepare_transfer(device, opcode, flags, offset, iter, limit)
+        pages: Extracted<'s, O>,
+    ) -> Result<Transfer<'a, O>, (Error, Extracted<'s, O>)> {
+        let device = self.0.device;
+        self.0
+            .slot
+            .prepare_transfer(device, opcode, flags, offset, pages)?;
+        Ok(Transfer {
+            slot: self,
+            _pages: PhantomData,
+        })
     }
 
     /// Sets who is told when the request has ended, and returns who would have been.
     pub(crate) fn set_owner(&mut self, owner: Owner) -> Owner {
-        match &mut self.slot {
-            Some(slot) => core::mem::replace(&mut slot.owner, owner),
-            None => Owner::Nobody,
-        }
+        core::mem::replace(&mut self.0.slot.owner, owner)
     }
 }
 
-impl Drop for AcquiredSlot<'_> {
-    fn drop(&mut self) {
-        if let Some(mut slot) = self.slot.take() {
-            slot.release(self.device);
-            self.queue.free(slot);
-        }
+/// A transfer that is ready to be submitted, of pages that `O` keeps.
+pub(crate) struct Transfer<'a, O: Ownership> {
+    slot: AcquiredSlot<'a>,
+    _pages: PhantomData<O>,
+}
+
+impl<'a, O: Ownership> Transfer<'a, O> {
+    /// The request, for `owner`, whose completion comes after the end of the request: by
+    /// then even pages that are only lent were given back.
+    pub(crate) fn for_owner(mut self, owner: Owner) -> AcquiredSlot<'a> {
+        self.slot.set_owner(owner);
+        self.slot
+    }
+
+    pub(super) fn into_slot(self) -> AcquiredSlot<'a> {
+        self.slot
     }
 }

@@ -3,7 +3,7 @@
 //! What becomes of the requests of a queue once the device is done with them.
 
 use super::{
-    operation::Operation,
+    operation::Part,
     queue::{
         Entry,
         Queue,
@@ -20,17 +20,48 @@ use crate::{
         kiocb::QueuedKiocb,
         uring::QueuedUringCommand, //
     },
-    virtio::ring::RingFault, //
+    virtio::ring::{
+        EntryId,
+        RingFault, //
+    }, //
 };
+use core::mem::replace;
 use kernel::{
     device::Bound,
     pci,
-    prelude::*,
-    sync::Arc, //
+    prelude::*, //
 };
 
 /// How many used entries are taken under one hold of the lock.
 const REAP_BATCH: usize = 16;
+
+/// How much may be done in one interrupt, for all queues together. Ending a request
+/// takes time for each of its segments, and the CPU does nothing else meanwhile.
+pub(crate) struct Budget(usize);
+
+impl Budget {
+    /// Requests and segments that are ended within an interrupt: some hundred microseconds.
+    const PER_INTERRUPT: usize = 512;
+
+    /// What one interrupt may do.
+    pub(crate) fn for_interrupt() -> Self {
+        Self(Self::PER_INTERRUPT)
+    }
+
+    /// No bound: for those who can be preempted.
+    fn unlimited() -> Self {
+        Self(usize::MAX)
+    }
+
+    /// Takes what a request with so many segments costs.
+    fn spend(&mut self, segments: usize) {
+        self.0 = self.0.saturating_sub(1 + segments);
+    }
+
+    fn is_spent(&self) -> bool {
+        self.0 == 0
+    }
+}
 
 /// What [`Queue::reap`] has seen.
 #[derive(Default)]
@@ -39,6 +70,8 @@ pub(crate) struct Reaped {
     pub(crate) any: bool,
     /// Whether slots wait for [`Queue::release_deferred`].
     pub(crate) deferred: bool,
+    /// Whether the budget was spent, so that [`Queue::reap`] has to follow elsewhere.
+    pub(crate) more: bool,
     /// The queue is broken and must not be used before a reset.
     pub(crate) fault: Option<Fault>,
     /// Index up to which used entries were taken, as of [`Ring::taken`].
@@ -52,6 +85,7 @@ impl Reaped {
     pub(super) fn add(&mut self, later: Self) {
         self.any |= later.any;
         self.deferred |= later.deferred;
+        self.more |= later.more;
         self.fault = self.fault.or(later.fault);
         self.taken = later.taken;
     }
@@ -78,7 +112,7 @@ enum Ended {
     Nobody,
     Kiocb(QueuedKiocb, Outcome),
     Command(QueuedUringCommand, Result<u64>),
-    Part(Arc<Operation>, usize, Outcome),
+    Part(Part, Outcome),
 }
 
 impl Ended {
@@ -87,7 +121,7 @@ impl Ended {
         match owner {
             Owner::Kiocb(kiocb) => Self::Kiocb(kiocb, slot.transfer_outcome()),
             Owner::Command(command) => Self::Command(command, slot.command_outcome()),
-            Owner::Part(operation, start) => Self::Part(operation, start, slot.transfer_outcome()),
+            Owner::Part(part) => Self::Part(part, slot.transfer_outcome()),
             Owner::Nobody | Owner::Submitter | Owner::Waiting => Self::Nobody,
         }
     }
@@ -97,7 +131,7 @@ impl Ended {
         match self {
             Self::Kiocb(kiocb, outcome) => kiocb.complete(outcome.into_result()),
             Self::Command(command, result) => command.complete(result),
-            Self::Part(operation, start, outcome) => operation.part_done(start, outcome),
+            Self::Part(part, outcome) => part.done(outcome),
             Self::Nobody => {}
         }
     }
@@ -108,14 +142,24 @@ impl Queue {
     /// interrupt comes for the next, unless somebody looks for it. Any context, no
     /// lock held.
     pub(crate) fn reap(&self, device: &pci::Device<Bound>) -> Reaped {
+        self.reap_within(device, &mut Budget::unlimited())
+    }
+
+    /// As [`Self::reap`], as far as `budget` goes.
+    pub(super) fn reap_within(&self, device: &pci::Device<Bound>, budget: &mut Budget) -> Reaped {
         let mut seen = Reaped::default();
         loop {
             let mut batch = [const { None }; REAP_BATCH];
             let more = self.take_used(&mut batch, &mut seen);
             for slot in batch.into_iter().flatten() {
+                budget.spend(slot.segments());
                 seen.deferred |= self.end(device, slot);
             }
             if !more {
+                return seen;
+            }
+            if budget.is_spent() {
+                seen.more = true;
                 return seen;
             }
         }
@@ -145,7 +189,7 @@ impl Queue {
                 Ok(Some(used)) => {
                     seen.any = true;
                     let Some(mut slot) = Self::take_entry(state, used.entry) else {
-                        seen.fault = Some(Fault::NotInFlight(used.entry));
+                        seen.fault = Some(Fault::NotInFlight(used.entry.number()));
                         state.failed = Some(EIO);
                         return false;
                     };
@@ -156,15 +200,13 @@ impl Queue {
                         *place = Some(slot);
                     }
                 }
-                Ok(None) if self.polled || state.busy_pollers > 0 => {
-                    // The ring has a place for what is asked.
-                    let _ = state.ring.disable_interrupts();
+                // Those who wait for a slot of a polled queue cannot do without.
+                Ok(None) if self.polled && state.waiting == 0 || state.busy_pollers > 0 => {
+                    state.ring.disable_interrupts();
                     return false;
                 }
-                Ok(None) => match state.ring.enable_interrupts() {
-                    Ok(true) => {}
-                    _ => return false,
-                },
+                Ok(None) if state.ring.enable_interrupts() => {}
+                Ok(None) => return false,
                 Err(fault) => {
                     if state.failed.is_none() {
                         seen.fault = Some(Fault::Ring(fault));
@@ -177,9 +219,9 @@ impl Queue {
     }
 
     /// The request that was in flight in `entry`.
-    fn take_entry(state: &mut State, entry: u16) -> Option<KBox<Slot>> {
-        let place = state.entries.get_mut(usize::from(entry))?;
-        match core::mem::replace(place, Entry::Idle) {
+    fn take_entry(state: &mut State, entry: EntryId) -> Option<KBox<Slot>> {
+        let place = &mut state.entries[entry];
+        match replace(place, Entry::Idle) {
             Entry::InFlight(slot) => Some(slot),
             other => {
                 *place = other;
@@ -194,15 +236,14 @@ impl Queue {
             slot.waiter().complete();
         }
         // Who is woken has to take the lock first.
-        if let Some(place) = state.entries.get_mut(usize::from(slot.entry())) {
-            *place = Entry::Done(slot);
-        }
+        let entry = slot.entry();
+        state.entries[entry] = Entry::Done(slot);
     }
 
     /// Ends a request that nobody waits for: gives back what it held, frees its
     /// slot, tells the owner. Returns whether the slot was deferred.
     fn end(&self, device: &pci::Device<Bound>, mut slot: KBox<Slot>) -> bool {
-        let owner = core::mem::replace(&mut slot.owner, Owner::Nobody);
+        let owner = replace(&mut slot.owner, Owner::Nobody);
         let ended = Ended::new(owner, &slot);
         let deferred = self.let_go(device, slot);
         ended.tell();
@@ -251,15 +292,10 @@ impl Queue {
     /// been reset, so that it does not touch the pages any more.
     pub(crate) fn fail_in_flight(&self, device: &pci::Device<Bound>, error: Error) {
         self.reap(device);
-        let mut entry = 0;
-        loop {
+        let entries = self.state.lock().ring.entries();
+        for entry in entries {
             let mut state = self.state.lock();
-            if entry >= state.ring.size() {
-                break;
-            }
-            let slot = Self::take_entry(&mut state, entry);
-            entry += 1;
-            let Some(mut slot) = slot else {
+            let Some(mut slot) = Self::take_entry(&mut state, entry) else {
                 continue;
             };
             slot.fail(error);

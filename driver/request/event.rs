@@ -3,10 +3,11 @@
 //! What the device says unasked, on the event queue.
 
 use crate::{
+    abstractions::dma::DmaRange,
     layout::Event,
     virtio::{
         ring::{
-            descriptor_flag,
+            EntryId,
             Ring, //
         },
         transport::{
@@ -83,11 +84,11 @@ impl EventQueue {
     pub(crate) fn start(&self, transport: &Transport, device: &pci::Device<Bound>) -> Result {
         let notify = {
             let mut state = self.state.lock();
-            for entry in 0..state.ring.size() {
-                state.offer(entry)?;
+            for entry in state.ring.entries() {
+                state.offer(entry);
             }
-            state.ring.publish()?;
-            state.ring.wants_notification()?
+            state.ring.publish();
+            state.ring.wants_notification()
         };
         if notify {
             transport.ring(device, self.doorbell)?;
@@ -106,25 +107,18 @@ impl EventQueue {
             let entry = loop {
                 match state.ring.pop() {
                     Ok(Some(used)) => break used.entry,
-                    Ok(None) => match state.ring.enable_interrupts() {
-                        Ok(true) => {}
-                        _ => return None,
-                    },
+                    Ok(None) if state.ring.enable_interrupts() => {}
+                    Ok(None) => return None,
                     Err(_) => return Some(Received::Broken),
                 }
             };
             let received = match state.event(entry) {
                 Some(event) => Received::Event(event),
-                None => Received::Unknown(entry),
+                None => Received::Unknown(entry.number()),
             };
-            let offered = state.offer(entry).and_then(|()| {
-                state.ring.publish()?;
-                state.ring.wants_notification()
-            });
-            match offered {
-                Ok(notify) => (received, notify),
-                Err(_) => return Some(Received::Broken),
-            }
+            state.offer(entry);
+            state.ring.publish();
+            (received, state.ring.wants_notification())
         };
         if notify && transport.ring(device, self.doorbell).is_err() {
             return Some(Received::Broken);
@@ -134,24 +128,20 @@ impl EventQueue {
 }
 
 impl State {
-    fn offer(&mut self, entry: u16) -> Result {
-        let address = self.buffers.dma_address() + u64::from(entry) * Event::SIZE as u64;
-        // CAST: A small constant.
-        self.ring
-            .push(entry, address, Event::SIZE as u32, descriptor_flag::WRITE)
+    fn offer(&mut self, entry: EntryId) {
+        let start = EVENT_WORDS * usize::from(entry.number());
+        let buffer = DmaRange::of_coherent(&self.buffers, start..start + EVENT_WORDS, true);
+        self.ring.push(entry, buffer, 0);
     }
 
     /// The event in a buffer, read once.
-    fn event(&self, entry: u16) -> Option<Event> {
+    fn event(&self, entry: EntryId) -> Option<Event> {
+        let start = EVENT_WORDS * usize::from(entry.number());
         let mut bytes = [0; Event::SIZE];
         for (i, chunk) in bytes.chunks_exact_mut(8).enumerate() {
-            chunk.copy_from_slice(&self.word(usize::from(entry) * EVENT_WORDS + i).ok()?);
+            let word: u64 = io_read!(self.buffers, [panic: start + i]);
+            chunk.copy_from_slice(&word.to_ne_bytes());
         }
         Event::parse(&bytes)
-    }
-
-    fn word(&self, at: usize) -> Result<[u8; 8]> {
-        let word: u64 = io_read!(self.buffers, [try: at]);
-        Ok(word.to_ne_bytes())
     }
 }

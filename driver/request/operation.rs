@@ -5,6 +5,7 @@
 use super::slot::Outcome;
 use crate::abstractions::{
     kiocb::QueuedKiocb,
+    segments::Ownership,
     wait::Waiter, //
 };
 use kernel::{
@@ -27,7 +28,8 @@ struct State {
     kiocb: Option<QueuedKiocb>,
 }
 
-/// The call. Each of its requests holds a reference, and so does the submitter.
+/// The call. Each of its requests holds a [`Part`] from before its pages are mapped until
+/// they were given back, and the submitter counts as one: so the call ends last.
 #[pin_data]
 pub(crate) struct Operation {
     #[pin]
@@ -59,37 +61,14 @@ impl Operation {
         self.state.lock().kiocb = Some(kiocb);
     }
 
-    /// `count` more requests are about to be submitted. Any context.
-    pub(crate) fn add_parts(&self, count: usize) {
-        self.state.lock().outstanding += count;
-    }
-
-    /// `count` requests that were added are not submitted after all. The submitter
-    /// is still at work.
-    pub(crate) fn cancel_parts(&self, count: usize) {
-        self.state.lock().outstanding -= count;
-    }
-
-    /// A request that begins `start` bytes into the call has ended. Any context, no
-    /// lock held.
-    pub(super) fn part_done(&self, start: usize, outcome: Outcome) {
-        let mut state = self.state.lock();
-        if let Some(error) = outcome.error {
-            let at = start + outcome.bytes;
-            if state.failure.is_none_or(|(known, _)| at < known) {
-                state.failure = Some((at, error));
-            }
-        }
-        self.leave(state);
-    }
-
     /// All requests have been submitted, `submitted` bytes in all; `error` is what
     /// kept the rest from being so. No lock held.
     pub(crate) fn submitted(&self, submitted: usize, error: Option<Error>) {
         let mut state = self.state.lock();
         state.submitted = submitted;
         if let Some(error) = error {
-            if state.failure.is_none_or(|(known, _)| submitted < known) {
+            // Before what became of requests that were prepared and given up therefore.
+            if state.failure.is_none_or(|(known, _)| submitted <= known) {
                 state.failure = Some((submitted, error));
             }
         }
@@ -123,10 +102,53 @@ impl Operation {
         }
     }
 
-    /// Waits for the end of a synchronous call. Sleeps. `EINTR` when killed: the
-    /// requests go on and let go of their pages by themselves.
-    pub(crate) fn wait(&self) -> Result<usize> {
-        self.waiter.wait_killable()?;
+    /// Waits for the end of a synchronous call with pages of `O`. Sleeps. `EINTR` when
+    /// killed, if the requests own their pages: then they go on and let go of them by
+    /// themselves.
+    pub(crate) fn wait<O: Ownership>(&self) -> Result<usize> {
+        O::wait(&self.waiter).map_err(Into::into)?;
         Self::outcome(&self.state.lock()).into_result()
+    }
+}
+
+/// The share that one request has in its call, which does not end before. Dropped without
+/// an outcome it counts as an I/O error.
+pub(crate) struct Part {
+    operation: Arc<Operation>,
+    /// Where in the call the request begins.
+    start: usize,
+    outcome: Outcome,
+}
+
+impl Part {
+    /// The share of a request that begins `start` bytes into the call. Any context.
+    pub(crate) fn new(operation: &Arc<Operation>, start: usize) -> Self {
+        operation.state.lock().outstanding += 1;
+        Self {
+            operation: operation.clone(),
+            start,
+            outcome: Outcome {
+                bytes: 0,
+                error: Some(EIO),
+            },
+        }
+    }
+
+    /// The request has ended, and given back what it held. Any context, no lock held.
+    pub(super) fn done(mut self, outcome: Outcome) {
+        self.outcome = outcome;
+    }
+}
+
+impl Drop for Part {
+    fn drop(&mut self) {
+        let mut state = self.operation.state.lock();
+        if let Some(error) = self.outcome.error {
+            let at = self.start + self.outcome.bytes;
+            if state.failure.is_none_or(|(known, _)| at < known) {
+                state.failure = Some((at, error));
+            }
+        }
+        self.operation.leave(state);
     }
 }

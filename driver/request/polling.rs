@@ -18,7 +18,10 @@
 
 use super::{
     acquired::AcquiredSlot,
-    completion::Reaped,
+    completion::{
+        Budget,
+        Reaped, //
+    },
     queue::{
         Entry,
         Queue,
@@ -211,8 +214,13 @@ impl Queue {
         self.polling.goes_ahead(earlier)
     }
 
-    /// As [`Self::reap`], because of an interrupt.
-    pub(crate) fn reap_after_interrupt(&self, device: &pci::Device<Bound>) -> Reaped {
+    /// As [`Self::reap`], because of an interrupt: only as much as `budget` allows. What is
+    /// left is in [`Reaped::more`]; no interrupt comes for it.
+    pub(crate) fn reap_after_interrupt(
+        &self,
+        device: &pci::Device<Bound>,
+        budget: &mut Budget,
+    ) -> Reaped {
         let state = self.state.lock();
         // Before anything is ended: whoever is told may submit at once. Somebody who is
         // preparing or ending a request does not wait for the interrupt.
@@ -220,7 +228,7 @@ impl Queue {
             self.polling.interrupted.store(true, Relaxed);
         }
         drop(state);
-        self.reap(device)
+        self.reap_within(device, budget)
     }
 
     /// Notifies the device of what was submitted, if it wants to know, and ends what it
@@ -240,16 +248,15 @@ impl Queue {
         transport: &Transport,
         device: &pci::Device<Bound>,
         request: AcquiredSlot<'a>,
-    ) -> Result<Reaped, (Error, Option<AcquiredSlot<'a>>)> {
+    ) -> Result<Reaped, (Error, AcquiredSlot<'a>)> {
         let mut state = self.state.lock();
         if let Some(error) = state.failed {
-            return Err((error, Some(request)));
+            return Err((error, request));
         }
-        let slot = request.into_inner().ok_or((EIO, None))?;
+        let slot = request.into_inner();
         let segments = slot.segments();
         state.put_in_flight(slot);
-        // The ring has a place for its own index.
-        let _ = state.ring.publish();
+        state.ring.publish();
         self.count(1, segments as u64);
         Ok(self.go_ahead(state, transport, device))
     }
@@ -260,8 +267,7 @@ impl Queue {
         transport: &Transport,
         device: &pci::Device<Bound>,
     ) -> Reaped {
-        // When in doubt, yes.
-        let wanted = state.ring.wants_notification().unwrap_or(true);
+        let wanted = state.ring.wants_notification();
         let used = !self.polled && state.ring.has_used();
         drop(state);
         if wanted {
@@ -303,7 +309,7 @@ impl Queue {
     /// request has ended. Otherwise that is still to come, and then the `owner` is told,
     /// who is asked for only now. Task context; does not sleep.
     ///
-    /// On an error nothing was submitted.
+    /// On an error nothing was submitted, and the request was given up; that sleeps.
     pub(crate) fn submit_and_poll(
         &self,
         transport: &Transport,
@@ -313,18 +319,16 @@ impl Queue {
         owner: impl FnOnce() -> Owner,
     ) -> Result<(Reaped, Option<KBox<Slot>>)> {
         request.set_owner(Owner::Submitter);
-        let slot = request.into_inner().ok_or(EIO)?;
-        let (entry, segments) = (usize::from(slot.entry()), slot.segments());
+        let (entry, segments) = (request.slot().entry(), request.slot().segments());
 
         let mut state = self.state.lock();
         if let Some(error) = state.failed {
+            // Not under the lock: the request goes back to it.
             drop(state);
-            let _ = self.let_go(device, slot);
             return Err(error);
         }
-        state.put_in_flight(slot);
-        // The ring has a place for its own index.
-        let _ = state.ring.publish();
+        state.put_in_flight(request.into_inner());
+        state.ring.publish();
         let wanted = state.begin_polling();
         let target = state.ring.pushed();
         drop(state);
@@ -340,17 +344,13 @@ impl Queue {
             seen.add(self.reap(device));
             state = self.state.lock();
         }
-        let place = state.entries.get_mut(entry).ok_or(EIO)?;
-        match core::mem::replace(place, Entry::Idle) {
-            Entry::Done(slot) => Ok((seen, Some(slot))),
-            Entry::InFlight(mut slot) => {
+        let ended = state.take_done(entry);
+        if ended.is_none() {
+            if let Entry::InFlight(slot) = &mut state.entries[entry] {
                 slot.owner = owner();
-                *place = Entry::InFlight(slot);
-                Ok((seen, None))
             }
-            // Nobody else takes what is done.
-            Entry::Idle => Err(EIO),
         }
+        Ok((seen, ended))
     }
 
     /// Ends requests until as many were used as had been pushed up to `target`.
@@ -359,11 +359,11 @@ impl Queue {
         let mut last = None;
         let found = spin::poll(limit, || {
             // Without the lock, so that those who have something to do get it.
-            let index = used_index(self.used_ring()).ok();
-            if index == last {
+            let index = used_index(self.used_ring());
+            if last == Some(index) {
                 return false;
             }
-            last = index;
+            last = Some(index);
             seen.add(self.reap(device));
             seen.fault.is_some() || seen.has_taken(target)
         });
@@ -377,17 +377,15 @@ impl State {
     /// whether the device wants to be notified of that.
     fn begin_polling(&mut self) -> bool {
         self.busy_pollers += 1;
-        // The ring has a place for what is asked.
-        let _ = self.ring.disable_interrupts();
-        // When in doubt, yes.
-        self.ring.wants_notification().unwrap_or(true)
+        self.ring.disable_interrupts();
+        self.ring.wants_notification()
     }
 
     /// Asks for interrupts if nobody else looks. Returns whether something was used
     /// meanwhile: no interrupt may come for it, and the caller has to reap.
     fn end_polling(&mut self) -> bool {
         self.busy_pollers -= 1;
-        self.busy_pollers == 0 && self.ring.enable_interrupts().unwrap_or(false)
+        self.busy_pollers == 0 && self.ring.enable_interrupts()
     }
 }
 

@@ -10,7 +10,10 @@
 //! may submit again.
 
 use super::{
-    acquired::AcquiredSlot,
+    acquired::{
+        AcquiredSlot,
+        Transfer, //
+    },
     completion::Reaped,
     polling::{
         Effort,
@@ -24,12 +27,15 @@ use super::{
 use crate::{
     abstractions::{
         poll::Pollers,
+        segments::Ownership,
         wait::Waiter, //
     },
     stats::Stats,
     virtio::{
         ring::{
             descriptor_flag,
+            EntryId,
+            PerEntry,
             Ring, //
         },
         transport::{
@@ -38,6 +44,7 @@ use crate::{
         }, //
     }, //
 };
+use core::mem::replace;
 use kernel::{
     device::Bound,
     dma::Coherent,
@@ -54,13 +61,20 @@ use kernel::{
         },
         Arc,
         CondVar,
+        CondVarTimeoutResult,
         SpinLockIrq, //
     },
     time::{
+        msecs_to_jiffies,
         Delta,
-        Jiffies, //
+        Jiffies,
+        Msecs, //
     }, //
 };
+
+/// How long to wait for room in the DMA layer before it is tried again: nobody tells when
+/// another device gives something back. As of `BLK_MQ_RESOURCE_DELAY` in `block/blk-mq.c`.
+const DMA_ROOM_MS: Msecs = 3;
 
 /// What a ring entry is up to.
 pub(super) enum Entry {
@@ -74,14 +88,16 @@ pub(super) enum Entry {
 
 pub(super) struct State {
     pub(super) ring: Ring,
-    pub(super) entries: KVec<Entry>,
+    pub(super) entries: PerEntry<Entry>,
     free: KVec<KBox<Slot>>,
     /// Done, but pages have to be made dirty again, which sleeps.
     pub(super) deferred: KVec<KBox<Slot>>,
     /// Those who look at the used ring themselves, so that no interrupts are wanted.
     pub(super) busy_pollers: usize,
     /// Threads that wait for a slot.
-    waiting: usize,
+    pub(super) waiting: usize,
+    /// Threads that wait for room in the DMA layer.
+    waiting_for_dma: usize,
     /// Why no more requests are taken.
     pub(super) failed: Option<Error>,
 }
@@ -90,13 +106,26 @@ impl State {
     /// Makes a request available to the device, which sees it once it is published.
     pub(super) fn put_in_flight(&mut self, slot: KBox<Slot>) {
         let entry = slot.entry();
-        let (address, len) = slot.table();
-        // A slot carries the number of an entry of its own ring, so there is a place for it.
-        if let Some(place) = self.entries.get_mut(usize::from(entry)) {
-            *place = Entry::InFlight(slot);
-            let _ = self
-                .ring
-                .push(entry, address, len, descriptor_flag::INDIRECT);
+        self.ring
+            .push(entry, slot.table(), descriptor_flag::INDIRECT);
+        self.entries[entry] = Entry::InFlight(slot);
+    }
+
+    /// The slot of a request that has ended, and whose thread takes it back.
+    pub(super) fn take_done(&mut self, entry: EntryId) -> Option<KBox<Slot>> {
+        match replace(&mut self.entries[entry], Entry::Idle) {
+            Entry::Done(slot) => Some(slot),
+            other => {
+                self.entries[entry] = other;
+                None
+            }
+        }
+    }
+
+    /// Leaves a request to itself, which `_left` is leave to do. Nobody is told of its end.
+    fn leave<Left>(&mut self, entry: EntryId, _left: &Left) {
+        if let Entry::InFlight(slot) = &mut self.entries[entry] {
+            slot.owner = Owner::Nobody;
         }
     }
 
@@ -117,6 +146,7 @@ impl State {
 #[pin_data]
 pub(crate) struct Queue {
     index: u16,
+    size: u16,
     doorbell: Doorbell,
     pub(super) polled: bool,
     pub(super) polling: Polling,
@@ -133,6 +163,8 @@ pub(crate) struct Queue {
     pub(super) state: SpinLockIrq<State>,
     #[pin]
     slot_freed: CondVar,
+    #[pin]
+    dma_freed: CondVar,
 }
 
 /// What a queue is made of.
@@ -147,16 +179,14 @@ pub(crate) struct Config {
     pub(crate) vector: u16,
     /// Whether completions are looked for, and no interrupts are wanted.
     pub(crate) polled: bool,
-    /// Most data segments of a request.
-    pub(crate) max_segments: usize,
-    /// Most bytes of a segment.
-    pub(crate) max_segment_bytes: usize,
+    /// Whether its requests have data.
+    pub(crate) with_data: bool,
 }
 
 impl Queue {
     /// Allocates a queue and enables it in the device. May sleep.
     ///
-    /// `ENODEV` where the device does not have the queue.
+    /// `ENODEV` where the device does not have the queue, or it is too small for a request.
     pub(crate) fn new(
         transport: &Transport,
         device: &pci::Device<Bound>,
@@ -169,30 +199,37 @@ impl Queue {
             return Err(ENODEV);
         }
         let size = config.size.min(max);
+        // Header and status, and data between them; a chain must not be longer than the queue
+        // (2.7.5.3.1).
+        let needed = if config.with_data { 3 } else { 2 };
+        if size < needed {
+            dev_err!(
+                device,
+                "queue {} has {} entries, but a request takes {}: set vq_size of the virtual \
+                 device to at least 4\n",
+                config.index,
+                size,
+                needed
+            );
+            return Err(ENODEV);
+        }
         let mut ring = Ring::new(device, size, config.event_idx)?;
         if config.polled {
-            ring.disable_interrupts()?;
+            ring.disable_interrupts();
         }
         let doorbell = transport.enable_queue(device, config.index, &ring, config.vector)?;
 
         let n = usize::from(size);
-        let mut entries = KVec::with_capacity(n, GFP_KERNEL)?;
+        let entries = PerEntry::new(&ring, |_| Ok(Entry::Idle))?;
         let mut free = KVec::with_capacity(n, GFP_KERNEL)?;
-        for entry in 0..size {
-            entries.push(Entry::Idle, GFP_KERNEL)?;
-            let slot = Slot::new(
-                device,
-                entry,
-                // A chain must not be longer than the queue (2.7.5.3.1).
-                config.max_segments.min(n.saturating_sub(2)),
-                config.max_segment_bytes,
-            )?;
-            free.push(slot, GFP_KERNEL)?;
+        for entry in ring.entries() {
+            free.push(Slot::new(device, entry, config.with_data)?, GFP_KERNEL)?;
         }
         let deferred = KVec::with_capacity(n, GFP_KERNEL)?;
         Arc::pin_init(
             pin_init!(Self {
                 index: config.index,
+                size,
                 doorbell,
                 polled: config.polled,
                 polling: Polling::new(),
@@ -209,9 +246,11 @@ impl Queue {
                     deferred,
                     busy_pollers: 0,
                     waiting: 0,
+                    waiting_for_dma: 0,
                     failed: None,
                 }),
                 slot_freed <- new_condvar!(),
+                dma_freed <- new_condvar!(),
             }),
             GFP_KERNEL,
         )
@@ -220,6 +259,11 @@ impl Queue {
     /// The used ring, to be shown to user space.
     pub(crate) fn used_ring(&self) -> &Coherent<[u32]> {
         &self.used_ring
+    }
+
+    /// Entries of the ring, and so requests that it can hold.
+    pub(crate) fn size(&self) -> u16 {
+        self.size
     }
 
     /// Index of the queue in the device.
@@ -245,12 +289,52 @@ impl Queue {
         Ok(self.acquired(device, slot))
     }
 
-    /// Takes a slot, after all who came before. Sleeps, interruptibly.
+    /// Takes up to `count` slots, if nobody waits for one; exactly as many if `all`. May
+    /// sleep for memory, but not for a slot.
+    ///
+    /// `EAGAIN` where that are too few; the error of [`Self::stop`] after that.
+    pub(crate) fn try_acquire_several<'a>(
+        &'a self,
+        device: &'a pci::Device<Bound>,
+        count: usize,
+        all: bool,
+    ) -> Result<KVec<AcquiredSlot<'a>>> {
+        let mut slots = KVec::with_capacity(count, GFP_KERNEL)?;
+        let mut state = self.state.lock();
+        if let Some(error) = state.failed {
+            return Err(error);
+        }
+        let free = state.free.len().min(count);
+        if state.waiting > 0 || free == 0 || all && free < count {
+            return Err(EAGAIN);
+        }
+        for _ in 0..free {
+            if let Some(slot) = state.free.pop() {
+                // There is room for all of them.
+                let _ = slots.push_within_capacity(self.acquired(device, slot));
+            }
+        }
+        Ok(slots)
+    }
+
+    /// Takes a slot, after all who came before. Sleeps, interruptibly. On a polled queue
+    /// [`Self::acquire_polled`] is the one.
     ///
     /// `ERESTARTSYS` after a signal, the error of [`Self::stop`] after that.
     pub(crate) fn acquire<'a>(
         &'a self,
         device: &'a pci::Device<Bound>,
+    ) -> Result<AcquiredSlot<'a>> {
+        self.acquire_polled(device, |_| {})
+    }
+
+    /// As [`Self::acquire`], and ends what the device has done where nobody else may do so:
+    /// those who have submitted polled requests need not come back for them. `note` is told
+    /// what was seen. While somebody waits, the queue has interrupts.
+    pub(crate) fn acquire_polled<'a>(
+        &'a self,
+        device: &'a pci::Device<Bound>,
+        note: impl Fn(&Reaped),
     ) -> Result<AcquiredSlot<'a>> {
         match self.try_acquire(device) {
             Err(error) if error == EAGAIN => {}
@@ -269,6 +353,18 @@ impl Queue {
                 if let Some(slot) = state.free.pop() {
                     break Ok(slot);
                 }
+            }
+            if self.polled && state.ring.enable_interrupts() {
+                // No interrupt may come for what is there already.
+                drop(state);
+                note(&self.reap(device));
+                state = self.state.lock();
+                if state.failed.is_none() {
+                    if let Some(slot) = state.free.pop() {
+                        break Ok(slot);
+                    }
+                }
+                continue;
             }
             if self.slot_freed.wait_interruptible(&mut state) {
                 break Err(ERESTARTSYS);
@@ -291,6 +387,28 @@ impl Queue {
         slot.map(|slot| self.acquired(device, slot))
     }
 
+    /// Waits until the DMA layer may have room again for what it had none for: a request
+    /// has ended, or some time has passed. Sleeps, interruptibly. Whoever waits must hold
+    /// nothing that is mapped.
+    ///
+    /// `ERESTARTSYS` after a signal, the error of [`Self::stop`] after that.
+    pub(crate) fn wait_for_dma_room(&self) -> Result {
+        let mut state = self.state.lock();
+        if let Some(error) = state.failed {
+            return Err(error);
+        }
+        state.waiting_for_dma += 1;
+        let waited = self
+            .dma_freed
+            .wait_interruptible_timeout(&mut state, msecs_to_jiffies(DMA_ROOM_MS));
+        state.waiting_for_dma -= 1;
+        match (state.failed, waited) {
+            (Some(error), _) => Err(error),
+            (None, CondVarTimeoutResult::Signal { .. }) => Err(ERESTARTSYS),
+            _ => Ok(()),
+        }
+    }
+
     fn acquired<'a>(
         &'a self,
         device: &'a pci::Device<Bound>,
@@ -303,6 +421,9 @@ impl Queue {
         let mut state = self.state.lock();
         let was_full = state.free.is_empty();
         state.put_free(slot);
+        if state.waiting_for_dma > 0 {
+            self.dma_freed.notify_all();
+        }
         if state.waiting > 0 {
             self.slot_freed.notify_one();
         } else if was_full {
@@ -324,22 +445,19 @@ impl Queue {
     /// Gives the requests to the device; [`Self::notify`] has to follow. Any context.
     ///
     /// On an error all requests stay with the caller.
-    pub(crate) fn submit(&self, requests: &mut [Option<AcquiredSlot<'_>>]) -> Result {
+    pub(crate) fn submit(&self, requests: &mut KVec<AcquiredSlot<'_>>) -> Result {
         let mut state = self.state.lock();
         if let Some(error) = state.failed {
             return Err(error);
         }
-        let (mut count, mut segments) = (0, 0);
-        for request in requests {
-            let Some(slot) = request.take().and_then(AcquiredSlot::into_inner) else {
-                continue;
-            };
-            count += 1;
+        let count = requests.len() as u64;
+        let mut segments = 0;
+        for request in requests.drain_all() {
+            let slot = request.into_inner();
             segments += slot.segments() as u64;
             state.put_in_flight(slot);
         }
-        // The ring has a place for its own index.
-        let _ = state.ring.publish();
+        state.ring.publish();
         drop(state);
         self.count(count, segments);
         Ok(())
@@ -352,8 +470,7 @@ impl Queue {
 
     /// Notifies the device of what was submitted, if it wants to know. Any context.
     pub(crate) fn notify(&self, transport: &Transport, device: &pci::Device<Bound>) {
-        // When in doubt, yes.
-        let wanted = self.state.lock().ring.wants_notification().unwrap_or(true);
+        let wanted = self.state.lock().ring.wants_notification();
         if wanted {
             self.ring_doorbell(transport, device);
         }
@@ -393,31 +510,37 @@ impl Queue {
     pub(crate) fn submit_one<'a>(
         &self,
         request: AcquiredSlot<'a>,
-    ) -> Result<(), (Error, Option<AcquiredSlot<'a>>)> {
-        let mut requests = [Some(request)];
-        self.submit(&mut requests).map_err(|error| {
-            let [request] = requests;
-            (error, request)
-        })
+    ) -> Result<(), (Error, AcquiredSlot<'a>)> {
+        let mut state = self.state.lock();
+        if let Some(error) = state.failed {
+            return Err((error, request));
+        }
+        let slot = request.into_inner();
+        let segments = slot.segments();
+        state.put_in_flight(slot);
+        state.ring.publish();
+        drop(state);
+        self.count(1, segments as u64);
+        Ok(())
     }
 
     /// Gives a request to the device and returns its slot when it has ended: looks for
     /// that for `limit`, and tells `note` what was seen, then waits. Sleeps.
     ///
-    /// `EINTR` when killed in the meantime: the request goes on, and lets go of its
-    /// pages by itself.
-    fn execute<'a>(
+    /// `wait` returns early where the request can be left to itself: then it goes on, and
+    /// lets go of its pages by itself. Its error is the result, and only that makes it
+    /// possible to leave.
+    fn execute<'a, Left: Into<Error>>(
         &'a self,
         transport: &Transport,
         device: &'a pci::Device<Bound>,
         mut request: AcquiredSlot<'a>,
         limit: Option<Delta>,
         note: impl FnOnce(&Reaped),
-        wait: impl FnOnce(&Waiter) -> Result,
+        wait: impl Fn(&Waiter) -> Result<(), Left>,
     ) -> Result<KBox<Slot>> {
-        let slot = request.slot_mut()?;
-        let entry = usize::from(slot.entry());
-        let waiter = slot.waiter().clone();
+        let entry = request.slot().entry();
+        let waiter = request.slot().waiter().clone();
         // A killed predecessor may have left a wake-up behind.
         waiter.rearm();
         let ended = match limit {
@@ -428,7 +551,7 @@ impl Queue {
                 ended
             }
             None => {
-                slot.owner = Owner::Waiting;
+                request.set_owner(Owner::Waiting);
                 self.submit_one(request).map_err(|(error, _)| error)?;
                 self.notify(transport, device);
                 None
@@ -437,17 +560,16 @@ impl Queue {
         if let Some(slot) = ended {
             return Ok(slot);
         }
-        let waited = wait(&waiter);
-        let mut state = self.state.lock();
-        let place = state.entries.get_mut(entry).ok_or(EIO)?;
-        match core::mem::replace(place, Entry::Idle) {
-            Entry::Done(slot) => Ok(slot),
-            Entry::InFlight(mut slot) => {
-                slot.owner = Owner::Nobody;
-                *place = Entry::InFlight(slot);
-                Err(waited.err().unwrap_or(EIO))
+        loop {
+            let waited = wait(&waiter);
+            let mut state = self.state.lock();
+            if let Some(slot) = state.take_done(entry) {
+                return Ok(slot);
             }
-            Entry::Idle => Err(EIO),
+            if let Err(left) = waited {
+                state.leave(entry, &left);
+                return Err(left.into());
+            }
         }
     }
 
@@ -457,18 +579,18 @@ impl Queue {
         self.free(slot);
     }
 
-    /// Executes a transfer and waits for its end. Sleeps. Errors as of
-    /// [`Self::execute`], and of the transfer.
-    pub(crate) fn execute_transfer<'a>(
+    /// Executes a transfer and waits for its end. Sleeps. Errors as of the transfer;
+    /// `EINTR` when killed in the meantime, if the request owns its pages.
+    pub(crate) fn execute_transfer<'a, O: Ownership>(
         &'a self,
         transport: &Transport,
         device: &'a pci::Device<Bound>,
-        request: AcquiredSlot<'a>,
+        request: Transfer<'a, O>,
         limit: Option<Delta>,
         note: impl FnOnce(&Reaped),
     ) -> Result<usize> {
-        let wait = |waiter: &Waiter| waiter.wait_killable();
-        let slot = self.execute(transport, device, request, limit, note, wait)?;
+        let request = request.into_slot();
+        let slot = self.execute(transport, device, request, limit, note, O::wait)?;
         let outcome = slot.transfer_outcome();
         self.release(device, slot);
         outcome.into_result()
@@ -499,6 +621,7 @@ impl Queue {
         let mut state = self.state.lock();
         state.failed = Some(error);
         self.slot_freed.notify_all();
+        self.dma_freed.notify_all();
         drop(state);
         self.pollers.notify();
     }

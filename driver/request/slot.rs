@@ -8,12 +8,19 @@
 //! at probe and moved, as boxes, between the free list, the submitter and the
 //! table of requests in flight; so at any time exactly one of them can touch it.
 
-use super::operation::Operation;
+use super::operation::Part;
 use crate::{
     abstractions::{
-        iov::IovIter,
+        dma::DmaRange,
         kiocb::QueuedKiocb,
-        segments::DataSegments,
+        segments::{
+            Extracted,
+            Mapped,
+            Ownership,
+            Pages,
+            Room,
+            SegmentLimits, //
+        },
         uring::QueuedUringCommand,
         wait::Waiter, //
     },
@@ -26,15 +33,14 @@ use crate::{
     virtio::ring::{
         descriptor,
         descriptor_flag,
+        EntryId,
         DESCRIPTOR_WORDS, //
     },
 };
+use core::mem::replace;
 use kernel::{
     device::Bound,
-    dma::{
-        Coherent,
-        DataDirection, //
-    },
+    dma::Coherent,
     io::{
         io_read,
         io_write, //
@@ -58,6 +64,51 @@ const TABLE_ENTRIES: usize = HEADER_AT / DESCRIPTOR_WORDS;
 /// queue size of 256, which a chain must not exceed (2.7.5.3.1).
 pub(crate) const MAX_SEGMENTS: usize = TABLE_ENTRIES - 2;
 
+/// What one request of a device can carry.
+#[derive(Clone, Copy)]
+pub(crate) struct Limits {
+    /// Most bytes of data, at least one.
+    pub(crate) bytes: usize,
+    /// What the segments may be.
+    pub(crate) segments: SegmentLimits,
+    /// How many requests a queue can hold.
+    pub(crate) requests: usize,
+}
+
+impl Limits {
+    /// For requests of up to `bytes` in `segments` of `segment_bytes` each, on queues of
+    /// `queue_size` entries.
+    pub(crate) fn new(
+        bytes: usize,
+        segments: usize,
+        segment_bytes: usize,
+        queue_size: u16,
+    ) -> Self {
+        // A chain must not be longer than the queue (2.7.5.3.1).
+        let room = usize::from(queue_size).saturating_sub(2);
+        let count = segments.min(room).min(MAX_SEGMENTS);
+        Self {
+            bytes: bytes.max(1),
+            segments: SegmentLimits::new(count, segment_bytes),
+            requests: usize::from(queue_size),
+        }
+    }
+
+    /// How many requests `bytes` bytes take where no two pages are contiguous.
+    pub(crate) fn most_requests(&self, bytes: usize) -> usize {
+        // Pages at both ends may be used in part.
+        let pages = bytes / PAGE_SIZE + 2;
+        let by_pages = pages.div_ceil(self.segments.count());
+        // Bounds fall within pages.
+        bytes.div_ceil(self.bytes) + by_pages
+    }
+
+    /// How many requests `bytes` bytes take at least.
+    pub(crate) fn fewest_requests(&self, bytes: usize) -> usize {
+        bytes.div_ceil(self.bytes)
+    }
+}
+
 /// Who is told when the request has ended.
 pub(crate) enum Owner {
     /// Nobody: the request was not submitted, or its owner was killed.
@@ -70,8 +121,8 @@ pub(crate) enum Owner {
     Kiocb(QueuedKiocb),
     /// A command of io_uring.
     Command(QueuedUringCommand),
-    /// A call of several requests, of which this one begins so many bytes in.
-    Part(Arc<Operation>, usize),
+    /// A call of several requests.
+    Part(Part),
 }
 
 impl Owner {
@@ -100,11 +151,22 @@ impl Outcome {
     }
 }
 
+/// The caller's memory in a slot.
+enum Data {
+    None,
+    /// The device may use it.
+    Mapped(Mapped),
+    /// It is unmapped, but the pages are still to be given back.
+    Pages(Pages),
+}
+
 /// One request.
 pub(crate) struct Slot {
-    entry: u16,
+    entry: EntryId,
     page: Coherent<[u64]>,
-    segments: DataSegments,
+    data: Data,
+    /// The list of segments, while `data` has none.
+    room: Room,
     waiter: Arc<Waiter>,
     pub(super) owner: Owner,
     opcode: Opcode,
@@ -116,18 +178,22 @@ pub(crate) struct Slot {
 }
 
 impl Slot {
-    /// Allocates the slot of ring entry `entry`. May sleep.
+    /// Allocates the slot of ring entry `entry`, for transfers if `with_data`. May sleep.
     pub(super) fn new(
         device: &pci::Device<Bound>,
-        entry: u16,
-        max_segments: usize,
-        max_segment_bytes: usize,
+        entry: EntryId,
+        with_data: bool,
     ) -> Result<KBox<Self>> {
         Ok(KBox::new(
             Self {
                 entry,
                 page: Coherent::zeroed_slice(device.as_ref(), PAGE_WORDS, GFP_KERNEL)?,
-                segments: DataSegments::new(max_segments.min(MAX_SEGMENTS), max_segment_bytes)?,
+                data: Data::None,
+                room: if with_data {
+                    Room::new()?
+                } else {
+                    Room::none()
+                },
                 waiter: Arc::pin_init(Waiter::new(), GFP_KERNEL)?,
                 owner: Owner::Nobody,
                 opcode: Opcode::Flush,
@@ -142,7 +208,7 @@ impl Slot {
 
     /// Number of the ring entry that belongs to this slot.
     #[inline]
-    pub(super) fn entry(&self) -> u16 {
+    pub(super) fn entry(&self) -> EntryId {
         self.entry
     }
 
@@ -152,102 +218,73 @@ impl Slot {
         &self.waiter
     }
 
-    /// Bus address and length of the indirect descriptor table.
+    /// The indirect descriptor table.
     #[inline]
-    pub(super) fn table(&self) -> (u64, u32) {
-        // CAST: At most a page.
-        let len = (self.descriptors * DESCRIPTOR_WORDS * 8) as u32;
-        (self.page.dma_address(), len)
+    pub(super) fn table(&self) -> DmaRange<'_> {
+        DmaRange::of_coherent(&self.page, 0..self.descriptors * DESCRIPTOR_WORDS, false)
     }
 
-    /// Makes the slot a request without data. `EINVAL` never happens on a slot that
-    /// was acquired.
-    pub(crate) fn prepare_command(&mut self, header: RequestHeader) -> Result {
-        self.write_page(header)
+    /// Makes the slot a request without data.
+    pub(crate) fn prepare_command(&mut self, header: RequestHeader) {
+        self.write_page(header);
     }
 
-    /// Makes the slot a transfer of what `iter` points at, from its current place
-    /// on, up to `limit` bytes or the room of the slot; and moves `iter` on by
-    /// that. Returns the bytes taken. Sleeps.
+    /// Makes the slot a transfer of the pages, which are mapped for the device. Any
+    /// context.
     ///
-    /// `EFAULT` for memory that cannot be used, `EIO` where it cannot be mapped;
-    /// then nothing is held and `iter` stands where it was.
-    pub(crate) fn prepare_transfer(
+    /// Errors as of [`Extracted::map`]; then the pages come back.
+    pub(super) fn prepare_transfer<'s, O: Ownership>(
         &mut self,
         device: &pci::Device<Bound>,
         opcode: Opcode,
         flags: u16,
         offset: u64,
-        iter: &mut IovIter<'_>,
-        limit: usize,
-    ) -> Result<usize> {
-        let direction = match opcode {
-            Opcode::Read => DataDirection::FromDevice,
-            _ => DataDirection::ToDevice,
-        };
-        let bytes = self.segments.extract(iter, direction, limit)?;
-        self.length = bytes;
-        let prepared = self.segments.map(device).and_then(|()| {
-            self.write_page(RequestHeader {
-                opcode,
-                flags,
-                offset,
-                length: bytes as u64,
-                argument: 0,
-            })
+        pages: Extracted<'s, O>,
+    ) -> Result<(), (Error, Extracted<'s, O>)> {
+        let length = pages.bytes();
+        self.data = Data::Mapped(pages.map(device, &mut self.room)?);
+        self.length = length;
+        self.write_page(RequestHeader {
+            opcode,
+            flags,
+            offset,
+            length: length as u64,
+            argument: 0,
         });
-        if let Err(error) = prepared {
-            iter.revert(bytes);
-            self.release(device);
-            return Err(error);
-        }
-        Ok(bytes)
+        Ok(())
     }
 
     /// Writes the descriptor table, the header, and a status that no device writes.
-    fn write_page(&mut self, header: RequestHeader) -> Result {
+    fn write_page(&mut self, header: RequestHeader) {
         self.opcode = header.opcode;
-        let base = self.page.dma_address();
-        let write_flag = match header.opcode {
-            Opcode::Read => descriptor_flag::WRITE,
-            _ => 0,
-        };
-
+        let page = &self.page;
         let mut next = 0u16;
-        let mut put = |address: u64, len: u32, flags: u16| -> Result {
+        let mut put = |range: DmaRange<'_>, flags: u16| {
             let at = usize::from(next) * DESCRIPTOR_WORDS;
-            if at >= HEADER_AT {
-                return Err(EINVAL);
-            }
             next += 1;
-            let [first, second] = descriptor(address, len, flags, next);
-            io_write!(self.page, [try: at], first);
-            io_write!(self.page, [try: at + 1], second);
-            Ok(())
+            let [first, second] = descriptor(range, flags, next);
+            io_write!(page, [panic: at], first);
+            io_write!(page, [panic: at + 1], second);
         };
-        // CAST: Constants below a page.
         put(
-            base + (HEADER_AT * 8) as u64,
-            RequestHeader::SIZE as u32,
+            DmaRange::of_coherent(page, HEADER_AT..STATUS_AT, false),
             descriptor_flag::NEXT,
-        )?;
-        for (address, len) in self.segments.dma_ranges() {
-            put(address, len, descriptor_flag::NEXT | write_flag)?;
+        );
+        if let Data::Mapped(data) = &self.data {
+            // No more than there is room for in the table, as of `Limits::new`.
+            for range in data.ranges() {
+                put(range, descriptor_flag::NEXT);
+            }
         }
-        put(
-            base + (STATUS_AT * 8) as u64,
-            RequestStatus::SIZE as u32,
-            descriptor_flag::WRITE,
-        )?;
+        put(DmaRange::of_coherent(page, STATUS_AT..PAGE_WORDS, true), 0);
         self.descriptors = usize::from(next);
 
         for (i, word) in words(&header.to_bytes()).enumerate() {
-            io_write!(self.page, [try: HEADER_AT + i], word);
+            io_write!(page, [panic: HEADER_AT + i], word);
         }
         for (i, word) in words(&RequestStatus::UNWRITTEN).enumerate() {
-            io_write!(self.page, [try: STATUS_AT + i], word);
+            io_write!(page, [panic: STATUS_AT + i], word);
         }
-        Ok(())
     }
 
     /// Number of data segments that the device gets.
@@ -272,7 +309,7 @@ impl Slot {
     fn status(&self) -> Result<RequestStatus> {
         let mut bytes = [0; RequestStatus::SIZE];
         for (i, chunk) in bytes.chunks_exact_mut(8).enumerate() {
-            let word: u64 = io_read!(self.page, [try: STATUS_AT + i]);
+            let word: u64 = io_read!(self.page, [panic: STATUS_AT + i]);
             chunk.copy_from_slice(&word.to_ne_bytes());
         }
         RequestStatus::parse(&bytes).ok_or(EIO)
@@ -325,23 +362,35 @@ impl Slot {
 
     /// Takes the mapping down and gives the pages back, as far as that goes without
     /// sleeping. Returns whether it is all done; if not, [`Self::release`] has to
-    /// follow. Any context.
+    /// follow. Any context. The device must be done with the request, or not have it.
     pub(super) fn try_release(&mut self, device: &pci::Device<Bound>) -> bool {
-        self.segments.unmap(device);
-        let done = self.segments.try_release();
-        if done {
-            self.clear();
+        if let Some(pages) = self.unmap(device) {
+            if let Err(pages) = pages.try_release(&mut self.room) {
+                self.data = Data::Pages(pages);
+                return false;
+            }
         }
-        done
+        self.clear();
+        true
     }
 
-    /// Takes the mapping down and gives the pages back. Sleeps.
+    /// As [`Self::try_release`], but all the way. Sleeps.
     pub(super) fn release(&mut self, device: &pci::Device<Bound>) {
-        self.segments.unmap(device);
-        self.segments.release();
+        if let Some(pages) = self.unmap(device) {
+            pages.release(&mut self.room);
+        }
         self.clear();
     }
 
+    fn unmap(&mut self, device: &pci::Device<Bound>) -> Option<Pages> {
+        match replace(&mut self.data, Data::None) {
+            Data::None => None,
+            Data::Mapped(data) => Some(data.unmap(device)),
+            Data::Pages(pages) => Some(pages),
+        }
+    }
+
+    /// Tells the owner last: by then everything was given back.
     fn clear(&mut self) {
         self.owner = Owner::Nobody;
         self.length = 0;

@@ -4,8 +4,14 @@
 //!
 //! The ring is used in one way only: an entry is either one indirect descriptor
 //! or one device-writable buffer, so descriptor `n` is entry `n` and there is no
-//! free list of descriptors. The caller owns the numbers.
+//! free list of descriptors. The ring issues the numbers ([`EntryId`]), the caller owns
+//! them.
 
+use crate::abstractions::dma::DmaRange;
+use core::ops::{
+    Index,
+    IndexMut, //
+};
 use kernel::{
     device::Bound,
     dma::Coherent,
@@ -39,10 +45,22 @@ pub(crate) mod descriptor_flag {
 /// Size of a descriptor in 64-bit words.
 pub(crate) const DESCRIPTOR_WORDS: usize = 2;
 
-/// A descriptor (2.7.5) as two little-endian words: the address; and length,
-/// flags and next index.
+/// A descriptor (2.7.5) of `range`, whose kind is in `flags` besides what the range
+/// itself says.
 #[inline]
-pub(crate) fn descriptor(address: u64, len: u32, flags: u16, next: u16) -> [u64; DESCRIPTOR_WORDS] {
+pub(crate) fn descriptor(range: DmaRange<'_>, flags: u16, next: u16) -> [u64; DESCRIPTOR_WORDS] {
+    let flags = if range.is_writable() {
+        flags | descriptor_flag::WRITE
+    } else {
+        flags
+    };
+    descriptor_words(range.address(), range.len(), flags, next)
+}
+
+/// A descriptor as two little-endian words: the address; and length, flags and next
+/// index.
+#[inline]
+fn descriptor_words(address: u64, len: u32, flags: u16, next: u16) -> [u64; DESCRIPTOR_WORDS] {
     [
         address.to_le(),
         (u64::from(len) | u64::from(flags) << 32 | u64::from(next) << 48).to_le(),
@@ -56,11 +74,66 @@ pub(crate) fn passed(event: u16, new: u16, old: u16) -> bool {
     new.wrapping_sub(event).wrapping_sub(1) < new.wrapping_sub(old)
 }
 
+/// Number of an entry. Only a ring issues it, for its own entries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct EntryId(u16);
+
+impl EntryId {
+    /// The number.
+    #[inline]
+    pub(crate) fn number(self) -> u16 {
+        self.0
+    }
+}
+
+/// A thing for each entry of a ring.
+///
+/// # Invariants
+///
+/// There are as many as the ring has entries, which is a power of two.
+pub(crate) struct PerEntry<T>(KVec<T>);
+
+impl<T> PerEntry<T> {
+    /// One for each entry of `ring`. May sleep.
+    pub(crate) fn new(ring: &Ring, mut make: impl FnMut(EntryId) -> Result<T>) -> Result<Self> {
+        let mut all = KVec::with_capacity(usize::from(ring.size()), GFP_KERNEL)?;
+        for entry in ring.entries() {
+            all.push(make(entry)?, GFP_KERNEL)?;
+        }
+        // INVARIANT: The size of a ring is a power of two.
+        Ok(Self(all))
+    }
+
+    /// The number of things.
+    #[inline]
+    pub(crate) fn len(&self) -> usize {
+        self.0.len()
+    }
+}
+
+impl<T> Index<EntryId> for PerEntry<T> {
+    type Output = T;
+
+    #[inline]
+    fn index(&self, entry: EntryId) -> &T {
+        // A number of this ring is below its size; one of another ring finds some entry.
+        &self.0[usize::from(entry.0) & (self.0.len() - 1)]
+    }
+}
+
+impl<T> IndexMut<EntryId> for PerEntry<T> {
+    #[inline]
+    fn index_mut(&mut self, entry: EntryId) -> &mut T {
+        let mask = self.0.len() - 1;
+        &mut self.0[usize::from(entry.0) & mask]
+    }
+}
+
 /// An entry that the device has used.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Used {
-    /// Number of the entry, below the size of the ring.
-    pub(crate) entry: u16,
+    /// Number of the entry.
+    pub(crate) entry: EntryId,
     /// Bytes the device says it has written.
     pub(crate) len: u32,
 }
@@ -111,9 +184,9 @@ pub(crate) struct Ring {
 /// Index that the device has used entries up to, from a used ring by itself. Says
 /// only that it is worth to take the lock: the entries may not be there yet.
 #[inline]
-pub(crate) fn used_index(used: &Coherent<[u32]>) -> Result<u16> {
+pub(crate) fn used_index(used: &Coherent<[u32]>) -> u16 {
     // CAST: The index is the second half.
-    Ok((u32::from_le(io_read!(used, [try: USED_HEAD])) >> 16) as u16)
+    (u32::from_le(io_read!(used, [panic: USED_HEAD])) >> 16) as u16
 }
 
 impl Ring {
@@ -148,6 +221,11 @@ impl Ring {
         self.size
     }
 
+    /// The numbers of all entries.
+    pub(crate) fn entries(&self) -> impl Iterator<Item = EntryId> {
+        (0..self.size).map(EntryId)
+    }
+
     /// Bus address of the descriptor table.
     pub(crate) fn descriptor_area(&self) -> u64 {
         self.descriptors.dma_address()
@@ -173,30 +251,25 @@ impl Ring {
         usize::from(index & (self.size - 1))
     }
 
-    /// Makes `entry` available: a buffer of `len` bytes at bus address `address`,
-    /// which is what `flags` say. The device sees it after [`Self::publish`].
-    ///
-    /// `EINVAL` where there is no such entry.
-    pub(crate) fn push(&mut self, entry: u16, address: u64, len: u32, flags: u16) -> Result {
-        if entry >= self.size {
-            return Err(EINVAL);
-        }
-        let at = DESCRIPTOR_WORDS * usize::from(entry);
-        let [first, second] = descriptor(address, len, flags, 0);
-        io_write!(self.descriptors, [try: at], first);
-        io_write!(self.descriptors, [try: at + 1], second);
-        io_write!(self.avail, [try: AVAIL_RING + self.slot(self.next_avail)], entry.to_le());
+    /// Makes `entry` available: the memory in `range`, which is what `flags` say beside
+    /// whether the device may write to it. The device sees it after [`Self::publish`],
+    /// and uses it until the entry is used.
+    pub(crate) fn push(&mut self, entry: EntryId, range: DmaRange<'_>, flags: u16) {
+        let at = DESCRIPTOR_WORDS * self.slot(entry.0);
+        let [first, second] = descriptor(range, flags, 0);
+        let next = AVAIL_RING + self.slot(self.next_avail);
+        io_write!(self.descriptors, [panic: at], first);
+        io_write!(self.descriptors, [panic: at + 1], second);
+        io_write!(self.avail, [panic: next], entry.0.to_le());
         self.next_avail = self.next_avail.wrapping_add(1);
-        Ok(())
     }
 
     /// Shows the device what was pushed. It may see it at once, but is only sure to
     /// after a notification.
-    pub(crate) fn publish(&mut self) -> Result {
+    pub(crate) fn publish(&mut self) {
         // The entries before the index (2.7.13).
         dma_mb(Write);
-        io_write!(self.avail, [try: AVAIL_INDEX], self.next_avail.to_le());
-        Ok(())
+        io_write!(self.avail, [panic: AVAIL_INDEX], self.next_avail.to_le());
     }
 
     /// Index up to which everything was pushed.
@@ -219,10 +292,10 @@ impl Ring {
 
     /// Whether the device wants to be notified of what was published since this was
     /// last asked.
-    pub(crate) fn wants_notification(&mut self) -> Result<bool> {
+    pub(crate) fn wants_notification(&mut self) -> bool {
         let old = self.announced;
         if old == self.next_avail {
-            return Ok(false);
+            return false;
         }
         self.announced = self.next_avail;
         // The index before the look at whether the device sleeps (2.7.13.4.1).
@@ -230,18 +303,18 @@ impl Ring {
         if self.event_idx {
             let at = USED_RING + 2 * usize::from(self.size);
             // CAST: The event is the first half of the word, whose rest is padding.
-            let event = u32::from_le(io_read!(&*self.used, [try: at])) as u16;
-            Ok(passed(event, self.announced, old))
+            let event = u32::from_le(io_read!(&*self.used, [panic: at])) as u16;
+            passed(event, self.announced, old)
         } else {
             // CAST: The flags are the first half.
-            let flags = u32::from_le(io_read!(&*self.used, [try: USED_HEAD])) as u16;
-            Ok(flags == 0)
+            let flags = u32::from_le(io_read!(&*self.used, [panic: USED_HEAD])) as u16;
+            flags == 0
         }
     }
 
     /// Index that the device has used entries up to.
     #[inline]
-    fn used_index(&self) -> Result<u16> {
+    fn used_index(&self) -> u16 {
         used_index(&self.used)
     }
 
@@ -252,15 +325,13 @@ impl Ring {
 
     /// Whether there are used entries to be taken.
     pub(crate) fn has_used(&self) -> bool {
-        self.used_index().is_ok_and(|index| index != self.last_used)
+        self.used_index() != self.last_used
     }
 
     /// Takes the next used entry, if there is one. Whether the entry was available
     /// at all is for the owner to check.
     pub(crate) fn pop(&mut self) -> Result<Option<Used>, RingFault> {
-        let Ok(index) = self.used_index() else {
-            return Ok(None);
-        };
+        let index = self.used_index();
         let ready = index.wrapping_sub(self.last_used);
         if ready == 0 {
             return Ok(None);
@@ -271,55 +342,46 @@ impl Ring {
         // The index before the elements (2.7.14).
         dma_mb(Read);
         let at = USED_RING + 2 * self.slot(self.last_used);
-        let Ok((id, len)) = self.used_element(at) else {
-            return Ok(None);
-        };
+        let id = u32::from_le(io_read!(&*self.used, [panic: at]));
+        let len = u32::from_le(io_read!(&*self.used, [panic: at + 1]));
         if id >= u32::from(self.size) {
             return Err(RingFault::UsedEntry(id));
         }
         self.last_used = self.last_used.wrapping_add(1);
         Ok(Some(Used {
             // CAST: Below the size, which is 16 bits.
-            entry: id as u16,
+            entry: EntryId(id as u16),
             len,
         }))
-    }
-
-    fn used_element(&self, at: usize) -> Result<(u32, u32)> {
-        Ok((
-            u32::from_le(io_read!(&*self.used, [try: at])),
-            u32::from_le(io_read!(&*self.used, [try: at + 1])),
-        ))
     }
 
     /// Asks for an interrupt at the next used entry. Returns whether there is one
     /// already: then no interrupt may come for it, and the caller has to look
     /// again.
-    pub(crate) fn enable_interrupts(&mut self) -> Result<bool> {
+    pub(crate) fn enable_interrupts(&mut self) -> bool {
         if self.event_idx {
             let at = AVAIL_RING + usize::from(self.size);
-            io_write!(self.avail, [try: at], self.last_used.to_le());
+            io_write!(self.avail, [panic: at], self.last_used.to_le());
         } else {
-            io_write!(self.avail, [try: AVAIL_FLAGS], 0);
+            io_write!(self.avail, [panic: AVAIL_FLAGS], 0);
         }
         // The request before the look at what came in the meantime (2.7.7.2).
         dma_mb(Full);
-        Ok(self.used_index()? != self.last_used)
+        self.has_used()
     }
 
     /// Asks for no interrupts. Without `EVENT_IDX` the device may raise one all the
     /// same; with it, it does after 32768 entries unless this is repeated before.
-    pub(crate) fn disable_interrupts(&mut self) -> Result {
+    pub(crate) fn disable_interrupts(&mut self) {
         if self.event_idx {
             // As far away as it gets. An index just behind would not do: the device may be in the
             // middle of a batch that has passed it.
             let at = AVAIL_RING + usize::from(self.size);
             let event = self.last_used.wrapping_add(1 << 15);
-            io_write!(self.avail, [try: at], event.to_le());
+            io_write!(self.avail, [panic: at], event.to_le());
         } else {
-            io_write!(self.avail, [try: AVAIL_FLAGS], NO_INTERRUPT.to_le());
+            io_write!(self.avail, [panic: AVAIL_FLAGS], NO_INTERRUPT.to_le());
         }
-        Ok(())
     }
 }
 
@@ -329,7 +391,7 @@ mod tests {
 
     #[test]
     fn descriptor_has_the_layout_of_the_standard() {
-        let words = descriptor(
+        let words = descriptor_words(
             0x1122_3344_5566_7788,
             0x99aa_bbcc,
             descriptor_flag::NEXT,
