@@ -77,9 +77,6 @@ impl<'a> IovIter<'a> {
     }
 
     /// The pages of the data, from here on.
-    ///
-    /// What is taken is not put back on an error: the VFS makes an iterator for each call,
-    /// and io_uring restores its own before it tries again.
     #[inline]
     pub(crate) fn pages(&mut self) -> Pages<'_, 'a> {
         // SAFETY: The iterator is valid.

@@ -116,27 +116,31 @@ impl Ownership for Borrowed {
     }
 }
 
-/// What a scatterlist may become.
+/// What the data of one request may be.
 #[derive(Clone, Copy)]
 pub(crate) struct SegmentLimits {
+    total: usize,
     count: usize,
     bytes: usize,
 }
 
 impl SegmentLimits {
-    /// At most `count` segments of at most `bytes` each; at least one of a page.
-    pub(crate) fn new(count: usize, bytes: usize) -> Self {
+    /// At most `total` bytes, in at most `count` segments of at most `bytes` each; at least
+    /// one segment with room for a page.
+    pub(crate) fn new(total: usize, count: usize, bytes: usize) -> Self {
         // A length has 32 bits.
         const MAX: usize = (u32::MAX as usize / PAGE_SIZE) * PAGE_SIZE;
         Self {
+            total: total.max(1),
             count: count.max(1),
             bytes: bytes.clamp(PAGE_SIZE, MAX),
         }
     }
 
-    /// Most segments.
-    pub(crate) fn count(self) -> usize {
-        self.count
+    /// Most bytes of all segments together.
+    #[inline]
+    pub(crate) fn total(self) -> usize {
+        self.total
     }
 }
 
@@ -252,9 +256,11 @@ impl List<'_> {
 ///
 /// # Invariants
 ///
-/// The iterator pins its pages exactly if `O` does.
+/// - The iterator pins its pages exactly if `O` does.
+/// - It has moved on by `taken` bytes since this was made.
 pub(crate) struct PageSource<'i, 'c, O: Ownership> {
     iter: &'i mut IovIter<'c>,
+    taken: usize,
     _pages: PhantomData<O>,
 }
 
@@ -263,14 +269,15 @@ impl<'i, 'c, O: Ownership> PageSource<'i, 'c, O> {
     ///
     /// `iov_iter_extract_will_pin` must say of `iter` what `O` says.
     pub(super) unsafe fn new(iter: &'i mut IovIter<'c>) -> Self {
-        // INVARIANT: By the requirement.
+        // INVARIANT: By the requirement; nothing was taken.
         Self {
             iter,
+            taken: 0,
             _pages: PhantomData,
         }
     }
 
-    /// Takes pages from the iterator, up to `limit` bytes or as many segments as
+    /// Takes pages from the iterator for a request, up to `wanted` bytes or as many as
     /// `limits` allow. They go to `room`, and to the heap where that is too small or not
     /// given. Sleeps: pinning may fault pages in, which may take as long as somebody
     /// else likes. So whoever calls this must hold nothing that others need.
@@ -282,9 +289,10 @@ impl<'i, 'c, O: Ownership> PageSource<'i, 'c, O> {
     pub(crate) fn extract<'s>(
         &mut self,
         room: Option<&'s mut InlineSegments>,
-        limit: usize,
+        wanted: usize,
         limits: SegmentLimits,
     ) -> Result<Extracted<'s, O>> {
+        let limit = wanted.min(limits.total);
         let list = match room {
             Some(room) => {
                 room.used = 0;
@@ -301,9 +309,13 @@ impl<'i, 'c, O: Ownership> PageSource<'i, 'c, O> {
         };
         let mut end = None;
         while extracted.bytes < limit && self.iter.len() > 0 {
-            let left = limit - extracted.bytes;
+            let mut left = limit - extracted.bytes;
+            if limit < wanted && end.is_some() {
+                // The rest of a page that was cut here would be pinned once more.
+                left -= left % PAGE_SIZE;
+            }
             let room = extracted.room_for(left, limits);
-            if room == 0 {
+            if room == 0 || left == 0 {
                 break;
             }
             match self.extract_batch(&mut extracted, &mut end, left, room, limits) {
@@ -317,6 +329,14 @@ impl<'i, 'c, O: Ownership> PageSource<'i, 'c, O> {
             unsafe { mark_dirty(extracted.list.filled()) };
         }
         Ok(extracted)
+    }
+
+    /// Moves the iterator back to where it was. Who has pages of it, has them still.
+    pub(crate) fn rewind(&mut self) {
+        // SAFETY: The iterator is valid, and by the type invariant this undoes what it did.
+        unsafe { bindings::iov_iter_revert(self.iter.as_raw(), self.taken) };
+        // INVARIANT: It is where it was.
+        self.taken = 0;
     }
 
     /// Takes up to [`BATCH`] pages, at most `limit` bytes and `room` segments.
@@ -353,6 +373,8 @@ impl<'i, 'c, O: Ownership> PageSource<'i, 'c, O> {
         }
         // CAST: Positive.
         let bytes = bytes as usize;
+        // INVARIANT: That is how far the iterator has moved on.
+        self.taken += bytes;
 
         let mut left = bytes;
         for page in &pages[..(offset + bytes).div_ceil(PAGE_SIZE).min(BATCH)] {
@@ -900,6 +922,111 @@ mod tests {
     #[test]
     fn the_end_of_the_address_space_joins_nothing() {
         assert_eq!(joinable_end(0u64.wrapping_sub(PAGE), PAGE_SIZE), None);
+    }
+
+    fn segment(offset: usize, length: usize) -> Segment {
+        Segment {
+            // CAST: Small numbers.
+            offset: offset as u32,
+            length: length as u32,
+            ..Segment::default()
+        }
+    }
+
+    #[test]
+    fn dr10_a_list_is_split_between_two_pages() {
+        // Two pages, one page in part, three pages of which the first in part.
+        let list = [
+            segment(0, 2 * PAGE_SIZE),
+            segment(10, 20),
+            segment(100, 3 * PAGE_SIZE - 100),
+        ];
+        assert_eq!(split_at(&list, 0), None);
+        assert_eq!(split_at(&list, 1), Some((0, PAGE_SIZE)));
+        assert_eq!(split_at(&list, 2), Some((1, 0)));
+        assert_eq!(split_at(&list, 3), Some((2, 0)));
+        assert_eq!(split_at(&list, 4), Some((2, PAGE_SIZE - 100)));
+        assert_eq!(split_at(&list, 5), Some((2, 2 * PAGE_SIZE - 100)));
+        assert_eq!(split_at(&list, 6), None);
+    }
+
+    /// Calls `f` with the pages of a kernel buffer of `pages` pages, into which a device
+    /// is to write, without its first `skipped` bytes.
+    fn with_kernel_pages(
+        pages: usize,
+        skipped: usize,
+        f: impl FnOnce(PageSource<'_, '_, Borrowed>, u64),
+    ) -> Result {
+        let mut buffer = KVec::<u8>::from_elem(0, (pages + 1) * PAGE_SIZE, GFP_KERNEL)?;
+        let start = buffer.as_mut_ptr().align_offset(PAGE_SIZE) + skipped;
+        let vec = bindings::kvec {
+            iov_base: buffer[start..].as_mut_ptr().cast(),
+            iov_len: pages * PAGE_SIZE - skipped,
+        };
+        let mut iter = bindings::iov_iter::default();
+        // SAFETY: The iterator and what it points to live until the end of this function.
+        let mut iter = unsafe {
+            bindings::iov_iter_kvec(&mut iter, bindings::ITER_DEST, &vec, 1, vec.iov_len);
+            IovIter::from_raw(NonNull::from(&mut iter))
+        };
+        match iter.pages() {
+            super::super::iov::Pages::Kernel(source) => f(source, vec.iov_len as u64),
+            super::super::iov::Pages::User(_) => return Err(EINVAL),
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn dr1_kernel_memory_is_only_lent() -> Result {
+        with_kernel_pages(3, 100, |mut source, bytes| {
+            let limits = SegmentLimits::new(usize::MAX, 8, usize::MAX);
+            let pages = source.extract(None, usize::MAX, limits);
+            assert!(pages.is_ok_and(|pages| {
+                pages.bytes() as u64 == bytes
+                    && pages.list.filled().len() == 1
+                    && pages.direction.is_from_device()
+            }));
+            assert_eq!(source.iter.len(), 0);
+            source.rewind();
+            assert_eq!(source.iter.len() as u64, bytes);
+        })
+    }
+
+    #[test]
+    fn dr9_a_request_that_is_cut_ends_with_a_page() -> Result {
+        with_kernel_pages(80, 100, |mut source, bytes| {
+            // 50 pages, in other pages: 32 are taken at a time.
+            let limits = SegmentLimits::new(50 * PAGE_SIZE, 8, usize::MAX);
+            let first = source.extract(None, usize::MAX, limits);
+            assert!(first.is_ok_and(|first| first.bytes() == 50 * PAGE_SIZE - 100));
+            let rest = source.extract(None, usize::MAX, limits);
+            assert!(rest.is_ok_and(|rest| rest.bytes() == 30 * PAGE_SIZE));
+            source.rewind();
+            // What is cut by the caller ends where that says.
+            let mut room = InlineSegments::new();
+            let whole = source.extract(Some(&mut room), bytes as usize - 5, {
+                SegmentLimits::new(usize::MAX, 8, usize::MAX)
+            });
+            assert!(whole.is_ok_and(|whole| whole.bytes() as u64 == bytes - 5));
+        })
+    }
+
+    #[test]
+    fn a_list_that_is_full_moves_to_the_heap() -> Result {
+        with_kernel_pages(40, 0, |mut source, bytes| {
+            // A segment for each page.
+            let limits = SegmentLimits::new(usize::MAX, 251, PAGE_SIZE);
+            let mut room = InlineSegments::new();
+            let pages = source.extract(Some(&mut room), usize::MAX, limits);
+            assert!(pages.is_ok_and(|mut pages| {
+                let whole = pages.bytes() as u64 == bytes && pages.list.filled().len() == 40;
+                let half = pages.split_off_half();
+                whole
+                    && pages.list.filled().len() == 20
+                    && pages.bytes() == 20 * PAGE_SIZE
+                    && half.is_some_and(|half| half.bytes() == 20 * PAGE_SIZE)
+            }));
+        })
     }
 
     #[test]

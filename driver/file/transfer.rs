@@ -147,12 +147,9 @@ impl Call {
         kiocb: Kiocb<'_>,
         mut pages: PageSource<'_, '_, O>,
     ) -> Answer {
-        // It will not fit, and comes again from where it may wait: so no page is touched.
-        if self.nowait
-            && self.all_or_nothing
-            && self.limits.most_requests(self.length) > 1
-            && self.limits.most_requests(self.length) > self.limits.requests
-        {
+        // It cannot fit, and comes again from where it may wait: so no page is touched.
+        let fewest = self.length.div_ceil(self.limits.data.total());
+        if self.all_or_nothing && fewest > self.limits.requests {
             return kiocb.done(Err(EAGAIN));
         }
         let mut room = InlineSegments::new();
@@ -177,8 +174,7 @@ impl Call {
         room: Option<&'s mut InlineSegments>,
         done: usize,
     ) -> Result<Extracted<'s, O>> {
-        let limit = (self.length - done).min(self.limits.bytes);
-        pages.extract(room, limit, self.limits.segments)
+        pages.extract(room, self.length - done, self.limits.data)
     }
 
     /// Makes `slot` the request for `pages`, which follow after `done` bytes.
@@ -237,6 +233,17 @@ impl Call {
         found.unwrap_or(Err(EAGAIN))
     }
 
+    /// Refuses a call of which nothing was submitted. Its iterator is where it was:
+    /// io_uring tries again from there after `EAGAIN`.
+    fn refuse<O: Ownership>(
+        kiocb: Kiocb<'_>,
+        mut pages: PageSource<'_, '_, O>,
+        error: Error,
+    ) -> Answer {
+        pages.rewind();
+        kiocb.done(Err(error))
+    }
+
     /// A call that is one request, as far as the DMA layer has room for that.
     fn single<O: Ownership>(
         &self,
@@ -249,27 +256,32 @@ impl Call {
             Ok(hardware) => hardware,
             Err(error) => {
                 drop(first);
-                return kiocb.done(Err(error));
+                return Self::refuse(kiocb, pages, error);
             }
         };
         match self.try_single(device, &hardware, kiocb, first) {
             Ok(answer) => answer,
-            Err((kiocb, first)) => {
+            // A slot there was.
+            Err((kiocb, (error, first))) if error == EAGAIN && !self.nowait => {
                 drop(hardware);
                 self.in_batches(device, kiocb, pages, first)
+            }
+            Err((kiocb, (error, first))) => {
+                drop(first);
+                Self::refuse(kiocb, pages, error)
             }
         }
     }
 
-    /// As [`Self::single`]. Comes back where the DMA layer has no room, and the call may
-    /// wait for it.
+    /// As [`Self::single`]. On an error all comes back: `EAGAIN` where the DMA layer has no
+    /// room, or no slot is free for a call that must not wait.
     fn try_single<'c, 's, O: Ownership>(
         &self,
         device: ArcBorrow<'_, Device>,
         hardware: &Entered<'_, Hardware>,
         kiocb: Kiocb<'c>,
         first: Extracted<'s, O>,
-    ) -> Result<Answer, (Kiocb<'c>, Extracted<'s, O>)> {
+    ) -> Result<Answer, (Kiocb<'c>, Unprepared<'s, O>)> {
         let pci = hardware.device();
         let acquired = if self.nowait {
             self.find(device, hardware, |queue| queue.try_acquire(pci))
@@ -279,18 +291,11 @@ impl Call {
         };
         let (queue, slot) = match acquired {
             Ok(acquired) => acquired,
-            Err(error) => {
-                drop(first);
-                return Ok(kiocb.done(Err(error)));
-            }
+            Err(error) => return Err((kiocb, (error, first))),
         };
         match self.prepare(slot, first, 0) {
             Ok(request) => Ok(self.submit_single(device, hardware, queue, kiocb, request)),
-            Err((error, first)) if error == EAGAIN && !self.nowait => Err((kiocb, first)),
-            Err((error, first)) => {
-                drop(first);
-                Ok(kiocb.done(Err(error)))
-            }
+            Err(unprepared) => Err((kiocb, unprepared)),
         }
     }
 
@@ -383,23 +388,19 @@ impl Call {
     ) -> Answer {
         let parts = match self.extract_all(&mut pages, first) {
             Ok(parts) => parts,
-            Err(error) => return kiocb.done(Err(error)),
+            Err(error) => return Self::refuse(kiocb, pages, error),
         };
-        let hardware = match device.hardware() {
-            Ok(hardware) => hardware,
+        let (hardware, operation) = match device
+            .hardware()
+            .and_then(|hardware| Ok((hardware, Operation::new()?)))
+        {
+            Ok(both) => both,
             Err(error) => {
                 drop(parts);
-                return kiocb.done(Err(error));
+                return Self::refuse(kiocb, pages, error);
             }
         };
         let pci = hardware.device();
-        let operation = match Operation::new() {
-            Ok(operation) => operation,
-            Err(error) => {
-                drop(parts);
-                return kiocb.done(Err(error));
-            }
-        };
         let acquired = self.find(device, &hardware, |queue| {
             queue.try_acquire_several(pci, parts.len(), self.all_or_nothing)
         });
@@ -409,7 +410,7 @@ impl Call {
         });
         let (queue, mut requests, bytes) = match prepared {
             Ok(prepared) => prepared,
-            Err(error) => return kiocb.done(Err(error)),
+            Err(error) => return Self::refuse(kiocb, pages, error),
         };
         let kiocb = Self::attach(&operation, kiocb);
         let submitted = queue.submit(&mut requests);
@@ -432,12 +433,13 @@ impl Call {
         first: Extracted<'s, O>,
     ) -> Result<KVec<Extracted<'s, O>>> {
         let mut taken = first.bytes();
-        let mut parts = KVec::with_capacity(
-            self.limits
-                .fewest_requests(self.length)
-                .min(self.limits.requests),
-            GFP_KERNEL,
-        )?;
+        // As many as it takes if all are like the first: where those are too many, the pages
+        // are not worth to be taken here.
+        let expected = self.length.div_ceil(taken);
+        if self.all_or_nothing && expected > self.limits.requests {
+            return Err(EAGAIN);
+        }
+        let mut parts = KVec::with_capacity(expected.min(self.limits.requests), GFP_KERNEL)?;
         parts.push(first, GFP_KERNEL)?;
         while taken < self.length && parts.len() < self.limits.requests {
             match self.extract(pages, None, taken) {
@@ -491,7 +493,7 @@ impl Call {
             Ok(operation) => operation,
             Err(error) => {
                 drop(first);
-                return kiocb.done(Err(error));
+                return Self::refuse(kiocb, pages, error);
             }
         };
         let kiocb = Self::attach(&operation, kiocb);

@@ -309,3 +309,23 @@ impl Queue {
         self.release_deferred(device);
     }
 }
+
+#[kernel::macros::kunit_tests(ringbar_completion)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_budget_is_spent_by_segments_as_well() {
+        let mut budget = Budget::for_interrupt();
+        for _ in 0..Budget::PER_INTERRUPT / 256 {
+            assert!(!budget.is_spent());
+            budget.spend(255);
+        }
+        assert!(budget.is_spent());
+        budget.spend(255);
+        assert!(budget.is_spent());
+        let mut unlimited = Budget::unlimited();
+        unlimited.spend(1 << 30);
+        assert!(!unlimited.is_spent());
+    }
+}

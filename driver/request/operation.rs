@@ -152,3 +152,80 @@ impl Drop for Part {
         self.operation.leave(state);
     }
 }
+
+#[kernel::macros::kunit_tests(ringbar_operation)]
+mod tests {
+    use super::*;
+
+    fn outstanding(operation: &Operation) -> usize {
+        operation.state.lock().outstanding
+    }
+
+    fn result(operation: &Operation) -> Result<usize> {
+        Operation::outcome(&operation.state.lock()).into_result()
+    }
+
+    fn whole(bytes: usize) -> Outcome {
+        Outcome { bytes, error: None }
+    }
+
+    #[test]
+    fn dr11_a_call_ends_after_the_last_of_its_requests() -> Result {
+        let operation = Operation::new()?;
+        let first = Part::new(&operation, 0);
+        // Prepared, but not submitted: the submitter fails before that.
+        let second = Part::new(&operation, 10);
+        operation.submitted(10, Some(EAGAIN));
+        assert_eq!(outstanding(&operation), 2);
+        first.done(whole(10));
+        assert_eq!(outstanding(&operation), 1);
+        drop(second);
+        assert_eq!(outstanding(&operation), 0);
+        assert_eq!(result(&operation), Ok(10));
+        Ok(())
+    }
+
+    #[test]
+    fn the_error_of_the_submitter_comes_before_that_of_what_it_gave_up() -> Result {
+        let operation = Operation::new()?;
+        drop(Part::new(&operation, 0));
+        operation.submitted(0, Some(ENODEV));
+        assert_eq!(result(&operation), Err(ENODEV));
+        Ok(())
+    }
+
+    #[test]
+    fn a_request_that_nobody_ends_is_an_error() -> Result {
+        let operation = Operation::new()?;
+        let parts = [Part::new(&operation, 0), Part::new(&operation, 5)];
+        operation.submitted(10, None);
+        for part in parts {
+            drop(part);
+        }
+        assert_eq!(result(&operation), Err(EIO));
+        Ok(())
+    }
+
+    #[test]
+    fn the_failure_nearest_to_the_start_counts() -> Result {
+        let operation = Operation::new()?;
+        let parts = [0, 10, 20].map(|start| Part::new(&operation, start));
+        operation.submitted(30, None);
+        let outcomes = [
+            whole(10),
+            Outcome {
+                bytes: 3,
+                error: Some(ENXIO),
+            },
+            Outcome {
+                bytes: 0,
+                error: Some(ENOSPC),
+            },
+        ];
+        for (part, outcome) in parts.into_iter().zip(outcomes).rev() {
+            part.done(outcome);
+        }
+        assert_eq!(result(&operation), Ok(13));
+        Ok(())
+    }
+}

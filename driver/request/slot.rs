@@ -64,14 +64,12 @@ const TABLE_ENTRIES: usize = HEADER_AT / DESCRIPTOR_WORDS;
 /// queue size of 256, which a chain must not exceed (2.7.5.3.1).
 pub(crate) const MAX_SEGMENTS: usize = TABLE_ENTRIES - 2;
 
-/// What one request of a device can carry.
+/// What the requests of a device can be.
 #[derive(Clone, Copy)]
 pub(crate) struct Limits {
-    /// Most bytes of data, at least one.
-    pub(crate) bytes: usize,
-    /// What the segments may be.
-    pub(crate) segments: SegmentLimits,
-    /// How many requests a queue can hold.
+    /// What the data of one may be.
+    pub(crate) data: SegmentLimits,
+    /// How many of them a queue can hold.
     pub(crate) requests: usize,
 }
 
@@ -88,24 +86,9 @@ impl Limits {
         let room = usize::from(queue_size).saturating_sub(2);
         let count = segments.min(room).min(MAX_SEGMENTS);
         Self {
-            bytes: bytes.max(1),
-            segments: SegmentLimits::new(count, segment_bytes),
+            data: SegmentLimits::new(bytes, count, segment_bytes),
             requests: usize::from(queue_size),
         }
-    }
-
-    /// How many requests `bytes` bytes take where no two pages are contiguous.
-    pub(crate) fn most_requests(&self, bytes: usize) -> usize {
-        // Pages at both ends may be used in part.
-        let pages = bytes / PAGE_SIZE + 2;
-        let by_pages = pages.div_ceil(self.segments.count());
-        // Bounds fall within pages.
-        bytes.div_ceil(self.bytes) + by_pages
-    }
-
-    /// How many requests `bytes` bytes take at least.
-    pub(crate) fn fewest_requests(&self, bytes: usize) -> usize {
-        bytes.div_ceil(self.bytes)
     }
 }
 

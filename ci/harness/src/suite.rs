@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use ringbar_agent_protocol::ExitStatus;
 use ringbar_guest_tests::case::Provoked;
 use ringbar_guest_tests::pattern;
-use ringbar_guest_tests::suites::{durability, large};
+use ringbar_guest_tests::suites::{bounce, durability, large};
 
 use crate::agent::{Event, GuestCommand};
 use crate::counters::pins_when_idle;
@@ -63,6 +63,12 @@ const WITHOUT_RSEQ: (&str, &str) = ("GLIBC_TUNABLES", "glibc.pthread.rseq=0");
 
 /// Name of the suite whose durable writes are counted.
 const FILES: &str = "files";
+
+/// Name of the suite whose guest has few bounce buffers, and uses them for everything.
+const BOUNCE: &str = "bounce";
+
+/// Bytes of a bounce buffer (`IO_TLB_SIZE` of `include/linux/swiotlb.h`).
+const BOUNCE_BUFFER: usize = 2048;
 
 /// Name of the suite that needs a large device.
 const LARGE: &str = "large";
@@ -255,6 +261,10 @@ fn options(plan: &Plan, image: &Path) -> Result<VmOptions> {
     if plan.suite == ASYNC {
         // Doorbells are counted, and a device that looks for requests by itself needs few.
         device.extra = vec!["--poll-us=0".into()];
+    }
+    if plan.suite == BOUNCE {
+        // In one area, so that any CPU finds what there is.
+        kernel_args = vec![format!("swiotlb={},1,force", bounce::BYTES / BOUNCE_BUFFER)];
     }
     if plan.suite == LARGE {
         device.size = large::DEVICE;
@@ -588,7 +598,7 @@ mod tests {
         let durability = Check::of(DURABILITY, Kernel::Stock);
         assert!(durability.contains(&Check::FileHoldsWhatWasSynced));
         assert!(Check::of(FILES, Kernel::Stock).contains(&Check::DurableWritesCounted));
-        for name in [DURABILITY, FILES, LARGE] {
+        for name in [BOUNCE, DURABILITY, FILES, LARGE] {
             assert!(
                 ringbar_guest_tests::suites::all()
                     .iter()

@@ -47,6 +47,10 @@ pub fn suite() -> Suite {
             Case::new("b1_faults_in_vectored_calls", vectored),
             Case::new("b6_faults_in_aio", aio),
             Case::new("b8_faults_in_io_uring", io_uring),
+            Case::new(
+                "dr11_faults_in_registered_buffers_of_several_requests",
+                registered,
+            ),
             Case::new("b7_faults_in_fsync", fsync),
             Case::new("b12_faults_in_open", open),
             Case::new("b14_faults_in_ioctl", ioctl),
@@ -267,6 +271,34 @@ fn io_uring(context: &Context) -> Verdict {
             moved(ring.run(&UringOperation::write(file, buffer, 5)))
         },
     )
+}
+
+/// Pages that io_uring keeps until a request is completed, and not longer.
+fn registered(context: &Context) -> Verdict {
+    const LENGTH: usize = 64 * PAGE;
+    for write in [false, true] {
+        let prepare = || {
+            let (file, memory) = fresh(context, LENGTH)?;
+            memory.fill(0, LENGTH, 1);
+            let ring = Ring::new(4)?;
+            ring.register_buffers(&[&memory])?;
+            Ok((ring, file, memory))
+        };
+        sweep(
+            context,
+            "io_uring with a registered buffer",
+            prepare,
+            |(ring, file, memory)| {
+                let buffer = Buffers::Registered(memory.buffer(0, LENGTH), 0);
+                moved(ring.run(&if write {
+                    UringOperation::write(file, buffer, 5)
+                } else {
+                    UringOperation::read(file, buffer, 5)
+                }))
+            },
+        )?;
+    }
+    Ok(())
 }
 
 fn fsync(context: &Context) -> Verdict {

@@ -9,10 +9,12 @@ mod aio;
 mod command;
 mod file;
 mod memory;
+mod pipe;
 mod poll;
 mod process;
 mod task;
 mod uring;
+mod userfault;
 
 pub use aio::{AioContext, AioOperation};
 pub use command::ioctl;
@@ -25,6 +27,7 @@ pub use file::{
     read, readv, write, writev,
 };
 pub use memory::{IoVec, PAGE, Region, map_error};
+pub use pipe::{pipe_of, sendfile, splice_from_pipe, splice_to_pipe};
 pub use poll::{Epoll, file_flags, poll, set_file_flags};
 pub use process::{
     Child, eventfd, eventfd_wait, exit_now, fork, interval_timer, kill, set_empty_handler,
@@ -33,6 +36,7 @@ pub use task::{
     Asleep, Pinned, Task, count_signal, cpus, pin_to_cpu, run_in_order_of_arrival, signals_counted,
 };
 pub use uring::{Buffers, Delay, Ring, UringOperation};
+pub use userfault::UserFaults;
 
 use std::io;
 

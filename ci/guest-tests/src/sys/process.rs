@@ -85,6 +85,11 @@ impl Child {
         })
     }
 
+    /// Whether the child ends, with all its threads, within this time.
+    pub fn ends_within(&self, time: Duration) -> io::Result<bool> {
+        readable(&self.pidfd, time)
+    }
+
     /// Sends a signal.
     pub fn kill(&self, signal: i32) -> io::Result<()> {
         kill(self.pid, signal)

@@ -46,6 +46,20 @@ impl Task {
         }
     }
 
+    /// All threads of a child, also those that the kernel has made for it.
+    pub fn all_of(child: &Child) -> io::Result<Vec<Self>> {
+        let mut tasks = Vec::new();
+        for entry in fs::read_dir(format!("/proc/{}/task", child.id()))? {
+            if let Some(thread) = entry?.file_name().to_str().and_then(|n| n.parse().ok()) {
+                tasks.push(Self {
+                    process: child.id(),
+                    thread,
+                });
+            }
+        }
+        Ok(tasks)
+    }
+
     fn read(self, file: &str) -> io::Result<String> {
         let mut path = PathBuf::from("/proc");
         path.push(self.process.to_string());

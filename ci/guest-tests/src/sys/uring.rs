@@ -3,7 +3,7 @@
 //! io_uring.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, PipeWriter};
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
@@ -99,6 +99,20 @@ impl<'a> UringOperation<'a> {
         }
     }
 
+    /// Device to memory; refused where it would have to wait for its turn
+    /// (`RWF_NOWAIT`).
+    pub fn read_nowait(file: &File, buffer: IoVec, offset: u64) -> Self {
+        let IoVec(iov) = buffer;
+        let fd = Fd(file.as_raw_fd());
+        Self {
+            entry: opcode::Read::new(fd, iov.iov_base.cast(), length(iov.iov_len))
+                .offset(offset)
+                .rw_flags(libc::RWF_NOWAIT)
+                .build(),
+            _buffers: Some(Buffers::One(buffer)),
+        }
+    }
+
     /// Memory to device.
     pub fn write(file: &File, buffers: Buffers<'a>, offset: u64) -> Self {
         Self::write_to(Target::File(Fd(file.as_raw_fd())), buffers, offset)
@@ -136,6 +150,21 @@ impl<'a> UringOperation<'a> {
         Self {
             entry,
             _buffers: Some(buffers),
+        }
+    }
+
+    /// Device to a pipe, within the kernel.
+    pub fn splice(file: &File, offset: u64, pipe: &PipeWriter, bytes: usize) -> Self {
+        let entry = opcode::Splice::new(
+            Fd(file.as_raw_fd()),
+            offset.cast_signed(),
+            Fd(pipe.as_raw_fd()),
+            -1,
+            length(bytes),
+        );
+        Self {
+            entry: entry.build(),
+            _buffers: None,
         }
     }
 

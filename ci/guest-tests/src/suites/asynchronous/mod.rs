@@ -15,6 +15,7 @@ use crate::case::{Case, Context, During, Suite, Verdict, expect_bytes};
 use crate::pattern;
 use crate::sys::{IoVec, Region};
 use crate::{check, check_eq};
+pub(super) use uring::workers;
 
 /// Requests in flight.
 const DEPTH: usize = 32;
@@ -49,6 +50,10 @@ pub fn suite() -> Suite {
             Case::new("c4_one_doorbell_for_a_batch_of_aio", batch::aio),
             Case::new("c4_one_doorbell_for_a_batch_of_io_uring", batch::uring),
             Case::new("b9_uring_polled_without_interrupts", uring::uring_polled),
+            Case::new(
+                "dr8_polled_requests_left_alone_hold_up_nobody",
+                uring::uring_polled_by_nobody,
+            ),
             Case::new("b10_exit_with_aio_in_flight", in_flight::exit_with_aio),
             Case::new("b10_exit_with_uring_in_flight", in_flight::exit_with_uring),
             Case::new("b10_unmap_with_io_in_flight", in_flight::unmap_in_flight),

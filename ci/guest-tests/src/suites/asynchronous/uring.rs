@@ -6,10 +6,10 @@ use std::fs;
 
 use super::window::{SLOT, WIDTH, expect_failures, window};
 use super::{BLOCK, Bench, DEPTH, PATIENCE, expect_results};
-use crate::case::{Context, Verdict, expect_bytes};
+use crate::case::{Context, Stop, Verdict, eventually, expect_bytes};
 use crate::check_eq;
 use crate::pattern;
-use crate::sys::{self, Buffers, Ring, UringOperation};
+use crate::sys::{self, Buffers, Region, Ring, UringOperation};
 
 pub(super) fn uring_window(context: &Context) -> Verdict {
     let b = Bench::new(context, WIDTH * SLOT)?;
@@ -44,6 +44,44 @@ pub(super) fn uring_polled(context: &Context) -> Verdict {
     )?;
     check_eq!(context.interrupts()?, before, "interrupts");
     Ok(())
+}
+
+/// Two processes share the queue for polled requests. One fills it and never looks again,
+/// the other wants to get on.
+pub(super) fn uring_polled_by_nobody(context: &Context) -> Verdict {
+    /// More than the queue has entries.
+    const MANY: usize = 600;
+    const LENGTH: usize = 512;
+
+    let open = || context.open_with(libc::O_RDWR | libc::O_DIRECT);
+    let (file, memory) = (open()?, Region::anonymous(MANY * LENGTH)?);
+    memory.fill(0, memory.len(), 1);
+    let mut left_alone = Ring::polled(1024)?;
+    let operations: Vec<_> = (0..MANY)
+        .map(|i| {
+            let buffer = Buffers::One(memory.buffer(i * LENGTH, LENGTH));
+            UringOperation::write(&file, buffer, (i * LENGTH) as u64).tag(i as u64)
+        })
+        .collect();
+    check_eq!(left_alone.submit(&operations)?, MANY, "operations taken");
+
+    let result = std::thread::scope(|scope| {
+        let other = scope.spawn(|| -> Verdict {
+            let (file, memory) = (open()?, Region::anonymous(BLOCK)?);
+            let read = UringOperation::read(&file, Buffers::One(memory.buffer(0, BLOCK)), 0);
+            check_eq!(Ring::polled(1)?.run(&read)?, BLOCK, "bytes of another");
+            Ok(())
+        });
+        let ended = eventually("the read of another", || Ok(other.is_finished()));
+        // Only now does anybody look.
+        let results = left_alone.results(MANY, PATIENCE)?;
+        expect_results(results, MANY, LENGTH)?;
+        ended?;
+        other
+            .join()
+            .map_err(|_| Stop::Failed("the other one panicked".into()))?
+    });
+    result
 }
 
 pub(super) fn uring_fixed(context: &Context) -> Verdict {
@@ -116,7 +154,7 @@ pub(super) fn uring_registered_file(context: &Context) -> Verdict {
 }
 
 /// Number of io_uring worker threads of this process.
-fn workers() -> Verdict<usize> {
+pub(crate) fn workers() -> Verdict<usize> {
     let mut count = 0;
     for entry in fs::read_dir("/proc/self/task")? {
         let comm = fs::read_to_string(entry?.path().join("comm")).unwrap_or_default();

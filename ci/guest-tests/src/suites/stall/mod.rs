@@ -3,10 +3,12 @@
 //! A device that does not answer for a while. The host stops its process, so
 //! what is in flight stays so for as long as a test wants.
 
+mod bounced;
 mod cancel;
 mod full;
 mod in_flight;
 mod leave;
+mod lent;
 mod synchronous;
 mod waiters;
 
@@ -78,6 +80,14 @@ pub fn suite() -> Suite {
         Case::new("b11_newcomers_do_not_overtake_waiters", waiters::newcomer),
         Case::new("b11_waiters_can_be_interrupted", waiters::interrupted),
     ];
+    cases.push(Case::new("b1_pages_of_pipes_both_ways", lent::undisturbed));
+    for call in lent::Call::ALL {
+        for size in lent::Size::ALL {
+            cases.push(Case::new(lent::name(call, size), move |context| {
+                lent::killed(context, call, size)
+            }));
+        }
+    }
     for engine in [Engine::Aio, Engine::Uring] {
         for way in [Leave::Exit, Leave::Killed, Leave::Exec] {
             cases.push(Case::new(leave::name(engine, way), move |context| {
@@ -90,6 +100,14 @@ pub fn suite() -> Suite {
         about: "requests to a device that does not answer for a while",
         cases,
     }
+}
+
+/// A test for a machine with few bounce buffers.
+pub(super) fn bounced() -> Case {
+    Case::new(
+        "dr10_call_without_a_bounce_buffer_waits_for_one",
+        bounced::all_in_use,
+    )
 }
 
 /// What the tests need.

@@ -1,0 +1,112 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! How often a call pins its pages, and who does it.
+
+use std::fs::File;
+use std::io;
+
+use crate::case::{Context, During, PATIENCE, Verdict, expect_bytes};
+use crate::pattern;
+use crate::pins::Pins;
+use crate::suites::asynchronous::workers;
+use crate::sys::{self, AioContext, AioOperation, Buffers, PAGE, Region, Ring, UringOperation};
+use crate::{check, check_eq};
+
+/// How many requests calls take: as many as a batch, one more, and many.
+pub(super) const REQUESTS: [usize; 3] = [8, 9, 64];
+
+/// Most bytes of a request, as the device of the suite has it.
+const REQUEST: usize = 4 << 20;
+
+/// How a call is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Engine {
+    Pread,
+    Aio,
+    Uring,
+    UringNowait,
+}
+
+impl Engine {
+    const ALL: [Self; 4] = [Self::Pread, Self::Aio, Self::Uring, Self::UringNowait];
+
+    /// Makes the call, at offset 0 of the device. Returns the number of bytes.
+    fn read(self, file: &File, memory: &Region) -> io::Result<usize> {
+        let buffer = memory.buffer(0, memory.len());
+        let uring = |operation: UringOperation<'_>| Ring::new(1)?.run(&operation);
+        match self {
+            Self::Pread => sys::pread(file, buffer, 0),
+            Self::Aio => AioContext::new(1)?.run(AioOperation::pread(file, buffer, 0)),
+            Self::Uring => uring(UringOperation::read(file, Buffers::One(buffer), 0)),
+            Self::UringNowait => uring(UringOperation::read_nowait(file, buffer, 0)),
+        }
+    }
+}
+
+pub(super) fn each_page_once(context: &Context, requests: usize) -> Verdict {
+    // In a process of its own: workers of another test would still be around.
+    let child = sys::fork(|| match count_pins(context, requests) {
+        Ok(()) => 0,
+        Err(stop) => {
+            eprintln!("{stop:?}");
+            1
+        }
+    })?;
+    check_eq!(child.wait(PATIENCE)?, Ok(0), "end of the process");
+    Ok(())
+}
+
+fn count_pins(context: &Context, requests: usize) -> Verdict {
+    let file = context.open()?;
+    let memory = Region::anonymous(requests * REQUEST)?;
+    check!(memory.len() as u64 <= context.size(), "the device is small");
+    memory.fill(0, memory.len(), 0);
+    let pages = (memory.len() / PAGE) as u64;
+    for engine in Engine::ALL {
+        let before = (Pins::read()?, context.counter("requests")?);
+        let read = engine
+            .read(&file, &memory)
+            .during(|| format!("{engine:?}"))?;
+        check_eq!(read, memory.len(), "bytes of {engine:?}");
+        let after = (Pins::read()?, context.counter("requests")?);
+        let pinned = after.0.acquired - before.0.acquired;
+        check_eq!(pinned, pages, "pins of {engine:?} for {pages} pages");
+        let made = after.1 - before.1;
+        check!(made >= requests as u64, "{engine:?}: {made} requests");
+        check_eq!(workers()?, 0, "worker threads after {engine:?}");
+    }
+    Ok(())
+}
+
+/// What is not aligned to pages is pinned as often: requests end where pages do.
+pub(super) fn unaligned(context: &Context) -> Verdict {
+    let file = context.open()?;
+    let bar = context.map()?;
+    let length = 3 * REQUEST;
+    let memory = Region::anonymous(length + PAGE)?;
+    memory.fill(0, memory.len(), 0);
+    let data = pattern::bytes(61, length);
+    bar.store(0, data);
+    let before = Pins::read()?.acquired;
+    let read = sys::pread(&file, memory.buffer(77, length), 0)?;
+    check_eq!(read, length, "bytes read");
+    let pinned = Pins::read()?.acquired - before;
+    check_eq!(pinned, (length / PAGE + 1) as u64, "pins");
+    expect_bytes(&memory.load(77, length), data, "what was read")
+}
+
+/// A synchronous call that must not wait gets as much as there is room for, which on an
+/// idle device is all of it.
+pub(super) fn nowait(context: &Context) -> Verdict {
+    let file = context.open()?;
+    let bar = context.map()?;
+    let length = 12 * REQUEST;
+    let memory = Region::anonymous(length)?;
+    memory.fill(0, length, 0);
+    let data = pattern::bytes(62, length);
+    bar.store(0, data);
+    let buffers = [memory.buffer(0, length)];
+    let read = sys::preadv2(&file, &buffers, Some(0), libc::RWF_NOWAIT)?;
+    check_eq!(read, length, "bytes read");
+    expect_bytes(&memory.load(0, length), data, "what was read")
+}

@@ -1,0 +1,207 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! Transfers of pages that the kernel only lends to the driver: those of a pipe. They are
+//! given back when the call returns, so no call may return before the device is done with
+//! them, not even when its process is killed.
+
+use std::fs::File;
+use std::io::{self, PipeReader, PipeWriter, Read, Write};
+use std::time::Duration;
+
+use super::{Bench, all_released, process};
+use crate::case::{Context, During, PATIENCE, Verdict, eventually, expect_bytes};
+use crate::pattern;
+use crate::sys::{self, Child, Region, Ring, Task, UringOperation};
+use crate::{check, check_eq};
+
+/// How the data moves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Call {
+    SpliceToPipe,
+    SpliceFromPipe,
+    Sendfile,
+    UringSplice,
+}
+
+impl Call {
+    pub(super) const ALL: [Self; 4] = [
+        Self::SpliceToPipe,
+        Self::SpliceFromPipe,
+        Self::Sendfile,
+        Self::UringSplice,
+    ];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::SpliceToPipe => "splice_to_a_pipe",
+            Self::SpliceFromPipe => "splice_from_a_pipe",
+            Self::Sendfile => "sendfile",
+            Self::UringSplice => "uring_splice",
+        }
+    }
+
+    fn writes(self) -> bool {
+        self == Self::SpliceFromPipe
+    }
+}
+
+/// How much moves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Size {
+    /// One request.
+    Single,
+    /// More than one request can carry.
+    Split,
+}
+
+impl Size {
+    pub(super) const ALL: [Self; 2] = [Self::Single, Self::Split];
+
+    fn bytes(self) -> usize {
+        match self {
+            Self::Single => 64 << 10,
+            Self::Split => 8 << 20,
+        }
+    }
+}
+
+/// Name of the test.
+pub(super) fn name(call: Call, size: Size) -> String {
+    let size = match size {
+        Size::Single => "",
+        Size::Split => "_of_several_requests",
+    };
+    format!(
+        "dr1_killed_{}{size}_stays_until_the_device_is_done",
+        call.name()
+    )
+}
+
+/// Where in the device.
+const PLACE: u64 = 4099;
+
+/// How long a caller that may not leave is given to do so.
+const LEAVE: Duration = Duration::from_millis(500);
+
+/// Memory of another process that takes over what the caller gives back.
+const OTHERS: usize = 64 << 20;
+const OTHERS_BYTE: u8 = 0xcc;
+
+/// What the process does until it is killed.
+fn move_data(
+    call: Call,
+    length: usize,
+    file: &File,
+    (reader, mut writer): (PipeReader, PipeWriter),
+    data: &[u8],
+) -> Verdict {
+    match call {
+        Call::SpliceToPipe => {
+            sys::splice_to_pipe(file, PLACE, &writer, length)?;
+        }
+        Call::Sendfile => {
+            sys::sendfile(file, PLACE, &writer, length)?;
+        }
+        Call::SpliceFromPipe => {
+            writer.write_all(data)?;
+            drop(writer);
+            sys::splice_from_pipe(&reader, file, PLACE, length)?;
+        }
+        Call::UringSplice => {
+            let mut ring = Ring::new(1)?;
+            ring.run(&UringOperation::splice(file, PLACE, &writer, length))?;
+        }
+    }
+    Ok(())
+}
+
+/// Whether some thread of the child waits for the device.
+fn waits_for_the_device(child: &Child) -> Verdict<bool> {
+    for task in Task::all_of(child)? {
+        // A thread may have ended meanwhile.
+        let function = task.kernel_function().unwrap_or_default();
+        if function.starts_with("wait_for_completion") || function.starts_with("__wait_for_common")
+        {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+pub(super) fn killed(context: &Context, call: Call, size: Size) -> Verdict {
+    let length = size.bytes();
+    let b = Bench::new(context, 1)?;
+    let data = pattern::bytes(4000 + length as u64, length);
+    if call.writes() {
+        b.bar.fill(PLACE as usize, length, 0xaa);
+    } else {
+        b.bar.store(PLACE as usize, data);
+    }
+    let pipe = sys::pipe_of(length)?;
+    let stall = b.host.stall()?;
+    let child = process(move || move_data(call, length, &context.open()?, pipe, data))?;
+    eventually("the wait for the device", || waits_for_the_device(&child))
+        .during(|| format!("{call:?}"))?;
+    child.kill(libc::SIGKILL)?;
+
+    let left = child.ends_within(LEAVE)?;
+    // Whatever was given back too early is this memory now.
+    let others = Region::anonymous(OTHERS)?;
+    others.fill(0, OTHERS, OTHERS_BYTE);
+    stall.resume()?;
+    let end = child.wait(PATIENCE).during(|| "the process".into())?;
+    check_eq!(end, Err(libc::SIGKILL), "end of the process");
+    all_released()?;
+    // What is in flight on any queue comes before this.
+    b.finish()?;
+    let seen = others.load(0, OTHERS);
+    expect_bytes(&seen, &vec![OTHERS_BYTE; OTHERS], "memory of another")?;
+    if call.writes() {
+        let seen = b.bar.load(PLACE as usize, length);
+        expect_bytes(&seen, data, "what the device got")?;
+    }
+    check!(!left, "the caller left while the device had its pages");
+    Ok(())
+}
+
+/// The same calls, of which nobody is killed.
+pub(super) fn undisturbed(context: &Context) -> Verdict {
+    let b = Bench::new(context, 1)?;
+    for call in Call::ALL {
+        for size in Size::ALL {
+            let during = || format!("{call:?} {size:?}");
+            let length = size.bytes();
+            let data = pattern::bytes(5000 + length as u64, length);
+            let (mut reader, mut writer) = sys::pipe_of(length)?;
+            let moved = match call {
+                Call::SpliceFromPipe => {
+                    b.bar.fill(PLACE as usize, length, 0xaa);
+                    writer.write_all(data)?;
+                    sys::splice_from_pipe(&reader, &b.file, PLACE, length)
+                }
+                _ => {
+                    b.bar.store(PLACE as usize, data);
+                    match call {
+                        Call::SpliceToPipe => sys::splice_to_pipe(&b.file, PLACE, &writer, length),
+                        Call::Sendfile => sys::sendfile(&b.file, PLACE, &writer, length),
+                        _ => splice_by_uring(&b.file, &writer, length),
+                    }
+                }
+            };
+            check_eq!(moved.during(during)?, length, "bytes of {call:?} {size:?}");
+            let seen = if call.writes() {
+                b.bar.load(PLACE as usize, length)
+            } else {
+                let mut seen = vec![0; length];
+                reader.read_exact(&mut seen)?;
+                seen
+            };
+            expect_bytes(&seen, data, "the data").during(during)?;
+        }
+    }
+    b.finish()
+}
+
+fn splice_by_uring(file: &File, pipe: &PipeWriter, length: usize) -> io::Result<usize> {
+    Ring::new(1)?.run(&UringOperation::splice(file, PLACE, pipe, length))
+}
