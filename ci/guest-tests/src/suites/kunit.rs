@@ -20,6 +20,8 @@ pub fn cases() -> Vec<Case> {
         ("b14_kunit_command", "ringbar_command"),
         ("c4_kunit_ring", "ringbar_ring"),
         ("c4_kunit_polling", "ringbar_polling"),
+        ("c4_kunit_completion", "ringbar_completion"),
+        ("dr11_kunit_operation", "ringbar_operation"),
     ]
     .into_iter()
     .map(|(name, suite)| Case::new(name, move |_: &Context| passed(suite)))
