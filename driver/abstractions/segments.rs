@@ -392,12 +392,12 @@ impl<'i, 'c, O: Ownership> PageSource<'i, 'c, O> {
 
 /// Whether the device writes.
 trait Writes {
-    fn is_from_device(self) -> bool;
+    fn is_from_device(&self) -> bool;
 }
 
 impl Writes for DataDirection {
     #[inline]
-    fn is_from_device(self) -> bool {
+    fn is_from_device(&self) -> bool {
         matches!(self, Self::FromDevice)
     }
 }

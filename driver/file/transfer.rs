@@ -148,8 +148,11 @@ impl Call {
         mut pages: PageSource<'_, '_, O>,
     ) -> Answer {
         // It cannot fit, and comes again from where it may wait: so no page is touched.
-        let fewest = self.length.div_ceil(self.limits.data.total());
-        if self.all_or_nothing && fewest > self.limits.requests {
+        let most = self.limits.data.total();
+        if self.length > most
+            && self.all_or_nothing
+            && self.length.div_ceil(most) > self.limits.requests
+        {
             return kiocb.done(Err(EAGAIN));
         }
         let mut room = InlineSegments::new();

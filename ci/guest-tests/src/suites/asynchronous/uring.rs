@@ -65,7 +65,7 @@ pub(super) fn uring_polled_by_nobody(context: &Context) -> Verdict {
         .collect();
     check_eq!(left_alone.submit(&operations)?, MANY, "operations taken");
 
-    let result = std::thread::scope(|scope| {
+    std::thread::scope(|scope| {
         let other = scope.spawn(|| -> Verdict {
             let (file, memory) = (open()?, Region::anonymous(BLOCK)?);
             let read = UringOperation::read(&file, Buffers::One(memory.buffer(0, BLOCK)), 0);
@@ -80,8 +80,7 @@ pub(super) fn uring_polled_by_nobody(context: &Context) -> Verdict {
         other
             .join()
             .map_err(|_| Stop::Failed("the other one panicked".into()))?
-    });
-    result
+    })
 }
 
 pub(super) fn uring_fixed(context: &Context) -> Verdict {

@@ -72,13 +72,16 @@ fn read_elsewhere(file: &File, bar: &Region, memory: &Region) -> Verdict {
     expect_bytes(&memory.load(0, PAGE), data, "what another has read")
 }
 
+/// A thread that reads a page.
+type Reader<'scope> = ScopedJoinHandle<'scope, io::Result<usize>>;
+
 /// Starts readers of a page each, all on one CPU.
 fn start_readers<'scope>(
     scope: &'scope thread::Scope<'scope, '_>,
     file: &'scope File,
     missing: &'scope Region,
     cpu: usize,
-) -> Verdict<(Vec<Task>, Vec<ScopedJoinHandle<'scope, io::Result<usize>>>)> {
+) -> Verdict<(Vec<Task>, Vec<Reader<'scope>>)> {
     let (sender, receiver) = mpsc::channel();
     let mut threads = Vec::new();
     for i in 0..READERS {
@@ -99,7 +102,7 @@ fn start_readers<'scope>(
 }
 
 /// Waits for the readers, each of which reads its page.
-fn expect_read(threads: Vec<ScopedJoinHandle<'_, io::Result<usize>>>) -> Verdict {
+fn expect_read(threads: Vec<Reader<'_>>) -> Verdict {
     for thread in threads {
         let read = thread
             .join()
