@@ -10,6 +10,23 @@
 #include <linux/mm.h>
 #include <linux/uio.h>
 
+/* The constants of helpers.rs. */
+static_assert((__force u32)FMODE_READ == 1 << 0);
+static_assert((__force u32)FMODE_WRITE == 1 << 1);
+static_assert((__force u32)FMODE_CAN_ODIRECT == 1 << 22);
+static_assert((__force u32)FMODE_NOWAIT == 1 << 27);
+static_assert(IOCB_HIPRI == 0x1);
+static_assert(IOCB_NOWAIT == 0x8);
+static_assert((u32)IO_URING_F_NONBLOCK == 1U << 31);
+static_assert(IO_URING_F_SQE128 == 1 << 8);
+static_assert(IO_URING_F_CQE32 == 1 << 9);
+static_assert(IO_URING_CMD_TASK_WORK_ISSUE_FLAGS == 1);
+static_assert(2 * sizeof(struct io_uring_sqe) - offsetof(struct io_uring_sqe, cmd) == 80);
+static_assert(sizeof_field(struct io_uring_cmd, pdu) == 32);
+static_assert(offsetof(struct io_uring_cmd, pdu) % 8 == 0);
+static_assert(sizeof(struct io_tw_req) == sizeof(void *));
+static_assert(sizeof(struct io_tw_state) == sizeof(bool));
+
 bool ringbar_iov_iter_extract_will_pin(const struct iov_iter *iter);
 bool ringbar_iov_iter_extract_will_pin(const struct iov_iter *iter)
 {

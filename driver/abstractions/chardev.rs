@@ -11,6 +11,12 @@
 
 use super::{
     address_space::AddressSpace,
+    helpers::{
+        FMODE_CAN_ODIRECT,
+        FMODE_NOWAIT,
+        FMODE_READ,
+        FMODE_WRITE, //
+    },
     iov::IovIter,
     kiocb::{
         Answer,
@@ -59,17 +65,6 @@ use kernel::{
     uaccess::UserPtr, //
 };
 
-/// `FMODE_NOWAIT` (`include/linux/fs.h`): `IOCB_NOWAIT` is understood, so that
-/// io_uring submits inline and not from a worker.
-const FMODE_NOWAIT: bindings::fmode_t = 1 << 27;
-
-/// `FMODE_CAN_ODIRECT` (`include/linux/fs.h`): `O_DIRECT` is allowed at open.
-const FMODE_CAN_ODIRECT: bindings::fmode_t = 1 << 22;
-
-/// `FMODE_READ` and `FMODE_WRITE` (`include/linux/fs.h`).
-const FMODE_READ: bindings::fmode_t = 1 << 0;
-const FMODE_WRITE: bindings::fmode_t = 1 << 1;
-
 /// What a file was opened for.
 #[derive(Clone, Copy)]
 pub(crate) struct Access {
@@ -88,10 +83,18 @@ pub(crate) trait FileOperations: Send + Sync + Sized + 'static {
     fn size(&self) -> Result<i64>;
 
     /// Reads. May sleep unless [`Kiocb::nowait`].
-    fn read(this: ArcBorrow<'_, Self>, kiocb: Kiocb<'_>, iter: &mut IovIter<'_>) -> Answer;
+    fn read<'call>(
+        this: ArcBorrow<'_, Self>,
+        kiocb: Kiocb<'call>,
+        iter: &mut IovIter<'_>,
+    ) -> Answer<'call>;
 
     /// Writes. May sleep unless [`Kiocb::nowait`].
-    fn write(this: ArcBorrow<'_, Self>, kiocb: Kiocb<'_>, iter: &mut IovIter<'_>) -> Answer;
+    fn write<'call>(
+        this: ArcBorrow<'_, Self>,
+        kiocb: Kiocb<'call>,
+        iter: &mut IovIter<'_>,
+    ) -> Answer<'call>;
 
     /// Completes what there is of polled operations ([`Kiocb::is_polled`]). Returns
     /// whether there was any. May sleep, but should not.
@@ -108,11 +111,11 @@ pub(crate) trait FileOperations: Send + Sync + Sized + 'static {
 
     /// Executes a command of io_uring. May sleep unless
     /// [`UringCommand::nonblocking`]. `ENOTTY` where there is none of its number.
-    fn uring_command(
+    fn uring_command<'call>(
         this: ArcBorrow<'_, Self>,
         access: Access,
-        command: UringCommand<'_>,
-    ) -> UringAnswer;
+        command: UringCommand<'call>,
+    ) -> UringAnswer<'call>;
 
     /// Makes all that was written durable. Sleeps.
     fn fsync(&self) -> Result;
@@ -257,7 +260,7 @@ impl<T: FileOperations> CharDevice<T> {
         kiocb: *mut bindings::kiocb,
         iter: *mut bindings::iov_iter,
     ) -> isize {
-        // SAFETY: As required by `transfer`, which these come from the VFS for.
+        // SAFETY: By the requirement of this function.
         unsafe { Self::transfer(kiocb, iter, T::read) }
     }
 
@@ -268,25 +271,27 @@ impl<T: FileOperations> CharDevice<T> {
         kiocb: *mut bindings::kiocb,
         iter: *mut bindings::iov_iter,
     ) -> isize {
-        // SAFETY: As required by `transfer`, which these come from the VFS for.
+        // SAFETY: By the requirement of this function.
         unsafe { Self::transfer(kiocb, iter, T::write) }
     }
 
     /// # Safety
     ///
-    /// To be called by the VFS, or with what it would pass.
+    /// `kiocb` and `iter` must be what the VFS has passed to `read_iter` or `write_iter` of a
+    /// file that [`Self::open`] has opened, during that call.
     unsafe fn transfer(
         kiocb: *mut bindings::kiocb,
         iter: *mut bindings::iov_iter,
-        operation: fn(ArcBorrow<'_, T>, Kiocb<'_>, &mut IovIter<'_>) -> Answer,
+        operation: for<'call> fn(ArcBorrow<'_, T>, Kiocb<'call>, &mut IovIter<'_>) -> Answer<'call>,
     ) -> isize {
         let (Some(kiocb), Some(iter)) = (NonNull::new(kiocb), NonNull::new(iter)) else {
             return EINVAL.to_errno() as isize;
         };
-        // SAFETY: The VFS hands both over for this call.
+        // SAFETY: The VFS hands both over for this call. `operation` works for any lifetime, and
+        // gets this one control block for the one of this call.
         let (kiocb, mut iter) = unsafe { (Kiocb::from_raw(kiocb), IovIter::from_raw(iter)) };
-        // SAFETY: The caller holds a reference to the file during the call, even where the
-        // operation completes within it.
+        // SAFETY: The caller of `read_iter` and `write_iter` holds a reference to the file during
+        // the call, even where the operation completes within it.
         let data = unsafe { Self::data(kiocb.file()) };
         operation(data, kiocb, &mut iter).into_raw()
     }

@@ -14,6 +14,37 @@ use kernel::{
     }, //
 };
 
+// What the generated bindings lack of the constants of C: macros with a cast, and headers that
+// they do not include. `helpers.c` asserts each value.
+
+/// `FMODE_READ`: the file is open for reading.
+pub(super) const FMODE_READ: bindings::fmode_t = 1 << 0;
+/// `FMODE_WRITE`: the file is open for writing.
+pub(super) const FMODE_WRITE: bindings::fmode_t = 1 << 1;
+/// `FMODE_CAN_ODIRECT`: `O_DIRECT` is allowed.
+pub(super) const FMODE_CAN_ODIRECT: bindings::fmode_t = 1 << 22;
+/// `FMODE_NOWAIT`: `IOCB_NOWAIT` is understood, so that io_uring submits inline and not
+/// from a worker.
+pub(super) const FMODE_NOWAIT: bindings::fmode_t = 1 << 27;
+
+/// `IOCB_HIPRI`, which is also `RWF_HIPRI`.
+pub(super) const IOCB_HIPRI: c_int = 0x1;
+/// `IOCB_NOWAIT`, which is also `RWF_NOWAIT`.
+pub(super) const IOCB_NOWAIT: c_int = 0x8;
+
+/// `enum io_uring_cmd_flags`: must not block.
+pub(super) const IO_URING_F_NONBLOCK: c_uint = 1 << 31;
+/// Submission entries have 128 bytes.
+pub(super) const IO_URING_F_SQE128: c_uint = 1 << 8;
+/// Completion entries have 32 bytes.
+pub(super) const IO_URING_F_CQE32: c_uint = 1 << 9;
+/// The flags with which a command is completed in task work.
+pub(super) const IO_URING_CMD_TASK_WORK_ISSUE_FLAGS: c_uint = 1;
+/// Bytes of a command in a 128-byte submission entry, from `io_uring_sqe.cmd` on.
+pub(super) const URING_PAYLOAD_BYTES: usize = 80;
+/// Bytes for the driver in a command, `io_uring_cmd.pdu`.
+pub(super) const URING_PDU_BYTES: usize = 32;
+
 /// `struct io_tw_req` of `include/linux/io_uring_types.h`.
 #[repr(C)]
 pub(super) struct IoTwReq {

@@ -3,15 +3,36 @@
 //! I/O control blocks, with the rules of completion in the types.
 //!
 //! A `read_iter` or `write_iter` callback is given a [`Kiocb`] and owes an
-//! [`Answer`]. An answer comes from [`Kiocb::done`], which uses the control
-//! block up, or from [`Kiocb::queue`], which turns it into a [`QueuedKiocb`] to
-//! be completed later, exactly once. So neither "queued" for a synchronous
-//! caller (whose `ki_complete` is NULL), nor a second completion, nor a use
-//! after completion can be written.
+//! [`Answer`] with the same lifetime `'call`, which stands for this call and no
+//! other (see [`super::brand`]):
+//!
+//! ```text
+//! Kiocb<'call> --done-------------------------------> Answer<'call>: bytes or errno
+//!    |                                                     ^
+//!    into_async (not for a synchronous caller)            done
+//!    v                                                     |
+//! AsyncKiocb<'call> ----------------------------------------
+//!    |
+//!    queue: once nothing can fail any more
+//!    v
+//! Answer<'call>: queued, and a QueuedKiocb --complete--> the caller is told
+//! ```
+//!
+//! Each arrow uses up where it comes from. So neither "queued" for a synchronous
+//! caller (whose `ki_complete` is NULL), nor a second completion, nor a use after
+//! completion, nor an answer of another call can be written. There is no way back
+//! from [`QueuedKiocb`]: whoever may still fail keeps the [`AsyncKiocb`].
 //!
 //! C header: [`include/linux/fs.h`](srctree/include/linux/fs.h)
 
-use super::helpers::ringbar_iocb_is_dsync;
+use super::{
+    brand::Brand,
+    helpers::{
+        ringbar_iocb_is_dsync,
+        IOCB_HIPRI,
+        IOCB_NOWAIT, //
+    }, //
+};
 use core::{
     marker::PhantomData,
     ptr::NonNull, //
@@ -21,39 +42,45 @@ use kernel::{
     prelude::*, //
 };
 
-/// `RWF_NOWAIT`, which is also `IOCB_NOWAIT` (`include/uapi/linux/fs.h`).
-const IOCB_NOWAIT: c_int = 0x8;
-
-/// `RWF_HIPRI`, which is also `IOCB_HIPRI`.
-const IOCB_HIPRI: c_int = 0x1;
-
 /// An I/O control block during the call that hands it to the driver.
 ///
 /// # Invariants
 ///
-/// Points to a valid `struct kiocb` that nobody has completed or queued.
-pub(crate) struct Kiocb<'a> {
+/// Points to a valid `struct kiocb` that nobody has completed or queued, and that is
+/// in no other `Kiocb`. There is one `Kiocb<'call>` for each `'call`.
+pub(crate) struct Kiocb<'call> {
     inner: NonNull<bindings::kiocb>,
-    _call: PhantomData<&'a mut bindings::kiocb>,
+    _call: Brand<'call>,
 }
 
 /// What a `read_iter` or `write_iter` callback returns.
 #[must_use = "the caller waits for an answer"]
-pub(crate) struct Answer(isize);
+pub(crate) struct Answer<'call> {
+    value: isize,
+    _call: Brand<'call>,
+}
 
-impl Answer {
+impl Answer<'_> {
+    fn new(value: isize) -> Self {
+        Self {
+            value,
+            _call: PhantomData,
+        }
+    }
+
     /// The value for C: bytes, or a negative errno.
     #[inline]
     pub(super) fn into_raw(self) -> isize {
-        self.0
+        self.value
     }
 }
 
-impl<'a> Kiocb<'a> {
+impl<'call> Kiocb<'call> {
     /// # Safety
     ///
-    /// `inner` must be valid during `'a`, not be completed or queued, and be given
-    /// to no other `Kiocb`.
+    /// `inner` must be valid during `'call`, not be completed or queued, and be given
+    /// to no other `Kiocb`. `'call` must be given to no other `Kiocb`: it is the
+    /// lifetime parameter of the callback that this one is handed to.
     #[inline]
     pub(super) unsafe fn from_raw(inner: NonNull<bindings::kiocb>) -> Self {
         // INVARIANT: By the requirements of this function.
@@ -75,8 +102,8 @@ impl<'a> Kiocb<'a> {
         self.get().ki_filp
     }
 
-    /// Whether the caller waits for the result of this very call
-    /// (`is_sync_kiocb`).
+    /// Whether the operation has to end within this very call: the caller waits for
+    /// the result (`is_sync_kiocb`), or has to get it at once.
     #[inline]
     pub(crate) fn is_sync(&self) -> bool {
         self.get().ki_complete.is_none()
@@ -125,30 +152,53 @@ impl<'a> Kiocb<'a> {
     /// Ends the operation within the call, with the bytes done or an error, and
     /// moves the file position on by the bytes done.
     #[inline]
-    pub(crate) fn done(mut self, result: Result<usize>) -> Answer {
-        match result {
+    pub(crate) fn done(mut self, result: Result<usize>) -> Answer<'call> {
+        Answer::new(match result {
             // CAST: At most `MAX_RW_COUNT` bytes, which is below `i32::MAX`.
             Ok(bytes) => {
                 // SAFETY: Valid by the type invariant, and nobody else has it.
                 unsafe { self.inner.as_mut() }.ki_pos += bytes as i64;
-                Answer(bytes as isize)
+                bytes as isize
             }
-            Err(error) => Answer(error.to_errno() as isize),
-        }
+            Err(error) => error.to_errno() as isize,
+        })
     }
 
-    /// Makes the operation one that completes later. `Err` with the control block
-    /// for a synchronous caller, who cannot be told later.
+    /// The control block as one that can be completed later. `Err` with it where the
+    /// operation has to end within the call.
     #[inline]
-    pub(crate) fn queue(self) -> Result<(QueuedKiocb, Answer), Self> {
+    pub(crate) fn into_async(self) -> Result<AsyncKiocb<'call>, Self> {
         if self.is_sync() {
             return Err(self);
         }
-        // INVARIANT: `ki_complete` is set, and `self` is used up.
-        Ok((
-            QueuedKiocb(self.inner),
-            Answer(EIOCBQUEUED.to_errno() as isize),
-        ))
+        // INVARIANT: Not synchronous, so `ki_complete` is set.
+        Ok(AsyncKiocb(self))
+    }
+}
+
+/// A [`Kiocb`] that may be completed later, but does not have to be yet.
+///
+/// # Invariants
+///
+/// `ki_complete` is set.
+pub(crate) struct AsyncKiocb<'call>(Kiocb<'call>);
+
+impl<'call> AsyncKiocb<'call> {
+    /// As [`Kiocb::done`].
+    #[inline]
+    pub(crate) fn done(self, result: Result<usize>) -> Answer<'call> {
+        self.0.done(result)
+    }
+
+    /// Makes the operation one that completes later, and the answer one that says so.
+    #[inline]
+    pub(crate) fn queue(self) -> (QueuedKiocb, Answer<'call>) {
+        // INVARIANT: `ki_complete` is set, and `self` is used up. The only answer of the call says
+        // that the control block is kept until it is completed.
+        (
+            QueuedKiocb(self.0.inner),
+            Answer::new(EIOCBQUEUED.to_errno() as isize),
+        )
     }
 }
 
@@ -171,19 +221,6 @@ impl QueuedKiocb {
     pub(crate) fn complete(self, result: Result<usize>) {
         let this = core::mem::ManuallyDrop::new(self);
         this.finish(result);
-    }
-
-    /// Takes back what was not submitted after all, together with the answer that
-    /// said it was.
-    pub(crate) fn withdraw<'a>(self, _answer: Answer) -> Kiocb<'a> {
-        let this = core::mem::ManuallyDrop::new(self);
-        // INVARIANT: Valid and not completed by the invariant of `self`, which is used up. The
-        // answer being still here shows that the call which the control block was handed to has
-        // not returned.
-        Kiocb {
-            inner: this.0,
-            _call: PhantomData,
-        }
     }
 
     #[inline]

@@ -5,6 +5,7 @@
 //! Ringbar is.
 
 pub(crate) mod address_space;
+mod brand;
 pub(crate) mod chardev;
 
 pub(crate) mod dma;

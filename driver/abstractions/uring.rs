@@ -3,20 +3,29 @@
 //! Commands that io_uring passes through to a driver (`IORING_OP_URING_CMD`).
 //!
 //! As in [`super::kiocb`], a callback is given a [`UringCommand`] and owes an
-//! [`UringAnswer`]; the command is completed exactly once.
+//! [`UringAnswer`] of the same call; the command is completed exactly once.
 //!
 //! C header: [`include/linux/io_uring/cmd.h`](srctree/include/linux/io_uring/cmd.h)
 
-use super::helpers::{
-    ringbar_uring_cmd_done,
-    ringbar_uring_cmd_file,
-    ringbar_uring_cmd_from_tw,
-    ringbar_uring_cmd_in_task,
-    ringbar_uring_cmd_op,
-    ringbar_uring_cmd_payload,
-    ringbar_uring_cmd_pdu,
-    IoTwReq,
-    IoTwState, //
+use super::{
+    brand::Brand,
+    helpers::{
+        ringbar_uring_cmd_done,
+        ringbar_uring_cmd_file,
+        ringbar_uring_cmd_from_tw,
+        ringbar_uring_cmd_in_task,
+        ringbar_uring_cmd_op,
+        ringbar_uring_cmd_payload,
+        ringbar_uring_cmd_pdu,
+        IoTwReq,
+        IoTwState,
+        IO_URING_CMD_TASK_WORK_ISSUE_FLAGS,
+        IO_URING_F_CQE32,
+        IO_URING_F_NONBLOCK,
+        IO_URING_F_SQE128,
+        URING_PAYLOAD_BYTES,
+        URING_PDU_BYTES, //
+    }, //
 };
 use core::{
     marker::PhantomData,
@@ -27,46 +36,51 @@ use kernel::{
     prelude::*, //
 };
 
-/// `enum io_uring_cmd_flags` (`include/linux/io_uring_types.h`): must not block.
-const IO_URING_F_NONBLOCK: c_uint = 1 << 31;
-/// Submission entries have 128 bytes.
-const IO_URING_F_SQE128: c_uint = 1 << 8;
-/// Completion entries have 32 bytes.
-const IO_URING_F_CQE32: c_uint = 1 << 9;
-/// The issuer lets us complete without queueing task work.
-const IO_URING_F_COMPLETE_DEFER: c_uint = 1;
-
 /// Bytes of a command in a 128-byte submission entry.
-pub(crate) const PAYLOAD_BYTES: usize = 80;
+pub(crate) const PAYLOAD_BYTES: usize = URING_PAYLOAD_BYTES;
 
 /// A command during the call that hands it to the driver.
 ///
 /// # Invariants
 ///
-/// Points to a valid `struct io_uring_cmd` that nobody has completed or queued.
-pub(crate) struct UringCommand<'a> {
+/// Points to a valid `struct io_uring_cmd` that nobody has completed or queued, and
+/// that is in no other `UringCommand`. There is one `UringCommand<'call>` for each
+/// `'call`.
+pub(crate) struct UringCommand<'call> {
     inner: NonNull<bindings::io_uring_cmd>,
     issue_flags: c_uint,
-    _call: PhantomData<&'a mut bindings::io_uring_cmd>,
+    _call: Brand<'call>,
 }
 
 /// What the callback returns.
 #[must_use = "the caller waits for an answer"]
-pub(crate) struct UringAnswer(c_int);
+pub(crate) struct UringAnswer<'call> {
+    value: c_int,
+    _call: Brand<'call>,
+}
 
-impl UringAnswer {
+impl UringAnswer<'_> {
+    fn new(value: c_int) -> Self {
+        Self {
+            value,
+            _call: PhantomData,
+        }
+    }
+
     /// The value for C.
     #[inline]
     pub(super) fn into_raw(self) -> c_int {
-        self.0
+        self.value
     }
 }
 
-impl<'a> UringCommand<'a> {
+impl<'call> UringCommand<'call> {
     /// # Safety
     ///
-    /// `inner` must be what io_uring passed to the callback, with `issue_flags`, and
-    /// be given to no other `UringCommand`.
+    /// `inner` must be what io_uring passed to the callback, with `issue_flags`, be
+    /// valid during `'call`, and be given to no other `UringCommand`. `'call` must be
+    /// given to no other one either: it is the lifetime parameter of the callback that
+    /// this one is handed to.
     pub(super) unsafe fn from_raw(
         inner: NonNull<bindings::io_uring_cmd>,
         issue_flags: c_uint,
@@ -112,13 +126,13 @@ impl<'a> UringCommand<'a> {
     }
 
     /// Has io_uring call again from where it may block. Only while it may not.
-    pub(crate) fn retry_blocking(self) -> UringAnswer {
-        UringAnswer(EAGAIN.to_errno())
+    pub(crate) fn retry_blocking(self) -> UringAnswer<'call> {
+        UringAnswer::new(EAGAIN.to_errno())
     }
 
     /// Ends the command within the call. The value of a success goes into the long
     /// completion entry, where there is one.
-    pub(crate) fn done(self, result: Result<u64>) -> UringAnswer {
+    pub(crate) fn done(self, result: Result<u64>) -> UringAnswer<'call> {
         let (ret, value) = split(result);
         if ret == 0 && self.issue_flags & IO_URING_F_CQE32 != 0 {
             // SAFETY: Not completed before, by the type invariant; used up by this. The flags are
@@ -126,20 +140,22 @@ impl<'a> UringCommand<'a> {
             unsafe {
                 ringbar_uring_cmd_done(self.inner.as_ptr(), ret, value, self.issue_flags, true)
             };
-            return UringAnswer(EIOCBQUEUED.to_errno());
+            return UringAnswer::new(EIOCBQUEUED.to_errno());
         }
-        UringAnswer(ret)
+        UringAnswer::new(ret)
     }
 
-    /// Makes the command one that completes later.
-    pub(crate) fn queue(self) -> (QueuedUringCommand, UringAnswer) {
-        // INVARIANT: `self` is used up.
+    /// Makes the command one that completes later, and the answer one that says so. There
+    /// is no way back: whoever may still fail keeps the command.
+    pub(crate) fn queue(self) -> (QueuedUringCommand, UringAnswer<'call>) {
+        // INVARIANT: `self` is used up. The only answer of the call says that the command is kept
+        // until it is completed.
         (
             QueuedUringCommand {
                 inner: self.inner,
                 long_entry: self.issue_flags & IO_URING_F_CQE32 != 0,
             },
-            UringAnswer(EIOCBQUEUED.to_errno()),
+            UringAnswer::new(EIOCBQUEUED.to_errno()),
         )
     }
 }
@@ -152,9 +168,6 @@ struct Outcome {
     long_entry: bool,
     value: u64,
 }
-
-/// The room for the driver in a command, `pdu`.
-const PDU_BYTES: usize = 32;
 
 /// A command that will be completed later. Dropped without a completion it is
 /// completed with `EIO`.
@@ -178,16 +191,8 @@ impl QueuedUringCommand {
         this.finish(result);
     }
 
-    /// Takes back what was not submitted after all, with the answer that said it
-    /// was, and ends it with an error.
-    pub(crate) fn fail(self, _answer: UringAnswer, error: Error) -> UringAnswer {
-        core::mem::forget(self);
-        // The answer being still here shows that the callback has not returned.
-        UringAnswer(error.to_errno())
-    }
-
     fn finish(&self, result: Result<u64>) {
-        const { assert!(size_of::<Outcome>() <= PDU_BYTES && align_of::<Outcome>() <= 8) };
+        const { assert!(size_of::<Outcome>() <= URING_PDU_BYTES && align_of::<Outcome>() <= 8) };
         let (ret, value) = split(result);
         let outcome = Outcome {
             ret,
@@ -223,7 +228,7 @@ unsafe extern "C" fn complete_in_task(request: IoTwReq, _state: IoTwState) {
             command,
             outcome.ret,
             outcome.value,
-            IO_URING_F_COMPLETE_DEFER,
+            IO_URING_CMD_TASK_WORK_ISSUE_FLAGS,
             outcome.long_entry,
         );
     }

@@ -18,10 +18,7 @@ use crate::{
         Opcode,
         RequestHeader, //
     },
-    request::{
-        polling::Effort,
-        slot::Owner, //
-    },
+    request::polling::Effort,
     uapi::{
         self,
         Command as Wire,
@@ -79,11 +76,11 @@ pub(super) fn ioctl(device: &Device, access: Access, number: u32, argument: User
 }
 
 /// Executes a command of io_uring. May sleep unless it must not.
-pub(super) fn uring(
+pub(super) fn uring<'call>(
     device: ArcBorrow<'_, Device>,
     access: Access,
-    uring: UringCommand<'_>,
-) -> UringAnswer {
+    uring: UringCommand<'call>,
+) -> UringAnswer<'call> {
     let hardware = match device.hardware() {
         Ok(hardware) => hardware,
         Err(error) => return uring.done(Err(error)),
@@ -125,12 +122,12 @@ fn parse(uring: &UringCommand<'_>) -> Result<Wire> {
 }
 
 /// Has one request complete the command later. Does not sleep.
-fn submit(
+fn submit<'call>(
     device: ArcBorrow<'_, Device>,
     hardware: &Entered<'_, Hardware>,
     header: RequestHeader,
-    uring: UringCommand<'_>,
-) -> UringAnswer {
+    uring: UringCommand<'call>,
+) -> UringAnswer<'call> {
     let found =
         hardware
             .queues_from_here()
@@ -144,10 +141,8 @@ fn submit(
         None => return uring.retry_blocking(),
     };
     slot.prepare_command(header);
-    let (queued, answer) = uring.queue();
-    slot.set_owner(Owner::Command(queued));
-    match queue.submit_one(slot) {
-        Ok(()) => {
+    match queue.submit_one(slot, uring) {
+        Ok(answer) => {
             if Device::in_batch(device) {
                 queue.hold_notification(Effort::Notify);
             } else {
@@ -155,11 +150,7 @@ fn submit(
             }
             answer
         }
-        Err((error, mut slot)) => match slot.set_owner(Owner::Nobody) {
-            Owner::Command(queued) => queued.fail(answer, error),
-            // It is the owner that was set above.
-            _ => answer,
-        },
+        Err((error, uring)) => uring.done(Err(error)),
     }
 }
 

@@ -52,11 +52,19 @@ impl FileOperations for Device {
         Ok(self.capacity())
     }
 
-    fn read(this: ArcBorrow<'_, Self>, kiocb: Kiocb<'_>, iter: &mut IovIter<'_>) -> Answer {
+    fn read<'call>(
+        this: ArcBorrow<'_, Self>,
+        kiocb: Kiocb<'call>,
+        iter: &mut IovIter<'_>,
+    ) -> Answer<'call> {
         transfer::transfer(this, Opcode::Read, kiocb, iter)
     }
 
-    fn write(this: ArcBorrow<'_, Self>, kiocb: Kiocb<'_>, iter: &mut IovIter<'_>) -> Answer {
+    fn write<'call>(
+        this: ArcBorrow<'_, Self>,
+        kiocb: Kiocb<'call>,
+        iter: &mut IovIter<'_>,
+    ) -> Answer<'call> {
         transfer::transfer(this, Opcode::Write, kiocb, iter)
     }
 
@@ -76,11 +84,11 @@ impl FileOperations for Device {
         command::ioctl(self, access, number, argument)
     }
 
-    fn uring_command(
+    fn uring_command<'call>(
         this: ArcBorrow<'_, Self>,
         access: Access,
-        command: UringCommand<'_>,
-    ) -> UringAnswer {
+        command: UringCommand<'call>,
+    ) -> UringAnswer<'call> {
         command::uring(this, access, command)
     }
 

@@ -21,8 +21,7 @@ use crate::{
         },
         kiocb::{
             Answer,
-            Kiocb,
-            QueuedKiocb, //
+            Kiocb, //
         },
         segments::{
             Extracted,
@@ -47,7 +46,10 @@ use crate::{
             Operation,
             Part, //
         },
-        polling::Effort,
+        polling::{
+            Effort,
+            Polled, //
+        },
         queue::Queue,
         slot::{
             Limits,
@@ -83,12 +85,12 @@ struct Call {
 }
 
 /// Executes a read or write call.
-pub(super) fn transfer(
+pub(super) fn transfer<'call>(
     device: ArcBorrow<'_, Device>,
     opcode: Opcode,
-    kiocb: Kiocb<'_>,
+    kiocb: Kiocb<'call>,
     iter: &mut IovIter<'_>,
-) -> Answer {
+) -> Answer<'call> {
     match Call::new(&device, opcode, &kiocb, iter.len()) {
         Ok(Some(call)) => match iter.pages() {
             Pages::User(pages) => call.submit(device, kiocb, pages),
@@ -141,12 +143,12 @@ impl Call {
         }))
     }
 
-    fn submit<O: Ownership>(
+    fn submit<'call, O: Ownership>(
         &self,
         device: ArcBorrow<'_, Device>,
-        kiocb: Kiocb<'_>,
+        kiocb: Kiocb<'call>,
         mut pages: PageSource<'_, '_, O>,
-    ) -> Answer {
+    ) -> Answer<'call> {
         // It cannot fit, and comes again from where it may wait: so no page is touched.
         let most = self.limits.data.total();
         if self.length > most
@@ -238,23 +240,23 @@ impl Call {
 
     /// Refuses a call of which nothing was submitted. Its iterator is where it was:
     /// io_uring tries again from there after `EAGAIN`.
-    fn refuse<O: Ownership>(
-        kiocb: Kiocb<'_>,
+    fn refuse<'call, O: Ownership>(
+        kiocb: Kiocb<'call>,
         mut pages: PageSource<'_, '_, O>,
         error: Error,
-    ) -> Answer {
+    ) -> Answer<'call> {
         pages.rewind();
         kiocb.done(Err(error))
     }
 
     /// A call that is one request, as far as the DMA layer has room for that.
-    fn single<O: Ownership>(
+    fn single<'call, O: Ownership>(
         &self,
         device: ArcBorrow<'_, Device>,
-        kiocb: Kiocb<'_>,
+        kiocb: Kiocb<'call>,
         pages: PageSource<'_, '_, O>,
         first: Extracted<'_, O>,
-    ) -> Answer {
+    ) -> Answer<'call> {
         let hardware = match device.hardware() {
             Ok(hardware) => hardware,
             Err(error) => {
@@ -278,13 +280,13 @@ impl Call {
 
     /// As [`Self::single`]. On an error all comes back: `EAGAIN` where the DMA layer has no
     /// room, or no slot is free for a call that must not wait.
-    fn try_single<'c, 's, O: Ownership>(
+    fn try_single<'call, 's, O: Ownership>(
         &self,
         device: ArcBorrow<'_, Device>,
         hardware: &Entered<'_, Hardware>,
-        kiocb: Kiocb<'c>,
+        kiocb: Kiocb<'call>,
         first: Extracted<'s, O>,
-    ) -> Result<Answer, (Kiocb<'c>, Unprepared<'s, O>)> {
+    ) -> Result<Answer<'call>, (Kiocb<'call>, Unprepared<'s, O>)> {
         let pci = hardware.device();
         let acquired = if self.nowait {
             self.find(device, hardware, |queue| queue.try_acquire(pci))
@@ -302,18 +304,18 @@ impl Call {
         }
     }
 
-    fn submit_single<'a, O: Ownership>(
+    fn submit_single<'a, 'call, O: Ownership>(
         &self,
         device: ArcBorrow<'_, Device>,
         hardware: &'a Entered<'_, Hardware>,
         queue: &'a Queue,
-        kiocb: Kiocb<'_>,
+        kiocb: Kiocb<'call>,
         request: Transfer<'a, O>,
-    ) -> Answer {
+    ) -> Answer<'call> {
         let effort = self.effort();
         let (transport, pci) = (&hardware.transport, hardware.device());
-        let (queued, answer) = match kiocb.queue() {
-            Ok(queued) => queued,
+        let kiocb = match kiocb.into_async() {
+            Ok(kiocb) => kiocb,
             Err(kiocb) => {
                 let limit = queue.poll_limit(effort, true, hardware.poll_limit());
                 let note = |seen: &Reaped| Device::note(device, queue, pci, seen);
@@ -327,45 +329,36 @@ impl Call {
         } else {
             queue.poll_limit(effort, false, hardware.poll_limit())
         };
+        let request = request.for_caller();
         if let Some(limit) = limit {
-            let mut queued = Some(queued);
-            let owner = || queued.take().map_or(Owner::Nobody, Owner::Kiocb);
-            let request = request.for_owner(Owner::Nobody);
-            let result = match queue.submit_and_poll(transport, pci, request, limit, owner) {
-                Ok((mut seen, ended)) => {
-                    let result = ended.map(|slot| queue.finish_transfer(pci, slot, &mut seen));
+            return match queue.submit_and_poll(transport, pci, request, limit, kiocb) {
+                Ok((mut seen, Polled::Ended(slot, kiocb))) => {
+                    let result = queue.finish_transfer(pci, slot, &mut seen);
                     Device::note(device, queue, pci, &seen);
-                    result
+                    kiocb.done(result)
                 }
-                Err(error) => Some(Err(error)),
-            };
-            return match (queued, result) {
-                (Some(queued), Some(result)) => queued.withdraw(answer).done(result),
-                // The request has the control block.
-                _ => answer,
+                Ok((seen, Polled::Queued(answer))) => {
+                    Device::note(device, queue, pci, &seen);
+                    answer
+                }
+                Err((error, kiocb)) => kiocb.done(Err(error)),
             };
         }
-        let request = request.for_owner(Owner::Kiocb(queued));
         let submitted = if batch {
             queue
-                .submit_one(request)
-                .map(|()| queue.hold_notification(effort))
+                .submit_one(request, kiocb)
+                .inspect(|_| queue.hold_notification(effort))
         } else {
             queue
-                .submit_and_reap(transport, pci, request)
-                .map(|seen| Device::note(device, queue, pci, &seen))
+                .submit_and_reap(transport, pci, request, kiocb)
+                .map(|(seen, answer)| {
+                    Device::note(device, queue, pci, &seen);
+                    answer
+                })
         };
         match submitted {
-            Ok(()) => answer,
-            Err((error, mut request)) => {
-                let owner = request.set_owner(Owner::Nobody);
-                drop(request);
-                match owner {
-                    Owner::Kiocb(queued) => queued.withdraw(answer).done(Err(error)),
-                    // It is the owner that was set above.
-                    _ => answer,
-                }
-            }
+            Ok(answer) => answer,
+            Err((error, kiocb)) => kiocb.done(Err(error)),
         }
     }
 
@@ -382,13 +375,13 @@ impl Call {
 
     /// A call of several requests that must not wait: all of them are submitted now, or
     /// those that there is room for if a part is an answer.
-    fn at_once<O: Ownership>(
+    fn at_once<'call, O: Ownership>(
         &self,
         device: ArcBorrow<'_, Device>,
-        kiocb: Kiocb<'_>,
+        kiocb: Kiocb<'call>,
         mut pages: PageSource<'_, '_, O>,
         first: Extracted<'_, O>,
-    ) -> Answer {
+    ) -> Answer<'call> {
         let parts = match self.extract_all(&mut pages, first) {
             Ok(parts) => parts,
             Err(error) => return Self::refuse(kiocb, pages, error),
@@ -485,13 +478,13 @@ impl Call {
     }
 
     /// A call of several requests that may wait. `first` is its start.
-    fn in_batches<O: Ownership>(
+    fn in_batches<'call, O: Ownership>(
         &self,
         device: ArcBorrow<'_, Device>,
-        kiocb: Kiocb<'_>,
+        kiocb: Kiocb<'call>,
         pages: PageSource<'_, '_, O>,
         first: Extracted<'_, O>,
-    ) -> Answer {
+    ) -> Answer<'call> {
         let operation = match Operation::new() {
             Ok(operation) => operation,
             Err(error) => {
@@ -520,17 +513,22 @@ impl Call {
     }
 
     /// Lets the end of `operation` complete an asynchronous call.
-    fn attach<'c>(operation: &Operation, kiocb: Kiocb<'c>) -> Result<Answer, Kiocb<'c>> {
-        kiocb
-            .queue()
-            .map(|(queued, answer): (QueuedKiocb, Answer)| {
-                operation.complete_later(queued);
-                answer
-            })
+    fn attach<'call>(
+        operation: &Operation,
+        kiocb: Kiocb<'call>,
+    ) -> Result<Answer<'call>, Kiocb<'call>> {
+        kiocb.into_async().map(|kiocb| {
+            let (queued, answer) = kiocb.queue();
+            operation.complete_later(queued);
+            answer
+        })
     }
 
     /// The answer to a call whose requests have all been submitted.
-    fn end<O: Ownership>(operation: &Operation, kiocb: Result<Answer, Kiocb<'_>>) -> Answer {
+    fn end<'call, O: Ownership>(
+        operation: &Operation,
+        kiocb: Result<Answer<'call>, Kiocb<'call>>,
+    ) -> Answer<'call> {
         match kiocb {
             Ok(answer) => answer,
             Err(kiocb) => kiocb.done(operation.wait::<O>()),

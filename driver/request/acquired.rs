@@ -98,6 +98,14 @@ pub(crate) struct Transfer<'a, O: Ownership> {
 }
 
 impl<'a, O: Ownership> Transfer<'a, O> {
+    /// The request, for a [`Caller`] to be submitted with; the same holds as for
+    /// [`Self::for_owner`].
+    ///
+    /// [`Caller`]: super::caller::Caller
+    pub(crate) fn for_caller(self) -> AcquiredSlot<'a> {
+        self.slot
+    }
+
     /// The request, for `owner`, whose completion comes after the end of the request: by
     /// then even pages that are only lent were given back.
     pub(crate) fn for_owner(mut self, owner: Owner) -> AcquiredSlot<'a> {

@@ -4,6 +4,7 @@
 //!
 //! - [`slot`]: everything one request needs, allocated at probe.
 //! - [`acquired`]: a slot while a submitter prepares it.
+//! - [`caller`]: whose request it is, until a queue has taken it.
 //! - [`operation`]: a read or write call that takes several requests.
 //! - [`queue`]: hands out slots and gives them to the device.
 //! - [`polling`]: whether to look for the end of a request, and doing so.
@@ -11,6 +12,7 @@
 //! - [`event`]: what the device says unasked.
 
 pub(crate) mod acquired;
+pub(crate) mod caller;
 pub(crate) mod completion;
 pub(crate) mod event;
 pub(crate) mod operation;

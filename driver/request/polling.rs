@@ -18,6 +18,7 @@
 
 use super::{
     acquired::AcquiredSlot,
+    caller::Caller,
     completion::{
         Budget,
         Reaped, //
@@ -52,6 +53,14 @@ use kernel::{
     },
     time::Delta, //
 };
+
+/// How far a request got while its submitter looked for its end.
+pub(crate) enum Polled<C: Caller> {
+    /// It has ended, and the caller never became its owner.
+    Ended(KBox<Slot>, C),
+    /// It has not, and the caller is its owner.
+    Queued(C::Answer),
+}
 
 /// Leaving out what did not pay, for longer each time in a row. Updated without a
 /// lock: a lost update is a wrong guess at worst.
@@ -242,23 +251,25 @@ impl Queue {
         self.go_ahead(state, transport, device)
     }
 
-    /// [`Self::submit_one`], then [`Self::notify_and_reap`]. Any context, no lock held.
-    pub(crate) fn submit_and_reap<'a>(
+    /// [`Self::submit_one`], then [`Self::notify_and_reap`]. Any context, no lock held; but
+    /// on an error the request was given up, which sleeps.
+    pub(crate) fn submit_and_reap<C: Caller>(
         &self,
         transport: &Transport,
         device: &pci::Device<Bound>,
-        request: AcquiredSlot<'a>,
-    ) -> Result<Reaped, (Error, AcquiredSlot<'a>)> {
+        request: AcquiredSlot<'_>,
+        caller: C,
+    ) -> Result<(Reaped, C::Answer), (Error, C)> {
         let mut state = self.state.lock();
-        if let Some(error) = state.failed {
-            return Err((error, request));
+        match self.submit_locked(&mut state, request, caller) {
+            Ok(answer) => Ok((self.go_ahead(state, transport, device), answer)),
+            Err((error, request, caller)) => {
+                // Not under the lock: the request goes back to it.
+                drop(state);
+                drop(request);
+                Err((error, caller))
+            }
         }
-        let slot = request.into_inner();
-        let segments = slot.segments();
-        state.put_in_flight(slot);
-        state.ring.publish();
-        self.count(1, segments as u64);
-        Ok(self.go_ahead(state, transport, device))
     }
 
     fn go_ahead(
@@ -305,19 +316,19 @@ impl Queue {
     }
 
     /// Gives a request to the device, and looks for its end as
-    /// [`Self::notify_and_poll`] does. Returns what was seen, and the slot if the
-    /// request has ended. Otherwise that is still to come, and then the `owner` is told,
-    /// who is asked for only now. Task context; does not sleep.
+    /// [`Self::notify_and_poll`] does. Returns what was seen, and how far the request
+    /// got: only if its end is still to come, `caller` becomes its owner. Task context;
+    /// does not sleep.
     ///
     /// On an error nothing was submitted, and the request was given up; that sleeps.
-    pub(crate) fn submit_and_poll(
+    pub(crate) fn submit_and_poll<C: Caller>(
         &self,
         transport: &Transport,
         device: &pci::Device<Bound>,
         mut request: AcquiredSlot<'_>,
         limit: Delta,
-        owner: impl FnOnce() -> Owner,
-    ) -> Result<(Reaped, Option<KBox<Slot>>)> {
+        caller: C,
+    ) -> Result<(Reaped, Polled<C>), (Error, C)> {
         request.set_owner(Owner::Submitter);
         let (entry, segments) = (request.slot().entry(), request.slot().segments());
 
@@ -325,7 +336,7 @@ impl Queue {
         if let Some(error) = state.failed {
             // Not under the lock: the request goes back to it.
             drop(state);
-            return Err(error);
+            return Err((error, caller));
         }
         state.put_in_flight(request.into_inner());
         state.ring.publish();
@@ -344,13 +355,15 @@ impl Queue {
             seen.add(self.reap(device));
             state = self.state.lock();
         }
-        let ended = state.take_done(entry);
-        if ended.is_none() {
-            if let Entry::InFlight(slot) = &mut state.entries[entry] {
-                slot.owner = owner();
-            }
+        if let Some(slot) = state.take_done(entry) {
+            return Ok((seen, Polled::Ended(slot, caller)));
         }
-        Ok((seen, ended))
+        let (owner, answer) = caller.queue();
+        // What is not done is in flight.
+        if let Entry::InFlight(slot) = &mut state.entries[entry] {
+            slot.owner = owner;
+        }
+        Ok((seen, Polled::Queued(answer)))
     }
 
     /// Ends requests until as many were used as had been pushed up to `target`.

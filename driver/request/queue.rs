@@ -14,9 +14,14 @@ use super::{
         AcquiredSlot,
         Transfer, //
     },
+    caller::{
+        Caller,
+        Waiting, //
+    },
     completion::Reaped,
     polling::{
         Effort,
+        Polled,
         Polling, //
     },
     slot::{
@@ -506,22 +511,37 @@ impl Queue {
         })
     }
 
-    /// As [`Self::submit`], for one request. On an error it comes back.
-    pub(crate) fn submit_one<'a>(
+    /// As [`Self::submit`], for one request, of which `caller` becomes the owner. On an
+    /// error the caller comes back, and the request was given up; that sleeps.
+    pub(crate) fn submit_one<C: Caller>(
         &self,
-        request: AcquiredSlot<'a>,
-    ) -> Result<(), (Error, AcquiredSlot<'a>)> {
+        request: AcquiredSlot<'_>,
+        caller: C,
+    ) -> Result<C::Answer, (Error, C)> {
         let mut state = self.state.lock();
+        let answer = self.submit_locked(&mut state, request, caller);
+        // Not under the lock: the request goes back to it.
+        drop(state);
+        answer.map_err(|(error, _request, caller)| (error, caller))
+    }
+
+    /// Puts one request in flight and publishes it. On an error all comes back.
+    pub(super) fn submit_locked<'a, C: Caller>(
+        &self,
+        state: &mut State,
+        request: AcquiredSlot<'a>,
+        caller: C,
+    ) -> Result<C::Answer, (Error, AcquiredSlot<'a>, C)> {
         if let Some(error) = state.failed {
-            return Err((error, request));
+            return Err((error, request, caller));
         }
-        let slot = request.into_inner();
-        let segments = slot.segments();
+        let mut slot = request.into_inner();
+        let (owner, answer) = caller.queue();
+        slot.owner = owner;
+        self.count(1, slot.segments() as u64);
         state.put_in_flight(slot);
         state.ring.publish();
-        drop(state);
-        self.count(1, segments as u64);
-        Ok(())
+        Ok(answer)
     }
 
     /// Gives a request to the device and returns its slot when it has ended: looks for
@@ -534,7 +554,7 @@ impl Queue {
         &'a self,
         transport: &Transport,
         device: &'a pci::Device<Bound>,
-        mut request: AcquiredSlot<'a>,
+        request: AcquiredSlot<'a>,
         limit: Option<Delta>,
         note: impl FnOnce(&Reaped),
         wait: impl Fn(&Waiter) -> Result<(), Left>,
@@ -545,14 +565,18 @@ impl Queue {
         waiter.rearm();
         let ended = match limit {
             Some(limit) => {
-                let (seen, ended) =
-                    self.submit_and_poll(transport, device, request, limit, || Owner::Waiting)?;
+                let (seen, polled) = self
+                    .submit_and_poll(transport, device, request, limit, Waiting)
+                    .map_err(|(error, Waiting)| error)?;
                 note(&seen);
-                ended
+                match polled {
+                    Polled::Ended(slot, Waiting) => Some(slot),
+                    Polled::Queued(()) => None,
+                }
             }
             None => {
-                request.set_owner(Owner::Waiting);
-                self.submit_one(request).map_err(|(error, _)| error)?;
+                self.submit_one(request, Waiting)
+                    .map_err(|(error, Waiting)| error)?;
                 self.notify(transport, device);
                 None
             }

@@ -1,0 +1,15 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A lifetime that stands for one call of a callback.
+//!
+//! The trait method behind a callback is generic over a lifetime, `'call`, that it
+//! cannot choose, and is handed one value with that lifetime. What it has to return
+//! has the same lifetime, is invariant in it, and can only be made from the value.
+//! So what it returns was made from what this very call was handed: it cannot come
+//! from another call, be kept for one, or be used after the call.
+
+use core::marker::PhantomData;
+
+/// Marks a type as belonging to the call `'call`: invariant in it, and neither
+/// `Send` nor `Sync`.
+pub(super) type Brand<'call> = PhantomData<(fn(&'call ()) -> &'call (), *mut ())>;
