@@ -6,6 +6,29 @@
 //! [`kernel::miscdevice`] has no `llseek`, `fsync` or way to set the file's mode,
 //! hands out names at compile time only, and its `read_iter` cannot say "queued".
 //!
+//! # Files that can be polled
+//!
+//! A file either completes reads of io_uring later, or can be polled; `O_NONBLOCK` at
+//! `open` decides which.
+//!
+//! io_uring takes a file with `f_op->poll` for one whose reads never answer
+//! `EIOCBQUEUED`: they move what is there, or say `EAGAIN` and are asked again once
+//! `poll` tells. So with a ring of provided buffers (`IOSQE_BUFFER_SELECT`) it counts
+//! the buffer as used only when the read has returned its bytes. After `EIOCBQUEUED`
+//! it takes the buffer back, gives it to the next read as well, and names none in the
+//! completion (`io_should_commit` in `io_uring/kbuf.c`, `io_read` in `io_uring/rw.c`).
+//! For a file without `poll`, as a block device is, it counts the buffer as used when
+//! the read begins.
+//!
+//! | opened | `poll`, `epoll` | reads of io_uring | polled I/O |
+//! |---|---|---|---|
+//! | without `O_NONBLOCK` | as for a block device: always ready, `EPERM` | complete later | yes |
+//! | with `O_NONBLOCK` | [`FileOperations::readiness`] | end within the call | `EOPNOTSUPP` |
+//!
+//! `fcntl` may change `O_NONBLOCK` afterwards, but not what the file is: the flag then
+//! only says whether calls wait for their turn. Writes, and Linux AIO, complete later on
+//! both.
+//!
 //! C headers: [`include/linux/miscdevice.h`](srctree/include/linux/miscdevice.h),
 //! [`include/linux/fs.h`](srctree/include/linux/fs.h)
 
@@ -180,6 +203,7 @@ impl<T: FileOperations> CharDevice<T> {
         })
     }
 
+    /// Of files that were opened without `O_NONBLOCK`.
     const OPERATIONS: bindings::file_operations = bindings::file_operations {
         owner: this_module::<T::OwnerModule>().as_ptr(),
         open: Some(Self::open),
@@ -190,13 +214,23 @@ impl<T: FileOperations> CharDevice<T> {
         splice_read: Some(bindings::copy_splice_read),
         splice_write: Some(bindings::iter_file_splice_write),
         iopoll: Some(Self::iopoll),
-        poll: Some(Self::poll),
         unlocked_ioctl: Some(Self::ioctl),
         compat_ioctl: bindings::compat_ptr_ioctl,
         uring_cmd: Some(Self::uring_cmd),
         fsync: Some(Self::fsync),
         mmap: Some(Self::mmap),
         ..pin_init::zeroed()
+    };
+
+    /// Of files that were opened with `O_NONBLOCK`. See [`super::chardev`] for why these can
+    /// be polled and the others not.
+    const POLLABLE_OPERATIONS: bindings::file_operations = bindings::file_operations {
+        read_iter: Some(Self::read_iter_pollable),
+        // io_uring takes no buffer that it was provided with for used where a polled operation on
+        // a pollable file ends (`io_do_iopoll`).
+        iopoll: None,
+        poll: Some(Self::poll),
+        ..Self::OPERATIONS
     };
 
     /// # Safety
@@ -212,6 +246,11 @@ impl<T: FileOperations> CharDevice<T> {
         // SAFETY: `file` is valid, and in `open` nobody else uses it.
         unsafe {
             (*file).f_mode |= FMODE_NOWAIT | FMODE_CAN_ODIRECT;
+            if (*file).f_flags & bindings::O_NONBLOCK != 0 {
+                // As `replace_fops`. Both belong to the same module, so the file's reference to
+                // it stays right.
+                (*file).f_op = &Self::POLLABLE_OPERATIONS;
+            }
             data.address_space().adopt(File::from_raw_file(file));
             // The file's reference keeps the address space alive.
             (*file).private_data = data.into_foreign().cast();
@@ -261,7 +300,22 @@ impl<T: FileOperations> CharDevice<T> {
         iter: *mut bindings::iov_iter,
     ) -> isize {
         // SAFETY: By the requirement of this function.
-        unsafe { Self::transfer(kiocb, iter, T::read) }
+        unsafe { Self::transfer(kiocb, iter, false, T::read) }
+    }
+
+    /// # Safety
+    ///
+    /// To be called by the VFS, on a file that [`Self::open`] has opened.
+    unsafe extern "C" fn read_iter_pollable(
+        kiocb: *mut bindings::kiocb,
+        iter: *mut bindings::iov_iter,
+    ) -> isize {
+        // SAFETY: The VFS hands over a valid control block.
+        let flags = unsafe { (*kiocb).ki_flags };
+        // io_uring expects that a pollable file never queues a read. Linux AIO does not.
+        let within_call = flags & bindings::IOCB_AIO_RW as c_int == 0;
+        // SAFETY: By the requirement of this function.
+        unsafe { Self::transfer(kiocb, iter, within_call, T::read) }
     }
 
     /// # Safety
@@ -272,7 +326,7 @@ impl<T: FileOperations> CharDevice<T> {
         iter: *mut bindings::iov_iter,
     ) -> isize {
         // SAFETY: By the requirement of this function.
-        unsafe { Self::transfer(kiocb, iter, T::write) }
+        unsafe { Self::transfer(kiocb, iter, false, T::write) }
     }
 
     /// # Safety
@@ -282,6 +336,7 @@ impl<T: FileOperations> CharDevice<T> {
     unsafe fn transfer(
         kiocb: *mut bindings::kiocb,
         iter: *mut bindings::iov_iter,
+        within_call: bool,
         operation: for<'call> fn(ArcBorrow<'_, T>, Kiocb<'call>, &mut IovIter<'_>) -> Answer<'call>,
     ) -> isize {
         let (Some(kiocb), Some(iter)) = (NonNull::new(kiocb), NonNull::new(iter)) else {
@@ -289,7 +344,8 @@ impl<T: FileOperations> CharDevice<T> {
         };
         // SAFETY: The VFS hands both over for this call. `operation` works for any lifetime, and
         // gets this one control block for the one of this call.
-        let (kiocb, mut iter) = unsafe { (Kiocb::from_raw(kiocb), IovIter::from_raw(iter)) };
+        let (kiocb, mut iter) =
+            unsafe { (Kiocb::from_raw(kiocb, within_call), IovIter::from_raw(iter)) };
         // SAFETY: The caller of `read_iter` and `write_iter` holds a reference to the file during
         // the call, even where the operation completes within it.
         let data = unsafe { Self::data(kiocb.file()) };

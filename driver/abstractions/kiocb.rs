@@ -50,6 +50,7 @@ use kernel::{
 /// in no other `Kiocb`. There is one `Kiocb<'call>` for each `'call`.
 pub(crate) struct Kiocb<'call> {
     inner: NonNull<bindings::kiocb>,
+    within_call: bool,
     _call: Brand<'call>,
 }
 
@@ -76,16 +77,19 @@ impl Answer<'_> {
 }
 
 impl<'call> Kiocb<'call> {
+    /// With `within_call` the operation has to end within the call whoever asks for it.
+    ///
     /// # Safety
     ///
     /// `inner` must be valid during `'call`, not be completed or queued, and be given
     /// to no other `Kiocb`. `'call` must be given to no other `Kiocb`: it is the
     /// lifetime parameter of the callback that this one is handed to.
     #[inline]
-    pub(super) unsafe fn from_raw(inner: NonNull<bindings::kiocb>) -> Self {
+    pub(super) unsafe fn from_raw(inner: NonNull<bindings::kiocb>, within_call: bool) -> Self {
         // INVARIANT: By the requirements of this function.
         Self {
             inner,
+            within_call,
             _call: PhantomData,
         }
     }
@@ -106,7 +110,7 @@ impl<'call> Kiocb<'call> {
     /// the result (`is_sync_kiocb`), or has to get it at once.
     #[inline]
     pub(crate) fn is_sync(&self) -> bool {
-        self.get().ki_complete.is_none()
+        self.within_call || self.get().ki_complete.is_none()
     }
 
     /// Whether the call must not wait for its turn (`RWF_NOWAIT`, `O_NONBLOCK`):
