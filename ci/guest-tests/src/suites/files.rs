@@ -6,7 +6,7 @@
 use std::fs::File;
 use std::time::Duration;
 
-use crate::case::{Case, Context, During, Suite, Verdict, expect_bytes};
+use crate::case::{Case, Context, During, Suite, Verdict, expect_bytes, expect_errno};
 use crate::pattern;
 use crate::sys::{
     self, AioContext, AioOperation, Buffers, Epoll, IoVec, PAGE, Region, Ring, UringOperation,
@@ -45,25 +45,36 @@ pub fn suite() -> Suite {
     }
 }
 
+/// A file that can be polled: `O_NONBLOCK` when it was opened makes it one.
+fn pollable(context: &Context) -> Verdict<File> {
+    context.open_with(libc::O_RDWR | libc::O_NONBLOCK)
+}
+
 fn poll(context: &Context) -> Verdict {
-    let file = context.open()?;
-    let poll = |events| {
-        sys::poll(&file, events, Duration::ZERO).during(|| format!("poll for {events:#x}"))
-    };
+    // Without O_NONBLOCK it is as for a block device, which is always ready.
+    for file in [pollable(context)?, context.open()?] {
+        expect_ready(&file)?;
+    }
+    // The access mode changes nothing.
+    let reader = context.open_with(libc::O_RDONLY | libc::O_NONBLOCK)?;
+    check_eq!(sys::poll(&reader, READY, Duration::ZERO)?, READY, "reader");
+    Ok(())
+}
+
+fn expect_ready(file: &File) -> Verdict {
+    let poll =
+        |events| sys::poll(file, events, Duration::ZERO).during(|| format!("poll for {events:#x}"));
     check_eq!(poll(READY)?, READY, "events");
     check_eq!(poll(libc::POLLIN)?, libc::POLLIN, "readable");
     check_eq!(poll(libc::POLLOUT)?, libc::POLLOUT, "writable");
     check_eq!(poll(0)?, 0, "neither error nor hang-up");
     check_eq!(poll(libc::POLLPRI)?, 0, "urgent");
-    // The access mode changes nothing.
-    let reader = context.open_with(libc::O_RDONLY)?;
-    check_eq!(sys::poll(&reader, READY, Duration::ZERO)?, READY, "reader");
     Ok(())
 }
 
 fn epoll(context: &Context) -> Verdict {
     let epoll = Epoll::new()?;
-    let files = [context.open()?, context.open()?];
+    let files = [pollable(context)?, pollable(context)?];
     let events = libc::EPOLLIN | libc::EPOLLOUT;
     for (tag, file) in files.iter().enumerate() {
         epoll
@@ -83,12 +94,28 @@ fn epoll(context: &Context) -> Verdict {
     check_eq!(seen, [true; 2], "files with events");
     drop(files);
     check_eq!(epoll.wait(Duration::ZERO)?, None, "event of a closed file");
+    // fcntl does not change what a file is.
+    let other = context.open()?;
+    let flags = sys::file_flags(&other)?;
+    for flags in [flags, flags | libc::O_NONBLOCK] {
+        sys::set_file_flags(&other, flags)?;
+        let result = epoll.add(&other, events, 0);
+        expect_errno(result, &[libc::EPERM], "a file opened without O_NONBLOCK")?;
+    }
+    let file = pollable(context)?;
+    sys::set_file_flags(&file, flags)?;
+    epoll.add(&file, events, 5)?;
+    check_eq!(
+        epoll.wait(PATIENCE)?,
+        Some((events, 5)),
+        "the flag taken away"
+    );
     Ok(())
 }
 
 fn epoll_edge(context: &Context) -> Verdict {
     let epoll = Epoll::new()?;
-    let file = context.open()?;
+    let file = pollable(context)?;
     let events = libc::EPOLLIN | libc::EPOLLOUT;
     epoll.add(&file, events | libc::EPOLLET, 7)?;
     check_eq!(epoll.wait(PATIENCE)?, Some((events, 7)), "first event");
@@ -105,7 +132,7 @@ fn epoll_edge(context: &Context) -> Verdict {
 }
 
 fn uring_poll(context: &Context) -> Verdict {
-    let file = context.open()?;
+    let file = pollable(context)?;
     let mut ring = Ring::new(2)?;
     let events = ring.run(&UringOperation::poll(&file, READY))?;
     check_eq!(events, READY as usize, "events");

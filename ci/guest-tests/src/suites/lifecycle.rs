@@ -398,15 +398,17 @@ fn poll_after_unbind(context: &Context) -> Verdict {
 
     let address = context.pci_address()?;
     let board = Board::new()?;
+    // Only such a file can be polled.
+    let open = || context.open_with(libc::O_RDWR | libc::O_NONBLOCK);
     // Of an idle device there is nothing else to wait for.
     let waiter = process(0, || {
-        let file = context.open()?;
+        let file = open()?;
         board.count(0);
         let events = sys::poll(&file, 0, PATIENCE)?;
         check_eq!(events, GONE, "events of a waiter");
         Ok(())
     })?;
-    let file = context.open()?;
+    let file = open()?;
     let epoll = Epoll::new()?;
     let ready = libc::EPOLLIN | libc::EPOLLOUT;
     epoll.add(&file, ready | libc::EPOLLET, 1)?;

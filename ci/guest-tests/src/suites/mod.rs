@@ -17,6 +17,7 @@ mod lifecycle;
 mod mmap;
 mod pages;
 mod probe;
+mod provided;
 mod resize;
 mod selectors;
 mod stall;

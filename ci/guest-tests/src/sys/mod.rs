@@ -12,6 +12,7 @@ mod memory;
 mod pipe;
 mod poll;
 mod process;
+mod provided;
 mod task;
 mod uring;
 mod userfault;
@@ -32,10 +33,11 @@ pub use poll::{Epoll, file_flags, poll, set_file_flags};
 pub use process::{
     Child, eventfd, eventfd_wait, exit_now, fork, interval_timer, kill, set_empty_handler,
 };
+pub use provided::{Provided, Provision, Selected};
 pub use task::{
     Asleep, Pinned, Task, count_signal, cpus, pin_to_cpu, run_in_order_of_arrival, signals_counted,
 };
-pub use uring::{Buffers, Delay, Ring, UringOperation};
+pub use uring::{Buffers, Delay, Kind, Ring, UringOperation};
 pub use userfault::UserFaults;
 
 use std::io;

@@ -8,11 +8,12 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
 use io_uring::types::{CancelBuilder, Fd, Fixed, FsyncFlags, SubmitArgs, Timespec};
-use io_uring::{IoUring, opcode, squeue};
+use io_uring::{IoUring, cqueue, opcode, squeue};
 
 use super::check_result;
 use super::file::Vectored;
 use super::memory::{IoVec, Region};
+use super::provided::{self, Provided, Selected};
 
 /// Which buffers an operation moves.
 #[derive(Clone, Copy, Debug)]
@@ -168,6 +169,36 @@ impl<'a> UringOperation<'a> {
         }
     }
 
+    /// Device to a memory that the kernel chooses from the provided buffers, at most
+    /// `length` bytes.
+    pub fn read_provided(file: &File, _buffers: &'a Provided, length: usize, offset: u64) -> Self {
+        let entry = opcode::Read::new(
+            Fd(file.as_raw_fd()),
+            std::ptr::null_mut(),
+            self::length(length),
+        )
+        .offset(offset)
+        .buf_group(provided::GROUP)
+        .build()
+        .flags(squeue::Flags::BUFFER_SELECT);
+        Self {
+            entry,
+            _buffers: None,
+        }
+    }
+
+    /// The same again and again, each time a whole buffer and behind the time before
+    /// (`IORING_OP_READ_MULTISHOT`).
+    pub fn read_multishot(file: &File, _buffers: &'a Provided, offset: u64) -> Self {
+        let entry = opcode::ReadMulti::new(Fd(file.as_raw_fd()), 0, provided::GROUP)
+            .offset(offset)
+            .build();
+        Self {
+            entry,
+            _buffers: None,
+        }
+    }
+
     /// Makes earlier writes durable.
     pub fn fsync(file: &File, data_only: bool) -> Self {
         let flags = if data_only {
@@ -237,6 +268,19 @@ fn length(bytes: usize) -> u32 {
     u32::try_from(bytes).unwrap_or(u32::MAX)
 }
 
+/// How an io_uring instance works.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Completions come by task work at any system call.
+    Plain,
+    /// A kernel thread submits (`IORING_SETUP_SQPOLL`).
+    SqPoll,
+    /// Completions come when they are waited for (`IORING_SETUP_DEFER_TASKRUN`).
+    DeferTaskrun,
+    /// Completions are polled for (`IORING_SETUP_IOPOLL`). Files need `O_DIRECT`.
+    IoPoll,
+}
+
 /// An io_uring instance. What [`super::AioContext`] says of buffers holds here
 /// as well.
 pub struct Ring(IoUring);
@@ -247,10 +291,46 @@ impl Ring {
         Ok(Self(IoUring::new(depth)?))
     }
 
-    /// A ring whose completions are polled for (`IORING_SETUP_IOPOLL`). Files need
-    /// `O_DIRECT`.
-    pub fn polled(depth: u32) -> io::Result<Self> {
-        Ok(Self(IoUring::builder().setup_iopoll().build(depth)?))
+    /// A ring of this kind.
+    pub fn of_kind(kind: Kind, depth: u32) -> io::Result<Self> {
+        let mut builder = IoUring::builder();
+        match kind {
+            Kind::Plain => &mut builder,
+            // Milliseconds after which the thread sleeps.
+            Kind::SqPoll => builder.setup_sqpoll(50),
+            Kind::DeferTaskrun => builder.setup_single_issuer().setup_defer_taskrun(),
+            Kind::IoPoll => builder.setup_iopoll(),
+        };
+        builder.build(depth).map(Self)
+    }
+
+    /// Registers a ring of buffers.
+    ///
+    /// # Safety
+    ///
+    /// At `address` must be room for this many entries, which only the kernel and the
+    /// caller use.
+    pub(super) unsafe fn register_buffer_ring(
+        &self,
+        address: u64,
+        entries: u16,
+        group: u16,
+        flags: u16,
+    ) -> io::Result<()> {
+        // SAFETY: by the requirement; the kernel pins the memory.
+        unsafe {
+            self.0
+                .submitter()
+                .register_buf_ring_with_flags(address, entries, group, flags)
+        }
+    }
+
+    /// Submits an entry that refers to no memory, and waits for its result.
+    pub(super) fn run_entry(&mut self, entry: squeue::Entry) -> io::Result<usize> {
+        self.run(&UringOperation {
+            entry,
+            _buffers: None,
+        })
     }
 
     /// Registers regions as fixed buffers, in this order. They must stay mapped
@@ -284,16 +364,23 @@ impl Ring {
             .register_sync_cancel(Some(Timespec::new()), CancelBuilder::user_data(tag))
     }
 
-    /// Queues operations and submits them; returns how many the kernel took.
+    /// Queues operations and submits them; returns how many the kernel took. Where a
+    /// thread of the kernel submits, that is all: it takes them by and by.
     pub fn submit(&mut self, operations: &[UringOperation<'_>]) -> io::Result<usize> {
+        let by_thread = self.0.params().is_setup_sqpoll();
         for operation in operations {
+            if by_thread && self.0.submission().is_full() {
+                self.0.submit()?;
+                self.0.submitter().squeue_wait()?;
+            }
             // SAFETY: lists of buffers are copied during the submission below;
             // buffers lie in regions, into which no reference exists, and the
             // kernel holds on to their pages.
             unsafe { self.0.submission().push(&operation.entry) }
                 .map_err(|_| io::Error::other("the submission queue is full"))?;
         }
-        self.0.submit()
+        let taken = self.0.submit()?;
+        Ok(if by_thread { operations.len() } else { taken })
     }
 
     /// Takes exactly `count` results: tag, and bytes or error. Fewer only when
@@ -303,16 +390,27 @@ impl Ring {
         count: usize,
         timeout: Duration,
     ) -> io::Result<Vec<(u64, io::Result<usize>)>> {
+        self.entries(count, timeout, |entry| {
+            (entry.user_data(), check_result(i64::from(entry.result())))
+        })
+    }
+
+    /// The same, with the buffers that the kernel has chosen.
+    pub fn selected(&mut self, count: usize, timeout: Duration) -> io::Result<Vec<Selected>> {
+        self.entries(count, timeout, Selected::from)
+    }
+
+    fn entries<T>(
+        &mut self,
+        count: usize,
+        timeout: Duration,
+        convert: impl Fn(cqueue::Entry) -> T,
+    ) -> io::Result<Vec<T>> {
         let deadline = Instant::now() + timeout;
         let mut results = Vec::with_capacity(count);
         loop {
             let missing = count - results.len();
-            results.extend(
-                self.0
-                    .completion()
-                    .take(missing)
-                    .map(|entry| (entry.user_data(), check_result(i64::from(entry.result())))),
-            );
+            results.extend(self.0.completion().take(missing).map(&convert));
             let missing = count - results.len();
             let left = deadline.saturating_duration_since(Instant::now());
             if missing == 0 || left.is_zero() {

@@ -11,6 +11,7 @@ mod window;
 use std::fs::File;
 use std::time::Duration;
 
+use super::provided;
 use crate::case::{Case, Context, During, Suite, Verdict, expect_bytes};
 use crate::pattern;
 use crate::sys::{IoVec, Region};
@@ -54,6 +55,15 @@ pub fn suite() -> Suite {
                 "dr8_polled_requests_left_alone_hold_up_nobody",
                 uring::uring_polled_by_nobody,
             ),
+            Case::new("dr12_provided_buffers", provided::plain),
+            Case::new("dr12_provided_buffers_sqpoll", provided::sqpoll),
+            Case::new(
+                "dr12_provided_buffers_defer_taskrun",
+                provided::defer_taskrun,
+            ),
+            Case::new("dr12_provided_buffers_iopoll", provided::iopoll),
+            Case::new("dr12_provided_buffers_o_nonblock", provided::nonblock),
+            Case::new("dr12_multishot_reads", provided::multishot),
             Case::new("b10_exit_with_aio_in_flight", in_flight::exit_with_aio),
             Case::new("b10_exit_with_uring_in_flight", in_flight::exit_with_uring),
             Case::new("b10_unmap_with_io_in_flight", in_flight::unmap_in_flight),

@@ -38,7 +38,7 @@ pub(super) fn uring_polled(context: &Context) -> Verdict {
     let before = context.interrupts()?;
     uring_rounds(
         &b,
-        Ring::polled(DEPTH as u32)?,
+        Ring::of_kind(sys::Kind::IoPoll, DEPTH as u32)?,
         |b, i| Buffers::One(b.block(i)),
         |operation| operation,
     )?;
@@ -56,7 +56,7 @@ pub(super) fn uring_polled_by_nobody(context: &Context) -> Verdict {
     let open = || context.open_with(libc::O_RDWR | libc::O_DIRECT);
     let (file, memory) = (open()?, Region::anonymous(MANY * LENGTH)?);
     memory.fill(0, memory.len(), 1);
-    let mut left_alone = Ring::polled(1024)?;
+    let mut left_alone = Ring::of_kind(sys::Kind::IoPoll, 1024)?;
     let operations: Vec<_> = (0..MANY)
         .map(|i| {
             let buffer = Buffers::One(memory.buffer(i * LENGTH, LENGTH));
@@ -69,7 +69,11 @@ pub(super) fn uring_polled_by_nobody(context: &Context) -> Verdict {
         let other = scope.spawn(|| -> Verdict {
             let (file, memory) = (open()?, Region::anonymous(BLOCK)?);
             let read = UringOperation::read(&file, Buffers::One(memory.buffer(0, BLOCK)), 0);
-            check_eq!(Ring::polled(1)?.run(&read)?, BLOCK, "bytes of another");
+            check_eq!(
+                Ring::of_kind(sys::Kind::IoPoll, 1)?.run(&read)?,
+                BLOCK,
+                "bytes of another"
+            );
             Ok(())
         });
         let ended = eventually("the read of another", || Ok(other.is_finished()));

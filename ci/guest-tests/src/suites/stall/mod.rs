@@ -9,6 +9,7 @@ mod full;
 mod in_flight;
 mod leave;
 mod lent;
+mod provided;
 mod synchronous;
 mod waiters;
 
@@ -72,6 +73,14 @@ pub fn suite() -> Suite {
         Case::new(
             "b12_vectored_transfers_outlast_a_stall",
             synchronous::vectored,
+        ),
+        Case::new(
+            "dr12_provided_buffers_in_flight_while_the_device_stalls",
+            provided::in_flight,
+        ),
+        Case::new(
+            "dr12_provided_buffers_o_nonblock_while_the_device_stalls",
+            provided::nonblock,
         ),
         Case::new("b11_nowait_on_a_full_queue", full::nowait),
         Case::new("b11_nonblock_on_a_full_queue", full::nonblock),

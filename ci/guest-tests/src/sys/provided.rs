@@ -1,0 +1,145 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! Buffers that io_uring chooses from (`IOSQE_BUFFER_SELECT`).
+
+use std::io;
+use std::sync::atomic::{AtomicU16, Ordering};
+
+use io_uring::types::BufRingEntry;
+use io_uring::{cqueue, opcode};
+
+use super::check_result;
+use super::memory::{PAGE, Region};
+use super::uring::Ring;
+
+/// Number of the group that the buffers form.
+pub(super) const GROUP: u16 = 3;
+
+/// `IOU_PBUF_RING_INC`.
+const INCREMENTAL: u16 = 2;
+
+/// How the buffers are given to the kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Provision {
+    /// A ring in shared memory (`IORING_REGISTER_PBUF_RING`).
+    Ring,
+    /// The same, and a buffer may be filled by several reads (`IOU_PBUF_RING_INC`).
+    Incremental,
+    /// An operation (`IORING_OP_PROVIDE_BUFFERS`).
+    Legacy,
+}
+
+/// Buffers of one length.
+pub struct Provided {
+    provision: Provision,
+    memory: Region,
+    length: usize,
+    count: u16,
+    ring: Region,
+    tail: u16,
+}
+
+impl Provided {
+    /// Provides `count` buffers, a power of two, at most 256.
+    pub fn new(
+        ring: &mut Ring,
+        provision: Provision,
+        count: u16,
+        length: usize,
+    ) -> io::Result<Self> {
+        let mut provided = Self {
+            provision,
+            memory: Region::anonymous(usize::from(count) * length)?,
+            length,
+            count,
+            ring: Region::anonymous(PAGE)?,
+            tail: 0,
+        };
+        let flags = match provision {
+            Provision::Ring => Some(0),
+            Provision::Incremental => Some(INCREMENTAL),
+            Provision::Legacy => None,
+        };
+        if let Some(flags) = flags {
+            assert!(usize::from(count) * size_of::<BufRingEntry>() <= PAGE);
+            let address = provided.ring.address() as u64;
+            // SAFETY: the page has room for the entries; the kernel pins it.
+            unsafe { ring.register_buffer_ring(address, count, GROUP, flags) }?;
+        }
+        provided.provide_again(ring)?;
+        Ok(provided)
+    }
+
+    /// Provides all buffers, once all of them are used up.
+    pub fn provide_again(&mut self, ring: &mut Ring) -> io::Result<()> {
+        if self.provision == Provision::Legacy {
+            let length = i32::try_from(self.length).map_err(io::Error::other)?;
+            let first = self.memory.address() as *mut u8;
+            let entry = opcode::ProvideBuffers::new(first, length, self.count, GROUP, 0).build();
+            return ring.run_entry(entry).map(drop);
+        }
+        let entries = self.ring.address() as *mut BufRingEntry;
+        for id in 0..self.count {
+            let at = self.tail.wrapping_add(id) % self.count;
+            // SAFETY: there are so many entries within the page.
+            let entry = unsafe { entries.add(usize::from(at)) };
+            // SAFETY: the page is zeroed, and so the entry valid; the kernel looks at it only once
+            // the tail has passed it, and writes to none but those.
+            let entry = unsafe { &mut *entry };
+            entry.set_addr((self.memory.address() + usize::from(id) * self.length) as u64);
+            entry.set_len(u32::try_from(self.length).map_err(io::Error::other)?);
+            entry.set_bid(id);
+        }
+        self.tail = self.tail.wrapping_add(self.count);
+        // SAFETY: the page begins with the ring.
+        let tail = unsafe { BufRingEntry::tail(entries) }.cast_mut();
+        // SAFETY: the page lives as long as `self`, and no reference to the entry is left.
+        let tail = unsafe { AtomicU16::from_ptr(tail) };
+        tail.store(self.tail, Ordering::Release);
+        Ok(())
+    }
+
+    /// The memory of all buffers, one after the other in the order of their numbers.
+    pub fn memory(&self) -> &Region {
+        &self.memory
+    }
+
+    /// Bytes of one.
+    pub fn length(&self) -> usize {
+        self.length
+    }
+
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        usize::from(self.count)
+    }
+}
+
+/// How an operation has ended for which the kernel has chosen a buffer, or a part of
+/// it that has.
+#[derive(Debug)]
+pub struct Selected {
+    /// Number of the operation.
+    pub tag: u64,
+    /// Bytes or error.
+    pub result: io::Result<usize>,
+    /// Number of the buffer.
+    pub buffer: Option<u16>,
+    /// Whether the buffer is not used up (`IORING_CQE_F_BUF_MORE`).
+    pub buffer_goes_on: bool,
+    /// Whether the operation goes on (`IORING_CQE_F_MORE`).
+    pub goes_on: bool,
+}
+
+impl From<cqueue::Entry> for Selected {
+    fn from(entry: cqueue::Entry) -> Self {
+        let flags = entry.flags();
+        Self {
+            tag: entry.user_data(),
+            result: check_result(i64::from(entry.result())),
+            buffer: cqueue::buffer_select(flags),
+            buffer_goes_on: cqueue::buffer_more(flags),
+            goes_on: cqueue::more(flags),
+        }
+    }
+}
