@@ -67,6 +67,8 @@ test: image debug ## Format, lints, unit and property tests, tests in VMs
 	@echo '== lints'
 	@$(cargo) clippy --workspace --all-targets -- -D warnings
 	@guest-image/kbuild.sh stock build/clippy CLIPPY=1 KRUSTFLAGS=-Dwarnings KCFLAGS=-Werror modules
+	@echo '== misuse of the driver that must not compile'
+	@guest-image/misuse.sh
 	@echo '== unit and property tests'
 	@mkdir -p build/test
 	@# Tests that fail are counted below; anything else that fails ends it here.

@@ -13,6 +13,7 @@
 //! | `driver` | ID table, probe, unbind |
 //! | `stats`, `event_log` | what user space can see of it |
 //! | `uapi` | what user space relies on |
+//! | `misuse` | what must not compile; not part of the module |
 //! | `layout` | the protocol, the very file that the device is built from |
 
 mod abstractions;
@@ -28,6 +29,8 @@ mod hardware;
     reason = "a crate of its own in the device, with more than the driver needs"
 )]
 mod layout;
+#[cfg(ringbar_misuse)]
+mod misuse;
 mod request;
 mod stats;
 #[allow(
