@@ -10,7 +10,7 @@
 #include <linux/mm.h>
 #include <linux/uio.h>
 
-/* The constants of helpers.rs. */
+/* The constants of helpers.rs, and of file/block.rs. */
 static_assert((__force u32)FMODE_READ == 1 << 0);
 static_assert((__force u32)FMODE_WRITE == 1 << 1);
 static_assert((__force u32)FMODE_CAN_ODIRECT == 1 << 22);
@@ -24,6 +24,13 @@ static_assert(IO_URING_CMD_TASK_WORK_ISSUE_FLAGS == 1);
 static_assert(2 * sizeof(struct io_uring_sqe) - offsetof(struct io_uring_sqe, cmd) == 80);
 static_assert(sizeof_field(struct io_uring_cmd, pdu) == 32);
 static_assert(offsetof(struct io_uring_cmd, pdu) % 8 == 0);
+static_assert(BLKROGET == _IO(0x12, 94) && BLKGETSIZE == _IO(0x12, 96));
+static_assert(BLKFLSBUF == _IO(0x12, 97) && BLKRAGET == _IO(0x12, 99));
+static_assert(BLKSSZGET == _IO(0x12, 104) && BLKBSZGET == _IOR(0x12, 112, size_t));
+static_assert(BLKGETSIZE64 == _IOR(0x12, 114, size_t) && BLKDISCARD == _IO(0x12, 119));
+static_assert(BLKIOMIN == _IO(0x12, 120) && BLKIOOPT == _IO(0x12, 121));
+static_assert(BLKALIGNOFF == _IO(0x12, 122) && BLKPBSZGET == _IO(0x12, 123));
+static_assert(BLKROTATIONAL == _IO(0x12, 126) && BLKZEROOUT == _IO(0x12, 127));
 static_assert(sizeof(struct io_tw_req) == sizeof(void *));
 static_assert(sizeof(struct io_tw_state) == sizeof(bool));
 

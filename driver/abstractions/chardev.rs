@@ -95,6 +95,18 @@ pub(crate) struct Access {
     pub(crate) write: bool,
 }
 
+/// An `ioctl` call.
+pub(crate) struct Ioctl {
+    /// What its file was opened for.
+    pub(crate) access: Access,
+    /// The number of the request.
+    pub(crate) number: u32,
+    /// The argument, where it is a pointer.
+    pub(crate) argument: UserPtr,
+    /// Whether the caller is a 32-bit program on a 64-bit kernel: its `long` has 4 bytes.
+    pub(crate) compat: bool,
+}
+
 /// What a character device does. Files keep a reference to it, so it outlives
 /// the [`CharDevice`]; once the hardware is gone its answers are `ENODEV`.
 #[vtable]
@@ -129,8 +141,8 @@ pub(crate) trait FileOperations: Send + Sync + Sized + 'static {
     /// Whether a read or write would go through. Does not sleep.
     fn readiness(&self) -> Readiness;
 
-    /// Executes the `ioctl` of this number. Sleeps. `ENOTTY` where there is none.
-    fn ioctl(&self, access: Access, number: u32, argument: UserPtr) -> Result;
+    /// Executes an `ioctl`. Sleeps. `ENOTTY` where there is none of its number.
+    fn ioctl(&self, call: Ioctl) -> Result;
 
     /// Executes a command of io_uring. May sleep unless
     /// [`UringCommand::nonblocking`]. `ENOTTY` where there is none of its number.
@@ -215,7 +227,7 @@ impl<T: FileOperations> CharDevice<T> {
         splice_write: Some(bindings::iter_file_splice_write),
         iopoll: Some(Self::iopoll),
         unlocked_ioctl: Some(Self::ioctl),
-        compat_ioctl: bindings::compat_ptr_ioctl,
+        compat_ioctl: Some(Self::compat_ioctl),
         uring_cmd: Some(Self::uring_cmd),
         fsync: Some(Self::fsync),
         mmap: Some(Self::mmap),
@@ -406,9 +418,42 @@ impl<T: FileOperations> CharDevice<T> {
         number: c_uint,
         argument: c_ulong,
     ) -> c_long {
+        // SAFETY: By the requirement of this function.
+        unsafe { Self::any_ioctl(file, number, UserPtr::from_addr(argument), false) }
+    }
+
+    /// # Safety
+    ///
+    /// To be called by the VFS, on a file that [`Self::open`] has opened.
+    unsafe extern "C" fn compat_ioctl(
+        file: *mut bindings::file,
+        number: c_uint,
+        argument: c_ulong,
+    ) -> c_long {
+        // CAST: As `compat_ptr`: a pointer of the caller's has 32 bits.
+        let argument = UserPtr::from_addr(argument as u32 as usize);
+        // SAFETY: By the requirement of this function.
+        unsafe { Self::any_ioctl(file, number, argument, true) }
+    }
+
+    /// # Safety
+    ///
+    /// `file` must be a file that [`Self::open`] has opened, and be open during the call.
+    unsafe fn any_ioctl(
+        file: *mut bindings::file,
+        number: u32,
+        argument: UserPtr,
+        compat: bool,
+    ) -> c_long {
         // SAFETY: The file is open during the call.
         let (data, access) = unsafe { (Self::data(file), Self::access(file)) };
-        match data.ioctl(access, number, UserPtr::from_addr(argument)) {
+        let call = Ioctl {
+            access,
+            number,
+            argument,
+            compat,
+        };
+        match data.ioctl(call) {
             Ok(()) => 0,
             Err(error) => error.to_errno() as c_long,
         }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Commands beyond reading and writing, by `ioctl` and io_uring. See [`uapi`].
+//! What the device does beyond reading and writing, for `ioctl` and io_uring. See
+//! [`uapi`].
 
 use crate::{
     abstractions::{
@@ -27,11 +28,7 @@ use crate::{
 };
 use kernel::{
     prelude::*,
-    sync::ArcBorrow,
-    uaccess::{
-        UserPtr,
-        UserSlice, //
-    }, //
+    sync::ArcBorrow, //
 };
 
 /// The opcodes are the device's own, for user space too.
@@ -45,34 +42,16 @@ const _: () = assert!(
         && uapi::OP_CRC32C == Opcode::Crc32c as u32
 );
 
-/// Executes the `ioctl` of this number. Sleeps.
-pub(super) fn ioctl(device: &Device, access: Access, number: u32, argument: UserPtr) -> Result {
-    match number {
-        uapi::IOC_INFO => {
-            let info = info(device)?.to_bytes();
-            UserSlice::new(argument, Info::SIZE)
-                .writer()
-                .write_slice(&info)
-        }
-        uapi::IOC_COMMAND => {
-            let mut bytes = [0; Wire::SIZE];
-            UserSlice::new(argument, Wire::SIZE)
-                .reader()
-                .read_slice(&mut bytes)?;
-            let hardware = device.hardware()?;
-            let command = Command::new(device, &hardware, access, &Wire::from_bytes(&bytes))?;
-            let mut result = 0;
-            let outcome = command.execute(&hardware, &mut result);
-            UserSlice::new(
-                argument.wrapping_byte_add(Wire::RESULT_AT),
-                Wire::SIZE - Wire::RESULT_AT,
-            )
-            .writer()
-            .write_slice(&result.to_ne_bytes())?;
-            outcome
-        }
-        _ => Err(ENOTTY),
-    }
+/// Executes a command. Returns its result and how it ended: also after an error the
+/// result says how much was done. Sleeps.
+///
+/// `Err` for what was not begun.
+pub(super) fn execute(device: &Device, access: Access, wire: &Wire) -> Result<(u64, Result)> {
+    let hardware = device.hardware()?;
+    let command = Command::new(device, &hardware, access, wire)?;
+    let mut result = 0;
+    let outcome = command.execute(&hardware, &mut result);
+    Ok((result, outcome))
 }
 
 /// Executes a command of io_uring. May sleep unless it must not.
@@ -155,7 +134,7 @@ fn submit<'call>(
 }
 
 /// What there is to know of the device.
-fn info(device: &Device) -> Result<Info> {
+pub(super) fn info(device: &Device) -> Result<Info> {
     let hardware = device.hardware()?;
     let config = hardware.config();
     let mut capabilities = 0;
@@ -240,8 +219,9 @@ impl Command {
             offset: wire.offset,
             length: wire.length,
             argument: wire.argument,
-            // So that a pattern goes on where the request before ended.
-            limit: (hardware.config().max_command_bytes() & !7).max(8),
+            // So that a pattern goes on where the request before ended. At least 8 where there are
+            // commands.
+            limit: hardware.config().max_command_bytes() & !7,
         })
     }
 

@@ -1,8 +1,21 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! What an open `/dev/ringbarN` does.
+//!
+//! | module | what is in it |
+//! |---|---|
+//! | [`transfer`] | `read` and `write` in all their forms |
+//! | [`map`] | `mmap` |
+//! | [`ioctl`] | takes the arguments of `ioctl` from user space, puts the results there |
+//! | [`command`] | what the device does besides, for `ioctl` and io_uring |
+//! | [`block`] | what programs ask block devices |
+//!
+//! Nobody in the hardware (as of [`Device::hardware`]) touches user memory: its pages may
+//! have to be fetched by a program that never does, and unbind waits for who is inside.
 
+mod block;
 mod command;
+mod ioctl;
 pub(crate) mod map;
 mod transfer;
 
@@ -11,7 +24,8 @@ use crate::{
         address_space::AddressSpace,
         chardev::{
             Access,
-            FileOperations, //
+            FileOperations,
+            Ioctl, //
         },
         iov::IovIter,
         kiocb::{
@@ -36,8 +50,7 @@ use crate::{
 };
 use kernel::{
     prelude::*,
-    sync::ArcBorrow,
-    uaccess::UserPtr, //
+    sync::ArcBorrow, //
 };
 
 #[vtable]
@@ -80,8 +93,8 @@ impl FileOperations for Device {
         self.readiness()
     }
 
-    fn ioctl(&self, access: Access, number: u32, argument: UserPtr) -> Result {
-        command::ioctl(self, access, number, argument)
+    fn ioctl(&self, call: Ioctl) -> Result {
+        ioctl::ioctl(self, &call)
     }
 
     fn uring_command<'call>(
