@@ -25,6 +25,36 @@ pub fn ioctl(file: &File, number: u32, argument: IoVec) -> io::Result<()> {
     check(result as isize).map(drop)
 }
 
+/// The same as a 32-bit program does it. The argument must be below 4 GiB.
+pub fn compat_ioctl(file: &File, number: u32, argument: IoVec) -> io::Result<()> {
+    /// `__NR_ioctl` of i386.
+    const IOCTL: u64 = 54;
+
+    let IoVec(iov) = argument;
+    let address = u32::try_from(iov.iov_base.addr()).map_err(io::Error::other)?;
+    let fd = u64::from(file.as_raw_fd().cast_unsigned());
+    let mut result = IOCTL;
+    // SAFETY: the kernel writes only to what is mapped, as above. It preserves all registers but
+    // the result's; the compiler keeps `rbx` for itself, so it is exchanged.
+    unsafe {
+        std::arch::asm!(
+            "xchg {fd}, rbx",
+            "int 0x80",
+            "xchg {fd}, rbx",
+            fd = inout(reg) fd => _,
+            inout("rax") result,
+            in("rcx") u64::from(number),
+            in("rdx") u64::from(address),
+            out("r8") _,
+            out("r9") _,
+            out("r10") _,
+            out("r11") _,
+        );
+    }
+    // CAST: a result of 32 bits.
+    super::check_result(i64::from(result as u32 as i32)).map(drop)
+}
+
 /// What there is to know of the device, in the bytes that the kernel wrote.
 pub(crate) fn info(file: &File) -> io::Result<[u8; Info::SIZE]> {
     // What the kernel does not write shows.

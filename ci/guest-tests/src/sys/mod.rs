@@ -18,11 +18,11 @@ mod uring;
 mod userfault;
 
 pub use aio::{AioContext, AioOperation};
-pub use command::ioctl;
 pub(crate) use command::{
     CommandEntry, CommandRing, Completed, execute, execute_in_short_entry, execute_without_value,
     info,
 };
+pub use command::{compat_ioctl, ioctl};
 pub use file::{
     Vectored, fdatasync, fsync, lseek, open, pread, preadv, preadv2, pwrite, pwritev, pwritev2,
     read, readv, write, writev,

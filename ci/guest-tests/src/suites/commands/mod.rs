@@ -3,6 +3,7 @@
 //! What the device does beyond reading and writing, compared with a model.
 
 mod bench;
+mod block;
 mod effects;
 mod large;
 mod refusals;
@@ -48,6 +49,15 @@ pub fn suite() -> Suite {
             Case::new("b14_access_mode_is_checked", refusals::access_mode),
             Case::new("b14_bad_pointer_is_efault", refusals::bad_pointer),
             Case::new("b14_unknown_ioctl_is_enotty", refusals::unknown_ioctl),
+            Case::new("b14_block_ioctls_that_ask", block::queries),
+            Case::new("b14_block_ioctls_of_32_bit_programs", block::compat_queries),
+            Case::new("b14_block_ioctls_that_change_a_range", block::changes),
+            Case::new(
+                "b14_block_ioctls_refuse_as_block_devices_do",
+                block::refusals,
+            ),
+            Case::new("b14_blockdev", block::blockdev),
+            Case::new("b14_blkdiscard_of_busybox", block::blkdiscard),
             Case::new("b14_copy_larger_than_a_command", large::copy),
             Case::new("b14_fill_larger_than_a_command", large::fill),
             Case::new("b14_crc32c_larger_than_a_command", large::crc32c),

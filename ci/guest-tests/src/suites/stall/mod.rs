@@ -7,6 +7,7 @@ mod bounced;
 mod cancel;
 mod full;
 mod in_flight;
+mod ioctl;
 mod leave;
 mod lent;
 mod provided;
@@ -81,6 +82,10 @@ pub fn suite() -> Suite {
         Case::new(
             "dr12_provided_buffers_o_nonblock_while_the_device_stalls",
             provided::nonblock,
+        ),
+        Case::new(
+            "dr7_unbind_does_not_wait_for_the_page_of_a_result",
+            ioctl::result_without_page,
         ),
         Case::new("b11_nowait_on_a_full_queue", full::nowait),
         Case::new("b11_nonblock_on_a_full_queue", full::nonblock),

@@ -1,0 +1,57 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! An `ioctl` whose result has nowhere to go for a while.
+
+use std::thread;
+
+use super::super::lifecycle::{bind, expect_working, unbind};
+use super::{Bench, Caller};
+use crate::case::{Context, During, Stop, Verdict, eventually};
+use crate::check_eq;
+use crate::sys::{self, Asleep, PAGE, Region, UserFaults};
+use crate::uapi::{self, Command, OP_CRC32C};
+
+/// The page of the argument goes away while the device works; who brings it back does so
+/// only after the device was unbound.
+pub(super) fn result_without_page(context: &Context) -> Verdict {
+    let address = context.pci_address()?;
+    let b = Bench::new(context, 1)?;
+    let argument = Region::anonymous(PAGE)?;
+    let faults = UserFaults::of(&argument)?;
+    faults.bring(argument.address(), PAGE)?;
+    let command = Command {
+        opcode: OP_CRC32C,
+        length: 1,
+        ..Command::default()
+    };
+    argument.store(0, &command.to_bytes());
+    b.bar.fill(0, 1, 0);
+    let result: Verdict<_> = thread::scope(|scope| {
+        // Within, so that it ends before the threads are waited for.
+        let stall = b.host.stall()?;
+        let (file, buffer) = (&b.file, argument.buffer(0, Command::SIZE));
+        let caller = Caller::start(scope, move || sys::ioctl(file, uapi::IOC_COMMAND, buffer))?;
+        caller.expect_asleep(libc::SYS_ioctl, Asleep::Uninterruptible)?;
+        argument.advise(libc::MADV_DONTNEED)?;
+        stall.resume()?;
+        let waits = eventually("the wait for the page", || {
+            Ok(caller.task.kernel_function()? == "handle_userfault")
+        });
+        let unbound = scope.spawn(|| unbind(&address));
+        let ended = eventually("unbind", || Ok(unbound.is_finished()));
+        // Whatever has happened, so that the threads end.
+        faults.bring(argument.address(), PAGE)?;
+        let result = caller.join()?;
+        unbound
+            .join()
+            .map_err(|_| Stop::Failed("unbind panicked".into()))??;
+        waits?;
+        ended?;
+        Ok(result)
+    });
+    bind(context, &address)?;
+    result?.during(|| "the ioctl".into())?;
+    let crc = argument.load(Command::RESULT_AT, 8);
+    check_eq!(crc, 0x527d_5351u64.to_ne_bytes(), "the result");
+    expect_working(context, 7)
+}
