@@ -18,6 +18,7 @@ pub fn cases() -> Vec<Case> {
         ("a1_kunit_capability", "ringbar_capability"),
         ("b3_kunit_segments", "ringbar_segments"),
         ("b14_kunit_command", "ringbar_command"),
+        ("b14_kunit_block", "ringbar_block"),
         ("c4_kunit_ring", "ringbar_ring"),
         ("c4_kunit_polling", "ringbar_polling"),
         ("c4_kunit_completion", "ringbar_completion"),

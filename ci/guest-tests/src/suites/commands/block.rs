@@ -246,3 +246,23 @@ pub(super) fn blkdiscard(context: &Context) -> Verdict {
         Ok(())
     })
 }
+
+pub(super) fn fio(context: &Context) -> Verdict {
+    let path = context.path().to_string_lossy();
+    expect_zeroed(context, |start, length| {
+        let (success, text) = run(
+            "fio",
+            &[
+                "--name=trim",
+                "--rw=randtrim",
+                "--ioengine=psync",
+                "--bs=512",
+                &format!("--filename={path}"),
+                &format!("--offset={start}"),
+                &format!("--size={length}"),
+            ],
+        )?;
+        check!(success, "fio: {text}");
+        Ok(())
+    })
+}
