@@ -5,20 +5,15 @@
 //!
 //! The maps of a file hang off `file->f_mapping`. For a character device that is
 //! by default the address space of whichever device node was opened, and there
-//! may be several. So each device has an address space of its own, the one of
-//! an unlinked tmpfs file, and every opened file is made to use it.
+//! may be several. So each device has an address space of its own, that of an
+//! inode without a name, and every opened file is made to use it.
 //!
-//! C headers: [`include/linux/shmem_fs.h`](srctree/include/linux/shmem_fs.h),
-//! [`include/linux/mm.h`](srctree/include/linux/mm.h)
+//! C header: [`include/linux/mm.h`](srctree/include/linux/mm.h)
 
-use super::helpers::shmem_file_setup;
-use core::{
-    ops::Range,
-    ptr::NonNull, //
-};
+use super::anon_inode::AnonInode;
+use core::ops::Range;
 use kernel::{
     bindings,
-    error::from_err_ptr,
     fs::File,
     mm::Mm,
     new_mutex,
@@ -49,51 +44,30 @@ struct Users {
 }
 
 /// The address space that holds all user maps of a device.
-///
-/// # Invariants
-///
-/// `file` is a reference to a tmpfs file of this device's own.
-#[pin_data(PinnedDrop)]
+#[pin_data]
 pub(crate) struct AddressSpace {
-    file: NonNull<bindings::file>,
+    inode: AnonInode,
     maps: Atomic<i64>,
     #[pin]
     users: Mutex<Users>,
 }
 
-// SAFETY: Reference counts and `unmap_mapping_range` may be used from any thread.
-unsafe impl Send for AddressSpace {}
-// SAFETY: As above.
-unsafe impl Sync for AddressSpace {}
-
 impl AddressSpace {
-    /// A new, empty one. May sleep.
+    /// A new, empty one. Sleeps, as dropping it does.
     pub(crate) fn new() -> impl PinInit<Self, Error> {
-        pin_init::pin_init_scope(|| {
-            // SAFETY: The name is a string that is copied; no flags are set.
-            let file = from_err_ptr(unsafe {
-                shmem_file_setup(
-                    c"ringbar".as_char_ptr(),
-                    0,
-                    bindings::vma_flags_t::default(),
-                )
-            })?;
-            let file = NonNull::new(file).ok_or(ENOMEM)?;
-            // INVARIANT: The reference is the one just made.
-            Ok(try_pin_init!(Self {
-                file,
-                maps: Atomic::new(0),
-                users <- new_mutex!(Users {
-                    list: KVec::new(),
-                    number: 0,
-                }),
-            }))
+        try_pin_init!(Self {
+            inode: AnonInode::new()?,
+            maps: Atomic::new(0),
+            users <- new_mutex!(Users {
+                list: KVec::new(),
+                number: 0,
+            }),
         })
     }
 
     fn mapping(&self) -> *mut bindings::address_space {
-        // SAFETY: The file is valid, and its mapping is set once, when it is made.
-        unsafe { (*self.file.as_ptr()).f_mapping }
+        // SAFETY: The inode is valid, and its mapping is set once, when it is made.
+        unsafe { (*self.inode.as_ptr()).i_mapping }
     }
 
     /// How many maps (areas of a process's memory) there are now.
@@ -189,13 +163,5 @@ impl AddressSpace {
         }
         // SAFETY: The address space is valid.
         unsafe { bindings::unmap_mapping_pages(self.mapping(), pages.start, pages.len(), true) };
-    }
-}
-
-#[pinned_drop]
-impl PinnedDrop for AddressSpace {
-    fn drop(self: Pin<&mut Self>) {
-        // SAFETY: By the type invariant.
-        unsafe { bindings::fput(self.file.as_ptr()) };
     }
 }

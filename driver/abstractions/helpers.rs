@@ -6,7 +6,6 @@
 use kernel::{
     bindings,
     ffi::{
-        c_char,
         c_int,
         c_uint,
         c_ulong,
@@ -70,10 +69,6 @@ extern "C" {
         is_cqe32: bool,
     );
 
-    /// `include/linux/shmem_fs.h`
-    pub(super) fn shmem_file_setup(
-        name: *const c_char,
-        size: bindings::loff_t,
-        flags: bindings::vma_flags_t,
-    ) -> *mut bindings::file;
+    /// `include/linux/pseudo_fs.h`
+    pub(super) fn init_pseudo(fc: *mut bindings::fs_context, magic: c_ulong) -> *mut c_void;
 }

@@ -5,8 +5,8 @@
 //! Ringbar is.
 
 pub(crate) mod address_space;
+mod anon_inode;
 pub(crate) mod chardev;
-
 pub(crate) mod dma;
 pub(crate) mod gate;
 mod helpers;
