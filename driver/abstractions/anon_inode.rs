@@ -88,7 +88,8 @@ impl AnonInode {
         // INVARIANT: Just mounted.
         let mount = Mount(NonNull::new(mount).ok_or(ENOMEM)?);
         // SAFETY: The mount is valid, and so is its superblock.
-        let inode = from_err_ptr(unsafe { bindings::alloc_anon_inode((*mount.0.as_ptr()).mnt_sb) })?;
+        let inode =
+            from_err_ptr(unsafe { bindings::alloc_anon_inode((*mount.0.as_ptr()).mnt_sb) })?;
         // INVARIANT: The reference is the one just made.
         Ok(Self {
             inode: NonNull::new(inode).ok_or(ENOMEM)?,

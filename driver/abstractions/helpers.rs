@@ -43,7 +43,6 @@ extern "C" {
         size: c_ulong,
         prot: bindings::pgprot_t,
     ) -> c_int;
-    pub(super) fn ringbar_get_page(page: *mut bindings::page);
     pub(super) fn ringbar_page_address(page: *const bindings::page) -> *mut c_void;
     pub(super) fn ringbar_pgprot_noncached(prot: bindings::pgprot_t) -> bindings::pgprot_t;
     pub(super) fn ringbar_pgprot_writecombine(prot: bindings::pgprot_t) -> bindings::pgprot_t;

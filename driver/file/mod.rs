@@ -27,8 +27,10 @@ use crate::{
             UringCommand, //
         },
         vma::{
+            Installed,
+            Mapped,
             NewMap,
-            SharedPage, //
+            PageFault, //
         }, //
     },
     device::Device,
@@ -93,11 +95,15 @@ impl FileOperations for Device {
         }
     }
 
-    fn mmap(&self, map: NewMap<'_>) -> Result {
+    fn mmap<'a>(&self, map: NewMap<'a>) -> Result<Mapped<'a>> {
         map::map(self, map)
     }
 
-    fn fault(&self, page: usize) -> Option<SharedPage> {
-        map::fault(self, page)
+    fn fault(&self, fault: PageFault<'_>) -> Result<Installed> {
+        map::fault(self, fault)
+    }
+
+    fn peek(&self, offset: u64, buffer: &mut [u8]) -> Result<usize> {
+        map::peek(self, offset, buffer)
     }
 }

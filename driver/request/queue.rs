@@ -24,6 +24,7 @@ use super::{
 use crate::{
     abstractions::{
         poll::Pollers,
+        shared_memory::SharedCoherent,
         wait::Waiter, //
     },
     stats::Stats,
@@ -40,7 +41,6 @@ use crate::{
 };
 use kernel::{
     device::Bound,
-    dma::Coherent,
     new_condvar,
     new_spinlock_irq,
     pci,
@@ -122,7 +122,7 @@ pub(crate) struct Queue {
     pub(super) polling: Polling,
     stats: Arc<Stats>,
     pollers: Arc<Pollers>,
-    used_ring: Arc<Coherent<[u32]>>,
+    used_ring: Arc<SharedCoherent<u32>>,
     /// Whether a notification was put off to the end of a batch.
     held: Atomic<bool>,
     /// Whether it is one of [`Effort::Notify`].
@@ -218,7 +218,7 @@ impl Queue {
     }
 
     /// The used ring, to be shown to user space.
-    pub(crate) fn used_ring(&self) -> &Coherent<[u32]> {
+    pub(crate) fn used_ring(&self) -> &SharedCoherent<u32> {
         &self.used_ring
     }
 

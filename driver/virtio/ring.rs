@@ -6,6 +6,7 @@
 //! or one device-writable buffer, so descriptor `n` is entry `n` and there is no
 //! free list of descriptors. The caller owns the numbers.
 
+use crate::abstractions::shared_memory::SharedCoherent;
 use kernel::{
     device::Bound,
     dma::Coherent,
@@ -99,7 +100,7 @@ pub(crate) struct Ring {
     event_idx: bool,
     descriptors: Coherent<[u64]>,
     avail: Coherent<[u16]>,
-    used: Arc<Coherent<[u32]>>,
+    used: Arc<SharedCoherent<u32>>,
     /// Index of the next entry to be made available.
     next_avail: u16,
     /// Index up to which it has been decided whether to notify the device.
@@ -133,7 +134,7 @@ impl Ring {
             descriptors: Coherent::zeroed_slice(device, DESCRIPTOR_WORDS * n, GFP_KERNEL)?,
             avail: Coherent::zeroed_slice(device, AVAIL_RING + n + 1, GFP_KERNEL)?,
             used: Arc::new(
-                Coherent::zeroed_slice(device, USED_RING + 2 * n + 1, GFP_KERNEL)?,
+                SharedCoherent::zeroed_slice(device, USED_RING + 2 * n + 1)?,
                 GFP_KERNEL,
             )?,
             next_avail: 0,
@@ -159,7 +160,7 @@ impl Ring {
     }
 
     /// The used ring, which only the device writes to.
-    pub(crate) fn used_ring(&self) -> &Arc<Coherent<[u32]>> {
+    pub(crate) fn used_ring(&self) -> &Arc<SharedCoherent<u32>> {
         &self.used
     }
 
@@ -230,11 +231,11 @@ impl Ring {
         if self.event_idx {
             let at = USED_RING + 2 * usize::from(self.size);
             // CAST: The event is the first half of the word, whose rest is padding.
-            let event = u32::from_le(io_read!(&*self.used, [try: at])) as u16;
+            let event = u32::from_le(io_read!(&**self.used, [try: at])) as u16;
             Ok(passed(event, self.announced, old))
         } else {
             // CAST: The flags are the first half.
-            let flags = u32::from_le(io_read!(&*self.used, [try: USED_HEAD])) as u16;
+            let flags = u32::from_le(io_read!(&**self.used, [try: USED_HEAD])) as u16;
             Ok(flags == 0)
         }
     }
@@ -287,8 +288,8 @@ impl Ring {
 
     fn used_element(&self, at: usize) -> Result<(u32, u32)> {
         Ok((
-            u32::from_le(io_read!(&*self.used, [try: at])),
-            u32::from_le(io_read!(&*self.used, [try: at + 1])),
+            u32::from_le(io_read!(&**self.used, [try: at])),
+            u32::from_le(io_read!(&**self.used, [try: at + 1])),
         ))
     }
 
