@@ -17,6 +17,7 @@ use kernel::{
     bindings,
     error::from_err_ptr,
     prelude::*,
+    str::as_char_ptr_in_const_context,
     types::Opaque, //
 };
 
@@ -30,7 +31,7 @@ struct FileSystemType(Opaque<bindings::file_system_type>);
 unsafe impl Sync for FileSystemType {}
 
 static FILE_SYSTEM: FileSystemType = FileSystemType(Opaque::new(bindings::file_system_type {
-    name: c"ringbar".as_ptr().cast(),
+    name: as_char_ptr_in_const_context(c"ringbar"),
     init_fs_context: Some(init_fs_context),
     kill_sb: Some(bindings::kill_anon_super),
     // Without an owner a mount does not hold the module, which could not be removed while a device
@@ -88,8 +89,8 @@ impl AnonInode {
         // INVARIANT: Just mounted.
         let mount = Mount(NonNull::new(mount).ok_or(ENOMEM)?);
         // SAFETY: The mount is valid, and so is its superblock.
-        let inode =
-            from_err_ptr(unsafe { bindings::alloc_anon_inode((*mount.0.as_ptr()).mnt_sb) })?;
+        let inode = unsafe { bindings::alloc_anon_inode((*mount.0.as_ptr()).mnt_sb) };
+        let inode = from_err_ptr(inode)?;
         // INVARIANT: The reference is the one just made.
         Ok(Self {
             inode: NonNull::new(inode).ok_or(ENOMEM)?,
