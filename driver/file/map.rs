@@ -57,13 +57,17 @@ fn memory_from(start: usize) -> impl Iterator<Item = Range<usize>> {
 }
 
 /// Pages of device memory that can be mapped now: it may have become smaller than
-/// what is behind the aperture.
+/// what is behind the aperture, or not be there.
 fn pages_now(device: &Device, aperture: &IoMemory) -> usize {
+    if !device.aperture_ready() {
+        return 0;
+    }
     // CAST: A capacity is never negative.
     aperture.pages_of(device.capacity() as u64)
 }
 
-/// Takes away what maps show beyond the end of the device memory. Sleeps.
+/// Takes away what maps show beyond the end of the device memory, which is nothing
+/// where none can be mapped. Sleeps, as [`finish_revocation`].
 pub(crate) fn unmap_beyond_end(device: &Device) {
     let pages = match device.hardware() {
         Ok(hardware) => hardware
