@@ -6,6 +6,7 @@ mod asynchronous;
 mod commands;
 mod concurrency;
 mod data;
+mod debuggers;
 pub mod durability;
 mod ends;
 mod faults;
@@ -14,6 +15,7 @@ mod kunit;
 pub mod large;
 mod lifecycle;
 mod mmap;
+mod nodes;
 mod probe;
 mod resize;
 mod selectors;
@@ -84,8 +86,12 @@ mod tests {
         for suite in all().into_iter().chain([faults::suite()]) {
             for case in suite.cases {
                 let (id, rest) = case.name.split_once('_').unwrap();
-                let (section, number) = id.split_at(1);
-                assert!("abcdef".contains(section), "{}", case.name);
+                let (section, number) = id.split_at(id.find(char::is_numeric).unwrap());
+                assert!(
+                    "a b c d e f dr ho".split(' ').any(|s| s == section),
+                    "{}",
+                    case.name
+                );
                 assert!(number.parse::<u8>().is_ok(), "{}", case.name);
                 assert!(
                     rest.bytes()

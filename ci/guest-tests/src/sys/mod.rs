@@ -12,6 +12,7 @@ mod memory;
 mod poll;
 mod process;
 mod task;
+mod trace;
 mod uring;
 
 pub use aio::{AioContext, AioOperation};
@@ -21,8 +22,8 @@ pub(crate) use command::{
     info,
 };
 pub use file::{
-    Vectored, fdatasync, fsync, lseek, open, pread, preadv, preadv2, pwrite, pwritev, pwritev2,
-    read, readv, write, writev,
+    Vectored, add_seals, fdatasync, fsync, lseek, open, pread, preadv, preadv2, punch_hole, pwrite,
+    pwritev, pwritev2, read, readv, seals, write, writev,
 };
 pub use memory::{IoVec, PAGE, Region, map_error};
 pub use poll::{Epoll, file_flags, poll, set_file_flags};
@@ -32,6 +33,7 @@ pub use process::{
 pub use task::{
     Asleep, Pinned, Task, count_signal, cpus, pin_to_cpu, run_in_order_of_arrival, signals_counted,
 };
+pub use trace::{ReadImpliesExec, Traced, process_memory, process_vm_read};
 pub use uring::{Buffers, Delay, Ring, UringOperation};
 
 use std::io;
