@@ -186,11 +186,16 @@ impl Device {
         self.aperture_ready.load(Acquire)
     }
 
+    /// Says whether the device memory can be mapped from now on.
+    pub(crate) fn set_aperture_ready(&self, ready: bool) {
+        self.aperture_ready.store(ready, Release);
+    }
+
     /// Starts the device. Sleeps. The interrupt handler must be in place.
     pub(crate) fn start(&self) -> Result {
         let hardware = self.hardware()?;
         let ready = hardware.start(hardware.device())?;
-        self.aperture_ready.store(ready, Release);
+        self.set_aperture_ready(ready);
         // CAST: A capacity is never negative.
         self.log
             .record(uapi::EVENT_STARTED, [self.capacity() as u64, 0]);
@@ -215,10 +220,12 @@ impl Device {
         for queue in hardware.queues() {
             queue.stop(error);
         }
+        map::revoke_memory(self);
         let reset = hardware.transport.reset(device).is_ok();
         for queue in hardware.queues() {
             queue.fail_in_flight(device, error);
         }
+        map::finish_revocation(self);
         *down = true;
         // CAST: An errno is negative.
         let errno = error.to_errno().unsigned_abs();

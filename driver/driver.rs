@@ -109,7 +109,6 @@ struct Running<'bound> {
     device: Arc<Device>,
     interrupt: Option<Interrupt<Device>>,
     vectors: Option<pci::IrqVectorRegistration<'bound>>,
-    _aperture: Option<ClaimedBar<'bound>>,
     enabled: Enabled<'bound>,
 }
 
@@ -135,18 +134,11 @@ impl<'bound> Running<'bound> {
         let vectors =
             device.alloc_irq_vectors(1, 1, pci::IrqTypes::default().with(pci::IrqType::MsiX))?;
 
-        let hardware = Hardware::new(
-            device,
-            transport,
-            aperture.as_ref(),
-            max_segment_bytes,
-            stats,
-        )?;
+        let hardware = Hardware::new(device, transport, aperture, max_segment_bytes, stats)?;
         let mut this = Self {
             device: Device::new(device, hardware, stats.clone())?,
             interrupt: None,
             vectors: Some(vectors),
-            _aperture: aperture,
             enabled,
         };
         if let Some(vectors) = &this.vectors {

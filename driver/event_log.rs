@@ -3,16 +3,14 @@
 //! The log of what happened to a device, which user space can map.
 
 use crate::{
-    abstractions::{
-        shared_memory::WordArea,
-        vma::SharedPage, //
-    },
+    abstractions::shared_memory::WordArea,
     uapi::{
         EVENT_LOG_PAGES,
         EVENT_RECORD_WORDS, //
     }, //
 };
 use kernel::{
+    page::BorrowedPage,
     prelude::*,
     sync::atomic::{
         Full,
@@ -70,7 +68,7 @@ impl EventLog {
     }
 
     /// Page `index`, for a map.
-    pub(crate) fn page(&self, index: usize) -> Option<SharedPage> {
-        self.0.shared(index)
+    pub(crate) fn page(&self, index: usize) -> Option<BorrowedPage<'_>> {
+        self.0.page(index)
     }
 }

@@ -10,6 +10,7 @@ use crate::{
             ClaimedBar, //
         },
         poll::Pollers,
+        shared_memory::SharedCoherent,
         vma::IoMemory, //
     },
     layout::{
@@ -42,7 +43,6 @@ use kernel::{
         CpuId, //
     },
     device::Bound,
-    dma::Coherent,
     pci,
     prelude::*,
     sync::Arc,
@@ -98,7 +98,7 @@ impl Hardware {
     pub(crate) fn new(
         device: &pci::Device<Bound>,
         transport: Transport,
-        aperture_bar: Option<&ClaimedBar<'_>>,
+        aperture_bar: Option<ClaimedBar>,
         max_segment_bytes: usize,
         stats: &Arc<Stats>,
     ) -> Result<Self> {
@@ -195,7 +195,8 @@ impl Hardware {
         // The region may be larger than what it shows: its size is a power of two.
         let aperture = match (aperture_bar, transport.shared_memory()) {
             (Some(bar), Some(region)) => {
-                Some(bar.user_memory(region.offset(), region.len().min(config.aperture_bytes()))?)
+                let len = region.len().min(config.aperture_bytes());
+                Some(IoMemory::new(bar, region.offset(), len)?)
             }
             _ => None,
         };
@@ -346,7 +347,7 @@ impl Hardware {
     }
 
     /// The used ring of the queue at `index` of the request queues.
-    pub(crate) fn used_ring(&self, index: usize) -> Option<&Coherent<[u32]>> {
+    pub(crate) fn used_ring(&self, index: usize) -> Option<&SharedCoherent<u32>> {
         self.queues.get(index).map(|queue| queue.used_ring())
     }
 

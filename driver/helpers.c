@@ -96,12 +96,6 @@ int ringbar_io_remap_pfn_range(struct vm_area_struct *vma, unsigned long addr,
 	return io_remap_pfn_range(vma, addr, pfn, size, prot);
 }
 
-void ringbar_get_page(struct page *page);
-void ringbar_get_page(struct page *page)
-{
-	get_page(page);
-}
-
 void *ringbar_page_address(const struct page *page);
 void *ringbar_page_address(const struct page *page)
 {

@@ -7,8 +7,7 @@ use crate::{
         address_space::AddressSpace,
         module::debugfs_dir,
         pci::address,
-        shared_memory::WordPage,
-        vma::SharedPage, //
+        shared_memory::WordPage, //
     },
     uapi::{
         COUNTER_DOORBELLS,
@@ -24,6 +23,7 @@ use kernel::{
     },
     device::Bound,
     fmt,
+    page::Page,
     pci,
     prelude::*,
     sync::{
@@ -76,8 +76,8 @@ impl Stats {
     }
 
     /// The page, for a map.
-    pub(crate) fn page(&self) -> Option<SharedPage> {
-        self.0.shared()
+    pub(crate) fn page(&self) -> &Page {
+        self.0.page()
     }
 }
 

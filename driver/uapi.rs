@@ -11,10 +11,26 @@
 //! |---|---|---|
 //! | [`MAP_MEMORY`] | device memory, write-combining | read and write |
 //! | [`MAP_MEMORY_UNCACHED`] | device memory, uncached | read and write |
-//! | [`MAP_MEMORY_CACHED`] | device memory, cached; only sound while it is RAM, as in a virtual machine | read and write |
+//! | [`MAP_MEMORY_CACHED`] | device memory, cached; only sound while it is RAM, as in a virtual machine, and often impossible below 4 GiB | read and write |
 //! | [`MAP_STATISTICS`] | one page of counters | read |
 //! | [`MAP_EVENTS`] | the log of what happened to the device | read |
 //! | [`MAP_USED_RINGS`] | used rings of the queues, [`USED_RING_STRIDE`] bytes apart | read |
+//!
+//! All maps of the device memory that exist at a time, in all processes, have the same
+//! selector. What `/proc/PID/maps` says of a map, name and offset, makes it again.
+//! Debuggers read all maps, and write to those that can be written to.
+//!
+//! | errno of `mmap` | when |
+//! |---|---|
+//! | `EINVAL` | beyond the end, an unknown selector, or private and writable |
+//! | `EACCES` | executable, writable where there is only reading, or not allowed by how the file was opened |
+//! | `EBUSY` | the device memory is mapped with another selector |
+//! | `EOPNOTSUPP` | the device memory cannot be cached here |
+//! | `ENODEV` | the device has gone or is out of service, or its memory cannot be mapped: [`CAP_MMAP`] tells |
+//!
+//! A map of device memory raises `SIGBUS` where the device has become smaller, and
+//! once the device is out of service; all maps do once it has gone. What is lost so does
+//! not come back, but can be mapped again when the memory is there.
 //!
 //! # Commands
 //!

@@ -5,21 +5,21 @@
 //!
 //! The maps of a file hang off `file->f_mapping`. For a character device that is
 //! by default the address space of whichever device node was opened, and there
-//! may be several. So each device has an address space of its own, the one of
-//! an unlinked tmpfs file, and every opened file is made to use it.
+//! may be several. So each device has an address space of its own, that of an
+//! inode without a name, and every opened file is made to use it.
 //!
-//! C headers: [`include/linux/shmem_fs.h`](srctree/include/linux/shmem_fs.h),
-//! [`include/linux/mm.h`](srctree/include/linux/mm.h)
+//! C header: [`include/linux/mm.h`](srctree/include/linux/mm.h)
 
-use super::helpers::shmem_file_setup;
+use super::{
+    anon_inode::AnonInode,
+    vma::Caching, //
+};
 use core::{
     ops::Range,
-    ptr::NonNull, //
+    ptr, //
 };
 use kernel::{
     bindings,
-    error::from_err_ptr,
-    fs::File,
     mm::Mm,
     new_mutex,
     prelude::*,
@@ -41,59 +41,50 @@ struct User {
     number: u64,
 }
 
-/// Processes with maps, in the order of their numbers.
+/// Processes with maps, in the order of their numbers, and what their maps are.
 struct Users {
     list: KVec<User>,
     /// Of the next one.
     number: u64,
+    /// How all maps of device memory treat it, and how many there are.
+    caching: Option<(Caching, usize)>,
 }
 
 /// The address space that holds all user maps of a device.
 ///
 /// # Invariants
 ///
-/// `file` is a reference to a tmpfs file of this device's own.
-#[pin_data(PinnedDrop)]
+/// The inode's `i_private` points to this value. Nobody else uses the inode.
+#[pin_data]
 pub(crate) struct AddressSpace {
-    file: NonNull<bindings::file>,
+    inode: AnonInode,
     maps: Atomic<i64>,
     #[pin]
     users: Mutex<Users>,
 }
 
-// SAFETY: Reference counts and `unmap_mapping_range` may be used from any thread.
-unsafe impl Send for AddressSpace {}
-// SAFETY: As above.
-unsafe impl Sync for AddressSpace {}
-
 impl AddressSpace {
-    /// A new, empty one. May sleep.
+    /// A new, empty one. Sleeps, as dropping it does.
     pub(crate) fn new() -> impl PinInit<Self, Error> {
-        pin_init::pin_init_scope(|| {
-            // SAFETY: The name is a string that is copied; no flags are set.
-            let file = from_err_ptr(unsafe {
-                shmem_file_setup(
-                    c"ringbar".as_char_ptr(),
-                    0,
-                    bindings::vma_flags_t::default(),
-                )
-            })?;
-            let file = NonNull::new(file).ok_or(ENOMEM)?;
-            // INVARIANT: The reference is the one just made.
-            Ok(try_pin_init!(Self {
-                file,
-                maps: Atomic::new(0),
-                users <- new_mutex!(Users {
-                    list: KVec::new(),
-                    number: 0,
-                }),
-            }))
+        try_pin_init!(&this in Self {
+            inode: AnonInode::new()?,
+            maps: Atomic::new(0),
+            users <- new_mutex!(Users {
+                list: KVec::new(),
+                number: 0,
+                caching: None,
+            }),
+            _: {
+                // INVARIANT: From here on.
+                // SAFETY: The inode is valid, and nobody else has it yet.
+                unsafe { (*inode.as_ptr()).i_private = this.as_ptr().cast() };
+            },
         })
     }
 
     fn mapping(&self) -> *mut bindings::address_space {
-        // SAFETY: The file is valid, and its mapping is set once, when it is made.
-        unsafe { (*self.file.as_ptr()).f_mapping }
+        // SAFETY: The inode is valid, and its mapping is set once, when it is made.
+        unsafe { (*self.inode.as_ptr()).i_mapping }
     }
 
     /// How many maps (areas of a process's memory) there are now.
@@ -105,21 +96,30 @@ impl AddressSpace {
     ///
     /// # Safety
     ///
-    /// Must be called in the file's `open` callback, before anybody can map it;
-    /// `self` must outlive the file.
-    pub(super) unsafe fn adopt(&self, file: &File) {
-        // SAFETY: In `open` nobody else uses the file yet.
-        unsafe { (*file.as_ptr()).f_mapping = self.mapping() };
+    /// - `file` must be in its `open` callback, so that nobody else uses it.
+    /// - `self` must stay valid until the file's `release` callback.
+    pub(super) unsafe fn adopt(&self, file: *mut bindings::file) {
+        // SAFETY: Nobody else uses the file, by the first requirement; by the second the mapping
+        // stays valid as long as the file uses it: what follows `release` does not.
+        unsafe { (*file).f_mapping = self.mapping() };
+    }
+
+    /// Where the maps of `file` belong.
+    ///
+    /// # Safety
+    ///
+    /// `file` must have been [adopted](Self::adopt), and not be released during `'a`.
+    pub(super) unsafe fn of<'a>(file: *const bindings::file) -> &'a Self {
+        // SAFETY: By the requirement `f_mapping` is that of an `AddressSpace` that is valid during
+        // `'a`, whose inode by the type invariants points to it.
+        unsafe { &*(*(*(*file).f_mapping).host).i_private.cast_const().cast() }
     }
 
     /// Counts a map in `mm` that is about to be made. `ENOMEM` where it cannot be
     /// kept in mind; then it must not be made. Sleeps.
     pub(super) fn add(&self, mm: &Mm) -> Result {
         let mut users = self.users.lock();
-        let known = users
-            .list
-            .iter_mut()
-            .find(|user| core::ptr::eq(&*user.mm, mm));
+        let known = users.list.iter_mut().find(|user| ptr::eq(&*user.mm, mm));
         if let Some(user) = known {
             user.maps += 1;
         } else {
@@ -139,21 +139,29 @@ impl AddressSpace {
     }
 
     /// Counts a map that came from another one, by `fork` or by a split. Sleeps.
-    pub(super) fn copy(&self, mm: &Mm) {
+    pub(super) fn copy(&self, mm: &Mm, caching: Option<Caching>) {
         if self.add(mm).is_err() {
             // This map stays unknown to `unmap`. That does no harm, because it is not in the
             // course of being made: copies of page tables are made in an order that suits
             // `unmap_mapping_range`.
             self.maps.add(1, Relaxed);
         }
+        if caching.is_some() {
+            if let Some((_, maps)) = &mut self.users.lock().caching {
+                *maps += 1;
+            }
+        }
     }
 
     /// Counts a map less. Sleeps.
-    pub(super) fn remove(&self, mm: &Mm) {
+    pub(super) fn remove(&self, mm: &Mm, caching: Option<Caching>) {
+        if caching.is_some() {
+            self.remove_caching();
+        }
         self.maps.add(-1, Relaxed);
         let mut users = self.users.lock();
         let list = &mut users.list;
-        let at = list.iter().position(|user| core::ptr::eq(&*user.mm, mm));
+        let at = list.iter().position(|user| ptr::eq(&*user.mm, mm));
         if let Some(at) = at {
             list[at].maps -= 1;
             if list[at].maps == 0 {
@@ -164,11 +172,42 @@ impl AddressSpace {
         }
     }
 
-    /// Takes away what maps show of these pages of the file. Who touches it
-    /// afterwards gets `SIGBUS`, unless a fault handler puts something back. Sleeps.
+    /// Counts a map of device memory that treats it like this. `EBUSY` while there are
+    /// others that treat it otherwise. Sleeps.
+    pub(super) fn add_caching(&self, caching: Caching) -> Result {
+        let mut users = self.users.lock();
+        users.caching = match users.caching {
+            None => Some((caching, 1)),
+            Some((now, maps)) if now == caching => Some((now, maps + 1)),
+            Some(_) => return Err(EBUSY),
+        };
+        Ok(())
+    }
+
+    /// Takes [`Self::add_caching`] back. Sleeps.
+    pub(super) fn remove_caching(&self) {
+        let mut users = self.users.lock();
+        users.caching = match users.caching {
+            Some((caching, maps)) if maps > 1 => Some((caching, maps - 1)),
+            _ => None,
+        };
+    }
+
+    /// Takes away what maps show of these pages of the file, but for maps that are
+    /// being made. Who touches it afterwards gets `SIGBUS`, unless a fault handler puts
+    /// something back. Sleeps, but waits for nobody who runs in user space or waits for
+    /// a page.
+    pub(crate) fn zap(&self, pages: Range<usize>) {
+        // SAFETY: The address space is valid.
+        unsafe { bindings::unmap_mapping_pages(self.mapping(), pages.start, pages.len(), true) };
+    }
+
+    /// As [`Self::zap`], but waits for maps that are being made, and takes them away
+    /// too. No new maps of the pages may be made: whatever forbids it must be in place
+    /// before the call, and be looked at after the map was counted.
     ///
-    /// No new maps of them may be made: whatever forbids it must be in place before
-    /// the call, and be looked at after the map was counted.
+    /// Sleeps, for as long as a process with maps is within a call that changes its
+    /// memory.
     pub(crate) fn unmap(&self, pages: Range<usize>) {
         // A map is made before it is linked to the address space, and then it would be missed. Both
         // happens under the lock of the process's memory, so wait for that. It must not be taken
@@ -187,15 +226,6 @@ impl AddressSpace {
                 drop(mm.mmap_read_lock());
             }
         }
-        // SAFETY: The address space is valid.
-        unsafe { bindings::unmap_mapping_pages(self.mapping(), pages.start, pages.len(), true) };
-    }
-}
-
-#[pinned_drop]
-impl PinnedDrop for AddressSpace {
-    fn drop(self: Pin<&mut Self>) {
-        // SAFETY: By the type invariant.
-        unsafe { bindings::fput(self.file.as_ptr()) };
+        self.zap(pages);
     }
 }

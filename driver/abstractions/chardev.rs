@@ -54,8 +54,12 @@ use super::{
         UringCommand, //
     },
     vma::{
+        Caching,
+        Installed,
+        Kind,
+        Mapped,
         NewMap,
-        SharedPage, //
+        PageFault, //
     }, //
 };
 use core::{
@@ -74,6 +78,7 @@ use kernel::{
         VmaRef, //
     },
     module::this_module,
+    page::PAGE_SHIFT,
     prelude::*,
     str::CString,
     sync::{
@@ -156,11 +161,15 @@ pub(crate) trait FileOperations: Send + Sync + Sized + 'static {
     fn fsync(&self) -> Result;
 
     /// Maps the device. Sleeps.
-    fn mmap(&self, map: NewMap<'_>) -> Result;
+    fn mmap<'a>(&self, map: NewMap<'a>) -> Result<Mapped<'a>>;
 
-    /// The page to be put where a map that was [`NewMap::faulted`] is first
-    /// touched, at `page` of the file. `None` raises `SIGBUS`. Sleeps.
-    fn fault(&self, page: usize) -> Option<SharedPage>;
+    /// Puts a page where a map that was [`NewMap::faulted`] is first touched. An error
+    /// raises `SIGBUS`, `ENOMEM` kills for lack of memory. Sleeps.
+    fn fault(&self, fault: PageFault<'_>) -> Result<Installed>;
+
+    /// Reads what a map of coherent memory shows, from byte `offset` of the file on,
+    /// for a debugger. Returns how much. Sleeps.
+    fn peek(&self, offset: u64, buffer: &mut [u8]) -> Result<usize>;
 }
 
 /// A registered character device, `/dev/<name>`. Unregistered when dropped:
@@ -263,10 +272,11 @@ impl<T: FileOperations> CharDevice<T> {
                 // it stays right.
                 (*file).f_op = &Self::POLLABLE_OPERATIONS;
             }
-            data.address_space().adopt(File::from_raw_file(file));
-            // The file's reference keeps the address space alive.
             (*file).private_data = data.into_foreign().cast();
         }
+        // SAFETY: `file` is in `open`. The address space is borrowed from `data`, for whatever time
+        // that is shared, and it is until `release`.
+        unsafe { Self::data(file).address_space().adopt(file) };
         0
     }
 
@@ -500,71 +510,130 @@ impl<T: FileOperations> CharDevice<T> {
         vma: *mut bindings::vm_area_struct,
     ) -> c_int {
         // SAFETY: The file is open during the call, the area is being set up.
-        let (data, area) = unsafe { (Self::data(file), VmaNew::from_raw(vma)) };
+        let (data, space, area) = unsafe {
+            (
+                Self::data(file),
+                AddressSpace::of(file),
+                VmaNew::from_raw(vma),
+            )
+        };
         from_result(|| {
-            let maps = data.address_space();
-            maps.add(area.mm())?;
-            if let Err(error) = data.mmap(NewMap::new(area)) {
-                maps.remove(area.mm());
-                return Err(error);
+            space.add(area.mm())?;
+            match data.mmap(NewMap::new(area, space)) {
+                Ok(mapped) => {
+                    let operations = match NewMap::finish(area, &mapped) {
+                        Kind::Device => &Self::DEVICE_MAP,
+                        Kind::Coherent => &Self::COHERENT_MAP,
+                        Kind::Faulted => &Self::FAULTED_MAP,
+                    };
+                    // SAFETY: The area is being set up.
+                    unsafe { (*vma).vm_ops = operations };
+                    Ok(0)
+                }
+                Err(error) => {
+                    space.remove(area.mm(), None);
+                    Err(error)
+                }
             }
-            // SAFETY: The area is being set up.
-            unsafe { (*vma).vm_ops = &Self::VM_OPERATIONS };
-            Ok(0)
         })
     }
 
-    const VM_OPERATIONS: bindings::vm_operations_struct = bindings::vm_operations_struct {
+    /// Of maps whose pages are there from the start. A page that was taken away raises
+    /// `SIGBUS`, because there is no fault handler.
+    const MAP: bindings::vm_operations_struct = bindings::vm_operations_struct {
         open: Some(Self::vma_open),
         close: Some(Self::vma_close),
-        fault: Some(Self::vma_fault),
         ..pin_init::zeroed()
     };
 
-    /// # Safety
-    ///
-    /// `vma` must be a map of a file that [`Self::open`] has opened, and be valid
-    /// during `'a`.
-    unsafe fn mapped<'a>(vma: *mut bindings::vm_area_struct) -> (ArcBorrow<'a, T>, &'a VmaRef) {
-        // SAFETY: The area is valid, and holds a reference to its file.
-        unsafe { (Self::data((*vma).vm_file), VmaRef::from_raw(vma)) }
-    }
+    /// Debuggers see device memory with the caching of the map, and may write where
+    /// the map may, as with the kernel's own maps of BARs (`drivers/pci/mmap.c`).
+    const DEVICE_MAP: bindings::vm_operations_struct = bindings::vm_operations_struct {
+        #[cfg(CONFIG_HAVE_IOREMAP_PROT)]
+        access: Some(bindings::generic_access_phys),
+        ..Self::MAP
+    };
+
+    const COHERENT_MAP: bindings::vm_operations_struct = bindings::vm_operations_struct {
+        access: Some(Self::vma_peek),
+        ..Self::MAP
+    };
+
+    /// Debuggers have the pages put there and read them, as any other RAM.
+    const FAULTED_MAP: bindings::vm_operations_struct = bindings::vm_operations_struct {
+        fault: Some(Self::vma_fault),
+        ..Self::MAP
+    };
 
     /// # Safety
     ///
     /// To be called by the memory manager, on a map made by [`Self::mmap`].
     unsafe extern "C" fn vma_open(vma: *mut bindings::vm_area_struct) {
-        // SAFETY: By the requirement.
-        let (data, vma) = unsafe { Self::mapped(vma) };
-        data.address_space().copy(vma.mm());
+        // SAFETY: By the requirement the area is valid, and holds a reference to its file.
+        let (space, vma) = unsafe { (AddressSpace::of((*vma).vm_file), VmaRef::from_raw(vma)) };
+        space.copy(vma.mm(), Caching::of(vma));
     }
 
     /// # Safety
     ///
     /// To be called by the memory manager, on a map made by [`Self::mmap`].
     unsafe extern "C" fn vma_close(vma: *mut bindings::vm_area_struct) {
-        // SAFETY: By the requirement.
-        let (data, vma) = unsafe { Self::mapped(vma) };
-        data.address_space().remove(vma.mm());
+        // SAFETY: By the requirement the area is valid, and holds a reference to its file.
+        let (space, vma) = unsafe { (AddressSpace::of((*vma).vm_file), VmaRef::from_raw(vma)) };
+        space.remove(vma.mm(), Caching::of(vma));
     }
 
     /// # Safety
     ///
     /// To be called by the memory manager, on a map made by [`Self::mmap`].
     unsafe extern "C" fn vma_fault(fault: *mut bindings::vm_fault) -> bindings::vm_fault_t {
-        // SAFETY: The fault is valid, and its area a map of ours.
-        let (data, page) = unsafe {
-            let place = &(*fault).__bindgen_anon_1;
-            (Self::mapped(place.vma).0, place.pgoff)
+        // SAFETY: By the requirement the fault is valid, and its area holds a reference to its file.
+        let (data, fault) = unsafe {
+            let file = (*(*fault).__bindgen_anon_1.vma).vm_file;
+            (
+                Self::data(file),
+                PageFault::from_raw(fault, AddressSpace::of(file)),
+            )
         };
-        match data.fault(page) {
-            Some(page) => {
-                // SAFETY: The fault is ours to answer; the reference goes with the page.
-                unsafe { (*fault).page = page.into_raw() };
-                0
-            }
-            None => bindings::vm_fault_reason_VM_FAULT_SIGBUS,
+        match data.fault(fault) {
+            Ok(Installed { .. }) => bindings::vm_fault_reason_VM_FAULT_NOPAGE,
+            Err(error) if error == ENOMEM => bindings::vm_fault_reason_VM_FAULT_OOM,
+            Err(_) => bindings::vm_fault_reason_VM_FAULT_SIGBUS,
         }
+    }
+
+    /// # Safety
+    ///
+    /// To be called by the memory manager, on a map made by [`Self::mmap`], with an
+    /// address within it and a buffer of `len` bytes.
+    unsafe extern "C" fn vma_peek(
+        vma: *mut bindings::vm_area_struct,
+        address: c_ulong,
+        buffer: *mut c_void,
+        len: c_int,
+        write: c_int,
+    ) -> c_int {
+        // These maps are read-only, for debuggers too.
+        let (0, Ok(len)) = (write, usize::try_from(len)) else {
+            return EACCES.to_errno();
+        };
+        // SAFETY: By the requirement the area is valid and holds a reference to its file, and the
+        // buffer is the caller's own.
+        let (data, area, first_page, buffer) = unsafe {
+            (
+                Self::data((*vma).vm_file),
+                VmaRef::from_raw(vma),
+                (*vma).vm_pgoff,
+                core::slice::from_raw_parts_mut(buffer.cast::<u8>(), len),
+            )
+        };
+        let offset = ((first_page << PAGE_SHIFT) + (address - area.start())) as u64;
+        let within = len.min(area.end() - address);
+        from_result(|| {
+            let read = data.peek(offset, &mut buffer[..within])?;
+            // CAST: At most `len`.
+            Ok(read.min(within) as c_int)
+        })
     }
 }
 

@@ -8,17 +8,16 @@
 
 use super::{
     address_space::AddressSpace,
-    pci as raw_pci,
-    vma::NewMap, //
+    pci as raw_pci, //
 };
 use core::{
     cell::UnsafeCell,
     ops::Deref, //
 };
 use kernel::{
+    bindings,
     device::Bound,
     devres,
-    dma::Coherent,
     new_srcu,
     pci,
     prelude::*,
@@ -32,10 +31,6 @@ use kernel::{
         srcu,
         Arc,
         Srcu, //
-    },
-    transmute::{
-        AsBytes,
-        FromBytes, //
     }, //
 };
 
@@ -161,26 +156,60 @@ impl<T> Entered<'_, T> {
         unsafe { raw_pci::assume_bound(&self.gate.device) }
     }
 
-    /// Makes `map` one of coherent memory that is part of the value. Read-only,
-    /// errors as of [`NewMap::faulted`]. Sleeps.
-    pub(crate) fn map_coherent<U: AsBytes + FromBytes>(
+    /// The user maps that closing the gate takes away.
+    pub(super) fn maps(&self) -> &AddressSpace {
+        &self.gate.maps
+    }
+}
+
+impl<T: 'static> Entered<'_, T> {
+    /// A part of the value, of which user maps may be made. `None` where `select`
+    /// finds none.
+    pub(crate) fn part<U>(
         &self,
-        map: &NewMap<'_>,
-        memory: for<'x> fn(&'x T, usize) -> Option<&'x Coherent<[U]>>,
-        index: usize,
-    ) -> Result {
-        let memory = memory(self.value, index).ok_or(EINVAL)?;
-        // SAFETY: The allocation is part of the value (a function pointer has nothing else to take
-        // it from), for this device, and lives until `close` has taken all maps away. Whole pages
-        // are allocated, zeroed by the kernel.
-        unsafe {
-            map.coherent(
-                raw_pci::as_raw_device(self.device()),
-                memory.as_mut_ptr().cast(),
-                memory.dma_address(),
-                memory.size(),
-            )
-        }
+        select: impl for<'x> FnOnce(&'x T) -> Option<&'x U>,
+    ) -> Option<Part<'_, U>> {
+        // INVARIANT: `select` has to answer with what lives as long as the value is shared,
+        // whatever time that is, and that is until the gate drops it. Before, the gate takes its
+        // maps away.
+        Some(Part {
+            value: select(self.value)?,
+            maps: &self.gate.maps,
+            device: self.device(),
+        })
+    }
+}
+
+/// Part of the value behind a [`Gate`], as one who has entered sees it.
+///
+/// # Invariants
+///
+/// - `value` lives until the gate has taken away all maps of `maps`.
+/// - The gate is the one of `device`.
+pub(crate) struct Part<'a, U: ?Sized> {
+    value: &'a U,
+    maps: &'a AddressSpace,
+    device: &'a pci::Device<Bound>,
+}
+
+impl<U: ?Sized> Part<'_, U> {
+    /// The user maps that the gate takes away.
+    pub(super) fn maps(&self) -> &AddressSpace {
+        self.maps
+    }
+
+    /// The device, which is bound.
+    pub(super) fn raw_device(&self) -> *mut bindings::device {
+        raw_pci::as_raw_device(self.device)
+    }
+}
+
+impl<U: ?Sized> Deref for Part<'_, U> {
+    type Target = U;
+
+    #[inline]
+    fn deref(&self) -> &U {
+        self.value
     }
 }
 

@@ -6,7 +6,6 @@
 use kernel::{
     bindings,
     ffi::{
-        c_char,
         c_int,
         c_uint,
         c_ulong,
@@ -81,7 +80,6 @@ extern "C" {
         size: c_ulong,
         prot: bindings::pgprot_t,
     ) -> c_int;
-    pub(super) fn ringbar_get_page(page: *mut bindings::page);
     pub(super) fn ringbar_page_address(page: *const bindings::page) -> *mut c_void;
     pub(super) fn ringbar_pgprot_noncached(prot: bindings::pgprot_t) -> bindings::pgprot_t;
     pub(super) fn ringbar_pgprot_writecombine(prot: bindings::pgprot_t) -> bindings::pgprot_t;
@@ -107,10 +105,6 @@ extern "C" {
         is_cqe32: bool,
     );
 
-    /// `include/linux/shmem_fs.h`
-    pub(super) fn shmem_file_setup(
-        name: *const c_char,
-        size: bindings::loff_t,
-        flags: bindings::vma_flags_t,
-    ) -> *mut bindings::file;
+    /// `include/linux/pseudo_fs.h`
+    pub(super) fn init_pseudo(fc: *mut bindings::fs_context, magic: c_ulong) -> *mut c_void;
 }

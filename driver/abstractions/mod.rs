@@ -5,9 +5,9 @@
 //! Ringbar is.
 
 pub(crate) mod address_space;
+mod anon_inode;
 mod brand;
 pub(crate) mod chardev;
-
 pub(crate) mod dma;
 pub(crate) mod gate;
 mod helpers;

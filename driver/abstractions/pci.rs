@@ -4,7 +4,7 @@
 //!
 //! C header: [`include/linux/pci.h`](srctree/include/linux/pci.h)
 
-use super::vma::IoMemory;
+use core::ops::Range;
 use kernel::{
     bindings,
     device::{
@@ -15,7 +15,8 @@ use kernel::{
     error::to_result,
     pci,
     prelude::*,
-    str::CString, //
+    str::CString,
+    sync::aref::ARef, //
 };
 
 /// The C object behind `device`.
@@ -91,25 +92,21 @@ impl Drop for Enabled<'_> {
 ///
 /// # Invariants
 ///
-/// The BAR is requested by this driver.
-pub(crate) struct ClaimedBar<'bound> {
-    device: &'bound pci::Device<Bound>,
+/// The BAR is requested by this driver, and has the bytes of `range`.
+pub(crate) struct ClaimedBar {
+    device: ARef<pci::Device>,
     bar: c_int,
-    start: u64,
-    len: u64,
+    range: Range<u64>,
 }
 
-impl<'bound> ClaimedBar<'bound> {
+impl ClaimedBar {
     /// Claims `bar` under `name`. May sleep.
     ///
     /// `EINVAL` where there is no such BAR, `EBUSY` where somebody else has it.
-    pub(crate) fn new(
-        device: &'bound pci::Device<Bound>,
-        bar: u8,
-        name: &'static CStr,
-    ) -> Result<Self> {
+    pub(crate) fn new(device: &pci::Device<Bound>, bar: u8, name: &'static CStr) -> Result<Self> {
         let start = device.resource_start(u32::from(bar))?;
         let len = device.resource_len(u32::from(bar))?;
+        let range = start..start.checked_add(len).ok_or(EINVAL)?;
         let bar = c_int::from(bar);
         // SAFETY: The device is valid, `bar` is a BAR (checked by `resource_start`), the name is
         // static.
@@ -118,30 +115,22 @@ impl<'bound> ClaimedBar<'bound> {
         })?;
         // INVARIANT: Just requested.
         Ok(Self {
-            device,
+            device: ARef::from(&**device),
             bar,
-            start,
-            len,
+            range,
         })
     }
 
-    /// `len` bytes from `offset` on, as memory that user space may map.
-    ///
-    /// `EINVAL` where they are not within the BAR or do not begin at a page.
-    pub(crate) fn user_memory(&self, offset: u64, len: u64) -> Result<IoMemory> {
-        if offset.checked_add(len).ok_or(EINVAL)? > self.len {
-            return Err(EINVAL);
-        }
-        // SAFETY: The memory lies in a BAR that this driver has claimed. The sum cannot overflow,
-        // because the BAR has an end.
-        unsafe { IoMemory::new(self.start + offset, len) }
+    /// Where it is in physical memory.
+    pub(super) fn range(&self) -> Range<u64> {
+        self.range.clone()
     }
 }
 
-impl Drop for ClaimedBar<'_> {
+impl Drop for ClaimedBar {
     fn drop(&mut self) {
         // SAFETY: By the type invariant the BAR is ours.
-        unsafe { bindings::pci_release_region(as_raw(self.device), self.bar) };
+        unsafe { bindings::pci_release_region(as_raw(&self.device), self.bar) };
     }
 }
 

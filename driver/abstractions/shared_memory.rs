@@ -6,19 +6,32 @@
 //! C headers: [`include/linux/gfp.h`](srctree/include/linux/gfp.h),
 //! [`include/linux/vmalloc.h`](srctree/include/linux/vmalloc.h)
 
-use super::{
-    helpers::ringbar_page_address,
-    vma::SharedPage, //
+use super::helpers::ringbar_page_address;
+use core::{
+    ops::Deref,
+    ptr::NonNull, //
 };
-use core::ptr::NonNull;
 use kernel::{
     bindings,
+    device::{
+        Bound,
+        Device, //
+    },
+    dma::Coherent,
     page::{
+        BorrowedPage,
         Page,
         PAGE_SIZE, //
     },
     prelude::*,
-    sync::atomic::Atomic, //
+    sync::{
+        aref::ARef,
+        atomic::Atomic, //
+    },
+    transmute::{
+        AsBytes,
+        FromBytes, //
+    }, //
 };
 
 /// Numbers in a page.
@@ -42,9 +55,8 @@ impl WordPage {
     }
 
     /// The page, for a map.
-    pub(crate) fn shared(&self) -> Option<SharedPage> {
-        // SAFETY: An ordinary page of order 0, with nothing but these numbers in it.
-        NonNull::new(self.0.as_ptr()).map(|page| unsafe { SharedPage::new(page) })
+    pub(crate) fn page(&self) -> &Page {
+        &self.0
     }
 }
 
@@ -81,12 +93,48 @@ impl WordArea {
     }
 
     /// Page `index`, for a map.
-    pub(crate) fn shared(&self, index: usize) -> Option<SharedPage> {
+    pub(crate) fn page(&self, index: usize) -> Option<BorrowedPage<'_>> {
         let first = self.words.get(index.checked_mul(WORDS_PER_PAGE)?)?;
         // SAFETY: `VVec` memory is always a `vmalloc` area, and this is an address within it.
         let page = unsafe { bindings::vmalloc_to_page(core::ptr::from_ref(first).cast()) };
-        // SAFETY: The area lives. By the type invariant the page, an ordinary one, has nothing but
-        // these numbers in it. It lives on by its references when the area is freed.
-        NonNull::new(page).map(|page| unsafe { SharedPage::new(page) })
+        // SAFETY: The page is valid as long as the area, which `self` owns and never replaces.
+        NonNull::new(page).map(|page| unsafe { BorrowedPage::from_raw(page) })
+    }
+}
+
+/// Coherent memory that only the device writes to, with nothing else in its pages.
+///
+/// # Invariants
+///
+/// `memory` was allocated for `device`, its pages filled with zeroes.
+pub(crate) struct SharedCoherent<U: AsBytes + FromBytes> {
+    memory: Coherent<[U]>,
+    device: ARef<Device>,
+}
+
+impl<U: AsBytes + FromBytes> SharedCoherent<U> {
+    /// `count` elements, all zero. May sleep.
+    pub(crate) fn zeroed_slice(device: &Device<Bound>, count: usize) -> Result<Self> {
+        // INVARIANT: An allocation always has whole pages, all of which are filled
+        // (`dma_alloc_attrs`).
+        Ok(Self {
+            memory: Coherent::zeroed_slice(device, count, GFP_KERNEL)?,
+            device: ARef::from(&**device),
+        })
+    }
+
+    /// The device that it was allocated for.
+    pub(super) fn device(&self) -> *mut bindings::device {
+        // `Device` is a transparent wrapper of an `Opaque<device>`.
+        core::ptr::from_ref(&*self.device).cast_mut().cast()
+    }
+}
+
+impl<U: AsBytes + FromBytes> Deref for SharedCoherent<U> {
+    type Target = Coherent<[U]>;
+
+    #[inline]
+    fn deref(&self) -> &Coherent<[U]> {
+        &self.memory
     }
 }

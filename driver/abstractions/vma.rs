@@ -2,54 +2,149 @@
 
 //! Mapping memory of a device and of its driver to user space.
 //!
+//! A map is asked for as a [`NewMap`] and answered with a [`Mapped`], which only
+//! the functions have that make one. There are three kinds:
+//!
+//! - device memory, [`map_device`]: all pages are there from the start;
+//! - coherent memory, [`map_coherent`]: likewise, and read-only;
+//! - pages of RAM, [`NewMap::faulted`]: each comes when it is first touched, by
+//!   [`PageFault::install`]; read-only.
+//!
+//! The first two take a [`Part`] of what is behind a gate, which takes all maps away
+//! before the memory goes.
+//!
 //! C header: [`include/linux/mm.h`](srctree/include/linux/mm.h)
 
-use super::helpers::{
-    ringbar_get_page,
-    ringbar_io_remap_pfn_range,
-    ringbar_pgprot_noncached,
-    ringbar_pgprot_writecombine, //
+use super::{
+    address_space::AddressSpace,
+    gate::{
+        Entered,
+        Part, //
+    },
+    helpers::{
+        ringbar_io_remap_pfn_range,
+        ringbar_pgprot_noncached,
+        ringbar_pgprot_writecombine, //
+    },
+    pci::ClaimedBar,
+    shared_memory::SharedCoherent, //
 };
-use core::ptr::NonNull;
+use core::{
+    marker::PhantomData,
+    ptr, //
+};
 use kernel::{
     bindings,
     error::to_result,
     mm::virt::{
         flags,
-        VmaNew, //
+        VmaNew,
+        VmaRef, //
     },
     page::{
+        Page,
         PAGE_SHIFT,
         PAGE_SIZE, //
     },
-    prelude::*, //
+    prelude::*,
+    transmute::{
+        AsBytes,
+        FromBytes, //
+    }, //
 };
 
 /// How the CPU treats accesses to device memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Caching {
     /// Each access by itself, in order.
-    Uncached,
+    Uncached = 1,
     /// Writes may be joined and come late; reads are not cached.
     WriteCombining,
     /// As RAM. Only for memory that is RAM in truth, as in a virtual machine.
     Cached,
 }
 
+impl Caching {
+    /// As it is kept in `vm_private_data`, where null stands for none.
+    fn into_raw(this: Option<Self>) -> *mut c_void {
+        ptr::without_provenance_mut(this.map_or(0, |caching| caching as usize))
+    }
+
+    /// The other way round.
+    fn from_raw(raw: *const c_void) -> Option<Self> {
+        [Self::Uncached, Self::WriteCombining, Self::Cached]
+            .into_iter()
+            .find(|&caching| caching as usize == raw.addr())
+    }
+
+    /// The caching of `area`, which must be a map of ours, if it is one of device
+    /// memory.
+    pub(super) fn of(area: &VmaRef) -> Option<Self> {
+        // SAFETY: The area is valid; the field is set once, before the area is linked.
+        Self::from_raw(unsafe { (*area.as_ptr()).vm_private_data })
+    }
+
+    /// `prot` with this caching, and otherwise as it is.
+    fn apply(self, prot: bindings::pgprot_t) -> bindings::pgprot_t {
+        match self {
+            // SAFETY: Only computes.
+            Self::Uncached => unsafe { ringbar_pgprot_noncached(prot) },
+            // SAFETY: Only computes.
+            Self::WriteCombining => unsafe { ringbar_pgprot_writecombine(prot) },
+            Self::Cached => prot,
+        }
+    }
+
+    /// Whether `prot` has this caching: to apply it would change nothing.
+    fn is_in(self, prot: bindings::pgprot_t) -> bool {
+        let unchanged = |caching: Self| caching.apply(prot).pgprot == prot.pgprot;
+        match self {
+            Self::Cached => !unchanged(Self::Uncached) && !unchanged(Self::WriteCombining),
+            _ => unchanged(self),
+        }
+    }
+}
+
+/// What kind of map was made.
+#[derive(Clone, Copy)]
+pub(super) enum Kind {
+    Device,
+    Coherent,
+    Faulted,
+}
+
+/// A map that was made, as a [`NewMap`] of the same lifetime asked for.
+pub(crate) struct Mapped<'a> {
+    kind: Kind,
+    caching: Option<Caching>,
+    /// Neither longer nor shorter: it answers this call and no other.
+    _map: PhantomData<fn(&'a ()) -> &'a ()>,
+}
+
 /// A map that is being made, within the `mmap` callback.
 pub(crate) struct NewMap<'a> {
     vma: &'a VmaNew,
+    /// Where it will belong.
+    space: &'a AddressSpace,
     first_page: usize,
 }
 
 impl<'a> NewMap<'a> {
-    /// The map that `vma` asks for.
-    pub(super) fn new(vma: &'a VmaNew) -> Self {
+    /// The map that `vma` asks for, which will belong to `space`.
+    pub(super) fn new(vma: &'a VmaNew, space: &'a AddressSpace) -> Self {
         Self {
             vma,
+            space,
             // SAFETY: The area is valid; during `mmap` nobody else changes it.
             first_page: unsafe { (*vma.as_ptr()).vm_pgoff },
         }
+    }
+
+    /// Ends the setting up of the area: says what it is.
+    pub(super) fn finish(vma: &VmaNew, mapped: &Mapped<'a>) -> Kind {
+        // SAFETY: The area is being set up.
+        unsafe { (*vma.as_ptr()).vm_private_data = Caching::into_raw(mapped.caching) };
+        mapped.kind
     }
 
     /// Offset in the file, in pages.
@@ -80,10 +175,35 @@ impl<'a> NewMap<'a> {
         Ok(())
     }
 
+    /// `EINVAL` unless the map will belong where those of `part` are taken away.
+    fn belongs_to<U: ?Sized>(&self, part: &Part<'_, U>) -> Result {
+        if ptr::eq(self.space, part.maps()) {
+            Ok(())
+        } else {
+            Err(EINVAL)
+        }
+    }
+
     /// `EACCES` for executable maps, now and by a later `mprotect`.
+    ///
+    /// For a process whose every readable map is to be executable
+    /// (`READ_IMPLIES_EXEC`), this one is not, as it would be for a file of sysfs,
+    /// which is mounted `noexec`: such a process has not asked for it.
     fn never_executable(&self) -> Result {
         if self.vma.executable() {
-            return Err(EACCES);
+            // SAFETY: The current task is valid, and nobody else writes this field of it.
+            let personality = unsafe { (*kernel::current!().as_ptr()).personality };
+            if personality & bindings::READ_IMPLIES_EXEC == 0 {
+                return Err(EACCES);
+            }
+            let raw = self.vma.as_ptr();
+            let allowed = self.vma.flags() & !flags::EXEC;
+            // SAFETY: The area is being set up, and to take a right away leaves the flags valid.
+            // The protection is what the flags say; no caching was chosen so far.
+            unsafe {
+                (*raw).__bindgen_anon_2.vm_flags = allowed;
+                (*raw).vm_page_prot = bindings::vm_get_page_prot(allowed);
+            }
         }
         self.vma.try_clear_mayexec()
     }
@@ -108,11 +228,8 @@ impl<'a> NewMap<'a> {
         self.vma.try_clear_maywrite()
     }
 
-    /// Prepares a read-only map of `pages` pages that a fault handler provides.
-    ///
-    /// `EINVAL` beyond them and for private writable maps, `EACCES` for writable
-    /// and executable ones.
-    pub(crate) fn faulted(&self, pages: usize) -> Result {
+    /// Checks and prepares a read-only map of `pages` pages.
+    fn read_only(&self, pages: usize) -> Result {
         self.within(pages)?;
         self.no_copies()?;
         self.never_writable()?;
@@ -123,140 +240,232 @@ impl<'a> NewMap<'a> {
         Ok(())
     }
 
-    /// Maps a coherent DMA allocation, read-only. Errors as of [`Self::faulted`].
+    /// Makes a read-only map of `pages` pages of RAM that the fault handler provides.
     ///
-    /// # Safety
-    ///
-    /// `cpu_addr` and `dma_addr` must be those of a live coherent allocation of
-    /// `size` bytes for `device`. The pages must hold nothing that user space must
-    /// not see, and must not be freed before the map is taken away.
-    pub(super) unsafe fn coherent(
-        &self,
-        device: *mut bindings::device,
-        cpu_addr: *mut c_void,
-        dma_addr: u64,
-        size: usize,
-    ) -> Result {
-        self.faulted(size.div_ceil(PAGE_SIZE))?;
-        let raw = self.vma.as_ptr();
-        // SAFETY: The area is being set up. `dma_mmap_attrs` takes its offset for one into the
-        // allocation; all pages of it are within, as was just checked.
-        to_result(unsafe {
-            (*raw).vm_pgoff = self.first_page;
-            bindings::dma_mmap_attrs(
-                device,
-                raw,
-                cpu_addr,
-                dma_addr,
-                size.next_multiple_of(PAGE_SIZE),
-                0,
-            )
+    /// `EINVAL` beyond them and for private writable maps, `EACCES` for writable
+    /// and executable ones.
+    pub(crate) fn faulted(self, pages: usize) -> Result<Mapped<'a>> {
+        self.read_only(pages)?;
+        self.vma.set_mixedmap();
+        Ok(Mapped {
+            kind: Kind::Faulted,
+            caching: None,
+            _map: PhantomData,
         })
     }
 }
 
-/// Physically contiguous device memory that may be mapped to user space.
-#[derive(Clone, Copy)]
-pub(crate) struct IoMemory {
-    start: u64,
-    pages: usize,
+/// Makes `map` one of coherent memory, read-only. Errors as of [`NewMap::faulted`];
+/// `EINVAL` also for memory of another device. Sleeps.
+pub(crate) fn map_coherent<'a, U: AsBytes + FromBytes>(
+    memory: &Part<'_, SharedCoherent<U>>,
+    map: NewMap<'a>,
+) -> Result<Mapped<'a>> {
+    map.belongs_to(memory)?;
+    let device = memory.raw_device();
+    if memory.device() != device {
+        return Err(EINVAL);
+    }
+    let size = memory.size().next_multiple_of(PAGE_SIZE);
+    map.read_only(size >> PAGE_SHIFT)?;
+    let raw = map.vma.as_ptr();
+    // SAFETY:
+    // - The area is being set up. `dma_mmap_attrs` takes its offset for one into the allocation, all
+    //   pages of it are within, as was just checked, and afterwards it is the file's again: by that
+    //   the area is linked, found, and shown to user space.
+    // - The memory is an allocation for this very device, which is bound as long as there is a
+    //   `Part`. Its pages hold nothing else (`SharedCoherent`), and by the invariants of `Part` it
+    //   is there until all maps of the address space are taken away, to which this one belongs.
+    to_result(unsafe {
+        let in_file = (*raw).vm_pgoff;
+        (*raw).vm_pgoff = map.first_page;
+        let result = bindings::dma_mmap_attrs(
+            device,
+            raw,
+            memory.as_mut_ptr().cast(),
+            memory.dma_address(),
+            size,
+            0,
+        );
+        (*raw).vm_pgoff = in_file;
+        result
+    })?;
+    Ok(Mapped {
+        kind: Kind::Coherent,
+        caching: None,
+        _map: PhantomData,
+    })
 }
 
-impl IoMemory {
-    /// `len` bytes from physical address `start`, which must be page aligned
-    /// (`EINVAL`). A last page that is not filled is left out: a map shows whole
-    /// pages, and what lies beyond the end belongs to somebody else.
-    ///
-    /// # Safety
-    ///
-    /// The memory must be a device's own, with nothing in it that user space must
-    /// not see or change.
-    pub(super) unsafe fn new(start: u64, len: u64) -> Result<Self> {
-        if start % PAGE_SIZE as u64 != 0 {
-            return Err(EINVAL);
-        }
-        start.checked_add(len).ok_or(EINVAL)?;
-        Ok(Self {
-            start,
-            pages: usize::try_from(len >> PAGE_SHIFT)?,
-        })
-    }
-
-    /// The first `len` bytes of it, or all where it has fewer. A last page that is
-    /// not filled is left out.
-    pub(crate) fn first(&self, len: u64) -> Self {
-        Self {
-            start: self.start,
-            // Where this does not fit, neither does the memory's own size come near it.
-            pages: usize::try_from(len >> PAGE_SHIFT)
-                .unwrap_or(usize::MAX)
-                .min(self.pages),
-        }
-    }
-
-    /// Number of pages.
-    pub(crate) fn pages(&self) -> usize {
-        self.pages
-    }
-
-    /// Makes `map` one of this memory. Sleeps.
-    ///
-    /// `EINVAL` for any page beyond the memory and for private writable maps,
-    /// `EACCES` for executable ones; `ENOMEM` without memory, which on x86 is `EINVAL`
-    /// where there is none to note the memory type of the pages.
-    ///
-    /// `remap_pfn_range` marks the area so that it is never expanded, dumped or
-    /// taken for ordinary pages, so `mremap` cannot grow it past the end. (A
-    /// driver with `mmap_prepare` would say the same by `mmap_action_ioremap`, and
-    /// the core would do the remapping after the area is linked; here it is done
-    /// in the callback, and [`super::address_space`] looks after the gap.)
-    pub(crate) fn map(&self, map: &NewMap<'_>, caching: Caching) -> Result {
-        map.within(self.pages)?;
-        map.no_copies()?;
-        map.never_executable()?;
-
-        let raw = map.vma.as_ptr();
-        // SAFETY: The area is valid; during `mmap` nobody else changes it.
-        let prot = unsafe { (*raw).vm_page_prot };
-        let prot = match caching {
-            // SAFETY: Only computes.
-            Caching::Uncached => unsafe { ringbar_pgprot_noncached(prot) },
-            // SAFETY: Only computes.
-            Caching::WriteCombining => unsafe { ringbar_pgprot_writecombine(prot) },
-            Caching::Cached => prot,
-        };
-        let pfn = (self.start >> PAGE_SHIFT) as usize + map.first_page;
-        // SAFETY: The area is being set up, and the pages lie within the memory, which by the
-        // requirement of `new` may be shown.
-        to_result(unsafe {
-            ringbar_io_remap_pfn_range(raw, map.vma.start(), pfn, map.pages() << PAGE_SHIFT, prot)
-        })
-    }
-}
-
-/// A reference to a page, to be put into a process's page table.
+/// Physically contiguous memory of a device, within a BAR that the driver has
+/// claimed.
 ///
 /// # Invariants
 ///
-/// Holds a reference to an ordinary page of RAM that user space may see.
-pub(crate) struct SharedPage(NonNull<bindings::page>);
+/// The pages lie within the BAR.
+pub(crate) struct IoMemory {
+    start: u64,
+    pages: usize,
+    /// Nobody else's as long as there is this.
+    _bar: ClaimedBar,
+}
 
-impl SharedPage {
-    /// Takes a reference to `page`.
+impl IoMemory {
+    /// `len` bytes from `offset` of a BAR. `EINVAL` where they are not within it or do
+    /// not begin at a page. A last page that is not filled is left out: a map shows
+    /// whole pages, and what lies beyond the end belongs to somebody else.
+    pub(crate) fn new(bar: ClaimedBar, offset: u64, len: u64) -> Result<Self> {
+        let range = bar.range();
+        let start = range.start.checked_add(offset).ok_or(EINVAL)?;
+        let end = start.checked_add(len).ok_or(EINVAL)?;
+        if end > range.end || start % PAGE_SIZE as u64 != 0 {
+            return Err(EINVAL);
+        }
+        // INVARIANT: As was just checked.
+        Ok(Self {
+            start,
+            pages: usize::try_from(len >> PAGE_SHIFT)?,
+            _bar: bar,
+        })
+    }
+
+    /// Number of whole pages in its first `len` bytes, or in all of it where it has
+    /// fewer.
+    pub(crate) fn pages_of(&self, len: u64) -> usize {
+        // Where this does not fit, neither does the memory's own size come near it.
+        usize::try_from(len >> PAGE_SHIFT)
+            .unwrap_or(usize::MAX)
+            .min(self.pages)
+    }
+}
+
+/// Makes `map` one of the first `pages` pages of device memory. Sleeps.
+///
+/// - `EINVAL` for any page beyond them and for private writable maps, `EACCES` for
+///   executable ones.
+/// - `EBUSY` while there are maps that treat the memory otherwise: on x86 the kernel
+///   would hand out theirs instead, without a word.
+/// - `EOPNOTSUPP` for [`Caching::Cached`] where the memory cannot be cached, as that
+///   below 4 GiB on most PCs, where MTRRs say so.
+/// - `ENOMEM` without memory, which on x86 is `EINVAL` where there is none to note the
+///   memory type of the pages.
+///
+/// `remap_pfn_range` marks the area so that it is never expanded, dumped or
+/// taken for ordinary pages, so `mremap` cannot grow it past the end. (A
+/// driver with `mmap_prepare` would say the same by `mmap_action_ioremap`, and
+/// the core would do the remapping after the area is linked; but then there is no
+/// area to give to `dma_mmap_attrs`, nor to see which caching came out. Here it is
+/// done in the callback, and [`super::address_space`] looks after the gap.)
+pub(crate) fn map_device<'a>(
+    memory: &Part<'_, IoMemory>,
+    map: NewMap<'a>,
+    pages: usize,
+    caching: Caching,
+) -> Result<Mapped<'a>> {
+    map.belongs_to(memory)?;
+    map.within(pages.min(memory.pages))?;
+    map.no_copies()?;
+    map.never_executable()?;
+
+    map.space.add_caching(caching)?;
+    remap(memory, &map, caching).inspect_err(|_| map.space.remove_caching())?;
+    Ok(Mapped {
+        kind: Kind::Device,
+        caching: Some(caching),
+        _map: PhantomData,
+    })
+}
+
+/// Fills the map, which lies within the memory.
+fn remap(memory: &Part<'_, IoMemory>, map: &NewMap<'_>, caching: Caching) -> Result {
+    let raw = map.vma.as_ptr();
+    // SAFETY: The area is valid; during `mmap` nobody else changes it.
+    let prot = caching.apply(unsafe { (*raw).vm_page_prot });
+    // CAST: A page number.
+    let pfn = (memory.start >> PAGE_SHIFT) as usize + map.first_page;
+    // SAFETY: The area is being set up. The pages lie within a BAR that is this driver's, and by
+    // the invariants of `Part` it is until all maps of the address space are taken away, to which
+    // this one belongs.
+    to_result(unsafe {
+        (*raw).vm_page_prot = prot;
+        ringbar_io_remap_pfn_range(raw, map.vma.start(), pfn, map.pages() << PAGE_SHIFT, prot)
+    })?;
+
+    // x86 notes one memory type for each page, and MTRRs have their say: what comes out may be
+    // weaker than what was asked for. It is the same for all pages.
+    let mut first = bindings::follow_pfnmap_args {
+        vma: raw,
+        address: map.vma.start(),
+        ..pin_init::zeroed()
+    };
+    // SAFETY: The area is valid, and the lock of the process's memory is held during `mmap`.
+    let prot = unsafe {
+        to_result(bindings::follow_pfnmap_start(&mut first))?;
+        bindings::follow_pfnmap_end(&mut first);
+        first.pgprot
+    };
+    match (caching.is_in(prot), caching) {
+        (true, _) => Ok(()),
+        (false, Caching::Cached) => Err(EOPNOTSUPP),
+        // Somebody has mapped the memory past this driver.
+        (false, _) => Err(EBUSY),
+    }
+}
+
+/// The first touch of a page of a map that was [`NewMap::faulted`].
+pub(crate) struct PageFault<'a> {
+    vma: &'a VmaRef,
+    space: &'a AddressSpace,
+    address: usize,
+    page: usize,
+}
+
+/// A page was put where a fault was.
+pub(crate) struct Installed(());
+
+impl<'a> PageFault<'a> {
+    /// The fault of a map that belongs to `space`.
     ///
     /// # Safety
     ///
-    /// `page` must be alive, of order 0, not a slab's, and hold nothing that user
-    /// space must not see.
-    pub(super) unsafe fn new(page: NonNull<bindings::page>) -> Self {
-        // SAFETY: Alive by the requirement.
-        unsafe { ringbar_get_page(page.as_ptr()) };
-        // INVARIANT: By the requirement.
-        Self(page)
+    /// `fault` must be the one of a fault callback that runs during `'a`.
+    pub(super) unsafe fn from_raw(
+        fault: *const bindings::vm_fault,
+        space: &'a AddressSpace,
+    ) -> Self {
+        // SAFETY: By the requirement the fault is valid, and its area is locked.
+        let (place, vma) = unsafe {
+            let place = &(*fault).__bindgen_anon_1;
+            (place, VmaRef::from_raw(place.vma))
+        };
+        Self {
+            vma,
+            space,
+            address: place.address,
+            page: place.pgoff,
+        }
     }
 
-    /// The page, with its reference.
-    pub(super) fn into_raw(self) -> *mut bindings::page {
-        self.0.as_ptr()
+    /// The page of the file that was touched.
+    pub(crate) fn page(&self) -> usize {
+        self.page
+    }
+
+    /// Puts `page` there, which stays as long as it is mapped. Sleeps.
+    ///
+    /// Whoever takes maps away closes the gate first and waits until all have left:
+    /// what is put there by one who has entered is seen, and taken away again. `EINVAL`
+    /// for a gate that does not look after this map.
+    pub(crate) fn install<T>(self, page: &Page, entered: &Entered<'_, T>) -> Result<Installed> {
+        if !ptr::eq(self.space, entered.maps()) {
+            return Err(EINVAL);
+        }
+        let area = self.vma.as_mixedmap_vma().ok_or(EINVAL)?;
+        match area.vm_insert_page(self.address, page) {
+            Ok(()) => Ok(Installed(())),
+            // Another thread was faster.
+            Err(error) if error == EBUSY => Ok(Installed(())),
+            Err(error) => Err(error),
+        }
     }
 }

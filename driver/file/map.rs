@@ -4,16 +4,23 @@
 
 use crate::{
     abstractions::vma::{
+        map_coherent,
+        map_device,
         Caching,
+        Installed,
         IoMemory,
+        Mapped,
         NewMap,
-        SharedPage, //
+        PageFault, //
     },
     device::Device,
     hardware::Hardware,
     uapi, //
 };
+use core::ops::Range;
 use kernel::{
+    dma::Coherent,
+    io::io_read,
     page::PAGE_SHIFT,
     prelude::*, //
 };
@@ -24,52 +31,94 @@ const SELECTOR_PAGES: usize = 1 << (uapi::MAP_SHIFT as usize - PAGE_SHIFT);
 /// Pages from one used ring to the next.
 const USED_RING_PAGES: usize = (uapi::USED_RING_STRIDE >> PAGE_SHIFT) as usize;
 
+/// Bytes of the numbers that a used ring consists of.
+const WORD: usize = size_of::<u32>();
+
 /// The selector of a page of the file, and the page within what it selects.
 fn split(page: usize) -> (u64, usize) {
     ((page / SELECTOR_PAGES) as u64, page % SELECTOR_PAGES)
 }
 
-/// Device memory that can be mapped now: it may have become smaller than what is
-/// behind the aperture.
-fn memory(device: &Device, hardware: &Hardware) -> Option<IoMemory> {
-    // CAST: A capacity is never negative.
-    let capacity = device.capacity() as u64;
-    hardware.aperture().map(|aperture| aperture.first(capacity))
+/// Selectors of the device memory.
+const MEMORY: [u64; 3] = [
+    uapi::MAP_MEMORY,
+    uapi::MAP_MEMORY_UNCACHED,
+    uapi::MAP_MEMORY_CACHED,
+];
+
+/// Pages of the file that show the device memory from its page `start` on, once for
+/// each selector.
+fn memory_from(start: usize) -> impl Iterator<Item = Range<usize>> {
+    MEMORY.into_iter().map(move |selector| {
+        // CAST: A small constant.
+        let first = selector as usize * SELECTOR_PAGES;
+        first + start.min(SELECTOR_PAGES)..first + SELECTOR_PAGES
+    })
 }
 
-/// Takes away what maps show beyond the end of the device memory. Sleeps.
+/// Pages of device memory that can be mapped now: it may have become smaller than
+/// what is behind the aperture, or not be there.
+fn pages_now(device: &Device, aperture: &IoMemory) -> usize {
+    if !device.aperture_ready() {
+        return 0;
+    }
+    // CAST: A capacity is never negative.
+    aperture.pages_of(device.capacity() as u64)
+}
+
+/// Takes away what maps show beyond the end of the device memory, which is nothing
+/// where none can be mapped. Sleeps, as [`finish_revocation`].
 pub(crate) fn unmap_beyond_end(device: &Device) {
     let pages = match device.hardware() {
-        Ok(hardware) => memory(device, &hardware).map_or(0, |memory| memory.pages()),
+        Ok(hardware) => hardware
+            .aperture()
+            .map_or(0, |aperture| pages_now(device, aperture)),
         // Everything is taken away by who has closed the gate.
         Err(_) => return,
     };
-    for selector in [
-        uapi::MAP_MEMORY,
-        uapi::MAP_MEMORY_UNCACHED,
-        uapi::MAP_MEMORY_CACHED,
-    ] {
-        // CAST: A small constant.
-        let start = selector as usize * SELECTOR_PAGES;
-        device
-            .maps()
-            .unmap(start + pages.min(SELECTOR_PAGES)..start + SELECTOR_PAGES);
+    for pages in memory_from(pages) {
+        device.maps().unmap(pages);
     }
 }
 
-/// Makes the map. Sleeps. `ENODEV` after unbind, and for device memory that the
-/// device could not put behind its aperture; `EINVAL` where there is nothing.
-pub(super) fn map(device: &Device, map: NewMap<'_>) -> Result {
+/// Forbids maps of the device memory and takes away those that there are: who
+/// touches one gets `SIGBUS`, who makes one `ENODEV`. Counters, event log and used
+/// rings stay. To be called before the device is reset, which takes its memory away
+/// from behind the aperture.
+///
+/// Sleeps, but waits for nobody: a map that is being made at this moment may be
+/// there until [`finish_revocation`].
+pub(crate) fn revoke_memory(device: &Device) {
+    device.set_aperture_ready(false);
+    for pages in memory_from(0) {
+        device.maps().zap(pages);
+    }
+}
+
+/// Takes away what maps of the device memory were being made during
+/// [`revoke_memory`]. Sleeps, for as long as a process with maps is within a call that
+/// changes its memory: requests in flight must have ended before, because that
+/// process may wait for one.
+pub(crate) fn finish_revocation(device: &Device) {
+    for pages in memory_from(0) {
+        device.maps().unmap(pages);
+    }
+}
+
+/// Makes the map. Sleeps. `ENODEV` after unbind, and for device memory that is not
+/// behind the aperture; `EINVAL` where there is nothing. For device memory also as
+/// [`map_device`] says.
+pub(super) fn map<'a>(device: &Device, map: NewMap<'a>) -> Result<Mapped<'a>> {
     let hardware = device.hardware()?;
     let (selector, page) = split(map.first_page());
     let start = map.first_page() - page;
-    let map_memory = |map: NewMap<'_>, caching| {
+    let map_memory = |map: NewMap<'a>, caching| {
         if !device.aperture_ready() {
             return Err(ENODEV);
         }
-        memory(device, &hardware)
-            .ok_or(ENODEV)?
-            .map(&map.relative_to(start)?, caching)
+        let memory = hardware.part(Hardware::aperture).ok_or(ENODEV)?;
+        let pages = pages_now(device, &memory);
+        map_device(&memory, map.relative_to(start)?, pages, caching)
     };
     match selector {
         uapi::MAP_MEMORY => map_memory(map, Caching::WriteCombining),
@@ -79,20 +128,55 @@ pub(super) fn map(device: &Device, map: NewMap<'_>) -> Result {
         uapi::MAP_EVENTS => map.relative_to(start)?.faulted(device.log().pages()),
         uapi::MAP_USED_RINGS => {
             let queue = page / USED_RING_PAGES;
-            let map = map.relative_to(start + queue * USED_RING_PAGES)?;
-            hardware.map_coherent(&map, Hardware::used_ring, queue)
+            let ring = hardware.part(|hardware| hardware.used_ring(queue));
+            map_coherent(
+                &ring.ok_or(EINVAL)?,
+                map.relative_to(start + queue * USED_RING_PAGES)?,
+            )
         }
         _ => Err(EINVAL),
     }
 }
 
-/// The page at a place of the file that was mapped to be faulted. Sleeps.
-pub(super) fn fault(device: &Device, page: usize) -> Option<SharedPage> {
-    // After unbind nothing comes back to where maps were taken away.
-    let _hardware = device.hardware().ok()?;
-    match split(page) {
-        (uapi::MAP_STATISTICS, 0) => device.stats().page(),
-        (uapi::MAP_EVENTS, page) => device.log().page(page),
-        _ => None,
+/// Puts the page there that a map shows at the place of the fault. Sleeps. `ENODEV`
+/// after unbind.
+pub(super) fn fault(device: &Device, fault: PageFault<'_>) -> Result<Installed> {
+    let hardware = device.hardware()?;
+    match split(fault.page()) {
+        (uapi::MAP_STATISTICS, 0) => fault.install(device.stats().page(), &hardware),
+        (uapi::MAP_EVENTS, page) => {
+            let page = device.log().page(page).ok_or(EINVAL)?;
+            fault.install(&page, &hardware)
+        }
+        _ => Err(EINVAL),
     }
+}
+
+/// Reads what the map of a used ring shows from byte `offset` of the file on. Sleeps.
+/// `ENODEV` after unbind.
+pub(super) fn peek(device: &Device, offset: u64, buffer: &mut [u8]) -> Result<usize> {
+    let hardware = device.hardware()?;
+    let within = offset
+        .checked_sub(uapi::MAP_USED_RINGS << uapi::MAP_SHIFT)
+        .ok_or(EINVAL)?;
+    // CAST: 64 bits both.
+    let (queue, start) = (
+        (within / uapi::USED_RING_STRIDE) as usize,
+        (within % uapi::USED_RING_STRIDE) as usize,
+    );
+    let ring: &Coherent<[u32]> = hardware.used_ring(queue).ok_or(EINVAL)?;
+    let mut word = [0; WORD];
+    for (n, byte) in buffer.iter_mut().enumerate() {
+        let at = start + n;
+        if n == 0 || at % WORD == 0 {
+            // The rest of the last page is not the ring's, and 0.
+            word = match ring.size().checked_sub(at) {
+                Some(1..) => io_read!(ring, [try: at / WORD]),
+                _ => 0,
+            }
+            .to_ne_bytes();
+        }
+        *byte = word[at % WORD];
+    }
+    Ok(buffer.len())
 }

@@ -41,8 +41,10 @@ use crate::{
             UringCommand, //
         },
         vma::{
+            Installed,
+            Mapped,
             NewMap,
-            SharedPage, //
+            PageFault, //
         }, //
     },
     device::Device,
@@ -114,11 +116,15 @@ impl FileOperations for Device {
         }
     }
 
-    fn mmap(&self, map: NewMap<'_>) -> Result {
+    fn mmap<'a>(&self, map: NewMap<'a>) -> Result<Mapped<'a>> {
         map::map(self, map)
     }
 
-    fn fault(&self, page: usize) -> Option<SharedPage> {
-        map::fault(self, page)
+    fn fault(&self, fault: PageFault<'_>) -> Result<Installed> {
+        map::fault(self, fault)
+    }
+
+    fn peek(&self, offset: u64, buffer: &mut [u8]) -> Result<usize> {
+        map::peek(self, offset, buffer)
     }
 }

@@ -33,6 +33,7 @@ use crate::{
     abstractions::{
         poll::Pollers,
         segments::Ownership,
+        shared_memory::SharedCoherent,
         wait::Waiter, //
     },
     stats::Stats,
@@ -52,7 +53,6 @@ use crate::{
 use core::mem::replace;
 use kernel::{
     device::Bound,
-    dma::Coherent,
     new_condvar,
     new_spinlock_irq,
     pci,
@@ -157,7 +157,7 @@ pub(crate) struct Queue {
     pub(super) polling: Polling,
     stats: Arc<Stats>,
     pollers: Arc<Pollers>,
-    used_ring: Arc<Coherent<[u32]>>,
+    used_ring: Arc<SharedCoherent<u32>>,
     /// Whether a notification was put off to the end of a batch.
     held: Atomic<bool>,
     /// Whether it is one of [`Effort::Notify`].
@@ -262,7 +262,7 @@ impl Queue {
     }
 
     /// The used ring, to be shown to user space.
-    pub(crate) fn used_ring(&self) -> &Coherent<[u32]> {
+    pub(crate) fn used_ring(&self) -> &SharedCoherent<u32> {
         &self.used_ring
     }
 

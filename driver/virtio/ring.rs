@@ -7,7 +7,10 @@
 //! free list of descriptors. The ring issues the numbers ([`EntryId`]), the caller owns
 //! them.
 
-use crate::abstractions::dma::DmaRange;
+use crate::abstractions::{
+    dma::DmaRange,
+    shared_memory::SharedCoherent, //
+};
 use core::ops::{
     Index,
     IndexMut, //
@@ -172,7 +175,7 @@ pub(crate) struct Ring {
     event_idx: bool,
     descriptors: Coherent<[u64]>,
     avail: Coherent<[u16]>,
-    used: Arc<Coherent<[u32]>>,
+    used: Arc<SharedCoherent<u32>>,
     /// Index of the next entry to be made available.
     next_avail: u16,
     /// Index up to which it has been decided whether to notify the device.
@@ -206,7 +209,7 @@ impl Ring {
             descriptors: Coherent::zeroed_slice(device, DESCRIPTOR_WORDS * n, GFP_KERNEL)?,
             avail: Coherent::zeroed_slice(device, AVAIL_RING + n + 1, GFP_KERNEL)?,
             used: Arc::new(
-                Coherent::zeroed_slice(device, USED_RING + 2 * n + 1, GFP_KERNEL)?,
+                SharedCoherent::zeroed_slice(device, USED_RING + 2 * n + 1)?,
                 GFP_KERNEL,
             )?,
             next_avail: 0,
@@ -237,7 +240,7 @@ impl Ring {
     }
 
     /// The used ring, which only the device writes to.
-    pub(crate) fn used_ring(&self) -> &Arc<Coherent<[u32]>> {
+    pub(crate) fn used_ring(&self) -> &Arc<SharedCoherent<u32>> {
         &self.used
     }
 
@@ -303,11 +306,11 @@ impl Ring {
         if self.event_idx {
             let at = USED_RING + 2 * usize::from(self.size);
             // CAST: The event is the first half of the word, whose rest is padding.
-            let event = u32::from_le(io_read!(&*self.used, [panic: at])) as u16;
+            let event = u32::from_le(io_read!(&**self.used, [panic: at])) as u16;
             passed(event, self.announced, old)
         } else {
             // CAST: The flags are the first half.
-            let flags = u32::from_le(io_read!(&*self.used, [panic: USED_HEAD])) as u16;
+            let flags = u32::from_le(io_read!(&**self.used, [panic: USED_HEAD])) as u16;
             flags == 0
         }
     }
@@ -342,8 +345,8 @@ impl Ring {
         // The index before the elements (2.7.14).
         dma_mb(Read);
         let at = USED_RING + 2 * self.slot(self.last_used);
-        let id = u32::from_le(io_read!(&*self.used, [panic: at]));
-        let len = u32::from_le(io_read!(&*self.used, [panic: at + 1]));
+        let id = u32::from_le(io_read!(&**self.used, [panic: at]));
+        let len = u32::from_le(io_read!(&**self.used, [panic: at + 1]));
         if id >= u32::from(self.size) {
             return Err(RingFault::UsedEntry(id));
         }

@@ -61,6 +61,10 @@ pub fn suite() -> Suite {
             .map(|(seed, (name, method))| {
                 Case::new(name, move |context| one_gib(context, method, seed as u64))
             })
+            .chain([Case::new(
+                "a9_memory_above_4_gib_can_be_cached",
+                super::selectors::cached,
+            )])
             .collect(),
     }
 }

@@ -27,6 +27,7 @@ pub fn suite() -> Suite {
         Case::new("a2_read_only_map_of_a_read_only_descriptor", read_only_map),
         Case::new("a2_last_byte_of_the_device", last_byte),
         Case::new("a2_map_outlives_its_descriptor", map_without_descriptor),
+        Case::new("a2_msync_flushes_the_device", msync),
         Case::new("a4_map_across_fork", map_across_fork),
         Case::new("a4_partial_munmap", partial_munmap),
         Case::new("a5_mremap_cannot_grow_a_map", mremap_growth),
@@ -38,6 +39,8 @@ pub fn suite() -> Suite {
     ];
     cases.extend(bounds());
     cases.extend(super::selectors::cases());
+    cases.extend(super::debuggers::cases());
+    cases.extend(super::nodes::cases());
     Suite {
         name: "mmap",
         about: "maps of the device memory: content, bounds, rights",
@@ -372,6 +375,15 @@ fn map_without_descriptor(context: &Context) -> Verdict {
     drop(file);
     map.store(0, b"still there");
     expect_bytes(&context.map()?.load(0, 11), b"still there", "the device")
+}
+
+fn msync(context: &Context) -> Verdict {
+    let map = Region::shared(&context.open()?, 0, PAGE)?;
+    map.store(0, b"durable");
+    let before = context.counter("requests")?;
+    map.sync(libc::MS_SYNC)?;
+    check_eq!(context.counter("requests")?, before + 1, "requests");
+    Ok(())
 }
 
 fn map_across_fork(context: &Context) -> Verdict {

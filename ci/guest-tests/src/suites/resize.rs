@@ -30,6 +30,7 @@ pub fn suite() -> Suite {
             Case::new("c6_size_need_not_be_a_multiple_of_a_page", odd_size),
             Case::new("c6_end_of_a_smaller_device", smaller),
             Case::new("c6_maps_end_where_a_smaller_device_ends", maps),
+            Case::new("c6_used_rings_stay_when_the_device_shrinks", used_ring),
             Case::new("c6_resize_with_io", with_io),
             Case::new("c6_reload_after_resize_maps_all", reload),
         ],
@@ -182,7 +183,7 @@ fn smaller(context: &Context) -> Verdict {
 
 /// Whether the bytes from `offset` of a map on can be read; the kernel does it, so
 /// that the answer is no signal.
-fn reachable(map: &Region, offset: usize) -> Verdict<bool> {
+pub(super) fn reachable(map: &Region, offset: usize) -> Verdict<bool> {
     let (_reader, writer) = io::pipe()?;
     let writer = File::from(std::os::fd::OwnedFd::from(writer));
     match sys::write(&writer, map.buffer(offset, 8)) {
@@ -194,15 +195,18 @@ fn reachable(map: &Region, offset: usize) -> Verdict<bool> {
 
 fn maps(context: &Context) -> Verdict {
     let resizer = Resizer::new(context)?;
-    let file = &resizer.file;
-    let kinds = [
-        uapi::MAP_MEMORY,
-        uapi::MAP_MEMORY_UNCACHED,
-        uapi::MAP_MEMORY_CACHED,
-    ];
+    // One after the other: all maps of device memory have one caching.
+    for selector in [uapi::MAP_MEMORY, uapi::MAP_MEMORY_UNCACHED] {
+        maps_of(&resizer, selector).during(|| format!("selector {selector}"))?;
+    }
+    Ok(())
+}
+
+fn maps_of(resizer: &Resizer<'_>, selector: u64) -> Verdict {
+    let (context, file) = (resizer.context, &resizer.file);
     let length = context.size() as usize;
-    let all = |selector: u64| Region::shared(file, selector << uapi::MAP_SHIFT, length);
-    let maps = kinds.map(all).into_iter().collect::<io::Result<Vec<_>>>()?;
+    let all = || Region::shared(file, selector << uapi::MAP_SHIFT, length);
+    let map = all()?;
     let counters = Region::of_file(
         file,
         uapi::MAP_STATISTICS << uapi::MAP_SHIFT,
@@ -214,39 +218,51 @@ fn maps(context: &Context) -> Verdict {
     // The last page is not whole, and ends with something that is not the device's.
     let end = context.size() - STEP + 100;
     let last = (end as usize - 100) - PAGE;
-    for map in &maps {
-        check!(
-            reachable(map, last + PAGE)?,
-            "the map is not there at first"
-        );
-    }
+    check!(
+        reachable(&map, last + PAGE)?,
+        "the map is not there at first"
+    );
     resizer.resize(end)?;
     check_eq!(resizer.info()?.aperture, end, "bytes of the aperture");
-    for (selector, map) in kinds.iter().zip(&maps) {
-        // They go one after the other.
-        for offset in [last + PAGE, length - 8] {
-            eventually(&format!("map {selector} without {offset}"), || {
-                Ok(!reachable(map, offset)?)
-            })?;
-        }
-        check!(reachable(map, last)?, "map {selector} ends too early");
-        map.store(last + PAGE - 8, b"the last");
-        check!(reachable(&counters, 0)?, "another map went with it");
-
-        let offset = (selector << uapi::MAP_SHIFT) + last as u64;
-        let two = Region::shared(file, offset, 2 * PAGE);
-        expect_errno(two.map(drop), &[libc::EINVAL], "a map beyond the end")?;
-        Region::shared(file, offset, PAGE).during(|| "mapping the last page".into())?;
+    for offset in [last + PAGE, length - 8] {
+        eventually(&format!("the map without {offset}"), || {
+            Ok(!reachable(&map, offset)?)
+        })?;
     }
+    check!(reachable(&map, last)?, "the map ends too early");
+    map.store(last + PAGE - 8, b"the last");
+    check!(reachable(&counters, 0)?, "another map went with it");
+
+    let offset = (selector << uapi::MAP_SHIFT) + last as u64;
+    let two = Region::shared(file, offset, 2 * PAGE);
+    expect_errno(two.map(drop), &[libc::EINVAL], "a map beyond the end")?;
+    Region::shared(file, offset, PAGE).during(|| "mapping the last page".into())?;
 
     // What was taken away stays away, but can be mapped again.
     resizer.resize(context.size())?;
-    for (selector, map) in kinds.iter().zip(&maps) {
-        check!(!reachable(map, length - 8)?, "map {selector} came back");
-        let again = all(*selector)?;
-        check!(reachable(&again, length - 8)?, "the new map lacks its end");
-        expect_bytes(&again.load(last + PAGE - 8, 8), b"the last", "the map")?;
-    }
+    check!(!reachable(&map, length - 8)?, "the map came back");
+    let again = all()?;
+    check!(reachable(&again, length - 8)?, "the new map lacks its end");
+    expect_bytes(&again.load(last + PAGE - 8, 8), b"the last", "the map")
+}
+
+/// Used rings are none of the device memory, not even of its first page.
+fn used_ring(context: &Context) -> Verdict {
+    let resizer = Resizer::new(context)?;
+    let file = &resizer.file;
+    let memory = Region::shared(file, 0, PAGE)?;
+    let ring = Region::of_file(
+        file,
+        uapi::MAP_USED_RINGS << uapi::MAP_SHIFT,
+        PAGE,
+        libc::PROT_READ,
+        libc::MAP_SHARED,
+    )?;
+    resizer.resize(512)?;
+    eventually("the map of the memory to go", || {
+        Ok(!reachable(&memory, 0)?)
+    })?;
+    check!(reachable(&ring, 0)?, "the used ring has gone with it");
     Ok(())
 }
 

@@ -5,7 +5,7 @@
 
 use std::fs::{self, File};
 
-use crate::case::{Case, Context, During, Verdict, expect_bytes};
+use crate::case::{Case, Context, During, PATIENCE, Verdict, expect_bytes};
 use crate::pattern;
 use crate::sys::{self, PAGE, Region, map_error};
 use crate::uapi;
@@ -19,6 +19,7 @@ pub fn cases() -> Vec<Case> {
         Case::new("a7_event_log_in_any_fault_order", event_log),
         Case::new("a8_used_rings_move_with_requests", used_rings),
         Case::new("a9_caching_is_chosen_by_the_offset", caching),
+        Case::new("a9_all_maps_have_one_caching", one_caching),
         Case::new("a3_unknown_selector_is_refused", unknown),
         Case::new("a4_map_count_returns_to_0", map_count),
     ]
@@ -161,10 +162,9 @@ fn used_rings(context: &Context) -> Verdict {
     Ok(())
 }
 
-fn caching(context: &Context) -> Verdict {
-    let file = context.open()?;
-    // The aperture is the largest BAR; each line of the file has first and last
-    // address of one.
+/// Where the aperture is, which is the largest BAR.
+fn aperture(context: &Context) -> Verdict<u64> {
+    // Each line of the file has first and last address of one.
     let resources = fs::read_to_string(context.pci_device()?.join("resource"))?;
     let start = resources
         .lines()
@@ -177,27 +177,87 @@ fn caching(context: &Context) -> Verdict {
         })
         .max()
         .map_or(0, |(_, start)| start);
-    let start = format!("[mem {start:#018x}-");
-    let rows = [
-        (uapi::MAP_MEMORY, "write-combining"),
-        (uapi::MAP_MEMORY_UNCACHED, "uncached"),
-    ];
-    for (selector, name) in rows {
-        let map =
-            Region::shared(&file, offset(selector), PAGE).during(|| format!("mapping {name}"))?;
-        let expected = pattern::bytes(selector + 77, PAGE);
-        map.store(0, expected);
-        let buffer = Region::anonymous(PAGE)?;
-        check_eq!(sys::pread(&file, buffer.buffer(0, PAGE), 0)?, PAGE, "bytes");
-        expect_bytes(&buffer.load(0, PAGE), expected, name)?;
-        let list = "/sys/kernel/debug/x86/pat_memtype_list";
-        let types = fs::read_to_string(list).during(|| format!("reading {list}"))?;
-        check!(
-            types
-                .lines()
-                .any(|line| line.contains(&start) && line.contains(name)),
-            "{list} has no {name} memory at {start}:\n{types}"
-        );
+    Ok(start)
+}
+
+/// Makes a map, and checks that it shows the device, with caching of this name in
+/// the kernel's list.
+fn expect_caching(context: &Context, file: &File, selector: u64, name: &str) -> Verdict {
+    let map = Region::shared(file, offset(selector), PAGE).during(|| format!("mapping {name}"))?;
+    let expected = pattern::bytes(selector + 77, PAGE);
+    map.store(0, expected);
+    let buffer = Region::anonymous(PAGE)?;
+    check_eq!(sys::pread(file, buffer.buffer(0, PAGE), 0)?, PAGE, "bytes");
+    expect_bytes(&buffer.load(0, PAGE), expected, name)?;
+    let list = "/sys/kernel/debug/x86/pat_memtype_list";
+    let types = fs::read_to_string(list).during(|| format!("reading {list}"))?;
+    let start = format!("[mem {:#018x}-", aperture(context)?);
+    check!(
+        types
+            .lines()
+            .any(|line| line.contains(&start) && line.contains(name)),
+        "{list} has no {name} memory at {start}:\n{types}"
+    );
+    Ok(())
+}
+
+fn caching(context: &Context) -> Verdict {
+    let file = context.open()?;
+    expect_caching(context, &file, uapi::MAP_MEMORY, "write-combining")?;
+    expect_caching(context, &file, uapi::MAP_MEMORY_UNCACHED, "uncached")?;
+    // MTRRs say that nothing below 4 GiB that is no RAM is cached.
+    check!(aperture(context)? < 1 << 32, "the aperture is elsewhere");
+    let cached = Region::shared(&file, offset(uapi::MAP_MEMORY_CACHED), PAGE);
+    check_eq!(map_error(cached), Some(libc::EOPNOTSUPP), "cached");
+    // The attempt has left nothing behind.
+    expect_caching(context, &file, uapi::MAP_MEMORY_UNCACHED, "uncached")
+}
+
+/// On a device whose aperture does not fit below 4 GiB.
+pub(super) fn cached(context: &Context) -> Verdict {
+    check!(aperture(context)? >= 1 << 32, "the aperture is below 4 GiB");
+    let file = context.open()?;
+    expect_caching(context, &file, uapi::MAP_MEMORY_CACHED, "write-back")?;
+    let map = Region::shared(&file, offset(uapi::MAP_MEMORY_CACHED), PAGE)?;
+    for selector in [uapi::MAP_MEMORY, uapi::MAP_MEMORY_UNCACHED] {
+        let other = Region::shared(&file, offset(selector), PAGE);
+        check_eq!(map_error(other), Some(libc::EBUSY), "beside a cached map");
+    }
+    drop(map);
+    expect_caching(context, &file, uapi::MAP_MEMORY, "write-combining")
+}
+
+/// All maps of device memory have one, wherever in it they are.
+fn one_caching(context: &Context) -> Verdict {
+    let file = context.open()?;
+    let kinds = [uapi::MAP_MEMORY, uapi::MAP_MEMORY_UNCACHED];
+    for (kind, other) in [(kinds[0], kinds[1]), (kinds[1], kinds[0])] {
+        let expect_busy = |what: &str| -> Verdict {
+            for place in [0, 64 * PAGE as u64] {
+                let map = Region::shared(&file, offset(other) + place, PAGE);
+                check_eq!(map_error(map), Some(libc::EBUSY), "{what}");
+            }
+            Ok(())
+        };
+        let mut map = Region::shared(&file, offset(kind), 4 * PAGE)?;
+        let same = Region::shared(&file, offset(kind) + PAGE as u64, PAGE)?;
+        expect_busy("beside two maps")?;
+        drop(same);
+        expect_busy("beside one map")?;
+        map.truncate(2 * PAGE)?;
+        map.move_to(Region::anonymous(2 * PAGE)?)?;
+        expect_busy("beside a part of a map elsewhere")?;
+        let child = sys::fork(|| {
+            loop {
+                std::thread::park();
+            }
+        })?;
+        drop(map);
+        expect_busy("beside a child's map")?;
+        child.kill(libc::SIGKILL)?;
+        child.wait(PATIENCE)?.ok();
+        Region::shared(&file, offset(other), PAGE).during(|| "beside no map".into())?;
+        check_eq!(context.counter("maps")?, 0, "maps after");
     }
     Ok(())
 }

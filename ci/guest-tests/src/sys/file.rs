@@ -147,3 +147,23 @@ pub fn fdatasync(file: &File) -> io::Result<()> {
     // SAFETY: the call touches no memory.
     check(unsafe { libc::fdatasync(file.as_raw_fd()) } as isize).map(drop)
 }
+
+/// Seals of a file (`F_GET_SEALS`).
+pub fn seals(file: &File) -> io::Result<i32> {
+    // SAFETY: the call touches no memory.
+    let seals = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_GET_SEALS) };
+    check(seals as isize).map(|_| seals)
+}
+
+/// Adds seals to a file (`F_ADD_SEALS`).
+pub fn add_seals(file: &File, seals: i32) -> io::Result<()> {
+    // SAFETY: the call touches no memory.
+    check(unsafe { libc::fcntl(file.as_raw_fd(), libc::F_ADD_SEALS, seals) } as isize).map(drop)
+}
+
+/// Gives up a range of a file (`FALLOC_FL_PUNCH_HOLE`).
+pub fn punch_hole(file: &File, offset: i64, length: i64) -> io::Result<()> {
+    let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
+    // SAFETY: the call touches no memory.
+    check(unsafe { libc::fallocate(file.as_raw_fd(), mode, offset, length) } as isize).map(drop)
+}

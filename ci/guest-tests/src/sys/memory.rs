@@ -225,6 +225,57 @@ impl Region {
         Ok(())
     }
 
+    /// Keeps the whole region in memory (`mlock`).
+    pub fn lock(&self) -> io::Result<()> {
+        // SAFETY: this changes no byte of the region.
+        super::check(unsafe { libc::mlock(self.address.cast(), self.length) } as isize).map(drop)
+    }
+
+    /// Has what was stored written to the file (`msync`).
+    pub fn sync(&self, flags: i32) -> io::Result<()> {
+        // SAFETY: this changes no byte of the region.
+        let result = unsafe { libc::msync(self.address.cast(), self.length, flags) };
+        super::check(result as isize).map(drop)
+    }
+
+    /// A second map of the same pages (`mremap` of nothing).
+    pub fn duplicate(&self) -> io::Result<Self> {
+        let flags = libc::MREMAP_MAYMOVE;
+        // SAFETY: the region itself stays as it is, and the new one touches no existing memory.
+        let address = unsafe { libc::mremap(self.address.cast(), 0, self.length, flags) };
+        if address == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        // INVARIANT: just mapped.
+        Ok(Self {
+            address: address.cast(),
+            ..*self
+        })
+    }
+
+    /// Moves the region to the place of another one of its length, which goes.
+    pub fn move_to(&mut self, place: Self) -> io::Result<()> {
+        assert_eq!(self.length, place.length, "a place of another length");
+        let flags = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED;
+        // SAFETY: both regions belong to their values, and no reference into them exists.
+        let address = unsafe {
+            libc::mremap(
+                self.address.cast(),
+                self.length,
+                self.length,
+                flags,
+                place.address,
+            )
+        };
+        if address == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        // INVARIANT: what was there is gone.
+        std::mem::forget(place);
+        self.address = address.cast();
+        Ok(())
+    }
+
     /// Lets the mapping grow or shrink, moving it where needed.
     pub fn resize(&mut self, length: usize) -> io::Result<()> {
         // SAFETY: the region belongs to this value, and no reference into it

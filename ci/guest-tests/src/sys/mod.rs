@@ -14,6 +14,7 @@ mod poll;
 mod process;
 mod provided;
 mod task;
+mod trace;
 mod uring;
 mod userfault;
 
@@ -24,8 +25,8 @@ pub(crate) use command::{
 };
 pub use command::{compat_ioctl, ioctl};
 pub use file::{
-    Vectored, fdatasync, fsync, lseek, open, pread, preadv, preadv2, pwrite, pwritev, pwritev2,
-    read, readv, write, writev,
+    Vectored, add_seals, fdatasync, fsync, lseek, open, pread, preadv, preadv2, punch_hole, pwrite,
+    pwritev, pwritev2, read, readv, seals, write, writev,
 };
 pub use memory::{IoVec, PAGE, Region, map_error};
 pub use pipe::{pipe_of, sendfile, splice_from_pipe, splice_to_pipe};
@@ -37,6 +38,7 @@ pub use provided::{Provided, Provision, Selected};
 pub use task::{
     Asleep, Pinned, Task, count_signal, cpus, pin_to_cpu, run_in_order_of_arrival, signals_counted,
 };
+pub use trace::{ReadImpliesExec, Traced, process_memory, process_vm_read};
 pub use uring::{Buffers, Delay, Kind, Ring, UringOperation};
 pub use userfault::UserFaults;
 
