@@ -14,7 +14,7 @@ pub const BYTES: usize = 256 << 10;
 pub fn suite() -> Suite {
     let moved = data::suite().cases.into_iter().map(|case| Case {
         name: format!("dr10_bounced_{}", case.name),
-        run: case.run,
+        ..case
     });
     Suite {
         name: "bounce",
