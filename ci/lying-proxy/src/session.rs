@@ -1,0 +1,424 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! One connection of a monitor to the device, with the proxy between them.
+
+use std::collections::VecDeque;
+use std::io;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::{Receiver, Sender};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use ringbar_agent_protocol::host::{Lie, LieQueue, UsedLie};
+use ringbar_spec::{EVENT_QUEUE, Event};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+
+use crate::memory::{MAX_QUEUES, Memory};
+use crate::message::{Message, invalid, request};
+use crate::queue::{Queue, Used, clear};
+use crate::used::{self, descriptor};
+use crate::{Order, Shared};
+
+/// Feature bit `VIRTIO_RING_F_EVENT_IDX`.
+const EVENT_IDX: u64 = 1 << 29;
+
+/// Bits of the value of `SET_VRING_KICK` and `SET_VRING_CALL`: the queue, and that no
+/// descriptor comes along.
+const QUEUE_MASK: u64 = 0xff;
+const NO_FILE: u64 = 1 << 8;
+
+/// Offset, size and flags before the bytes of `GET_CONFIG`.
+const CONFIG_HEADER: usize = 12;
+
+/// Why a session has ended.
+pub(crate) enum Stop {
+    /// One side has hung up.
+    HungUp,
+    /// The proxy is to end.
+    Ordered,
+}
+
+/// A piece of the configuration space that is not the device's.
+struct Patch {
+    offset: usize,
+    bytes: Vec<u8>,
+}
+
+/// What is still to be told.
+#[derive(Default)]
+struct Lies {
+    used: VecDeque<(LieQueue, UsedLie)>,
+    events: VecDeque<[u8; Event::SIZE]>,
+    flood: Option<(u32, [u8; Event::SIZE])>,
+    storm: Option<Instant>,
+    config: Vec<Patch>,
+    slow_stop: Option<Duration>,
+}
+
+impl Lies {
+    fn add(&mut self, lie: Lie) {
+        match lie {
+            Lie::Used(queues, lie) => self.used.push_back((queues, lie)),
+            Lie::Event(bytes) => self.events.push_back(bytes),
+            Lie::EventFlood(count, bytes) => self.flood = Some((count, bytes)),
+            Lie::InterruptStorm(ms) => {
+                self.storm = Some(Instant::now() + Duration::from_millis(ms.into()));
+            }
+            Lie::Config {
+                offset,
+                length,
+                bytes,
+            } => self.config.push(Patch {
+                offset: offset.into(),
+                bytes: bytes[..usize::from(length).min(bytes.len())].to_vec(),
+            }),
+            Lie::SlowStop(ms) => self.slow_stop = Some(Duration::from_millis(ms.into())),
+        }
+    }
+
+    /// The next lie for a used entry of `queue`.
+    fn take_used(&mut self, queue: &Queue) -> Option<UsedLie> {
+        let at = self
+            .used
+            .iter()
+            .position(|(queues, _)| queue.is_in(*queues))?;
+        self.used.remove(at).map(|(_, lie)| lie)
+    }
+
+    /// Whether something is told without anybody asking.
+    fn are_urgent(&self) -> bool {
+        self.storm.is_some() || self.flood.is_some()
+    }
+}
+
+/// The two sides and what is between them.
+pub(crate) struct Session<'a> {
+    monitor: UnixStream,
+    device: UnixStream,
+    memory: Memory,
+    queues: Vec<Queue>,
+    /// The queue that the monitor has asked the device to stop.
+    stopping: Option<usize>,
+    lies: Lies,
+    shared: &'a Shared,
+    orders: &'a Receiver<(Order, Sender<()>)>,
+}
+
+impl<'a> Session<'a> {
+    /// Waits for the monitor, and connects to the device; `None` where the proxy is to
+    /// end before.
+    pub(crate) fn accept(
+        listener: &UnixListener,
+        device: &Path,
+        shared: &'a Shared,
+        orders: &'a Receiver<(Order, Sender<()>)>,
+    ) -> io::Result<Option<Self>> {
+        let mut lies = Lies::default();
+        loop {
+            let mut fds = [
+                PollFd::new(listener, PollFlags::IN),
+                PollFd::new(&shared.wake, PollFlags::IN),
+            ];
+            wait(&mut fds, false)?;
+            let ready = !fds[0].revents().is_empty();
+            if hear(&mut lies, shared, orders)? {
+                return Ok(None);
+            }
+            if ready {
+                break;
+            }
+        }
+        let (monitor, _) = listener.accept()?;
+        Ok(Some(Self {
+            monitor,
+            device: UnixStream::connect(device)?,
+            memory: Memory::new()?,
+            queues: (0..MAX_QUEUES).map(Queue::new).collect::<io::Result<_>>()?,
+            stopping: None,
+            lies,
+            shared,
+            orders,
+        }))
+    }
+
+    /// Serves until one side hangs up.
+    pub(crate) fn run(&mut self) -> io::Result<Stop> {
+        loop {
+            let (monitor, device) = self.wait()?;
+            if hear(&mut self.lies, self.shared, self.orders)? {
+                return Ok(Stop::Ordered);
+            }
+            if monitor {
+                let Some(message) = Message::receive(&self.monitor)? else {
+                    return Ok(Stop::HungUp);
+                };
+                self.pass_to_device(message)?;
+            }
+            if device {
+                let Some(message) = Message::receive(&self.device)? else {
+                    return Ok(Stop::HungUp);
+                };
+                self.pass_to_monitor(message)?;
+            }
+            for index in 0..self.queues.len() {
+                self.queues[index].forward_available(&self.memory)?;
+                self.forward_used(index)?;
+            }
+            self.tell_events()?;
+            self.tell_interrupts()?;
+        }
+    }
+
+    /// Waits until there is something to do, unless there is. Returns whether there are
+    /// messages of the monitor and of the device.
+    fn wait(&self) -> io::Result<(bool, bool)> {
+        let mut fds = vec![
+            PollFd::new(&self.monitor, PollFlags::IN),
+            PollFd::new(&self.device, PollFlags::IN),
+            PollFd::new(&self.shared.wake, PollFlags::IN),
+        ];
+        let mut counters = Vec::new();
+        for queue in &self.queues {
+            if queue.rings.is_some() {
+                counters.extend(queue.kick.iter().chain([&queue.device_call]));
+            }
+        }
+        fds.extend(
+            counters
+                .iter()
+                .map(|counter| PollFd::new(*counter, PollFlags::IN)),
+        );
+        wait(&mut fds, self.lies.are_urgent())?;
+        let ready: Vec<_> = fds.iter().map(|fd| !fd.revents().is_empty()).collect();
+        for (counter, _) in counters
+            .iter()
+            .zip(&ready[3..])
+            .filter(|(_, ready)| **ready)
+        {
+            clear(counter)?;
+        }
+        Ok((ready[0], ready[1]))
+    }
+
+    fn queue(&mut self, index: u64) -> io::Result<&mut Queue> {
+        self.queues
+            .get_mut(index as usize)
+            .ok_or_else(|| invalid(format!("queue {index}")))
+    }
+
+    /// Notes what a message of the monitor says, changes it, and passes it on.
+    fn pass_to_device(&mut self, mut message: Message) -> io::Result<()> {
+        match message.request {
+            request::SET_FEATURES => {
+                let event_idx = message.long(0)? & EVENT_IDX != 0;
+                for queue in &mut self.queues {
+                    queue.set_event_idx(event_idx);
+                }
+            }
+            request::SET_MEM_TABLE => self.memory.update(&mut message)?,
+            request::SET_VRING_NUM => {
+                let size = message.word(4)?;
+                self.queue(message.word(0)?.into())?.set_size(size)?;
+            }
+            request::SET_VRING_BASE => {
+                let base = message.word(4)?;
+                self.queue(message.word(0)?.into())?.set_base(base);
+            }
+            request::SET_VRING_ADDR => {
+                let index = u64::from(message.word(0)?);
+                let [descriptors, used, avail] = [8, 16, 24].map(|at| {
+                    let user = message.long(at)?;
+                    self.memory.to_guest(user)
+                });
+                let (descriptors, avail, used) = (descriptors?, avail?, used?);
+                let queue = self
+                    .queues
+                    .get_mut(index as usize)
+                    .ok_or_else(|| invalid(format!("queue {index}")))?;
+                let (avail, used) = queue.start(&self.memory, descriptors, avail, used)?;
+                message.set_long(16, used)?;
+                message.set_long(24, avail)?;
+            }
+            request::SET_VRING_KICK | request::SET_VRING_CALL => {
+                let value = message.long(0)?;
+                if value & NO_FILE == 0
+                    && let Some(file) = message.files.pop()
+                {
+                    let is_kick = message.request == request::SET_VRING_KICK;
+                    let queue = self.queue(value & QUEUE_MASK)?;
+                    let file = match is_kick {
+                        true => queue.set_kick(file)?,
+                        false => queue.set_call(file)?,
+                    };
+                    message.files.push(file);
+                }
+            }
+            request::GET_VRING_BASE => {
+                self.stopping = Some(message.word(0)? as usize);
+                if let Some(delay) = self.lies.slow_stop.take() {
+                    self.count();
+                    // This is the lie, and the monitor waits for nothing else.
+                    thread::sleep(delay);
+                }
+            }
+            _ => {}
+        }
+        message.send(&self.device)
+    }
+
+    fn pass_to_monitor(&mut self, mut message: Message) -> io::Result<()> {
+        match message.request {
+            request::GET_VRING_BASE => {
+                // What the device has used before it stopped, the guest learns now.
+                if let Some(index) = self.stopping.take() {
+                    self.forward_used(index)?;
+                    self.queue(index as u64)?.stop();
+                    if index == usize::from(EVENT_QUEUE) {
+                        self.lies.flood = None;
+                    }
+                }
+            }
+            request::GET_CONFIG => {
+                let first = message.word(0)? as usize;
+                for patch in &self.lies.config {
+                    for (at, byte) in (patch.offset..).zip(&patch.bytes) {
+                        if let Some(place) = at
+                            .checked_sub(first)
+                            .and_then(|at| message.body.get_mut(CONFIG_HEADER + at))
+                        {
+                            *place = *byte;
+                        }
+                    }
+                }
+                if !self.lies.config.is_empty() {
+                    self.count();
+                }
+            }
+            _ => {}
+        }
+        message.send(&self.monitor)
+    }
+
+    /// Tells the guest what the device has used, or something else.
+    fn forward_used(&mut self, index: usize) -> io::Result<()> {
+        let Some(queue) = self.queues.get_mut(index) else {
+            return Ok(());
+        };
+        for used in queue.take_used(&self.memory)? {
+            if queue.rings.as_ref().is_none_or(|rings| rings.dead) {
+                continue;
+            }
+            match self.lies.take_used(queue) {
+                Some(lie) => {
+                    used::tell(lie, queue, &self.memory, used)?;
+                    self.shared.told.fetch_add(1, Ordering::Release);
+                }
+                None => queue.put_used(&self.memory, used, 0)?,
+            }
+        }
+        queue.announce(&self.memory)
+    }
+
+    /// Tells of events that did not happen, as far as there are buffers that the device
+    /// does not have.
+    fn tell_events(&mut self) -> io::Result<()> {
+        let Some(queue) = self.queues.get_mut(usize::from(EVENT_QUEUE)) else {
+            return Ok(());
+        };
+        queue.take_available(&self.memory)?;
+        while let Some(rings) = &mut queue.rings {
+            if rings.dead {
+                break;
+            }
+            let about_events = |(queues, _): &(LieQueue, _)| *queues == LieQueue::Event;
+            let lie = self.lies.used.iter().position(about_events);
+            let bytes = match (lie, self.lies.events.front(), &self.lies.flood) {
+                // A good event with a bad used entry.
+                (Some(_), _, _) => [0; Event::SIZE],
+                (None, Some(bytes), _) | (None, None, Some((_, bytes))) => *bytes,
+                (None, None, None) => break,
+            };
+            let Some(head) = rings.held.pop_front() else {
+                break;
+            };
+            let (buffer, ..) = descriptor(&self.memory, rings.descriptors + 16 * u64::from(head))?;
+            for (i, byte) in (0..).zip(bytes) {
+                self.memory.write(buffer + i, byte)?;
+            }
+            let used = Used {
+                id: head.into(),
+                len: Event::SIZE as u32,
+            };
+            match lie.and_then(|at| self.lies.used.remove(at)) {
+                Some((_, lie)) => used::tell(lie, queue, &self.memory, used)?,
+                None => {
+                    queue.put_used(&self.memory, used, 0)?;
+                    if self.lies.events.pop_front().is_none() {
+                        self.lies.flood = match self.lies.flood.take() {
+                            Some((count @ 2.., bytes)) => Some((count - 1, bytes)),
+                            _ => None,
+                        };
+                    }
+                }
+            }
+            self.shared.told.fetch_add(1, Ordering::Release);
+        }
+        queue.announce(&self.memory)
+    }
+
+    /// Interrupts the guest for nothing.
+    fn tell_interrupts(&mut self) -> io::Result<()> {
+        let Some(end) = self.lies.storm else {
+            return Ok(());
+        };
+        if Instant::now() >= end {
+            self.lies.storm = None;
+        }
+        self.count();
+        let first = |queue: &&Queue| queue.is_in(LieQueue::Io) && queue.rings.is_some();
+        match self.queues.iter().find(first) {
+            Some(queue) => queue.interrupt(),
+            None => Ok(()),
+        }
+    }
+
+    fn count(&self) {
+        self.shared.told.fetch_add(1, Ordering::Release);
+    }
+}
+
+/// Takes orders; returns whether the proxy is to end.
+fn hear(
+    lies: &mut Lies,
+    shared: &Shared,
+    orders: &Receiver<(Order, Sender<()>)>,
+) -> io::Result<bool> {
+    clear(&shared.wake)?;
+    for (order, heard) in orders.try_iter() {
+        match order {
+            Order::Lie(lie) => lies.add(lie),
+            Order::EndLies => *lies = Lies::default(),
+            Order::End => return Ok(true),
+        }
+        // Whoever does not wait does not need it.
+        let _ = heard.send(());
+    }
+    Ok(false)
+}
+
+/// Waits until a descriptor is ready; does not wait at all if `urgent`.
+fn wait(fds: &mut [PollFd<'_>], urgent: bool) -> io::Result<()> {
+    const NOT: Timespec = Timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    loop {
+        match poll(fds, urgent.then_some(&NOT)) {
+            Err(Errno::INTR) => {}
+            other => return other.map(drop).map_err(Into::into),
+        }
+    }
+}

@@ -1,0 +1,180 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! A Ringbar device as a PCI function of its own, over vfio-user, whose registers are
+//! in the tests' hands.
+//!
+//! With vhost-user the registers of the device are the monitor's, and those cannot be
+//! made to lie: a driver that resets the device finds it reset. This function has its
+//! own. It is no more than the tests need: requests are executed where the driver
+//! notifies it of them, there are no events and no aperture.
+//!
+//! What it can be told to do: keep requests without an answer, and write into their
+//! memory as long as the driver lets it do DMA; hold a reset back; break a queue; show
+//! registers that are not so; change its configuration while it is read.
+
+mod config_space;
+mod function;
+mod registers;
+
+use std::fs::File;
+use std::io;
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::thread;
+use std::time::Duration;
+
+use ringbar_agent_protocol::host::FunctionOrder;
+use vfio_bindings::bindings::vfio::{
+    VFIO_IRQ_INFO_EVENTFD, VFIO_PCI_BAR0_REGION_INDEX, VFIO_PCI_CONFIG_REGION_INDEX,
+    VFIO_PCI_MSIX_IRQ_INDEX, VFIO_PCI_NUM_IRQS, VFIO_PCI_NUM_REGIONS, VFIO_REGION_INFO_FLAG_READ,
+    VFIO_REGION_INFO_FLAG_WRITE, vfio_region_info,
+};
+use vfio_user::{DmaMapFlags, DmaUnmapFlags, IrqInfo, Server, ServerBackend, ServerRegion};
+
+use function::Function;
+
+/// How often the memory of requests that were kept is written to.
+const SCRIBBLE_INTERVAL: Duration = Duration::from_micros(20);
+
+/// A function that is served by threads of its own, as long as the monitor is there.
+#[derive(Clone)]
+pub struct PciFunction(Arc<Mutex<Function>>);
+
+impl std::fmt::Debug for PciFunction {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("PciFunction").finish_non_exhaustive()
+    }
+}
+
+impl PciFunction {
+    /// Listens on a new socket for a monitor.
+    pub fn start(socket: &Path) -> io::Result<Self> {
+        let function = Arc::new(Mutex::new(Function::new()?));
+        let server = Server::new(socket, true, interrupts(), regions())
+            .map_err(|error| io::Error::other(error.to_string()))?;
+        let served = Arc::clone(&function);
+        thread::Builder::new()
+            .name("pci-function".into())
+            .spawn(move || {
+                if let Err(error) = server.run(&mut Backend(served)) {
+                    eprintln!("PCI function: {error}");
+                }
+            })?;
+        let scribbled = Arc::downgrade(&function);
+        thread::Builder::new()
+            .name("pci-function-dma".into())
+            .spawn(move || scribble(&scribbled))?;
+        Ok(Self(function))
+    }
+
+    /// Has the function do what its driver does not expect.
+    pub fn order(&self, order: FunctionOrder) -> io::Result<()> {
+        let mut function = lock(&self.0);
+        match order {
+            FunctionOrder::HoldReset(hold) => function.hold_reset(hold),
+            FunctionOrder::KeepRequests(keep) => function.keeps_requests = keep,
+            FunctionOrder::BreakQueue => function.break_queue()?,
+            FunctionOrder::ReadAs(at, value) => function.read_as(at, value),
+            FunctionOrder::ChangeCapacity(bytes) => function.change_capacity(Some(bytes)),
+            FunctionOrder::BeGood => function.be_good(),
+        }
+        Ok(())
+    }
+}
+
+fn lock(function: &Mutex<Function>) -> MutexGuard<'_, Function> {
+    // A function that panicked in between is as good as any that misbehaves.
+    function.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Does the DMA that nobody waits for.
+fn scribble(function: &Weak<Mutex<Function>>) {
+    while let Some(function) = function.upgrade() {
+        lock(&function).scribble();
+        drop(function);
+        thread::sleep(SCRIBBLE_INTERVAL);
+    }
+}
+
+/// What the library asks of the function.
+struct Backend(Arc<Mutex<Function>>);
+
+impl ServerBackend for Backend {
+    fn region_read(&mut self, region: u32, offset: u64, data: &mut [u8]) -> io::Result<()> {
+        lock(&self.0).read(region, offset, data);
+        Ok(())
+    }
+
+    fn region_write(&mut self, region: u32, offset: u64, data: &[u8]) -> io::Result<()> {
+        lock(&self.0).write(region, offset, data)
+    }
+
+    fn dma_map(
+        &mut self,
+        _flags: DmaMapFlags,
+        offset: u64,
+        address: u64,
+        size: u64,
+        file: Option<File>,
+    ) -> io::Result<()> {
+        lock(&self.0).map(address, size, offset, file)
+    }
+
+    fn dma_unmap(&mut self, _flags: DmaUnmapFlags, address: u64, size: u64) -> io::Result<()> {
+        lock(&self.0).unmap(address, size)
+    }
+
+    fn reset(&mut self) -> io::Result<()> {
+        lock(&self.0).reset_function();
+        Ok(())
+    }
+
+    fn set_irqs(
+        &mut self,
+        index: u32,
+        flags: u32,
+        _start: u32,
+        _count: u32,
+        files: Vec<File>,
+    ) -> io::Result<()> {
+        lock(&self.0).set_interrupts(index, flags, files);
+        Ok(())
+    }
+}
+
+fn interrupts() -> Vec<IrqInfo> {
+    (0..VFIO_PCI_NUM_IRQS)
+        .map(|index| IrqInfo {
+            index,
+            flags: VFIO_IRQ_INFO_EVENTFD,
+            count: u32::from(index == VFIO_PCI_MSIX_IRQ_INDEX),
+        })
+        .collect()
+}
+
+fn regions() -> Vec<ServerRegion> {
+    (0..VFIO_PCI_NUM_REGIONS)
+        .map(|index| {
+            let size = match index {
+                VFIO_PCI_BAR0_REGION_INDEX => config_space::BAR_SIZE,
+                VFIO_PCI_CONFIG_REGION_INDEX => config_space::SIZE as u64,
+                _ => 0,
+            };
+            let flags = match size {
+                0 => 0,
+                _ => VFIO_REGION_INFO_FLAG_READ | VFIO_REGION_INFO_FLAG_WRITE,
+            };
+            ServerRegion {
+                region_info: vfio_region_info {
+                    argsz: size_of::<vfio_region_info>() as u32,
+                    index,
+                    flags,
+                    size,
+                    ..Default::default()
+                },
+                sparse_areas: Vec::new(),
+                mmap_fd: None,
+            }
+        })
+        .collect()
+}
