@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! Asks the harness on the host to stall, resume and resize the device, and what of its
-//! memory is on the disk.
+//! Asks the harness on the host to stall, resume and resize the device, to have it lie,
+//! and what of its memory is on the disk.
 
 use std::fs::File;
 
-use ringbar_agent_protocol::host::{ByteRange, HostReply, HostRequest, PORT_NAME};
+use ringbar_agent_protocol::host::{
+    ByteRange, FunctionOrder, HostReply, HostRequest, Lie, PORT_NAME,
+};
 use ringbar_agent_protocol::{find_port, read_frame, write_frame};
 
 use crate::case::{During, Stop, Verdict};
@@ -52,6 +54,29 @@ impl Host {
             HostReply::Unwritten(pages) => Ok(pages),
             other => Err(Stop::Failed(format!("{request:?}: {other:?}"))),
         }
+    }
+
+    /// Has the device lie, once it comes to it.
+    pub fn lie(&self, lie: Lie) -> Verdict {
+        self.ask(HostRequest::Lie(DEVICE, lie))
+    }
+
+    /// Has the device be honest.
+    pub fn end_lies(&self) -> Verdict {
+        self.ask(HostRequest::EndLies(DEVICE))
+    }
+
+    /// How many lies the device has told since it was started.
+    pub fn lies_told(&self) -> Verdict<u64> {
+        match self.exchange(HostRequest::CountLies(DEVICE))? {
+            HostReply::Count(count) => Ok(count),
+            other => Err(Stop::Failed(format!("the host answered {other:?}"))),
+        }
+    }
+
+    /// Has the PCI function do what its driver does not expect.
+    pub fn order(&self, order: FunctionOrder) -> Verdict {
+        self.ask(HostRequest::Function(DEVICE, order))
     }
 
     fn ask(&self, request: HostRequest) -> Verdict {

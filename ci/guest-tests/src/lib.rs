@@ -11,7 +11,8 @@
 //! | [`method`] | all ways to move data |
 //! | [`pattern`] | test data |
 //! | [`bar_check`] | compares DMA with the map |
-//! | [`host`] | has the host stall the device |
+//! | [`host`] | has the host stall the device, or the device lie |
+//! | [`kernel_log`] | what the kernel has said since a moment |
 //! | [`pins`] | counts pinned pages |
 //! | [`memcpy`] | measures copies in memory |
 //! | [`interrupts`] | reads `/proc/interrupts` |
@@ -21,6 +22,7 @@ pub mod bar_check;
 pub mod case;
 pub mod host;
 pub mod interrupts;
+pub mod kernel_log;
 pub mod ktap;
 pub mod memcpy;
 pub mod method;

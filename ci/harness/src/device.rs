@@ -6,6 +6,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use ringbar_lying_proxy::Proxy;
+
 use crate::control::Control;
 use crate::error::{Error, Result};
 use crate::host_port::Handles;
@@ -33,6 +35,9 @@ pub struct DeviceOptions {
     pub queue_size: u16,
     /// Where the memory is.
     pub storage: Storage,
+    /// Whether a proxy is put before the device that falsifies what it says, when it is
+    /// told to.
+    pub lies: bool,
     /// Further arguments.
     pub extra: Vec<String>,
 }
@@ -44,6 +49,7 @@ impl Default for DeviceOptions {
             queues: 4,
             queue_size: 256,
             storage: Storage::Memory,
+            lies: false,
             extra: Vec::new(),
         }
     }
@@ -79,6 +85,7 @@ pub struct Device {
     options: DeviceOptions,
     socket: PathBuf,
     control: Control,
+    proxy: Option<Proxy>,
 }
 
 impl Device {
@@ -100,15 +107,27 @@ impl Device {
         command.args(options.arguments(&socket, &control));
         let mut process = HostProcess::spawn("ringbar-device", command, log, false)?;
         watch.wait(&socket, &mut process)?;
+        let (socket, proxy) = match options.lies {
+            false => (socket, None),
+            true => {
+                let before = directory.join(format!("{name}-proxy.sock"));
+                let proxy = Proxy::start(&before, &socket).map_err(Error::io(format!(
+                    "starting a proxy at {}",
+                    before.display()
+                )))?;
+                (before, Some(proxy))
+            }
+        };
         Ok(Self {
             process,
             options,
             socket,
             control: Control::new(control),
+            proxy,
         })
     }
 
-    /// The vhost-user socket.
+    /// The vhost-user socket for the virtual machine monitor.
     pub fn socket(&self) -> &Path {
         &self.socket
     }
@@ -137,6 +156,7 @@ impl Device {
                 Storage::Memory => None,
                 Storage::File(path) => Some(path.clone()),
             },
+            orders: self.proxy.as_ref().map(Proxy::orders),
         })
     }
 
@@ -225,6 +245,7 @@ mod tests {
             },
             socket: PathBuf::new(),
             control: Control::new(PathBuf::new()),
+            proxy: None,
         };
         device.corrupt_byte(1).unwrap();
         assert_eq!(fs::read(&path).unwrap(), [1, !2, 3]);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! Stops, resumes and resizes devices for test programs in the guest, and tells them what
-//! of the device memory is on the disk.
+//! Stops, resumes and resizes devices for test programs in the guest, has them lie, and
+//! tells what of the device memory is on the disk.
 //!
 //! A device that is stopped for good takes the guest with it: QEMU waits for it
 //! when the guest is shut down, and when the driver touches certain registers.
@@ -19,7 +19,9 @@ use std::time::{Duration, Instant};
 
 use ringbar_agent_protocol::host::{ByteRange, HostReply, HostRequest};
 use ringbar_agent_protocol::{FrameError, read_frame, write_frame};
+use ringbar_lying_proxy::Orders;
 use ringbar_page_cache::Unwritten;
+use ringbar_pci_function::PciFunction;
 
 use crate::control::Control;
 use crate::error::{Error, Result};
@@ -37,6 +39,8 @@ pub struct Handles {
     pub control: Control,
     /// The file with its memory, if it has one.
     pub file: Option<PathBuf>,
+    /// Has it lie, if it can.
+    pub orders: Option<Orders>,
 }
 
 /// The host's end of the port over which test programs have devices stalled.
@@ -48,8 +52,13 @@ pub struct HostPort {
 }
 
 impl HostPort {
-    /// Serves the requests of a guest for these devices, in their order.
-    pub fn serve(port: UnixStream, devices: Vec<Handles>, limit: Duration) -> Result<Self> {
+    /// Serves the requests of a guest for these devices and functions, in their order.
+    pub fn serve(
+        port: UnixStream,
+        devices: Vec<Handles>,
+        functions: Vec<PciFunction>,
+        limit: Duration,
+    ) -> Result<Self> {
         let duplicate = || {
             port.try_clone()
                 .map_err(Error::io("duplicating the host port"))
@@ -64,6 +73,7 @@ impl HostPort {
                     overdue: false,
                 })
                 .collect(),
+            functions,
             closed: false,
         }));
         let shared = Arc::clone(&devices);
@@ -105,6 +115,7 @@ impl Drop for HostPort {
 #[derive(Debug)]
 struct Devices {
     all: Vec<Device>,
+    functions: Vec<PciFunction>,
     /// The machine is being taken down.
     closed: bool,
 }
@@ -134,14 +145,30 @@ fn lock(devices: &Mutex<Devices>) -> MutexGuard<'_, Devices> {
 
 impl Devices {
     fn carry_out(&mut self, request: HostRequest) -> std::result::Result<HostReply, String> {
+        if let HostRequest::Function(number, order) = request {
+            let function = self.functions.get(number as usize);
+            return function
+                .ok_or_else(|| format!("there is no PCI function {number}"))?
+                .order(order)
+                .map(|()| HostReply::Done)
+                .map_err(|error| error.to_string());
+        }
         let (HostRequest::StallDevice(number)
         | HostRequest::ResumeDevice(number)
         | HostRequest::ResizeDevice(number, _)
-        | HostRequest::CountUnwritten(number, _)) = request;
+        | HostRequest::CountUnwritten(number, _)
+        | HostRequest::Lie(number, _)
+        | HostRequest::EndLies(number)
+        | HostRequest::CountLies(number)
+        | HostRequest::Function(number, _)) = request;
         let device = self
             .all
             .get_mut(number as usize)
             .ok_or_else(|| format!("there is no device {number}"))?;
+        let orders = || {
+            let orders = device.handles.orders.as_ref();
+            orders.ok_or_else(|| format!("device {number} cannot lie"))
+        };
         let done = match request {
             HostRequest::StallDevice(_) if self.closed => {
                 Err("the machine is being taken down".into())
@@ -180,6 +207,11 @@ impl Devices {
                     .resume()
                     .map_err(|error| error.to_string())
             }
+            HostRequest::Lie(_, lie) => orders()?.lie(lie).map_err(|error| error.to_string()),
+            HostRequest::EndLies(_) => orders()?.end_lies().map_err(|error| error.to_string()),
+            // Done above.
+            HostRequest::Function(..) => Ok(()),
+            HostRequest::CountLies(_) => return Ok(HostReply::Count(orders()?.told())),
         };
         done.map(|()| HostReply::Done)
     }
@@ -243,6 +275,7 @@ fn answer_all(port: &UnixStream, watched: &OwnedFd, devices: &Mutex<Devices>, li
 mod tests {
     use super::*;
     use crate::process::HostProcess;
+    use ringbar_agent_protocol::host::Lie;
     use std::fs;
     use std::io::Write;
     use std::path::Path;
@@ -260,6 +293,7 @@ mod tests {
             pauser: process.pauser().unwrap(),
             control: Control::new("/nonexistent/control".into()),
             file: None,
+            orders: None,
         }]
     }
 
@@ -278,7 +312,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let process = process(dir.path());
         let (host, guest) = UnixStream::pair().unwrap();
-        let port = HostPort::serve(host, handles(&process), LIMIT).unwrap();
+        let port = HostPort::serve(host, handles(&process), Vec::new(), LIMIT).unwrap();
         assert_eq!(ask(&guest, HostRequest::StallDevice(0)), HostReply::Done);
         assert!(is_stopped(&process));
         assert_eq!(ask(&guest, HostRequest::ResumeDevice(0)), HostReply::Done);
@@ -297,7 +331,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let process = process(dir.path());
         let (host, guest) = UnixStream::pair().unwrap();
-        let port = HostPort::serve(host, handles(&process), LIMIT).unwrap();
+        let port = HostPort::serve(host, handles(&process), Vec::new(), LIMIT).unwrap();
         assert_eq!(ask(&guest, HostRequest::StallDevice(0)), HostReply::Done);
         port.close();
         assert!(!is_stopped(&process));
@@ -316,7 +350,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let process = process(dir.path());
         let (host, guest) = UnixStream::pair().unwrap();
-        let _port = HostPort::serve(host, handles(&process), LIMIT).unwrap();
+        let _port = HostPort::serve(host, handles(&process), Vec::new(), LIMIT).unwrap();
         for stalled in [false, true] {
             if stalled {
                 assert_eq!(ask(&guest, HostRequest::StallDevice(0)), HostReply::Done);
@@ -340,7 +374,7 @@ mod tests {
         let mut devices = handles(&process);
         devices.extend(handles(&process));
         devices[0].file = Some(file.path().to_owned());
-        let _port = HostPort::serve(host, devices, LIMIT).unwrap();
+        let _port = HostPort::serve(host, devices, Vec::new(), LIMIT).unwrap();
         let range = ByteRange {
             offset: 4096,
             length: 1,
@@ -357,12 +391,25 @@ mod tests {
     }
 
     #[test]
+    fn a_device_without_proxy_cannot_lie() {
+        let dir = tempfile::tempdir().unwrap();
+        let process = process(dir.path());
+        let (host, guest) = UnixStream::pair().unwrap();
+        let _port = HostPort::serve(host, handles(&process), Vec::new(), LIMIT).unwrap();
+        let cannot = HostReply::Failed("device 0 cannot lie".into());
+        assert_eq!(ask(&guest, HostRequest::EndLies(0)), cannot);
+        assert_eq!(ask(&guest, HostRequest::CountLies(0)), cannot);
+        let lie = HostRequest::Lie(0, Lie::SlowStop(1));
+        assert_eq!(ask(&guest, lie), cannot);
+    }
+
+    #[test]
     fn a_stall_that_takes_too_long_ends_and_is_reported() {
         let dir = tempfile::tempdir().unwrap();
         let process = process(dir.path());
         let (host, guest) = UnixStream::pair().unwrap();
         let limit = Duration::from_millis(20);
-        let _port = HostPort::serve(host, handles(&process), limit).unwrap();
+        let _port = HostPort::serve(host, handles(&process), Vec::new(), limit).unwrap();
         assert_eq!(ask(&guest, HostRequest::StallDevice(0)), HostReply::Done);
         let deadline = Instant::now() + Duration::from_secs(10);
         while is_stopped(&process) && Instant::now() < deadline {
@@ -379,7 +426,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let mut process = process(dir.path());
         let (host, guest) = UnixStream::pair().unwrap();
-        let _port = HostPort::serve(host, handles(&process), LIMIT).unwrap();
+        let _port = HostPort::serve(host, handles(&process), Vec::new(), LIMIT).unwrap();
         assert_eq!(ask(&guest, HostRequest::StallDevice(0)), HostReply::Done);
         process.kill();
         for request in [HostRequest::ResumeDevice(0), HostRequest::StallDevice(0)] {

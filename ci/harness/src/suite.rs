@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use ringbar_agent_protocol::ExitStatus;
 use ringbar_guest_tests::case::Provoked;
 use ringbar_guest_tests::pattern;
-use ringbar_guest_tests::suites::{bounce, durability, large};
+use ringbar_guest_tests::suites::{bounce, durability, large, lies};
 
 use crate::agent::{Event, GuestCommand};
 use crate::counters::pins_when_idle;
@@ -69,6 +69,12 @@ const BOUNCE: &str = "bounce";
 
 /// Bytes of a bounce buffer (`IO_TLB_SIZE` of `include/linux/swiotlb.h`).
 const BOUNCE_BUFFER: usize = 2048;
+
+/// Name of the suite whose device lies.
+const LIES: &str = "lies";
+
+/// Name of the suite whose device is a PCI function with registers of its own.
+const FUNCTION: &str = "function";
 
 /// Name of the suite that needs a large device.
 const LARGE: &str = "large";
@@ -266,11 +272,17 @@ fn options(plan: &Plan, image: &Path) -> Result<VmOptions> {
         // In one area, so that any CPU finds what there is.
         kernel_args = vec![format!("swiotlb={},1,force", bounce::BYTES / BOUNCE_BUFFER)];
     }
+    if plan.suite == LIES {
+        device.lies = true;
+        device.queue_size = lies::QUEUE_SIZE;
+    }
     if plan.suite == LARGE {
         device.size = large::DEVICE;
     }
+    let function = plan.suite == FUNCTION;
     Ok(VmOptions {
-        devices: vec![device],
+        devices: if function { Vec::new() } else { vec![device] },
+        function,
         kernel_args,
         log_dir: Some(plan.log_dir.clone()),
         ..VmOptions::default()
@@ -598,7 +610,7 @@ mod tests {
         let durability = Check::of(DURABILITY, Kernel::Stock);
         assert!(durability.contains(&Check::FileHoldsWhatWasSynced));
         assert!(Check::of(FILES, Kernel::Stock).contains(&Check::DurableWritesCounted));
-        for name in [BOUNCE, DURABILITY, FILES, LARGE] {
+        for name in [BOUNCE, DURABILITY, FILES, FUNCTION, LARGE, LIES] {
             assert!(
                 ringbar_guest_tests::suites::all()
                     .iter()

@@ -11,6 +11,9 @@ use std::process::{Command, ExitStatus};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use ringbar_pci_function::PciFunction;
+use serde_json::json;
+
 use crate::agent::{Agent, GuestCommand};
 use crate::device::{Device, DeviceOptions};
 use crate::error::{Error, Result};
@@ -58,6 +61,8 @@ pub struct VmOptions {
     pub kernel_args: Vec<String>,
     /// Ringbar devices.
     pub devices: Vec<DeviceOptions>,
+    /// Whether there is a PCI function with registers that do what tests want.
+    pub function: bool,
     /// Directory of the host to mount at [`SHARE_TARGET`].
     pub share: Option<PathBuf>,
     /// Added to QEMU's command line.
@@ -78,6 +83,7 @@ impl Default for VmOptions {
             cpus: 2,
             kernel_args: Vec::new(),
             devices: vec![DeviceOptions::default()],
+            function: false,
             share: None,
             qemu_args: Vec::new(),
             console: Console::Log,
@@ -128,6 +134,20 @@ impl Vm {
                 &log,
             )?);
         }
+        let mut functions = Vec::new();
+        let mut extra = options.qemu_args.clone();
+        if options.function {
+            let socket = directory.path().join("function.sock");
+            functions.push(
+                PciFunction::start(&socket)
+                    .map_err(Error::io(format!("starting {}", socket.display())))?,
+            );
+            let device = json!({
+                "driver": "vfio-user-pci",
+                "socket": {"type": "unix", "path": socket.display().to_string()},
+            });
+            extra.extend(["-device".to_owned(), device.to_string()]);
+        }
         let share = options.share.as_deref().map(open_share).transpose()?;
 
         let agent_socket = directory.path().join("agent.sock");
@@ -156,7 +176,7 @@ impl Vm {
             monitor_socket: &monitor_socket,
             devices: &vhost_user,
             share: share.as_ref().map(|share| share.path.as_path()),
-            extra: &options.qemu_args,
+            extra: &extra,
         }
         .arguments();
 
@@ -181,7 +201,7 @@ impl Vm {
             let host = accept(&host_listener, qemu, "its host port")?;
             let handles = devices.iter().map(Device::handles).collect::<Result<_>>()?;
             Ok((
-                HostPort::serve(host, handles, host_port::LIMIT)?,
+                HostPort::serve(host, handles, functions.clone(), host_port::LIMIT)?,
                 Monitor::connect(monitor)?,
                 Agent::connect(agent, BOOT)?,
             ))

@@ -12,8 +12,10 @@ pub mod durability;
 mod ends;
 mod faults;
 pub mod files;
+mod function;
 mod kunit;
 pub mod large;
+pub mod lies;
 mod lifecycle;
 mod mmap;
 mod nodes;
@@ -43,6 +45,8 @@ pub fn all() -> Vec<Suite> {
         stall::suite(),
         large::suite(),
         resize::suite(),
+        lies::suite(),
+        function::suite(),
         lifecycle::suite(),
         durability::suite(),
         tool::suite(),
@@ -85,7 +89,7 @@ const NOT_IN_DEBUG: [&str; 3] = [
 const STOCK_ONLY: &str = "bounce";
 
 /// Suites whose device is not the ordinary one.
-const OWN_DEVICE: [&str; 2] = ["durability", "large"];
+const OWN_DEVICE: [&str; 4] = ["durability", "function", "large", "lies"];
 
 #[cfg(test)]
 mod tests {

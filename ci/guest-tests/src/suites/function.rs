@@ -1,0 +1,317 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! A device whose registers are not the virtual machine monitor's: a reset need not
+//! come to its end.
+//!
+//! Such a device goes on with DMA until it is reset or the driver forbids it on the
+//! bus. What it keeps writing shows whether memory was given back too early.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use ringbar_agent_protocol::host::FunctionOrder::{
+    self, BeGood, BreakQueue, ChangeCapacity, HoldReset, KeepRequests, ReadAs,
+};
+
+use super::lifecycle::{bind, unbind};
+use crate::case::{
+    Case, Context, PATIENCE, Stop, Suite, Verdict, eventually, expect_bytes, expect_errno,
+};
+use crate::host::Host;
+use crate::kernel_log::KernelLog;
+use crate::pattern;
+use crate::pins::Pins;
+use crate::sys::{self, AioContext, AioOperation, PAGE, Region};
+use crate::{check, check_eq};
+
+/// Bytes of a request.
+const BLOCK: usize = 16 << 10;
+
+/// Requests in flight: that they take a while to end shows which end before DMA does.
+const REQUESTS: usize = 128;
+
+/// What the device writes, and what the caller has in the memory afterwards.
+const DEVICES: u8 = 0x5c;
+const OURS: u8 = 0xcc;
+
+/// For how long memory that was given back is watched: the device writes to it all the
+/// time.
+const WATCH: Duration = Duration::from_millis(200);
+
+/// What the driver and the bus say.
+const HELD: &str = "the device does not come out of reset";
+const BROKEN: &str = "the device broke queue 2: ";
+const FAILED: &str = "probe with driver ringbar failed";
+
+/// The suite.
+pub fn suite() -> Suite {
+    Suite {
+        name: "function",
+        about: "a PCI function that holds its reset back, and whose registers lie",
+        cases: vec![
+            Case::new("dr3_function_with_registers_of_its_own_works", works),
+            Case::new("dr3_no_dma_after_service_has_ended", out_of_service)
+                .provokes(HELD)
+                .provokes(BROKEN),
+            Case::new("dr3_no_dma_after_unbind", unbound).provokes(HELD),
+            Case::new("dr3_unbind_after_service_has_ended", unbound_later)
+                .provokes(HELD)
+                .provokes(BROKEN)
+                .may_provoke(FAILED),
+            Case::new("c7_registers_that_no_device_has", registers)
+                .provokes(FAILED)
+                .provokes(HELD)
+                .provokes("the device lacks needed VIRTIO features")
+                .provokes("the device rejects the features")
+                .provokes("gives the device no I/O queue"),
+            Case::new("c7_configuration_that_changes_while_it_is_read", torn),
+        ],
+    }
+}
+
+/// The function of a test, which is good again and bound when this is dropped.
+struct Function<'a> {
+    context: &'a Context,
+    host: Host,
+    address: String,
+    log: KernelLog,
+}
+
+impl<'a> Function<'a> {
+    fn new(context: &'a Context) -> Verdict<Self> {
+        let function = Self {
+            context,
+            host: Host::connect()?,
+            address: context.pci_address()?,
+            log: KernelLog::from_now()?,
+        };
+        expect_transfer(context)?;
+        Ok(function)
+    }
+
+    fn order(&self, order: FunctionOrder) -> Verdict {
+        self.host.order(order)
+    }
+
+    /// Has the function be good, and its driver bound.
+    fn restore(&self) -> Verdict {
+        self.order(KeepRequests(false))?;
+        self.order(HoldReset(false))?;
+        self.order(BeGood)?;
+        if self.context.pci_address().is_ok() {
+            unbind(&self.address)?;
+        }
+        bind(self.context, &self.address)?;
+        expect_transfer(self.context)
+    }
+
+    /// Binds the driver; returns whether that went well.
+    fn try_bind(&self) -> bool {
+        std::fs::write("/sys/bus/pci/drivers/ringbar/bind", &self.address).is_ok()
+    }
+
+    /// The driver must have said once that the reset did not come, and `others` lines
+    /// besides.
+    fn expect_lines(&mut self, others: usize) -> Verdict {
+        let lines = self.log.of_driver()?;
+        let held = lines.iter().filter(|line| line.contains("reset")).count();
+        check_eq!(held, 1, "lines about the reset in {lines:?}");
+        check_eq!(lines.len(), 1 + others, "lines, which are {lines:?}");
+        Ok(())
+    }
+}
+
+impl Drop for Function<'_> {
+    fn drop(&mut self) {
+        if let Err(stop) = self.restore() {
+            eprintln!("restoring the function: {stop:?}");
+        }
+    }
+}
+
+/// Writes and reads back, by DMA: this device has no aperture.
+fn expect_transfer(context: &Context) -> Verdict {
+    const LENGTH: usize = 3 << 20;
+    let file = context.open()?;
+    let memory = Region::anonymous(LENGTH)?;
+    let data = pattern::bytes(80, LENGTH);
+    memory.store(0, data);
+    check_eq!(
+        sys::pwrite(&file, memory.buffer(0, LENGTH), 777)?,
+        LENGTH,
+        "bytes written"
+    );
+    memory.fill(0, LENGTH, 0);
+    check_eq!(
+        sys::pread(&file, memory.buffer(0, LENGTH), 777)?,
+        LENGTH,
+        "bytes read"
+    );
+    expect_bytes(&memory.load(0, LENGTH), data, "what was read")
+}
+
+fn works(context: &Context) -> Verdict {
+    expect_transfer(context)?;
+    let file = context.open()?;
+    sys::fsync(&file)?;
+    Ok(())
+}
+
+/// Requests that the device keeps, and writes into the memory of.
+struct Kept {
+    aio: AioContext,
+    memory: Region,
+}
+
+impl Kept {
+    fn new(function: &Function<'_>) -> Verdict<Self> {
+        let file = function.context.open()?;
+        let aio = AioContext::new(REQUESTS as u32)?;
+        let memory = Region::anonymous(REQUESTS * BLOCK)?;
+        let buffer = |i: usize| memory.buffer(i * BLOCK, BLOCK);
+        let reads: Vec<_> = (0..REQUESTS)
+            .map(|i| AioOperation::pread(&file, buffer(i), 0).tag(i as u64))
+            .collect();
+        function.order(KeepRequests(true))?;
+        check_eq!(aio.submit(&reads)?, REQUESTS, "requests taken");
+        eventually("DMA into all requests", || {
+            Ok((0..REQUESTS).all(|i| memory.load(i * BLOCK, 1) == [DEVICES]))
+        })?;
+        let pages = (REQUESTS * BLOCK / PAGE) as u64;
+        check_eq!(Pins::read()?.held(), pages, "pinned pages");
+        Ok(Self { aio, memory })
+    }
+
+    /// Takes each buffer for the caller the moment that its request has ended, with
+    /// `errno`; from then on the device must not write to it.
+    fn expect_ended(&self, errno: i32) -> Verdict {
+        let mut left = REQUESTS;
+        let deadline = Instant::now() + PATIENCE;
+        while left > 0 {
+            check!(Instant::now() < deadline, "{left} requests do not end");
+            for (tag, result) in self.aio.reap()? {
+                expect_errno(result, &[errno], &format!("request {tag}"))?;
+                self.memory.fill(tag as usize * BLOCK, BLOCK, OURS);
+                left -= 1;
+            }
+        }
+        thread::sleep(WATCH);
+        let stray = (0..REQUESTS)
+            .filter(|i| {
+                let block = self.memory.load(i * BLOCK, BLOCK);
+                block.iter().any(|byte| *byte != OURS)
+            })
+            .count();
+        check_eq!(stray, 0, "buffers written to after their request had ended");
+        eventually("the release of all pages", || Ok(Pins::read()?.balanced()))
+    }
+}
+
+fn out_of_service(context: &Context) -> Verdict {
+    let mut function = Function::new(context)?;
+    let kept = Kept::new(&function)?;
+    function.order(HoldReset(true))?;
+    function.order(BreakQueue)?;
+    kept.expect_ended(libc::EIO)?;
+    let memory = Region::anonymous(PAGE)?;
+    let read = sys::pread(&context.open()?, memory.buffer(0, PAGE), 0);
+    expect_errno(read, &[libc::EIO], "a read afterwards")?;
+    function.expect_lines(1)?;
+    function.restore()
+}
+
+fn unbound(context: &Context) -> Verdict {
+    let mut function = Function::new(context)?;
+    let kept = Kept::new(&function)?;
+    function.order(HoldReset(true))?;
+    let address = function.address.clone();
+    let unbinding = thread::spawn(move || unbind(&address));
+    let ended = kept.expect_ended(libc::ENODEV);
+    unbinding
+        .join()
+        .map_err(|_| Stop::Failed("unbinding panicked".into()))??;
+    ended?;
+    expect_no_bus_master(&function.address)?;
+    function.expect_lines(0)?;
+    function.restore()
+}
+
+/// What was found out when the device was taken out of service still counts when it is
+/// unbound.
+fn unbound_later(context: &Context) -> Verdict {
+    let mut function = Function::new(context)?;
+    let kept = Kept::new(&function)?;
+    function.order(HoldReset(true))?;
+    function.order(BreakQueue)?;
+    let ended = kept.expect_ended(libc::EIO);
+    unbind(&function.address)?;
+    ended?;
+    expect_no_bus_master(&function.address)?;
+    function.expect_lines(1)?;
+    // A device that is still in its reset cannot be used.
+    check!(
+        !function.try_bind(),
+        "a device that does not come out of reset was bound"
+    );
+    function.restore()
+}
+
+/// The bus does not let the device do DMA.
+fn expect_no_bus_master(address: &str) -> Verdict {
+    const COMMAND: usize = 4;
+    const BUS_MASTER: u8 = 4;
+    let config = std::fs::read(format!("/sys/bus/pci/devices/{address}/config"))?;
+    let command = config.get(COMMAND).copied().unwrap_or(BUS_MASTER);
+    check!(command & BUS_MASTER == 0, "bus mastering is on");
+    Ok(())
+}
+
+/// Each is seen at probe, and the device is not bound.
+fn registers(context: &Context) -> Verdict {
+    const DEVICE_FEATURE: u8 = 4;
+    const CONFIG_VECTOR: u8 = 16;
+    const NUM_QUEUES: u8 = 18;
+    const STATUS: u8 = 20;
+    const QUEUE_SIZE: u8 = 24;
+    const QUEUE_VECTOR: u8 = 26;
+    const NOTIFY_OFFSET: u8 = 30;
+    const NO_VECTOR: u32 = 0xffff;
+
+    let function = Function::new(context)?;
+    unbind(&function.address)?;
+    for (at, value, what) in [
+        (DEVICE_FEATURE, 0, "no features"),
+        (DEVICE_FEATURE, 1 << 28, "no VIRTIO 1"),
+        (DEVICE_FEATURE, 1, "no indirect descriptors"),
+        (STATUS, 0, "a status that stays 0"),
+        (STATUS, 0x40, "a status that is never 0"),
+        (CONFIG_VECTOR, NO_VECTOR, "no vector for the configuration"),
+        (QUEUE_VECTOR, NO_VECTOR, "no vector for queues"),
+        (NUM_QUEUES, 0, "no queues"),
+        (NUM_QUEUES, 2, "no I/O queues"),
+        (QUEUE_SIZE, 0, "queues that are not there"),
+        (QUEUE_SIZE, 1, "queues of 1 entry"),
+        (QUEUE_SIZE, 2, "queues of 2 entries"),
+        (QUEUE_SIZE, 100, "queues whose size is no power of two"),
+        (NOTIFY_OFFSET, 0x40, "a doorbell just beyond its region"),
+        (NOTIFY_OFFSET, 0xffff, "a doorbell far beyond its region"),
+    ] {
+        function.order(ReadAs(at, value))?;
+        let bound = function.try_bind();
+        function.order(BeGood)?;
+        check!(!bound, "bound with {what}");
+    }
+    function.restore()
+}
+
+fn torn(context: &Context) -> Verdict {
+    // Neither half is as before.
+    let changed = (1 << 32) + (8 << 20);
+    let function = Function::new(context)?;
+    unbind(&function.address)?;
+    function.order(ChangeCapacity(changed))?;
+    bind(context, &function.address)?;
+    let info = crate::uapi::Info::from_bytes(&sys::info(&context.open()?)?);
+    check_eq!(info.capacity, changed, "bytes of the device");
+    function.restore()
+}

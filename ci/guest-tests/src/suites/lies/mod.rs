@@ -1,0 +1,219 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! A device that lies. The host falsifies what it says on its way to the driver; the
+//! driver has to see that, and to get by.
+//!
+//! | module | what the device lies about |
+//! |---|---|
+//! | `ring` | used rings: the driver gives the device up |
+//! | `status` | results of requests: the request fails, or has what it says |
+//! | `events` | events, and interrupts |
+//! | `start` | configuration and answers at the start |
+//! | `stop` | the end of DMA |
+
+mod events;
+mod ring;
+mod start;
+mod status;
+mod stop;
+
+use std::fs::File;
+use std::io;
+
+use ringbar_agent_protocol::host::{Lie, LieQueue, UsedLie};
+
+use super::lifecycle::{bind, expect_working, unbind};
+use crate::case::{Context, Suite, Verdict, eventually, expect_errno};
+use crate::check_eq;
+use crate::host::Host;
+use crate::kernel_log::KernelLog;
+use crate::pins::Pins;
+use crate::sys::{
+    self, AioContext, AioOperation, Buffers, CommandEntry, CommandRing, PAGE, Region, Ring,
+    UringOperation,
+};
+use crate::uapi::{self, Command, Info};
+
+/// Entries of each queue. Few, because the driver is bound often, and that takes a while
+/// for each entry.
+pub const QUEUE_SIZE: u16 = 32;
+
+/// Bytes of a request.
+const BLOCK: usize = 16 << 10;
+
+/// The suite.
+pub fn suite() -> Suite {
+    let mut cases = ring::cases();
+    cases.extend(status::cases());
+    cases.extend(events::cases());
+    cases.extend(start::cases());
+    cases.extend(stop::cases());
+    Suite {
+        name: "lies",
+        about: "the device says what is not so, and works again afterwards",
+        cases,
+    }
+}
+
+/// The device of a test. One that the test does not leave in good order is bound anew
+/// when this is dropped.
+struct Liar<'a> {
+    context: &'a Context,
+    host: Host,
+    address: String,
+    log: KernelLog,
+    told: u64,
+    in_order: bool,
+}
+
+impl<'a> Liar<'a> {
+    /// The device, which works and is honest so far.
+    fn new(context: &'a Context) -> Verdict<Self> {
+        let host = Host::connect()?;
+        host.end_lies()?;
+        expect_working(context, 1)?;
+        let told = host.lies_told()?;
+        Ok(Self {
+            context,
+            told,
+            address: context.pci_address()?,
+            log: KernelLog::from_now()?,
+            host,
+            in_order: false,
+        })
+    }
+
+    /// Has the next request of an I/O queue end with a lie.
+    fn lie(&self, lie: UsedLie) -> Verdict {
+        self.host.lie(Lie::Used(LieQueue::Io, lie))
+    }
+
+    /// Waits until so many lies were told since the start of the test.
+    fn expect_told(&self, count: u64) -> Verdict {
+        eventually(&format!("{count} lies"), || {
+            Ok(self.host.lies_told()? - self.told >= count)
+        })
+    }
+
+    /// What the driver said since this was last asked must be one line that contains all
+    /// of these words.
+    fn expect_line(&mut self, words: &[&str]) -> Verdict {
+        let lines = self.log.of_driver()?;
+        check_eq!(lines.len(), 1, "lines of the driver, which are {lines:?}");
+        for word in words {
+            crate::check!(lines[0].contains(word), "{:?} without {word:?}", lines[0]);
+        }
+        Ok(())
+    }
+
+    /// The driver must have said nothing.
+    fn expect_no_line(&mut self) -> Verdict {
+        let lines = self.log.of_driver()?;
+        crate::check!(lines.is_empty(), "the driver said {lines:?}");
+        Ok(())
+    }
+
+    /// Whatever new comes ends with EIO, and no page is pinned.
+    fn expect_out_of_service(&self) -> Verdict {
+        let file = self.context.open()?;
+        expect_all_fail(&file, &[libc::EIO])?;
+        expect_all_released()
+    }
+
+    /// The documented way to have a device back that was taken out of service.
+    fn bring_back(&mut self) -> Verdict {
+        unbind(&self.address)?;
+        bind(self.context, &self.address)?;
+        self.expect_in_order()
+    }
+
+    /// The device works, and no page is pinned.
+    fn expect_in_order(&mut self) -> Verdict {
+        expect_working(self.context, 2)?;
+        expect_all_released()?;
+        self.in_order = true;
+        Ok(())
+    }
+}
+
+impl Drop for Liar<'_> {
+    fn drop(&mut self) {
+        if let Err(stop) = self.host.end_lies() {
+            eprintln!("ending lies: {stop:?}");
+        }
+        if !self.in_order {
+            // It may not be bound.
+            let _ = unbind(&self.address);
+            if let Err(stop) = bind(self.context, &self.address) {
+                eprintln!("bringing the device back: {stop:?}");
+            }
+        }
+    }
+}
+
+/// Waits until no page is pinned.
+fn expect_all_released() -> Verdict {
+    eventually("the release of all pages", || Ok(Pins::read()?.balanced()))
+}
+
+/// What is known of the device.
+fn info(file: &File) -> Verdict<Info> {
+    Ok(Info::from_bytes(&sys::info(file)?))
+}
+
+/// How a transfer is made.
+#[derive(Clone, Copy, Debug)]
+enum Engine {
+    Synchronous,
+    Aio,
+    Uring,
+}
+
+impl Engine {
+    const ALL: [Self; 3] = [Self::Synchronous, Self::Aio, Self::Uring];
+
+    /// Reads into the start of `memory`.
+    fn read(self, file: &File, memory: &Region, length: usize, at: u64) -> io::Result<usize> {
+        let buffer = memory.buffer(0, length);
+        match self {
+            Self::Synchronous => sys::pread(file, buffer, at),
+            Self::Aio => AioContext::new(1)?.run(AioOperation::pread(file, buffer, at)),
+            Self::Uring => Ring::new(1)?.run(&UringOperation::read(file, Buffers::One(buffer), at)),
+        }
+    }
+
+    /// Writes from the start of `memory`.
+    fn write(self, file: &File, memory: &Region, length: usize, at: u64) -> io::Result<usize> {
+        let buffer = memory.buffer(0, length);
+        match self {
+            Self::Synchronous => sys::pwrite(file, buffer, at),
+            Self::Aio => AioContext::new(1)?.run(AioOperation::pwrite(file, buffer, at)),
+            Self::Uring => {
+                Ring::new(1)?.run(&UringOperation::write(file, Buffers::One(buffer), at))
+            }
+        }
+    }
+}
+
+/// Every kind of I/O fails with one of these errors.
+fn expect_all_fail(file: &File, errors: &[i32]) -> Verdict {
+    let memory = Region::anonymous(PAGE)?;
+    for engine in Engine::ALL {
+        let read = engine.read(file, &memory, PAGE, 0);
+        expect_errno(read, errors, &format!("read by {engine:?}"))?;
+        let write = engine.write(file, &memory, PAGE, 0);
+        expect_errno(write, errors, &format!("write by {engine:?}"))?;
+    }
+    let list = [memory.buffer(0, 100), memory.buffer(1000, 100)];
+    expect_errno(sys::preadv(file, &list, 0), errors, "preadv")?;
+    expect_errno(sys::pwritev(file, &list, 0), errors, "pwritev")?;
+    expect_errno(sys::fsync(file), errors, "fsync")?;
+    let mut fill = Command {
+        opcode: uapi::OP_FILL,
+        length: 8,
+        ..Command::default()
+    };
+    expect_errno(sys::execute(file, &mut fill), errors, "ioctl")?;
+    let completed = CommandRing::new(2)?.run(&CommandEntry::new(file, &fill))?;
+    expect_errno(completed.result, errors, "io_uring command")
+}

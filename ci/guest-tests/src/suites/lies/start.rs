@@ -1,0 +1,230 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! Lies at the start: the configuration space, and the answer to the first command.
+
+use std::fs;
+
+use ringbar_agent_protocol::host::{Lie, LieQueue, UsedLie};
+
+use super::{BLOCK, Liar, info};
+use crate::case::{Case, Context, During, Verdict, expect_errno};
+use crate::suites::lifecycle::{appears, bind, unbind};
+use crate::sys::{self, Region};
+use crate::uapi;
+use crate::{check, check_eq};
+
+/// Offsets in the configuration space (`DeviceConfig`).
+const MAGIC: u16 = 0;
+const VERSION: u16 = 8;
+const IO_QUEUES: u16 = 10;
+const MAX_SEGMENTS: u16 = 12;
+const CAPACITY: u16 = 16;
+const APERTURE: u16 = 24;
+const MAX_REQUEST: u16 = 32;
+const OPERATIONS: u16 = 36;
+const MAX_COMMAND: u16 = 40;
+
+/// Code of a status: there is no aperture.
+const APERTURE_UNAVAILABLE: u32 = 6;
+
+pub(super) fn cases() -> Vec<Case> {
+    vec![
+        Case::new("c7_configuration_that_no_device_has", refused)
+            .provokes("unusable device configuration: ")
+            .may_provoke("another kind of device"),
+        Case::new("c7_configuration_at_the_limits", limits),
+        Case::new("c7_capacity_that_the_device_does_not_have", capacity),
+        Case::new("c7_aperture_that_is_not_there", aperture).provokes("there will be no mmap"),
+        Case::new("c7_control_queue_that_breaks_at_the_start", control)
+            .provokes("the device broke queue 0: ")
+            .may_provoke("there will be no mmap")
+            .may_provoke("probe with driver ringbar failed"),
+    ]
+}
+
+/// A lie of the configuration space.
+fn config(offset: u16, length: u8, value: u64) -> Lie {
+    Lie::Config {
+        offset,
+        length,
+        bytes: value.to_le_bytes(),
+    }
+}
+
+/// Binds the driver; returns whether that went well.
+fn try_bind(liar: &Liar<'_>) -> bool {
+    fs::write("/sys/bus/pci/drivers/ringbar/bind", &liar.address).is_ok()
+}
+
+fn refused(context: &Context) -> Verdict {
+    let mut liar = Liar::new(context)?;
+    const UNUSABLE: &str = "unusable device configuration: ";
+    let rows = [
+        (config(MAGIC, 8, 0), "another kind of device"),
+        (config(MAGIC, 1, u64::from(b'r')), "another kind of device"),
+        (config(VERSION, 2, 0), "Version"),
+        (config(VERSION, 2, 0xffff), "Version"),
+        (config(IO_QUEUES, 2, 0), "IoQueues"),
+        (config(IO_QUEUES, 2, 65), "IoQueues"),
+        (config(IO_QUEUES, 2, 0xffff), "IoQueues"),
+        (config(MAX_SEGMENTS, 2, 0), "MaxSegments"),
+        (config(CAPACITY, 8, 0), "Capacity"),
+        (config(CAPACITY, 8, 1 << 63), "Capacity"),
+        (config(CAPACITY, 8, u64::MAX), "Capacity"),
+        (config(APERTURE, 8, context.size() + 1), "Aperture"),
+        (config(APERTURE, 8, u64::MAX), "Aperture"),
+        (config(MAX_REQUEST, 4, 0), "MaxRequest"),
+        (config(OPERATIONS, 4, 0), "Operations"),
+        (config(OPERATIONS, 4, 1 << 1), "Operations"),
+        (config(OPERATIONS, 4, 0b110), "MaxCommand"),
+        (config(MAX_COMMAND, 8, 0), "MaxCommand"),
+    ];
+    unbind(&liar.address)?;
+    for (lie, why) in rows {
+        liar.log.of_driver()?;
+        liar.host.lie(lie)?;
+        let bound = try_bind(&liar);
+        liar.host.end_lies()?;
+        check!(!bound, "bound with {lie:?}");
+        let mut lines = liar.log.of_driver()?;
+        // Of the bus: that probe has failed.
+        lines.retain(|line| !line.contains("probe with driver"));
+        check_eq!(lines.len(), 1, "lines with {lie:?}, which are {lines:?}");
+        check!(lines[0].contains(why), "{lines:?} with {lie:?}");
+        check_eq!(
+            lines[0].contains(UNUSABLE),
+            why != "another kind of device",
+            "an unusable configuration in {lines:?}"
+        );
+    }
+    bind(context, &liar.address)?;
+    liar.expect_in_order()
+}
+
+/// Values that are odd but good.
+fn limits(context: &Context) -> Verdict {
+    let mut liar = Liar::new(context)?;
+    for lie in [
+        config(IO_QUEUES, 2, 64),
+        config(IO_QUEUES, 2, 1),
+        config(MAX_SEGMENTS, 2, 0xffff),
+        config(MAX_SEGMENTS, 2, 1),
+        config(MAX_REQUEST, 4, 4096),
+        config(APERTURE, 8, context.size() - 1),
+    ] {
+        unbind(&liar.address)?;
+        liar.host.lie(lie)?;
+        bind(context, &liar.address).during(|| format!("with {lie:?}"))?;
+        liar.host.end_lies()?;
+        transfer(context).during(|| format!("with {lie:?}"))?;
+    }
+    liar.bring_back()
+}
+
+/// Writes and reads back, by DMA only.
+fn transfer(context: &Context) -> Verdict {
+    let file = context.open()?;
+    let memory = Region::anonymous(BLOCK)?;
+    let data = crate::pattern::bytes(61, BLOCK);
+    memory.store(0, data);
+    check_eq!(
+        sys::pwrite(&file, memory.buffer(0, BLOCK), 999)?,
+        BLOCK,
+        "bytes written"
+    );
+    memory.fill(0, BLOCK, 0);
+    check_eq!(
+        sys::pread(&file, memory.buffer(0, BLOCK), 999)?,
+        BLOCK,
+        "bytes read"
+    );
+    crate::case::expect_bytes(&memory.load(0, BLOCK), data, "what was read")
+}
+
+fn capacity(context: &Context) -> Verdict {
+    let mut liar = Liar::new(context)?;
+    unbind(&liar.address)?;
+    liar.host.lie(config(CAPACITY, 8, i64::MAX as u64))?;
+    bind(context, &liar.address)?;
+    liar.host.end_lies()?;
+    let file = context.open()?;
+    check_eq!(
+        info(&file)?.capacity,
+        i64::MAX as u64,
+        "bytes of the device"
+    );
+    let memory = Region::anonymous(BLOCK)?;
+    // The device knows its end.
+    for at in [context.size(), i64::MAX as u64 - BLOCK as u64] {
+        let read = sys::pread(&file, memory.buffer(0, BLOCK), at);
+        expect_errno(read, &[libc::ENXIO], &format!("a read at {at}"))?;
+    }
+    transfer(context)?;
+    liar.bring_back()
+}
+
+fn aperture(context: &Context) -> Verdict {
+    let mut liar = Liar::new(context)?;
+    let size = context.size();
+    for lie in [
+        UsedLie::Status {
+            code: APERTURE_UNAVAILABLE,
+            result: 0,
+        },
+        UsedLie::Status {
+            code: 0,
+            result: size - 1,
+        },
+        UsedLie::Status { code: 0, result: 0 },
+        UsedLie::StatusUnwritten,
+    ] {
+        unbind(&liar.address)?;
+        liar.log.of_driver()?;
+        liar.host.lie(Lie::Used(LieQueue::Control, lie))?;
+        bind(context, &liar.address).during(|| format!("with {lie:?}"))?;
+        let lines = liar.log.of_driver()?;
+        let warnings = lines
+            .iter()
+            .filter(|line| line.contains("there will be no mmap"));
+        check_eq!(warnings.count(), 1, "warnings in {lines:?}");
+        let file = context.open()?;
+        let map = Region::shared(&file, 0, sys::PAGE).map(drop);
+        expect_errno(
+            map,
+            &[libc::ENODEV, libc::EOPNOTSUPP],
+            "a map without aperture",
+        )?;
+        let info = info(&file)?;
+        check_eq!(
+            info.capabilities & uapi::CAP_MMAP,
+            0,
+            "the capability to map"
+        );
+        transfer(context).during(|| format!("with {lie:?}"))?;
+    }
+    liar.bring_back()
+}
+
+fn control(context: &Context) -> Verdict {
+    let mut liar = Liar::new(context)?;
+    for lie in [UsedLie::Id(9), UsedLie::Twice, UsedLie::IndexAhead(100)] {
+        unbind(&liar.address)?;
+        liar.log.of_driver()?;
+        liar.host.lie(Lie::Used(LieQueue::Control, lie))?;
+        // Either it is not bound, or it is out of service.
+        if try_bind(&liar) {
+            appears(context)?;
+            liar.expect_out_of_service()?;
+            unbind(&liar.address)?;
+        }
+        let lines = liar.log.of_driver()?;
+        let broken = lines
+            .iter()
+            .filter(|line| line.contains("the device broke queue 0: "))
+            .count();
+        check_eq!(broken, 1, "lines about the control queue in {lines:?}");
+        bind(context, &liar.address)?;
+        liar.expect_in_order()?;
+    }
+    Ok(())
+}

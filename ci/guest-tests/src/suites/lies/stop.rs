@@ -1,0 +1,103 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! Lies about the end of DMA.
+//!
+//! A virtual machine monitor that holds the status register itself shows the driver a
+//! reset only when it is done: the write of 0 does not return before. So over this
+//! transport a reset can be late, but it cannot fail.
+
+use std::time::{Duration, Instant};
+
+use ringbar_agent_protocol::host::{Lie, UsedLie};
+
+use super::{BLOCK, Liar, expect_all_released};
+use crate::case::{Case, Context, PATIENCE, Verdict, expect_errno};
+use crate::pins::Pins;
+use crate::suites::lifecycle::{bind, unbind};
+use crate::sys::{AioContext, AioOperation, Region};
+use crate::{check, check_eq};
+
+/// How late a reset is.
+const DELAY: Duration = Duration::from_millis(1500);
+
+pub(super) fn cases() -> Vec<Case> {
+    vec![
+        Case::new("dr3_unbind_waits_for_a_late_reset", unbind_late),
+        Case::new(
+            "dr3_pages_stay_pinned_until_a_late_reset",
+            out_of_service_late,
+        )
+        .provokes("the device broke queue "),
+    ]
+}
+
+/// Requests that the device never answers.
+struct InFlight {
+    aio: AioContext,
+    memory: Region,
+}
+
+impl InFlight {
+    const REQUESTS: usize = 4;
+
+    fn new(liar: &Liar<'_>) -> Verdict<Self> {
+        let file = liar.context.open()?;
+        let aio = AioContext::new(Self::REQUESTS as u32)?;
+        let memory = Region::anonymous(Self::REQUESTS * BLOCK)?;
+        for i in 0..Self::REQUESTS {
+            liar.lie(UsedLie::Never)?;
+            let read = AioOperation::pread(&file, memory.buffer(i * BLOCK, BLOCK), 0);
+            check_eq!(aio.submit(&[read])?, 1, "requests taken");
+        }
+        liar.expect_told(Self::REQUESTS as u64)?;
+        let early = aio.results(0, Self::REQUESTS, Duration::ZERO)?;
+        check!(early.is_empty(), "results without an answer: {early:?}");
+        let pages = (Self::REQUESTS * BLOCK / crate::sys::PAGE) as u64;
+        check_eq!(Pins::read()?.held(), pages, "pinned pages");
+        Ok(Self { aio, memory })
+    }
+
+    fn expect_ended(self, errno: i32) -> Verdict {
+        let results = self.aio.results(Self::REQUESTS, Self::REQUESTS, PATIENCE)?;
+        check_eq!(results.len(), Self::REQUESTS, "results");
+        for (_, result) in results {
+            expect_errno(result, &[errno], "a request without an answer")?;
+        }
+        expect_all_released()?;
+        drop(self.memory);
+        Ok(())
+    }
+}
+
+fn unbind_late(context: &Context) -> Verdict {
+    let mut liar = Liar::new(context)?;
+    let requests = InFlight::new(&liar)?;
+    liar.host.lie(Lie::SlowStop(DELAY.as_millis() as u32))?;
+    let begun = Instant::now();
+    unbind(&liar.address)?;
+    let took = begun.elapsed();
+    let ended = requests.expect_ended(libc::ENODEV);
+    bind(context, &liar.address)?;
+    ended?;
+    check!(took >= DELAY, "unbind took {took:?}, the reset {DELAY:?}");
+    liar.expect_in_order()
+}
+
+fn out_of_service_late(context: &Context) -> Verdict {
+    let mut liar = Liar::new(context)?;
+    let requests = InFlight::new(&liar)?;
+    liar.host.lie(Lie::SlowStop(DELAY.as_millis() as u32))?;
+    let begun = Instant::now();
+    let file = context.open()?;
+    let memory = Region::anonymous(BLOCK)?;
+    liar.lie(UsedLie::Id(u32::MAX))?;
+    let read = crate::sys::pread(&file, memory.buffer(0, BLOCK), 0);
+    expect_errno(read, &[libc::EIO], "the read that is lied about")?;
+    // It was in flight too, so it ends after the reset.
+    let took = begun.elapsed();
+    check!(took >= DELAY, "the read took {took:?}, the reset {DELAY:?}");
+    requests.expect_ended(libc::EIO)?;
+    liar.expect_out_of_service()?;
+    liar.expect_line(&["the device broke queue "])?;
+    liar.bring_back()
+}
