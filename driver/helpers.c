@@ -7,6 +7,7 @@
 #include <linux/fs.h>
 #include <linux/io_uring/cmd.h>
 #include <linux/mm.h>
+#include <linux/ratelimit.h>
 #include <linux/uio.h>
 
 bool ringbar_iov_iter_extract_will_pin(const struct iov_iter *iter);
@@ -99,6 +100,14 @@ bool ringbar_need_resched(void);
 bool ringbar_need_resched(void)
 {
 	return need_resched();
+}
+
+bool ringbar_ratelimit(void);
+bool ringbar_ratelimit(void)
+{
+	static DEFINE_RATELIMIT_STATE(limit, DEFAULT_RATELIMIT_INTERVAL, DEFAULT_RATELIMIT_BURST);
+
+	return __ratelimit(&limit);
 }
 
 u32 ringbar_uring_cmd_op(struct io_uring_cmd *cmd);

@@ -9,6 +9,7 @@
 //! | `request` | slots, queues, operations, events |
 //! | `hardware` | the bound device: transport, queues, aperture |
 //! | `device` | the device as files and interrupts see it, with its end |
+//! | `lifecycle` | how the device is started, put to sleep, reset and removed |
 //! | `file` | what an open file does |
 //! | `driver` | ID table, probe, unbind |
 //! | `stats`, `event_log` | what user space can see of it |
@@ -28,6 +29,7 @@ mod hardware;
     reason = "a crate of its own in the device, with more than the driver needs"
 )]
 mod layout;
+mod lifecycle;
 mod request;
 mod stats;
 #[allow(
@@ -57,6 +59,10 @@ module! {
         poll_us: u32 {
             default: 100,
             description: "Microseconds for which a submitter looks for the end of its requests before it relies on the interrupt, and as long again for each 128 KiB of data; those of more than 1 MiB are not looked for (0: not at all, at most 1000)",
+        },
+        timeout_s: u32 {
+            default: 120,
+            description: "Seconds that a request may take before the device is reset and the request ends with EIO (0: for ever)",
         },
     },
 }

@@ -6,6 +6,8 @@ use crate::{
     abstractions::{
         chardev::Access,
         gate::Entered,
+        poll::Readiness,
+        privilege::is_administrator,
         uring::{
             UringAnswer,
             UringCommand,
@@ -74,6 +76,8 @@ pub(super) fn ioctl(device: &Device, access: Access, number: u32, argument: User
             .write_slice(&result.to_ne_bytes())?;
             outcome
         }
+        uapi::IOC_RESET if is_administrator() => device.reset(),
+        uapi::IOC_RESET => Err(EPERM),
         _ => Err(ENOTTY),
     }
 }
@@ -194,6 +198,10 @@ fn info(device: &Device) -> Result<Info> {
         // CAST: At most `MAX_IO_QUEUES`.
         io_queues: hardware.io_queues() as u32,
         max_segments: config.max_segments().into(),
+        state: match device.readiness() {
+            Readiness::Gone => uapi::STATE_OUT_OF_SERVICE,
+            _ => uapi::STATE_IN_SERVICE,
+        },
     })
 }
 

@@ -30,8 +30,11 @@ fn split(page: usize) -> (u64, usize) {
 }
 
 /// Device memory that can be mapped now: it may have become smaller than what is
-/// behind the aperture.
+/// behind the aperture, or not be there.
 fn memory(device: &Device, hardware: &Hardware) -> Option<IoMemory> {
+    if !device.aperture_ready() {
+        return None;
+    }
     // CAST: A capacity is never negative.
     let capacity = device.capacity() as u64;
     hardware.aperture().map(|aperture| aperture.first(capacity))
@@ -64,9 +67,6 @@ pub(super) fn map(device: &Device, map: NewMap<'_>) -> Result {
     let (selector, page) = split(map.first_page());
     let start = map.first_page() - page;
     let map_memory = |map: NewMap<'_>, caching| {
-        if !device.aperture_ready() {
-            return Err(ENODEV);
-        }
         memory(device, &hardware)
             .ok_or(ENODEV)?
             .map(&map.relative_to(start)?, caching)

@@ -141,10 +141,10 @@ impl Call {
             Ok((queue, slot, bytes))
         };
         if self.polled {
-            return on(hardware.polled_queue()?);
+            return on(hardware.polled_queue());
         }
         if !self.nowait {
-            return on(hardware.queue_here()?);
+            return on(hardware.queue_here());
         }
         for queue in hardware.queues_from_here() {
             match on(queue) {
@@ -193,7 +193,7 @@ impl Call {
             Ok(queued) => queued,
             Err(kiocb) => {
                 let limit = queue.poll_limit(effort, true, hardware.poll_limit());
-                let note = |seen: &Reaped| Device::note(device, queue, pci, seen);
+                let note = |seen: &Reaped| Device::note(device, hardware, queue, seen);
                 return kiocb.done(queue.execute_transfer(transport, pci, slot, limit, note));
             }
         };
@@ -210,7 +210,7 @@ impl Call {
             let result = match queue.submit_and_poll(transport, pci, slot, limit, owner) {
                 Ok((mut seen, ended)) => {
                     let result = ended.map(|slot| queue.finish_transfer(pci, slot, &mut seen));
-                    Device::note(device, queue, pci, &seen);
+                    Device::note(device, hardware, queue, &seen);
                     result
                 }
                 Err(error) => Some(Err(error)),
@@ -229,7 +229,7 @@ impl Call {
         } else {
             queue
                 .submit_and_reap(transport, pci, slot)
-                .map(|seen| Device::note(device, queue, pci, &seen))
+                .map(|seen| Device::note(device, hardware, queue, &seen))
         };
         match submitted {
             Ok(()) => answer,

@@ -348,6 +348,7 @@ impl Queue {
                 *place = Entry::InFlight(slot);
                 Ok((seen, None))
             }
+            Entry::Lost(error) => Err(error),
             // Nobody else takes what is done.
             Entry::Idle => Err(EIO),
         }

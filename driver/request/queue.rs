@@ -28,10 +28,7 @@ use crate::{
     },
     stats::Stats,
     virtio::{
-        ring::{
-            descriptor_flag,
-            Ring, //
-        },
+        ring::Ring,
         transport::{
             Doorbell,
             Transport, //
@@ -70,6 +67,8 @@ pub(super) enum Entry {
     InFlight(KBox<Slot>),
     /// The device is done, and the thread that waits for it takes it back.
     Done(KBox<Slot>),
+    /// The device has it for ever, and the thread that waits for it gets the error.
+    Lost(Error),
 }
 
 pub(super) struct State {
@@ -81,30 +80,34 @@ pub(super) struct State {
     /// Those who look at the used ring themselves, so that no interrupts are wanted.
     pub(super) busy_pollers: usize,
     /// Threads that wait for a slot.
-    waiting: usize,
+    pub(super) waiting: usize,
     /// Why no more requests are taken.
     pub(super) failed: Option<Error>,
+    /// Whether no slots are handed out for now.
+    pub(super) frozen: bool,
+    /// Whether the device does not use the ring, as it was reset.
+    pub(super) detached: bool,
 }
 
 impl State {
-    /// Makes a request available to the device, which sees it once it is published.
-    pub(super) fn put_in_flight(&mut self, slot: KBox<Slot>) {
-        let entry = slot.entry();
-        let (address, len) = slot.table();
-        // A slot carries the number of an entry of its own ring, so there is a place for it.
-        if let Some(place) = self.entries.get_mut(usize::from(entry)) {
-            *place = Entry::InFlight(slot);
-            let _ = self
-                .ring
-                .push(entry, address, len, descriptor_flag::INDIRECT);
-        }
-    }
-
     /// Whether there are slots that are neither free nor in flight: somebody prepares
     /// requests, or ends them.
     pub(super) fn has_slots_in_hand(&self) -> bool {
         let in_flight = usize::from(self.ring.in_flight());
         self.free.len() + self.deferred.len() + in_flight < self.entries.len()
+    }
+
+    /// A free slot that may be handed out now.
+    fn take_free(&mut self) -> Option<KBox<Slot>> {
+        if self.frozen {
+            return None;
+        }
+        self.free.pop()
+    }
+
+    /// Whether [`Self::take_free`] would find one.
+    fn has_free(&self) -> bool {
+        !self.frozen && !self.free.is_empty()
     }
 
     fn put_free(&mut self, slot: KBox<Slot>) {
@@ -117,11 +120,13 @@ impl State {
 #[pin_data]
 pub(crate) struct Queue {
     index: u16,
-    doorbell: Doorbell,
+    size: u16,
+    pub(super) vector: u16,
+    pub(super) doorbell: Doorbell,
     pub(super) polled: bool,
     pub(super) polling: Polling,
     stats: Arc<Stats>,
-    pollers: Arc<Pollers>,
+    pub(super) pollers: Arc<Pollers>,
     used_ring: Arc<Coherent<[u32]>>,
     /// Whether a notification was put off to the end of a batch.
     held: Atomic<bool>,
@@ -132,7 +137,7 @@ pub(crate) struct Queue {
     #[pin]
     pub(super) state: SpinLockIrq<State>,
     #[pin]
-    slot_freed: CondVar,
+    pub(super) slot_freed: CondVar,
 }
 
 /// What a queue is made of.
@@ -173,7 +178,7 @@ impl Queue {
         if config.polled {
             ring.disable_interrupts()?;
         }
-        let doorbell = transport.enable_queue(device, config.index, &ring, config.vector)?;
+        let doorbell = transport.enable_queue(device, config.index, &ring.areas(), config.vector)?;
 
         let n = usize::from(size);
         let mut entries = KVec::with_capacity(n, GFP_KERNEL)?;
@@ -193,6 +198,8 @@ impl Queue {
         Arc::pin_init(
             pin_init!(Self {
                 index: config.index,
+                size,
+                vector: config.vector,
                 doorbell,
                 polled: config.polled,
                 polling: Polling::new(),
@@ -210,6 +217,8 @@ impl Queue {
                     busy_pollers: 0,
                     waiting: 0,
                     failed: None,
+                    frozen: false,
+                    detached: false,
                 }),
                 slot_freed <- new_condvar!(),
             }),
@@ -227,6 +236,11 @@ impl Queue {
         self.index
     }
 
+    /// Number of entries.
+    pub(super) fn size(&self) -> u16 {
+        self.size
+    }
+
     /// Takes a slot if one is free and nobody waits for one. Any context.
     ///
     /// `EAGAIN` otherwise; the error of [`Self::stop`] after that.
@@ -241,7 +255,7 @@ impl Queue {
         if state.waiting > 0 {
             return Err(EAGAIN);
         }
-        let slot = state.free.pop().ok_or(EAGAIN)?;
+        let slot = state.take_free().ok_or(EAGAIN)?;
         Ok(self.acquired(device, slot))
     }
 
@@ -266,19 +280,19 @@ impl Queue {
             }
             // Only the first waiter may look before it has been woken.
             if state.waiting == 1 {
-                if let Some(slot) = state.free.pop() {
+                if let Some(slot) = state.take_free() {
                     break Ok(slot);
                 }
             }
             if self.slot_freed.wait_interruptible(&mut state) {
                 break Err(ERESTARTSYS);
             }
-            if let Some(slot) = state.free.pop() {
+            if let Some(slot) = state.take_free() {
                 break Ok(slot);
             }
         };
         state.waiting -= 1;
-        let more = !state.free.is_empty();
+        let more = state.has_free();
         if state.waiting > 0 && more {
             // The wake-up may have come to one who leaves without a slot.
             self.slot_freed.notify_one();
@@ -317,7 +331,7 @@ impl Queue {
         let state = self.state.lock();
         match state.failed {
             Some(error) => Err(error),
-            None => Ok(state.waiting == 0 && !state.free.is_empty()),
+            None => Ok(state.waiting == 0 && state.has_free()),
         }
     }
 
@@ -447,6 +461,7 @@ impl Queue {
                 *place = Entry::InFlight(slot);
                 Err(waited.err().unwrap_or(EIO))
             }
+            Entry::Lost(error) => Err(error),
             Entry::Idle => Err(EIO),
         }
     }
@@ -491,15 +506,5 @@ impl Queue {
         let outcome = slot.command_outcome();
         self.release(device, slot);
         outcome
-    }
-
-    /// Takes no more requests: they get `error`, and so do those who wait for a
-    /// slot. What is in flight stays so.
-    pub(crate) fn stop(&self, error: Error) {
-        let mut state = self.state.lock();
-        state.failed = Some(error);
-        self.slot_freed.notify_all();
-        drop(state);
-        self.pollers.notify();
     }
 }

@@ -107,6 +107,10 @@ pub(crate) struct Slot {
     segments: DataSegments,
     waiter: Arc<Waiter>,
     pub(super) owner: Owner,
+    /// How long it has been in flight, see [`Queue::age`].
+    ///
+    /// [`Queue::age`]: super::queue::Queue::age
+    pub(super) age: u8,
     opcode: Opcode,
     length: usize,
     descriptors: usize,
@@ -130,6 +134,7 @@ impl Slot {
                 segments: DataSegments::new(max_segments.min(MAX_SEGMENTS), max_segment_bytes)?,
                 waiter: Arc::pin_init(Waiter::new(), GFP_KERNEL)?,
                 owner: Owner::Nobody,
+                age: 0,
                 opcode: Opcode::Flush,
                 length: 0,
                 descriptors: 0,
@@ -250,6 +255,11 @@ impl Slot {
         Ok(())
     }
 
+    /// What the request asks for.
+    pub(super) fn opcode(&self) -> Opcode {
+        self.opcode
+    }
+
     /// Number of data segments that the device gets.
     #[inline]
     pub(super) fn segments(&self) -> usize {
@@ -344,6 +354,7 @@ impl Slot {
 
     fn clear(&mut self) {
         self.owner = Owner::Nobody;
+        self.age = 0;
         self.length = 0;
         self.descriptors = 0;
         self.written = 0;
