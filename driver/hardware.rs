@@ -324,11 +324,7 @@ impl Hardware {
     ///
     /// `ETIMEDOUT` when the device does not answer, `EIO` when it is not the same as before.
     /// After an error it may run all the same, and has to be halted.
-    pub(crate) fn start(
-        &self,
-        device: &pci::Device<Bound>,
-        life: &mut Life,
-    ) -> Result<Started> {
+    pub(crate) fn start(&self, device: &pci::Device<Bound>, life: &mut Life) -> Result<Started> {
         let (quiesced, why) = match core::mem::replace(life, Life::Running) {
             Life::Down(quiesced, why) => (quiesced, why),
             other => {

@@ -44,8 +44,8 @@ use kernel::{
     prelude::*,
     sync::{
         atomic::{
-            Release,
             Relaxed, //
+            Release,
         },
         ArcBorrow, //
     }, //
@@ -118,7 +118,8 @@ impl Device {
         hardware.fail_waiting(hardware.device(), life, error);
         // CAST: An errno is negative.
         let errno = error.to_errno().unsigned_abs();
-        self.log().record(uapi::EVENT_STOPPED, [u64::from(errno), 0]);
+        self.log()
+            .record(uapi::EVENT_STOPPED, [u64::from(errno), 0]);
     }
 
     /// Takes the maps of device memory away; new ones are refused until it is there again.
@@ -150,12 +151,7 @@ impl Device {
             queue.freeze();
         }
         self.take_maps_away();
-        hardware.halt(
-            device,
-            &mut life,
-            Why::OutOfService,
-            Unfinished::Fail(EIO),
-        );
+        hardware.halt(device, &mut life, Why::OutOfService, Unfinished::Fail(EIO));
         self.log().record(uapi::EVENT_RESET, [reason, 0]);
         dev_info!(device, "the device has been reset\n");
         self.start_locked(hardware, &mut life)

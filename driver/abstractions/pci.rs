@@ -94,11 +94,7 @@ pub(crate) fn disable_bus_mastering(device: &pci::Device<Bound>) -> bool {
     let error = unsafe {
         bindings::pci_clear_master(as_raw(device));
         // CAST: A small constant.
-        bindings::pci_read_config_word(
-            as_raw(device),
-            bindings::PCI_COMMAND as c_int,
-            &mut command,
-        )
+        bindings::pci_read_config_word(as_raw(device), bindings::PCI_COMMAND as c_int, &mut command)
     };
     error != 0 || command == u16::MAX || u32::from(command) & bindings::PCI_COMMAND_MASTER == 0
 }

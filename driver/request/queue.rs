@@ -178,7 +178,8 @@ impl Queue {
         if config.polled {
             ring.disable_interrupts()?;
         }
-        let doorbell = transport.enable_queue(device, config.index, &ring.areas(), config.vector)?;
+        let doorbell =
+            transport.enable_queue(device, config.index, &ring.areas(), config.vector)?;
 
         let n = usize::from(size);
         let mut entries = KVec::with_capacity(n, GFP_KERNEL)?;

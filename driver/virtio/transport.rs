@@ -366,7 +366,11 @@ impl Transport {
         if self.queue_max_size(device, index)? < areas.size
             || self.enable_queue(device, index, areas, vector)? != doorbell
         {
-            dev_err!(device, "queue {} is not what it was before the reset\n", index);
+            dev_err!(
+                device,
+                "queue {} is not what it was before the reset\n",
+                index
+            );
             return Err(EIO);
         }
         Ok(())

@@ -49,3 +49,4 @@ pub mod size;
 pub mod suite;
 pub mod table;
 pub mod vm;
+pub mod waker;

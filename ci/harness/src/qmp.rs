@@ -18,6 +18,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 pub struct Monitor {
     reader: BufReader<UnixStream>,
     writer: UnixStream,
+    /// Names of events that came with an answer.
+    events: Vec<String>,
 }
 
 impl Monitor {
@@ -32,6 +34,7 @@ impl Monitor {
         let mut monitor = Self {
             reader: BufReader::new(socket),
             writer,
+            events: Vec::new(),
         };
         let greeting = monitor.read("the greeting")?;
         if greeting.get("QMP").is_none() {
@@ -44,13 +47,38 @@ impl Monitor {
         Ok(monitor)
     }
 
-    /// Executes a command and returns its result. Events are passed over.
+    /// Waits until an event of this name has come since this was called last, however long
+    /// that takes. Others are passed over.
+    pub fn wait_for_event(&mut self, name: &str) -> Result<()> {
+        if std::mem::take(&mut self.events).iter().any(|n| n == name) {
+            return Ok(());
+        }
+        self.set_timeout(None)?;
+        loop {
+            let message = self.read(name)?;
+            if message["event"] == name {
+                return self.set_timeout(Some(PATIENCE));
+            }
+        }
+    }
+
+    fn set_timeout(&self, timeout: Option<Duration>) -> Result<()> {
+        self.writer
+            .set_read_timeout(timeout)
+            .map_err(Error::io("setting a timeout for the monitor"))
+    }
+
+    /// Executes a command and returns its result. Events are kept for
+    /// [`Self::wait_for_event`].
     pub fn execute(&mut self, command: &str, arguments: Value) -> Result<Value> {
         let request = json!({"execute": command, "arguments": arguments});
         writeln!(self.writer, "{request}")
             .map_err(Error::io(format!("sending {command} to QEMU")))?;
         loop {
             let mut answer = self.read(command)?;
+            if let Some(event) = answer["event"].as_str() {
+                self.events.push(event.to_owned());
+            }
             if let Some(result) = answer.get_mut("return") {
                 return Ok(result.take());
             }

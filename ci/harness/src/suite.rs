@@ -63,6 +63,9 @@ const WITHOUT_RSEQ: (&str, &str) = ("GLIBC_TUNABLES", "glibc.pthread.rseq=0");
 /// Name of the suite whose durable writes are counted.
 const FILES: &str = "files";
 
+/// Name of the suite in which the machine sleeps.
+const SUSPEND: &str = "suspend";
+
 /// Name of the suite that needs a large device.
 const LARGE: &str = "large";
 
@@ -256,6 +259,7 @@ fn options(plan: &Plan, image: &Path) -> Result<VmOptions> {
     Ok(VmOptions {
         devices: vec![device],
         kernel_args,
+        sleeps: plan.suite == SUSPEND,
         log_dir: Some(plan.log_dir.clone()),
         ..VmOptions::default()
     })
@@ -573,7 +577,7 @@ mod tests {
         let durability = Check::of(DURABILITY, Kernel::Stock);
         assert!(durability.contains(&Check::FileHoldsWhatWasSynced));
         assert!(Check::of(FILES, Kernel::Stock).contains(&Check::DurableWritesCounted));
-        for name in [DURABILITY, FILES, LARGE] {
+        for name in [DURABILITY, FILES, LARGE, SUSPEND] {
             assert!(
                 ringbar_guest_tests::suites::all()
                     .iter()

@@ -17,9 +17,10 @@ use crate::error::{Error, Result};
 use crate::host_port::{self, HostPort};
 use crate::kernel_log;
 use crate::process::{HostProcess, PrivateDir, paragraph, wait_readable};
-use crate::qemu::{CommandLine, Console, SHARE_TAG, VhostUserDevice};
+use crate::qemu::{self, CommandLine, Console, SHARE_TAG, VhostUserDevice};
 use crate::qmp::Monitor;
 use crate::setup::Setup;
+use crate::waker;
 
 /// How long QEMU may take to open its sockets.
 const QEMU_START: Duration = Duration::from_secs(60);
@@ -57,6 +58,9 @@ pub struct VmOptions {
     pub qemu_args: Vec<String>,
     /// Serial console.
     pub console: Console,
+    /// Whether the machine is made to sleep: then it is woken up at once, and the
+    /// connection to the agent outlasts it.
+    pub sleeps: bool,
     /// Where the logs go and stay; without it they vanish with the machine.
     pub log_dir: Option<PathBuf>,
 }
@@ -74,6 +78,7 @@ impl Default for VmOptions {
             share: None,
             qemu_args: Vec::new(),
             console: Console::Log,
+            sleeps: false,
             log_dir: None,
         }
     }
@@ -129,6 +134,15 @@ impl Vm {
         let agent_listener = listen(&agent_socket)?;
         let host_listener = listen(&host_socket)?;
         let monitor_listener = listen(&monitor_socket)?;
+        let mut qemu_args = options.qemu_args.clone();
+        let waker_listener = options
+            .sleeps
+            .then(|| {
+                let socket = directory.path().join("waker.sock");
+                qemu_args.extend(qemu::second_monitor("waker", &socket));
+                listen(&socket)
+            })
+            .transpose()?;
 
         let vhost_user: Vec<_> = devices
             .iter()
@@ -152,11 +166,12 @@ impl Vm {
             console: &options.console,
             console_log: &console_log,
             agent_socket: &agent_socket,
+            agent_line: options.sleeps,
             host_socket: &host_socket,
             monitor_socket: &monitor_socket,
             devices: &vhost_user,
             share: share.as_ref().map(|share| share.path.as_path()),
-            extra: &options.qemu_args,
+            extra: &qemu_args,
         }
         .arguments();
 
@@ -179,6 +194,9 @@ impl Vm {
             let monitor = accept(&monitor_listener, qemu, "its monitor")?;
             let agent = accept(&agent_listener, qemu, "its agent port")?;
             let host = accept(&host_listener, qemu, "its host port")?;
+            if let Some(listener) = &waker_listener {
+                waker::start(accept(listener, qemu, "its second monitor")?)?;
+            }
             let handles = devices
                 .iter()
                 .map(|device| Ok((device.pauser()?, device.control())))

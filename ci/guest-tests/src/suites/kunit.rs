@@ -20,6 +20,9 @@ pub fn cases() -> Vec<Case> {
         ("b14_kunit_command", "ringbar_command"),
         ("c4_kunit_ring", "ringbar_ring"),
         ("c4_kunit_polling", "ringbar_polling"),
+        ("c5_kunit_hardware", "ringbar_hardware"),
+        ("c6_kunit_transport", "ringbar_transport"),
+        ("dr3_kunit_reset", "ringbar_reset"),
     ]
     .into_iter()
     .map(|(name, suite)| Case::new(name, move |_: &Context| passed(suite)))

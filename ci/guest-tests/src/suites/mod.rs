@@ -15,9 +15,11 @@ pub mod large;
 mod lifecycle;
 mod mmap;
 mod probe;
+mod recovery;
 mod resize;
 mod selectors;
 mod stall;
+mod suspend;
 mod tool;
 
 use crate::case::Suite;
@@ -37,6 +39,7 @@ pub fn all() -> Vec<Suite> {
         large::suite(),
         resize::suite(),
         lifecycle::suite(),
+        suspend::suite(),
         durability::suite(),
         tool::suite(),
     ]
@@ -70,8 +73,8 @@ const NOT_IN_DEBUG: [&str; 2] = [
     "c4_larger_requests_are_polled_for",
 ];
 
-/// Suites whose device is not the ordinary one.
-const OWN_DEVICE: [&str; 2] = ["durability", "large"];
+/// Suites whose device or machine is not the ordinary one.
+const OWN_DEVICE: [&str; 3] = ["durability", "large", "suspend"];
 
 #[cfg(test)]
 mod tests {
@@ -84,8 +87,11 @@ mod tests {
         for suite in all().into_iter().chain([faults::suite()]) {
             for case in suite.cases {
                 let (id, rest) = case.name.split_once('_').unwrap();
-                let (section, number) = id.split_at(1);
-                assert!("abcdef".contains(section), "{}", case.name);
+                let number = id.trim_start_matches(|c: char| c.is_ascii_lowercase());
+                let section = &id[..id.len() - number.len()];
+                // Features, and faults that were found in the driver or on the host.
+                let sections = ["a", "b", "c", "d", "e", "f", "dr", "ho"];
+                assert!(sections.contains(&section), "{}", case.name);
                 assert!(number.parse::<u8>().is_ok(), "{}", case.name);
                 assert!(
                     rest.bytes()

@@ -18,16 +18,17 @@ pub use aio::{AioContext, AioOperation};
 pub use command::ioctl;
 pub(crate) use command::{
     CommandEntry, CommandRing, Completed, execute, execute_in_short_entry, execute_without_value,
-    info,
+    info, reset,
 };
 pub use file::{
-    Vectored, fdatasync, fsync, lseek, open, pread, preadv, preadv2, pwrite, pwritev, pwritev2,
-    read, readv, write, writev,
+    Vectored, fdatasync, fsync, lseek, memfd, open, pread, preadv, preadv2, punch_hole, pwrite,
+    pwritev, pwritev2, read, readv, write, writev,
 };
 pub use memory::{IoVec, PAGE, Region, map_error};
 pub use poll::{Epoll, file_flags, poll, set_file_flags};
 pub use process::{
-    Child, eventfd, eventfd_wait, exit_now, fork, interval_timer, kill, set_empty_handler,
+    Child, become_user, eventfd, eventfd_wait, exit_now, fork, interval_timer, kill,
+    set_empty_handler,
 };
 pub use task::{
     Asleep, Pinned, Task, count_signal, cpus, pin_to_cpu, run_in_order_of_arrival, signals_counted,
