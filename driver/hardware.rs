@@ -329,7 +329,7 @@ impl Hardware {
             Life::Down(quiesced, why) => (quiesced, why),
             other => {
                 *life = other;
-                return Err(EBUSY);
+                return Err(EIO);
             }
         };
         let config = match why {

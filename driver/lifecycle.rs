@@ -116,6 +116,9 @@ impl Device {
             Unfinished::Fail(error),
         );
         hardware.fail_waiting(hardware.device(), life, error);
+        if let Life::Down(_, why) = life {
+            *why = Why::OutOfService;
+        }
         // CAST: An errno is negative.
         let errno = error.to_errno().unsigned_abs();
         self.log()
@@ -136,35 +139,49 @@ impl Device {
     /// while the machine goes to sleep.
     pub(crate) fn reset(&self) -> Result {
         let hardware = self.hardware()?;
-        self.reset_because(&hardware, 1)
-    }
-
-    fn reset_because(&self, hardware: &Entered<'_, Hardware>, reason: u64) -> Result {
-        let device = hardware.device();
         let mut life = hardware.life().lock();
         match &*life {
             Life::Running | Life::Down(_, Why::OutOfService) => {}
             Life::Down(..) => return Err(EBUSY),
             Life::Unstoppable => return Err(EIO),
         }
+        self.reset_locked(&hardware, &mut life, uapi::RESET_BY_ADMINISTRATOR)
+    }
+
+    fn reset_locked(
+        &self,
+        hardware: &Entered<'_, Hardware>,
+        life: &mut Life,
+        reason: u64,
+    ) -> Result {
         for queue in hardware.queues() {
             queue.freeze();
         }
         self.take_maps_away();
-        hardware.halt(device, &mut life, Why::OutOfService, Unfinished::Fail(EIO));
+        let device = hardware.device();
+        hardware.halt(device, life, Why::OutOfService, Unfinished::Fail(EIO));
         self.log().record(uapi::EVENT_RESET, [reason, 0]);
-        dev_info!(device, "the device has been reset\n");
-        self.start_locked(hardware, &mut life)
+        self.start_locked(hardware, life)?;
+        dev_info!(
+            device,
+            "the device has been reset and is in service again\n"
+        );
+        Ok(())
     }
 
-    /// Resets a device that has had a request for too long.
+    /// Resets a device that has had a request for too long. Does nothing to one that is out
+    /// of service. Sleeps.
     pub(crate) fn recover(&self, hardware: &Entered<'_, Hardware>) {
+        let mut life = hardware.life().lock();
+        if !matches!(*life, Life::Running) {
+            return;
+        }
         dev_err!(
             hardware.device(),
             "the device has not answered a request in time: it is reset\n"
         );
         // Where that fails, there was a message.
-        let _ = self.reset_because(hardware, 0);
+        let _ = self.reset_locked(hardware, &mut life, uapi::RESET_BY_TIMEOUT);
     }
 
     /// Puts the device to sleep: what is in flight ends, as far as it does in time; the rest

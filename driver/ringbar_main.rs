@@ -14,6 +14,7 @@
 //! | `driver` | ID table, probe, unbind |
 //! | `stats`, `event_log` | what user space can see of it |
 //! | `uapi` | what user space relies on |
+//! | `supported` | the kernels that it can be built for |
 //! | `layout` | the protocol, the very file that the device is built from |
 
 mod abstractions;
@@ -32,6 +33,7 @@ mod layout;
 mod lifecycle;
 mod request;
 mod stats;
+mod supported;
 #[allow(
     dead_code,
     reason = "for programs in user space too, which need both directions"

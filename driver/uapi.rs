@@ -118,9 +118,13 @@ pub(crate) const EVENT_STOPPED: u64 = 4;
 /// The device was put to sleep with the machine.
 pub(crate) const EVENT_SUSPENDED: u64 = 5;
 /// The device was reset; what was in flight ended with `EIO`. Then follows
-/// [`EVENT_STARTED`], or where it does not come back [`EVENT_STOPPED`]. Value: 1 where an
-/// administrator asked for it, 0 where a request took too long.
+/// [`EVENT_STARTED`], or where it does not come back [`EVENT_STOPPED`]. Value: one of the
+/// `RESET` constants.
 pub(crate) const EVENT_RESET: u64 = 6;
+/// A request took too long.
+pub(crate) const RESET_BY_TIMEOUT: u64 = 0;
+/// An administrator asked for it.
+pub(crate) const RESET_BY_ADMINISTRATOR: u64 = 1;
 
 /// Flushes the device.
 pub(crate) const OP_FLUSH: u32 = 3;

@@ -33,6 +33,8 @@
 #define RINGBAR_EVENT_STOPPED		4ULL
 #define RINGBAR_EVENT_SUSPENDED		5ULL
 #define RINGBAR_EVENT_RESET		6ULL
+#define RINGBAR_RESET_BY_TIMEOUT	0ULL
+#define RINGBAR_RESET_BY_ADMINISTRATOR	1ULL
 
 /* Opcodes of commands, and bits of the capabilities */
 #define RINGBAR_OP_FLUSH		3

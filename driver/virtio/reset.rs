@@ -66,7 +66,8 @@ pub(super) fn quiesce(device: &impl Stop) -> Result<(Quiesced, Way), Unstoppable
     Err(Unstoppable)
 }
 
-fn reset(device: &impl Stop) -> bool {
+/// Has a device reset itself, and returns whether it says so in time. Sleeps.
+pub(super) fn reset(device: &impl Stop) -> bool {
     if device.begin_reset().is_err() {
         return false;
     }

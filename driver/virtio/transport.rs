@@ -217,9 +217,10 @@ impl Transport {
         self.set_common8(device, common::DEVICE_STATUS, old | bits)
     }
 
-    /// Agrees with a device that does nothing yet on features (3.1.1, steps 2 to 6): those of
-    /// `wanted` that it offers. `ENODEV` where one of `required` is missing or the
-    /// device rejects the set. Sleeps.
+    /// Resets a device that does nothing, gives it the right to do DMA, and agrees with it on
+    /// features (3.1.1, steps 1 to 6): those of `wanted` that it offers. `ENODEV` where one
+    /// of `required` is missing or the device rejects the set, `EIO` where it is not reset.
+    /// Sleeps.
     pub(crate) fn negotiate(
         &self,
         device: &pci::Device<Bound>,
@@ -227,12 +228,16 @@ impl Transport {
         required: u64,
         wanted: u64,
     ) -> Result<u64> {
-        // It may have been taken away, or lost with the machine's sleep.
-        enable_bus_mastering(device);
-        if self.common8(device, common::DEVICE_STATUS)? != 0 {
-            dev_err!(device, "the device has not been reset\n");
+        // However it was stopped, it begins with a reset.
+        if !reset::reset(&Stopping {
+            transport: self,
+            device,
+        }) {
+            dev_err!(device, "the device does not come out of reset\n");
             return Err(EIO);
         }
+        // It may have been taken away, or lost with the machine's sleep.
+        enable_bus_mastering(device);
         self.add_status(device, status::ACKNOWLEDGE)?;
         self.add_status(device, status::DRIVER)?;
 

@@ -65,6 +65,8 @@ fn header_and_driver_agree() {
         EVENT_STOPPED,
         EVENT_SUSPENDED,
         EVENT_RESET,
+        RESET_BY_TIMEOUT,
+        RESET_BY_ADMINISTRATOR,
         OP_FLUSH,
         OP_DISCARD,
         OP_WRITE_ZEROES,

@@ -150,10 +150,10 @@ impl fmt::Display for Record {
                 Err(_) => write!(f, "taken out of service: error {first}"),
             },
             uapi::EVENT_SUSPENDED => write!(f, "put to sleep"),
-            uapi::EVENT_RESET if first == 0 => {
-                write!(f, "reset: a request took too long")
-            }
-            uapi::EVENT_RESET => write!(f, "reset by an administrator"),
+            uapi::EVENT_RESET => match first {
+                uapi::RESET_BY_TIMEOUT => write!(f, "reset: a request took too long"),
+                _ => write!(f, "reset by an administrator"),
+            },
             kind => write!(f, "event {kind}: {first:#x} {second:#x}"),
         }
     }

@@ -183,7 +183,7 @@ fn by_command(context: &Context) -> Verdict {
     let file = context.open()?;
     let (_, last) = last_events(&file, 2)?;
     let expected = [
-        (uapi::EVENT_RESET, 1),
+        (uapi::EVENT_RESET, uapi::RESET_BY_ADMINISTRATOR),
         (uapi::EVENT_STARTED, context.size()),
     ];
     check_eq!(last, expected, "the last events");
