@@ -90,10 +90,8 @@ unsafe extern "C" fn unplug<T: Unplug>(callback: *mut bindings::blk_plug_cb, sch
     if let Some(file) = file {
         // SAFETY: By the requirement of `prepare`, the file holds a reference to the data, and
         // the callback one to the file.
-        T::unplug(
-            unsafe { ArcBorrow::from_raw(data.cast_const().cast()) },
-            scheduled,
-        );
+        let data = unsafe { ArcBorrow::from_raw(data.cast_const().cast()) };
+        T::unplug(data, scheduled);
         // SAFETY: The reference is that of the callback.
         unsafe { bindings::fput(file.as_ptr()) };
     }
