@@ -105,10 +105,10 @@ fn poll_limit() -> Option<Delta> {
 /// Whether the device runs.
 ///
 /// ```text
-///  Down(New) ---- start ----> Running ---- halt ----> Down(Asleep or OutOfService)
+///  Down(New) ---- start ----> Running ---- halt ----> Down(Asleep, OutOfService, Removed)
 ///                                ^  |                    |
 ///                                |  +-- halt fails --> Unstoppable
-///                                +------ start ----------+
+///                                +------ start ----------+ (unless Removed)
 /// ```
 pub(crate) enum Life {
     /// It has been reset. The memory that it was given belongs to the driver.
@@ -126,8 +126,10 @@ pub(crate) enum Why {
     New,
     /// The machine sleeps.
     Asleep,
-    /// It has failed, is being reset, or goes.
+    /// It has failed, or is being reset.
     OutOfService,
+    /// The driver is being unbound: it is not started again.
+    Removed,
 }
 
 /// The queues for requests. There is always one for control and one for I/O.
@@ -334,6 +336,10 @@ impl Hardware {
         };
         let config = match why {
             Why::New => self.config,
+            Why::Removed => {
+                *life = Life::Down(quiesced, why);
+                return Err(ENODEV);
+            }
             Why::Asleep | Why::OutOfService => match self.set_up_again(device, &quiesced) {
                 Ok(config) => config,
                 Err(error) => {
@@ -590,12 +596,7 @@ impl Retire for Hardware {
             for queue in self.queues.iter() {
                 queue.stop(ENODEV);
             }
-            self.halt(
-                device,
-                &mut life,
-                Why::OutOfService,
-                Unfinished::Fail(ENODEV),
-            );
+            self.halt(device, &mut life, Why::Removed, Unfinished::Fail(ENODEV));
         }
         let Self {
             work,

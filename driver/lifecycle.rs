@@ -74,7 +74,7 @@ impl Device {
         self.broken.store(false, Relaxed);
         self.stuck.store(false, Relaxed);
         let started = hardware.start(device, life).inspect_err(|_| {
-            self.end_locked(hardware, life, EIO);
+            self.end_locked(hardware, life, Why::OutOfService, EIO);
         })?;
         if self.set_capacity(device, started.capacity) {
             map::unmap_beyond_end(self);
@@ -90,7 +90,7 @@ impl Device {
     pub(crate) fn take_out_of_service(&self, hardware: &Entered<'_, Hardware>) {
         let mut life = hardware.life().lock();
         if matches!(*life, Life::Running) {
-            self.end_locked(hardware, &mut life, EIO);
+            self.end_locked(hardware, &mut life, Why::OutOfService, EIO);
         }
     }
 
@@ -98,26 +98,28 @@ impl Device {
     pub(crate) fn remove(&self) {
         if let Ok(hardware) = self.hardware() {
             let mut life = hardware.life().lock();
-            self.end_locked(&hardware, &mut life, ENODEV);
+            self.end_locked(&hardware, &mut life, Why::Removed, ENODEV);
         }
     }
 
-    /// Requests get `error` from now on, maps are taken away, the device is reset if it runs.
-    fn end_locked(&self, hardware: &Entered<'_, Hardware>, life: &mut Life, error: Error) {
+    /// Requests get `error` from now on, maps are taken away, the device is reset if it runs,
+    /// and is down for this reason.
+    fn end_locked(
+        &self,
+        hardware: &Entered<'_, Hardware>,
+        life: &mut Life,
+        why: Why,
+        error: Error,
+    ) {
         for queue in hardware.queues() {
             queue.stop(error);
         }
         // Before the reset: after it a store would be lost without a word.
         self.take_maps_away();
-        hardware.halt(
-            hardware.device(),
-            life,
-            Why::OutOfService,
-            Unfinished::Fail(error),
-        );
+        hardware.halt(hardware.device(), life, why, Unfinished::Fail(error));
         hardware.fail_waiting(hardware.device(), life, error);
-        if let Life::Down(_, why) = life {
-            *why = Why::OutOfService;
+        if let Life::Down(_, reason) = life {
+            *reason = why;
         }
         // CAST: An errno is negative.
         let errno = error.to_errno().unsigned_abs();
@@ -142,6 +144,7 @@ impl Device {
         let mut life = hardware.life().lock();
         match &*life {
             Life::Running | Life::Down(_, Why::OutOfService) => {}
+            Life::Down(_, Why::Removed) => return Err(ENODEV),
             Life::Down(..) => return Err(EBUSY),
             Life::Unstoppable => return Err(EIO),
         }
