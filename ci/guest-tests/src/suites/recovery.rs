@@ -194,8 +194,8 @@ fn by_command(context: &Context) -> Verdict {
 /// read ends. They have to be made dirty again, which the interrupt handler leaves to
 /// somebody else; who must do so before the device is gone.
 fn cleaned_pages(context: &Context) -> Verdict {
-    const LENGTH: usize = 4 << 20;
-    const ROUNDS: u64 = 4;
+    const LENGTH: usize = 1 << 20;
+    const ROUNDS: u64 = 2;
 
     let address = context.pci_address()?;
     let memfd = sys::memfd(LENGTH as u64)?;
