@@ -9,6 +9,7 @@ use crate::{
     abstractions::{
         address_space::AddressSpace,
         gate::{
+            Closer,
             Entered,
             Gate, //
         },
@@ -18,7 +19,7 @@ use crate::{
             Pollers,
             Readiness, //
         },
-        work, //
+        ratelimit, //
     },
     event_log::EventLog,
     file::map,
@@ -40,7 +41,6 @@ use crate::{
 use kernel::{
     device::Bound,
     impl_has_work,
-    new_mutex,
     new_work,
     pci,
     pr_warn_once,
@@ -54,11 +54,9 @@ use kernel::{
             Release, //
         },
         Arc,
-        ArcBorrow,
-        Mutex, //
+        ArcBorrow, //
     },
     workqueue::{
-        self,
         Work,
         WorkItem, //
     }, //
@@ -80,16 +78,15 @@ pub(crate) struct Device {
     /// pages are faulted in.
     limits: Limits,
     /// Size of the device memory in bytes.
-    capacity: Atomic<i64>,
+    pub(crate) capacity: Atomic<i64>,
     /// Whether the device memory is behind the aperture.
     aperture_ready: Atomic<bool>,
     /// Whether the work item has to take the device out of service.
-    broken: Atomic<bool>,
+    pub(crate) broken: Atomic<bool>,
+    /// Whether the work item has to reset the device.
+    pub(crate) stuck: Atomic<bool>,
     /// Whether the work item has to take away maps beyond the end of the memory.
     shrunk: Atomic<bool>,
-    /// Serialises [`Self::shut_down`]; set once it is done.
-    #[pin]
-    down: Mutex<bool>,
     #[pin]
     work: Work<Device>,
 }
@@ -99,20 +96,20 @@ impl_has_work! {
 }
 
 impl Device {
-    /// Puts the hardware behind a gate. May sleep.
+    /// Puts the hardware behind a gate, and returns the right to end it. May sleep.
     pub(crate) fn new(
         device: &pci::Device<Bound>,
         hardware: Hardware,
         stats: Arc<Stats>,
-    ) -> Result<Arc<Self>> {
+    ) -> Result<(Arc<Self>, Closer<Hardware>)> {
         let maps = Arc::pin_init(AddressSpace::new(), GFP_KERNEL)?;
         let log = EventLog::new()?;
         // CAST: The configuration was checked to fit.
         let capacity = hardware.config().capacity() as i64;
         let pollers = hardware.pollers().clone();
         let limits = *hardware.limits();
-        let gate = Gate::new(device, hardware, maps.clone())?;
-        Arc::pin_init(
+        let (gate, closer) = Gate::new(device, hardware, maps.clone())?;
+        let this = Arc::pin_init(
             pin_init!(Self {
                 gate,
                 maps,
@@ -123,12 +120,13 @@ impl Device {
                 capacity: Atomic::new(capacity),
                 aperture_ready: Atomic::new(false),
                 broken: Atomic::new(false),
+                stuck: Atomic::new(false),
                 shrunk: Atomic::new(false),
-                down <- new_mutex!(false),
                 work <- new_work!("ringbar"),
             }),
             GFP_KERNEL,
-        )
+        )?;
+        Ok((this, closer))
     }
 
     /// The hardware, `ENODEV` after unbind. Any context.
@@ -191,56 +189,6 @@ impl Device {
         self.aperture_ready.store(ready, Release);
     }
 
-    /// Starts the device. Sleeps. The interrupt handler must be in place.
-    pub(crate) fn start(&self) -> Result {
-        let hardware = self.hardware()?;
-        let ready = hardware.start(hardware.device())?;
-        self.set_aperture_ready(ready);
-        // CAST: A capacity is never negative.
-        self.log
-            .record(uapi::EVENT_STARTED, [self.capacity() as u64, 0]);
-        Ok(())
-    }
-
-    /// Takes the device out of service: no new requests, the device reset,
-    /// everything in flight ended with `error`. Does nothing the second time.
-    /// Sleeps.
-    ///
-    /// Returns whether the device came out of reset, so that its memory may be
-    /// freed.
-    pub(crate) fn shut_down(&self, error: Error) -> bool {
-        let Ok(hardware) = self.hardware() else {
-            return true;
-        };
-        let mut down = self.down.lock();
-        if *down {
-            return true;
-        }
-        let device = hardware.device();
-        for queue in hardware.queues() {
-            queue.stop(error);
-        }
-        map::revoke_memory(self);
-        let reset = hardware.transport.reset(device).is_ok();
-        for queue in hardware.queues() {
-            queue.fail_in_flight(device, error);
-        }
-        map::finish_revocation(self);
-        *down = true;
-        // CAST: An errno is negative.
-        let errno = error.to_errno().unsigned_abs();
-        self.log.record(uapi::EVENT_STOPPED, [u64::from(errno), 0]);
-        reset
-    }
-
-    /// Ends all that is left of the hardware: waits for who is in it, takes the user
-    /// maps away, frees it. Sleeps. To be called after [`Self::shut_down`],
-    /// when no interrupt comes any more.
-    pub(crate) fn detach(&self) {
-        work::flush(&self.work);
-        self.gate.close();
-    }
-
     /// Whether the current task submits a batch: then its end is where the hardware
     /// is notified of what [`Queue::hold_notification`] was called for. Task context;
     /// does not sleep.
@@ -261,7 +209,7 @@ impl Device {
             Some(limit) => queue.notify_and_poll(transport, device, limit),
             None => queue.notify_and_reap(transport, device),
         };
-        Self::note(this, queue, device, &reaped);
+        Self::note(this, hardware, queue, &reaped);
     }
 
     /// Looks through all queues. Any context.
@@ -274,7 +222,7 @@ impl Device {
         let mut budget = Budget::for_interrupt();
         for queue in hardware.queues() {
             let reaped = queue.reap_after_interrupt(device, &mut budget);
-            Self::note(this, queue, device, &reaped);
+            Self::note(this, &hardware, queue, &reaped);
         }
         for n in 0.. {
             let Some(received) = hardware.events.receive(&hardware.transport, device) else {
@@ -292,37 +240,39 @@ impl Device {
             }
         }
         if work {
-            Self::schedule_work(this);
+            Self::schedule_work(this, &hardware);
         }
     }
 
     /// Has the work item run. Any context.
-    pub(crate) fn schedule_work(this: ArcBorrow<'_, Self>) {
+    pub(crate) fn schedule_work(this: ArcBorrow<'_, Self>, hardware: &Hardware) {
         // Already queued is as good.
-        let _ = workqueue::system().enqueue(Arc::from(this));
+        let _ = hardware.work().enqueue(Arc::from(this));
     }
 
     /// Notes what was seen of a queue, and leaves to the work item what sleeps. Any
     /// context.
     pub(crate) fn note(
         this: ArcBorrow<'_, Self>,
+        hardware: &Entered<'_, Hardware>,
         queue: &Queue,
-        device: &pci::Device<Bound>,
         reaped: &Reaped,
     ) {
         if let Some(fault) = reaped.fault {
-            dev_err!(
-                device,
-                "the device broke queue {}: {:?}; it is taken out of service\n",
-                queue.index(),
-                fault
-            );
             this.log
                 .record(uapi::EVENT_QUEUE_BROKEN, [queue.index().into(), 0]);
-            this.broken.store(true, Release);
+            // One message for each time that it is taken out of service.
+            if !this.broken.xchg(true, Full) {
+                dev_err!(
+                    hardware.device(),
+                    "the device broke queue {}: {:?}; it is taken out of service\n",
+                    queue.index(),
+                    fault
+                );
+            }
         }
         if reaped.deferred || reaped.more || reaped.fault.is_some() {
-            Self::schedule_work(this);
+            Self::schedule_work(this, hardware);
         }
     }
 
@@ -330,36 +280,48 @@ impl Device {
     /// was any. Any context.
     pub(crate) fn poll(this: ArcBorrow<'_, Self>) -> Result<bool> {
         let hardware = this.hardware()?;
-        let (queue, device) = (hardware.polled_queue(), hardware.device());
-        let reaped = queue.reap(device);
-        Self::note(this, queue, device, &reaped);
+        let queue = hardware.polled_queue();
+        let reaped = queue.reap(hardware.device());
+        Self::note(this, &hardware, queue, &reaped);
         Ok(reaped.any)
+    }
+
+    /// Takes note of the size of the device memory. Returns whether there is something left
+    /// for the work item. Any context.
+    pub(crate) fn set_capacity(&self, device: &pci::Device<Bound>, capacity: u64) -> bool {
+        // CAST: Configurations and events are checked to fit.
+        let before = self.capacity.xchg(capacity as i64, Relaxed);
+        if capacity as i64 == before {
+            return false;
+        }
+        if ratelimit::allows() {
+            dev_info!(device, "the device now has {} bytes\n", capacity);
+        }
+        self.log.record(uapi::EVENT_CAPACITY, [capacity, 0]);
+        let shrunk = (capacity as i64) < before;
+        if shrunk {
+            self.shrunk.store(true, Release);
+        }
+        shrunk
     }
 
     /// Returns whether there is something left for the work item.
     fn handle_event(&self, device: &pci::Device<Bound>, received: &Received) -> bool {
         match *received {
             Received::Event(Event::QueueBroken { queue, fault }) => {
-                dev_err!(
-                    device,
-                    "the device has given up queue {}: {:?}; it is taken out of service\n",
-                    queue,
-                    fault
-                );
                 self.log.record(uapi::EVENT_QUEUE_BROKEN, [queue.into(), 1]);
-                self.broken.store(true, Release);
+                if !self.broken.xchg(true, Full) {
+                    dev_err!(
+                        device,
+                        "the device has given up queue {}: {:?}; it is taken out of service\n",
+                        queue,
+                        fault
+                    );
+                }
                 true
             }
             Received::Event(Event::CapacityChanged { capacity }) => {
-                dev_info!(device, "the device now has {} bytes\n", capacity);
-                // CAST: An event was checked to fit.
-                let before = self.capacity.xchg(capacity as i64, Relaxed);
-                self.log.record(uapi::EVENT_CAPACITY, [capacity, 0]);
-                let shrunk = (capacity as i64) < before;
-                if shrunk {
-                    self.shrunk.store(true, Release);
-                }
-                shrunk
+                self.set_capacity(device, capacity)
             }
             Received::Unknown(buffer) => {
                 pr_warn_once!("unknown event in buffer {}\n", buffer);
@@ -405,19 +367,23 @@ impl WorkItem for Device {
     type Pointer = Arc<Self>;
 
     fn run(this: Arc<Self>) {
+        let Ok(hardware) = this.hardware() else {
+            return;
+        };
         if this.broken.load(Acquire) {
-            this.shut_down(EIO);
+            this.take_out_of_service(&hardware);
+        }
+        if this.stuck.xchg(false, Full) {
+            this.recover(&hardware);
         }
         if this.shrunk.xchg(false, Full) {
             map::unmap_beyond_end(&this);
         }
-        if let Ok(hardware) = this.hardware() {
-            for queue in hardware.queues() {
-                // What was more than an interrupt may do.
-                let reaped = queue.reap(hardware.device());
-                Self::note(this.as_arc_borrow(), queue, hardware.device(), &reaped);
-                queue.release_deferred(hardware.device());
-            }
+        for queue in hardware.queues() {
+            // What was more than an interrupt may do.
+            let reaped = queue.reap(hardware.device());
+            Self::note(this.as_arc_borrow(), &hardware, queue, &reaped);
+            queue.release_deferred(hardware.device());
         }
     }
 }

@@ -6,15 +6,18 @@ use crate::{
     abstractions::{
         chardev::CharDevice,
         dma,
+        gate::Closer,
         irq::Interrupt,
         pci::{
             ClaimedBar,
             Enabled, //
         },
+        power::SystemSleep,
         take_over::{
             self,
             TakesOver, //
-        }, //
+        },
+        work::Periodic, //
     },
     device::Device,
     hardware::Hardware,
@@ -23,6 +26,8 @@ use crate::{
         APERTURE_SHMID,
         PCI_DEVICE_ID, //
     },
+    lifecycle,
+    module_parameters,
     stats::{
         Stats,
         StatsFiles, //
@@ -45,7 +50,8 @@ use kernel::{
             Relaxed, //
         },
         Arc, //
-    }, //
+    },
+    time::msecs_to_jiffies, //
 };
 
 /// The driver.
@@ -93,6 +99,25 @@ impl TakesOver for RingbarDriver {
     const FROM: &'static CStr = c"virtio-pci";
 }
 
+impl SystemSleep for RingbarDriver {
+    fn suspend<'bound>(
+        _device: &'bound pci::Device<Core<'_>>,
+        data: Pin<&Self::Data<'bound>>,
+    ) -> Result {
+        let running = &data.get_ref().running;
+        running.device.suspend()?;
+        running.interrupt.synchronize();
+        Ok(())
+    }
+
+    fn resume<'bound>(
+        _device: &'bound pci::Device<Core<'_>>,
+        data: Pin<&Self::Data<'bound>>,
+    ) -> Result {
+        data.get_ref().running.device.resume()
+    }
+}
+
 /// What there is for a bound device. Dropped in the order of the fields.
 #[pin_data]
 pub(crate) struct Binding<'bound> {
@@ -104,12 +129,15 @@ pub(crate) struct Binding<'bound> {
     running: Running<'bound>,
 }
 
-/// A device that has been started. Stopped for good when dropped.
+/// A device that has been started. When dropped it is stopped for good; then the fields
+/// follow in their order: nothing watches it, no interrupt is handled, nobody is in
+/// the hardware any more and what belongs to it is freed, before it is switched off.
 struct Running<'bound> {
     device: Arc<Device>,
-    interrupt: Option<Interrupt<Device>>,
-    vectors: Option<pci::IrqVectorRegistration<'bound>>,
-    enabled: Enabled<'bound>,
+    _watchdog: Option<Pin<KBox<Periodic<Device>>>>,
+    interrupt: Interrupt<'bound, Device>,
+    _hardware: Closer<Hardware>,
+    _enabled: Enabled<'bound>,
 }
 
 impl<'bound> Running<'bound> {
@@ -135,16 +163,18 @@ impl<'bound> Running<'bound> {
             device.alloc_irq_vectors(1, 1, pci::IrqTypes::default().with(pci::IrqType::MsiX))?;
 
         let hardware = Hardware::new(device, transport, aperture, max_segment_bytes, stats)?;
-        let mut this = Self {
-            device: Device::new(device, hardware, stats.clone())?,
-            interrupt: None,
-            vectors: Some(vectors),
-            enabled,
+        let (data, closer) = Device::new(device, hardware, stats.clone())?;
+        let interrupt = Interrupt::new(device, vectors, 0, NAME, data.clone())?;
+        let watchdog = lifecycle::tick_ms(module_parameters::timeout_s.value())
+            .map(|ms| Periodic::new(data.clone(), msecs_to_jiffies(ms)))
+            .transpose()?;
+        let this = Self {
+            device: data,
+            _watchdog: watchdog,
+            interrupt,
+            _hardware: closer,
+            _enabled: enabled,
         };
-        if let Some(vectors) = &this.vectors {
-            let request = vectors.index(0)?.into();
-            this.interrupt = Some(Interrupt::new(request, NAME, this.device.clone())?);
-        }
         this.device.start()?;
         dev_info!(
             device,
@@ -157,14 +187,7 @@ impl<'bound> Running<'bound> {
 
 impl Drop for Running<'_> {
     fn drop(&mut self) {
-        if !self.device.shut_down(ENODEV) {
-            // It may still write to memory that is about to be freed.
-            self.enabled.stop_dma();
-        }
-        // The handler goes before the vectors, and both before the rings it looks at.
-        self.interrupt = None;
-        self.vectors = None;
-        self.device.detach();
+        self.device.remove();
     }
 }
 

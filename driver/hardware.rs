@@ -2,16 +2,22 @@
 
 //! The device while it is bound: its registers, queues and memory. Lives behind
 //! a gate, see [`crate::device`].
+//!
+//! Whether it runs is a value, [`Life`], behind a lock: who has the lock may stop and start
+//! the device, and nobody else does. Memory that the device knows of is given back only
+//! with the proof that it does not run ([`Quiesced`]).
 
 use crate::{
     abstractions::{
+        gate::Retire,
         pci::{
             iommu_translates,
             ClaimedBar, //
         },
         poll::Pollers,
         shared_memory::SharedCoherent,
-        vma::IoMemory, //
+        vma::IoMemory,
+        work::WorkQueue, //
     },
     layout::{
         ConfigError,
@@ -25,6 +31,7 @@ use crate::{
     module_parameters,
     request::{
         event::EventQueue,
+        lifecycle::Unfinished,
         queue::{
             Config,
             Queue, //
@@ -32,9 +39,12 @@ use crate::{
         slot::Limits, //
     },
     stats::Stats,
-    virtio::transport::{
-        feature,
-        Transport, //
+    virtio::{
+        reset::Quiesced,
+        transport::{
+            feature,
+            Transport, //
+        }, //
     }, //
 };
 use kernel::{
@@ -43,12 +53,19 @@ use kernel::{
         CpuId, //
     },
     device::Bound,
+    new_mutex,
     pci,
     prelude::*,
-    sync::Arc,
+    sync::{
+        Arc,
+        Mutex, //
+    },
     time::{
+        delay::fsleep,
         msecs_to_jiffies,
-        Delta, //
+        Delta,
+        Instant,
+        Monotonic, //
     }, //
 };
 
@@ -61,6 +78,17 @@ const CONTROL_QUEUE_SIZE: u16 = 4;
 /// How long the first command may take: the device's process may be slow to
 /// start, but one that does not answer for so long never will.
 const HANDSHAKE_TIMEOUT_MS: u32 = 20_000;
+
+/// How long to wait for the end of what is in flight before the machine sleeps. What is left
+/// is submitted again afterwards.
+const DRAIN_LIMIT: Delta = Delta::from_secs(10);
+
+/// After how long to look again.
+const DRAIN_PAUSE: Delta = Delta::from_millis(1);
+
+/// Features that the driver cannot do without, and those it makes use of.
+const REQUIRED: u64 = feature::VERSION_1 | feature::INDIRECT_DESC;
+const WANTED: u64 = feature::EVENT_IDX | feature::ACCESS_PLATFORM;
 
 /// The one interrupt vector.
 const VECTOR: u16 = 0;
@@ -75,20 +103,87 @@ fn poll_limit() -> Option<Delta> {
     (micros > 0).then(|| Delta::from_micros(micros.min(MAX_POLL_US).into()))
 }
 
+/// Whether the device runs.
+///
+/// ```text
+///  Down(New) ---- start ----> Running ---- halt ----> Down(Asleep, OutOfService, Removed)
+///                                ^  |                    |
+///                                |  +-- halt fails --> Unstoppable
+///                                +------ start ----------+ (unless Removed)
+/// ```
+pub(crate) enum Life {
+    /// It has been reset. The memory that it was given belongs to the driver.
+    Down(Quiesced, Why),
+    /// It runs, or has been asked to.
+    Running,
+    /// It cannot be stopped. What it was given is its own for ever.
+    Unstoppable,
+}
+
+/// Why a device is down.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Why {
+    /// It has not been started yet.
+    New,
+    /// The machine sleeps.
+    Asleep,
+    /// It has failed, or is being reset.
+    OutOfService,
+    /// The driver is being unbound: it is not started again.
+    Removed,
+}
+
+/// The queues for requests. There is always one for control and one for I/O.
+struct Queues {
+    control: Arc<Queue>,
+    first: Arc<Queue>,
+    /// Further I/O queues.
+    others: KVec<Arc<Queue>>,
+    /// The I/O queue for polled requests, behind the others.
+    polled: Option<Arc<Queue>>,
+}
+
+impl Queues {
+    /// All of them, in the device's order.
+    fn iter(&self) -> impl Iterator<Item = &Queue> {
+        let first = [&self.control, &self.first].into_iter();
+        let others = Iterator::chain(first, &self.others);
+        Iterator::chain(others, &self.polled).map(|queue| &**queue)
+    }
+
+    /// I/O queue `n` of those for submitters, counted in a circle.
+    fn io(&self, n: usize) -> &Queue {
+        let n = n % (1 + self.others.len());
+        match n.checked_sub(1).and_then(|n| self.others.get(n)) {
+            Some(queue) => queue,
+            None => &self.first,
+        }
+    }
+}
+
+/// What has become of a device that was started.
+pub(crate) struct Started {
+    /// Whether the device memory is behind the aperture.
+    pub(crate) mapped: bool,
+    /// Bytes of device memory.
+    pub(crate) capacity: u64,
+}
+
 /// Registers, queues and memory of a device.
 pub(crate) struct Hardware {
     pub(crate) transport: Transport,
+    features: u64,
     config: DeviceConfig,
     pub(crate) events: Arc<EventQueue>,
-    /// The control queue, then the I/O queues, of which there is at least one that is not
-    /// for polled requests.
-    queues: KVec<Arc<Queue>>,
-    /// Which of them is for polled requests.
-    polled: Option<usize>,
+    queues: Queues,
     pollers: Arc<Pollers>,
     aperture: Option<IoMemory>,
     limits: Limits,
     poll_limit: Option<Delta>,
+    life: Pin<KBox<Mutex<Life>>>,
+    /// For work that needs the hardware. Behind the gate, so that none is queued any more
+    /// once nobody can enter.
+    work: WorkQueue,
 }
 
 impl Hardware {
@@ -102,11 +197,8 @@ impl Hardware {
         max_segment_bytes: usize,
         stats: &Arc<Stats>,
     ) -> Result<Self> {
-        let features = transport.negotiate(
-            device,
-            feature::VERSION_1 | feature::INDIRECT_DESC,
-            feature::EVENT_IDX | feature::ACCESS_PLATFORM,
-        )?;
+        let quiesced = transport.quiesce(device).map_err(|_| EIO)?;
+        let features = transport.negotiate(device, &quiesced, REQUIRED, WANTED)?;
         if features & feature::ACCESS_PLATFORM == 0 && iommu_translates(device) {
             dev_err!(
                 device,
@@ -153,14 +245,8 @@ impl Hardware {
         let offered = transport
             .queue_count(device)?
             .saturating_sub(FIRST_IO_QUEUE);
-        // One for each CPU and one for polled requests: nobody would use more, and each takes
-        // memory for all its slots. CAST: Bounded by the others.
-        let useful = (nr_cpu_ids() as usize).saturating_add(1);
-        let count = config
-            .io_queues()
-            .min(offered)
-            .min(useful.try_into().unwrap_or(u16::MAX));
-        if count == 0 {
+        let offered = config.io_queues().min(offered);
+        if offered == 0 {
             dev_err!(
                 device,
                 "the virtual machine gives the device no I/O queue: num_vqs must be at least {}\n",
@@ -169,19 +255,21 @@ impl Hardware {
             transport.fail(device);
             return Err(ENODEV);
         }
-        let mut queues = KVec::with_capacity(1 + usize::from(count), GFP_KERNEL)?;
-        queues.push(
-            queue(CONTROL_QUEUE, CONTROL_QUEUE_SIZE, false, false)?,
-            GFP_KERNEL,
-        )?;
-        // One I/O queue alone has to serve everybody.
-        let polled = (count > 1).then_some(count - 1);
-        for n in 0..count {
-            queues.push(
-                queue(FIRST_IO_QUEUE + n, QUEUE_SIZE, true, Some(n) == polled)?,
-                GFP_KERNEL,
-            )?;
+        let Share { submit, polled } = Share::new(offered, nr_cpu_ids());
+        let io_queue = |n, polled| queue(FIRST_IO_QUEUE + n, QUEUE_SIZE, true, polled);
+        let control = queue(CONTROL_QUEUE, CONTROL_QUEUE_SIZE, false, false)?;
+        let first = io_queue(0, false)?;
+        let mut others = KVec::with_capacity(usize::from(submit), GFP_KERNEL)?;
+        for n in 1..submit {
+            others.push(io_queue(n, false)?, GFP_KERNEL)?;
         }
+        let polled = polled.then(|| io_queue(submit, true)).transpose()?;
+        let queues = Queues {
+            control,
+            first,
+            others,
+            polled,
+        };
 
         // The smallest of the queues, so that what fits into one fits into each.
         let queue_size = queues.iter().skip(1).map(|queue| queue.size()).min();
@@ -202,14 +290,19 @@ impl Hardware {
         };
         Ok(Self {
             transport,
+            features,
             config,
             events,
             queues,
-            polled: polled.map(|n| 1 + usize::from(n)),
             pollers,
             aperture,
             limits,
             poll_limit: poll_limit(),
+            life: KBox::pin_init(
+                new_mutex!(Life::Down(quiesced, Why::New), "ringbar_life"),
+                GFP_KERNEL,
+            )?,
+            work: WorkQueue::new()?,
         })
     }
 
@@ -228,16 +321,97 @@ impl Hardware {
         self.aperture.as_ref()
     }
 
-    /// Starts the device and has it put its memory behind the aperture. Returns
-    /// whether that worked; without it there are no maps, but there is DMA. Sleeps.
-    /// The interrupt handler must be in place.
-    ///
-    /// `ETIMEDOUT` when the device does not answer.
-    pub(crate) fn start(&self, device: &pci::Device<Bound>) -> Result<bool> {
-        self.transport.start(device)?;
-        self.events.start(&self.transport, device)?;
+    /// The queue for work on this device.
+    pub(crate) fn work(&self) -> &WorkQueue {
+        &self.work
+    }
 
-        let control = &self.queues[0];
+    /// Whether the device runs; who has this locked decides.
+    pub(crate) fn life(&self) -> &Mutex<Life> {
+        &self.life
+    }
+
+    /// Starts a device that is down, sets it up before if it is not new, and has it put its
+    /// memory behind the aperture; without that there are no maps, but there is DMA. Requests
+    /// that wait go to the device. Sleeps. The interrupt handler must be in place.
+    ///
+    /// `ETIMEDOUT` when the device does not answer, `EIO` when it is not the same as before.
+    /// After an error it may run all the same, and has to be halted.
+    pub(crate) fn start(&self, device: &pci::Device<Bound>, life: &mut Life) -> Result<Started> {
+        let (quiesced, why) = match core::mem::replace(life, Life::Running) {
+            Life::Down(quiesced, why) => (quiesced, why),
+            other => {
+                *life = other;
+                return Err(EIO);
+            }
+        };
+        let config = match why {
+            Why::New => self.config,
+            Why::Removed => {
+                *life = Life::Down(quiesced, why);
+                return Err(ENODEV);
+            }
+            Why::Asleep | Why::OutOfService => match self.set_up_again(device, &quiesced) {
+                Ok(config) => config,
+                Err(error) => {
+                    *life = Life::Down(quiesced, why);
+                    return Err(error);
+                }
+            },
+        };
+        self.transport.start(device, quiesced)?;
+        self.events.start(&self.transport, device)?;
+        self.queues.control.thaw(&self.transport, device);
+        let mapped = self.map_aperture(device, config.aperture_bytes())?;
+        for queue in self.queues.iter() {
+            queue.thaw(&self.transport, device);
+        }
+        Ok(Started {
+            mapped,
+            capacity: config.capacity(),
+        })
+    }
+
+    /// Sets up a device that was reset as [`Self::new`] has done, and checks that it is still
+    /// the same. Returns its configuration, which may have another size.
+    fn set_up_again(
+        &self,
+        device: &pci::Device<Bound>,
+        quiesced: &Quiesced,
+    ) -> Result<DeviceConfig> {
+        let features = self
+            .transport
+            .negotiate(device, quiesced, REQUIRED, WANTED)?;
+        let config = DeviceConfig::parse(&self.transport.device_config(device)?)
+            .ok()
+            .filter(|config| features == self.features && self.is_same_but_for_size(config));
+        let Some(config) = config else {
+            dev_err!(
+                device,
+                "after the reset the device is another one: it has other features or another \
+                 configuration. Unbind and bind the driver to use it\n"
+            );
+            self.transport.fail(device);
+            return Err(EIO);
+        };
+        self.transport.set_config_vector(device, VECTOR)?;
+        self.events.restart(&self.transport, device, quiesced)?;
+        for queue in self.queues.iter() {
+            queue.restart(&self.transport, device, quiesced)?;
+        }
+        Ok(config)
+    }
+
+    fn is_same_but_for_size(&self, config: &DeviceConfig) -> bool {
+        config.resized(self.config.capacity(), self.config.aperture_bytes()) == Ok(self.config)
+    }
+
+    /// Has the device put its memory behind the aperture, and checks that so much of it is
+    /// there; see [`Self::start`].
+    fn map_aperture(&self, device: &pci::Device<Bound>, wanted: u64) -> Result<bool> {
+        // More than there was room for at probe cannot be shown.
+        let wanted = wanted.min(self.config.aperture_bytes());
+        let control = &self.queues.control;
         let mut request = control.try_acquire(device)?;
         request.prepare_command(RequestHeader::command(Opcode::MapAperture, 0, 0, 0));
         let mapped = control.execute_command(
@@ -247,13 +421,13 @@ impl Hardware {
             Some(msecs_to_jiffies(HANDSHAKE_TIMEOUT_MS)),
         );
         match mapped {
-            Ok(bytes) if bytes >= self.config.aperture_bytes() => Ok(self.aperture.is_some()),
+            Ok(bytes) if bytes >= wanted => Ok(self.aperture.is_some()),
             Ok(bytes) => {
                 dev_warn!(
                     device,
                     "the device has mapped {} of {} bytes: there will be no mmap\n",
                     bytes,
-                    self.config.aperture_bytes()
+                    wanted
                 );
                 Ok(false)
             }
@@ -277,6 +451,67 @@ impl Hardware {
         }
     }
 
+    /// Hands out no more slots, and waits for the end of what is in flight, but not for ever.
+    /// Sleeps.
+    pub(crate) fn drain(&self, device: &pci::Device<Bound>) {
+        for queue in self.queues.iter() {
+            queue.freeze();
+        }
+        let start = Instant::<Monotonic>::now();
+        while !self.queues.iter().all(|queue| queue.is_idle(device)) {
+            if start.elapsed() >= DRAIN_LIMIT {
+                dev_warn!(
+                    device,
+                    "not all requests have ended: they are submitted again later\n"
+                );
+                return;
+            }
+            fsleep(DRAIN_PAUSE);
+        }
+    }
+
+    /// Stops a device that runs, by a reset, and ends what was in flight as `unfinished` says.
+    /// Does nothing to one that is down already. Sleeps.
+    pub(crate) fn halt(
+        &self,
+        device: &pci::Device<Bound>,
+        life: &mut Life,
+        why: Why,
+        unfinished: Unfinished,
+    ) {
+        if !matches!(life, Life::Running) {
+            return;
+        }
+        for queue in self.queues.iter() {
+            queue.detach();
+        }
+        match self.transport.quiesce(device) {
+            Ok(quiesced) => {
+                for queue in self.queues.iter() {
+                    queue.reclaim(device, &quiesced, unfinished);
+                }
+                *life = Life::Down(quiesced, why);
+            }
+            Err(_) => {
+                for queue in self.queues.iter() {
+                    queue.stop(EIO);
+                    queue.abandon(EIO);
+                }
+                *life = Life::Unstoppable;
+            }
+        }
+    }
+
+    /// Ends with `error` what a device that is down was to get again. Sleeps.
+    pub(crate) fn fail_waiting(&self, device: &pci::Device<Bound>, life: &Life, error: Error) {
+        if let Life::Down(quiesced, _) = life {
+            for queue in self.queues.iter() {
+                queue.stop(error);
+                queue.reclaim(device, quiesced, Unfinished::Fail(error));
+            }
+        }
+    }
+
     /// Those who wait for room in a queue.
     pub(crate) fn pollers(&self) -> &Arc<Pollers> {
         &self.pollers
@@ -290,7 +525,7 @@ impl Hardware {
     /// The queue for polled requests: the last I/O queue, if there are several. Any
     /// context.
     pub(crate) fn polled_queue(&self) -> &Queue {
-        match self.polled.and_then(|n| self.queues.get(n)) {
+        match &self.queues.polled {
             Some(queue) => queue,
             None => self.queue_here(),
         }
@@ -298,26 +533,15 @@ impl Hardware {
 
     /// The I/O queue for a submitter on this CPU. Any context.
     pub(crate) fn queue_here(&self) -> &Queue {
-        let (io, here) = self.io_from_here();
-        &io[here]
-    }
-
-    /// The I/O queues for submitters, and which is for this CPU.
-    fn io_from_here(&self) -> (&[Arc<Queue>], usize) {
-        let end = self.polled.unwrap_or(self.queues.len());
-        let io = &self.queues[1..end];
         // CAST: A CPU number.
-        let here = (CpuId::current().as_u32() as usize)
-            .checked_rem(io.len())
-            .unwrap_or(0);
-        (io, here)
+        self.queues.io(CpuId::current().as_u32() as usize)
     }
 
     /// The I/O queues for submitters, the one for this CPU first. Any context.
     pub(crate) fn queues_from_here(&self) -> impl Iterator<Item = &Queue> {
-        let (io, here) = self.io_from_here();
-        let (before, after) = io.split_at(here);
-        Iterator::chain(after.iter(), before).map(|queue| &**queue)
+        // CAST: A CPU number.
+        let here = CpuId::current().as_u32() as usize;
+        (0..=self.queues.others.len()).map(move |n| self.queues.io(here + n))
     }
 
     /// Whether some submitter's queue has room; an error where they were stopped.
@@ -333,22 +557,22 @@ impl Hardware {
 
     /// Number of I/O queues.
     pub(crate) fn io_queues(&self) -> usize {
-        self.queues.len().saturating_sub(1)
+        self.queues.iter().count().saturating_sub(1)
     }
 
     /// Whether polled requests have a queue of their own.
     pub(crate) fn has_polled_queue(&self) -> bool {
-        self.polled.is_some()
+        self.queues.polled.is_some()
     }
 
     /// All queues that carry requests.
     pub(crate) fn queues(&self) -> impl Iterator<Item = &Queue> {
-        self.queues.iter().map(|queue| &**queue)
+        self.queues.iter()
     }
 
     /// The used ring of the queue at `index` of the request queues.
     pub(crate) fn used_ring(&self, index: usize) -> Option<&SharedCoherent<u32>> {
-        self.queues.get(index).map(|queue| queue.used_ring())
+        self.queues.iter().nth(index).map(|queue| queue.used_ring())
     }
 
     /// Makes everything that was written durable. Sleeps. `EINTR` when killed.
@@ -371,5 +595,75 @@ impl Hardware {
         let mut request = queue.acquire(device)?;
         request.prepare_command(header);
         queue.execute_command(&self.transport, device, request, None)
+    }
+}
+
+impl Retire for Hardware {
+    /// Frees everything, but for what a device that cannot be stopped has in its hands.
+    fn retire(self, device: &pci::Device<Bound>) {
+        {
+            let mut life = self.life.lock();
+            // Mostly so already.
+            for queue in self.queues.iter() {
+                queue.stop(ENODEV);
+            }
+            self.halt(device, &mut life, Why::Removed, Unfinished::Fail(ENODEV));
+        }
+        let Self {
+            work,
+            life,
+            queues,
+            events,
+            ..
+        } = self;
+        // What is queued finds the gate closed.
+        drop(work);
+        for queue in queues.iter() {
+            queue.release_deferred(device);
+        }
+        if matches!(*life.lock(), Life::Unstoppable) {
+            core::mem::forget((queues, events));
+        }
+    }
+}
+
+/// How the I/O queues of a device are shared out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Share {
+    /// So many are for submitters: one for each CPU, at least one.
+    submit: u16,
+    /// Whether the next is for polled requests.
+    polled: bool,
+}
+
+impl Share {
+    /// Of `offered` queues, at least one. One alone has to serve everybody.
+    fn new(offered: u16, cpus: u32) -> Self {
+        let polled = offered > 1;
+        let rest = offered.saturating_sub(polled.into());
+        Self {
+            submit: rest.min(u16::try_from(cpus).unwrap_or(u16::MAX)).max(1),
+            polled,
+        }
+    }
+}
+
+#[kernel::macros::kunit_tests(ringbar_hardware)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_cpu_has_more_than_one_queue() {
+        let share = |offered, cpus| {
+            let share = Share::new(offered, cpus);
+            (share.submit, share.polled)
+        };
+        assert_eq!(share(1, 8), (1, false));
+        assert_eq!(share(2, 8), (1, true));
+        assert_eq!(share(4, 8), (3, true));
+        assert_eq!(share(9, 8), (8, true));
+        assert_eq!(share(64, 8), (8, true));
+        assert_eq!(share(64, 1), (1, true));
+        assert_eq!(share(64, u32::MAX), (63, true));
     }
 }

@@ -8,6 +8,7 @@
 #include <linux/fs.h>
 #include <linux/io_uring/cmd.h>
 #include <linux/mm.h>
+#include <linux/ratelimit.h>
 #include <linux/uio.h>
 
 /* The constants of helpers.rs, and of file/block.rs. */
@@ -56,6 +57,12 @@ unsigned long ringbar_pages_to_folio_end(struct page *page);
 unsigned long ringbar_pages_to_folio_end(struct page *page)
 {
 	return folio_nr_pages(page_folio(page)) - folio_page_idx(page_folio(page), page);
+}
+
+void ringbar_get_page(struct page *page);
+void ringbar_get_page(struct page *page)
+{
+	get_page(page);
 }
 
 void ringbar_dma_set_seg_boundary(struct device *dev, unsigned long mask);
@@ -136,6 +143,14 @@ bool ringbar_need_resched(void);
 bool ringbar_need_resched(void)
 {
 	return need_resched() || tif_test_bit(TIF_NEED_RESCHED_LAZY);
+}
+
+bool ringbar_ratelimit(void);
+bool ringbar_ratelimit(void)
+{
+	static DEFINE_RATELIMIT_STATE(limit, DEFAULT_RATELIMIT_INTERVAL, DEFAULT_RATELIMIT_BURST);
+
+	return __ratelimit(&limit);
 }
 
 u32 ringbar_uring_cmd_op(struct io_uring_cmd *cmd);

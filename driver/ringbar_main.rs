@@ -9,11 +9,13 @@
 //! | `request` | slots, queues, operations, events |
 //! | `hardware` | the bound device: transport, queues, aperture |
 //! | `device` | the device as files and interrupts see it, with its end |
+//! | `lifecycle` | how the device is started, put to sleep, reset and removed |
 //! | `file` | what an open file does |
 //! | `driver` | ID table, probe, unbind |
 //! | `stats`, `event_log` | what user space can see of it |
 //! | `uapi` | what user space relies on |
 //! | `misuse` | what must not compile; not part of the module |
+//! | `supported` | the kernels that it can be built for |
 //! | `layout` | the protocol, the very file that the device is built from |
 
 mod abstractions;
@@ -29,10 +31,12 @@ mod hardware;
     reason = "a crate of its own in the device, with more than the driver needs"
 )]
 mod layout;
+mod lifecycle;
 #[cfg(ringbar_misuse)]
 mod misuse;
 mod request;
 mod stats;
+mod supported;
 #[allow(
     dead_code,
     reason = "for programs in user space too, which need both directions"
@@ -60,6 +64,10 @@ module! {
         poll_us: u32 {
             default: 100,
             description: "Microseconds for which a submitter looks for the end of its requests before it relies on the interrupt, and as long again for each 128 KiB of data; those of more than 1 MiB are not looked for (0: not at all, at most 1000)",
+        },
+        timeout_s: u32 {
+            default: 120,
+            description: "Seconds that a request may take before the device is reset and the request ends with EIO (0: for ever)",
         },
     },
 }

@@ -65,6 +65,25 @@
 //! submission entry (`IORING_SETUP_SQE128`) and [`IOC_COMMAND`] in `cmd_op`. The completion
 //! has 0 or a negative errno in `res`, and the result in the first of the additional
 //! words of a 32-byte entry (`IORING_SETUP_CQE32`); without these nobody learns it.
+//!
+//! # States
+//!
+//! A device that breaks the protocol is taken out of service: it is reset and stays so, because
+//! nothing is known of what it would do. `IOC_RESET` (`ringbar reset`) is the way back,
+//! and unbinding and binding the driver. A request that takes longer than the module parameter
+//! `timeout_s` has the device reset as well. While the machine sleeps, calls wait.
+//!
+//! | call | in service | asleep, or being reset | out of service | removed |
+//! |---|---|---|---|---|
+//! | `open` | succeeds | succeeds | succeeds | `ENOENT`, `ENODEV` |
+//! | read, write, [`IOC_COMMAND`], `fsync`; libaio, io_uring | executed | wait; `EAGAIN` where they must not | `EIO` | `ENODEV` |
+//! | the same, in flight when the state begins | | asleep: go on afterwards; reset: `EIO` | `EIO` | `ENODEV` |
+//! | `poll` | as there is room | waits | `POLLERR`, `POLLHUP` | `POLLERR`, `POLLHUP` |
+//! | `mmap` of device memory | succeeds | waits for nothing: `ENODEV` | `ENODEV` | `ENODEV` |
+//! | access to such a map that was there before | shows the memory | asleep: nobody runs; reset: `SIGBUS`, for good | `SIGBUS`, for good | `SIGBUS` |
+//! | `mmap` of counters, log and rings | succeeds | succeeds | succeeds | `ENODEV` |
+//! | [`IOC_INFO`] | [`STATE_IN_SERVICE`] | [`STATE_IN_SERVICE`], without [`CAP_MMAP`] | [`STATE_OUT_OF_SERVICE`], without [`CAP_MMAP`] | `ENODEV` |
+//! | [`IOC_RESET`] | resets | waits, then resets | brings it back, or `EIO` | `ENODEV` |
 
 /// Bit of the offset at which the selector begins.
 pub(crate) const MAP_SHIFT: u32 = 56;
@@ -112,6 +131,16 @@ pub(crate) const EVENT_CAPACITY: u64 = 2;
 pub(crate) const EVENT_QUEUE_BROKEN: u64 = 3;
 /// The device was taken out of service; value: errno.
 pub(crate) const EVENT_STOPPED: u64 = 4;
+/// The device was put to sleep with the machine.
+pub(crate) const EVENT_SUSPENDED: u64 = 5;
+/// The device was reset; what was in flight ended with `EIO`. Then follows
+/// [`EVENT_STARTED`], or where it does not come back [`EVENT_STOPPED`]. Value: one of the
+/// `RESET` constants.
+pub(crate) const EVENT_RESET: u64 = 6;
+/// A request took too long.
+pub(crate) const RESET_BY_TIMEOUT: u64 = 0;
+/// An administrator asked for it.
+pub(crate) const RESET_BY_ADMINISTRATOR: u64 = 1;
 
 /// Flushes the device.
 pub(crate) const OP_FLUSH: u32 = 3;
@@ -138,6 +167,12 @@ pub(crate) const CAP_MMAP: u64 = 1 << 32;
 /// interrupts.
 pub(crate) const CAP_IOPOLL: u64 = 1 << 33;
 
+/// [`Info::state`]: the device works.
+pub(crate) const STATE_IN_SERVICE: u32 = 0;
+/// [`Info::state`]: the device has failed, and answers everything with `EIO` until it
+/// is reset.
+pub(crate) const STATE_OUT_OF_SERVICE: u32 = 1;
+
 /// Type of the `ioctl` numbers.
 pub(crate) const IOC_TYPE: u32 = 0xd7;
 /// Fills in an [`Info`]. `_IOR(IOC_TYPE, 0, struct ringbar_info)`
@@ -145,6 +180,9 @@ pub(crate) const IOC_INFO: u32 = ioc(2, 0, Info::SIZE);
 /// Executes a [`Command`] and waits for its end.
 /// `_IOWR(IOC_TYPE, 1, struct ringbar_command)`
 pub(crate) const IOC_COMMAND: u32 = ioc(3, 1, Command::SIZE);
+/// Resets the device and puts it into service again; see the table of states. `EPERM`
+/// without `CAP_SYS_ADMIN`, `EIO` where it does not come back. `_IO(IOC_TYPE, 2)`
+pub(crate) const IOC_RESET: u32 = ioc(0, 2, 0);
 
 /// As `_IOC` of `include/uapi/asm-generic/ioctl.h`.
 const fn ioc(direction: u32, number: u32, size: usize) -> u32 {
@@ -170,10 +208,12 @@ pub(crate) struct Info {
     pub(crate) io_queues: u32,
     /// Most contiguous pieces of memory in one request.
     pub(crate) max_segments: u32,
+    /// One of the `STATE` constants.
+    pub(crate) state: u32,
 }
 
 impl Info {
-    /// Size of the structure in bytes; the last 16 are reserved, and 0.
+    /// Size of the structure in bytes; the last 12 are reserved, and 0.
     pub(crate) const SIZE: usize = 64;
 
     /// The structure as C has it.
@@ -186,6 +226,7 @@ impl Info {
         bytes[32..40].copy_from_slice(&self.max_command.to_ne_bytes());
         bytes[40..44].copy_from_slice(&self.io_queues.to_ne_bytes());
         bytes[44..48].copy_from_slice(&self.max_segments.to_ne_bytes());
+        bytes[48..52].copy_from_slice(&self.state.to_ne_bytes());
         bytes
     }
 
@@ -199,6 +240,7 @@ impl Info {
             max_command: u64::from_ne_bytes(array(bytes, 32)),
             io_queues: u32::from_ne_bytes(array(bytes, 40)),
             max_segments: u32::from_ne_bytes(array(bytes, 44)),
+            state: u32::from_ne_bytes(array(bytes, 48)),
         }
     }
 }

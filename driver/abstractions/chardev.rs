@@ -45,6 +45,7 @@ use super::{
         Answer,
         Kiocb, //
     },
+    plug,
     poll::{
         Pollers,
         Readiness, //
@@ -115,7 +116,7 @@ pub(crate) struct Ioctl {
 /// What a character device does. Files keep a reference to it, so it outlives
 /// the [`CharDevice`]; once the hardware is gone its answers are `ENODEV`.
 #[vtable]
-pub(crate) trait FileOperations: Send + Sync + Sized + 'static {
+pub(crate) trait FileOperations: plug::Unplug + Sized {
     /// Where the maps of all files of this device belong.
     fn address_space(&self) -> &AddressSpace;
 
@@ -371,7 +372,19 @@ impl<T: FileOperations> CharDevice<T> {
         // SAFETY: The caller of `read_iter` and `write_iter` holds a reference to the file during
         // the call, even where the operation completes within it.
         let data = unsafe { Self::data(kiocb.file()) };
+        // SAFETY: As above; an open file holds a reference to the data.
+        unsafe { Self::prepare_batch(kiocb.file(), data) };
         operation(data, kiocb, &mut iter).into_raw()
+    }
+
+    /// # Safety
+    ///
+    /// `file` must be a file that [`Self::open`] has opened, with this data.
+    unsafe fn prepare_batch(file: *mut bindings::file, data: ArcBorrow<'_, T>) {
+        if let Some(file) = NonNull::new(file) {
+            // SAFETY: By the requirement. The file is one of this module, as its operations say.
+            unsafe { plug::prepare(file, data) };
+        }
     }
 
     /// # Safety
@@ -479,11 +492,14 @@ impl<T: FileOperations> CharDevice<T> {
         let Some(command) = NonNull::new(command) else {
             return EINVAL.to_errno();
         };
-        // SAFETY: io_uring hands the command over for this call, and holds its file during it.
+        // SAFETY: io_uring hands the command over for this call, and holds its file during it. An
+        // open file holds a reference to the data.
         let (command, data, access) = unsafe {
             let command = UringCommand::from_raw(command, issue_flags);
             let file = command.file();
-            (command, Self::data(file), Self::access(file))
+            let data = Self::data(file);
+            Self::prepare_batch(file, data);
+            (command, data, Self::access(file))
         };
         T::uring_command(data, access, command).into_raw()
     }

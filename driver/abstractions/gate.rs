@@ -18,6 +18,7 @@ use kernel::{
     bindings,
     device::Bound,
     devres,
+    new_mutex,
     new_srcu,
     pci,
     prelude::*,
@@ -30,6 +31,7 @@ use kernel::{
         },
         srcu,
         Arc,
+        Mutex,
         Srcu, //
     }, //
 };
@@ -38,9 +40,9 @@ use kernel::{
 ///
 /// [`Gate::enter`] gives access, and may be called in any context but NMI;
 /// what holds the access may sleep. Closing the gate waits until everybody has
-/// left, then drops the `T`. The gate is closed at the latest when the device
-/// core releases the device's managed resources, that is before the device
-/// counts as unbound, whatever the driver does.
+/// left, then retires the `T`. Only a [`Closer`] closes it: that of the driver, when it
+/// is dropped, or that of the device core, which comes with the release of the device's
+/// managed resources, that is before the device counts as unbound, whatever the driver does.
 ///
 /// # Invariants
 ///
@@ -52,6 +54,9 @@ pub(crate) struct Gate<T> {
     #[pin]
     srcu: Srcu,
     open: Atomic<bool>,
+    /// Held by who closes it.
+    #[pin]
+    closing: Mutex<()>,
     value: UnsafeCell<Option<T>>,
     device: ARef<pci::Device>,
     maps: Arc<AddressSpace>,
@@ -62,29 +67,38 @@ unsafe impl<T: Send> Send for Gate<T> {}
 // SAFETY: `enter` shares `&T` among threads, and closing moves `T` to another one.
 unsafe impl<T: Send + Sync> Sync for Gate<T> {}
 
-/// Closes the gate when the device core releases its managed resources.
-struct Closer<T: Send + Sync + 'static>(Arc<Gate<T>>);
+/// What can be behind a gate.
+pub(crate) trait Retire: Send + Sync + 'static {
+    /// Ends the value while its device is still there. Nobody else has it any more. Sleeps.
+    fn retire(self, device: &pci::Device<Bound>);
+}
 
-impl<T: Send + Sync> Drop for Closer<T> {
+/// The right to close a gate, which is done by dropping it; sleeps then. It belongs to who
+/// unbinds the device, and cannot be got at by those who enter: they would wait for
+/// themselves.
+pub(crate) struct Closer<T: Retire>(Arc<Gate<T>>);
+
+impl<T: Retire> Drop for Closer<T> {
     fn drop(&mut self) {
         self.0.close();
     }
 }
 
-impl<T: Send + Sync + 'static> Gate<T> {
-    /// Puts `value` behind a new, open gate for `device`. `maps` are the user maps
-    /// of what is in it. May sleep.
+impl<T: Retire> Gate<T> {
+    /// Puts `value` behind a new, open gate for `device`, and returns it with the right to
+    /// close it. `maps` are the user maps of what is in it. May sleep.
     pub(crate) fn new(
         device: &pci::Device<Bound>,
         value: T,
         maps: Arc<AddressSpace>,
-    ) -> Result<Arc<Self>> {
+    ) -> Result<(Arc<Self>, Closer<T>)> {
         let gate = Arc::pin_init(
             // INVARIANT: `device` is bound, and the `Closer` registered below empties the gate
             // before it stops to be.
             try_pin_init!(Self {
                 srcu <- new_srcu!("ringbar_gate"),
                 open: Atomic::new(true),
+                closing <- new_mutex!((), "ringbar_gate_closing"),
                 value: UnsafeCell::new(Some(value)),
                 device: ARef::from(&**device),
                 maps,
@@ -93,7 +107,29 @@ impl<T: Send + Sync + 'static> Gate<T> {
         )?;
         // On failure the `Closer` is dropped right here, which closes the gate.
         devres::register(device.as_ref(), Closer(gate.clone()), GFP_KERNEL)?;
-        Ok(gate)
+        let closer = Closer(gate.clone());
+        Ok((gate, closer))
+    }
+
+    /// Lets nobody enter any more, waits until everybody has left, takes the user
+    /// maps away, and retires the value. Does nothing on a closed gate. Sleeps.
+    fn close(&self) {
+        // Who comes second waits for the end, too: the device stays bound for so long.
+        let _closing = self.closing.lock();
+        if !self.open.xchg(false, Full) {
+            return;
+        }
+        self.srcu.synchronize();
+        // Who makes a map has entered, so there will be no more.
+        self.maps.unmap(0..usize::MAX);
+        // SAFETY: `open` was cleared by this call and by no other, and after the grace period
+        // nobody who has seen it set is left: this is the only access.
+        let value = unsafe { &mut *self.value.get() };
+        if let Some(value) = value.take() {
+            // SAFETY: The value was there until just now, so the device was bound. It is so until the
+            // `Closer` of the device core has been dropped, which waits for this call.
+            value.retire(unsafe { raw_pci::assume_bound(&self.device) });
+        }
     }
 }
 
@@ -119,23 +155,6 @@ impl<T> Gate<T> {
     #[inline]
     pub(crate) fn is_open(&self) -> bool {
         self.open.load(Acquire)
-    }
-
-    /// Lets nobody enter any more, waits until everybody has left, takes the user
-    /// maps away, and drops the value. Does nothing on a closed gate.
-    ///
-    /// Sleeps. Must not be called by one who has entered.
-    pub(crate) fn close(&self) {
-        if !self.open.xchg(false, Full) {
-            return;
-        }
-        self.srcu.synchronize();
-        // Who makes a map has entered, so there will be no more.
-        self.maps.unmap(0..usize::MAX);
-        // SAFETY: `open` was cleared by this call and by no other, and after the grace period
-        // nobody who has seen it set is left: this is the only access.
-        let value = unsafe { &mut *self.value.get() };
-        drop(value.take());
     }
 }
 

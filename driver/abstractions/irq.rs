@@ -3,15 +3,22 @@
 //! Interrupt handlers that belong to reference-counted objects.
 //!
 //! [`kernel::irq::Registration`] wants a promise that it is never leaked. Here
-//! the registration holds a reference of its own instead, so a leak would cost
-//! memory but never let the handler run on freed memory.
+//! the registration holds a reference of its own instead, and the device core takes
+//! it back at the latest when the device is unbound. So a leak would cost memory, but never
+//! let the handler run on freed memory or in a module that has gone.
 //!
 //! C header: [`include/linux/interrupt.h`](srctree/include/linux/interrupt.h)
 
+use super::pci::as_raw_device;
 use kernel::{
     bindings,
+    device::Bound,
     error::to_result,
     irq::IrqRequest,
+    pci::{
+        self,
+        IrqVectorRegistration, //
+    },
     prelude::*,
     sync::{
         Arc,
@@ -27,46 +34,71 @@ pub(crate) trait Handler: Send + Sync + Sized + 'static {
     fn handle(this: ArcBorrow<'_, Self>) -> bool;
 }
 
-/// A registered interrupt handler. When dropped, waits for a running handler to
-/// return, and unregisters it; sleeps then.
+/// A registered handler of one interrupt vector, with the allocation that the
+/// vector is part of. When dropped, waits for a running handler to return, unregisters it,
+/// and frees the vectors; sleeps then.
 ///
 /// # Invariants
 ///
-/// `handler` is registered for line `irq` with its own address as cookie.
-pub(crate) struct Interrupt<H: Handler> {
+/// `handler` is registered for line `irq` with its own address as cookie, as a managed
+/// resource of `device`. The line is one of `vectors`.
+pub(crate) struct Interrupt<'bound, H: Handler> {
+    device: &'bound pci::Device<Bound>,
     irq: u32,
     handler: Arc<H>,
+    _vectors: IrqVectorRegistration<'bound>,
 }
 
-impl<H: Handler> Interrupt<H> {
-    /// Registers `handler`, shown as `name` in `/proc/interrupts`. May sleep.
+impl<'bound, H: Handler> Interrupt<'bound, H> {
+    /// Registers `handler` for vector `index` of those of `device`, shown as `name` in
+    /// `/proc/interrupts`. May sleep. `EINVAL` where there is no such vector.
     pub(crate) fn new(
-        request: IrqRequest<'_>,
+        device: &'bound pci::Device<Bound>,
+        vectors: IrqVectorRegistration<'bound>,
+        index: usize,
         name: &'static CStr,
         handler: Arc<H>,
     ) -> Result<Self> {
-        let irq = request.irq();
+        let irq = IrqRequest::from(vectors.index(index)?).irq();
         // SAFETY: The callback takes the cookie for an `H`, which it is; `handler` is kept until
-        // `free_irq` has returned.
+        // `devm_free_irq` has returned, or for ever. The device is bound.
         to_result(unsafe {
-            bindings::request_irq(
+            bindings::devm_request_threaded_irq(
+                as_raw_device(device),
                 irq,
                 Some(callback::<H>),
+                None,
                 0,
                 name.as_char_ptr(),
                 Arc::as_ptr(&handler).cast_mut().cast(),
             )
         })?;
-        // INVARIANT: Just registered.
-        Ok(Self { irq, handler })
+        // INVARIANT: Just registered, for a line of `vectors`.
+        Ok(Self {
+            device,
+            irq,
+            handler,
+            _vectors: vectors,
+        })
+    }
+
+    /// Waits for a running handler to return. Sleeps.
+    pub(crate) fn synchronize(&self) {
+        // SAFETY: By the type invariant the line is ours.
+        unsafe { bindings::synchronize_irq(self.irq) };
     }
 }
 
-impl<H: Handler> Drop for Interrupt<H> {
+impl<H: Handler> Drop for Interrupt<'_, H> {
     fn drop(&mut self) {
-        // SAFETY: By the type invariant this handler is registered with this cookie.
+        // SAFETY: By the type invariant this handler is registered with this cookie. The vectors
+        // are freed after this, as fields are dropped later.
         unsafe {
-            bindings::free_irq(self.irq, Arc::as_ptr(&self.handler).cast_mut().cast());
+            bindings::devm_free_irq(
+                as_raw_device(self.device),
+                self.irq,
+                Arc::as_ptr(&self.handler).cast_mut().cast(),
+            );
         }
     }
 }

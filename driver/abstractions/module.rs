@@ -2,55 +2,88 @@
 
 //! A module with one PCI driver and a directory in debugfs for its devices.
 
-use super::take_over::{
-    TakeOver,
-    TakesOver, //
+use super::{
+    power::{
+        Adapter,
+        SystemSleep, //
+    },
+    take_over::{
+        TakeOver,
+        TakesOver, //
+    }, //
 };
 use kernel::{
     debugfs::Dir,
     driver::Registration,
-    pci,
     prelude::*,
+    sync::{
+        atomic::{
+            Acquire,
+            Atomic,
+            Full,
+            Release, //
+        },
+        global_lock, //
+    },
     InPlaceModule,
     ModuleMetadata,
     ThisModule, //
 };
 
-/// The directory. Modules have no data of their own that a driver's `probe`
-/// could reach, so it sits in a static.
-static mut ROOT: Option<Dir> = None;
+global_lock! {
+    // SAFETY: Used only after `READY` was set, and that is done after the initialisation.
+    unsafe(uninit) static ROOT: Mutex<Option<Dir>> = None;
+}
 
-/// Removes the directory when dropped.
+/// Whether somebody initialises [`ROOT`], or has done so.
+static CLAIMED: Atomic<bool> = Atomic::new(false);
+
+/// Whether [`ROOT`] can be used.
+static READY: Atomic<bool> = Atomic::new(false);
+
+/// The directory. Modules have no data of their own that a driver's `probe`
+/// could reach, so it sits in a static, while this lives.
 struct Root;
+
+impl Root {
+    /// Makes the directory. May sleep. `EBUSY` the second time.
+    fn new(name: &CStr) -> Result<Self> {
+        if CLAIMED.xchg(true, Full) {
+            return Err(EBUSY);
+        }
+        // SAFETY: Only who has set `CLAIMED` comes here, and it is never cleared.
+        unsafe { ROOT.init() };
+        READY.store(true, Release);
+        *ROOT.lock() = Some(Dir::new(name));
+        Ok(Self)
+    }
+}
 
 impl Drop for Root {
     fn drop(&mut self) {
-        // SAFETY: Dropped after the registration of the driver (field order), or when that failed:
-        // no `probe` runs.
-        unsafe { ROOT = None };
+        let root = ROOT.lock().take();
+        drop(root);
     }
 }
 
 /// The module. To be named in [`module!`].
 #[pin_data]
-pub(crate) struct PciModule<T: TakesOver> {
+pub(crate) struct PciModule<T: SystemSleep + TakesOver> {
     // Fields are dropped in this order: the driver goes first, so that others can have its devices.
     #[pin]
-    _driver: Registration<pci::Adapter<T>>,
+    _driver: Registration<Adapter<T>>,
     #[pin]
     _take_over: TakeOver<T>,
     _root: Root,
 }
 
-impl<T: TakesOver> InPlaceModule for PciModule<T> {
+impl<T: SystemSleep + TakesOver> InPlaceModule for PciModule<T> {
     fn init(module: &'static ThisModule) -> impl PinInit<Self, Error> {
         const NAME: &CStr = <crate::LocalModule as ModuleMetadata>::NAME;
 
-        // SAFETY: The driver is not registered yet, so no `probe` runs.
-        unsafe { ROOT = Some(Dir::new(NAME)) };
         // In this order, so that what has been done is undone when the registration fails.
         try_pin_init!(Self {
-            _root: Root,
+            _root: Root::new(NAME)?,
             _take_over <- TakeOver::new(),
             _driver <- Registration::new(NAME, module),
         })
@@ -60,10 +93,10 @@ impl<T: TakesOver> InPlaceModule for PciModule<T> {
 /// A directory within the module's. To be called by a driver of the module. May
 /// sleep; never fails, without debugfs nothing is shown.
 pub(crate) fn debugfs_dir(name: &CStr) -> Dir {
-    let root = &raw const ROOT;
-    // SAFETY: Written only while no driver is registered.
-    match unsafe { (*root).as_ref() } {
-        Some(root) => root.subdir(name),
-        None => Dir::new(name),
+    if READY.load(Acquire) {
+        if let Some(root) = &*ROOT.lock() {
+            return root.subdir(name);
+        }
     }
+    Dir::new(name)
 }

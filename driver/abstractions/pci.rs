@@ -54,27 +54,15 @@ pub(super) unsafe fn assume_bound(device: &pci::Device) -> &pci::Device<Bound> {
 /// # Invariants
 ///
 /// Holds one count of the device's enable count.
-pub(crate) struct Enabled<'bound>(&'bound pci::Device<Core<'bound>>);
-
-// SAFETY: Holds a reference to a `struct pci_dev`, which may be used from any thread; the
-// functions called in `drop` do not care which.
-unsafe impl Send for Enabled<'_> {}
+pub(crate) struct Enabled<'bound>(&'bound pci::Device<Bound>);
 
 impl<'bound> Enabled<'bound> {
     /// Switches memory accesses and bus mastering on. May sleep.
     pub(crate) fn new(device: &'bound pci::Device<Core<'_>>) -> Result<Self> {
         device.enable_device_mem()?;
         device.set_master();
-        // SAFETY: `Core<'_>` is a zero-sized marker; shortening its lifetime changes nothing.
-        let device = unsafe { &*core::ptr::from_ref(device).cast() };
         // INVARIANT: `enable_device_mem` has succeeded.
         Ok(Self(device))
-    }
-
-    /// Takes the right to do DMA away from the device, whatever it is doing.
-    pub(crate) fn stop_dma(&self) {
-        // SAFETY: The device is valid.
-        unsafe { bindings::pci_clear_master(as_raw(self.0)) };
     }
 }
 
@@ -86,6 +74,30 @@ impl Drop for Enabled<'_> {
             bindings::pci_disable_device(as_raw(self.0));
         }
     }
+}
+
+/// Gives the device the right to do DMA. Calls for the same device must be serialised, or
+/// one may be lost. May sleep.
+pub(crate) fn enable_bus_mastering(device: &pci::Device<Bound>) {
+    // SAFETY: The device is valid.
+    unsafe { bindings::pci_set_master(as_raw(device)) };
+}
+
+/// Takes the right to do DMA away from the device, whatever it is doing. As
+/// [`enable_bus_mastering`].
+///
+/// Returns whether that is certain: the device shows it in its command register, or is not
+/// on the bus any more. The answer to that read comes behind all that the device has
+/// written before (PCI Express Base Specification, 2.4.1).
+pub(crate) fn disable_bus_mastering(device: &pci::Device<Bound>) -> bool {
+    let mut command: u16 = 0;
+    // SAFETY: The device is valid.
+    let error = unsafe {
+        bindings::pci_clear_master(as_raw(device));
+        // CAST: A small constant.
+        bindings::pci_read_config_word(as_raw(device), bindings::PCI_COMMAND as c_int, &mut command)
+    };
+    error != 0 || command == u16::MAX || u32::from(command) & bindings::PCI_COMMAND_MASTER == 0
 }
 
 /// A BAR claimed in `/proc/iomem` but not mapped into the kernel.

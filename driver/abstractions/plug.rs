@@ -6,15 +6,18 @@
 //! What is put off with [`defer`] is done when the batch ends, or when the task
 //! goes to sleep before.
 //!
+//! By then the files of the batch may be closed: nobody else may have them, or the
+//! module. So the callback holds a file: with it the device that it was opened on, and
+//! the module, which is let go by the kernel's own code, when ours has returned. Giving a
+//! file back never sleeps, and its end follows when the task may sleep.
+//!
 //! C header: [`include/linux/blkdev.h`](srctree/include/linux/blkdev.h)
 
+use core::ptr::NonNull;
 use kernel::{
     bindings,
     prelude::*,
-    sync::{
-        Arc,
-        ArcBorrow, //
-    }, //
+    sync::ArcBorrow, //
 };
 
 /// What has something to do at the end of a batch.
@@ -24,12 +27,47 @@ pub(crate) trait Unplug: Send + Sync + 'static {
     fn unplug(this: ArcBorrow<'_, Self>, scheduled: bool);
 }
 
-/// The kernel's callback, which it allocates zeroed, and whether it holds a
-/// reference to its data yet.
+/// The kernel's callback, which it allocates zeroed, and a reference to the file that
+/// keeps its data alive, once there is one.
 #[repr(C)]
 struct Callback {
     inner: bindings::blk_plug_cb,
-    armed: bool,
+    file: Option<NonNull<bindings::file>>,
+}
+
+/// The callback for `target` of the current task's batch; none where there is no batch, or
+/// no memory. Task context; does not sleep.
+fn callback<T: Unplug>(target: ArcBorrow<'_, T>) -> Option<NonNull<Callback>> {
+    // SAFETY: The callback looks at its data only once it has a file. The size is that of a
+    // structure that begins with the one expected.
+    let callback = unsafe {
+        bindings::blk_check_plugged(
+            Some(unplug::<T>),
+            core::ptr::from_ref(&*target).cast_mut().cast(),
+            // CAST: A small constant.
+            size_of::<Callback>() as c_int,
+        )
+    };
+    NonNull::new(callback.cast())
+}
+
+/// Prepares for [`defer`] within a call on `file`. Task context; does not sleep.
+///
+/// # Safety
+///
+/// `file` must be valid, hold a reference to `target` until its end, and belong to
+/// this module.
+pub(super) unsafe fn prepare<T: Unplug>(file: NonNull<bindings::file>, target: ArcBorrow<'_, T>) {
+    if let Some(callback) = callback(target) {
+        // SAFETY: The callback belongs to the current task, and is one of `Callback`: only here it
+        // is made, with `unplug::<T>` in it.
+        let held = unsafe { &mut (*callback.as_ptr()).file };
+        if held.is_none() {
+            // SAFETY: Valid by the requirement.
+            unsafe { bindings::get_file(file.as_ptr()) };
+            *held = Some(file);
+        }
+    }
 }
 
 /// Calls `T::unplug` at the end of the current task's batch, however often
@@ -37,39 +75,24 @@ struct Callback {
 ///
 /// Returns false where there is no batch; then nothing is called.
 pub(crate) fn defer<T: Unplug>(target: ArcBorrow<'_, T>) -> bool {
-    let target = Arc::from(target);
-    // SAFETY: The callback takes its data for an `Arc<T>`, which it owns once it is armed. The size
-    // is that of a structure that begins with the one expected.
-    let callback = unsafe {
-        bindings::blk_check_plugged(
-            Some(unplug::<T>),
-            Arc::as_ptr(&target).cast_mut().cast(),
-            // CAST: A small constant.
-            size_of::<Callback>() as c_int,
-        )
-    }
-    .cast::<Callback>();
-    if callback.is_null() {
-        return false;
-    }
-    // SAFETY: Either new and zeroed, or made by an earlier call here: only this function passes
-    // this callback. It belongs to the current task.
-    unsafe {
-        if !(*callback).armed {
-            (*callback).armed = true;
-            let _ = Arc::into_raw(target);
-        }
-    }
-    true
+    // SAFETY: As in `prepare`.
+    callback(target).is_some_and(|callback| unsafe { (*callback.as_ptr()).file.is_some() })
 }
 
 /// # Safety
 ///
-/// `callback` must be an armed [`Callback`] for a `T`, off its list.
+/// `callback` must be a [`Callback`] for a `T`, off its list.
 unsafe extern "C" fn unplug<T: Unplug>(callback: *mut bindings::blk_plug_cb, scheduled: bool) {
-    // SAFETY: Armed, so the data is a reference that was leaked for us.
-    let target = unsafe { Arc::from_raw((*callback).data.cast_const().cast::<T>()) };
+    // SAFETY: By the requirement.
+    let (data, file) = unsafe { ((*callback).data, (*callback.cast::<Callback>()).file) };
     // SAFETY: The callback is ours to free; it was allocated with `kzalloc`.
     unsafe { bindings::kfree(callback.cast()) };
-    T::unplug(target.as_arc_borrow(), scheduled);
+    if let Some(file) = file {
+        // SAFETY: By the requirement of `prepare`, the file holds a reference to the data, and
+        // the callback one to the file.
+        let data = unsafe { ArcBorrow::from_raw(data.cast_const().cast()) };
+        T::unplug(data, scheduled);
+        // SAFETY: The reference is that of the callback.
+        unsafe { bindings::fput(file.as_ptr()) };
+    }
 }

@@ -25,6 +25,7 @@
 use super::{
     dma::DmaRange,
     helpers::{
+        ringbar_get_page,
         ringbar_page_folio_dirty,
         ringbar_page_to_phys,
         ringbar_pages_to_folio_end, //
@@ -662,6 +663,24 @@ impl Mapped {
                     )
                 }
             })
+    }
+
+    /// Leaves the pages, mapped, to a device that may use them for ever. Any context.
+    ///
+    /// Those that are pinned stay so. The others get a reference each: their owner gives
+    /// them up when the request has ended, and nobody else may have them then.
+    pub(crate) fn leak(self) {
+        let this = core::mem::ManuallyDrop::new(self);
+        if this.pages.pinned {
+            return;
+        }
+        for segment in &*this.pages.list {
+            for n in 0..pages_of(segment) {
+                // SAFETY: The pages of a segment are contiguous, and alive: the request, for which
+                // they were lent, has not ended.
+                unsafe { ringbar_get_page(page_of(segment).add(n)) };
+            }
+        }
     }
 
     /// Takes the DMA mapping down, after which the CPU sees what the device wrote. Any

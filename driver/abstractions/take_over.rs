@@ -29,7 +29,7 @@ use super::{
         ringbar_device_match_driver_override,
         ringbar_device_unlock, //
     },
-    work, //
+    work::WorkQueue, //
 };
 use core::{
     marker::{
@@ -64,7 +64,6 @@ use kernel::{
         Opaque, //
     },
     workqueue::{
-        self,
         impl_has_work,
         new_work,
         Work,
@@ -312,6 +311,7 @@ pub(crate) struct TakeOver<T: TakesOver> {
     #[pin]
     block: Opaque<bindings::notifier_block>,
     rejects: Arc<Rejects>,
+    queue: WorkQueue,
     _driver: PhantomData<fn() -> T>,
     #[pin]
     _pin: PhantomPinned,
@@ -340,6 +340,7 @@ impl<T: TakesOver> TakeOver<T> {
                     pin_init!(Rejects { work <- new_work!("Rejects::work") }),
                     GFP_KERNEL
                 )?,
+                queue: WorkQueue::new()?,
                 _driver: PhantomData,
                 _pin: PhantomPinned,
                 // Last of the fields: from then on they are used.
@@ -451,12 +452,12 @@ impl<T: TakesOver> TakeOver<T> {
                     claims().is_some_and(|claims| claims.iter().any(|c| this(c) && c.rejected));
                 if rejected {
                     // SAFETY: By the requirement; all fields were set before it was registered.
-                    let rejects = unsafe {
-                        let block = Opaque::cast_from(block);
-                        (*kernel::container_of!(block, Self, block)).rejects.clone()
+                    let this: &Self = unsafe {
+                        let block = Opaque::cast_from(block.cast_const());
+                        &*kernel::container_of!(block, Self, block)
                     };
                     // Queued already: then it finds this one too.
-                    let _ = queue().enqueue(rejects);
+                    let _ = this.queue.enqueue(this.rejects.clone());
                 }
             }
             _ => {}
@@ -464,12 +465,6 @@ impl<T: TakesOver> TakeOver<T> {
         // CAST: A small constant.
         bindings::NOTIFY_DONE as c_int
     }
-}
-
-/// Where the work item runs.
-fn queue() -> &'static workqueue::Queue {
-    // SAFETY: Set at boot, and there for good.
-    unsafe { workqueue::Queue::from_raw(bindings::system_dfl_wq) }
 }
 
 #[pinned_drop]
@@ -480,7 +475,7 @@ impl<T: TakesOver> PinnedDrop for TakeOver<T> {
             bindings::bus_unregister_notifier(&raw const bindings::pci_bus_type, self.block.get())
         };
         // Nobody queues it any more.
-        work::flush(&self.rejects.work);
+        self.queue.flush();
         // With its memory: statics are not dropped when the module goes.
         let all = claims().map(|mut claims| core::mem::replace(&mut *claims, KVec::new()));
         for claim in all.iter().flatten() {

@@ -1,17 +1,184 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Waiting for work items, so that none runs when the module is unloaded.
+//! Work that is done later, by something that ends before the module can go.
+//!
+//! A work item that the kernel's own queues run outlives whoever has queued it, and so
+//! perhaps the module with its code. Here the queue is a value, which is
+//! destroyed with all that is in it: after that nothing of it runs, and without it
+//! nothing can be queued.
 //!
 //! C header: [`include/linux/workqueue.h`](srctree/include/linux/workqueue.h)
 
+use core::{
+    marker::PhantomPinned,
+    ptr::NonNull, //
+};
 use kernel::{
     bindings,
-    workqueue::Work, //
+    container_of,
+    prelude::*,
+    sync::{
+        Arc,
+        ArcBorrow, //
+    },
+    time::Jiffies,
+    types::Opaque,
+    workqueue::{
+        self,
+        RawWorkItem, //
+    }, //
 };
 
-/// Waits until the item is neither queued nor running. Sleeps. Nobody may queue
-/// it any more when this matters.
-pub(crate) fn flush<T: ?Sized, const ID: u64>(work: &Work<T, ID>) {
-    // SAFETY: The item is initialised, and borrowed for the call.
-    unsafe { bindings::flush_work(Work::raw_get(work)) };
+/// A queue for work items. Not bound to a CPU; stands still while the system sleeps.
+///
+/// Dropped, it waits until all that was queued has run and returned; sleeps then. Must not
+/// be dropped by one of its own items.
+///
+/// # Invariants
+///
+/// A valid work queue that belongs to this value.
+pub(crate) struct WorkQueue(NonNull<bindings::workqueue_struct>);
+
+// SAFETY: Work queues may be used from any thread.
+unsafe impl Send for WorkQueue {}
+// SAFETY: As above.
+unsafe impl Sync for WorkQueue {}
+
+impl WorkQueue {
+    /// An empty queue. May sleep.
+    pub(crate) fn new() -> Result<Self> {
+        // SAFETY: The format has one conversion, for which there is a string; both are copied.
+        let queue = unsafe {
+            bindings::alloc_workqueue_noprof(
+                c"%s".as_char_ptr(),
+                bindings::wq_flags_WQ_UNBOUND | bindings::wq_flags_WQ_FREEZABLE,
+                0,
+                crate::NAME.as_char_ptr(),
+            )
+        };
+        // INVARIANT: Just allocated.
+        Ok(Self(NonNull::new(queue).ok_or(ENOMEM)?))
+    }
+
+    /// Queues an item, as [`workqueue::Queue::enqueue`]. Any context.
+    pub(crate) fn enqueue<W, const ID: u64>(&self, item: W) -> W::EnqueueOutput
+    where
+        W: RawWorkItem<ID> + Send + 'static,
+    {
+        // SAFETY: By the type invariant, the queue is valid for as long as it is borrowed.
+        unsafe { workqueue::Queue::from_raw(self.0.as_ptr()) }.enqueue(item)
+    }
+
+    /// Waits until all that was queued before has run. Sleeps. Must not be called by one of
+    /// the queue's own items.
+    pub(crate) fn flush(&self) {
+        // SAFETY: By the type invariant, the queue is valid.
+        unsafe { bindings::__flush_workqueue(self.0.as_ptr()) };
+    }
+}
+
+impl Drop for WorkQueue {
+    fn drop(&mut self) {
+        // SAFETY: By the type invariant the queue is ours.
+        unsafe { bindings::destroy_workqueue(self.0.as_ptr()) };
+    }
+}
+
+/// What is called again and again.
+pub(crate) trait Tick: Send + Sync + 'static {
+    /// Called once in each period. May sleep, but is to be short.
+    fn tick(this: ArcBorrow<'_, Self>);
+}
+
+/// Calls `T::tick` in regular intervals, not while the system sleeps. Ends when dropped,
+/// which waits for a call that is going on; sleeps then.
+///
+/// # Invariants
+///
+/// `work` is initialised with [`Self::run`].
+#[pin_data(PinnedDrop)]
+pub(crate) struct Periodic<T: Tick> {
+    #[pin]
+    work: Opaque<bindings::delayed_work>,
+    target: Arc<T>,
+    period: Jiffies,
+    #[pin]
+    _pin: PhantomPinned,
+}
+
+// SAFETY: A delayed work item may be cancelled by any thread.
+unsafe impl<T: Tick> Send for Periodic<T> {}
+// SAFETY: There is nothing that could be done with a reference.
+unsafe impl<T: Tick> Sync for Periodic<T> {}
+
+impl<T: Tick> Periodic<T> {
+    /// Begins, with the first call after a `period`. May sleep.
+    pub(crate) fn new(target: Arc<T>, period: Jiffies) -> Result<Pin<KBox<Self>>> {
+        let this = KBox::pin_init(
+            pin_init!(Self {
+                // INVARIANT: Initialised with `run`.
+                work <- Opaque::ffi_init(|slot: *mut bindings::delayed_work| {
+                    // SAFETY: `slot` is valid for writing, and stays where it is. The class of the
+                    // lock is static.
+                    unsafe {
+                        bindings::init_work_with_key(
+                            &raw mut (*slot).work,
+                            Some(Self::run),
+                            false,
+                            c"ringbar_periodic".as_char_ptr(),
+                            kernel::static_lock_class!().as_ptr(),
+                        );
+                        bindings::timer_init_key(
+                            &raw mut (*slot).timer,
+                            Some(bindings::delayed_work_timer_fn),
+                            bindings::TIMER_IRQSAFE,
+                            c"ringbar_periodic".as_char_ptr(),
+                            kernel::static_lock_class!().as_ptr(),
+                        );
+                    }
+                }),
+                target,
+                period,
+                _pin: PhantomPinned,
+            }),
+            GFP_KERNEL,
+        )?;
+        this.queue();
+        Ok(this)
+    }
+
+    fn queue(&self) {
+        // SAFETY: By the type invariant the item is initialised; it is cancelled before it is freed.
+        // The queue is one of the kernel's own.
+        unsafe {
+            bindings::queue_delayed_work_on(
+                bindings::wq_misc_consts_WORK_CPU_UNBOUND as c_int,
+                bindings::system_freezable_wq,
+                self.work.get(),
+                self.period,
+            );
+        }
+    }
+
+    /// # Safety
+    ///
+    /// To be called by the work queue, for the item of a `Self`.
+    unsafe extern "C" fn run(work: *mut bindings::work_struct) {
+        // SAFETY: By the requirement; `drop` waits for this function before anything is freed.
+        let this: &Self = unsafe {
+            let delayed = container_of!(work, bindings::delayed_work, work);
+            &*container_of!(Opaque::cast_from(delayed.cast_const()), Self, work)
+        };
+        T::tick(this.target.as_arc_borrow());
+        this.queue();
+    }
+}
+
+#[pinned_drop]
+impl<T: Tick> PinnedDrop for Periodic<T> {
+    fn drop(self: Pin<&mut Self>) {
+        // SAFETY: By the type invariant the item is initialised. Disabled, it cannot queue itself
+        // any more.
+        unsafe { bindings::disable_delayed_work_sync(self.work.get()) };
+    }
 }

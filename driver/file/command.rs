@@ -7,6 +7,7 @@ use crate::{
     abstractions::{
         chardev::Access,
         gate::Entered,
+        poll::Readiness,
         uring::{
             UringAnswer,
             UringCommand,
@@ -162,6 +163,10 @@ pub(super) fn info(device: &Device) -> Result<Info> {
         // CAST: At most `MAX_IO_QUEUES`.
         io_queues: hardware.io_queues() as u32,
         max_segments: config.max_segments().into(),
+        state: match device.readiness() {
+            Readiness::Gone => uapi::STATE_OUT_OF_SERVICE,
+            _ => uapi::STATE_IN_SERVICE,
+        },
     })
 }
 

@@ -12,7 +12,10 @@ use super::{
     command, //
 };
 use crate::{
-    abstractions::chardev::Ioctl,
+    abstractions::{
+        chardev::Ioctl,
+        privilege::is_administrator, //
+    },
     device::Device,
     uapi::{
         self,
@@ -58,6 +61,8 @@ pub(super) fn ioctl(device: &Device, call: &Ioctl) -> Result {
             call.write(Command::RESULT_AT, &result.to_ne_bytes())?;
             outcome
         }
+        uapi::IOC_RESET if is_administrator() => device.reset(),
+        uapi::IOC_RESET => Err(EPERM),
         number => match block::Request::from_number(number, call.compat).ok_or(ENOTTY)? {
             block::Request::Query(query) => match block::answer(device, query)? {
                 Value::Short(value) => call.write(0, &value.to_ne_bytes()),

@@ -209,7 +209,7 @@ impl Call {
         queue: &'a Queue,
     ) -> Result<AcquiredSlot<'a>> {
         let pci = hardware.device();
-        queue.acquire_polled(pci, |seen| Device::note(device, queue, pci, seen))
+        queue.acquire_polled(pci, |seen| Device::note(device, hardware, queue, seen))
     }
 
     /// What `take` finds in one of the queues, where this call must not wait for its turn.
@@ -229,7 +229,7 @@ impl Call {
             found(queue).or_else(|| {
                 // Nobody else may look what there is.
                 let pci = hardware.device();
-                Device::note(device, queue, pci, &queue.reap(pci));
+                Device::note(device, hardware, queue, &queue.reap(pci));
                 found(queue)
             })
         } else {
@@ -318,7 +318,7 @@ impl Call {
             Ok(kiocb) => kiocb,
             Err(kiocb) => {
                 let limit = queue.poll_limit(effort, true, hardware.poll_limit());
-                let note = |seen: &Reaped| Device::note(device, queue, pci, seen);
+                let note = |seen: &Reaped| Device::note(device, hardware, queue, seen);
                 return kiocb.done(queue.execute_transfer(transport, pci, request, limit, note));
             }
         };
@@ -334,11 +334,11 @@ impl Call {
             return match queue.submit_and_poll(transport, pci, request, limit, kiocb) {
                 Ok((mut seen, Polled::Ended(slot, kiocb))) => {
                     let result = queue.finish_transfer(pci, slot, &mut seen);
-                    Device::note(device, queue, pci, &seen);
+                    Device::note(device, hardware, queue, &seen);
                     kiocb.done(result)
                 }
                 Ok((seen, Polled::Queued(answer))) => {
-                    Device::note(device, queue, pci, &seen);
+                    Device::note(device, hardware, queue, &seen);
                     answer
                 }
                 Err((error, kiocb)) => kiocb.done(Err(error)),
@@ -352,7 +352,7 @@ impl Call {
             queue
                 .submit_and_reap(transport, pci, request, kiocb)
                 .map(|(seen, answer)| {
-                    Device::note(device, queue, pci, &seen);
+                    Device::note(device, hardware, queue, &seen);
                     answer
                 })
         };

@@ -108,7 +108,7 @@ pub(crate) enum Fault {
 }
 
 /// Who is to be told what of a request that has ended.
-enum Ended {
+pub(super) enum Ended {
     Nobody,
     Kiocb(QueuedKiocb, Outcome),
     Command(QueuedUringCommand, Result<u64>),
@@ -117,7 +117,7 @@ enum Ended {
 
 impl Ended {
     /// Reads the outcome from the slot.
-    fn new(owner: Owner, slot: &Slot) -> Self {
+    pub(super) fn new(owner: Owner, slot: &Slot) -> Self {
         match owner {
             Owner::Kiocb(kiocb) => Self::Kiocb(kiocb, slot.transfer_outcome()),
             Owner::Command(command) => Self::Command(command, slot.command_outcome()),
@@ -127,7 +127,7 @@ impl Ended {
     }
 
     /// Tells. Any context, no lock held: the owner may submit again.
-    fn tell(self) {
+    pub(super) fn tell(self) {
         match self {
             Self::Kiocb(kiocb, outcome) => kiocb.complete(outcome.into_result()),
             Self::Command(command, result) => command.complete(result),
@@ -219,7 +219,7 @@ impl Queue {
     }
 
     /// The request that was in flight in `entry`.
-    fn take_entry(state: &mut State, entry: EntryId) -> Option<KBox<Slot>> {
+    pub(super) fn take_entry(state: &mut State, entry: EntryId) -> Option<KBox<Slot>> {
         let place = &mut state.entries[entry];
         match replace(place, Entry::Idle) {
             Entry::InFlight(slot) => Some(slot),
@@ -231,7 +231,7 @@ impl Queue {
     }
 
     /// Lets the thread that waits for this request, or looks for it, have it.
-    fn hand_back(state: &mut State, slot: KBox<Slot>) {
+    pub(super) fn hand_back(state: &mut State, slot: KBox<Slot>) {
         if matches!(slot.owner, Owner::Waiting) {
             slot.waiter().complete();
         }
@@ -242,7 +242,7 @@ impl Queue {
 
     /// Ends a request that nobody waits for: gives back what it held, frees its
     /// slot, tells the owner. Returns whether the slot was deferred.
-    fn end(&self, device: &pci::Device<Bound>, mut slot: KBox<Slot>) -> bool {
+    pub(super) fn end(&self, device: &pci::Device<Bound>, mut slot: KBox<Slot>) -> bool {
         let owner = replace(&mut slot.owner, Owner::Nobody);
         let ended = Ended::new(owner, &slot);
         let deferred = self.let_go(device, slot);
@@ -285,28 +285,6 @@ impl Queue {
             slot.release(device);
             self.free(slot);
         }
-    }
-
-    /// Ends everything that is in flight with `error`, after what the device did
-    /// finish. Sleeps. To be called after [`Self::stop`] and once the device has
-    /// been reset, so that it does not touch the pages any more.
-    pub(crate) fn fail_in_flight(&self, device: &pci::Device<Bound>, error: Error) {
-        self.reap(device);
-        let entries = self.state.lock().ring.entries();
-        for entry in entries {
-            let mut state = self.state.lock();
-            let Some(mut slot) = Self::take_entry(&mut state, entry) else {
-                continue;
-            };
-            slot.fail(error);
-            if slot.owner.takes_it_back() {
-                Self::hand_back(&mut state, slot);
-                continue;
-            }
-            drop(state);
-            self.end(device, slot);
-        }
-        self.release_deferred(device);
     }
 }
 

@@ -6,6 +6,7 @@ use crate::{
     abstractions::dma::DmaRange,
     layout::Event,
     virtio::{
+        reset::Quiesced,
         ring::{
             EntryId,
             Ring, //
@@ -43,6 +44,7 @@ struct State {
 #[pin_data]
 pub(crate) struct EventQueue {
     doorbell: Doorbell,
+    vector: u16,
     #[pin]
     state: SpinLockIrq<State>,
 }
@@ -68,16 +70,34 @@ impl EventQueue {
     ) -> Result<Arc<Self>> {
         let size = BUFFERS.min(transport.queue_max_size(device, index)?);
         let ring = Ring::new(device, size, event_idx)?;
-        let doorbell = transport.enable_queue(device, index, &ring, vector)?;
+        let doorbell = transport.enable_queue(device, index, &ring.areas(), vector)?;
         let buffers =
             Coherent::zeroed_slice(device.as_ref(), EVENT_WORDS * usize::from(size), GFP_KERNEL)?;
         Arc::pin_init(
             pin_init!(Self {
                 doorbell,
+                vector,
                 state <- new_spinlock_irq!(State { ring, buffers }),
             }),
             GFP_KERNEL,
         )
+    }
+
+    /// Sets the queue up in a device that was reset, empty. Sleeps.
+    ///
+    /// `EIO` where the device does not have the queue as it was.
+    pub(crate) fn restart(
+        &self,
+        transport: &Transport,
+        device: &pci::Device<Bound>,
+        quiesced: &Quiesced,
+    ) -> Result {
+        let areas = {
+            let mut state = self.state.lock();
+            state.ring.restart(quiesced);
+            state.ring.areas()
+        };
+        transport.enable_queue_again(device, self.doorbell, &areas, self.vector)
     }
 
     /// Gives all buffers to the device, after it was started.

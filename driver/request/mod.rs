@@ -9,12 +9,14 @@
 //! - [`queue`]: hands out slots and gives them to the device.
 //! - [`polling`]: whether to look for the end of a request, and doing so.
 //! - [`completion`]: takes them back, ends requests.
+//! - [`lifecycle`]: freezing, stopping and restarting a queue.
 //! - [`event`]: what the device says unasked.
 
 pub(crate) mod acquired;
 pub(crate) mod caller;
 pub(crate) mod completion;
 pub(crate) mod event;
+pub(crate) mod lifecycle;
 pub(crate) mod operation;
 pub(crate) mod polling;
 pub(crate) mod queue;

@@ -355,8 +355,10 @@ impl Queue {
             seen.add(self.reap(device));
             state = self.state.lock();
         }
-        if let Some(slot) = state.take_done(entry) {
-            return Ok((seen, Polled::Ended(slot, caller)));
+        match state.take_done(entry) {
+            Some(Ok(slot)) => return Ok((seen, Polled::Ended(slot, caller))),
+            Some(Err(error)) => return Err((error, caller)),
+            None => {}
         }
         let (owner, answer) = caller.queue();
         // What is not done is in flight.

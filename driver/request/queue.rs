@@ -39,7 +39,6 @@ use crate::{
     stats::Stats,
     virtio::{
         ring::{
-            descriptor_flag,
             EntryId,
             PerEntry,
             Ring, //
@@ -89,6 +88,8 @@ pub(super) enum Entry {
     InFlight(KBox<Slot>),
     /// The device is done, and the thread that waits for it takes it back.
     Done(KBox<Slot>),
+    /// The device has it for ever, and the thread that waits for it gets the error.
+    Lost(Error),
 }
 
 pub(super) struct State {
@@ -105,21 +106,19 @@ pub(super) struct State {
     waiting_for_dma: usize,
     /// Why no more requests are taken.
     pub(super) failed: Option<Error>,
+    /// Whether no slots are handed out for now.
+    pub(super) frozen: bool,
+    /// Whether the device does not use the ring, as it was reset.
+    pub(super) detached: bool,
 }
 
 impl State {
-    /// Makes a request available to the device, which sees it once it is published.
-    pub(super) fn put_in_flight(&mut self, slot: KBox<Slot>) {
-        let entry = slot.entry();
-        self.ring
-            .push(entry, slot.table(), descriptor_flag::INDIRECT);
-        self.entries[entry] = Entry::InFlight(slot);
-    }
-
-    /// The slot of a request that has ended, and whose thread takes it back.
-    pub(super) fn take_done(&mut self, entry: EntryId) -> Option<KBox<Slot>> {
+    /// The slot of a request that has ended, and whose thread takes it back; or the error
+    /// where the device keeps it for ever. `None` while it is in flight.
+    pub(super) fn take_done(&mut self, entry: EntryId) -> Option<Result<KBox<Slot>>> {
         match replace(&mut self.entries[entry], Entry::Idle) {
-            Entry::Done(slot) => Some(slot),
+            Entry::Done(slot) => Some(Ok(slot)),
+            Entry::Lost(error) => Some(Err(error)),
             other => {
                 self.entries[entry] = other;
                 None
@@ -141,6 +140,19 @@ impl State {
         self.free.len() + self.deferred.len() + in_flight < self.entries.len()
     }
 
+    /// A free slot that may be handed out now.
+    fn take_free(&mut self) -> Option<KBox<Slot>> {
+        if self.frozen {
+            return None;
+        }
+        self.free.pop()
+    }
+
+    /// Whether [`Self::take_free`] would find one.
+    fn has_free(&self) -> bool {
+        !self.frozen && !self.free.is_empty()
+    }
+
     fn put_free(&mut self, slot: KBox<Slot>) {
         // There is room for every slot of the ring.
         let _ = self.free.push_within_capacity(slot);
@@ -152,11 +164,12 @@ impl State {
 pub(crate) struct Queue {
     index: u16,
     size: u16,
-    doorbell: Doorbell,
+    pub(super) vector: u16,
+    pub(super) doorbell: Doorbell,
     pub(super) polled: bool,
     pub(super) polling: Polling,
     stats: Arc<Stats>,
-    pollers: Arc<Pollers>,
+    pub(super) pollers: Arc<Pollers>,
     used_ring: Arc<SharedCoherent<u32>>,
     /// Whether a notification was put off to the end of a batch.
     held: Atomic<bool>,
@@ -167,9 +180,9 @@ pub(crate) struct Queue {
     #[pin]
     pub(super) state: SpinLockIrq<State>,
     #[pin]
-    slot_freed: CondVar,
+    pub(super) slot_freed: CondVar,
     #[pin]
-    dma_freed: CondVar,
+    pub(super) dma_freed: CondVar,
 }
 
 /// What a queue is made of.
@@ -222,7 +235,8 @@ impl Queue {
         if config.polled {
             ring.disable_interrupts();
         }
-        let doorbell = transport.enable_queue(device, config.index, &ring, config.vector)?;
+        let doorbell =
+            transport.enable_queue(device, config.index, &ring.areas(), config.vector)?;
 
         let n = usize::from(size);
         let entries = PerEntry::new(&ring, |_| Ok(Entry::Idle))?;
@@ -235,6 +249,7 @@ impl Queue {
             pin_init!(Self {
                 index: config.index,
                 size,
+                vector: config.vector,
                 doorbell,
                 polled: config.polled,
                 polling: Polling::new(),
@@ -253,6 +268,8 @@ impl Queue {
                     waiting: 0,
                     waiting_for_dma: 0,
                     failed: None,
+                    frozen: false,
+                    detached: false,
                 }),
                 slot_freed <- new_condvar!(),
                 dma_freed <- new_condvar!(),
@@ -290,7 +307,7 @@ impl Queue {
         if state.waiting > 0 {
             return Err(EAGAIN);
         }
-        let slot = state.free.pop().ok_or(EAGAIN)?;
+        let slot = state.take_free().ok_or(EAGAIN)?;
         Ok(self.acquired(device, slot))
     }
 
@@ -309,7 +326,11 @@ impl Queue {
         if let Some(error) = state.failed {
             return Err(error);
         }
-        let free = state.free.len().min(count);
+        let free = if state.frozen {
+            0
+        } else {
+            state.free.len().min(count)
+        };
         if state.waiting > 0 || free == 0 || all && free < count {
             return Err(EAGAIN);
         }
@@ -355,7 +376,7 @@ impl Queue {
             }
             // Only the first waiter may look before it has been woken.
             if state.waiting == 1 {
-                if let Some(slot) = state.free.pop() {
+                if let Some(slot) = state.take_free() {
                     break Ok(slot);
                 }
             }
@@ -365,7 +386,7 @@ impl Queue {
                 note(&self.reap(device));
                 state = self.state.lock();
                 if state.failed.is_none() {
-                    if let Some(slot) = state.free.pop() {
+                    if let Some(slot) = state.take_free() {
                         break Ok(slot);
                     }
                 }
@@ -374,12 +395,12 @@ impl Queue {
             if self.slot_freed.wait_interruptible(&mut state) {
                 break Err(ERESTARTSYS);
             }
-            if let Some(slot) = state.free.pop() {
+            if let Some(slot) = state.take_free() {
                 break Ok(slot);
             }
         };
         state.waiting -= 1;
-        let more = !state.free.is_empty();
+        let more = state.has_free();
         if state.waiting > 0 && more {
             // The wake-up may have come to one who leaves without a slot.
             self.slot_freed.notify_one();
@@ -443,7 +464,7 @@ impl Queue {
         let state = self.state.lock();
         match state.failed {
             Some(error) => Err(error),
-            None => Ok(state.waiting == 0 && !state.free.is_empty()),
+            None => Ok(state.waiting == 0 && state.has_free()),
         }
     }
 
@@ -587,8 +608,8 @@ impl Queue {
         loop {
             let waited = wait(&waiter);
             let mut state = self.state.lock();
-            if let Some(slot) = state.take_done(entry) {
-                return Ok(slot);
+            if let Some(ended) = state.take_done(entry) {
+                return ended;
             }
             if let Err(left) = waited {
                 state.leave(entry, &left);
@@ -637,16 +658,5 @@ impl Queue {
         let outcome = slot.command_outcome();
         self.release(device, slot);
         outcome
-    }
-
-    /// Takes no more requests: they get `error`, and so do those who wait for a
-    /// slot. What is in flight stays so.
-    pub(crate) fn stop(&self, error: Error) {
-        let mut state = self.state.lock();
-        state.failed = Some(error);
-        self.slot_freed.notify_all();
-        self.dma_freed.notify_all();
-        drop(state);
-        self.pollers.notify();
     }
 }

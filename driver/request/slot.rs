@@ -152,6 +152,10 @@ pub(crate) struct Slot {
     room: Room,
     waiter: Arc<Waiter>,
     pub(super) owner: Owner,
+    /// How long it has been in flight, see [`Queue::age`].
+    ///
+    /// [`Queue::age`]: super::queue::Queue::age
+    pub(super) age: u8,
     opcode: Opcode,
     length: usize,
     descriptors: usize,
@@ -179,6 +183,7 @@ impl Slot {
                 },
                 waiter: Arc::pin_init(Waiter::new(), GFP_KERNEL)?,
                 owner: Owner::Nobody,
+                age: 0,
                 opcode: Opcode::Flush,
                 length: 0,
                 descriptors: 0,
@@ -270,6 +275,11 @@ impl Slot {
         }
     }
 
+    /// What the request asks for.
+    pub(super) fn opcode(&self) -> Opcode {
+        self.opcode
+    }
+
     /// Number of data segments that the device gets.
     #[inline]
     pub(super) fn segments(&self) -> usize {
@@ -281,6 +291,14 @@ impl Slot {
     #[inline]
     pub(super) fn set_written(&mut self, written: u32) {
         self.written = written;
+    }
+
+    /// Leaves all that the request holds to a device that may use it for ever.
+    pub(super) fn leak(self) {
+        if let Data::Mapped(mapped) = self.data {
+            mapped.leak();
+        }
+        core::mem::forget(self.page);
     }
 
     /// Ends the request with `error` whatever the device has written: it was reset.
@@ -376,6 +394,7 @@ impl Slot {
     /// Tells the owner last: by then everything was given back.
     fn clear(&mut self) {
         self.owner = Owner::Nobody;
+        self.age = 0;
         self.length = 0;
         self.descriptors = 0;
         self.written = 0;

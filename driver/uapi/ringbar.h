@@ -31,6 +31,10 @@
 #define RINGBAR_EVENT_CAPACITY		2ULL
 #define RINGBAR_EVENT_QUEUE_BROKEN	3ULL
 #define RINGBAR_EVENT_STOPPED		4ULL
+#define RINGBAR_EVENT_SUSPENDED		5ULL
+#define RINGBAR_EVENT_RESET		6ULL
+#define RINGBAR_RESET_BY_TIMEOUT	0ULL
+#define RINGBAR_RESET_BY_ADMINISTRATOR	1ULL
 
 /* Opcodes of commands, and bits of the capabilities */
 #define RINGBAR_OP_FLUSH		3
@@ -46,6 +50,9 @@
 #define RINGBAR_CAP_MMAP		(1ULL << 32)
 #define RINGBAR_CAP_IOPOLL		(1ULL << 33)
 
+#define RINGBAR_STATE_IN_SERVICE	0
+#define RINGBAR_STATE_OUT_OF_SERVICE	1
+
 struct ringbar_info {
 	__u64 capabilities;
 	__u64 capacity;
@@ -54,7 +61,8 @@ struct ringbar_info {
 	__u64 max_command;
 	__u32 io_queues;
 	__u32 max_segments;
-	__u64 reserved[2];
+	__u32 state;
+	__u32 reserved[3];
 };
 
 struct ringbar_command {
@@ -69,5 +77,6 @@ struct ringbar_command {
 #define RINGBAR_IOC_TYPE		0xd7
 #define RINGBAR_IOC_INFO		_IOR(RINGBAR_IOC_TYPE, 0, struct ringbar_info)
 #define RINGBAR_IOC_COMMAND		_IOWR(RINGBAR_IOC_TYPE, 1, struct ringbar_command)
+#define RINGBAR_IOC_RESET		_IO(RINGBAR_IOC_TYPE, 2)
 
 #endif /* _UAPI_RINGBAR_H */

@@ -10,5 +10,6 @@
 //! Sections in the comments are those of VIRTIO 1.3.
 
 pub(crate) mod capability;
+pub(crate) mod reset;
 pub(crate) mod ring;
 pub(crate) mod transport;

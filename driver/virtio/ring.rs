@@ -7,6 +7,7 @@
 //! free list of descriptors. The ring issues the numbers ([`EntryId`]), the caller owns
 //! them.
 
+use super::reset::Quiesced;
 use crate::abstractions::{
     dma::DmaRange,
     shared_memory::SharedCoherent, //
@@ -184,6 +185,15 @@ pub(crate) struct Ring {
     last_used: u16,
 }
 
+/// Size and bus addresses of a ring (2.7): descriptor table, available ring and used ring.
+#[derive(Clone, Copy)]
+pub(crate) struct Areas {
+    pub(super) size: u16,
+    pub(super) descriptors: u64,
+    pub(super) driver: u64,
+    pub(super) device: u64,
+}
+
 /// Index that the device has used entries up to, from a used ring by itself. Says
 /// only that it is worth to take the lock: the entries may not be there yet.
 #[inline]
@@ -218,6 +228,19 @@ impl Ring {
         })
     }
 
+    /// Begins anew, as the device does after a reset: nothing was pushed or used. Interrupts
+    /// are asked for. What the device still has of the time before is forgotten.
+    pub(crate) fn restart(&mut self, _quiesced: &Quiesced) {
+        (self.next_avail, self.announced, self.last_used) = (0, 0, 0);
+        let n = usize::from(self.size);
+        for word in [AVAIL_FLAGS, AVAIL_INDEX, AVAIL_RING + n] {
+            io_write!(self.avail, [panic: word], 0);
+        }
+        for word in [USED_HEAD, USED_RING + 2 * n] {
+            io_write!(&**self.used, [panic: word], 0);
+        }
+    }
+
     /// Number of entries.
     #[inline]
     pub(crate) fn size(&self) -> u16 {
@@ -229,24 +252,19 @@ impl Ring {
         (0..self.size).map(EntryId)
     }
 
-    /// Bus address of the descriptor table.
-    pub(crate) fn descriptor_area(&self) -> u64 {
-        self.descriptors.dma_address()
-    }
-
-    /// Bus address of the available ring.
-    pub(crate) fn driver_area(&self) -> u64 {
-        self.avail.dma_address()
-    }
-
     /// The used ring, which only the device writes to.
     pub(crate) fn used_ring(&self) -> &Arc<SharedCoherent<u32>> {
         &self.used
     }
 
-    /// Bus address of the used ring.
-    pub(crate) fn device_area(&self) -> u64 {
-        self.used.dma_address()
+    /// Where the device finds it.
+    pub(crate) fn areas(&self) -> Areas {
+        Areas {
+            size: self.size,
+            descriptors: self.descriptors.dma_address(),
+            driver: self.avail.dma_address(),
+            device: self.used.dma_address(),
+        }
     }
 
     #[inline]

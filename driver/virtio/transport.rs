@@ -3,12 +3,28 @@
 //! The registers of a VIRTIO PCI device: common configuration, device
 //! configuration, notifications (4.1.4.3 to 4.1.4.6).
 
-use super::capability::{
-    Capabilities,
-    Region,
-    CONFIG_SPACE, //
+use super::{
+    capability::{
+        Capabilities,
+        Region,
+        CONFIG_SPACE, //
+    },
+    reset::{
+        self,
+        Quiesced,
+        Stop,
+        Unstoppable,
+        Way, //
+    },
+    ring::Areas, //
 };
-use crate::NAME;
+use crate::{
+    abstractions::pci::{
+        disable_bus_mastering,
+        enable_bus_mastering, //
+    },
+    NAME, //
+};
 use kernel::{
     device::Bound,
     io::Io,
@@ -29,6 +45,7 @@ mod common {
     pub(super) const CONFIG_MSIX_VECTOR: usize = 16;
     pub(super) const NUM_QUEUES: usize = 18;
     pub(super) const DEVICE_STATUS: usize = 20;
+    pub(super) const CONFIG_GENERATION: usize = 21;
     pub(super) const QUEUE_SELECT: usize = 22;
     pub(super) const QUEUE_SIZE: usize = 24;
     pub(super) const QUEUE_MSIX_VECTOR: usize = 26;
@@ -63,11 +80,12 @@ pub(crate) mod feature {
 /// "No vector" in a vector register (4.1.5.1.2).
 const NO_VECTOR: u16 = 0xffff;
 
-/// How long a reset may take before the device is given up.
-const RESET_POLLS: u32 = 1000;
+/// How often the device configuration is read before a device that changes it all the time is
+/// given up.
+const CONFIG_READS: u32 = 100;
 
 /// Where to notify the device of a queue.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Doorbell {
     offset: usize,
     queue: u16,
@@ -172,20 +190,26 @@ impl Transport {
         self.set_common32(device, offset + 4, (value >> 32) as u32)
     }
 
-    /// Resets the device and waits until it says so (4.1.4.3.2). From then on it
-    /// touches no memory and raises no interrupt. Sleeps.
-    pub(crate) fn reset(&self, device: &pci::Device<Bound>) -> Result {
-        self.set_common8(device, common::DEVICE_STATUS, 0)?;
-        for _ in 0..RESET_POLLS {
-            match self.common8(device, common::DEVICE_STATUS)? {
-                0 => return Ok(()),
-                // All ones: the device has gone from the bus, and its DMA with it.
-                0xff => return Ok(()),
-                _ => fsleep(Delta::from_millis(1)),
-            }
+    /// Stops the device: resets it, and where that fails takes its right to do DMA away.
+    /// From then on it touches no memory. Calls are to be serialised. Sleeps.
+    pub(crate) fn quiesce(&self, device: &pci::Device<Bound>) -> Result<Quiesced, Unstoppable> {
+        let stopped = reset::quiesce(&Stopping {
+            transport: self,
+            device,
+        });
+        match &stopped {
+            Ok((_, Way::Reset)) => {}
+            Ok((_, Way::BusMastering)) => dev_err!(
+                device,
+                "the device does not come out of reset: bus mastering is off\n"
+            ),
+            Err(Unstoppable) => dev_err!(
+                device,
+                "the device neither comes out of reset nor does it leave the bus alone: the \
+                 memory that it knows of is lost\n"
+            ),
         }
-        dev_err!(device, "the device does not come out of reset\n");
-        Err(ETIMEDOUT)
+        stopped.map(|(quiesced, _)| quiesced)
     }
 
     fn add_status(&self, device: &pci::Device<Bound>, bits: u8) -> Result {
@@ -193,16 +217,27 @@ impl Transport {
         self.set_common8(device, common::DEVICE_STATUS, old | bits)
     }
 
-    /// Resets the device and agrees on features (3.1.1, steps 1 to 6): those of
-    /// `wanted` that it offers. `ENODEV` where one of `required` is missing or the
-    /// device rejects the set. Sleeps.
+    /// Resets a device that does nothing, gives it the right to do DMA, and agrees with it on
+    /// features (3.1.1, steps 1 to 6): those of `wanted` that it offers. `ENODEV` where one
+    /// of `required` is missing or the device rejects the set, `EIO` where it is not reset.
+    /// Sleeps.
     pub(crate) fn negotiate(
         &self,
         device: &pci::Device<Bound>,
+        _quiesced: &Quiesced,
         required: u64,
         wanted: u64,
     ) -> Result<u64> {
-        self.reset(device)?;
+        // However it was stopped, it begins with a reset.
+        if !reset::reset(&Stopping {
+            transport: self,
+            device,
+        }) {
+            dev_err!(device, "the device does not come out of reset\n");
+            return Err(EIO);
+        }
+        // It may have been taken away, or lost with the machine's sleep.
+        enable_bus_mastering(device);
         self.add_status(device, status::ACKNOWLEDGE)?;
         self.add_status(device, status::DRIVER)?;
 
@@ -243,7 +278,7 @@ impl Transport {
     }
 
     /// Starts the device: from now on it serves the queues (3.1.1, step 8).
-    pub(crate) fn start(&self, device: &pci::Device<Bound>) -> Result {
+    pub(crate) fn start(&self, device: &pci::Device<Bound>, _quiesced: Quiesced) -> Result {
         self.add_status(device, status::DRIVER_OK)
     }
 
@@ -253,19 +288,25 @@ impl Transport {
         let _ = self.add_status(device, status::FAILED);
     }
 
-    /// Reads the first `N` bytes of the device configuration. Each access may be a
-    /// round trip of the whole space to the device's process, so it is read once.
+    /// Reads the first `N` bytes of the device configuration, as they were at one moment
+    /// (2.5.1). Each access may be a round trip of the whole space to the device's process,
+    /// so it is read once unless it changes meanwhile. `EAGAIN` where it does all the time.
     pub(crate) fn device_config<const N: usize>(
         &self,
         device: &pci::Device<Bound>,
     ) -> Result<[u8; N]> {
-        let mut bytes = [0; N];
-        let mut chunks = bytes.chunks_exact_mut(4);
-        for (index, chunk) in chunks.by_ref().enumerate() {
-            let (bar, at) = self.locate(device, &self.capabilities.device, index * 4, 4)?;
-            chunk.copy_from_slice(&bar.try_read32(at)?.to_le_bytes());
-        }
-        Ok(bytes)
+        consistent(
+            || self.common8(device, common::CONFIG_GENERATION),
+            || {
+                let mut bytes = [0; N];
+                let mut chunks = bytes.chunks_exact_mut(4);
+                for (index, chunk) in chunks.by_ref().enumerate() {
+                    let (bar, at) = self.locate(device, &self.capabilities.device, index * 4, 4)?;
+                    chunk.copy_from_slice(&bar.try_read32(at)?.to_le_bytes());
+                }
+                Ok(bytes)
+            },
+        )
     }
 
     /// How many queues the device has.
@@ -294,14 +335,14 @@ impl Transport {
         &self,
         device: &pci::Device<Bound>,
         index: u16,
-        memory: &super::ring::Ring,
+        areas: &Areas,
         vector: u16,
     ) -> Result<Doorbell> {
         self.set_common16(device, common::QUEUE_SELECT, index)?;
-        self.set_common16(device, common::QUEUE_SIZE, memory.size())?;
-        self.set_common64(device, common::QUEUE_DESC, memory.descriptor_area())?;
-        self.set_common64(device, common::QUEUE_DRIVER, memory.driver_area())?;
-        self.set_common64(device, common::QUEUE_DEVICE, memory.device_area())?;
+        self.set_common16(device, common::QUEUE_SIZE, areas.size)?;
+        self.set_common64(device, common::QUEUE_DESC, areas.descriptors)?;
+        self.set_common64(device, common::QUEUE_DRIVER, areas.driver)?;
+        self.set_common64(device, common::QUEUE_DEVICE, areas.device)?;
         self.set_common16(device, common::QUEUE_MSIX_VECTOR, vector)?;
         if self.common16(device, common::QUEUE_MSIX_VECTOR)? == NO_VECTOR {
             return Err(EBUSY);
@@ -317,10 +358,110 @@ impl Transport {
         })
     }
 
+    /// Gives the queue of `doorbell` its memory again after a reset. `EIO` where the device
+    /// does not have it any more as it was.
+    pub(crate) fn enable_queue_again(
+        &self,
+        device: &pci::Device<Bound>,
+        doorbell: Doorbell,
+        areas: &Areas,
+        vector: u16,
+    ) -> Result {
+        let index = doorbell.queue;
+        if self.queue_max_size(device, index)? < areas.size
+            || self.enable_queue(device, index, areas, vector)? != doorbell
+        {
+            dev_err!(
+                device,
+                "queue {} is not what it was before the reset\n",
+                index
+            );
+            return Err(EIO);
+        }
+        Ok(())
+    }
+
     /// Notifies the device that a queue has new buffers. Any context.
     #[inline]
     pub(crate) fn ring(&self, device: &pci::Device<Bound>, doorbell: Doorbell) -> Result {
         let (bar, at) = self.locate(device, &self.capabilities.notify, doorbell.offset, 2)?;
         bar.try_write16(doorbell.queue, at)
+    }
+}
+
+/// A device that is being stopped.
+struct Stopping<'a> {
+    transport: &'a Transport,
+    device: &'a pci::Device<Bound>,
+}
+
+impl Stop for Stopping<'_> {
+    fn begin_reset(&self) -> Result {
+        self.transport
+            .set_common8(self.device, common::DEVICE_STATUS, 0)
+    }
+
+    fn is_reset(&self) -> Result<bool> {
+        // All ones: the device has gone from the bus, and its DMA with it.
+        let status = self.transport.common8(self.device, common::DEVICE_STATUS)?;
+        Ok(matches!(status, 0 | 0xff))
+    }
+
+    fn pause(&self, time: Delta) {
+        fsleep(time);
+    }
+
+    fn disable_bus_mastering(&self) -> bool {
+        disable_bus_mastering(self.device)
+    }
+}
+
+/// What `read` returns, read again where the generation has changed meanwhile.
+fn consistent<T>(
+    mut generation: impl FnMut() -> Result<u8>,
+    mut read: impl FnMut() -> Result<T>,
+) -> Result<T> {
+    let mut before = generation()?;
+    for _ in 0..CONFIG_READS {
+        let value = read()?;
+        let after = generation()?;
+        if after == before {
+            return Ok(value);
+        }
+        before = after;
+    }
+    Err(EAGAIN)
+}
+
+#[kernel::macros::kunit_tests(ringbar_transport)]
+mod tests {
+    use super::*;
+    use core::cell::Cell;
+
+    #[test]
+    fn configuration_is_read_again_while_it_changes() {
+        // Changes during the first three reads.
+        let (generation, reads) = (Cell::new(7u8), Cell::new(0));
+        let value = consistent(
+            || Ok(generation.get()),
+            || {
+                reads.set(reads.get() + 1);
+                if reads.get() <= 3 {
+                    generation.set(generation.get() + 1);
+                }
+                Ok((reads.get(), generation.get()))
+            },
+        );
+        assert_eq!(value, Ok((4, 10)));
+    }
+
+    #[test]
+    fn configuration_that_always_changes_is_given_up() {
+        let generation = Cell::new(0u8);
+        let next = || {
+            generation.set(generation.get().wrapping_add(1));
+            Ok(generation.get())
+        };
+        assert_eq!(consistent(next, || Ok(())), Err(EAGAIN));
     }
 }

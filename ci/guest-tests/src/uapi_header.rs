@@ -28,7 +28,11 @@ fn header() -> BTreeMap<&'static str, u64> {
     HEADER
         .lines()
         .filter_map(|line| line.strip_prefix("#define RINGBAR_"))
-        .filter(|line| !line.contains("_IOR(") && !line.contains("_IOWR("))
+        .filter(|line| {
+            ["_IO(", "_IOR(", "_IOWR("]
+                .iter()
+                .all(|call| !line.contains(call))
+        })
         .map(|line| {
             let (name, text) = line.split_once(char::is_whitespace).unwrap();
             (name, value(text.trim()))
@@ -63,6 +67,10 @@ fn header_and_driver_agree() {
         EVENT_CAPACITY,
         EVENT_QUEUE_BROKEN,
         EVENT_STOPPED,
+        EVENT_SUSPENDED,
+        EVENT_RESET,
+        RESET_BY_TIMEOUT,
+        RESET_BY_ADMINISTRATOR,
         OP_FLUSH,
         OP_DISCARD,
         OP_WRITE_ZEROES,
@@ -73,6 +81,8 @@ fn header_and_driver_agree() {
         COMMAND_DURABLE,
         CAP_MMAP,
         CAP_IOPOLL,
+        STATE_IN_SERVICE,
+        STATE_OUT_OF_SERVICE,
         IOC_TYPE,
     ];
     assert_eq!(header(), driver);
@@ -81,12 +91,19 @@ fn header_and_driver_agree() {
         .lines()
         .filter(|line| line.starts_with("pub(crate) const "))
         .count();
-    // The two numbers that are made of structures have a test of their own.
-    assert_eq!(driver.len() + 2, in_driver);
+    // The numbers of `ioctl` have a test of their own.
+    assert_eq!(driver.len() + 3, in_driver);
 }
 
-/// The members of a structure in the header: name, and bytes of it.
-fn members(structure: &str) -> Vec<(&'static str, usize)> {
+/// A member of a structure in the header.
+struct Member {
+    name: &'static str,
+    alignment: usize,
+    size: usize,
+}
+
+/// The members of a structure in the header.
+fn members(structure: &str) -> Vec<Member> {
     let start = format!("struct {structure} {{");
     let (_, rest) = HEADER.split_once(start.as_str()).unwrap();
     let (body, _) = rest.split_once("};").unwrap();
@@ -94,17 +111,17 @@ fn members(structure: &str) -> Vec<(&'static str, usize)> {
         .filter_map(|line| line.trim().strip_suffix(';'))
         .map(|member| {
             let (kind, name) = member.split_once(' ').unwrap();
-            let size = match kind {
+            let alignment = match kind {
                 "__u32" => 4,
                 "__u64" => 8,
                 other => panic!("{other} has no fixed width"),
             };
-            match name.split_once('[') {
-                Some((name, count)) => {
-                    let count: usize = count.trim_end_matches(']').parse().unwrap();
-                    (name, size * count)
-                }
-                None => (name, size),
+            let (name, count) = name.split_once('[').unwrap_or((name, "1"));
+            let count: usize = count.trim_end_matches(']').parse().unwrap();
+            Member {
+                name,
+                alignment,
+                size: alignment * count,
             }
         })
         .collect()
@@ -113,12 +130,13 @@ fn members(structure: &str) -> Vec<(&'static str, usize)> {
 /// The bytes of a structure as C lays it out, with these values.
 fn laid_out(structure: &str, values: &[(&str, u64)]) -> Vec<u8> {
     let mut bytes = Vec::new();
-    for (name, size) in members(structure) {
-        assert_eq!(bytes.len() % size.min(8), 0, "{name} would be padded");
+    for member in members(structure) {
+        let name = member.name;
+        assert_eq!(bytes.len() % member.alignment, 0, "{name} would be padded");
         let value = values.iter().find(|(known, _)| *known == name);
-        let mut member = value.map_or(0, |&(_, value)| value).to_ne_bytes().to_vec();
-        member.resize(size, 0);
-        bytes.extend(member);
+        let mut content = value.map_or(0, |&(_, value)| value).to_ne_bytes().to_vec();
+        content.resize(member.size, 0);
+        bytes.extend(content);
     }
     assert_eq!(bytes.len() % 8, 0, "{structure} would be padded");
     bytes
@@ -134,6 +152,7 @@ fn structures_are_laid_out_alike() {
         max_command: 5 << 40,
         io_queues: 6,
         max_segments: 7,
+        state: 8,
     };
     let expected = laid_out(
         "ringbar_info",
@@ -145,6 +164,7 @@ fn structures_are_laid_out_alike() {
             ("max_command", info.max_command),
             ("io_queues", info.io_queues.into()),
             ("max_segments", info.max_segments.into()),
+            ("state", info.state.into()),
         ],
     );
     assert_eq!(info.to_bytes()[..], expected);
@@ -188,16 +208,20 @@ fn ioctl_numbers_are_those_of_the_macros() {
         let (access, arguments) = call.split_once('(').unwrap();
         let parts: Vec<_> = arguments.trim_end_matches(')').split(", ").collect();
         let direction = match access {
+            "" => 0,
             "R" => 2,
             "WR" => 3,
             other => panic!("_IO{other}"),
         };
-        let structure = parts[2].strip_prefix("struct ").unwrap();
-        let size: usize = members(structure).iter().map(|(_, size)| size).sum();
+        let size: usize = parts.get(2).map_or(0, |structure| {
+            let structure = structure.strip_prefix("struct ").unwrap();
+            members(structure).iter().map(|member| member.size).sum()
+        });
         assert_eq!(parts[0], "RINGBAR_IOC_TYPE");
         let nr: u64 = parts[1].parse().unwrap();
         direction << 30 | (size as u64) << 16 | header()["IOC_TYPE"] << 8 | nr
     }
     assert_eq!(u64::from(uapi::IOC_INFO), number("IOC_INFO"));
     assert_eq!(u64::from(uapi::IOC_COMMAND), number("IOC_COMMAND"));
+    assert_eq!(u64::from(uapi::IOC_RESET), number("IOC_RESET"));
 }

@@ -56,3 +56,4 @@ pub mod table;
 pub mod temporary;
 mod terminal;
 pub mod vm;
+pub mod waker;

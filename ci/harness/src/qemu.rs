@@ -4,7 +4,9 @@
 
 use std::path::{Path, PathBuf};
 
-use ringbar_agent_protocol::{MODE_PARAMETER, MODE_SHELL, PORT_NAME, TERM_PARAMETER, host};
+use ringbar_agent_protocol::{
+    LINE_PARAMETER, MODE_PARAMETER, MODE_SHELL, PORT_NAME, TERM_PARAMETER, host,
+};
 use ringbar_spec::{DeviceConfig, FIRST_IO_QUEUE, VIRTIO_DEVICE_ID};
 
 use crate::device::Device;
@@ -12,6 +14,9 @@ use crate::setup::Accelerator;
 
 /// Tag of the 9p share.
 pub const SHARE_TAG: &str = "share";
+
+/// The guest's name of the serial line that can take the place of the agent port.
+const AGENT_LINE: &str = "/dev/ttyS1";
 
 /// What the guest's serial console is connected to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -85,6 +90,8 @@ pub struct CommandLine<'a> {
     pub console_log: &'a Path,
     /// Socket on which we wait for QEMU to connect the agent port.
     pub agent_socket: &'a Path,
+    /// Whether the agent port is a serial line, which goes on after the machine has slept.
+    pub agent_line: bool,
     /// Socket on which we wait for QEMU to connect the host port.
     pub host_socket: &'a Path,
     /// Socket on which we wait for QEMU to connect the monitor.
@@ -146,10 +153,15 @@ impl CommandLine<'_> {
         ] {
             let socket = escape(socket);
             add("-chardev", format!("socket,id={id},path={socket}"));
-            add(
-                "-device",
-                format!("virtserialport,chardev={id},name={name}"),
-            );
+            if id == "agent" && self.agent_line {
+                // The second, after the console.
+                add("-serial", "chardev:agent".into());
+            } else {
+                add(
+                    "-device",
+                    format!("virtserialport,chardev={id},name={name}"),
+                );
+            }
         }
 
         for (i, device) in self.devices.iter().enumerate() {
@@ -182,12 +194,26 @@ impl CommandLine<'_> {
                 line += &format!(" {TERM_PARAMETER}={kind}");
             }
         }
+        if self.agent_line {
+            line += &format!(" {LINE_PARAMETER}={AGENT_LINE}");
+        }
         for argument in self.kernel_args {
             line.push(' ');
             line += argument;
         }
         line
     }
+}
+
+/// Arguments for a further monitor on this socket.
+pub fn second_monitor(id: &str, socket: &Path) -> [String; 4] {
+    let socket = escape(socket);
+    [
+        "-chardev".into(),
+        format!("socket,id={id},path={socket}"),
+        "-qmp".into(),
+        format!("chardev:{id}"),
+    ]
 }
 
 /// A path as the value of a QEMU option, where a comma is written twice.
@@ -210,6 +236,7 @@ mod tests {
             console,
             console_log: Path::new("/a,b/console"),
             agent_socket: Path::new("/a"),
+            agent_line: false,
             host_socket: Path::new("/h"),
             monitor_socket: Path::new("/m"),
             devices,
@@ -261,6 +288,17 @@ mod tests {
             value(&arguments, "-chardev", "file"),
             "file,id=console,path=/a,,b/console"
         );
+    }
+
+    #[test]
+    fn the_agent_can_be_on_a_serial_line() {
+        let mut line = line(&Console::Log, &[]);
+        assert_eq!(value(&line.arguments(), "-serial", "chardev:agent"), "");
+        line.agent_line = true;
+        let arguments = line.arguments();
+        assert_eq!(value(&arguments, "-serial", "chardev:a"), "chardev:agent");
+        assert_eq!(value(&arguments, "-device", "virtserialport,chardev=a"), "");
+        assert!(value(&arguments, "-append", "").ends_with(" ringbar.line=/dev/ttyS1"));
     }
 
     #[test]

@@ -22,6 +22,8 @@ pub struct Monitor {
     line: Vec<u8>,
     /// Id of the next command.
     next: u64,
+    /// Names of events that came with an answer.
+    events: Vec<String>,
 }
 
 impl Monitor {
@@ -35,8 +37,9 @@ impl Monitor {
             writer,
             line: Vec::new(),
             next: 1,
+            events: Vec::new(),
         };
-        monitor.set_patience(PATIENCE)?;
+        monitor.set_patience(Some(PATIENCE))?;
         let greeting = monitor.read("the greeting")?;
         if greeting.get("QMP").is_none() {
             return Err(Error::Monitor {
@@ -48,15 +51,31 @@ impl Monitor {
         Ok(monitor)
     }
 
-    /// Sets how long to wait for each answer.
-    fn set_patience(&self, patience: Duration) -> Result<()> {
+    /// Sets how long to wait for each answer; `None` for ever.
+    fn set_patience(&self, patience: Option<Duration>) -> Result<()> {
         self.writer
-            .set_read_timeout(Some(patience))
+            .set_read_timeout(patience)
             .map_err(Error::io("setting a timeout for the monitor"))
     }
 
-    /// Executes a command and returns its result. Events are passed over, and answers
-    /// to earlier commands, which came too late.
+    /// Waits until an event of this name has come since this was called last, however long
+    /// that takes. Others are passed over.
+    pub fn wait_for_event(&mut self, name: &str) -> Result<()> {
+        if std::mem::take(&mut self.events).iter().any(|n| n == name) {
+            return Ok(());
+        }
+        self.set_patience(None)?;
+        loop {
+            let message = self.read(name)?;
+            if message["event"] == name {
+                return self.set_patience(Some(PATIENCE));
+            }
+        }
+    }
+
+    /// Executes a command and returns its result. Events are kept for
+    /// [`Self::wait_for_event`]; answers to earlier commands, which came too late, are
+    /// passed over.
     pub fn execute(&mut self, command: &str, arguments: Value) -> Result<Value> {
         let id = self.next;
         self.next += 1;
@@ -69,6 +88,9 @@ impl Monitor {
             let ours = answer["id"].as_u64().is_none_or(|answered| answered == id);
             if !ours {
                 continue;
+            }
+            if let Some(event) = answer["event"].as_str() {
+                self.events.push(event.to_owned());
             }
             if let Some(result) = answer.get_mut("return") {
                 return Ok(result.take());
@@ -150,9 +172,11 @@ mod tests {
             ": \"late\"}, \"id\": 2}\n{\"return\": {\"status\": \"running\"}, \"id\": 3}",
         ])
         .unwrap();
-        monitor.set_patience(Duration::from_millis(50)).unwrap();
+        monitor
+            .set_patience(Some(Duration::from_millis(50)))
+            .unwrap();
         assert!(monitor.execute("query-status", json!({})).is_err());
-        monitor.set_patience(PATIENCE).unwrap();
+        monitor.set_patience(Some(PATIENCE)).unwrap();
         let status = monitor.execute("query-status", json!({})).unwrap();
         assert_eq!(status["status"], "running");
     }

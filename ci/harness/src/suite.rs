@@ -75,6 +75,8 @@ const LIES: &str = "lies";
 
 /// Name of the suite whose device is a PCI function with registers of its own.
 const FUNCTION: &str = "function";
+/// Name of the suite in which the machine sleeps.
+const SUSPEND: &str = "suspend";
 
 /// Name of the suite that needs a large device.
 const LARGE: &str = "large";
@@ -284,6 +286,7 @@ fn options(plan: &Plan, image: &Path) -> Result<VmOptions> {
         devices: if function { Vec::new() } else { vec![device] },
         function,
         kernel_args,
+        sleeps: plan.suite == SUSPEND,
         log_dir: Some(plan.log_dir.clone()),
         ..VmOptions::default()
     })
@@ -610,7 +613,7 @@ mod tests {
         let durability = Check::of(DURABILITY, Kernel::Stock);
         assert!(durability.contains(&Check::FileHoldsWhatWasSynced));
         assert!(Check::of(FILES, Kernel::Stock).contains(&Check::DurableWritesCounted));
-        for name in [BOUNCE, DURABILITY, FILES, FUNCTION, LARGE, LIES] {
+        for name in [BOUNCE, DURABILITY, FILES, FUNCTION, LARGE, LIES, SUSPEND] {
             assert!(
                 ringbar_guest_tests::suites::all()
                     .iter()

@@ -20,10 +20,11 @@ use crate::error::{Error, Result};
 use crate::host_port::{self, HostPort};
 use crate::kernel_log;
 use crate::process::{HostProcess, paragraph, wait_readable};
-use crate::qemu::{CommandLine, Console, SHARE_TAG, VhostUserDevice};
+use crate::qemu::{self, CommandLine, Console, SHARE_TAG, VhostUserDevice};
 use crate::qmp::Monitor;
 use crate::setup::Setup;
 use crate::temporary::PrivateDir;
+use crate::waker;
 
 /// How long QEMU may take to open its sockets.
 const QEMU_START: Duration = Duration::from_secs(60);
@@ -69,6 +70,9 @@ pub struct VmOptions {
     pub qemu_args: Vec<String>,
     /// Serial console.
     pub console: Console,
+    /// Whether the machine is made to sleep: then it is woken up at once, and the
+    /// connection to the agent outlasts it.
+    pub sleeps: bool,
     /// Where the logs go and stay; without it they vanish with the machine.
     pub log_dir: Option<PathBuf>,
 }
@@ -87,6 +91,7 @@ impl Default for VmOptions {
             share: None,
             qemu_args: Vec::new(),
             console: Console::Log,
+            sleeps: false,
             log_dir: None,
         }
     }
@@ -156,6 +161,14 @@ impl Vm {
         let agent_listener = listen(&agent_socket)?;
         let host_listener = listen(&host_socket)?;
         let monitor_listener = listen(&monitor_socket)?;
+        let waker_listener = options
+            .sleeps
+            .then(|| {
+                let socket = directory.path().join("waker.sock");
+                extra.extend(qemu::second_monitor("waker", &socket));
+                listen(&socket)
+            })
+            .transpose()?;
 
         let vhost_user: Vec<_> = devices.iter().map(VhostUserDevice::from).collect();
         let mut kernel_args = options.kernel_args.clone();
@@ -172,6 +185,7 @@ impl Vm {
             console: &options.console,
             console_log: &console_log,
             agent_socket: &agent_socket,
+            agent_line: options.sleeps,
             host_socket: &host_socket,
             monitor_socket: &monitor_socket,
             devices: &vhost_user,
@@ -200,6 +214,9 @@ impl Vm {
             let agent = accept(&agent_listener, qemu, "its agent port")?;
             let host = accept(&host_listener, qemu, "its host port")?;
             let handles = devices.iter().map(Device::handles).collect::<Result<_>>()?;
+            if let Some(listener) = &waker_listener {
+                waker::start(accept(listener, qemu, "its second monitor")?)?;
+            }
             Ok((
                 HostPort::serve(host, handles, functions.clone(), host_port::LIMIT)?,
                 Monitor::connect(monitor)?,

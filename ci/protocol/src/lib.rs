@@ -40,6 +40,10 @@ pub const MODE_SHELL: &str = "shell";
 /// into `TERM` of the shell.
 pub const TERM_PARAMETER: &str = "ringbar.term";
 
+/// Kernel command line: a serial line that PID 1 serves requests on instead of the
+/// virtio-serial port, which Linux 7.3 does not open again after the machine has slept.
+pub const LINE_PARAMETER: &str = "ringbar.line";
+
 /// Most bytes in one frame. Output is cut into smaller pieces by the sender.
 pub const MAX_FRAME: usize = 4 << 20;
 
@@ -50,10 +54,10 @@ pub type RequestId = u32;
 #[derive(Debug, thiserror::Error)]
 pub enum FrameError {
     /// The connection failed.
-    #[error("the virtio-serial port failed: {0}")]
+    #[error("the connection failed: {0}")]
     Io(#[from] io::Error),
     /// The connection ended between two frames.
-    #[error("the virtio-serial port was closed")]
+    #[error("the connection was closed")]
     Closed,
     /// The other side announced, or this side built, a frame above [`MAX_FRAME`].
     #[error("a frame of {0} bytes is above the limit of {MAX_FRAME}")]

@@ -4,7 +4,7 @@
 
 use std::{fs, io};
 
-use ringbar_agent_protocol::{MODE_PARAMETER, MODE_SHELL, TERM_PARAMETER};
+use ringbar_agent_protocol::{LINE_PARAMETER, MODE_PARAMETER, MODE_SHELL, TERM_PARAMETER};
 
 /// What PID 1 does once the guest is set up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,6 +22,8 @@ pub struct Arguments {
     pub mode: Mode,
     /// Value of `TERM` for the shell.
     pub terminal: Option<String>,
+    /// Serial line to serve requests on.
+    pub line: Option<String>,
 }
 
 impl Arguments {
@@ -44,6 +46,7 @@ impl Arguments {
                 _ => Mode::Serve,
             },
             terminal: value(TERM_PARAMETER).map(str::to_owned),
+            line: value(LINE_PARAMETER).map(str::to_owned),
         }
     }
 }
@@ -57,6 +60,13 @@ mod tests {
         let arguments = Arguments::parse("console=ttyS0 quiet panic=-1\n");
         assert_eq!(arguments.mode, Mode::Serve);
         assert_eq!(arguments.terminal, None);
+        assert_eq!(arguments.line, None);
+    }
+
+    #[test]
+    fn a_serial_line_is_named_by_its_device() {
+        let arguments = Arguments::parse("quiet ringbar.line=/dev/ttyS1");
+        assert_eq!(arguments.line.as_deref(), Some("/dev/ttyS1"));
     }
 
     #[test]

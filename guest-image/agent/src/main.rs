@@ -47,7 +47,7 @@ fn run() -> anyhow::Result<()> {
     match arguments.mode {
         Mode::Serve => {
             setup::show_all_kernel_messages()?;
-            server::serve(&reaper)
+            server::serve(&reaper, arguments.line.as_deref())
         }
         Mode::Shell => shell::run(&reaper, &arguments),
     }

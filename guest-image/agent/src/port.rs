@@ -1,22 +1,39 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! The virtio-serial port that leads to the host.
+//! The connection to the host: a virtio-serial port, or a serial line.
 
 use std::fs::{File, OpenOptions};
+use std::os::unix::fs::OpenOptionsExt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use ringbar_agent_protocol::{PORT_NAME, Reply, find_port, write_frame};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fs::inotify;
+use rustix::fs::{OFlags, inotify};
 use rustix::io::Errno;
+use rustix::termios::{OptionalActions, tcgetattr, tcsetattr};
 
 /// How long the port may take to appear. The kernel adds it when the host's
 /// answer to the driver's first message has come, some time after boot.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Opens the port.
+/// Opens a serial line for bytes of any kind.
+pub fn open_line(device: &str) -> anyhow::Result<File> {
+    let line = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .custom_flags(OFlags::NOCTTY.bits().cast_signed())
+        .open(device)
+        .with_context(|| format!("opening {device}"))?;
+    let mut settings = tcgetattr(&line).with_context(|| format!("settings of {device}"))?;
+    settings.make_raw();
+    tcsetattr(&line, OptionalActions::Now, &settings)
+        .with_context(|| format!("setting {device} up"))?;
+    Ok(line)
+}
+
+/// Opens the virtio-serial port.
 pub fn open() -> anyhow::Result<File> {
     let watch = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK)
         .context("creating an inotify instance")?;

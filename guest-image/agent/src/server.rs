@@ -35,9 +35,13 @@ pub const CONSOLE: &str = "/dev/ttyS0";
 /// messages large enough that a file is not copied page by page.
 const SHARE_OPTIONS: &std::ffi::CStr = c"trans=virtio,version=9p2000.L,msize=524288";
 
-/// Serves requests until the host asks for the end or closes the port.
-pub fn serve(reaper: &Reaper) -> anyhow::Result<()> {
-    let requests = port::open()?;
+/// Serves requests until the host asks for the end or closes the port. `line` is the serial
+/// line to do so on, if it is not the virtio-serial port.
+pub fn serve(reaper: &Reaper, line: Option<&str>) -> anyhow::Result<()> {
+    let requests = match line {
+        Some(line) => port::open_line(line)?,
+        None => port::open()?,
+    };
     let replies = ReplyPort::new(requests.try_clone().context("duplicating the port")?);
 
     // This also waits until the host has opened its end; reading before that

@@ -25,7 +25,7 @@ pub fn run(reaper: &Reaper, arguments: &Arguments) -> anyhow::Result<()> {
     thread::Builder::new()
         .name("server".into())
         .spawn(move || {
-            if let Err(error) = server::serve(&port_reaper) {
+            if let Err(error) = server::serve(&port_reaper, None) {
                 eprintln!("ringbar-init: {error:#}");
             }
         })

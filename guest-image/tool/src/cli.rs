@@ -47,7 +47,7 @@ Exit status:
   1  something failed, or the mapped memory went away; the message says what
   2  wrong arguments";
 
-/// Looks at Ringbar devices: maps, counters, event log.
+/// Looks at Ringbar devices: maps, counters, event log. Resets them.
 #[derive(Debug, Parser)]
 #[command(name = "ringbar", version, after_help = EXIT_STATUS, max_term_width = 100)]
 pub struct Cli {
@@ -68,8 +68,16 @@ pub enum Command {
     Stats(StatsArgs),
     /// Print what happened to a device
     Events(DeviceArgs),
-    /// Print size, PCI address, driver and counters of a device
+    /// Print size, state, PCI address, driver and counters of a device
     Info(DeviceArgs),
+    /// Reset a device, which brings it back into service (administrators only)
+    ///
+    /// A device that has broken the protocol is out of service: requests end with an
+    /// input/output error, see "ringbar info" and "ringbar events". This resets it and
+    /// sets it up again. Requests that it has not answered yet end with an error. Maps of
+    /// the device memory go away, and whoever uses them gets SIGBUS; they can be made
+    /// again afterwards. Open files stay as they are.
+    Reset(DeviceArgs),
 }
 
 /// How a dump looks.

@@ -11,6 +11,7 @@ use rustix::fs::SeekFrom;
 use rustix::io::Errno;
 use rustix::param::page_size;
 
+use crate::control;
 use crate::error::{Error, Result};
 use crate::mapping::{Access, Mapping};
 use crate::range::Range;
@@ -139,6 +140,24 @@ impl Device {
         })?;
         sigbus::install(&self.path).map_err(Error::Handler)?;
         self.map(region, range)
+    }
+
+    /// What the driver says of the device.
+    pub fn info(&self) -> Result<uapi::Info> {
+        self.place()?;
+        control::info(&self.file).map_err(|source| Error::Info {
+            path: self.path.clone(),
+            source,
+        })
+    }
+
+    /// Resets the device and puts it into service again.
+    pub fn reset(&self) -> Result<()> {
+        self.place()?;
+        control::reset(&self.file).map_err(|source| Error::Reset {
+            path: self.path.clone(),
+            source,
+        })
     }
 
     /// Where the device is. Fails for what is not a device of the driver.

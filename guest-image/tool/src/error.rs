@@ -41,6 +41,22 @@ pub enum Error {
         /// How that is known.
         reason: String,
     },
+    /// The driver does not tell of a device.
+    #[error("asking for {}: {source}", path.display())]
+    Info {
+        /// Of what.
+        path: PathBuf,
+        /// Why not.
+        source: Errno,
+    },
+    /// A device was not reset.
+    #[error("resetting {}: {source}{}", path.display(), reset_hint(*source))]
+    Reset {
+        /// What was to be reset.
+        path: PathBuf,
+        /// Why not.
+        source: Errno,
+    },
     /// The range is not there.
     #[error("{}, region {region}: {source}", path.display())]
     Range {
@@ -136,6 +152,14 @@ fn open_hint(error: &io::Error) -> &'static str {
         }
         io::ErrorKind::PermissionDenied => "; try as root",
         _ => gone_hint(error),
+    }
+}
+
+fn reset_hint(error: Errno) -> &'static str {
+    match error {
+        Errno::PERM => "; it takes an administrator, try as root",
+        Errno::IO | Errno::TIMEDOUT => "; the device does not come back, see dmesg",
+        _ => "",
     }
 }
 

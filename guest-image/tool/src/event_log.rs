@@ -149,6 +149,11 @@ impl fmt::Display for Record {
                 }
                 Err(_) => write!(f, "taken out of service: error {first}"),
             },
+            uapi::EVENT_SUSPENDED => write!(f, "put to sleep"),
+            uapi::EVENT_RESET => match first {
+                uapi::RESET_BY_TIMEOUT => write!(f, "reset: a request took too long"),
+                _ => write!(f, "reset by an administrator"),
+            },
             kind => write!(f, "event {kind}: {first:#x} {second:#x}"),
         }
     }
@@ -300,6 +305,9 @@ mod tests {
             "{stopped}"
         );
         assert!(text(uapi::EVENT_STOPPED, u64::MAX, 0).contains("error 18446744073709551615"));
+        assert!(text(uapi::EVENT_SUSPENDED, 0, 0).ends_with("put to sleep"));
+        assert!(text(uapi::EVENT_RESET, 0, 0).ends_with("a request took too long"));
+        assert!(text(uapi::EVENT_RESET, 1, 0).ends_with("by an administrator"));
         assert!(text(99, 1, 255).ends_with("event 99: 0x1 0xff"));
     }
 }

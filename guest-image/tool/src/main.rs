@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! `ringbar`: looks at Ringbar devices from user space.
+//! `ringbar`: looks at Ringbar devices from user space, and resets them.
 //!
 //! | module | holds |
 //! |---|---|
@@ -9,13 +9,15 @@
 //! | `device` | an opened file or device: its size, and what sysfs says of it |
 //! | `region` | the regions of a device that can be mapped |
 //! | `range` | which bytes are meant, and which pages hold them |
-//! | `mapping` | a map and access to it; all `unsafe` code but the signal handler |
+//! | `mapping` | a map and access to it |
+//! | `control` | what is asked of the driver by `ioctl` |
 //! | `sigbus` | what happens when mapped memory goes away |
 //! | `counters`, `event_log` | the content of two regions |
 //! | `hexdump`, `size` | how bytes are shown, how sizes are written |
 
 mod cli;
 mod commands;
+mod control;
 mod counters;
 mod device;
 mod error;

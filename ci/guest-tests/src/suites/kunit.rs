@@ -23,6 +23,9 @@ pub fn cases() -> Vec<Case> {
         ("c4_kunit_polling", "ringbar_polling"),
         ("c4_kunit_completion", "ringbar_completion"),
         ("dr11_kunit_operation", "ringbar_operation"),
+        ("c5_kunit_hardware", "ringbar_hardware"),
+        ("c6_kunit_transport", "ringbar_transport"),
+        ("dr3_kunit_reset", "ringbar_reset"),
     ]
     .into_iter()
     .map(|(name, suite)| Case::new(name, move |_: &Context| passed(suite)))

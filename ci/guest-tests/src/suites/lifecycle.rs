@@ -8,6 +8,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
+use super::recovery;
 use crate::case::{
     Case, Context, During, PATIENCE, Stop, Suite, Verdict, eventually, expect_bytes, expect_errno,
 };
@@ -26,7 +27,7 @@ const ROUNDS: u64 = 20;
 /// is wrong, and take their time.
 const CHECKED_ROUNDS: u64 = 2;
 
-fn rounds() -> u64 {
+pub(super) fn rounds() -> u64 {
     if Path::new("/sys/kernel/debug/kmemleak").exists() {
         CHECKED_ROUNDS
     } else {
@@ -38,8 +39,8 @@ fn rounds() -> u64 {
 pub fn suite() -> Suite {
     Suite {
         name: "lifecycle",
-        about: "the driver is unbound, removed and loaded again, with I/O running",
-        cases: vec![
+        about: "driver and device are reset, unbound, removed and loaded again, with I/O running",
+        cases: [
             Case::new("d2_rmmod_and_modprobe_20_times", reload),
             Case::new("d2_rmmod_and_modprobe_20_times_with_io", reload_with_io),
             Case::new(
@@ -58,7 +59,10 @@ pub fn suite() -> Suite {
                 super::nodes::map_of_another_node,
             ),
             Case::new("d2_unbind_while_mapped_then_reload", reload_after_mapped),
-        ],
+        ]
+        .into_iter()
+        .chain(recovery::cases())
+        .collect(),
     }
 }
 
@@ -124,38 +128,38 @@ fn is_absent(error: &io::Error) -> bool {
 
 /// Memory that the test shares with the processes it makes: one byte that tells
 /// them to go on, and a count of what each has done.
-struct Board(Region);
+pub(super) struct Board(Region);
 
 impl Board {
     /// Bytes of the signal, which is a row of its own.
     const ROW: usize = 8;
 
-    fn new() -> Verdict<Self> {
+    pub(super) fn new() -> Verdict<Self> {
         Ok(Self(Region::shared_anonymous(PAGE)?))
     }
 
-    fn signal(&self) {
+    pub(super) fn signal(&self) {
         self.0.store(0, &[1]);
     }
 
-    fn signalled(&self) -> bool {
+    pub(super) fn signalled(&self) -> bool {
         self.0.load(0, 1) != [0]
     }
 
-    fn done(&self, process: usize) -> u64 {
+    pub(super) fn done(&self, process: usize) -> u64 {
         let mut count = [0; 8];
         self.0.load_into((process + 1) * Self::ROW, &mut count);
         u64::from_le_bytes(count)
     }
 
-    fn count(&self, process: usize) {
+    pub(super) fn count(&self, process: usize) {
         let count = self.done(process) + 1;
         self.0
             .store((process + 1) * Self::ROW, &count.to_le_bytes());
     }
 
     /// Waits until a process has done this much.
-    fn expect_done(&self, process: usize, count: u64) -> Verdict {
+    pub(super) fn expect_done(&self, process: usize, count: u64) -> Verdict {
         eventually(&format!("progress of process {process}"), || {
             Ok(self.done(process) >= count)
         })
@@ -164,7 +168,7 @@ impl Board {
 
 /// Makes a process that works for the test; what went wrong in it goes to
 /// standard error, and its exit status says that something did.
-fn process(number: usize, work: impl FnOnce() -> Verdict) -> Verdict<Child> {
+pub(super) fn process(number: usize, work: impl FnOnce() -> Verdict) -> Verdict<Child> {
     Ok(sys::fork(|| match work() {
         Ok(()) => 0,
         Err(stop) => {
@@ -174,7 +178,7 @@ fn process(number: usize, work: impl FnOnce() -> Verdict) -> Verdict<Child> {
     })?)
 }
 
-fn expect_good_end(number: usize, child: Child) -> Verdict {
+pub(super) fn expect_good_end(number: usize, child: Child) -> Verdict {
     let end = child
         .wait(PATIENCE)
         .during(|| format!("waiting for process {number}"))?;

@@ -22,9 +22,11 @@ mod nodes;
 mod pages;
 mod probe;
 mod provided;
+mod recovery;
 mod resize;
 mod selectors;
 mod stall;
+mod suspend;
 mod tool;
 
 use crate::case::Suite;
@@ -48,6 +50,7 @@ pub fn all() -> Vec<Suite> {
         lies::suite(),
         function::suite(),
         lifecycle::suite(),
+        suspend::suite(),
         durability::suite(),
         tool::suite(),
     ]
@@ -88,8 +91,8 @@ const NOT_IN_DEBUG: [&str; 3] = [
 /// are those of another suite.
 const STOCK_ONLY: &str = "bounce";
 
-/// Suites whose device is not the ordinary one.
-const OWN_DEVICE: [&str; 4] = ["durability", "function", "large", "lies"];
+/// Suites whose device or machine is not the ordinary one.
+const OWN_DEVICE: [&str; 5] = ["durability", "function", "large", "lies", "suspend"];
 
 #[cfg(test)]
 mod tests {

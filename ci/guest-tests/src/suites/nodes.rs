@@ -142,7 +142,7 @@ fn node_on(context: &Context, kind: &str) -> Verdict {
         check_eq!(kilobytes(map.address(), "Rss")?, resident, "kB resident");
         check_eq!(kilobytes(map.address(), "Swap")?, 0, "kB swapped");
     }
-    let hole = sys::punch_hole(&file, 0, PAGE as i64);
+    let hole = sys::punch_hole(&file, 0, PAGE as u64);
     expect_errno(hole, &[libc::ENODEV, libc::EOPNOTSUPP], "a hole")?;
     let removed = map.advise(libc::MADV_REMOVE);
     expect_errno(removed, &[libc::EINVAL, libc::ENODEV], "MADV_REMOVE")?;

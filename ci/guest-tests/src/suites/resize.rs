@@ -101,6 +101,13 @@ fn expect_end(file: &File, end: u64) -> Verdict {
 
 /// The number of records in the event log, and the last one's kind and value.
 fn last_event(file: &File) -> Verdict<(u64, u64, u64)> {
+    let (count, last) = last_events(file, 1)?;
+    let (kind, value) = last[0];
+    Ok((count, kind, value))
+}
+
+/// The number of records in the event log, and kind and value of the last `n`.
+pub(super) fn last_events(file: &File, n: u64) -> Verdict<(u64, Vec<(u64, u64)>)> {
     let length = uapi::EVENT_LOG_PAGES * PAGE;
     let log = Region::of_file(
         file,
@@ -116,10 +123,13 @@ fn last_event(file: &File) -> Verdict<(u64, u64, u64)> {
         u64::from_le_bytes(bytes)
     };
     let count = word(0);
-    check!(count > 0, "the event log is empty");
+    check!(count >= n, "only {count} events in the log");
     let capacity = length / 8 / uapi::EVENT_RECORD_WORDS - 1;
-    let record = uapi::EVENT_RECORD_WORDS * (1 + (count as usize - 1) % capacity);
-    Ok((count, word(record + 1), word(record + 2)))
+    let events = (count - n..count).map(|number| {
+        let record = uapi::EVENT_RECORD_WORDS * (1 + number as usize % capacity);
+        (word(record + 1), word(record + 2))
+    });
+    Ok((count, events.collect()))
 }
 
 fn growth(context: &Context) -> Verdict {

@@ -66,6 +66,13 @@ pub(crate) fn info(file: &File) -> io::Result<[u8; Info::SIZE]> {
     Ok(bytes)
 }
 
+/// Resets the device.
+pub(crate) fn reset(file: &File) -> io::Result<()> {
+    // SAFETY: the call has no argument.
+    let result = unsafe { libc::ioctl(file.as_raw_fd(), uapi::IOC_RESET.into(), 0) };
+    check(result as isize).map(drop)
+}
+
 /// Executes a command. Its result is set also after an error.
 pub(crate) fn execute(file: &File, command: &mut Command) -> io::Result<()> {
     let mut bytes = command.to_bytes();

@@ -4,7 +4,7 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, FromRawFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
@@ -19,6 +19,27 @@ pub fn open(path: &Path, flags: i32) -> io::Result<File> {
         .write(access != libc::O_RDONLY)
         .custom_flags(flags & !libc::O_ACCMODE)
         .open(path)
+}
+
+/// A file of this size in memory.
+pub fn memfd(size: u64) -> io::Result<File> {
+    // SAFETY: the kernel reads the name.
+    let fd = unsafe { libc::memfd_create(c"test".as_ptr(), libc::MFD_CLOEXEC) };
+    check(fd as isize)?;
+    // SAFETY: the kernel just made this descriptor for us.
+    let file = unsafe { File::from_raw_fd(fd) };
+    file.set_len(size)?;
+    Ok(file)
+}
+
+/// Takes the pages of a range out of a file.
+pub fn punch_hole(file: &File, offset: u64, length: u64) -> io::Result<()> {
+    let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
+    let (offset, length) = (offset.cast_signed(), length.cast_signed());
+    // SAFETY: the call touches no memory but what maps of the file show, into which no
+    // reference exists.
+    let result = unsafe { libc::fallocate(file.as_raw_fd(), mode, offset, length) };
+    check(result as isize).map(drop)
 }
 
 // In all of the following, the kernel writes only to buffers that are mapped,
@@ -159,11 +180,4 @@ pub fn seals(file: &File) -> io::Result<i32> {
 pub fn add_seals(file: &File, seals: i32) -> io::Result<()> {
     // SAFETY: the call touches no memory.
     check(unsafe { libc::fcntl(file.as_raw_fd(), libc::F_ADD_SEALS, seals) } as isize).map(drop)
-}
-
-/// Gives up a range of a file (`FALLOC_FL_PUNCH_HOLE`).
-pub fn punch_hole(file: &File, offset: i64, length: i64) -> io::Result<()> {
-    let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
-    // SAFETY: the call touches no memory.
-    check(unsafe { libc::fallocate(file.as_raw_fd(), mode, offset, length) } as isize).map(drop)
 }

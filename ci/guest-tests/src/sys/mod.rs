@@ -21,18 +21,19 @@ mod userfault;
 pub use aio::{AioContext, AioOperation};
 pub(crate) use command::{
     CommandEntry, CommandRing, Completed, execute, execute_in_short_entry, execute_without_value,
-    info,
+    info, reset,
 };
 pub use command::{compat_ioctl, ioctl};
 pub use file::{
-    Vectored, add_seals, fdatasync, fsync, lseek, open, pread, preadv, preadv2, punch_hole, pwrite,
-    pwritev, pwritev2, read, readv, seals, write, writev,
+    Vectored, add_seals, fdatasync, fsync, lseek, memfd, open, pread, preadv, preadv2, punch_hole,
+    pwrite, pwritev, pwritev2, read, readv, seals, write, writev,
 };
 pub use memory::{IoVec, PAGE, Region, map_error};
 pub use pipe::{pipe_of, sendfile, splice_from_pipe, splice_to_pipe};
 pub use poll::{Epoll, file_flags, poll, set_file_flags};
 pub use process::{
-    Child, eventfd, eventfd_wait, exit_now, fork, interval_timer, kill, set_empty_handler,
+    Child, become_user, eventfd, eventfd_wait, exit_now, fork, interval_timer, kill,
+    set_empty_handler,
 };
 pub use provided::{Provided, Provision, Selected};
 pub use task::{

@@ -46,6 +46,12 @@ pub fn fork(body: impl FnOnce() -> i32) -> io::Result<Child> {
     }
 }
 
+/// Makes this process that of an ordinary user, for good.
+pub fn become_user(user: u32) -> io::Result<()> {
+    // SAFETY: the call touches no memory.
+    check(unsafe { libc::setresuid(user, user, user) } as isize).map(drop)
+}
+
 /// Ends this process without running anything else.
 pub fn exit_now(code: i32) -> ! {
     // SAFETY: the call does not return.

@@ -5,6 +5,7 @@
 mod events;
 mod info;
 mod map;
+mod reset;
 mod stats;
 
 use crate::cli::Command;
@@ -17,5 +18,6 @@ pub fn run(command: Command) -> Result<()> {
         Command::Stats(args) => stats::run(&args),
         Command::Events(args) => events::run(&args.device),
         Command::Info(args) => info::run(&args.device),
+        Command::Reset(args) => reset::run(&args.device),
     }
 }

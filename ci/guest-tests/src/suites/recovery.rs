@@ -1,0 +1,254 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! The device is reset by an administrator, and what its end leaves to be done later.
+
+use std::fs::File;
+use std::io;
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
+use super::lifecycle::{Board, bind, expect_good_end, expect_working, process, rounds, unbind};
+use super::resize::last_events;
+use crate::case::{
+    Case, Context, During, PATIENCE, Stop, Verdict, eventually, expect_bytes, expect_errno,
+};
+use crate::pins::Pins;
+use crate::sys::{self, AioContext, AioOperation, Buffers, PAGE, Region, Ring, UringOperation};
+use crate::uapi::{self, Info};
+use crate::{check, check_eq};
+
+/// The tests.
+pub(super) fn cases() -> Vec<Case> {
+    vec![
+        Case::new("dr5_reset_is_for_administrators", administrators),
+        Case::new("dr5_reset_takes_maps_away_and_nothing_else", reset_with_map),
+        Case::new("dr5_reset_with_io", reset_with_io),
+        Case::new("dr5_reset_by_the_command_is_logged", by_command),
+        Case::new(
+            "dr6_pages_cleaned_during_a_read_are_released",
+            cleaned_pages,
+        ),
+    ]
+}
+
+fn info(file: &File) -> Verdict<Info> {
+    Ok(Info::from_bytes(&sys::info(file)?))
+}
+
+fn administrators(context: &Context) -> Verdict {
+    const NOBODY: u32 = 65534;
+
+    let file = context.open()?;
+    let child = process(0, || {
+        sys::become_user(NOBODY)?;
+        expect_errno(sys::reset(&file), &[libc::EPERM], "a reset by nobody")
+    })?;
+    expect_good_end(0, child)?;
+    sys::reset(&file).during(|| "a reset by root".into())?;
+    expect_working(context, 90)
+}
+
+fn reset_with_map(context: &Context) -> Verdict {
+    let board = Board::new()?;
+    let victim = process(0, || {
+        let map = context.map()?;
+        map.store(12345, b"mapped");
+        board.count(0);
+        while !board.signalled() {
+            thread::yield_now();
+        }
+        let seen = map.load(12345, 6);
+        Err(Stop::Failed(format!("the old map shows {seen:?}")))
+    })?;
+    board.expect_done(0, 1)?;
+    let file = context.open()?;
+    let statistics = Region::of_file(
+        &file,
+        uapi::MAP_STATISTICS << uapi::MAP_SHIFT,
+        PAGE,
+        libc::PROT_READ,
+        libc::MAP_SHARED,
+    )?;
+    statistics.load(0, 8);
+
+    sys::reset(&file).during(|| "the reset".into())?;
+    board.signal();
+    let end = victim.wait(PATIENCE)?;
+    check!(
+        matches!(end, Err(libc::SIGBUS)),
+        "the process with the map ended with {end:?}, not SIGBUS"
+    );
+    let requests = statistics.load(0, 8);
+    check!(requests != [0; 8], "the map of the counters shows none");
+
+    let info = info(&file)?;
+    check_eq!(info.state, uapi::STATE_IN_SERVICE, "state");
+    check!(info.capabilities & uapi::CAP_MMAP != 0, "no maps any more");
+    // Device memory is what it was, and the file is as good as a new one.
+    let map = Region::shared(&file, 0, 4 * PAGE).during(|| "a new map".into())?;
+    expect_bytes(&map.load(12345, 6), b"mapped", "the new map")?;
+    let memory = Region::anonymous(PAGE)?;
+    let read = sys::pread(&file, memory.buffer(0, 6), 12345)?;
+    check_eq!(read, 6, "bytes read by the old file");
+    expect_bytes(&memory.load(0, 6), b"mapped", "what the old file reads")?;
+    expect_working(context, 91)
+}
+
+/// Moves data in the way that belongs to the number until told to stop. Nothing else may
+/// go wrong than that requests which are in flight at a reset end with `EIO`.
+fn move_through_resets(context: &Context, board: &Board, number: usize) -> Verdict {
+    const DEPTH: usize = 8;
+    const LENGTH: usize = 100_000;
+
+    let file = context.open()?;
+    let memory = Region::anonymous(DEPTH * LENGTH)?;
+    let buffer = |i: usize| memory.buffer(i * LENGTH, LENGTH);
+    let place = |i: usize| ((2 * number) << 20) as u64 + (i * LENGTH) as u64;
+    let aio = AioContext::new(DEPTH as u32)?;
+    let mut ring = Ring::new(DEPTH as u32)?;
+    while !board.signalled() {
+        let results = match number {
+            0 => vec![(0, sys::pwrite(&file, buffer(0), place(0)))],
+            1 => vec![(0, sys::pread(&file, buffer(0), place(0)))],
+            2 => {
+                let operations: Vec<_> = (0..DEPTH)
+                    .map(|i| AioOperation::pwrite(&file, buffer(i), place(i)))
+                    .collect();
+                let taken = aio.submit(&operations)?;
+                check_eq!(taken, DEPTH, "operations taken");
+                aio.results(DEPTH, DEPTH, PATIENCE)?
+            }
+            _ => {
+                let operations: Vec<_> = (0..DEPTH)
+                    .map(|i| UringOperation::read(&file, Buffers::One(buffer(i)), place(i)))
+                    .collect();
+                check_eq!(ring.submit(&operations)?, DEPTH, "operations taken");
+                ring.results(DEPTH, PATIENCE)?
+            }
+        };
+        check!(!results.is_empty(), "no result in time");
+        for (_, result) in results {
+            match result {
+                Ok(n) => check_eq!(n, LENGTH, "bytes moved"),
+                Err(error) if error.raw_os_error() == Some(libc::EIO) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        board.count(number);
+    }
+    Ok(())
+}
+
+fn reset_with_io(context: &Context) -> Verdict {
+    const PROCESSES: usize = 4;
+
+    let file = context.open()?;
+    let board = Board::new()?;
+    let mut children = Vec::new();
+    for number in 0..PROCESSES {
+        children.push(process(number, || {
+            move_through_resets(context, &board, number)
+        })?);
+    }
+    for round in 0..rounds() {
+        let during = || format!("round {round}");
+        for number in 0..PROCESSES {
+            board
+                .expect_done(number, board.done(number) + 2)
+                .during(during)?;
+        }
+        sys::reset(&file).during(during)?;
+        expect_working(context, (20 << 20) + round).during(during)?;
+    }
+    board.signal();
+    for (number, child) in children.into_iter().enumerate() {
+        expect_good_end(number, child)?;
+    }
+    eventually("the release of all pages", || Ok(Pins::read()?.balanced()))
+}
+
+fn by_command(context: &Context) -> Verdict {
+    let output = Command::new("ringbar")
+        .arg("reset")
+        .arg(context.path())
+        .output()
+        .during(|| "ringbar reset".into())?;
+    check!(
+        output.status.success() && output.stderr.is_empty(),
+        "ringbar reset: {}, {}",
+        output.status,
+        String::from_utf8_lossy(&output.stderr)
+    );
+    let file = context.open()?;
+    let (_, last) = last_events(&file, 2)?;
+    let expected = [
+        (uapi::EVENT_RESET, uapi::RESET_BY_ADMINISTRATOR),
+        (uapi::EVENT_STARTED, context.size()),
+    ];
+    check_eq!(last, expected, "the last events");
+    expect_working(context, 92)
+}
+
+/// Pages that are taken out of a file while the device writes to them are clean when the
+/// read ends. They have to be made dirty again, which the interrupt handler leaves to
+/// somebody else; who must do so before the device is gone.
+fn cleaned_pages(context: &Context) -> Verdict {
+    const LENGTH: usize = 1 << 20;
+    const ROUNDS: u64 = 2;
+
+    let address = context.pci_address()?;
+    let memfd = sys::memfd(LENGTH as u64)?;
+    let memory = Region::shared(&memfd, 0, LENGTH)?;
+    for round in 0..ROUNDS {
+        let stop = AtomicBool::new(false);
+        let result: Verdict = thread::scope(|scope| {
+            let puncher = scope.spawn(|| -> io::Result<()> {
+                while !stop.load(Ordering::Relaxed) {
+                    sys::punch_hole(&memfd, 0, LENGTH as u64)?;
+                }
+                Ok(())
+            });
+            let reader = scope.spawn(|| -> Verdict<u64> {
+                let file = context.open()?;
+                let aio = AioContext::new(4)?;
+                let mut reads = 0;
+                loop {
+                    let operations: Vec<_> = (0..4)
+                        .map(|i| {
+                            let part = LENGTH / 4;
+                            AioOperation::pread(&file, memory.buffer(i * part, part), 0)
+                        })
+                        .collect();
+                    let results = match aio.submit(&operations) {
+                        Ok(taken) => aio.results(taken, taken, PATIENCE)?,
+                        Err(error) => vec![(0, Err(error))],
+                    };
+                    for (_, result) in results {
+                        match result {
+                            Ok(_) => reads += 1,
+                            Err(error) if error.raw_os_error() == Some(libc::ENODEV) => {
+                                return Ok(reads);
+                            }
+                            Err(error) => return Err(error.into()),
+                        }
+                    }
+                }
+            });
+            let before = context.counter("requests")?;
+            let moved = eventually("reads", || Ok(context.counter("requests")? > before + 20));
+            let gone = unbind(&address);
+            let reads = reader.join();
+            stop.store(true, Ordering::Relaxed);
+            let punched = puncher.join();
+            let back = bind(context, &address);
+            moved.and(gone)?;
+            reads.map_err(|_| Stop::Failed("the reader panicked".into()))??;
+            punched.map_err(|_| Stop::Failed("the puncher panicked".into()))??;
+            back
+        });
+        result.during(|| format!("round {round}"))?;
+    }
+    eventually("the release of all pages", || Ok(Pins::read()?.balanced()))?;
+    expect_working(context, 93)
+}

@@ -1,0 +1,335 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! The machine sleeps and wakes up, with files and maps of the device open and I/O
+//! going on.
+//!
+//! The kernel's own tests of its sleep (`/sys/power/pm_test`) go as far as a stage and
+//! come back; the real sleep is ended by the harness.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+use std::thread;
+
+use super::lifecycle::{Board, expect_good_end, expect_working, process};
+use crate::case::{Case, Context, During, PATIENCE, Suite, Verdict, expect_bytes, expect_errno};
+use crate::host::Host;
+use crate::pattern;
+use crate::pins::Pins;
+use crate::sys::{
+    self, AioContext, AioOperation, Asleep, Buffers, PAGE, Region, Ring, Task, UringOperation,
+};
+use crate::{check, check_eq};
+
+/// The suite.
+pub fn suite() -> Suite {
+    Suite {
+        name: "suspend",
+        about: "the machine sleeps and wakes up, with files and maps open and I/O going on",
+        cases: vec![
+            // The first: no sleep leaves the port to the host behind.
+            Case::new(
+                "dr4_caller_of_a_stalled_device_refuses_sleep",
+                stalled_device,
+            ),
+            Case::new("dr4_stages_of_suspend_to_idle", |context| {
+                stages(context, "freeze", &["devices", "platform"])
+            }),
+            Case::new("dr4_stages_of_suspend_to_ram", |context| {
+                stages(context, "mem", &["devices", "platform", "core"])
+            }),
+            Case::new("dr4_stages_of_hibernation", |context| {
+                stages(context, "disk", &["devices", "platform", "core"])
+            }),
+            Case::new("dr4_suspend_to_ram_twice", suspend_to_ram),
+            Case::new("dr4_stages_with_io", stages_with_io),
+            Case::new("dr4_suspend_to_ram_with_io", suspend_to_ram_with_io),
+            Case::new("dr4_unbind_and_bind_after_sleep", rebind),
+        ],
+    }
+}
+
+fn set(path: &str, value: &str) -> Verdict {
+    fs::write(path, value).during(|| format!("writing {value:?} to {path}"))
+}
+
+/// Has the machine go to sleep in this way, and returns when it is awake again.
+fn sleep(state: &str) -> io::Result<()> {
+    fs::write("/sys/power/state", state)
+}
+
+/// How far the machine goes when it is to sleep, until dropped.
+struct Stage;
+
+impl Stage {
+    const FILE: &str = "/sys/power/pm_test";
+
+    fn new(stage: &str) -> Verdict<Self> {
+        // How long it stays there, in seconds.
+        set("/sys/module/suspend/parameters/pm_test_delay", "0")?;
+        set(Self::FILE, stage)?;
+        Ok(Self)
+    }
+}
+
+impl Drop for Stage {
+    fn drop(&mut self) {
+        if let Err(stop) = set(Self::FILE, "none") {
+            eprintln!("{stop:?}");
+        }
+    }
+}
+
+/// How often the machine has slept.
+fn sleeps() -> Verdict<u64> {
+    let path = Path::new("/sys/power/suspend_stats/success");
+    let text = fs::read_to_string(path).during(|| format!("reading {}", path.display()))?;
+    text.trim()
+        .parse()
+        .map_err(|_| crate::case::Stop::Failed(format!("{} holds {text:?}", path.display())))
+}
+
+/// A file and a map that were there before the machine slept.
+struct Before {
+    file: fs::File,
+    map: Region,
+    seed: u64,
+}
+
+impl Before {
+    const AT: usize = (3 << 20) + 5;
+    const LENGTH: usize = 3 * PAGE;
+
+    fn new(context: &Context, seed: u64) -> Verdict<Self> {
+        let before = Self {
+            file: context.open()?,
+            map: context.map()?,
+            seed,
+        };
+        before
+            .map
+            .store(Self::AT, pattern::bytes(seed, Self::LENGTH));
+        Ok(before)
+    }
+
+    /// What was stored is there, by the map and by DMA, and both show what is new.
+    fn expect_alive(&self) -> Verdict {
+        let old = pattern::bytes(self.seed, Self::LENGTH);
+        let new = pattern::bytes(self.seed + 1000, Self::LENGTH);
+        let memory = Region::anonymous(Self::LENGTH)?;
+        let buffer = memory.buffer(0, Self::LENGTH);
+        let position = Self::AT as u64;
+        let load = || self.map.load(Self::AT, Self::LENGTH);
+
+        expect_bytes(&load(), old, "the old map")?;
+        let read = sys::pread(&self.file, buffer, position).during(|| "the old file".into())?;
+        check_eq!(read, Self::LENGTH, "bytes read");
+        expect_bytes(
+            &memory.load(0, Self::LENGTH),
+            old,
+            "what the old file reads",
+        )?;
+        memory.store(0, new);
+        let written = sys::pwrite(&self.file, buffer, position)?;
+        check_eq!(written, Self::LENGTH, "bytes written");
+        expect_bytes(&load(), new, "the old map after a write")?;
+        self.map.store(Self::AT, old);
+        sys::pread(&self.file, buffer, position)?;
+        expect_bytes(&memory.load(0, Self::LENGTH), old, "a store to the old map")
+    }
+}
+
+fn stages(context: &Context, state: &str, stages: &[&str]) -> Verdict {
+    let before = Before::new(context, 1)?;
+    for stage in stages {
+        let during = || format!("{state} as far as {stage}");
+        {
+            let _stage = Stage::new(stage)?;
+            sleep(state).during(during)?;
+        }
+        before.expect_alive().during(during)?;
+        expect_working(context, 2).during(during)?;
+    }
+    Ok(())
+}
+
+fn suspend_to_ram(context: &Context) -> Verdict {
+    let before = Before::new(context, 3)?;
+    for round in 0..2 {
+        let during = || format!("round {round}");
+        let slept = sleeps()?;
+        sleep("mem").during(during)?;
+        check_eq!(sleeps()?, slept + 1, "how often the machine slept");
+        before.expect_alive().during(during)?;
+        expect_working(context, 4 + round).during(during)?;
+    }
+    Ok(())
+}
+
+/// The ways to move data.
+const ENGINES: usize = 3;
+
+/// Writes and reads back, again and again, until told to stop.
+fn move_data(context: &Context, board: &Board, engine: usize) -> Verdict {
+    const DEPTH: usize = 4;
+    const LENGTH: usize = 150_001;
+
+    let file = context.open()?;
+    let memory = Region::anonymous(DEPTH * LENGTH)?;
+    let buffer = |i: usize| memory.buffer(i * LENGTH, LENGTH);
+    let place = |i: usize| ((16 + 2 * engine) << 20) as u64 + (i * LENGTH) as u64;
+    let aio = AioContext::new(DEPTH as u32)?;
+    let mut ring = Ring::new(DEPTH as u32)?;
+    let mut transfer = |write: bool| -> Verdict {
+        let results = match engine {
+            0 => (0..DEPTH)
+                .map(|i| match write {
+                    true => (i as u64, sys::pwrite(&file, buffer(i), place(i))),
+                    false => (i as u64, sys::pread(&file, buffer(i), place(i))),
+                })
+                .collect(),
+            1 => {
+                let operations: Vec<_> = (0..DEPTH)
+                    .map(|i| match write {
+                        true => AioOperation::pwrite(&file, buffer(i), place(i)),
+                        false => AioOperation::pread(&file, buffer(i), place(i)),
+                    })
+                    .collect();
+                let taken = aio.submit(&operations)?;
+                check_eq!(taken, DEPTH, "operations taken");
+                aio.results(DEPTH, DEPTH, PATIENCE)?
+            }
+            _ => {
+                let operations: Vec<_> = (0..DEPTH)
+                    .map(|i| match write {
+                        true => UringOperation::write(&file, Buffers::One(buffer(i)), place(i)),
+                        false => UringOperation::read(&file, Buffers::One(buffer(i)), place(i)),
+                    })
+                    .collect();
+                check_eq!(ring.submit(&operations)?, DEPTH, "operations taken");
+                ring.results(DEPTH, PATIENCE)?
+            }
+        };
+        check_eq!(results.len(), DEPTH, "results");
+        for (_, result) in results {
+            check_eq!(result?, LENGTH, "bytes moved");
+        }
+        Ok(())
+    };
+    let mut seed = 1;
+    while !board.signalled() {
+        for i in 0..DEPTH {
+            memory.store(i * LENGTH, pattern::bytes(seed + i as u64, LENGTH));
+        }
+        transfer(true).during(|| "writing".into())?;
+        memory.fill(0, DEPTH * LENGTH, 0);
+        transfer(false).during(|| "reading".into())?;
+        for i in 0..DEPTH {
+            expect_bytes(
+                &memory.load(i * LENGTH, LENGTH),
+                pattern::bytes(seed + i as u64, LENGTH),
+                "what was read back",
+            )?;
+        }
+        seed = seed % 50 + 1;
+        board.count(engine);
+    }
+    Ok(())
+}
+
+/// Sleeps while data is moved in all ways, and checks that it goes on.
+fn with_io(context: &Context, mut sleep: impl FnMut() -> Verdict) -> Verdict {
+    let before = Before::new(context, 5)?;
+    let board = Board::new()?;
+    let mut children = Vec::new();
+    for engine in 0..ENGINES {
+        children.push(process(engine, || move_data(context, &board, engine))?);
+    }
+    let progress = || -> Verdict {
+        for engine in 0..ENGINES {
+            board.expect_done(engine, board.done(engine) + 2)?;
+        }
+        Ok(())
+    };
+    let slept: Verdict = (0..2).try_for_each(|round| {
+        let during = || format!("round {round}");
+        progress().during(during)?;
+        sleep().during(during)?;
+        progress().during(during)?;
+        before.expect_alive().during(during)
+    });
+    board.signal();
+    for (engine, child) in children.into_iter().enumerate() {
+        expect_good_end(engine, child)?;
+    }
+    slept
+}
+
+fn stages_with_io(context: &Context) -> Verdict {
+    for (state, stage) in [("mem", "devices"), ("disk", "core"), ("freeze", "platform")] {
+        let _stage = Stage::new(stage)?;
+        with_io(context, || sleep(state).during(|| state.into()))?;
+    }
+    Ok(())
+}
+
+fn suspend_to_ram_with_io(context: &Context) -> Verdict {
+    with_io(context, || {
+        let slept = sleeps()?;
+        sleep("mem")?;
+        check_eq!(sleeps()?, slept + 1, "how often the machine slept");
+        Ok(())
+    })
+}
+
+/// A task that waits for the device cannot be frozen. That ends the attempt, not the
+/// task.
+fn stalled_device(context: &Context) -> Verdict {
+    const TIMEOUT: &str = "/sys/power/pm_freeze_timeout";
+
+    let host = Host::connect()?;
+    let before = Before::new(context, 6)?;
+    let memory = Region::anonymous(PAGE)?;
+    let timeout = fs::read_to_string(TIMEOUT)?;
+    set(TIMEOUT, "1000")?;
+    let stall = host.stall()?;
+    let result = thread::scope(|scope| {
+        // Within, so that it ends before the thread is waited for.
+        let stall = stall;
+        let (sender, receiver) = std::sync::mpsc::channel();
+        let reader = scope.spawn(|| {
+            let sender = sender;
+            // The receiver waits for it.
+            let _ = sender.send(Task::current());
+            sys::pread(&before.file, memory.buffer(0, PAGE), 0)
+        });
+        let task = receiver
+            .recv()
+            .map_err(|_| crate::case::Stop::Failed("the thread did not start".into()))?;
+        crate::case::eventually("the wait for the device", || {
+            Ok(task.asleep_in(libc::SYS_pread64)? == Some(Asleep::Uninterruptible))
+        })?;
+        expect_errno(sleep("mem"), &[libc::EBUSY], "going to sleep")?;
+        stall.resume()?;
+        reader
+            .join()
+            .map_err(|_| crate::case::Stop::Failed("the thread panicked".into()))
+    });
+    set(TIMEOUT, timeout.trim())?;
+    check_eq!(result??, PAGE, "bytes read meanwhile");
+    before.expect_alive()?;
+    expect_working(context, 7)
+}
+
+fn rebind(context: &Context) -> Verdict {
+    let address = context.pci_address()?;
+    {
+        let _stage = Stage::new("devices")?;
+        sleep("mem")?;
+    }
+    super::lifecycle::unbind(&address)?;
+    super::lifecycle::bind(context, &address)?;
+    expect_working(context, 8)?;
+    check!(Pins::read()?.balanced(), "pages are still pinned");
+    Ok(())
+}

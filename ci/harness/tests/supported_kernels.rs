@@ -1,0 +1,37 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! The driver is refused where it would not work, when it is built.
+
+use std::path::Path;
+use std::process::Command;
+
+/// What the compiler says about the file with the refusals, for a kernel with these
+/// settings; `None` where it has nothing against it.
+fn refusal(arguments: &[&str]) -> Option<String> {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../driver/supported.rs");
+    let directory = tempfile::tempdir().unwrap();
+    let output = Command::new(std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into()))
+        .args(["--crate-type=lib", "--emit=metadata", "--cap-lints=allow"])
+        .args(["--cfg=CONFIG_SMP", "-o"])
+        .arg(directory.path().join("out"))
+        .args(arguments)
+        .arg(file)
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    (!output.status.success()).then_some(text)
+}
+
+#[test]
+fn ordinary_kernels_are_supported() {
+    assert_eq!(refusal(&[]), None);
+}
+
+#[test]
+fn preempt_rt_is_refused() {
+    let text = refusal(&["--cfg=CONFIG_PREEMPT_RT"]).unwrap();
+    assert!(
+        text.contains("ringbar does not support PREEMPT_RT"),
+        "{text}"
+    );
+}

@@ -1,0 +1,251 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The life of a device: started, put to sleep, reset, taken out of service, removed.
+//!
+//! ```text
+//!             start                    suspend
+//!  (probe) ----------> in service ------------------> asleep
+//!                       ^  |  ^  ^                      |
+//!                reset  |  |  |  +------- resume -------+--> (fails: out of service)
+//!                       |  |  +-- reset --+
+//!                       |  |              |
+//!                       |  +-- fault --> out of service
+//!                       +-- timeout
+//!
+//!  any of them ---- unbind ----> removed
+//! ```
+//!
+//! | state | new requests | in flight | maps of device memory |
+//! |---|---|---|---|
+//! | in service | go to the device | the device has them | there |
+//! | asleep | wait | wait, and go to the device again | there; nobody runs to use them |
+//! | being reset | wait | end with `EIO` | taken away (`SIGBUS`); new ones get `ENODEV` |
+//! | out of service | `EIO` | ended with `EIO` | taken away; new ones get `ENODEV` |
+//! | removed | `ENODEV` | ended with `ENODEV` | taken away |
+//!
+//! [`Hardware::life`] is locked throughout each of these changes.
+
+use crate::{
+    abstractions::{
+        gate::Entered,
+        work::Tick, //
+    },
+    device::Device,
+    file::map,
+    hardware::{
+        Hardware,
+        Life,
+        Why, //
+    },
+    request::lifecycle::Unfinished,
+    uapi, //
+};
+use kernel::{
+    prelude::*,
+    sync::{
+        atomic::{
+            Relaxed, //
+            Release,
+        },
+        ArcBorrow, //
+    }, //
+};
+
+/// Ticks of the clock after which a request that is still in flight has taken too long. More
+/// make that time more exact.
+const TICKS: u8 = 8;
+
+/// Milliseconds between two ticks where a request may take `seconds`; `None` for ever.
+pub(crate) fn tick_ms(seconds: u32) -> Option<u32> {
+    (seconds > 0).then(|| seconds.saturating_mul(1000) / u32::from(TICKS))
+}
+
+impl Device {
+    /// Starts the device. Sleeps. The interrupt handler must be in place.
+    pub(crate) fn start(&self) -> Result {
+        let hardware = self.hardware()?;
+        let mut life = hardware.life().lock();
+        self.start_locked(&hardware, &mut life)
+    }
+
+    fn start_locked(&self, hardware: &Entered<'_, Hardware>, life: &mut Life) -> Result {
+        let device = hardware.device();
+        // Whatever was wrong with it, was so before.
+        self.broken.store(false, Relaxed);
+        self.stuck.store(false, Relaxed);
+        let started = hardware.start(device, life).inspect_err(|_| {
+            self.end_locked(hardware, life, Why::OutOfService, EIO);
+        })?;
+        if self.set_capacity(device, started.capacity) {
+            map::unmap_beyond_end(self);
+        }
+        self.set_aperture_ready(started.mapped);
+        self.log()
+            .record(uapi::EVENT_STARTED, [started.capacity, 0]);
+        Ok(())
+    }
+
+    /// Takes the device out of service until it is reset: maps are gone, and requests end with
+    /// `EIO`. Sleeps.
+    pub(crate) fn take_out_of_service(&self, hardware: &Entered<'_, Hardware>) {
+        let mut life = hardware.life().lock();
+        if matches!(*life, Life::Running) {
+            self.end_locked(hardware, &mut life, Why::OutOfService, EIO);
+        }
+    }
+
+    /// Ends everything for good: the device is about to go. Sleeps.
+    pub(crate) fn remove(&self) {
+        if let Ok(hardware) = self.hardware() {
+            let mut life = hardware.life().lock();
+            self.end_locked(&hardware, &mut life, Why::Removed, ENODEV);
+        }
+    }
+
+    /// Requests get `error` from now on, maps are taken away, the device is reset if it runs,
+    /// and is down for this reason.
+    fn end_locked(
+        &self,
+        hardware: &Entered<'_, Hardware>,
+        life: &mut Life,
+        why: Why,
+        error: Error,
+    ) {
+        for queue in hardware.queues() {
+            queue.stop(error);
+        }
+        // Before the reset: after it a store would be lost without a word.
+        map::revoke_memory(self);
+        hardware.halt(hardware.device(), life, why, Unfinished::Fail(error));
+        hardware.fail_waiting(hardware.device(), life, error);
+        map::finish_revocation(self);
+        if let Life::Down(_, reason) = life {
+            *reason = why;
+        }
+        // CAST: An errno is negative.
+        let errno = error.to_errno().unsigned_abs();
+        self.log()
+            .record(uapi::EVENT_STOPPED, [u64::from(errno), 0]);
+    }
+
+    /// Takes the maps of device memory away; new ones are refused until it is there again.
+    /// To be called while nothing is in flight.
+    fn take_maps_away(&self) {
+        map::revoke_memory(self);
+        map::finish_revocation(self);
+    }
+
+    /// Resets the device and puts it into service again, whether it is in service or not, as
+    /// an administrator asks for it. What is in flight ends with `EIO`, new requests wait for
+    /// the end. Sleeps.
+    ///
+    /// `EIO` or `ETIMEDOUT` where it does not come back; then it is out of service. `EBUSY`
+    /// while the machine goes to sleep.
+    pub(crate) fn reset(&self) -> Result {
+        let hardware = self.hardware()?;
+        let mut life = hardware.life().lock();
+        match &*life {
+            Life::Running | Life::Down(_, Why::OutOfService) => {}
+            Life::Down(_, Why::Removed) => return Err(ENODEV),
+            Life::Down(..) => return Err(EBUSY),
+            Life::Unstoppable => return Err(EIO),
+        }
+        self.reset_locked(&hardware, &mut life, uapi::RESET_BY_ADMINISTRATOR)
+    }
+
+    fn reset_locked(
+        &self,
+        hardware: &Entered<'_, Hardware>,
+        life: &mut Life,
+        reason: u64,
+    ) -> Result {
+        for queue in hardware.queues() {
+            queue.freeze();
+        }
+        map::revoke_memory(self);
+        let device = hardware.device();
+        hardware.halt(device, life, Why::OutOfService, Unfinished::Fail(EIO));
+        map::finish_revocation(self);
+        self.log().record(uapi::EVENT_RESET, [reason, 0]);
+        self.start_locked(hardware, life)?;
+        dev_info!(
+            device,
+            "the device has been reset and is in service again\n"
+        );
+        Ok(())
+    }
+
+    /// Resets a device that has had a request for too long. Does nothing to one that is out
+    /// of service. Sleeps.
+    pub(crate) fn recover(&self, hardware: &Entered<'_, Hardware>) {
+        let mut life = hardware.life().lock();
+        if !matches!(*life, Life::Running) {
+            return;
+        }
+        dev_err!(
+            hardware.device(),
+            "the device has not answered a request in time: it is reset\n"
+        );
+        // Where that fails, there was a message.
+        let _ = self.reset_locked(hardware, &mut life, uapi::RESET_BY_TIMEOUT);
+    }
+
+    /// Puts the device to sleep: what is in flight ends, as far as it does in time; the rest
+    /// and what is new waits. The device does nothing afterwards. Sleeps.
+    pub(crate) fn suspend(&self) -> Result {
+        let hardware = self.hardware()?;
+        let device = hardware.device();
+        let mut life = hardware.life().lock();
+        if !matches!(*life, Life::Running) {
+            return Ok(());
+        }
+        hardware.drain(device);
+        self.set_aperture_ready(false);
+        hardware.halt(device, &mut life, Why::Asleep, Unfinished::Resubmit);
+        match *life {
+            Life::Down(..) => {
+                self.log().record(uapi::EVENT_SUSPENDED, [0, 0]);
+                Ok(())
+            }
+            _ => {
+                self.take_maps_away();
+                Err(EIO)
+            }
+        }
+    }
+
+    /// Wakes a device up that [`Self::suspend`] has put to sleep. Maps that were there show
+    /// the device memory again. Sleeps.
+    ///
+    /// On an error the device is out of service.
+    pub(crate) fn resume(&self) -> Result {
+        let hardware = self.hardware()?;
+        let mut life = hardware.life().lock();
+        if !matches!(*life, Life::Down(_, Why::Asleep)) {
+            return Ok(());
+        }
+        self.start_locked(&hardware, &mut life)?;
+        if !self.aperture_ready() {
+            self.take_maps_away();
+        }
+        Ok(())
+    }
+}
+
+impl Tick for Device {
+    fn tick(this: ArcBorrow<'_, Self>) {
+        let Ok(hardware) = this.hardware() else {
+            return;
+        };
+        let mut stuck = false;
+        for queue in hardware.queues() {
+            let (reaped, old) = queue.age(hardware.device(), TICKS);
+            Self::note(this, &hardware, queue, &reaped);
+            stuck |= old;
+        }
+        if stuck {
+            this.stuck.store(true, Release);
+            Self::schedule_work(this, &hardware);
+        }
+    }
+}

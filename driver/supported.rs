@@ -1,0 +1,16 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What kernels the driver can be built for. Others are refused here rather than at
+//! run time.
+
+#[cfg(CONFIG_PREEMPT_RT)]
+compile_error!(
+    "ringbar does not support PREEMPT_RT: busy-polling takes spinlocks with preemption off \
+     (abstractions/spin.rs), and there a spinlock sleeps"
+);
+
+#[cfg(not(target_pointer_width = "64"))]
+compile_error!(
+    "ringbar needs a 64-bit kernel: the offsets of mmap carry a selector in their upper bits, and \
+     device memory may be larger than 4 GiB"
+);
