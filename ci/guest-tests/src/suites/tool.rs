@@ -11,7 +11,8 @@ use std::process::{Child, Command, Output, Stdio};
 use super::lifecycle::{bind, unbind};
 use crate::case::{Case, Context, During, Stop, Suite, Verdict, expect_bytes};
 use crate::pattern;
-use crate::uapi;
+use crate::sys;
+use crate::uapi::{self, Info};
 use crate::{check, check_eq};
 
 /// Where the tests work: not page aligned, as the length.
@@ -331,13 +332,15 @@ fn watch(child: &mut Child, work: impl FnOnce() -> Verdict) -> Verdict<(u64, u64
 }
 
 fn used_rings(context: &Context) -> Verdict {
-    const QUEUES: u64 = 5;
     const READS: u64 = 20;
     let device = path(context)?;
+    // That of control, and those for I/O.
+    let info = Info::from_bytes(&sys::info(&context.open()?)?);
+    let queues = 1 + info.io_queues;
     // The index is the second 16-bit word (VIRTIO 1.3, 2.7.8).
     let indices = || -> Verdict<u64> {
         let mut sum = 0;
-        for queue in 0..QUEUES {
+        for queue in 0..queues {
             let region = format!("--region=used-rings:{queue}");
             let ring = good(&["map", device, &region, "--format=raw"], b"")?;
             check!(

@@ -424,6 +424,8 @@ impl Ring {
             match self.0.submitter().submit_with_args(missing, &arguments) {
                 Ok(_) => {}
                 Err(error) if error.raw_os_error() == Some(libc::ETIME) => {}
+                // A sleep of the machine interrupts whoever waits.
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
             }
         }
