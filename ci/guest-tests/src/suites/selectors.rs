@@ -8,7 +8,7 @@ use std::fs::{self, File};
 use crate::case::{Case, Context, During, PATIENCE, Verdict, expect_bytes};
 use crate::pattern;
 use crate::sys::{self, PAGE, Region, map_error};
-use crate::uapi;
+use crate::uapi::{self, Info};
 use crate::{check, check_eq};
 
 /// The cases, for the suite of maps.
@@ -126,9 +126,11 @@ fn event_log(context: &Context) -> Verdict {
 }
 
 fn used_rings(context: &Context) -> Verdict {
-    const QUEUES: u64 = 5;
     let file = context.open()?;
-    let rings = (0..QUEUES)
+    let info = Info::from_bytes(&sys::info(&file).during(|| "asking for information".into())?);
+    // And the control queue.
+    let queues = 1 + u64::from(info.io_queues);
+    let rings = (0..queues)
         .map(|queue| {
             Region::of_file(
                 &file,
