@@ -496,27 +496,27 @@ mod tests {
             let Ok(Request::Exec { id, .. }) = read_frame(port) else {
                 panic!("not a command");
             };
+            let Ok(Request::ReadFile { id: file, .. }) = read_frame(port) else {
+                panic!("not a file");
+            };
             let bytes = b"y".to_vec();
-            while write_frame(
+            write_frame(
                 port,
                 &Reply::Stdout {
                     id,
                     bytes: bytes.clone(),
                 },
             )
-            .is_ok()
-            {}
+            .unwrap();
+            write_frame(port, &Reply::Content { id: file, bytes }).unwrap();
         })
         .unwrap();
-        let (sender, result) = mpsc::channel();
-        thread::spawn(move || {
-            let result = agent.run(&GuestCommand::shell("yes"), Duration::from_millis(100));
-            sender.send(result).unwrap();
-        });
-        let error = result
-            .recv_timeout(SOON)
-            .expect("it is still read")
-            .unwrap_err();
+        let mut running = agent
+            .start(&GuestCommand::shell("yes"), Duration::ZERO)
+            .unwrap();
+        // When this has come, output waits to be read.
+        agent.read_file("/x").unwrap();
+        let error = running.next().unwrap_err();
         assert!(error.is_timeout(), "{error}");
     }
 
