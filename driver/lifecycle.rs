@@ -76,10 +76,12 @@ impl Device {
         let started = hardware.start(device, life).inspect_err(|_| {
             self.end_locked(hardware, life, Why::OutOfService, EIO);
         })?;
-        if self.set_capacity(device, started.capacity) {
+        let shrunk = self.set_capacity(device, started.capacity);
+        self.set_aperture_ready(started.mapped);
+        // Of maps that outlived the sleep of the machine; without an aperture all would go.
+        if shrunk {
             map::unmap_beyond_end(self);
         }
-        self.set_aperture_ready(started.mapped);
         self.log()
             .record(uapi::EVENT_STARTED, [started.capacity, 0]);
         Ok(())
