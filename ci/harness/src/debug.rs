@@ -7,9 +7,15 @@ use std::time::Duration;
 use crate::agent::{Agent, GuestCommand};
 use crate::error::Result;
 
-/// Parameters of the debug kernel. Freed pages are filled with a pattern, which the
-/// kernel looks at when it hands them out again.
-pub const KERNEL_ARGS: [&str; 1] = ["page_poison=1"];
+/// Parameters of the debug kernel.
+///
+/// - Freed pages are filled with a pattern, which the kernel looks at when it hands
+///   them out again.
+/// - No page tables of five levels: while the kernel identifies the first processor
+///   it forgets that it has them (`identify_cpu` clears the capabilities that
+///   `pgtable_l5_enabled` goes by), and KASAN takes what an interrupt in that moment
+///   reads for wild.
+pub const KERNEL_ARGS: [&str; 2] = ["page_poison=1", "no5lvl"];
 
 /// Reports of memory that nothing points to
 /// (`Documentation/dev-tools/kmemleak.rst`).
