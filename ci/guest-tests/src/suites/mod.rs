@@ -80,11 +80,13 @@ pub fn debug() -> Vec<Suite> {
 
 /// Tests of what the debug kernel is too slow for, as it takes longer to look once than
 /// the driver looks for in all; and of what it has not.
-const NOT_IN_DEBUG: [&str; 3] = [
+const NOT_IN_DEBUG: [&str; 4] = [
     "c4_small_requests_are_polled_for",
     "c4_larger_requests_are_polled_for",
     // No CONFIG_IA32_EMULATION.
     "b14_block_ioctls_of_32_bit_programs",
+    // No CONFIG_CROSS_MEMORY_ATTACH.
+    "a12_process_vm_readv_of_maps",
 ];
 
 /// The suite that is left to the stock kernel: it needs a machine of its own, and its calls
