@@ -463,10 +463,10 @@ impl Call {
         let mut requests = KVec::with_capacity(slots.len(), GFP_KERNEL)?;
         let mut bytes = 0;
         for (slot, pages) in slots.into_iter().zip(parts) {
-            let part = Part::new(operation, bytes);
             let length = pages.bytes();
             match self.prepare(slot, pages, bytes) {
                 Ok(request) => {
+                    let part = Part::new(operation, bytes);
                     requests.push(request.for_owner(Owner::Part(part)), GFP_KERNEL)?;
                     bytes += length;
                 }
@@ -625,10 +625,10 @@ impl Batches<'_> {
                 }
                 Err(error) => return Err(error),
             };
-            let part = Part::new(self.operation, bytes);
             let length = next.pages.bytes();
             match self.call.prepare(slot, next.pages, bytes) {
                 Ok(request) => {
+                    let part = Part::new(self.operation, bytes);
                     requests.push(request.for_owner(Owner::Part(part)), GFP_KERNEL)?;
                     bytes += length;
                 }

@@ -28,8 +28,8 @@ struct State {
     kiocb: Option<QueuedKiocb>,
 }
 
-/// The call. Each of its requests holds a [`Part`] from before its pages are mapped until
-/// they were given back, and the submitter counts as one: so the call ends last.
+/// The call. Each of its requests holds a [`Part`] until its pages were given back, and the
+/// submitter counts as one while it prepares requests: so the call ends last.
 #[pin_data]
 pub(crate) struct Operation {
     #[pin]
