@@ -91,6 +91,13 @@ impl Task {
         self.read("wchan")
     }
 
+    /// Whether it sleeps within a kernel module, and only a fatal signal may wake it, if
+    /// any.
+    pub fn waits_in_module(self, module: &str) -> io::Result<bool> {
+        let within = self.read("stack")?.contains(&format!("[{module}]"));
+        Ok(within && state(&self.read("stat")?) == Some(Asleep::Uninterruptible))
+    }
+
     /// Sends a signal to this thread.
     pub fn signal(self, signal: i32) -> io::Result<()> {
         // SAFETY: the call touches no memory.

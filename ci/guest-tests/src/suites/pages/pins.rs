@@ -82,7 +82,8 @@ fn count_pins(context: &Context, requests: usize) -> Verdict {
 pub(super) fn unaligned(context: &Context) -> Verdict {
     let file = context.open()?;
     let bar = context.map()?;
-    let length = 3 * REQUEST;
+    // Two requests.
+    let length = REQUEST + REQUEST / 2;
     let memory = Region::anonymous(length + PAGE)?;
     memory.fill(0, memory.len(), 0);
     let data = pattern::bytes(61, length);
@@ -98,15 +99,24 @@ pub(super) fn unaligned(context: &Context) -> Verdict {
 /// A synchronous call that must not wait gets as much as there is room for, which on an
 /// idle device is all of it.
 pub(super) fn nowait(context: &Context) -> Verdict {
+    /// More than a batch.
+    const REQUESTS: usize = 12;
+
     let file = context.open()?;
     let bar = context.map()?;
-    let length = 12 * REQUEST;
+    let length = REQUESTS * REQUEST;
     let memory = Region::anonymous(length)?;
     memory.fill(0, length, 0);
-    let data = pattern::bytes(62, length);
-    bar.store(0, data);
+    let data = |i: usize| pattern::bytes(70 + i as u64, REQUEST);
+    for i in 0..REQUESTS {
+        bar.store(i * REQUEST, data(i));
+    }
     let buffers = [memory.buffer(0, length)];
     let read = sys::preadv2(&file, &buffers, Some(0), libc::RWF_NOWAIT)?;
     check_eq!(read, length, "bytes read");
-    expect_bytes(&memory.load(0, length), data, "what was read")
+    for i in 0..REQUESTS {
+        let seen = memory.load(i * REQUEST, REQUEST);
+        expect_bytes(&seen, data(i), &format!("request {i}"))?;
+    }
+    Ok(())
 }

@@ -119,9 +119,7 @@ fn move_data(
 fn waits_for_the_device(child: &Child) -> Verdict<bool> {
     for task in Task::all_of(child)? {
         // A thread may have ended meanwhile.
-        let function = task.kernel_function().unwrap_or_default();
-        if function.starts_with("wait_for_completion") || function.starts_with("__wait_for_common")
-        {
+        if task.waits_in_module("ringbar").unwrap_or(false) {
             return Ok(true);
         }
     }
