@@ -286,8 +286,7 @@ impl Command {
             };
             match self.opcode {
                 Opcode::Crc32c => *result = value,
-                // More would be a lie.
-                _ => *result += value.min(length),
+                _ => *result += value,
             }
             if matches!(self.opcode, Opcode::Compare) && value < length {
                 break;

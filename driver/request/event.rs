@@ -9,6 +9,7 @@ use crate::{
         reset::Quiesced,
         ring::{
             EntryId,
+            PerEntry,
             Ring, //
         },
         transport::{
@@ -17,6 +18,7 @@ use crate::{
         }, //
     }, //
 };
+use core::mem::replace;
 use kernel::{
     device::Bound,
     dma::Coherent,
@@ -38,6 +40,8 @@ const EVENT_WORDS: usize = Event::SIZE / 8;
 struct State {
     ring: Ring,
     buffers: Coherent<[u64]>,
+    /// Whether the device has the buffer.
+    offered: PerEntry<bool>,
 }
 
 /// The event queue.
@@ -55,7 +59,8 @@ pub(crate) enum Received {
     Event(Event),
     /// Bytes that are no event; the number of the buffer.
     Unknown(u16),
-    /// The ring does not hold together: no more events will come.
+    /// The ring does not hold together, or a buffer was used that the device did not have:
+    /// no more events will come.
     Broken,
 }
 
@@ -73,11 +78,12 @@ impl EventQueue {
         let doorbell = transport.enable_queue(device, index, &ring.areas(), vector)?;
         let buffers =
             Coherent::zeroed_slice(device.as_ref(), EVENT_WORDS * usize::from(size), GFP_KERNEL)?;
+        let offered = PerEntry::new(&ring, |_| Ok(false))?;
         Arc::pin_init(
             pin_init!(Self {
                 doorbell,
                 vector,
-                state <- new_spinlock_irq!(State { ring, buffers }),
+                state <- new_spinlock_irq!(State { ring, buffers, offered }),
             }),
             GFP_KERNEL,
         )
@@ -132,6 +138,9 @@ impl EventQueue {
                     Err(_) => return Some(Received::Broken),
                 }
             };
+            if !replace(&mut state.offered[entry], false) {
+                return Some(Received::Broken);
+            }
             let received = match state.event(entry) {
                 Some(event) => Received::Event(event),
                 None => Received::Unknown(entry.number()),
@@ -152,6 +161,7 @@ impl State {
         let start = EVENT_WORDS * usize::from(entry.number());
         let buffer = DmaRange::of_coherent(&self.buffers, start..start + EVENT_WORDS, true);
         self.ring.push(entry, buffer, 0);
+        self.offered[entry] = true;
     }
 
     /// The event in a buffer, read once.

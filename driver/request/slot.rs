@@ -158,6 +158,8 @@ pub(crate) struct Slot {
     pub(super) age: u8,
     opcode: Opcode,
     length: usize,
+    /// Greatest result that a command can have.
+    most: u64,
     descriptors: usize,
     /// Bytes that the device says it has written, from the start on.
     written: u32,
@@ -186,6 +188,7 @@ impl Slot {
                 age: 0,
                 opcode: Opcode::Flush,
                 length: 0,
+                most: 0,
                 descriptors: 0,
                 written: 0,
                 failure: None,
@@ -214,6 +217,7 @@ impl Slot {
 
     /// Makes the slot a request without data.
     pub(crate) fn prepare_command(&mut self, header: RequestHeader) {
+        self.most = most(&header);
         self.write_page(header);
     }
 
@@ -349,14 +353,16 @@ impl Slot {
         }
     }
 
-    /// How a command ended: the value it returns.
+    /// How a command ended: the value it returns. One that the command cannot have counts as
+    /// an I/O error.
     pub(super) fn command_outcome(&self) -> Result<u64> {
         if let Some(error) = self.failure {
             return Err(error);
         }
         let status = self.status()?;
         match errno(status.code) {
-            None => Ok(status.result),
+            None if status.result <= self.most => Ok(status.result),
+            None => Err(EIO),
             Some(error) => Err(error),
         }
     }
@@ -409,6 +415,17 @@ fn words(bytes: &[u8]) -> impl Iterator<Item = u64> + '_ {
         word.copy_from_slice(chunk);
         u64::from_ne_bytes(word)
     })
+}
+
+/// The greatest result that a command can have.
+fn most(header: &RequestHeader) -> u64 {
+    match header.opcode {
+        Opcode::Crc32c => u64::from(u32::MAX),
+        // Bytes of device memory, whatever that is.
+        Opcode::MapAperture => u64::MAX,
+        // Bytes of the range.
+        _ => header.length,
+    }
 }
 
 /// The error that a status stands for.
