@@ -298,7 +298,7 @@ mod tests {
         let arguments = line.arguments();
         assert_eq!(value(&arguments, "-serial", "chardev:a"), "chardev:agent");
         assert_eq!(value(&arguments, "-device", "virtserialport,chardev=a"), "");
-        assert!(value(&arguments, "-append", "").ends_with(" ringbar.line=/dev/ttyS1"));
+        assert!(value(&arguments, "-append", "").ends_with(" agent.line=/dev/ttyS1"));
     }
 
     #[test]
@@ -312,7 +312,7 @@ mod tests {
         let arguments = line.arguments();
         assert_eq!(
             value(&arguments, "-append", ""),
-            "console=ttyS0 tsc=reliable quiet panic=-1 ringbar.mode=shell ringbar.term=xterm a=b"
+            "console=ttyS0 tsc=reliable quiet panic=-1 ringbar.mode=shell agent.term=xterm a=b"
         );
         assert!(value(&arguments, "-chardev", "stdio").contains("mux=on"));
     }

@@ -38,11 +38,11 @@ pub const MODE_SHELL: &str = "shell";
 
 /// Kernel command line: type of the terminal behind the serial console, put
 /// into `TERM` of the shell.
-pub const TERM_PARAMETER: &str = "ringbar.term";
+pub const TERM_PARAMETER: &str = "agent.term";
 
 /// Kernel command line: a serial line that PID 1 serves requests on instead of the
 /// virtio-serial port, which Linux 7.3 does not open again after the machine has slept.
-pub const LINE_PARAMETER: &str = "ringbar.line";
+pub const LINE_PARAMETER: &str = "agent.line";
 
 /// Most bytes in one frame. Output is cut into smaller pieces by the sender.
 pub const MAX_FRAME: usize = 4 << 20;

@@ -65,14 +65,14 @@ mod tests {
 
     #[test]
     fn a_serial_line_is_named_by_its_device() {
-        let arguments = Arguments::parse("quiet ringbar.line=/dev/ttyS1");
+        let arguments = Arguments::parse("quiet agent.line=/dev/ttyS1");
         assert_eq!(arguments.line.as_deref(), Some("/dev/ttyS1"));
     }
 
     #[test]
     fn the_last_of_several_values_counts() {
         let arguments =
-            Arguments::parse("ringbar.mode=serve ringbar.mode=shell ringbar.term=xterm-256color");
+            Arguments::parse("ringbar.mode=serve ringbar.mode=shell agent.term=xterm-256color");
         assert_eq!(arguments.mode, Mode::Shell);
         assert_eq!(arguments.terminal.as_deref(), Some("xterm-256color"));
     }
