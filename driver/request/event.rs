@@ -101,6 +101,9 @@ impl EventQueue {
         let areas = {
             let mut state = self.state.lock();
             state.ring.restart(quiesced);
+            for entry in state.ring.entries() {
+                state.offered[entry] = false;
+            }
             state.ring.areas()
         };
         transport.enable_queue_again(device, self.doorbell, &areas, self.vector)
@@ -110,11 +113,7 @@ impl EventQueue {
     pub(crate) fn start(&self, transport: &Transport, device: &pci::Device<Bound>) -> Result {
         let notify = {
             let mut state = self.state.lock();
-            for entry in state.ring.entries() {
-                state.offer(entry);
-            }
-            state.ring.publish();
-            state.ring.wants_notification()
+            state.offer_all()
         };
         if notify {
             transport.ring(device, self.doorbell)?;
@@ -122,41 +121,60 @@ impl EventQueue {
         Ok(())
     }
 
-    /// Takes the next event, and gives its buffer back. Any context.
+    /// Takes the next event. Its buffer goes back once all that was used has been taken:
+    /// until then the device cannot have used it again. Any context.
     pub(crate) fn receive(
         &self,
         transport: &Transport,
         device: &pci::Device<Bound>,
     ) -> Option<Received> {
-        let (received, notify) = {
+        let mut notify = false;
+        let received = {
             let mut state = self.state.lock();
-            let entry = loop {
+            loop {
                 match state.ring.pop() {
-                    Ok(Some(used)) => break used.entry,
-                    Ok(None) if state.ring.enable_interrupts() => {}
-                    Ok(None) => return None,
-                    Err(_) => return Some(Received::Broken),
+                    Ok(Some(used)) => break Some(state.take(used.entry)),
+                    Ok(None) => {
+                        notify |= state.offer_all();
+                        if !state.ring.enable_interrupts() {
+                            break None;
+                        }
+                    }
+                    Err(_) => break Some(Received::Broken),
                 }
-            };
-            if !replace(&mut state.offered[entry], false) {
-                return Some(Received::Broken);
             }
-            let received = match state.event(entry) {
-                Some(event) => Received::Event(event),
-                None => Received::Unknown(entry.number()),
-            };
-            state.offer(entry);
-            state.ring.publish();
-            (received, state.ring.wants_notification())
         };
         if notify && transport.ring(device, self.doorbell).is_err() {
             return Some(Received::Broken);
         }
-        Some(received)
+        received
     }
 }
 
 impl State {
+    /// What came out of a used buffer, which the device must have had.
+    fn take(&mut self, entry: EntryId) -> Received {
+        if !replace(&mut self.offered[entry], false) {
+            return Received::Broken;
+        }
+        match self.event(entry) {
+            Some(event) => Received::Event(event),
+            None => Received::Unknown(entry.number()),
+        }
+    }
+
+    /// Gives the device all buffers that it does not have. Returns whether it wants to be
+    /// notified of that.
+    fn offer_all(&mut self) -> bool {
+        for entry in self.ring.entries() {
+            if !self.offered[entry] {
+                self.offer(entry);
+            }
+        }
+        self.ring.publish();
+        self.ring.wants_notification()
+    }
+
     fn offer(&mut self, entry: EntryId) {
         let start = EVENT_WORDS * usize::from(entry.number());
         let buffer = DmaRange::of_coherent(&self.buffers, start..start + EVENT_WORDS, true);
