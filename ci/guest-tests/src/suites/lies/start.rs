@@ -39,6 +39,7 @@ pub(super) fn cases() -> Vec<Case> {
         Case::new("c7_control_queue_that_breaks_at_the_start", control)
             .provokes("the device broke queue 0: ")
             .may_provoke("there will be no mmap")
+            .may_provoke("does not answer on its control queue")
             .may_provoke("probe with driver ringbar failed"),
     ]
 }
@@ -70,7 +71,8 @@ fn refused(context: &Context) -> Verdict {
         (config(CAPACITY, 8, 0), "Capacity"),
         (config(CAPACITY, 8, 1 << 63), "Capacity"),
         (config(CAPACITY, 8, u64::MAX), "Capacity"),
-        (config(APERTURE, 8, context.size() + 1), "Aperture"),
+        (config(APERTURE, 8, context.size() - 1), "Aperture"),
+        (config(APERTURE, 8, context.size() + 4096), "Aperture"),
         (config(APERTURE, 8, u64::MAX), "Aperture"),
         (config(MAX_REQUEST, 4, 0), "MaxRequest"),
         (config(OPERATIONS, 4, 0), "Operations"),
@@ -92,13 +94,19 @@ fn refused(context: &Context) -> Verdict {
         check!(lines[0].contains(why), "{lines:?} with {lie:?}");
         check!(lines[0].contains(UNUSABLE), "{lines:?} with {lie:?}");
     }
-    for lie in [config(MAGIC, 8, 0), config(MAGIC, 1, u64::from(b'r'))] {
+    for (lie, is_given_back) in [
+        (config(MAGIC, 8, 0), true),
+        // The administrator has chosen the driver by then.
+        (config(MAGIC, 1, u64::from(b'r')), false),
+    ] {
         liar.log.of_driver()?;
         liar.host.lie(lie)?;
         let bound = try_bind(&liar);
         liar.host.end_lies()?;
         check!(!bound, "bound with {lie:?}");
-        take_back(&liar.address)?;
+        if is_given_back {
+            take_back(&liar.address)?;
+        }
         let lines = liar.log.of_driver()?;
         check!(
             lines
@@ -133,7 +141,7 @@ fn limits(context: &Context) -> Verdict {
         config(MAX_SEGMENTS, 2, 0xffff),
         config(MAX_SEGMENTS, 2, 1),
         config(MAX_REQUEST, 4, 4096),
-        config(APERTURE, 8, context.size() - 1),
+        config(APERTURE, 8, context.size() - 4096),
     ] {
         unbind(&liar.address)?;
         liar.host.lie(lie)?;
