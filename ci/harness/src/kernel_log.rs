@@ -56,7 +56,6 @@ const MARKS: &[(&str, &str)] = &[
     ("pagealloc: single bit error", "use after free"),
     ("Out of memory: ", "out of memory"),
     ("page allocation failure", "out of memory"),
-    ("enqueued on deprecated workqueue", "deprecated work queue"),
     ("segfault at", "crash of a program"),
     ("traps: ", "crash of a program"),
 ];

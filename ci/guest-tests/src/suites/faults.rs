@@ -65,6 +65,7 @@ pub fn suite() -> Suite {
                 .may_provoke(": can't reserve [mem ")
                 .may_provoke("ioremap memtype_reserve failed")
                 .may_provoke("kobject_add_internal failed for ")
+                .may_provoke("kobject: can not set name properly!")
                 .may_provoke("Failed to add kobject for irq ")
                 .may_provoke("debugfs: out of free dentries")
                 .may_provoke("ringbar-guest-t: vmalloc error: "),
