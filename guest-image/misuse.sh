@@ -7,8 +7,9 @@
 #          //~ and a part of the message.
 # Output:  what differs. Everything that is generated, in build/misuse.
 set -euo pipefail
-export LC_ALL=C.UTF-8
 here=$(dirname "$(readlink -f "$0")")
+# shellcheck source-path=SCRIPTDIR source=lib.sh
+. "$here/lib.sh"
 cd "$(dirname "$here")"
 
 output=build/misuse
@@ -17,8 +18,7 @@ log=build/misuse.log
 rm -f "$output/ringbar_main.o"
 if "$here/kbuild.sh" stock "$output" KRUSTFLAGS='--cfg=ringbar_misuse --error-format=short' \
     ringbar_main.o >"$log" 2>&1; then
-    echo 'misuse.sh: the programs in driver/misuse compile' >&2
-    exit 1
+    die 'misuse.sh: the programs in driver/misuse compile'
 fi
 
 # With the short format an error is one line: file, line, column, code, message.
@@ -46,7 +46,5 @@ awk '
         if (!count) complain("there is nothing to check")
         exit failed
     }
-' log_file="$log" driver/misuse/*.rs "$log" >&2 || {
-    echo "misuse.sh: driver/misuse does not fail as it should, see $log" >&2
-    exit 1
-}
+' log_file="$log" driver/misuse/*.rs "$log" >&2 ||
+    die "misuse.sh: driver/misuse does not fail as it should, see $log"
