@@ -62,10 +62,6 @@ use kernel::{
     }, //
 };
 
-/// Most events that are taken at one interrupt. A device that has more is out of
-/// its mind.
-const MAX_EVENTS: usize = 64;
-
 /// One device.
 #[pin_data]
 pub(crate) struct Device {
@@ -224,16 +220,7 @@ impl Device {
             let reaped = queue.reap_after_interrupt(device, &mut budget);
             Self::note(this, &hardware, queue, &reaped);
         }
-        for n in 0.. {
-            let Some(received) = hardware.events.receive(&hardware.transport, device) else {
-                break;
-            };
-            // Each buffer goes back at once, so a device could keep the CPU here forever.
-            let received = if n < MAX_EVENTS {
-                received
-            } else {
-                Received::Broken
-            };
+        while let Some(received) = hardware.events.receive(&hardware.transport, device) {
             work |= this.handle_event(device, &received);
             if matches!(received, Received::Broken) {
                 break;

@@ -29,11 +29,23 @@ use kernel::{
     sync::{
         Arc,
         SpinLockIrq, //
+    },
+    time::{
+        Delta,
+        Instant,
+        Monotonic, //
     }, //
 };
 
 /// Buffers the device has at hand. Events are rare.
 const BUFFERS: u16 = 16;
+
+/// Most events in a [`WINDOW`]. A device that has more is out of its mind, and would keep a
+/// CPU busy for ever.
+const MAX_EVENTS: usize = 64;
+
+/// In what time events are counted.
+const WINDOW: Delta = Delta::from_secs(1);
 
 const EVENT_WORDS: usize = Event::SIZE / 8;
 
@@ -42,6 +54,9 @@ struct State {
     buffers: Coherent<[u64]>,
     /// Whether the device has the buffer.
     offered: PerEntry<bool>,
+    /// Events since `since`.
+    count: usize,
+    since: Instant<Monotonic>,
 }
 
 /// The event queue.
@@ -59,8 +74,8 @@ pub(crate) enum Received {
     Event(Event),
     /// Bytes that are no event; the number of the buffer.
     Unknown(u16),
-    /// The ring does not hold together, or a buffer was used that the device did not have:
-    /// no more events will come.
+    /// The ring does not hold together, or a buffer was used that the device did not have,
+    /// or there are too many: no more events will come.
     Broken,
 }
 
@@ -83,7 +98,13 @@ impl EventQueue {
             pin_init!(Self {
                 doorbell,
                 vector,
-                state <- new_spinlock_irq!(State { ring, buffers, offered }),
+                state <- new_spinlock_irq!(State {
+                    ring,
+                    buffers,
+                    offered,
+                    count: 0,
+                    since: Instant::now(),
+                }),
             }),
             GFP_KERNEL,
         )
@@ -104,6 +125,7 @@ impl EventQueue {
             for entry in state.ring.entries() {
                 state.offered[entry] = false;
             }
+            state.count = 0;
             state.ring.areas()
         };
         transport.enable_queue_again(device, self.doorbell, &areas, self.vector)
@@ -154,7 +176,11 @@ impl EventQueue {
 impl State {
     /// What came out of a used buffer, which the device must have had.
     fn take(&mut self, entry: EntryId) -> Received {
-        if !replace(&mut self.offered[entry], false) {
+        if self.since.elapsed() >= WINDOW {
+            (self.count, self.since) = (0, Instant::now());
+        }
+        self.count += 1;
+        if self.count > MAX_EVENTS || !replace(&mut self.offered[entry], false) {
             return Received::Broken;
         }
         match self.event(entry) {
