@@ -12,13 +12,18 @@ use crate::uapi::{self, Info};
 /// What the driver knows of a device.
 pub fn info(file: &File) -> Result<Info, Errno> {
     // SAFETY: the number is that of a call which writes as many bytes as there are to its
-    // argument; for another kind of file it means nothing, or something of that size.
-    let bytes = unsafe { ioctl(file, Getter::<{ uapi::IOC_INFO }, [u8; Info::SIZE]>::new()) }?;
+    // argument.
+    let call = unsafe { Getter::<{ uapi::IOC_INFO }, [u8; Info::SIZE]>::new() };
+    // SAFETY: as above; for another kind of file the number means nothing, or something of
+    // that size.
+    let bytes = unsafe { ioctl(file, call) }?;
     Ok(Info::from_bytes(&bytes))
 }
 
 /// Resets a device and puts it into service again.
 pub fn reset(file: &File) -> Result<(), Errno> {
     // SAFETY: the number is that of a call without argument.
-    unsafe { ioctl(file, NoArg::<{ uapi::IOC_RESET }>::new()) }
+    let call = unsafe { NoArg::<{ uapi::IOC_RESET }>::new() };
+    // SAFETY: as above.
+    unsafe { ioctl(file, call) }
 }
