@@ -61,7 +61,7 @@ pub fn all() -> Vec<Suite> {
 pub fn debug() -> Vec<Suite> {
     let (own, shared): (Vec<_>, Vec<_>) = all()
         .into_iter()
-        .filter(|suite| suite.name != STOCK_ONLY)
+        .filter(|suite| !STOCK_ONLY.contains(&suite.name))
         .partition(|suite| OWN_DEVICE.contains(&suite.name));
     let mut suites = vec![Suite {
         name: "driver",
@@ -89,12 +89,13 @@ const NOT_IN_DEBUG: [&str; 4] = [
     "a12_process_vm_readv_of_maps",
 ];
 
-/// The suite that is left to the stock kernel: it needs a machine of its own, and its calls
-/// are those of another suite.
-const STOCK_ONLY: &str = "bounce";
+/// Suites that are left to the stock kernel. Each needs a machine of its own, whose start
+/// alone takes a minute on the debug kernel; the calls of the first are those of another
+/// suite, the others have not been measured there yet.
+const STOCK_ONLY: [&str; 4] = ["bounce", "function", "lies", "suspend"];
 
 /// Suites whose device or machine is not the ordinary one.
-const OWN_DEVICE: [&str; 5] = ["durability", "function", "large", "lies", "suspend"];
+const OWN_DEVICE: [&str; 2] = ["durability", "large"];
 
 #[cfg(test)]
 mod tests {
