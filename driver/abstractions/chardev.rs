@@ -362,9 +362,9 @@ impl<T: FileOperations> CharDevice<T> {
         within_call: bool,
         operation: for<'call> fn(ArcBorrow<'_, T>, Kiocb<'call>, &mut IovIter<'_>) -> Answer<'call>,
     ) -> isize {
-        let (Some(kiocb), Some(iter)) = (NonNull::new(kiocb), NonNull::new(iter)) else {
-            return EINVAL.to_errno() as isize;
-        };
+        // SAFETY: The VFS passes pointers to both.
+        let (kiocb, iter) =
+            unsafe { (NonNull::new_unchecked(kiocb), NonNull::new_unchecked(iter)) };
         // SAFETY: The VFS hands both over for this call. `operation` works for any lifetime, and
         // gets this one control block for the one of this call.
         let (kiocb, mut iter) =
@@ -489,9 +489,8 @@ impl<T: FileOperations> CharDevice<T> {
         command: *mut bindings::io_uring_cmd,
         issue_flags: c_uint,
     ) -> c_int {
-        let Some(command) = NonNull::new(command) else {
-            return EINVAL.to_errno();
-        };
+        // SAFETY: io_uring passes a pointer to a command.
+        let command = unsafe { NonNull::new_unchecked(command) };
         // SAFETY: io_uring hands the command over for this call, and holds its file during it. An
         // open file holds a reference to the data.
         let (command, data, access) = unsafe {

@@ -36,9 +36,6 @@ use kernel::{
     prelude::*, //
 };
 
-/// Bytes of a command in a 128-byte submission entry.
-pub(crate) const PAYLOAD_BYTES: usize = URING_PAYLOAD_BYTES;
-
 /// A command during the call that hands it to the driver.
 ///
 /// # Invariants
@@ -105,17 +102,18 @@ impl<'call> UringCommand<'call> {
         unsafe { ringbar_uring_cmd_op(self.inner.as_ptr()) }
     }
 
-    /// The bytes of the command, read once: user space may change them any time.
+    /// The first bytes of the command, read once: user space may change them any time.
     /// `None` where the submission entries are the short ones.
-    pub(crate) fn payload(&self) -> Option<[u8; PAYLOAD_BYTES]> {
+    pub(crate) fn payload<const N: usize>(&self) -> Option<[u8; N]> {
+        const { assert!(N <= URING_PAYLOAD_BYTES) };
         if self.issue_flags & IO_URING_F_SQE128 == 0 {
             return None;
         }
-        // SAFETY: Valid by the type invariant; the entry has the long format, with this many bytes
-        // from there on. Each byte is read once, whoever writes it.
+        // SAFETY: Valid by the type invariant; the entry has the long format, with at least this
+        // many bytes from there on. Each byte is read once, whoever writes it.
         Some(unsafe {
             ringbar_uring_cmd_payload(self.inner.as_ptr())
-                .cast::<[u8; PAYLOAD_BYTES]>()
+                .cast::<[u8; N]>()
                 .read_volatile()
         })
     }

@@ -10,8 +10,7 @@ use crate::{
         poll::Readiness,
         uring::{
             UringAnswer,
-            UringCommand,
-            PAYLOAD_BYTES, //
+            UringCommand, //
         }, //
     },
     device::Device,
@@ -91,9 +90,7 @@ fn parse(uring: &UringCommand<'_>) -> Result<Wire> {
     if uring.number() != uapi::IOC_COMMAND {
         return Err(ENOTTY);
     }
-    const { assert!(Wire::SIZE <= PAYLOAD_BYTES) };
-    let payload = uring.payload().ok_or(EINVAL)?;
-    let wire = Wire::from_bytes(payload.first_chunk().ok_or(EINVAL)?);
+    let wire = Wire::from_bytes(&uring.payload().ok_or(EINVAL)?);
     // There it will not be found.
     if wire.result != 0 {
         return Err(EINVAL);
