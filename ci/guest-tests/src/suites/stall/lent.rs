@@ -135,9 +135,12 @@ pub(super) fn killed(context: &Context, call: Call, size: Size) -> Verdict {
     } else {
         b.bar.store(PLACE as usize, data);
     }
-    let pipe = sys::pipe_of(length)?;
     let stall = b.host.stall()?;
-    let child = process(move || move_data(call, length, &context.open()?, pipe, data))?;
+    let child = process(|| {
+        // Not the parent's as well: to close its ends would wait for what holds the pipe.
+        let pipe = sys::pipe_of(length)?;
+        move_data(call, length, &context.open()?, pipe, data)
+    })?;
     eventually("the wait for the device", || waits_for_the_device(&child))
         .during(|| format!("{call:?}"))?;
     child.kill(libc::SIGKILL)?;
