@@ -7,7 +7,11 @@
 
 pub mod seccomp;
 
+use std::path::Path;
+
 use ringbar_model::{Storage, StorageError};
+use ringbar_spec::StatusCode;
+use ringbar_storage::FileStorage;
 use tempfile::TempDir;
 use vm_memory::VolatileSlice;
 
@@ -39,3 +43,36 @@ pub const WRITING: [(&str, Operation); 5] = [
     ("flush", |storage| storage.flush()),
     ("flush a range", |storage| storage.flush_range(5, 5000)),
 ];
+
+/// Bytes of a storage that [`open`] makes. Not a multiple of a page.
+pub const CAPACITY: u64 = 1_000_001;
+
+pub fn open(directory: &Path) -> FileStorage {
+    FileStorage::open(&directory.join("disk"), Some(CAPACITY)).unwrap()
+}
+
+pub fn status<T>(result: Result<T, StorageError>) -> StatusCode {
+    result.err().map_or(StatusCode::Ok, |error| error.status())
+}
+
+/// Asserts that nothing works any more, for good, and that there is a reason.
+#[track_caller]
+pub fn assert_lost(storage: &FileStorage, reason: &str) {
+    for _ in 0..2 {
+        for (name, operation) in WRITING {
+            assert_eq!(status(operation(storage)), StatusCode::IoError, "{name}");
+        }
+        for offset in [0, CAPACITY - 1] {
+            assert_eq!(status(read(storage, offset, 1)), StatusCode::IoError);
+        }
+    }
+    let failure = storage.failure().unwrap();
+    assert!(failure.contains(reason), "{failure}");
+    // Whoever maps it would be killed.
+    assert!(storage.mappable().is_none());
+    storage.resize(2 * CAPACITY).unwrap_err();
+    storage.resize(10).unwrap_err();
+    assert_eq!(storage.capacity(), CAPACITY);
+    // A range outside is still that.
+    assert_eq!(status(read(storage, CAPACITY, 1)), StatusCode::OutOfRange);
+}
