@@ -3,11 +3,13 @@
 //! Memory whose pages come only when somebody in user space brings them
 //! (`Documentation/admin-guide/mm/userfaultfd.rst`).
 
+use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, FromRawFd};
 
-use super::check;
 use super::memory::{PAGE, Region};
+use super::{check, poll};
+use crate::case::PATIENCE;
 
 /// `UFFD_API`
 const API_VERSION: u64 = 0xaa;
@@ -16,6 +18,9 @@ const API_VERSION: u64 = 0xaa;
 const fn request(number: u64, size: usize) -> u64 {
     3 << 30 | (size as u64) << 16 | 0xaa << 8 | number
 }
+
+/// `UFFDIO_UNREGISTER`: read, type 0xaa.
+const UNREGISTER: u64 = 2 << 30 | (size_of::<[u64; 2]>() as u64) << 16 | 0xaa << 8 | 1;
 
 /// `UFFDIO_REGISTER_MODE_MISSING`
 const MISSING: u64 = 1;
@@ -42,17 +47,30 @@ struct OnRange {
 
 /// The page faults of a region that is not populated. Who touches a page that is not
 /// there waits until [`Self::bring`].
+///
+/// A region of which a test ends early must be given back, or its readers wait for ever:
+/// see [`Self::given_back_at_the_end`].
 #[derive(Debug)]
-pub struct UserFaults(OwnedFd);
+pub struct UserFaults {
+    fd: File,
+    address: usize,
+    length: usize,
+}
 
 impl UserFaults {
-    /// Takes over the faults of a region.
+    /// Takes over the faults of a region, whose contents are lost.
     pub fn of(region: &Region) -> io::Result<Self> {
         // SAFETY: the call touches no memory.
-        let fd = unsafe { libc::syscall(libc::SYS_userfaultfd, libc::O_CLOEXEC) };
+        let fd =
+            unsafe { libc::syscall(libc::SYS_userfaultfd, libc::O_CLOEXEC | libc::O_NONBLOCK) };
         let fd = i32::try_from(check(fd as isize)?).map_err(io::Error::other)?;
         // SAFETY: the kernel just made this descriptor for us.
-        let faults = Self(unsafe { OwnedFd::from_raw_fd(fd) });
+        let fd = unsafe { File::from_raw_fd(fd) };
+        let faults = Self {
+            fd,
+            address: region.address(),
+            length: region.len(),
+        };
         let mut api = Api {
             api: API_VERSION,
             features: 0,
@@ -61,24 +79,31 @@ impl UserFaults {
         // SAFETY: the kernel reads and writes the structure.
         let result = unsafe {
             libc::ioctl(
-                faults.0.as_raw_fd(),
+                faults.fd.as_raw_fd(),
                 request(0x3f, size_of::<Api>()),
                 &raw mut api,
             )
         };
         check(result as isize)?;
         faults.on_range(0, region.address(), region.len(), MISSING)?;
+        // It need not have been touched to have pages: a huge one for memory that was mapped
+        // next to it covers it as well.
+        region.advise(libc::MADV_DONTNEED)?;
         Ok(faults)
     }
 
     /// Waits for a fault that nobody has taken yet; returns the address of its page.
     pub fn next(&self) -> io::Result<usize> {
+        // So that this has an end. It needs a descriptor that does not block.
+        if poll(&self.fd, libc::POLLIN, PATIENCE)? == 0 {
+            return Err(io::Error::new(io::ErrorKind::TimedOut, "no page fault"));
+        }
         // `struct uffd_msg`: the event in the first byte, flags at 8, the address at 16.
         let mut message = [0u64; 4];
         // SAFETY: the kernel writes at most the array.
         let read = unsafe {
             libc::read(
-                self.0.as_raw_fd(),
+                self.fd.as_raw_fd(),
                 message.as_mut_ptr().cast(),
                 size_of_val(&message),
             )
@@ -97,6 +122,13 @@ impl UserFaults {
         self.on_range(4, address, length, 0)
     }
 
+    /// Lets the kernel bring the pages again, which wakes those who wait, when the result is
+    /// dropped. To be held within a scope of threads that touch the region, which the scope
+    /// waits for.
+    pub fn given_back_at_the_end(&self) -> GivenBack<'_> {
+        GivenBack(self)
+    }
+
     fn on_range(&self, number: u64, start: usize, length: usize, mode: u64) -> io::Result<()> {
         let mut argument = OnRange {
             start: start as u64,
@@ -108,11 +140,30 @@ impl UserFaults {
         // pages in a region that nobody could have touched before.
         let result = unsafe {
             libc::ioctl(
-                self.0.as_raw_fd(),
+                self.fd.as_raw_fd(),
                 request(number, size_of::<OnRange>()),
                 &raw mut argument,
             )
         };
         check(result as isize).map(drop)
+    }
+}
+
+/// See [`UserFaults::given_back_at_the_end`].
+#[derive(Debug)]
+pub struct GivenBack<'a>(&'a UserFaults);
+
+impl Drop for GivenBack<'_> {
+    fn drop(&mut self) {
+        let UserFaults {
+            fd,
+            address,
+            length,
+        } = self.0;
+        // `struct uffdio_range`
+        let mut range = [*address as u64, *length as u64];
+        // SAFETY: the kernel reads the structure. An error leaves all as it is; there is none
+        // for a range that was registered.
+        unsafe { libc::ioctl(fd.as_raw_fd(), UNREGISTER, &raw mut range) };
     }
 }

@@ -53,7 +53,10 @@ impl Call {
 
 /// Whether a thread waits for somebody to bring a page.
 fn waits_for_a_page(task: Task) -> Verdict<bool> {
-    Ok(task.kernel_function()? == "handle_userfault")
+    let function = task
+        .kernel_function()
+        .during(|| format!("looking where {task:?} waits"))?;
+    Ok(function == "handle_userfault")
 }
 
 /// The first CPU.
@@ -122,6 +125,7 @@ pub(super) fn blocked_readers(context: &Context) -> Verdict {
     let cpu = first_cpu()?;
     let faults = UserFaults::of(&missing)?;
     thread::scope(|scope| {
+        let given_back = faults.given_back_at_the_end();
         let (tasks, threads) = start_readers(scope, &file, &missing, cpu)?;
         let blocked = eventually("the wait of all readers for their pages", || {
             for &task in &tasks {
@@ -137,7 +141,7 @@ pub(super) fn blocked_readers(context: &Context) -> Verdict {
             read_elsewhere(&file, &bar, &memory)
         });
         let ended = eventually("the read of another", || Ok(other.is_finished()));
-        faults.bring(missing.address(), missing.len())?;
+        drop(given_back);
         expect_read(threads)?;
         blocked?;
         ended?;
@@ -161,6 +165,7 @@ pub(super) fn handler_reads_the_device(context: &Context) -> Verdict {
     let cpu = first_cpu()?;
     let faults = UserFaults::of(&missing)?;
     thread::scope(|scope| {
+        let given_back = faults.given_back_at_the_end();
         let (_, threads) = start_readers(scope, &file, &missing, cpu)?;
         let handler = scope.spawn(|| {
             let _pinned = sys::pin_to_cpu(cpu)?;
@@ -173,12 +178,8 @@ pub(super) fn handler_reads_the_device(context: &Context) -> Verdict {
             Ok(())
         });
         let ended = eventually("the end of the handler", || Ok(handler.is_finished()));
-        if ended.is_err() {
-            // So that the threads end at all.
-            for i in 0..READERS {
-                let _ = faults.bring(missing.address() + i * PAGE, PAGE);
-            }
-        }
+        // Whatever the handler has left, so that the threads end.
+        drop(given_back);
         let handled: Verdict = handler
             .join()
             .map_err(|_| Stop::Failed("the handler panicked".into()))?;
@@ -198,6 +199,7 @@ pub(super) fn unbind(context: &Context, call: Call) -> Verdict {
     let missing = Region::anonymous(PAGE)?;
     let faults = UserFaults::of(&missing)?;
     let result = thread::scope(|scope| {
+        let _given_back = faults.given_back_at_the_end();
         let (sender, receiver) = mpsc::channel();
         let reader = scope.spawn(|| {
             let sender = sender;

@@ -27,7 +27,8 @@ pub(super) fn result_without_page(context: &Context) -> Verdict {
     argument.store(0, &command.to_bytes());
     b.bar.fill(0, 1, 0);
     let result: Verdict<_> = thread::scope(|scope| {
-        // Within, so that it ends before the threads are waited for.
+        // Within, so that both end before the threads are waited for.
+        let _given_back = faults.given_back_at_the_end();
         let stall = b.host.stall()?;
         let (file, buffer) = (&b.file, argument.buffer(0, Command::SIZE));
         let caller = Caller::start(scope, move || sys::ioctl(file, uapi::IOC_COMMAND, buffer))?;
