@@ -10,8 +10,10 @@
 //! | `events` | events, and interrupts |
 //! | `start` | configuration and answers at the start |
 //! | `stop` | the end of DMA |
+//! | `recovery` | the same as the others: it is the way back that is tested |
 
 mod events;
+mod recovery;
 mod ring;
 mod start;
 mod status;
@@ -48,6 +50,7 @@ pub fn suite() -> Suite {
     cases.extend(events::cases());
     cases.extend(start::cases());
     cases.extend(stop::cases());
+    cases.extend(recovery::cases());
     Suite {
         name: "lies",
         about: "the device says what is not so, and works again afterwards",

@@ -74,7 +74,7 @@ pub(super) fn cases() -> Vec<Case> {
 }
 
 /// What the driver says, and what each test provokes.
-const BROKEN: &str = "the device broke queue ";
+pub(super) const BROKEN: &str = "the device broke queue ";
 
 /// The first I/O queue, which CPU 0 uses.
 const QUEUE: &str = "the device broke queue 2: ";
@@ -152,7 +152,7 @@ fn broken(context: &Context, lie: UsedLie, fault: &str, good: usize) -> Verdict 
 }
 
 /// Has the device taken out of service.
-fn take_out_of_service(liar: &Liar<'_>) -> Verdict {
+pub(super) fn take_out_of_service(liar: &Liar<'_>) -> Verdict {
     let file = liar.context.open()?;
     let memory = Region::anonymous(PAGE)?;
     liar.lie(UsedLie::Id(u32::MAX))?;

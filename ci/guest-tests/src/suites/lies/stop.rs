@@ -32,7 +32,7 @@ pub(super) fn cases() -> Vec<Case> {
 }
 
 /// Requests that the device never answers.
-struct InFlight {
+pub(super) struct InFlight {
     aio: AioContext,
     memory: Region,
 }
@@ -40,7 +40,7 @@ struct InFlight {
 impl InFlight {
     const REQUESTS: usize = 4;
 
-    fn new(liar: &Liar<'_>) -> Verdict<Self> {
+    pub(super) fn new(liar: &Liar<'_>) -> Verdict<Self> {
         let file = liar.context.open()?;
         let aio = AioContext::new(Self::REQUESTS as u32)?;
         let memory = Region::anonymous(Self::REQUESTS * BLOCK)?;
@@ -57,7 +57,7 @@ impl InFlight {
         Ok(Self { aio, memory })
     }
 
-    fn expect_ended(self, errno: i32) -> Verdict {
+    pub(super) fn expect_ended(self, errno: i32) -> Verdict {
         let results = self.aio.results(Self::REQUESTS, Self::REQUESTS, PATIENCE)?;
         check_eq!(results.len(), Self::REQUESTS, "results");
         for (_, result) in results {
