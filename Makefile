@@ -31,6 +31,10 @@ ifdef ROUNDS
 export RINGBAR_ROUNDS := $(value ROUNDS)
 endif
 
+# Says what comes next, and after how many seconds.
+started := $(shell date +%s)
+stage = @echo "== $(1) ($$(( $$(date +%s) - $(started) )) s)"
+
 .PHONY: help
 help: ## Show this text
 	@echo 'Ringbar. Targets:'
@@ -61,21 +65,21 @@ exec: image ## Run CMD='...' in the VM, with the folder SHARE=... at /mnt
 
 .PHONY: test
 test: image debug ## Format, lints, unit and property tests, tests in VMs
-	@echo '== format'
+	$(call stage,format)
 	@$(cargo) fmt --all --check
 	@guest-image/fmt-driver.sh --check
-	@echo '== lints'
+	$(call stage,lints)
 	@$(cargo) clippy --workspace --all-targets -- -D warnings
 	@guest-image/kbuild.sh stock build/clippy CLIPPY=1 KRUSTFLAGS=-Dwarnings KCFLAGS=-Werror modules
-	@echo '== misuse of the driver that must not compile'
+	$(call stage,misuse of the driver that must not compile)
 	@guest-image/misuse.sh
-	@echo '== unit and property tests'
+	$(call stage,unit and property tests)
 	@mkdir -p build/test
 	@# Tests that fail are counted below; anything else that fails ends it here.
 	@$(cargo) test --workspace --no-fail-fast 2>&1 | tee build/test/unit.log || grep -q '^test result: FAILED' build/test/unit.log
 	@guest-image/test.sh 2>&1 | tee build/test/setup.log || grep -q '^test result: FAILED' build/test/setup.log
 	@cat build/test/setup.log >>build/test/unit.log
-	@echo '== tests in the VM'
+	$(call stage,tests in the VM)
 	@$(ringbar-ci) test --unit-log build/test/unit.log
 
 .PHONY: bench

@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use std::sync::mpsc::{self, Receiver};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 use std::{fs, thread};
 
 use anyhow::Context;
@@ -122,14 +123,21 @@ pub fn run(setup: &Setup, options: &Options) -> anyhow::Result<ExitCode> {
     };
     let conclusion = libtest_mimic::run(&arguments, all);
     // The last result of a suite comes before its machine is taken down.
-    for suite in suites {
-        suite
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .finish();
-    }
+    let times: Vec<_> = suites
+        .iter()
+        .filter_map(|suite| {
+            let mut suite = suite.lock().unwrap_or_else(PoisonError::into_inner);
+            let time = suite.finish()?;
+            let name = format!("{}{}", prefix(suite.plan.kernel), suite.plan.suite);
+            Some((name, time))
+        })
+        .collect();
     if options.list {
         return Ok(ExitCode::SUCCESS);
+    }
+    println!("seconds by suite:");
+    for (name, time) in times {
+        println!("{:>6} {name}", time.as_secs());
     }
     let total = Counts {
         passed: unit.passed + conclusion.num_passed,
@@ -263,7 +271,7 @@ struct Results {
     setup: Arc<Setup>,
     plan: Plan,
     incoming: Option<Receiver<Report>>,
-    thread: Option<JoinHandle<()>>,
+    thread: Option<JoinHandle<Duration>>,
     known: HashMap<String, Report>,
     /// Why there are no more, once that was told with a test.
     explained: bool,
@@ -302,19 +310,22 @@ impl Results {
         let (setup, plan) = (Arc::clone(&self.setup), self.plan.clone());
         let thread = thread::Builder::new()
             .name(self.plan.suite.into())
-            .spawn(move || suite::run(&setup, &plan, &sender))
+            .spawn(move || {
+                let started = Instant::now();
+                suite::run(&setup, &plan, &sender);
+                started.elapsed()
+            })
             .map_err(|error| Failed::from(format!("starting the suite: {error}")))?;
         self.incoming = Some(receiver);
         self.thread = Some(thread);
         Ok(())
     }
 
-    /// Waits until everything that belongs to the suite has ended.
-    fn finish(&mut self) {
-        if let Some(thread) = self.thread.take() {
-            // A panic has shown itself as a missing result.
-            let _ = thread.join();
-        }
+    /// Waits until everything that belongs to the suite has ended; returns how long it took,
+    /// if it ever started.
+    fn finish(&mut self) -> Option<Duration> {
+        // A panic has shown itself as a missing result.
+        self.thread.take()?.join().ok()
     }
 
     /// Why a result never came: in full with the first test that misses it.
