@@ -27,6 +27,13 @@ impl KernelLog {
 
     /// What the driver has said since this was last asked: the texts.
     pub fn of_driver(&mut self) -> Verdict<Vec<String>> {
+        let mut texts = self.lines()?;
+        texts.retain(|text| text.starts_with("ringbar"));
+        Ok(texts)
+    }
+
+    /// What anybody has said since this was last asked: the texts.
+    pub fn lines(&mut self) -> Verdict<Vec<String>> {
         let mut texts = Vec::new();
         let mut record = [0; RECORD];
         loop {
@@ -36,7 +43,6 @@ impl KernelLog {
                 Err(error) => return Err(error).during(|| "reading the kernel log".into()),
             }
         }
-        texts.retain(|text| text.starts_with("ringbar"));
         Ok(texts)
     }
 }

@@ -19,6 +19,7 @@ use ringbar_agent_protocol::ExitStatus;
 use ringbar_guest_tests::case::Provoked;
 use ringbar_guest_tests::pattern;
 use ringbar_guest_tests::suites::{bounce, durability, large, lies};
+use serde_json::json;
 
 use crate::agent::{Event, GuestCommand};
 use crate::counters::pins_when_idle;
@@ -75,8 +76,15 @@ const LIES: &str = "lies";
 
 /// Name of the suite whose device is a PCI function with registers of its own.
 const FUNCTION: &str = "function";
+
 /// Name of the suite in which the machine sleeps.
 const SUSPEND: &str = "suspend";
+
+/// The disk that the memory of a sleeping machine is written to.
+const SWAP: &str = "swap";
+
+/// Bytes of it: half of the guest's memory, which is all that an image takes.
+const SWAP_SIZE: u64 = 1 << 30;
 
 /// Name of the suite that needs a large device.
 const LARGE: &str = "large";
@@ -235,6 +243,8 @@ pub fn run(setup: &Setup, plan: &Plan, results: &Sender<Report>) {
         let _ = fs::remove_file(&image);
     } else if alive {
         check(Check::CleanEnd, end(vm));
+        // It is of no use to anyone, unlike the logs beside it.
+        let _ = fs::remove_file(plan.log_dir.join(SWAP));
         if plan.suite == FILES {
             check(Check::DurableWritesCounted, device_report::durable(plan));
         }
@@ -281,15 +291,41 @@ fn options(plan: &Plan, image: &Path) -> Result<VmOptions> {
     if plan.suite == LARGE {
         device.size = large::DEVICE;
     }
+    let qemu_args = match plan.suite == SUSPEND {
+        true => disk(&plan.log_dir.join(SWAP))?,
+        false => Vec::new(),
+    };
     let function = plan.suite == FUNCTION;
     Ok(VmOptions {
         devices: if function { Vec::new() } else { vec![device] },
         function,
         kernel_args,
+        qemu_args,
         sleeps: plan.suite == SUSPEND,
         log_dir: Some(plan.log_dir.clone()),
         ..VmOptions::default()
     })
+}
+
+/// QEMU's arguments for an empty disk in this file.
+fn disk(file: &Path) -> Result<Vec<String>> {
+    let directory = file.parent().unwrap_or(Path::new("."));
+    fs::create_dir_all(directory)
+        .and_then(|()| File::create(file))
+        .and_then(|disk| disk.set_len(SWAP_SIZE))
+        .map_err(Error::io(format!("creating {}", file.display())))?;
+    let drive = json!({
+        "driver": "file",
+        "filename": file.display().to_string(),
+        "node-name": "swap",
+    });
+    let device = json!({"driver": "virtio-blk-pci", "drive": "swap"});
+    Ok(vec![
+        "-blockdev".into(),
+        drive.to_string(),
+        "-device".into(),
+        device.to_string(),
+    ])
 }
 
 /// Has the guest run the tests; an error says why it did not run all of them.

@@ -6,16 +6,19 @@
 //! The kernel's own tests of its sleep (`/sys/power/pm_test`) go as far as a stage and
 //! come back; the real sleep is ended by the harness.
 
+mod fio;
+mod image;
+
 use std::fs;
 use std::io;
 use std::path::Path;
 use std::thread;
 
-use super::lifecycle::{Board, expect_good_end, expect_working, process};
 use crate::case::{Case, Context, During, PATIENCE, Suite, Verdict, expect_bytes, expect_errno};
 use crate::host::Host;
 use crate::pattern;
 use crate::pins::Pins;
+use crate::suites::lifecycle::{Board, expect_good_end, expect_working, process};
 use crate::sys::{
     self, AioContext, AioOperation, Asleep, Buffers, PAGE, Region, Ring, Task, UringOperation,
 };
@@ -45,6 +48,11 @@ pub fn suite() -> Suite {
             Case::new("dr4_suspend_to_ram_twice", suspend_to_ram),
             Case::new("dr4_stages_with_io", stages_with_io),
             Case::new("dr4_suspend_to_ram_with_io", suspend_to_ram_with_io),
+            Case::new("dr4_fio_goes_on_after_suspend_to_ram", fio::goes_on),
+            Case::new(
+                "dr4_hibernation_image_is_written_and_read",
+                image::written_and_read,
+            ),
             Case::new("dr4_unbind_and_bind_after_sleep", rebind),
         ],
     }
@@ -238,8 +246,8 @@ fn move_data(context: &Context, board: &Board, engine: usize) -> Verdict {
     Ok(())
 }
 
-/// Sleeps while data is moved in all ways, and checks that it goes on.
-fn with_io(context: &Context, mut sleep: impl FnMut() -> Verdict) -> Verdict {
+/// Sleeps so many times while data is moved in all ways, and checks that it goes on.
+fn with_io(context: &Context, times: u32, mut sleep: impl FnMut() -> Verdict) -> Verdict {
     let before = Before::new(context, 5)?;
     let board = Board::new()?;
     let mut children = Vec::new();
@@ -252,7 +260,7 @@ fn with_io(context: &Context, mut sleep: impl FnMut() -> Verdict) -> Verdict {
         }
         Ok(())
     };
-    let slept: Verdict = (0..2).try_for_each(|round| {
+    let slept: Verdict = (0..times).try_for_each(|round| {
         let during = || format!("round {round}");
         progress().during(during)?;
         sleep().during(during)?;
@@ -269,13 +277,13 @@ fn with_io(context: &Context, mut sleep: impl FnMut() -> Verdict) -> Verdict {
 fn stages_with_io(context: &Context) -> Verdict {
     for (state, stage) in [("mem", "devices"), ("disk", "core"), ("freeze", "platform")] {
         let _stage = Stage::new(stage)?;
-        with_io(context, || sleep(state).during(|| state.into()))?;
+        with_io(context, 2, || sleep(state).during(|| state.into()))?;
     }
     Ok(())
 }
 
 fn suspend_to_ram_with_io(context: &Context) -> Verdict {
-    with_io(context, || {
+    with_io(context, 2, || {
         let slept = sleeps()?;
         sleep("mem")?;
         check_eq!(sleeps()?, slept + 1, "how often the machine slept");
@@ -328,8 +336,8 @@ fn rebind(context: &Context) -> Verdict {
         let _stage = Stage::new("devices")?;
         sleep("mem")?;
     }
-    super::lifecycle::unbind(&address)?;
-    super::lifecycle::bind(context, &address)?;
+    crate::suites::lifecycle::unbind(&address)?;
+    crate::suites::lifecycle::bind(context, &address)?;
     expect_working(context, 8)?;
     check!(Pins::read()?.balanced(), "pages are still pinned");
     Ok(())
