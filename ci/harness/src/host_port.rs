@@ -200,12 +200,16 @@ impl Devices {
                         "device {number} was resumed before, it took too long"
                     ));
                 }
-                device.stalled = false;
-                device
-                    .handles
-                    .pauser
-                    .resume()
-                    .map_err(|error| error.to_string())
+                match std::mem::take(&mut device.stalled) {
+                    true => device
+                        .handles
+                        .pauser
+                        .resume()
+                        .map_err(|error| error.to_string()),
+                    // The kernel reports a process as continued only if it was stopped, and
+                    // the report is waited for.
+                    false => Ok(()),
+                }
             }
             HostRequest::Lie(_, lie) => orders()?.lie(lie).map_err(|error| error.to_string()),
             HostRequest::EndLies(_) => orders()?.end_lies().map_err(|error| error.to_string()),
@@ -324,6 +328,19 @@ mod tests {
         assert!(!is_stopped(&process));
         let reply = ask(&guest, HostRequest::StallDevice(1));
         assert_eq!(reply, HostReply::Failed("there is no device 1".into()));
+    }
+
+    #[test]
+    fn a_device_that_is_not_stalled_is_not_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let process = process(dir.path());
+        let (host, guest) = UnixStream::pair().unwrap();
+        let _port = HostPort::serve(host, handles(&process), Vec::new(), LIMIT).unwrap();
+        guest
+            .set_read_timeout(Some(Duration::from_secs(10)))
+            .unwrap();
+        assert_eq!(ask(&guest, HostRequest::ResumeDevice(0)), HostReply::Done);
+        assert!(!is_stopped(&process));
     }
 
     #[test]
