@@ -100,7 +100,12 @@ impl Holes {
     }
 
     /// Has `overwrite` give a range new contents with all blocks. It returns whether it
-    /// could.
+    /// could; if not, it has changed nothing.
+    ///
+    /// # Errors
+    ///
+    /// That of `overwrite`. Blocks may be missing then: a file system may free those that
+    /// there were before it finds no space for new ones.
     pub(crate) fn overwrite<E>(
         &self,
         offset: u64,
@@ -108,7 +113,19 @@ impl Holes {
         overwrite: impl FnOnce() -> Result<bool, E>,
     ) -> Result<bool, E> {
         let _changing = self.changing();
+        let used = self.used.swap(true, Ordering::Relaxed);
+        let mut added = Vec::new();
+        for (index, mask) in words(offset, length) {
+            let before = self.word_or_new(index).fetch_or(mask, Ordering::Relaxed);
+            if before & mask != mask {
+                added.push((index, mask & !before));
+            }
+        }
         let done = overwrite()?;
+        for (index, mask) in added {
+            self.word_or_new(index).fetch_and(!mask, Ordering::Relaxed);
+        }
+        self.used.store(used, Ordering::Relaxed);
         let start = offset.next_multiple_of(GRANULE);
         let end = (offset + length) / GRANULE * GRANULE;
         if done && start < end {
@@ -239,6 +256,29 @@ mod tests {
     }
 
     #[test]
+    fn an_overwrite_that_fails_may_have_given_up_blocks() {
+        let holes = Holes::default();
+        discard(&holes, 9 * GRANULE, 1);
+        let during = |holes: &Holes| holes.any(GRANULE, 1) && holes.any(2 * GRANULE, 1);
+        let failed = holes.overwrite(GRANULE + 1, GRANULE, || {
+            assert!(
+                during(&holes),
+                "a write at this moment takes it for allocated"
+            );
+            Err("full")
+        });
+        assert_eq!(failed, Err("full"));
+        assert!(during(&holes));
+        assert!(!holes.any(0, GRANULE) && !holes.any(3 * GRANULE, GRANULE));
+        // What is beside a range that could be overwritten is as it was.
+        let all = || Ok::<_, Infallible>(true);
+        assert_eq!(holes.overwrite(4 * GRANULE + 1, GRANULE, all), Ok(true));
+        assert!(!holes.any(4 * GRANULE, 2 * GRANULE));
+        assert_eq!(holes.overwrite(2 * GRANULE, 10, all), Ok(true));
+        assert!(holes.any(2 * GRANULE, 1));
+    }
+
+    #[test]
     fn the_largest_offsets_have_their_place() {
         let holes = Holes::default();
         let end = i64::MAX as u64;
@@ -253,7 +293,7 @@ mod tests {
         #[test]
         fn bits_are_those_of_the_granules(
             steps in prop::collection::vec(
-                (0..3u8, 0..300 * GRANULE, 0..200 * GRANULE), 1..40),
+                (0..5u8, 0..300 * GRANULE, 0..200 * GRANULE), 1..40),
         ) {
             let holes = Holes::default();
             let end = 500 * GRANULE;
@@ -274,6 +314,14 @@ mod tests {
                     1 => {
                         prop_assert_eq!(fill(&holes, offset, length, end).len(), usize::from(hit));
                         missing.retain(|granule| !touched.contains(granule));
+                    }
+                    2 => {
+                        let full = || Err::<bool, _>(());
+                        prop_assert!(holes.overwrite(offset, length, full).is_err());
+                        missing.extend(touched);
+                    }
+                    3 => {
+                        let Ok(_) = holes.overwrite(offset, length, || Ok::<_, Infallible>(false));
                     }
                     _ => {
                         let Ok(_) = holes.overwrite(offset, length, || Ok::<_, Infallible>(true));
