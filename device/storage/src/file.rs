@@ -305,7 +305,7 @@ impl Storage for FileStorage {
     /// The kernel knows which pages were stored to through any mapping, that of
     /// the virtual machine monitor included, so one `fdatasync` covers all.
     fn flush(&self) -> Result<(), StorageError> {
-        self.make_durable(|| Ok(fdatasync(self.mapping.file())?))
+        self.make_durable(|| Ok(retry_on_intr(|| fdatasync(self.mapping.file()))?))
     }
 
     fn flush_range(&self, offset: u64, length: u64) -> Result<(), StorageError> {
