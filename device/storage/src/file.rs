@@ -112,11 +112,12 @@ impl FileStorage {
         Ok(storage)
     }
 
-    /// Sees to it that a range, which ends at or before `end`, has blocks. Costs a system
-    /// call only where something was discarded and not written since. A file system that
-    /// cannot do this was warned about when the file was opened.
-    fn reserve(&self, offset: u64, length: u64, end: u64) -> Result<(), StorageError> {
-        self.holes.fill(offset, length, end, |offset, length| {
+    /// Sees to it that a range has blocks. Costs a system call only where something was
+    /// discarded and not written since. A file system that cannot do this was warned about
+    /// when the file was opened.
+    fn reserve(&self, offset: u64, length: u64) -> Result<(), StorageError> {
+        let capacity = || self.mapping.capacity();
+        self.holes.fill(offset, length, capacity, |offset, length| {
             self.mapping
                 .allocate(FallocateFlags::empty(), offset, length)
                 .map(drop)
@@ -271,7 +272,7 @@ impl Storage for FileStorage {
         self.check_writable()?;
         let length = source.len() as u64;
         let range = self.mapping.range(offset, length)?;
-        self.reserve(offset, length, range.capacity())?;
+        self.reserve(offset, length)?;
         self.mapping.write(&range, source)
     }
 
@@ -296,7 +297,7 @@ impl Storage for FileStorage {
             self.mapping.allocate(mode, offset, length)
         })?;
         if !allocated {
-            self.reserve(offset, length, range.capacity())?;
+            self.reserve(offset, length)?;
             self.mapping.zero(&range)?;
         }
         Ok(())

@@ -67,9 +67,13 @@ impl Holes {
     }
 
     /// Has `allocate` see to it that a range, given as offset and length, has its blocks,
-    /// where they may be missing: all of the granules below `end` that the range touches,
-    /// so that this is not done again for each write, or the range alone where there is
-    /// no space for these.
+    /// where they may be missing: all of the granules that the range touches, up to the
+    /// capacity, so that this is not done again for each write, or the range alone where
+    /// there is no space for these.
+    ///
+    /// The capacity is that of the moment, not that of when the range was checked: what was
+    /// added since may be in the last granule, and discarded again. What is beyond it gets
+    /// its blocks when it is added.
     ///
     /// # Errors
     ///
@@ -78,7 +82,7 @@ impl Holes {
         &self,
         offset: u64,
         length: u64,
-        end: u64,
+        capacity: impl Fn() -> u64,
         allocate: impl Fn(u64, u64) -> Result<(), E>,
     ) -> Result<(), E> {
         if !self.any(offset, length) {
@@ -89,7 +93,8 @@ impl Holes {
             return Ok(());
         }
         let start = offset - offset % GRANULE;
-        let up_to = (offset + length).next_multiple_of(GRANULE).min(end);
+        let end = offset + length;
+        let up_to = end.next_multiple_of(GRANULE).min(capacity().max(end));
         match allocate(start, up_to - start) {
             Ok(()) => {
                 self.forget(start, up_to - start);
@@ -197,10 +202,11 @@ mod tests {
     /// Fills a range; the ranges that were allocated for that.
     fn fill(holes: &Holes, offset: u64, length: u64, end: u64) -> Vec<(u64, u64)> {
         let calls = RefCell::new(Vec::new());
-        let Ok(()) = holes.fill(offset, length, end, |offset, length| {
+        let allocate = |offset, length| {
             calls.borrow_mut().push((offset, length));
             Ok::<_, Infallible>(())
-        });
+        };
+        let Ok(()) = holes.fill(offset, length, || end, allocate);
         calls.into_inner()
     }
 
@@ -226,6 +232,9 @@ mod tests {
         let end = GRANULE + 10;
         discard(&holes, 0, end);
         assert_eq!(fill(&holes, GRANULE + 3, 1, end), [(GRANULE, 10)]);
+        // The device has become smaller since the range was checked.
+        discard(&holes, 0, end);
+        assert_eq!(fill(&holes, GRANULE + 3, 4, GRANULE + 1), [(GRANULE, 7)]);
     }
 
     #[test]
@@ -233,9 +242,9 @@ mod tests {
         let holes = Holes::default();
         discard(&holes, 0, GRANULE);
         let small = |_, length| if length > 4096 { Err("full") } else { Ok(()) };
-        assert_eq!(holes.fill(100, 4096, GRANULE, small), Ok(()));
+        assert_eq!(holes.fill(100, 4096, || GRANULE, small), Ok(()));
         assert!(holes.any(0, 1), "the rest is still missing");
-        assert_eq!(holes.fill(100, 4097, GRANULE, small), Err("full"));
+        assert_eq!(holes.fill(100, 4097, || GRANULE, small), Err("full"));
         assert!(holes.any(0, 1));
     }
 

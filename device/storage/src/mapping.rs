@@ -313,11 +313,6 @@ pub struct Range {
 }
 
 impl Range {
-    /// Where the mapping ends, to which it belongs.
-    pub fn capacity(&self) -> u64 {
-        self.mapped.capacity
-    }
-
     /// Its bytes.
     fn slice(&self) -> Result<VolatileSlice<'_>, StorageError> {
         self.mapped.slice(self.offset, self.length)
