@@ -88,6 +88,9 @@ impl FileStorage {
             None => length,
         };
         check_size(capacity)?;
+        if length == 0 {
+            make_name_durable(path);
+        }
         if length > capacity {
             info!(
                 path = %path.display(),
@@ -170,6 +173,23 @@ fn open_or_create(path: &Path, create: bool) -> io::Result<(File, bool)> {
             .open(path)
             .map(|file| (file, false)),
         other => other.map(|file| (file, true)),
+    }
+}
+
+/// Writes the directory of a file that may be new to the disk: what is flushed to the file
+/// later would else be lost with its name. Some file systems cannot do that.
+fn make_name_durable(path: &Path) {
+    // The file's own directory, where the path is a link to it.
+    let synced = fs::canonicalize(path)
+        .and_then(|path| File::open(path.parent().unwrap_or(Path::new("/"))))
+        .and_then(|directory| directory.sync_all());
+    if let Err(error) = synced {
+        warn!(
+            path = %path.display(),
+            %error,
+            "cannot write the directory of the file to the disk: after a crash of this \
+             machine the file may be gone"
+        );
     }
 }
 
