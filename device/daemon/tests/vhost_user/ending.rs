@@ -6,9 +6,10 @@ use std::os::unix::process::ExitStatusExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
+use std::time::Instant;
 
 use crate::support::driver::Queue;
-use crate::support::{Daemon, MapPolicy, NEXT, Vmm, WRITE, desc};
+use crate::support::{Daemon, MapPolicy, NEXT, PATIENCE, Vmm, WRITE, desc};
 use ringbar_spec::{Opcode, RequestHeader};
 use rustix::process::Signal;
 
@@ -103,7 +104,9 @@ fn a_second_sigint_ends_it_at_once() {
     put_chain(queue);
     queue.add(0);
     queue.kick();
+    let deadline = Instant::now() + PATIENCE;
     while vmm.maps() == 0 {
+        assert!(Instant::now() < deadline, "the aperture is not asked for");
         thread::yield_now();
     }
     daemon.signal(Signal::TERM);
