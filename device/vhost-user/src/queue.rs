@@ -59,9 +59,10 @@ impl Shared {
     }
 
     /// Has the workers leave what is in the rings, after the request that each of
-    /// them is at.
+    /// them is at. None waits for the monitor any more.
     pub(crate) fn end(&self) {
         self.ending.store(true, Ordering::Relaxed);
+        self.aperture.end();
     }
 
     fn is_ending(&self) -> bool {
