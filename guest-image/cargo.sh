@@ -3,7 +3,7 @@
 #
 # Usage:   cargo.sh ARGUMENT...
 # Inputs:  RINGBAR_RUST=host|toolbox forces a choice.
-# Output:  that of cargo. What was found out about the host's Rust is kept in
+# Output:  that of cargo. Which Rust of the host's will do is kept in
 #          build/rust-host.
 set -euo pipefail
 here=$(dirname "$(readlink -f "$0")")
@@ -33,16 +33,20 @@ problem_with_host() {
     rm -rf "$try"
 }
 
-# host_problem: the same, found out again only when the host's Rust has changed.
+# host_problem: the same. That there is none is remembered until the host's Rust changes;
+# what was wrong may be put right by other means.
 host_problem() {
-    local known=$checkout/build/rust-host identity
+    local known=$checkout/build/rust-host identity problem
     identity="$(command -v cargo || true) $(cargo --version 2>/dev/null || true)"
-    if [[ ! -e $known || $(head -n 1 "$known") != "$identity" ]]; then
-        mkdir -p "$checkout/build"
-        printf '%s\n%s\n' "$identity" "$(problem_with_host)" >"$known.$$"
-        mv "$known.$$" "$known"
+    [[ ! -e $known || $(cat "$known") != "$identity" ]] || return 0
+    problem=$(problem_with_host)
+    if [[ -n $problem ]]; then
+        echo "$problem"
+        return
     fi
-    tail -n +2 "$known"
+    mkdir -p "$checkout/build"
+    echo "$identity" >"$known.$$"
+    mv "$known.$$" "$known"
 }
 
 case ${RINGBAR_RUST:-} in

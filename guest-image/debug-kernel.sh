@@ -47,10 +47,11 @@ in_tree() {
 }
 
 note "debug kernel: built once, takes about half an hour on two processors"
+# The shell does not end at an error in a function whose result is asked for.
 configure() {
-    in_tree tinyconfig
-    cat "$here/debug.config" >>"$building/build/.config"
-    in_tree olddefconfig
+    in_tree tinyconfig &&
+        cat "$here/debug.config" >>"$building/build/.config" &&
+        in_tree olddefconfig
 }
 run_logged "$building/log" "debug kernel: configuring" configure ||
     die "configuring the debug kernel failed, see above"

@@ -28,7 +28,11 @@ find driver -name '*.rs' -print0 | LC_ALL=C sort -z | "$here/enter.sh" "$root" -
             if [[ $1 == --check ]]; then
                 diff -u --label "$file" --label "$file, formatted" "$file" "$formatted" || status=1
             else
-                cmp -s "$file" "$formatted" || cat "$formatted" >"$file"
+                cmp -s "$file" "$formatted" || {
+                    cp -p "$file" "$file.new"
+                    cat "$formatted" >"$file.new"
+                    mv "$file.new" "$file"
+                }
             fi
         done
         exit "$status"' bash "$check"

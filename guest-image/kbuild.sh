@@ -29,6 +29,9 @@ case $which in
     *) die "kbuild.sh: no kernel is called $which" ;;
 esac
 
+# Two runs in one folder would build each other's objects. The lock ends with make.
+lock "$(basename "$output")-$(digest <<<"$output")"
+
 # Objects made for another kernel are of no use, and make could take them for
 # up to date.
 if [[ ! -e $output/kernel || $(cat "$output/kernel") != "$kernel" ]]; then

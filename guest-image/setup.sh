@@ -55,9 +55,10 @@ esac
 
 # The version of a QEMU that has the device we need, or nothing.
 qemu_version() {
-    local version
+    local version major
     version=$("$@" --version 2>/dev/null | sed -nE '1s/.*version ([0-9]+\.[0-9.]+[0-9]).*/\1/p')
-    if ((${version%%.*} >= 11)) && "$@" -device help 2>/dev/null | grep -q '"vhost-user-test-device-pci"'; then
+    major=${version%%.*}
+    if ((${major:-0} >= 11)) && "$@" -device help 2>/dev/null | grep -q '"vhost-user-test-device-pci"'; then
         echo "$version"
     fi
 }
@@ -109,5 +110,5 @@ mkdir -p "$checkout/build"
     echo "  \"toolbox\": $(json "$root"),"
     echo "  \"device\": $(json "$checkout/build/cargo/x86_64-unknown-linux-gnu/release/ringbar-device")"
     echo '}'
-} >"$record.tmp"
-mv "$record.tmp" "$record"
+} >"$record.$$"
+mv "$record.$$" "$record"

@@ -86,12 +86,15 @@ impl Host {
         }
     }
 
-    /// The host's answer, unless it says that it failed.
+    /// The host's answer, unless it says that it failed or lacks something.
     fn exchange(&self, request: HostRequest) -> Verdict<HostReply> {
         let answer = write_frame(&self.0, &request).and_then(|()| read_frame(&self.0));
         match answer {
             Ok(HostReply::Failed(message)) => {
                 Err(Stop::Failed(format!("{request:?} on the host: {message}")))
+            }
+            Ok(HostReply::Unsupported(message)) => {
+                Err(Stop::Skipped(format!("on the host, {message}")))
             }
             Ok(reply) => Ok(reply),
             Err(error) => Err(Stop::Failed(format!("{request:?}: {error}"))),

@@ -9,6 +9,7 @@
 //! all devices after [`LIMIT`], when it is told to, and when it is dropped.
 
 use std::fs::File;
+use std::io::ErrorKind;
 use std::net::Shutdown;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
@@ -129,12 +130,17 @@ struct Device {
 }
 
 impl Handles {
-    fn unwritten(&self, range: ByteRange) -> std::result::Result<u64, String> {
+    fn unwritten(&self, range: ByteRange) -> std::result::Result<HostReply, String> {
         let path = self.file.as_ref().ok_or("it has no file")?;
-        File::open(path)
-            .and_then(|file| Unwritten::of(&file, range.offset, range.length))
-            .map(|pages| pages.dirty + pages.writeback)
-            .map_err(|error| format!("{}: {error}", path.display()))
+        let pages =
+            File::open(path).and_then(|file| Unwritten::of(&file, range.offset, range.length));
+        match pages {
+            Ok(pages) => Ok(HostReply::Unwritten(pages.dirty + pages.writeback)),
+            Err(error) if error.kind() == ErrorKind::Unsupported => {
+                Ok(HostReply::Unsupported(error.to_string()))
+            }
+            Err(error) => Err(format!("{}: {error}", path.display())),
+        }
     }
 }
 
@@ -174,7 +180,7 @@ impl Devices {
                 Err("the machine is being taken down".into())
             }
             HostRequest::CountUnwritten(_, range) => {
-                return device.handles.unwritten(range).map(HostReply::Unwritten);
+                return device.handles.unwritten(range);
             }
             HostRequest::StallDevice(_) => {
                 // Set first: what is half stopped has to be resumed as well.
@@ -200,12 +206,16 @@ impl Devices {
                         "device {number} was resumed before, it took too long"
                     ));
                 }
-                device.stalled = false;
-                device
-                    .handles
-                    .pauser
-                    .resume()
-                    .map_err(|error| error.to_string())
+                match std::mem::take(&mut device.stalled) {
+                    true => device
+                        .handles
+                        .pauser
+                        .resume()
+                        .map_err(|error| error.to_string()),
+                    // The kernel reports a process as continued only if it was stopped, and
+                    // the report is waited for.
+                    false => Ok(()),
+                }
             }
             HostRequest::Lie(_, lie) => orders()?.lie(lie).map_err(|error| error.to_string()),
             HostRequest::EndLies(_) => orders()?.end_lies().map_err(|error| error.to_string()),
@@ -278,6 +288,7 @@ mod tests {
     use ringbar_agent_protocol::host::Lie;
     use std::fs;
     use std::io::Write;
+    use std::os::fd::AsRawFd;
     use std::path::Path;
     use std::process::Command;
 
@@ -324,6 +335,19 @@ mod tests {
         assert!(!is_stopped(&process));
         let reply = ask(&guest, HostRequest::StallDevice(1));
         assert_eq!(reply, HostReply::Failed("there is no device 1".into()));
+    }
+
+    #[test]
+    fn a_device_that_is_not_stalled_is_not_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let process = process(dir.path());
+        let (host, guest) = UnixStream::pair().unwrap();
+        let _port = HostPort::serve(host, handles(&process), Vec::new(), LIMIT).unwrap();
+        guest
+            .set_read_timeout(Some(Duration::from_secs(10)))
+            .unwrap();
+        assert_eq!(ask(&guest, HostRequest::ResumeDevice(0)), HostReply::Done);
+        assert!(!is_stopped(&process));
     }
 
     #[test]
@@ -388,6 +412,24 @@ mod tests {
         file.as_file().sync_data().unwrap();
         assert_eq!(count(0), HostReply::Unwritten(0));
         assert_eq!(count(1), HostReply::Failed("it has no file".into()));
+    }
+
+    #[test]
+    fn a_host_that_cannot_count_pages_says_so() {
+        let dir = tempfile::tempdir().unwrap();
+        let process = process(dir.path());
+        let (host, guest) = UnixStream::pair().unwrap();
+        let mut devices = handles(&process);
+        let memory = rustix::fs::memfd_create("a test", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
+        let path = format!("/proc/self/fd/{}", memory.as_raw_fd());
+        devices[0].file = Some(path.into());
+        let _port = HostPort::serve(host, devices, Vec::new(), LIMIT).unwrap();
+        let range = ByteRange {
+            offset: 0,
+            length: 1,
+        };
+        let reply = ask(&guest, HostRequest::CountUnwritten(0, range));
+        assert!(matches!(reply, HostReply::Unsupported(_)), "{reply:?}");
     }
 
     #[test]

@@ -4,11 +4,13 @@
 //! was acknowledged as durable has none (`cachestat(2)`, Linux 6.5).
 //!
 //! A file system in memory has no pages to write, and neither has a stacked one, whose
-//! pages are another's. So a test is to see first that there are any before it takes
-//! their absence for a result: [`Unwritten::any`] after a write.
+//! pages are another's. tmpfs and overlayfs are refused for that. There may be others, so a
+//! test is to see first that there are any pages before it takes their absence for a
+//! result: [`Unwritten::any`] after a write.
 
 use std::fs::File;
 use std::io;
+use std::mem::MaybeUninit;
 use std::os::fd::AsRawFd;
 
 /// Number of the system call, the same on all architectures.
@@ -47,8 +49,10 @@ impl Unwritten {
     ///
     /// # Errors
     ///
-    /// `ENOSYS` on a kernel before Linux 6.5, `EOPNOTSUPP` on hugetlbfs.
+    /// [`io::ErrorKind::Unsupported`] on a kernel before Linux 6.5, and on a file system whose
+    /// pages would say nothing.
     pub fn of(file: &File, offset: u64, length: u64) -> io::Result<Self> {
+        check_file_system(file)?;
         let range = Range {
             off: offset,
             len: length,
@@ -66,7 +70,13 @@ impl Unwritten {
             )
         };
         if result != 0 {
-            return Err(io::Error::last_os_error());
+            return Err(match io::Error::last_os_error() {
+                error if error.raw_os_error() == Some(libc::ENOSYS) => unsupported(
+                    "cachestat(2), which tells what is not on the disk yet, needs Linux 6.5 or \
+                     later, and a container that allows it",
+                ),
+                error => error,
+            });
         }
         Ok(Self {
             dirty: statistics.nr_dirty,
@@ -80,10 +90,50 @@ impl Unwritten {
     }
 }
 
+fn unsupported(message: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::Unsupported, message)
+}
+
+/// # Errors
+///
+/// Where pages of the file are never dirty, as far as that is known of the file system.
+fn check_file_system(file: &File) -> io::Result<()> {
+    let mut status = MaybeUninit::<libc::statfs>::uninit();
+    // SAFETY: The kernel writes one such structure.
+    if unsafe { libc::fstatfs(file.as_raw_fd(), status.as_mut_ptr()) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: The call has succeeded.
+    match unsafe { status.assume_init() }.f_type {
+        libc::TMPFS_MAGIC => Err(unsupported(
+            "tmpfs has no disk to write to: the build folder must be on one, to test what is \
+             durable",
+        )),
+        libc::OVERLAYFS_SUPER_MAGIC => Err(unsupported(
+            "overlayfs keeps no pages of its own: the build folder must be on another file \
+             system, a volume of the container for example, to test what is durable",
+        )),
+        _ => Ok(()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::os::unix::fs::FileExt;
+
+    #[test]
+    fn a_file_system_in_memory_is_refused() {
+        use std::os::fd::FromRawFd;
+        // SAFETY: The name ends with 0.
+        let file = unsafe { libc::memfd_create(c"a test".as_ptr(), libc::MFD_CLOEXEC) };
+        assert!(file >= 0);
+        // SAFETY: The descriptor was made for us just now.
+        let file = unsafe { File::from_raw_fd(file) };
+        let error = Unwritten::of(&file, 0, 0).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::Unsupported);
+        assert!(error.to_string().contains("tmpfs"), "{error}");
+    }
 
     #[test]
     fn pages_are_unwritten_until_they_are_synced() {
@@ -98,7 +148,7 @@ mod tests {
         assert!(
             seen,
             "the build folder is on a file system whose pages are never dirty: no test of \
-             durability means anything here"
+             durability means anything here, it must be on a disk"
         );
         assert_eq!(
             Unwritten::of(&file, 0, 4096).unwrap(),

@@ -18,7 +18,8 @@ mod registers;
 
 use std::fs::File;
 use std::io;
-use std::path::Path;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread;
 use std::time::Duration;
@@ -36,9 +37,25 @@ use function::Function;
 /// How often the memory of requests that were kept is written to.
 const SCRIBBLE_INTERVAL: Duration = Duration::from_micros(20);
 
-/// A function that is served by threads of its own, as long as the monitor is there.
+/// How long to wait where no requests are kept.
+const IDLE_INTERVAL: Duration = Duration::from_millis(1);
+
+/// A function that is served by threads of its own, as long as the monitor is there. Where
+/// none has come when this is dropped, they end.
 #[derive(Clone)]
-pub struct PciFunction(Arc<Mutex<Function>>);
+pub struct PciFunction(Arc<Served>);
+
+struct Served {
+    function: Arc<Mutex<Function>>,
+    socket: PathBuf,
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        // Who waits for a monitor gets one that hangs up at once. After that nobody listens.
+        let _ = UnixStream::connect(&self.socket);
+    }
+}
 
 impl std::fmt::Debug for PciFunction {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -64,12 +81,15 @@ impl PciFunction {
         thread::Builder::new()
             .name("pci-function-dma".into())
             .spawn(move || scribble(&scribbled))?;
-        Ok(Self(function))
+        Ok(Self(Arc::new(Served {
+            function,
+            socket: socket.to_owned(),
+        })))
     }
 
     /// Has the function do what its driver does not expect.
     pub fn order(&self, order: FunctionOrder) -> io::Result<()> {
-        let mut function = lock(&self.0);
+        let mut function = lock(&self.0.function);
         match order {
             FunctionOrder::HoldReset(hold) => function.hold_reset(hold),
             FunctionOrder::KeepRequests(keep) => function.keeps_requests = keep,
@@ -90,9 +110,12 @@ fn lock(function: &Mutex<Function>) -> MutexGuard<'_, Function> {
 /// Does the DMA that nobody waits for.
 fn scribble(function: &Weak<Mutex<Function>>) {
     while let Some(function) = function.upgrade() {
-        lock(&function).scribble();
+        let interval = match lock(&function).scribble() {
+            true => SCRIBBLE_INTERVAL,
+            false => IDLE_INTERVAL,
+        };
         drop(function);
-        thread::sleep(SCRIBBLE_INTERVAL);
+        thread::sleep(interval);
     }
 }
 
@@ -177,4 +200,26 @@ fn regions() -> Vec<ServerRegion> {
             }
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::*;
+
+    #[test]
+    fn without_a_monitor_it_ends() {
+        let directory = tempfile::tempdir().unwrap();
+        let socket = directory.path().join("socket");
+        let function = PciFunction::start(&socket).unwrap();
+        let state = Arc::downgrade(&function.0.function);
+        assert!(socket.exists());
+        drop(function);
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while state.strong_count() > 0 || socket.exists() {
+            assert!(Instant::now() < deadline, "it still waits for a monitor");
+            thread::sleep(IDLE_INTERVAL);
+        }
+    }
 }

@@ -151,4 +151,6 @@ pub enum HostReply {
     Count(u64),
     /// What was tried and why it failed.
     Failed(String),
+    /// What the host lacks for it.
+    Unsupported(String),
 }

@@ -88,6 +88,9 @@ impl FileStorage {
             None => length,
         };
         check_size(capacity)?;
+        if length == 0 {
+            make_name_durable(path);
+        }
         if length > capacity {
             info!(
                 path = %path.display(),
@@ -112,11 +115,12 @@ impl FileStorage {
         Ok(storage)
     }
 
-    /// Sees to it that a range, which ends at or before `end`, has blocks. Costs a system
-    /// call only where something was discarded and not written since. A file system that
-    /// cannot do this was warned about when the file was opened.
-    fn reserve(&self, offset: u64, length: u64, end: u64) -> Result<(), StorageError> {
-        self.holes.fill(offset, length, end, |offset, length| {
+    /// Sees to it that a range has blocks. Costs a system call only where something was
+    /// discarded and not written since. A file system that cannot do this was warned about
+    /// when the file was opened.
+    fn reserve(&self, offset: u64, length: u64) -> Result<(), StorageError> {
+        let capacity = || self.mapping.capacity();
+        self.holes.fill(offset, length, capacity, |offset, length| {
             self.mapping
                 .allocate(FallocateFlags::empty(), offset, length)
                 .map(drop)
@@ -169,6 +173,23 @@ fn open_or_create(path: &Path, create: bool) -> io::Result<(File, bool)> {
             .open(path)
             .map(|file| (file, false)),
         other => other.map(|file| (file, true)),
+    }
+}
+
+/// Writes the directory of a file that may be new to the disk: what is flushed to the file
+/// later would else be lost with its name. Some file systems cannot do that.
+fn make_name_durable(path: &Path) {
+    // The file's own directory, where the path is a link to it.
+    let synced = fs::canonicalize(path)
+        .and_then(|path| File::open(path.parent().unwrap_or(Path::new("/"))))
+        .and_then(|directory| directory.sync_all());
+    if let Err(error) = synced {
+        warn!(
+            path = %path.display(),
+            %error,
+            "cannot write the directory of the file to the disk: after a crash of this \
+             machine the file may be gone"
+        );
     }
 }
 
@@ -271,7 +292,7 @@ impl Storage for FileStorage {
         self.check_writable()?;
         let length = source.len() as u64;
         let range = self.mapping.range(offset, length)?;
-        self.reserve(offset, length, range.capacity())?;
+        self.reserve(offset, length)?;
         self.mapping.write(&range, source)
     }
 
@@ -296,7 +317,7 @@ impl Storage for FileStorage {
             self.mapping.allocate(mode, offset, length)
         })?;
         if !allocated {
-            self.reserve(offset, length, range.capacity())?;
+            self.reserve(offset, length)?;
             self.mapping.zero(&range)?;
         }
         Ok(())
@@ -305,7 +326,7 @@ impl Storage for FileStorage {
     /// The kernel knows which pages were stored to through any mapping, that of
     /// the virtual machine monitor included, so one `fdatasync` covers all.
     fn flush(&self) -> Result<(), StorageError> {
-        self.make_durable(|| Ok(fdatasync(self.mapping.file())?))
+        self.make_durable(|| Ok(retry_on_intr(|| fdatasync(self.mapping.file()))?))
     }
 
     fn flush_range(&self, offset: u64, length: u64) -> Result<(), StorageError> {

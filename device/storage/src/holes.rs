@@ -67,9 +67,13 @@ impl Holes {
     }
 
     /// Has `allocate` see to it that a range, given as offset and length, has its blocks,
-    /// where they may be missing: all of the granules below `end` that the range touches,
-    /// so that this is not done again for each write, or the range alone where there is
-    /// no space for these.
+    /// where they may be missing: all of the granules that the range touches, up to the
+    /// capacity, so that this is not done again for each write, or the range alone where
+    /// there is no space for these.
+    ///
+    /// The capacity is that of the moment, not that of when the range was checked: what was
+    /// added since may be in the last granule, and discarded again. What is beyond it gets
+    /// its blocks when it is added.
     ///
     /// # Errors
     ///
@@ -78,7 +82,7 @@ impl Holes {
         &self,
         offset: u64,
         length: u64,
-        end: u64,
+        capacity: impl Fn() -> u64,
         allocate: impl Fn(u64, u64) -> Result<(), E>,
     ) -> Result<(), E> {
         if !self.any(offset, length) {
@@ -89,7 +93,8 @@ impl Holes {
             return Ok(());
         }
         let start = offset - offset % GRANULE;
-        let up_to = (offset + length).next_multiple_of(GRANULE).min(end);
+        let end = offset + length;
+        let up_to = end.next_multiple_of(GRANULE).min(capacity().max(end));
         match allocate(start, up_to - start) {
             Ok(()) => {
                 self.forget(start, up_to - start);
@@ -100,7 +105,12 @@ impl Holes {
     }
 
     /// Has `overwrite` give a range new contents with all blocks. It returns whether it
-    /// could.
+    /// could; if not, it has changed nothing.
+    ///
+    /// # Errors
+    ///
+    /// That of `overwrite`. Blocks may be missing then: a file system may free those that
+    /// there were before it finds no space for new ones.
     pub(crate) fn overwrite<E>(
         &self,
         offset: u64,
@@ -108,7 +118,19 @@ impl Holes {
         overwrite: impl FnOnce() -> Result<bool, E>,
     ) -> Result<bool, E> {
         let _changing = self.changing();
+        let used = self.used.swap(true, Ordering::Relaxed);
+        let mut added = Vec::new();
+        for (index, mask) in words(offset, length) {
+            let before = self.word_or_new(index).fetch_or(mask, Ordering::Relaxed);
+            if before & mask != mask {
+                added.push((index, mask & !before));
+            }
+        }
         let done = overwrite()?;
+        for (index, mask) in added {
+            self.word_or_new(index).fetch_and(!mask, Ordering::Relaxed);
+        }
+        self.used.store(used, Ordering::Relaxed);
         let start = offset.next_multiple_of(GRANULE);
         let end = (offset + length) / GRANULE * GRANULE;
         if done && start < end {
@@ -180,10 +202,11 @@ mod tests {
     /// Fills a range; the ranges that were allocated for that.
     fn fill(holes: &Holes, offset: u64, length: u64, end: u64) -> Vec<(u64, u64)> {
         let calls = RefCell::new(Vec::new());
-        let Ok(()) = holes.fill(offset, length, end, |offset, length| {
+        let allocate = |offset, length| {
             calls.borrow_mut().push((offset, length));
             Ok::<_, Infallible>(())
-        });
+        };
+        let Ok(()) = holes.fill(offset, length, || end, allocate);
         calls.into_inner()
     }
 
@@ -209,6 +232,9 @@ mod tests {
         let end = GRANULE + 10;
         discard(&holes, 0, end);
         assert_eq!(fill(&holes, GRANULE + 3, 1, end), [(GRANULE, 10)]);
+        // The device has become smaller since the range was checked.
+        discard(&holes, 0, end);
+        assert_eq!(fill(&holes, GRANULE + 3, 4, GRANULE + 1), [(GRANULE, 7)]);
     }
 
     #[test]
@@ -216,9 +242,9 @@ mod tests {
         let holes = Holes::default();
         discard(&holes, 0, GRANULE);
         let small = |_, length| if length > 4096 { Err("full") } else { Ok(()) };
-        assert_eq!(holes.fill(100, 4096, GRANULE, small), Ok(()));
+        assert_eq!(holes.fill(100, 4096, || GRANULE, small), Ok(()));
         assert!(holes.any(0, 1), "the rest is still missing");
-        assert_eq!(holes.fill(100, 4097, GRANULE, small), Err("full"));
+        assert_eq!(holes.fill(100, 4097, || GRANULE, small), Err("full"));
         assert!(holes.any(0, 1));
     }
 
@@ -239,6 +265,29 @@ mod tests {
     }
 
     #[test]
+    fn an_overwrite_that_fails_may_have_given_up_blocks() {
+        let holes = Holes::default();
+        discard(&holes, 9 * GRANULE, 1);
+        let during = |holes: &Holes| holes.any(GRANULE, 1) && holes.any(2 * GRANULE, 1);
+        let failed = holes.overwrite(GRANULE + 1, GRANULE, || {
+            assert!(
+                during(&holes),
+                "a write at this moment takes it for allocated"
+            );
+            Err("full")
+        });
+        assert_eq!(failed, Err("full"));
+        assert!(during(&holes));
+        assert!(!holes.any(0, GRANULE) && !holes.any(3 * GRANULE, GRANULE));
+        // What is beside a range that could be overwritten is as it was.
+        let all = || Ok::<_, Infallible>(true);
+        assert_eq!(holes.overwrite(4 * GRANULE + 1, GRANULE, all), Ok(true));
+        assert!(!holes.any(4 * GRANULE, 2 * GRANULE));
+        assert_eq!(holes.overwrite(2 * GRANULE, 10, all), Ok(true));
+        assert!(holes.any(2 * GRANULE, 1));
+    }
+
+    #[test]
     fn the_largest_offsets_have_their_place() {
         let holes = Holes::default();
         let end = i64::MAX as u64;
@@ -253,7 +302,7 @@ mod tests {
         #[test]
         fn bits_are_those_of_the_granules(
             steps in prop::collection::vec(
-                (0..3u8, 0..300 * GRANULE, 0..200 * GRANULE), 1..40),
+                (0..5u8, 0..300 * GRANULE, 0..200 * GRANULE), 1..40),
         ) {
             let holes = Holes::default();
             let end = 500 * GRANULE;
@@ -274,6 +323,14 @@ mod tests {
                     1 => {
                         prop_assert_eq!(fill(&holes, offset, length, end).len(), usize::from(hit));
                         missing.retain(|granule| !touched.contains(granule));
+                    }
+                    2 => {
+                        let full = || Err::<bool, _>(());
+                        prop_assert!(holes.overwrite(offset, length, full).is_err());
+                        missing.extend(touched);
+                    }
+                    3 => {
+                        let Ok(_) = holes.overwrite(offset, length, || Ok::<_, Infallible>(false));
                     }
                     _ => {
                         let Ok(_) = holes.overwrite(offset, length, || Ok::<_, Infallible>(true));

@@ -313,11 +313,6 @@ pub struct Range {
 }
 
 impl Range {
-    /// Where the mapping ends, to which it belongs.
-    pub fn capacity(&self) -> u64 {
-        self.mapped.capacity
-    }
-
     /// Its bytes.
     fn slice(&self) -> Result<VolatileSlice<'_>, StorageError> {
         self.mapped.slice(self.offset, self.length)
@@ -332,9 +327,11 @@ impl Range {
             .slice(start, self.offset - start + self.length)
             .map_err(io::Error::other)?;
         let guard = slice.ptr_guard_mut();
-        // SAFETY: the range lies within the mapping that `slice` borrows, it
-        // starts at a page boundary of it, and MS_SYNC changes no memory.
-        unsafe { msync(guard.as_ptr().cast(), slice.len(), MsyncFlags::SYNC) }?;
+        retry_on_intr(|| {
+            // SAFETY: the range lies within the mapping that `slice` borrows, it
+            // starts at a page boundary of it, and MS_SYNC changes no memory.
+            unsafe { msync(guard.as_ptr().cast(), slice.len(), MsyncFlags::SYNC) }
+        })?;
         Ok(())
     }
 }

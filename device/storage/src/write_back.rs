@@ -96,6 +96,7 @@ mod tests {
     use super::*;
     use std::sync::mpsc::channel;
     use std::thread;
+    use std::time::{Duration, Instant};
 
     #[test]
     fn ho7_the_first_error_stays() {
@@ -128,7 +129,9 @@ mod tests {
             wait_begun.recv().unwrap();
             scope.spawn(move || done.send(flushes.flush(|| Ok(()))).unwrap());
             // It has nothing to wait for but the first one.
+            let deadline = Instant::now() + Duration::from_secs(10);
             while flushes.state().next < 2 || flushes.state().in_progress.len() > 1 {
+                assert!(Instant::now() < deadline, "the second one does not end");
                 thread::yield_now();
             }
             assert!(ended.try_recv().is_err(), "it ended before the first one");

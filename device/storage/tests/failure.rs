@@ -125,6 +125,27 @@ fn ho9_a_discard_is_paid_for_once_and_only_where_it_was() {
     assert!(writes_without_allocating(hole + 90_000));
 }
 
+/// XFS frees the blocks of a range before it allocates others and finds no space.
+#[test]
+fn ho9_zeroing_that_fails_may_have_given_up_blocks() {
+    let directory = TempDir::new().unwrap();
+    let storage = open(directory.path());
+    let failed = with_failing(&[SYS_fallocate], Errno::NOSPC, || {
+        storage.write_zeroes(100_000, 200_000)
+    });
+    assert_eq!(status(failed), StatusCode::NoSpace);
+    let write_at = |offset| {
+        with_failing(&[SYS_fallocate], Errno::NOSPC, || {
+            status(write(&storage, offset, &[7; 4096]))
+        })
+    };
+    assert_eq!(write_at(150_000), StatusCode::NoSpace);
+    assert_eq!(write_at(500_000), StatusCode::Ok);
+    write(&storage, 150_000, &[7; 4096]).unwrap();
+    assert_eq!(write_at(150_000), StatusCode::Ok);
+    assert_eq!(storage.failure(), None);
+}
+
 #[test]
 fn memory_has_no_failure() {
     let storage = MemoryStorage::new(CAPACITY).unwrap();

@@ -2,54 +2,102 @@
 
 //! Storages on a file system that is full.
 //!
-//! These tests start processes. Between fork and exec, a process holds copies of all files
-//! of this one and with them their locks, so that a test which opens a file again must not
-//! run beside them.
+//! For an ordinary user, these tests start processes. Between fork and exec, a process holds
+//! copies of all files of this one and with them their locks, so that a test which opens a
+//! file again must not run beside them.
 
 mod support;
 
 use std::fs;
-use std::path::Path;
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use ringbar_model::Storage;
 use ringbar_spec::StatusCode;
-use rustix::fs::{FallocateFlags, fallocate};
+use rustix::fs::{FallocateFlags, Mode, OFlags, fallocate};
+use rustix::io::Errno;
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsconfig_set_string, fsmount,
+    fsopen,
+};
+use rustix::process::{getgid, getuid};
+use rustix::thread::{UnshareFlags, unshare_unsafe};
 use support::{CAPACITY, assert_lost, open, read, status, write};
 
-/// Runs the test of this name again as the owner of a file system of 4 MiB in memory,
-/// mounted at `/mnt` for it alone; returns whether this is that run.
-fn on_a_small_file_system(test: &str) -> bool {
-    const INSIDE: &str = "RINGBAR_TEST_SMALL_FILE_SYSTEM";
-    if std::env::var_os(INSIDE).is_some() {
-        return true;
+/// A file system of 4 MiB in memory. It is mounted nowhere, so that it needs no place in
+/// the tree of files, and goes with this value.
+struct SmallFileSystem(OwnedFd);
+
+impl SmallFileSystem {
+    /// A new one. Who may not make one runs the test of this name again as the root user of a
+    /// user namespace, who may, and gets `None` when that has passed.
+    fn new_or_in_namespace(test: &str) -> Option<Self> {
+        const INSIDE: &str = "RINGBAR_TEST_IN_USER_NAMESPACE";
+        match Self::new() {
+            Ok(new) => Some(new),
+            Err(Errno::PERM) if std::env::var_os(INSIDE).is_none() => {
+                let mut command = Command::new(std::env::current_exe().unwrap());
+                command.args(["--exact", test, "--nocapture"]);
+                pass_in_namespace(command.env(INSIDE, "1"));
+                None
+            }
+            Err(error) => panic!(
+                "cannot make a file system in memory, which needs Linux 5.2 and the right to \
+                 mount, as root or in a user namespace: {error}"
+            ),
+        }
     }
-    // Root may make mounts without a user namespace, and perhaps only so.
-    let mount = "mount -t tmpfs -o size=4m none /mnt && exec \"$0\" --exact \"$1\" --nocapture";
-    let run = |namespace: &[&str]| {
-        Command::new("unshare")
-            .args(namespace)
-            .args(["--", "sh", "-c", mount])
-            .arg(std::env::current_exe().unwrap())
-            .arg(test)
-            .env(INSIDE, "1")
-            .output()
-            .unwrap()
+
+    fn new() -> rustix::io::Result<Self> {
+        let context = fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
+        fsconfig_set_string(&context, "size", "4m")?;
+        fsconfig_create(&context)?;
+        let flags = FsMountFlags::FSMOUNT_CLOEXEC;
+        fsmount(&context, flags, MountAttrFlags::empty()).map(Self)
+    }
+
+    /// Its directory, in this process only.
+    fn path(&self) -> PathBuf {
+        format!("/proc/self/fd/{}", self.0.as_raw_fd()).into()
+    }
+}
+
+/// Runs a test program as the root user of a user namespace and asserts that a test passes.
+fn pass_in_namespace(command: &mut Command) {
+    // Made before the fork, after which nothing may be allocated.
+    let user = format!("0 {} 1", getuid().as_raw());
+    let group = format!("0 {} 1", getgid().as_raw());
+    let enter = move || -> io::Result<()> {
+        // SAFETY: The thread goes on to share its descriptors with others, of which there are
+        // none.
+        unsafe { unshare_unsafe(UnshareFlags::NEWUSER | UnshareFlags::NEWNS) }?;
+        for (file, content) in [
+            (c"/proc/self/setgroups", "deny"),
+            (c"/proc/self/uid_map", &user),
+            (c"/proc/self/gid_map", &group),
+        ] {
+            let file = rustix::fs::open(file, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())?;
+            rustix::io::write(&file, content.as_bytes())?;
+        }
+        Ok(())
     };
-    let ran = |text: &[u8]| String::from_utf8_lossy(text).contains("test result:");
-    let mut output = run(&["--mount"]);
-    if !ran(&output.stdout) {
-        output = run(&["--map-root-user", "--mount"]);
-    }
+    // SAFETY: The closure makes system calls only, and allocates nothing.
+    let output = unsafe { command.pre_exec(enter) }.output();
+    let output = output.unwrap_or_else(|error| {
+        panic!(
+            "this test mounts a file system in memory. This user may not, and can make no user \
+             namespace in which it may: {error}"
+        )
+    });
+    let stdout = String::from_utf8_lossy(&output.stdout);
     assert!(
-        output.status.success(),
-        "{test} on a small file system (this needs the right to mount one, as root or in a \
-         user namespace): {}\n{}",
-        String::from_utf8_lossy(&output.stdout),
+        output.status.success() && stdout.contains("1 passed"),
+        "in a user namespace: {stdout}\n{}",
         String::from_utf8_lossy(&output.stderr)
     );
-    assert!(String::from_utf8_lossy(&output.stdout).contains("1 passed"));
-    false
 }
 
 /// Takes all space that is left in a directory.
@@ -70,14 +118,16 @@ fn fill(directory: &Path) {
 /// on a copy-on-write file system that is full.
 #[test]
 fn ho8_a_page_that_the_file_system_has_no_space_for_is_an_error() {
-    if !on_a_small_file_system("ho8_a_page_that_the_file_system_has_no_space_for_is_an_error") {
+    let Some(file_system) = SmallFileSystem::new_or_in_namespace(
+        "ho8_a_page_that_the_file_system_has_no_space_for_is_an_error",
+    ) else {
         return;
-    }
-    let directory = Path::new("/mnt");
-    let storage = open(directory);
+    };
+    let directory = file_system.path();
+    let storage = open(&directory);
     let punch = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
     fallocate(storage.mappable().unwrap().file, punch, 0, 65536).unwrap();
-    fill(directory);
+    fill(&directory);
     // What has its pages works.
     write(&storage, 65536, &[7; 5000]).unwrap();
     assert_eq!(read(&storage, 65536, 1).unwrap(), [7]);
@@ -89,16 +139,16 @@ fn ho8_a_page_that_the_file_system_has_no_space_for_is_an_error() {
 /// the request, and reading needs no space.
 #[test]
 fn ho8_discarded_space_that_is_not_to_be_had_again_fails_the_request_alone() {
-    if !on_a_small_file_system(
+    let Some(file_system) = SmallFileSystem::new_or_in_namespace(
         "ho8_discarded_space_that_is_not_to_be_had_again_fails_the_request_alone",
-    ) {
+    ) else {
         return;
-    }
-    let directory = Path::new("/mnt");
-    let storage = open(directory);
+    };
+    let directory = file_system.path();
+    let storage = open(&directory);
     write(&storage, 0, &vec![7; CAPACITY as usize]).unwrap();
     storage.discard(0, 300_000).unwrap();
-    fill(directory);
+    fill(&directory);
     assert_eq!(status(write(&storage, 0, &[1])), StatusCode::NoSpace);
     assert_eq!(status(storage.write_zeroes(0, 5000)), StatusCode::NoSpace);
     assert_eq!(read(&storage, 0, 200_000).unwrap(), [0; 200_000]);

@@ -7,9 +7,15 @@
 //! The monitor forgets the mapping when the driver resets the device, and QEMU
 //! takes the request only while the device is started. So it is sent when the
 //! driver asks over the control queue, which it can do in that time only.
+//!
+//! A thread of its own sends the request and waits for the answer, without limit: the crate
+//! below knows none. The worker of the control queue waits for that thread, until the
+//! connection ends.
 
 use std::io;
+use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
 
 use ringbar_model::Storage;
 use ringbar_spec::{APERTURE_PAGE, APERTURE_SHMID, RequestStatus, StatusCode, aperture_of};
@@ -63,6 +69,10 @@ struct State {
     /// Counts the stops of the device: a mapping is worth nothing after one.
     generation: u64,
     backend: Option<Backend>,
+    /// The connection has ended.
+    ended: bool,
+    /// Ends the wait of [`Aperture::map`].
+    waiting: Option<Sender<io::Result<()>>>,
 }
 
 /// The aperture of one connection.
@@ -81,6 +91,8 @@ impl Aperture {
                 mapping: Mapping::Absent,
                 generation: 0,
                 backend: None,
+                ended: false,
+                waiting: None,
             }),
         }
     }
@@ -104,6 +116,17 @@ impl Aperture {
         let mut state = self.state();
         state.generation += 1;
         state.mapping = Mapping::Absent;
+    }
+
+    /// The connection has ended: no answer of the monitor is waited for any more. It may
+    /// still come, where the monitor has kept the channel for requests of the device.
+    pub(crate) fn end(&self) {
+        let mut state = self.state();
+        state.ended = true;
+        if let Some(waiting) = state.waiting.take() {
+            // It may just have got its answer.
+            let _ = waiting.send(Err(hung_up()));
+        }
     }
 
     /// The answer to `MapAperture`, or `None` where [`Self::map`] must be called
@@ -131,11 +154,8 @@ impl Aperture {
     /// held meanwhile: before it answers, the monitor sends messages of its own
     /// (the new memory table) and waits for them to be handled.
     pub(crate) fn map(&self) {
-        let (generation, backend) = {
-            let state = self.state();
-            (state.generation, state.backend.clone())
-        };
-        let mapping = match self.request(backend) {
+        let (generation, result) = self.request();
+        let mapping = match result {
             Ok(()) => {
                 info!(bytes = self.layout.mapped, "aperture mapped");
                 Mapping::Present
@@ -151,26 +171,54 @@ impl Aperture {
         }
     }
 
-    fn request(&self, backend: Option<Backend>) -> io::Result<()> {
-        let backend = backend.ok_or_else(|| {
-            io::Error::other("the monitor opened no channel for requests of the device")
-        })?;
-        let source = self
-            .storage
-            .mappable()
-            .ok_or_else(|| io::Error::other("this storage cannot be mapped, or has failed"))?;
-        let request = VhostUserMMap {
-            shmid: APERTURE_SHMID,
-            padding: [0; 7],
-            fd_offset: source.offset,
-            shm_offset: 0,
-            len: self.layout.mapped,
-            flags: VhostUserMMapFlags::WRITABLE.bits(),
+    /// Returns the generation in which it was asked for, with what came of it.
+    fn request(&self) -> (u64, io::Result<()>) {
+        let (sender, receiver) = channel();
+        let (generation, backend) = {
+            let mut state = self.state();
+            if state.ended {
+                return (state.generation, Err(hung_up()));
+            }
+            state.waiting = Some(sender.clone());
+            (state.generation, state.backend.clone())
         };
-        match backend.shmem_map(&request, source.file)? {
-            0 => Ok(()),
-            code => Err(io::Error::other(format!("the monitor answered {code:#x}"))),
-        }
+        let (storage, bytes) = (Arc::clone(&self.storage), self.layout.mapped);
+        let result = thread::Builder::new()
+            .name("aperture".to_owned())
+            .spawn(move || {
+                // Nobody may wait for it any more.
+                let _ = sender.send(request(backend, storage.as_ref(), bytes));
+            })
+            // A thread that panics has sent nothing, but others can.
+            .and_then(|_| receiver.recv().map_err(io::Error::other)?);
+        self.state().waiting = None;
+        (generation, result)
+    }
+}
+
+fn hung_up() -> io::Error {
+    io::Error::other("the connection has ended")
+}
+
+/// Asks the monitor to map the first `bytes` of the storage.
+fn request(backend: Option<Backend>, storage: &dyn Storage, bytes: u64) -> io::Result<()> {
+    let backend = backend.ok_or_else(|| {
+        io::Error::other("the monitor opened no channel for requests of the device")
+    })?;
+    let source = storage
+        .mappable()
+        .ok_or_else(|| io::Error::other("this storage cannot be mapped, or has failed"))?;
+    let request = VhostUserMMap {
+        shmid: APERTURE_SHMID,
+        padding: [0; 7],
+        fd_offset: source.offset,
+        shm_offset: 0,
+        len: bytes,
+        flags: VhostUserMMapFlags::WRITABLE.bits(),
+    };
+    match backend.shmem_map(&request, source.file)? {
+        0 => Ok(()),
+        code => Err(io::Error::other(format!("the monitor answered {code:#x}"))),
     }
 }
 

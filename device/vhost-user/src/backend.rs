@@ -3,8 +3,8 @@
 //! The device as the `vhost-user-backend` crate wants it.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
+use std::os::fd::{AsFd, AsRawFd};
+use std::sync::{Arc, OnceLock, Weak};
 use std::thread::available_parallelism;
 use std::time::Duration;
 
@@ -19,14 +19,13 @@ use virtio_bindings::bindings::virtio_ring::{
     VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC,
 };
 use vmm_sys_util::epoll::EventSet;
-use vmm_sys_util::event::{
-    EventConsumer, EventFlag, EventNotifier, new_event_consumer_and_notifier,
-};
+use vmm_sys_util::event::{EventConsumer, EventNotifier};
 
 use crate::device::Device;
 use crate::error::Error;
 use crate::event_queue::EventServer;
 use crate::events::PendingEvents;
+use crate::exit_events::ExitEvents;
 use crate::memory_timer::MemoryTimer;
 use crate::queue::Shared;
 use crate::ring::{Memory, Ring};
@@ -57,8 +56,9 @@ pub(crate) struct DeviceBackend {
     /// For each worker the mask of its queues.
     masks: Vec<u64>,
     queues: usize,
-    /// Ends of the workers' exit events that the library leaves open.
-    exit_events: Mutex<Vec<RawFd>>,
+    /// Dropped when the workers have ended: each holds on to this for longer than to its
+    /// epoll.
+    exit_events: ExitEvents,
     memory_timer: MemoryTimer,
     /// The library's halves of the workers, which hold on to this.
     handlers: OnceLock<Vec<Weak<Handler>>>,
@@ -74,9 +74,9 @@ impl DeviceBackend {
         Ok(Self {
             events: EventServer::default(),
             workers: Worker::for_masks(&masks, &device),
+            exit_events: ExitEvents::new(masks.len()).map_err(Error::Resources)?,
             masks,
             queues,
-            exit_events: Mutex::default(),
             memory_timer: MemoryTimer::new().map_err(Error::Resources)?,
             handlers: OnceLock::new(),
             shared: Shared::new(device, events)?,
@@ -117,18 +117,9 @@ impl DeviceBackend {
         self.shared.end();
     }
 
-    /// Closes what the library leaves open. The workers must have ended.
-    pub(crate) fn close_exit_events(&self) {
-        let mut fds = self
-            .exit_events
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        for fd in fds.drain(..) {
-            // SAFETY: the library took the descriptor out of its `EventConsumer`
-            // by `into_raw_fd` and never closes it; the worker's epoll that knew
-            // its number is gone, and it is taken off this list here.
-            drop(unsafe { OwnedFd::from_raw_fd(fd) });
-        }
+    /// Ends the workers, also those that the library has forgotten.
+    pub(crate) fn end_workers(&self) {
+        self.exit_events.send();
     }
 
     fn memory_overdue(&self) {
@@ -269,20 +260,8 @@ impl VhostUserBackend for DeviceBackend {
         self.masks.clone()
     }
 
-    fn exit_event(&self, _worker: usize) -> Option<(EventConsumer, EventNotifier)> {
-        match new_event_consumer_and_notifier(EventFlag::NONBLOCK | EventFlag::CLOEXEC) {
-            Ok((consumer, notifier)) => {
-                self.exit_events
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .push(consumer.as_raw_fd());
-                Some((consumer, notifier))
-            }
-            Err(error) => {
-                error!(%error, "cannot create an event: the worker will not end by itself");
-                None
-            }
-        }
+    fn exit_event(&self, worker: usize) -> Option<(EventConsumer, EventNotifier)> {
+        self.exit_events.take(worker)
     }
 
     /// Called when the ring is idle and disabled. The monitor drops the mapping

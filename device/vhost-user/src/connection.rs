@@ -35,7 +35,11 @@ impl Connection {
             Arc::clone(&backend),
             GuestMemoryAtomic::new(GuestMemoryMmap::new()),
         )
-        .map_err(refused)?;
+        .map_err(|error| {
+            // Those that were started before the one that could not be.
+            backend.end_workers();
+            refused(error)
+        })?;
         let workers = daemon.get_epoll_handlers();
         backend.register(&workers).map_err(Error::Resources)?;
         // The write end closes when the thread is done, whichever way. Made before
@@ -52,14 +56,12 @@ impl Connection {
                 let result = daemon.wait();
                 debug!(?result, "message handler ended");
                 backend.end();
-                for worker in &workers {
-                    worker.send_exit_event();
-                }
-                // Waits for the workers. The library holds on to the workers'
-                // epolls as well as we do.
+                // Tells the workers to end and waits for them. The library holds on to the
+                // workers' epolls as well as we do.
                 drop(daemon);
                 drop(workers);
-                backend.close_exit_events();
+                // The last that holds on to it: what the workers were told by is closed.
+                drop(backend);
                 ended(result)
             })
             .map_err(Error::Resources)?;

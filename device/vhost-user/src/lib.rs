@@ -9,6 +9,7 @@
 //! | [`connection`] | [`Connection`]: one virtual machine monitor, from accept to hang-up |
 //! | [`counters`] | what the device has done |
 //! | `backend` | the device as the `vhost-user-backend` crate wants it |
+//! | `exit_events` | the events that end the workers |
 //! | `worker` | the queues of one thread |
 //! | `queue` | draining a request queue |
 //! | `polling` | whether to look for the next request |
@@ -42,6 +43,7 @@ pub mod device;
 pub mod error;
 mod event_queue;
 mod events;
+mod exit_events;
 mod memory;
 mod memory_timer;
 mod moderation;

@@ -59,9 +59,10 @@ impl Shared {
     }
 
     /// Has the workers leave what is in the rings, after the request that each of
-    /// them is at.
+    /// them is at. None waits for the monitor any more.
     pub(crate) fn end(&self) {
         self.ending.store(true, Ordering::Relaxed);
+        self.aperture.end();
     }
 
     fn is_ending(&self) -> bool {
@@ -346,7 +347,7 @@ mod tests {
     use ringbar_spec::Event;
 
     use super::*;
-    use crate::testing::{HookedStorage, QUEUE, TestQueue};
+    use crate::testing::{HookedStorage, QUEUE, TestQueue, wait_until};
 
     const ALONE: Turn = Turn {
         looking: false,
@@ -375,9 +376,7 @@ mod tests {
         let queue = queue(3, |queue| {
             let ring = queue.ring.clone();
             thread::spawn(move || ring.set_queue_ready(false));
-            while !queue.ring.is_wanted() {
-                thread::yield_now();
-            }
+            wait_until("the ring is wanted", || queue.ring.is_wanted());
         });
         queue.put_flushes(20);
         assert_eq!(serve(&queue, ALONE), Next::Again);

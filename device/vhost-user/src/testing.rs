@@ -7,6 +7,7 @@ use std::fmt;
 use std::fs;
 use std::sync::Arc;
 use std::thread;
+use std::time::{Duration, Instant};
 
 use ringbar_model::storage::{Mappable, ResizeError};
 use ringbar_model::{QueueRole, Storage, StorageError};
@@ -177,8 +178,18 @@ impl Thread {
     /// Waits until the thread sleeps, as it does when it waits for a lock.
     pub(crate) fn until_asleep(self) {
         let stat = format!("/proc/self/task/{}/stat", self.0.as_raw_nonzero());
-        while !fs::read_to_string(&stat).unwrap().contains(") S ") {
-            thread::yield_now();
-        }
+        wait_until("the thread sleeps", || {
+            fs::read_to_string(&stat).unwrap().contains(") S ")
+        });
+    }
+}
+
+/// Waits until `condition` holds, which must be soon.
+#[track_caller]
+pub(crate) fn wait_until(what: &str, condition: impl Fn() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while !condition() {
+        assert!(Instant::now() < deadline, "not within 10 s: {what}");
+        thread::yield_now();
     }
 }

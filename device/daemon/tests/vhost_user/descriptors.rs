@@ -7,8 +7,10 @@ use std::io::{self, BufRead, BufReader, Write};
 use std::os::fd::{FromRawFd, IntoRawFd};
 use std::os::unix::net::UnixStream;
 use std::process::Command;
+use std::thread;
+use std::time::{Duration, Instant};
 
-use crate::support::{Daemon, Vmm};
+use crate::support::{Daemon, PATIENCE, Vmm};
 use ringbar_spec::{Event, QueueFault};
 use rustix::process::Signal;
 use tempfile::TempDir;
@@ -24,6 +26,42 @@ fn a_monitor_that_cannot_be_accepted_now_is_later() {
     daemon.wait_log("cannot serve a connection now");
     daemon.wait_log("cannot serve a connection now");
     daemon.allow_descriptors(limit);
+    let mut vmm = Vmm::start(daemon.socket(), 1);
+    assert_eq!(vmm.io(0).write(0, &[1; 10]).result, 10);
+    daemon.signal(Signal::TERM);
+    daemon.assert_clean_exit();
+}
+
+/// Whatever the device has got before it gets no more.
+#[test]
+fn a_monitor_that_cannot_be_served_leaves_nothing_behind() {
+    let mut daemon = Daemon::start(&["--size", "1M", "--queues", "1", "--keep-running"]);
+    let before = daemon.resources();
+    let assert_unchanged = |daemon: &Daemon, more| {
+        let deadline = Instant::now() + PATIENCE;
+        // Workers end after the failure was logged.
+        while daemon.resources() != before {
+            assert!(
+                Instant::now() < deadline,
+                "with {more} descriptors: {:?} instead of {before:?}",
+                daemon.resources()
+            );
+            thread::sleep(Duration::from_millis(1));
+        }
+    };
+    // A connection with two workers takes 17.
+    for more in [0, 5, 8, 9, 10, 11, 13, 14, 15, 16] {
+        let limit = daemon.allow_more_descriptors(more);
+        drop(UnixStream::connect(daemon.socket()).unwrap());
+        daemon.wait_log("cannot serve a connection now");
+        assert_unchanged(&daemon, more);
+        daemon.allow_descriptors(limit);
+        // With one too few the connection is accepted, and lost.
+        if more < 16 {
+            daemon.wait_log("disconnected");
+            assert_unchanged(&daemon, more);
+        }
+    }
     let mut vmm = Vmm::start(daemon.socket(), 1);
     assert_eq!(vmm.io(0).write(0, &[1; 10]).result, 10);
     daemon.signal(Signal::TERM);

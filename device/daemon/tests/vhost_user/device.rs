@@ -2,9 +2,11 @@
 
 //! The device as a guest sees it.
 
+use std::time::Instant;
+
 use crate::support::driver::{INDIRECT, Queue};
 use crate::support::vmm::{EVENT_IDX, INDIRECT_DESC, PROTOCOL_FEATURES, VERSION_1};
-use crate::support::{Daemon, NEXT, Vmm, WRITE, desc, pattern};
+use crate::support::{Daemon, NEXT, PATIENCE, Vmm, WRITE, desc, pattern};
 use ringbar_spec::{Opcode, RequestHeader, RequestStatus, StatusCode};
 use vhost::VhostBackend;
 use vhost::vhost_user::VhostUserFrontend;
@@ -204,7 +206,9 @@ fn no_interrupt_that_the_driver_does_not_want() {
     queue.add(0);
     queue.put(queue.avail() + 4 + 2 * 256, &1u16.to_le_bytes());
     queue.kick();
+    let deadline = Instant::now() + PATIENCE;
     while queue.take_used().is_none() {
+        assert!(Instant::now() < deadline, "the first request is not used");
         std::thread::yield_now();
     }
     queue.put(queue.avail() + 4, &[0; 4]);

@@ -2,15 +2,20 @@
 
 //! The end, whatever guest and monitor do meanwhile.
 
+use std::fs;
 use std::os::unix::process::ExitStatusExt;
+use std::process::{Child, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
+use std::time::Instant;
 
 use crate::support::driver::Queue;
-use crate::support::{Daemon, MapPolicy, NEXT, Vmm, WRITE, desc};
+use crate::support::{Daemon, MapPolicy, NEXT, PATIENCE, Vmm, WRITE, desc, process};
 use ringbar_spec::{Opcode, RequestHeader};
-use rustix::process::Signal;
+use rustix::fs::{CWD, FileType, Mode, mknodat};
+use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
 
 /// A guest that keeps a queue full of commands, each of which takes the device longer
 /// than it takes the guest to make the next one.
@@ -92,22 +97,83 @@ fn ho5_the_next_monitor_does_not_wait_for_the_guest_of_the_last_one() {
     daemon.assert_clean_exit();
 }
 
-#[test]
-fn a_second_sigint_ends_it_at_once() {
-    let mut daemon = Daemon::start(&["--size", "1M", "--queues", "1"]);
+/// A monitor that has the device wait for an answer that does not come.
+fn start_without_answer(daemon: &Daemon) -> Vmm {
     let mut vmm = Vmm::start(daemon.socket(), 1);
-    // The worker of the control queue waits for an answer that does not come.
     vmm.set_map_policy(MapPolicy::Ignore);
     let queue = vmm.control();
     queue.put_header(Opcode::MapAperture, 0, 0, 0);
     put_chain(queue);
     queue.add(0);
     queue.kick();
-    while vmm.maps() == 0 {
+    wait_until("the aperture is asked for", || vmm.maps() > 0);
+    vmm
+}
+
+fn wait_until(what: &str, condition: impl Fn() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !condition() {
+        assert!(Instant::now() < deadline, "too late: {what}");
         thread::yield_now();
     }
+}
+
+/// Though the monitor keeps the channel on which it was to come.
+#[test]
+fn an_answer_is_not_waited_for_when_the_monitor_has_hung_up() {
+    let mut daemon = Daemon::start(&["--size", "1M", "--queues", "1", "--keep-running"]);
+    drop(start_without_answer(&daemon));
+    daemon.wait_log("disconnected");
+    let mut vmm = Vmm::start(daemon.socket(), 1);
+    assert_eq!(vmm.io(0).write(0, &[1; 100]).result, 100);
     daemon.signal(Signal::TERM);
-    daemon.wait_log("closing the connection");
-    daemon.signal(Signal::INT);
-    assert_eq!(daemon.wait().signal(), Some(Signal::INT.as_raw()));
+    daemon.assert_clean_exit();
+}
+
+#[test]
+fn an_answer_is_not_waited_for_after_sigterm() {
+    let mut daemon = Daemon::start(&["--size", "1M", "--queues", "1"]);
+    let _vmm = start_without_answer(&daemon);
+    daemon.signal(Signal::TERM);
+    daemon.wait_log("done requests=");
+    let late = |line: &String| line.contains("did not end in time");
+    assert!(!daemon.seen().iter().any(late), "{:#?}", daemon.seen());
+    daemon.assert_ended_well();
+}
+
+/// A process that does not outlive this.
+struct Killed(Child);
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        // Fails where it has ended, which is fine.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn a_second_sigint_ends_it_at_once() {
+    let directory = TempDir::new().unwrap();
+    let socket = directory.path().join("socket");
+    // To open a pipe takes until somebody reads from it.
+    let lock = directory.path().join("socket.lock");
+    mknodat(CWD, &lock, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+    let mut command = process::command(&socket, &["--size", "1M"]);
+    let mut child = Killed(command.stderr(Stdio::null()).spawn().unwrap());
+    let pid = Pid::from_child(&child.0);
+    let has = |field: &str, signal: Signal| {
+        let status = fs::read_to_string(format!("/proc/{}/status", child.0.id())).unwrap();
+        let line = status.lines().find(|line| line.starts_with(field)).unwrap();
+        let mask = line.split_whitespace().last().unwrap();
+        u64::from_str_radix(mask, 16).unwrap() >> (signal.as_raw() - 1) & 1 != 0
+    };
+    wait_until("both signals are caught", || {
+        has("SigCgt:", Signal::TERM) && has("SigCgt:", Signal::INT)
+    });
+    kill_process(pid, Signal::TERM).unwrap();
+    wait_until("the first one has come", || !has("ShdPnd:", Signal::TERM));
+    kill_process(pid, Signal::INT).unwrap();
+    let status = child.0.wait().unwrap();
+    assert_eq!(status.signal(), Some(Signal::INT.as_raw()));
 }

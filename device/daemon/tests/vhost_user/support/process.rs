@@ -2,6 +2,8 @@
 
 //! The daemon as a process.
 
+use std::ffi::OsString;
+use std::fs;
 use std::io::{BufRead, BufReader};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
@@ -126,11 +128,38 @@ impl Daemon {
 
     /// Has every attempt to open one more descriptor fail. Returns the limit that was.
     pub fn forbid_descriptors(&self) -> Rlimit {
-        let none = Rlimit {
-            current: Some(3),
+        self.limit_descriptors(3)
+    }
+
+    /// Has the daemon open only so many more descriptors than it has open now. Returns the
+    /// limit that was.
+    pub fn allow_more_descriptors(&self, more: usize) -> Rlimit {
+        let open: Vec<u64> = self
+            .entries("fd")
+            .map(|name| name.to_str().unwrap().parse().unwrap())
+            .collect();
+        let mut free = (0..).filter(|number| !open.contains(number));
+        self.limit_descriptors(free.nth(more).unwrap())
+    }
+
+    fn limit_descriptors(&self, current: u64) -> Rlimit {
+        let limit = Rlimit {
+            current: Some(current),
             ..getrlimit(Resource::Nofile)
         };
-        prlimit(Some(self.pid()), Resource::Nofile, none).unwrap()
+        prlimit(Some(self.pid()), Resource::Nofile, limit).unwrap()
+    }
+
+    /// How many descriptors and threads the daemon has.
+    pub fn resources(&self) -> (usize, usize) {
+        (self.entries("fd").count(), self.entries("task").count())
+    }
+
+    /// Names in a directory of the process in `/proc`.
+    fn entries(&self, directory: &str) -> impl Iterator<Item = OsString> {
+        fs::read_dir(format!("/proc/{}/{directory}", self.child.id()))
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name())
     }
 
     /// Sets the limit that was.
