@@ -127,6 +127,12 @@ struct file *ringbar_uring_cmd_file(struct io_uring_cmd *cmd)
 	return cmd->file;
 }
 
+void ringbar_list_del(struct list_head *entry);
+void ringbar_list_del(struct list_head *entry)
+{
+	list_del(entry);
+}
+
 void ringbar_preempt_disable(void);
 void ringbar_preempt_disable(void)
 {

@@ -88,6 +88,7 @@ extern "C" {
     pub(super) fn ringbar_preempt_disable();
     pub(super) fn ringbar_preempt_enable();
     pub(super) fn ringbar_need_resched() -> bool;
+    pub(super) fn ringbar_list_del(entry: *mut bindings::list_head);
     pub(super) fn ringbar_ratelimit() -> bool;
 
     pub(super) fn ringbar_uring_cmd_file(cmd: *mut bindings::io_uring_cmd) -> *mut bindings::file;
