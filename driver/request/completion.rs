@@ -40,8 +40,12 @@ const REAP_BATCH: usize = 16;
 pub(crate) struct Budget(usize);
 
 impl Budget {
-    /// Requests and segments that are ended within an interrupt: some hundred microseconds.
+    /// Requests, segments and [`Self::UNIT`]s that are ended within an interrupt: some hundred
+    /// microseconds.
     const PER_INTERRUPT: usize = 512;
+
+    /// For so many bytes, the pages of a segment cost as much as the segment.
+    const UNIT: usize = 64 << 10;
 
     /// What one interrupt may do.
     pub(crate) fn for_interrupt() -> Self {
@@ -53,9 +57,9 @@ impl Budget {
         Self(usize::MAX)
     }
 
-    /// Takes what a request with so many segments costs.
-    fn spend(&mut self, segments: usize) {
-        self.0 = self.0.saturating_sub(1 + segments);
+    /// Takes what a request with so many segments and bytes costs.
+    fn spend(&mut self, segments: usize, bytes: usize) {
+        self.0 = self.0.saturating_sub(1 + segments + bytes / Self::UNIT);
     }
 
     fn is_spent(&self) -> bool {
@@ -152,7 +156,7 @@ impl Queue {
             let mut batch = [const { None }; REAP_BATCH];
             let more = self.take_used(&mut batch, &mut seen);
             for slot in batch.into_iter().flatten() {
-                budget.spend(slot.segments());
+                budget.spend(slot.segments(), slot.length());
                 seen.deferred |= self.end(device, slot);
             }
             if !more {
@@ -189,8 +193,10 @@ impl Queue {
                 Ok(Some(used)) => {
                     seen.any = true;
                     let Some(mut slot) = Self::take_entry(state, used.entry) else {
-                        seen.fault = Some(Fault::NotInFlight(used.entry.number()));
-                        state.failed = Some(EIO);
+                        if state.failed.is_none() {
+                            seen.fault = Some(Fault::NotInFlight(used.entry.number()));
+                            state.failed = Some(EIO);
+                        }
                         return false;
                     };
                     slot.set_written(used.len);
@@ -295,15 +301,24 @@ mod tests {
     #[test]
     fn a_budget_is_spent_by_segments_as_well() {
         let mut budget = Budget::for_interrupt();
-        for _ in 0..Budget::PER_INTERRUPT / 256 {
+        for _ in 0..Budget::PER_INTERRUPT.div_ceil(256 + 15) {
             assert!(!budget.is_spent());
-            budget.spend(255);
+            budget.spend(255, 255 * 4096);
         }
         assert!(budget.is_spent());
-        budget.spend(255);
+        budget.spend(255, 0);
         assert!(budget.is_spent());
         let mut unlimited = Budget::unlimited();
-        unlimited.spend(1 << 30);
+        unlimited.spend(1 << 30, 0);
         assert!(!unlimited.is_spent());
+    }
+
+    #[test]
+    fn a_budget_is_spent_by_bytes_as_well() {
+        let mut budget = Budget::for_interrupt();
+        budget.spend(1, (Budget::PER_INTERRUPT - 3) * Budget::UNIT);
+        assert!(!budget.is_spent());
+        budget.spend(0, 0);
+        assert!(budget.is_spent());
     }
 }

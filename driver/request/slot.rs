@@ -284,6 +284,12 @@ impl Slot {
         self.opcode
     }
 
+    /// Bytes of data.
+    #[inline]
+    pub(super) fn length(&self) -> usize {
+        self.length
+    }
+
     /// Number of data segments that the device gets.
     #[inline]
     pub(super) fn segments(&self) -> usize {
