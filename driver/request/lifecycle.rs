@@ -47,6 +47,7 @@ use crate::{
         transport::Transport, //
     }, //
 };
+use core::mem::replace;
 use kernel::{
     device::Bound,
     pci,
@@ -180,20 +181,20 @@ impl Queue {
                 continue;
             };
             slot.fail(error);
-            let ended = match core::mem::replace(&mut slot.owner, Owner::Nobody) {
-                owner @ (Owner::Submitter | Owner::Waiting) => {
-                    state.entries[entry] = Entry::Lost(error);
-                    if matches!(owner, Owner::Waiting) {
-                        slot.waiter().complete();
-                    }
-                    None
-                }
-                owner => Some(Ended::new(owner, &slot)),
-            };
-            drop(state);
-            KBox::into_inner(slot).leak();
-            if let Some(ended) = ended {
+            let owner = replace(&mut slot.owner, Owner::Nobody);
+            if !owner.takes_it_back() {
+                drop(state);
+                let ended = Ended::new(owner, &slot);
+                KBox::into_inner(slot).leak();
                 ended.tell();
+                continue;
+            }
+            let waiter = matches!(owner, Owner::Waiting).then(|| slot.waiter().clone());
+            // Whoever is told gives up what was lent: by then it is the device's for ever.
+            KBox::into_inner(slot).leak();
+            state.entries[entry] = Entry::Lost(error);
+            if let Some(waiter) = waiter {
+                waiter.complete();
             }
         }
     }
