@@ -19,6 +19,7 @@ use super::{
         Waiting, //
     },
     completion::Reaped,
+    lifecycle::Standstill,
     polling::{
         Effort,
         Polled,
@@ -110,6 +111,8 @@ pub(super) struct State {
     pub(super) frozen: bool,
     /// Whether the device does not use the ring, as it was reset.
     pub(super) detached: bool,
+    /// For how long the device has used nothing.
+    pub(super) standstill: Standstill,
 }
 
 impl State {
@@ -270,6 +273,7 @@ impl Queue {
                     failed: None,
                     frozen: false,
                     detached: false,
+                    standstill: Standstill::new(),
                 }),
                 slot_freed <- new_condvar!(),
                 dma_freed <- new_condvar!(),
