@@ -412,8 +412,8 @@ impl Hardware {
         // More than there was room for at probe cannot be shown.
         let wanted = wanted.min(self.config.aperture_bytes());
         let control = &self.queues.control;
-        let mut request = control.try_acquire(device)?;
-        request.prepare_command(RequestHeader::command(Opcode::MapAperture, 0, 0, 0));
+        let header = RequestHeader::command(Opcode::MapAperture, 0, 0, 0);
+        let request = control.try_acquire(device)?.prepare_command(header);
         let mapped = control.execute_command(
             &self.transport,
             device,
@@ -592,8 +592,7 @@ impl Hardware {
         header: RequestHeader,
     ) -> Result<u64> {
         let queue = self.queue_here();
-        let mut request = queue.acquire(device)?;
-        request.prepare_command(header);
+        let request = queue.acquire(device)?.prepare_command(header);
         queue.execute_command(&self.transport, device, request, None)
     }
 }
@@ -618,9 +617,6 @@ impl Retire for Hardware {
         } = self;
         // What is queued finds the gate closed.
         drop(work);
-        for queue in queues.iter() {
-            queue.release_deferred(device);
-        }
         if matches!(*life.lock(), Life::Unstoppable) {
             core::mem::forget((queues, events));
         }

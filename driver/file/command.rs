@@ -112,13 +112,12 @@ fn submit<'call>(
                 Err(error) if error == EAGAIN => None,
                 result => Some(result.map(|slot| (queue, slot))),
             });
-    let (queue, mut slot) = match found {
+    let (queue, slot) = match found {
         Some(Ok(found)) => found,
         Some(Err(error)) => return uring.done(Err(error)),
         None => return uring.retry_blocking(),
     };
-    slot.prepare_command(header);
-    match queue.submit_one(slot, uring) {
+    match queue.submit_one(slot.prepare_command(header).for_caller(), uring) {
         Ok(answer) => {
             if Device::in_batch(device) {
                 queue.hold_notification(Effort::Notify);

@@ -24,6 +24,7 @@ use crate::{
             Kiocb, //
         },
         segments::{
+            CleanedPages,
             Extracted,
             InlineSegments,
             Ownership,
@@ -39,6 +40,7 @@ use crate::{
     request::{
         acquired::{
             AcquiredSlot,
+            Request,
             Transfer, //
         },
         completion::Reaped,
@@ -103,6 +105,10 @@ pub(super) fn transfer<'call>(
 
 /// Why a request is not ready, and its pages.
 type Unprepared<'s, O> = (Error, Extracted<'s, O>);
+
+/// The answer to a call that was one request, and pages that are to be dropped once the
+/// hardware was left.
+type Submitted<'call> = (Answer<'call>, Option<CleanedPages>);
 
 impl Call {
     /// Cuts the call to the device. `None` where there is nothing to do, `ENOSPC`
@@ -265,7 +271,12 @@ impl Call {
             }
         };
         match self.try_single(device, &hardware, kiocb, first) {
-            Ok(answer) => answer,
+            Ok((answer, cleaned)) => {
+                // They may have to wait for somebody who needs the device, or its end.
+                drop(hardware);
+                drop(cleaned);
+                answer
+            }
             // A slot there was.
             Err((kiocb, (error, first))) if error == EAGAIN && !self.nowait => {
                 drop(hardware);
@@ -278,15 +289,16 @@ impl Call {
         }
     }
 
-    /// As [`Self::single`]. On an error all comes back: `EAGAIN` where the DMA layer has no
-    /// room, or no slot is free for a call that must not wait.
+    /// As [`Self::single`]. Returns pages as well that are to be dropped outside the hardware.
+    /// On an error all comes back: `EAGAIN` where the DMA layer has no room, or no slot is
+    /// free for a call that must not wait.
     fn try_single<'call, 's, O: Ownership>(
         &self,
         device: ArcBorrow<'_, Device>,
         hardware: &Entered<'_, Hardware>,
         kiocb: Kiocb<'call>,
         first: Extracted<'s, O>,
-    ) -> Result<Answer<'call>, (Kiocb<'call>, Unprepared<'s, O>)> {
+    ) -> Result<Submitted<'call>, (Kiocb<'call>, Unprepared<'s, O>)> {
         let pci = hardware.device();
         let acquired = if self.nowait {
             self.find(device, hardware, |queue| queue.try_acquire(pci))
@@ -311,7 +323,7 @@ impl Call {
         queue: &'a Queue,
         kiocb: Kiocb<'call>,
         request: Transfer<'a, O>,
-    ) -> Answer<'call> {
+    ) -> Submitted<'call> {
         let effort = self.effort();
         let (transport, pci) = (&hardware.transport, hardware.device());
         let kiocb = match kiocb.into_async() {
@@ -319,7 +331,9 @@ impl Call {
             Err(kiocb) => {
                 let limit = queue.poll_limit(effort, true, hardware.poll_limit());
                 let note = |seen: &Reaped| Device::note(device, hardware, queue, seen);
-                return kiocb.done(queue.execute_transfer(transport, pci, request, limit, note));
+                let (result, cleaned) =
+                    queue.execute_transfer(transport, pci, request, limit, note);
+                return (kiocb.done(result), cleaned);
             }
         };
 
@@ -331,9 +345,9 @@ impl Call {
         };
         let request = request.for_caller();
         if let Some(limit) = limit {
-            return match queue.submit_and_poll(transport, pci, request, limit, kiocb) {
-                Ok((mut seen, Polled::Ended(slot, kiocb))) => {
-                    let result = queue.finish_transfer(pci, slot, &mut seen);
+            let answer = match queue.submit_and_poll(transport, pci, request, limit, kiocb) {
+                Ok((seen, Polled::Ended(slot, kiocb))) => {
+                    let result = queue.finish_transfer(pci, slot);
                     Device::note(device, hardware, queue, &seen);
                     kiocb.done(result)
                 }
@@ -343,6 +357,7 @@ impl Call {
                 }
                 Err((error, kiocb)) => kiocb.done(Err(error)),
             };
+            return (answer, None);
         }
         let submitted = if batch {
             queue
@@ -357,8 +372,8 @@ impl Call {
                 })
         };
         match submitted {
-            Ok(answer) => answer,
-            Err((error, kiocb)) => kiocb.done(Err(error)),
+            Ok(answer) => (answer, None),
+            Err((error, kiocb)) => (kiocb.done(Err(error)), None),
         }
     }
 
@@ -459,7 +474,7 @@ impl Call {
         operation: &Arc<Operation>,
         slots: KVec<AcquiredSlot<'a>>,
         parts: KVec<Extracted<'_, O>>,
-    ) -> Result<(KVec<AcquiredSlot<'a>>, usize)> {
+    ) -> Result<(KVec<Request<'a>>, usize)> {
         let mut requests = KVec::with_capacity(slots.len(), GFP_KERNEL)?;
         let mut bytes = 0;
         for (slot, pages) in slots.into_iter().zip(parts) {

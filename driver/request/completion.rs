@@ -18,6 +18,7 @@ use super::{
 use crate::{
     abstractions::{
         kiocb::QueuedKiocb,
+        segments::CleanedPages,
         uring::QueuedUringCommand, //
     },
     virtio::ring::{
@@ -72,8 +73,6 @@ impl Budget {
 pub(crate) struct Reaped {
     /// Whether anything was used.
     pub(crate) any: bool,
-    /// Whether slots wait for [`Queue::release_deferred`].
-    pub(crate) deferred: bool,
     /// Whether the budget was spent, so that [`Queue::reap`] has to follow elsewhere.
     pub(crate) more: bool,
     /// The queue is broken and must not be used before a reset.
@@ -88,7 +87,6 @@ impl Reaped {
     /// Adds what was seen later.
     pub(super) fn add(&mut self, later: Self) {
         self.any |= later.any;
-        self.deferred |= later.deferred;
         self.more |= later.more;
         self.fault = self.fault.or(later.fault);
         self.taken = later.taken;
@@ -157,7 +155,7 @@ impl Queue {
             let more = self.take_used(&mut batch, &mut seen);
             for slot in batch.into_iter().flatten() {
                 budget.spend(slot.segments(), slot.length());
-                seen.deferred |= self.end(device, slot);
+                self.end(device, slot);
             }
             if !more {
                 return seen;
@@ -247,50 +245,43 @@ impl Queue {
     }
 
     /// Ends a request that nobody waits for: gives back what it held, frees its
-    /// slot, tells the owner. Returns whether the slot was deferred.
-    pub(super) fn end(&self, device: &pci::Device<Bound>, mut slot: KBox<Slot>) -> bool {
+    /// slot, tells the owner. Any context, no lock held.
+    pub(super) fn end(&self, device: &pci::Device<Bound>, mut slot: KBox<Slot>) {
         let owner = replace(&mut slot.owner, Owner::Nobody);
         let ended = Ended::new(owner, &slot);
-        let deferred = self.let_go(device, slot);
+        self.release_or_defer(device, slot);
         ended.tell();
-        deferred
     }
 
-    /// Gives back what a slot held, and frees it. Returns whether that was deferred,
-    /// because it has to sleep. Any context, no lock held.
-    pub(super) fn let_go(&self, device: &pci::Device<Bound>, mut slot: KBox<Slot>) -> bool {
-        if slot.try_release(device) {
-            self.free(slot);
-            return false;
+    /// Gives back what a slot held, and frees it. Returns pages that have to be made dirty
+    /// before they go back: to be dropped where nothing is held. Any context, no lock held.
+    pub(super) fn release(
+        &self,
+        device: &pci::Device<Bound>,
+        mut slot: KBox<Slot>,
+    ) -> Option<CleanedPages> {
+        let cleaned = slot.release(device);
+        self.free(slot);
+        cleaned
+    }
+
+    /// As [`Self::release`], but pages that have to be made dirty are left to a work item.
+    fn release_or_defer(&self, device: &pci::Device<Bound>, slot: KBox<Slot>) {
+        if let Some(cleaned) = self.release(device, slot) {
+            cleaned.drop_later(&self.work);
         }
-        // There is room for every slot of the ring.
-        let _ = self.state.lock().deferred.push_within_capacity(slot);
-        true
     }
 
     /// Ends a transfer whose slot came back: gives back what it held, and returns how
-    /// it went. Notes in `seen` if a part of that is left to
-    /// [`Self::release_deferred`]. Any context, no lock held.
+    /// it went. Any context, no lock held.
     pub(crate) fn finish_transfer(
         &self,
         device: &pci::Device<Bound>,
         slot: KBox<Slot>,
-        seen: &mut Reaped,
     ) -> Result<usize> {
         let outcome = slot.transfer_outcome();
-        seen.deferred |= self.let_go(device, slot);
+        self.release_or_defer(device, slot);
         outcome.into_result()
-    }
-
-    /// Gives the pages of deferred slots back. Sleeps.
-    pub(crate) fn release_deferred(&self, device: &pci::Device<Bound>) {
-        loop {
-            let Some(mut slot) = self.state.lock().deferred.pop() else {
-                return;
-            };
-            slot.release(device);
-            self.free(slot);
-        }
     }
 }
 

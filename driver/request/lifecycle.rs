@@ -205,7 +205,6 @@ impl Queue {
                 }
             }
         }
-        self.release_deferred(device);
     }
 
     /// Ends all that is in flight with `error`, but leaves what it holds to a device that

@@ -17,7 +17,7 @@
 //! submission comes before the interrupt, which the device holds back a little.
 
 use super::{
-    acquired::AcquiredSlot,
+    acquired::Request,
     caller::Caller,
     completion::{
         Budget,
@@ -254,13 +254,12 @@ impl Queue {
         self.go_ahead(state, transport, device)
     }
 
-    /// [`Self::submit_one`], then [`Self::notify_and_reap`]. Any context, no lock held; but
-    /// on an error the request was given up, which sleeps.
+    /// [`Self::submit_one`], then [`Self::notify_and_reap`]. Any context, no lock held.
     pub(crate) fn submit_and_reap<C: Caller>(
         &self,
         transport: &Transport,
         device: &pci::Device<Bound>,
-        request: AcquiredSlot<'_>,
+        request: Request<'_>,
         caller: C,
     ) -> Result<(Reaped, C::Answer), (Error, C)> {
         let mut state = self.state.lock();
@@ -325,12 +324,12 @@ impl Queue {
     /// got: only if its end is still to come, `caller` becomes its owner. Task context;
     /// does not sleep.
     ///
-    /// On an error nothing was submitted, and the request was given up; that sleeps.
+    /// On an error nothing was submitted, and the request was given up.
     pub(crate) fn submit_and_poll<C: Caller>(
         &self,
         transport: &Transport,
         device: &pci::Device<Bound>,
-        mut request: AcquiredSlot<'_>,
+        mut request: Request<'_>,
         limit: Delta,
         caller: C,
     ) -> Result<(Reaped, Polled<C>), (Error, C)> {

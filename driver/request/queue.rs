@@ -12,6 +12,8 @@
 use super::{
     acquired::{
         AcquiredSlot,
+        Command,
+        Request,
         Transfer, //
     },
     caller::{
@@ -32,10 +34,15 @@ use super::{
 };
 use crate::{
     abstractions::{
+        module,
         poll::Pollers,
-        segments::Ownership,
+        segments::{
+            CleanedPages,
+            Ownership, //
+        },
         shared_memory::SharedCoherent,
-        wait::Waiter, //
+        wait::Waiter,
+        work::WorkQueue, //
     },
     stats::Stats,
     virtio::{
@@ -97,8 +104,6 @@ pub(super) struct State {
     pub(super) ring: Ring,
     pub(super) entries: PerEntry<Entry>,
     free: KVec<KBox<Slot>>,
-    /// Done, but pages have to be made dirty again, which sleeps.
-    pub(super) deferred: KVec<KBox<Slot>>,
     /// Those who look at the used ring themselves, so that no interrupts are wanted.
     pub(super) busy_pollers: usize,
     /// Threads that wait for a slot.
@@ -140,7 +145,7 @@ impl State {
     /// requests, or ends them.
     pub(super) fn has_slots_in_hand(&self) -> bool {
         let in_flight = usize::from(self.ring.in_flight());
-        self.free.len() + self.deferred.len() + in_flight < self.entries.len()
+        self.free.len() + in_flight < self.entries.len()
     }
 
     /// A free slot that may be handed out now.
@@ -173,6 +178,8 @@ pub(crate) struct Queue {
     pub(super) polling: Polling,
     stats: Arc<Stats>,
     pub(super) pollers: Arc<Pollers>,
+    /// For what may take as long as others like, so that the device's end must not wait for it.
+    pub(super) work: Arc<WorkQueue>,
     used_ring: Arc<SharedCoherent<u32>>,
     /// Whether a notification was put off to the end of a batch.
     held: Atomic<bool>,
@@ -247,9 +254,8 @@ impl Queue {
         for entry in ring.entries() {
             free.push(Slot::new(device, entry, config.with_data)?, GFP_KERNEL)?;
         }
-        let deferred = KVec::with_capacity(n, GFP_KERNEL)?;
         Arc::pin_init(
-            pin_init!(Self {
+            try_pin_init!(Self {
                 index: config.index,
                 size,
                 vector: config.vector,
@@ -258,6 +264,7 @@ impl Queue {
                 polling: Polling::new(),
                 stats,
                 pollers,
+                work: module::work_queue()?,
                 used_ring: ring.used_ring().clone(),
                 held: Atomic::new(false),
                 held_only: Atomic::new(false),
@@ -266,7 +273,6 @@ impl Queue {
                     ring,
                     entries,
                     free,
-                    deferred,
                     busy_pollers: 0,
                     waiting: 0,
                     waiting_for_dma: 0,
@@ -277,7 +283,7 @@ impl Queue {
                 }),
                 slot_freed <- new_condvar!(),
                 dma_freed <- new_condvar!(),
-            }),
+            }? Error),
             GFP_KERNEL,
         )
     }
@@ -347,7 +353,7 @@ impl Queue {
         Ok(slots)
     }
 
-    /// Takes a slot, after all who came before. Sleeps, interruptibly. On a polled queue
+    /// Takes a slot, after all who came before. Sleeps. On a polled queue
     /// [`Self::acquire_polled`] is the one.
     ///
     /// `ERESTARTSYS` after a signal, the error of [`Self::stop`] after that.
@@ -475,7 +481,7 @@ impl Queue {
     /// Gives the requests to the device; [`Self::notify`] has to follow. Any context.
     ///
     /// On an error all requests stay with the caller.
-    pub(crate) fn submit(&self, requests: &mut KVec<AcquiredSlot<'_>>) -> Result {
+    pub(crate) fn submit(&self, requests: &mut KVec<Request<'_>>) -> Result {
         let mut state = self.state.lock();
         if let Some(error) = state.failed {
             return Err(error);
@@ -537,10 +543,10 @@ impl Queue {
     }
 
     /// As [`Self::submit`], for one request, of which `caller` becomes the owner. On an
-    /// error the caller comes back, and the request was given up; that sleeps.
+    /// error the caller comes back, and the request was given up.
     pub(crate) fn submit_one<C: Caller>(
         &self,
-        request: AcquiredSlot<'_>,
+        request: Request<'_>,
         caller: C,
     ) -> Result<C::Answer, (Error, C)> {
         let mut state = self.state.lock();
@@ -554,9 +560,9 @@ impl Queue {
     pub(super) fn submit_locked<'a, C: Caller>(
         &self,
         state: &mut State,
-        request: AcquiredSlot<'a>,
+        request: Request<'a>,
         caller: C,
-    ) -> Result<C::Answer, (Error, AcquiredSlot<'a>, C)> {
+    ) -> Result<C::Answer, (Error, Request<'a>, C)> {
         if let Some(error) = state.failed {
             return Err((error, request, caller));
         }
@@ -579,7 +585,7 @@ impl Queue {
         &'a self,
         transport: &Transport,
         device: &'a pci::Device<Bound>,
-        request: AcquiredSlot<'a>,
+        request: Request<'a>,
         limit: Option<Delta>,
         note: impl FnOnce(&Reaped),
         wait: impl Fn(&Waiter) -> Result<(), Left>,
@@ -622,14 +628,10 @@ impl Queue {
         }
     }
 
-    /// Lets go of what a request held that has ended. Sleeps.
-    fn release(&self, device: &pci::Device<Bound>, mut slot: KBox<Slot>) {
-        slot.release(device);
-        self.free(slot);
-    }
-
     /// Executes a transfer and waits for its end. Sleeps. Errors as of the transfer;
     /// `EINTR` when killed in the meantime, if the request owns its pages.
+    ///
+    /// Returns pages as well that are to be dropped once the caller has left the device.
     pub(crate) fn execute_transfer<'a, O: Ownership>(
         &'a self,
         transport: &Transport,
@@ -637,12 +639,21 @@ impl Queue {
         request: Transfer<'a, O>,
         limit: Option<Delta>,
         note: impl FnOnce(&Reaped),
-    ) -> Result<usize> {
-        let request = request.into_slot();
-        let slot = self.execute(transport, device, request, limit, note, O::wait)?;
-        let outcome = slot.transfer_outcome();
-        self.release(device, slot);
-        outcome.into_result()
+    ) -> (Result<usize>, Option<CleanedPages>) {
+        match self.execute(
+            transport,
+            device,
+            request.for_caller(),
+            limit,
+            note,
+            O::wait,
+        ) {
+            Ok(slot) => {
+                let outcome = slot.transfer_outcome();
+                (outcome.into_result(), self.release(device, slot))
+            }
+            Err(error) => (Err(error), None),
+        }
     }
 
     /// Executes a command and waits for its end, at most `timeout` if there is one.
@@ -651,16 +662,18 @@ impl Queue {
         &'a self,
         transport: &Transport,
         device: &'a pci::Device<Bound>,
-        request: AcquiredSlot<'a>,
+        command: Command<'a>,
         timeout: Option<Jiffies>,
     ) -> Result<u64> {
         let wait = |waiter: &Waiter| match timeout {
             Some(timeout) => waiter.wait_timeout(timeout),
             None => waiter.wait_killable(),
         };
+        let request = command.for_caller();
         let slot = self.execute(transport, device, request, None, |_| {}, wait)?;
         let outcome = slot.command_outcome();
-        self.release(device, slot);
+        // It has no pages.
+        drop(self.release(device, slot));
         outcome
     }
 }
