@@ -17,6 +17,7 @@ use crate::{
         poll::Pollers,
         shared_memory::SharedCoherent,
         vma::IoMemory,
+        wait::Signals,
         work::WorkQueue, //
     },
     layout::{
@@ -575,24 +576,26 @@ impl Hardware {
         self.queues.iter().nth(index).map(|queue| queue.used_ring())
     }
 
-    /// Makes everything that was written durable. Sleeps. `EINTR` when killed.
+    /// Makes everything that was written durable. Sleeps. `EINTR` when killed; no other
+    /// signal ends it, as with a disk.
     pub(crate) fn flush(&self, device: &pci::Device<Bound>) -> Result {
         if !self.config.supports(Opcode::Flush) {
             return Ok(());
         }
-        self.execute(device, RequestHeader::command(Opcode::Flush, 0, 0, 0))
-            .map(|_| ())
+        let header = RequestHeader::command(Opcode::Flush, 0, 0, 0);
+        self.execute(device, header, Signals::Fatal).map(|_| ())
     }
 
     /// Executes a request without data and returns its result. Sleeps. `EINTR` when
-    /// killed.
+    /// killed; `signals` end the wait for a slot.
     pub(crate) fn execute(
         &self,
         device: &pci::Device<Bound>,
         header: RequestHeader,
+        signals: Signals,
     ) -> Result<u64> {
         let queue = self.queue_here();
-        let request = queue.acquire(device)?.prepare_command(header);
+        let request = queue.acquire(device, signals)?.prepare_command(header);
         queue.execute_command(&self.transport, device, request, None)
     }
 }

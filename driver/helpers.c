@@ -139,6 +139,12 @@ struct file *ringbar_uring_cmd_file(struct io_uring_cmd *cmd)
 	return cmd->file;
 }
 
+bool ringbar_killed(void);
+bool ringbar_killed(void)
+{
+	return fatal_signal_pending(current);
+}
+
 void ringbar_list_del(struct list_head *entry);
 void ringbar_list_del(struct list_head *entry)
 {

@@ -54,7 +54,7 @@
 //! | `EINVAL` | an opcode, flag or argument that does not exist |
 //! | `EOPNOTSUPP` | the device does not execute this one |
 //! | `ENXIO` | a range that is not within the device |
-//! | `EINTR` | killed, or interrupted while it waited for its turn |
+//! | `EINTR` | killed, or (`ioctl` only) interrupted while it waited for its turn |
 //! | `ENODEV` | the device has gone |
 //! | `EIO`, `ENOSPC` | the device failed |
 //!

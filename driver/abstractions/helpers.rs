@@ -90,6 +90,7 @@ extern "C" {
     pub(super) fn ringbar_preempt_disable();
     pub(super) fn ringbar_preempt_enable();
     pub(super) fn ringbar_need_resched() -> bool;
+    pub(super) fn ringbar_killed() -> bool;
     pub(super) fn ringbar_list_del(entry: *mut bindings::list_head);
     pub(super) fn ringbar_ratelimit() -> bool;
 

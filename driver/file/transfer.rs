@@ -29,7 +29,8 @@ use crate::{
             InlineSegments,
             Ownership,
             PageSource, //
-        }, //
+        },
+        wait::Signals, //
     },
     device::Device,
     hardware::Hardware,
@@ -83,6 +84,8 @@ struct Call {
     all_or_nothing: bool,
     /// Somebody will look for the completion.
     polled: bool,
+    /// These end the wait for room, before anything was submitted.
+    signals: Signals,
     limits: Limits,
 }
 
@@ -145,6 +148,7 @@ impl Call {
             nowait: kiocb.nowait(),
             all_or_nothing: kiocb.all_or_nothing(),
             polled: kiocb.is_polled(),
+            signals: kiocb.signals(),
             limits: *limits,
         }))
     }
@@ -208,14 +212,27 @@ impl Call {
         }
     }
 
+    /// Which signals may end a wait after so many bytes were submitted: those who get less than
+    /// they have asked for do not expect it of a device like this.
+    fn signals_after(&self, submitted: usize) -> Signals {
+        if submitted == 0 {
+            self.signals
+        } else {
+            Signals::Fatal
+        }
+    }
+
     /// Takes a slot of `queue`, after all who came before. Sleeps.
     fn acquire<'a>(
         device: ArcBorrow<'_, Device>,
         hardware: &'a Entered<'_, Hardware>,
         queue: &'a Queue,
+        signals: Signals,
     ) -> Result<AcquiredSlot<'a>> {
         let pci = hardware.device();
-        queue.acquire_polled(pci, |seen| Device::note(device, hardware, queue, seen))
+        queue.acquire_polled(pci, signals, |seen| {
+            Device::note(device, hardware, queue, seen)
+        })
     }
 
     /// What `take` finds in one of the queues, where this call must not wait for its turn.
@@ -304,7 +321,7 @@ impl Call {
             self.find(device, hardware, |queue| queue.try_acquire(pci))
         } else {
             let queue = self.queue(hardware);
-            Self::acquire(device, hardware, queue).map(|slot| (queue, slot))
+            Self::acquire(device, hardware, queue, self.signals).map(|slot| (queue, slot))
         };
         let (queue, slot) = match acquired {
             Ok(acquired) => acquired,
@@ -515,14 +532,7 @@ impl Call {
             submitted: 0,
         };
         // Whatever is left of the pages was given back when this returns.
-        let error = batches.submit(pages, first).err().map(|error| {
-            // Whoever is told later cannot call again.
-            if kiocb.is_ok() && error == ERESTARTSYS {
-                EINTR
-            } else {
-                error
-            }
-        });
+        let error = batches.submit(pages, first).err();
         operation.submitted(batches.submitted, error);
         Self::end::<O>(&operation, kiocb)
     }
@@ -628,7 +638,8 @@ impl Batches<'_> {
                 break;
             };
             let acquired = if requests.is_empty() {
-                Call::acquire(self.device, &hardware, queue)
+                let signals = self.call.signals_after(self.submitted);
+                Call::acquire(self.device, &hardware, queue, signals)
             } else {
                 queue.try_acquire(pci)
             };
@@ -681,7 +692,7 @@ impl Batches<'_> {
     ) -> Result {
         // The room may be taken by polled requests, and nobody need look for their end.
         Device::poll(self.device)?;
-        queue.wait_for_dma_room()?;
+        queue.wait_for_dma_room(self.call.signals_after(self.submitted))?;
         let second = if refused.refused {
             refused.pages.split_off_half()
         } else {

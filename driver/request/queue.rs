@@ -41,7 +41,11 @@ use crate::{
             Ownership, //
         },
         shared_memory::SharedCoherent,
-        wait::Waiter,
+        wait::{
+            Signals,
+            WaitQueue,
+            Waiter, //
+        },
         work::WorkQueue, //
     },
     stats::Stats,
@@ -60,7 +64,6 @@ use crate::{
 use core::mem::replace;
 use kernel::{
     device::Bound,
-    new_condvar,
     new_spinlock_irq,
     pci,
     prelude::*,
@@ -72,8 +75,6 @@ use kernel::{
             Release, //
         },
         Arc,
-        CondVar,
-        CondVarTimeoutResult,
         SpinLockIrq, //
     },
     time::{
@@ -190,9 +191,9 @@ pub(crate) struct Queue {
     #[pin]
     pub(super) state: SpinLockIrq<State>,
     #[pin]
-    pub(super) slot_freed: CondVar,
+    pub(super) slot_freed: WaitQueue,
     #[pin]
-    pub(super) dma_freed: CondVar,
+    pub(super) dma_freed: WaitQueue,
 }
 
 /// What a queue is made of.
@@ -281,8 +282,8 @@ impl Queue {
                     detached: false,
                     standstill: Standstill::new(),
                 }),
-                slot_freed <- new_condvar!(),
-                dma_freed <- new_condvar!(),
+                slot_freed <- WaitQueue::new(),
+                dma_freed <- WaitQueue::new(),
             }? Error),
             GFP_KERNEL,
         )
@@ -356,12 +357,14 @@ impl Queue {
     /// Takes a slot, after all who came before. Sleeps. On a polled queue
     /// [`Self::acquire_polled`] is the one.
     ///
-    /// `ERESTARTSYS` after a signal, the error of [`Self::stop`] after that.
+    /// `ERESTARTSYS` or `EINTR` after one of these `signals`, the error of [`Self::stop`]
+    /// after that.
     pub(crate) fn acquire<'a>(
         &'a self,
         device: &'a pci::Device<Bound>,
+        signals: Signals,
     ) -> Result<AcquiredSlot<'a>> {
-        self.acquire_polled(device, |_| {})
+        self.acquire_polled(device, signals, |_| {})
     }
 
     /// As [`Self::acquire`], and ends what the device has done where nobody else may do so:
@@ -370,6 +373,7 @@ impl Queue {
     pub(crate) fn acquire_polled<'a>(
         &'a self,
         device: &'a pci::Device<Bound>,
+        signals: Signals,
         note: impl Fn(&Reaped),
     ) -> Result<AcquiredSlot<'a>> {
         match self.try_acquire(device) {
@@ -402,8 +406,10 @@ impl Queue {
                 }
                 continue;
             }
-            if self.slot_freed.wait_interruptible(&mut state) {
-                break Err(ERESTARTSYS);
+            let waited = self.slot_freed.wait(signals, None, || drop(state));
+            state = self.state.lock();
+            if let Err(error) = waited {
+                break Err(error);
             }
             if let Some(slot) = state.take_free() {
                 break Ok(slot);
@@ -424,24 +430,21 @@ impl Queue {
     }
 
     /// Waits until the DMA layer may have room again for what it had none for: a request
-    /// has ended, or some time has passed. Sleeps, interruptibly. Whoever waits must hold
-    /// nothing that is mapped.
-    ///
-    /// `ERESTARTSYS` after a signal, the error of [`Self::stop`] after that.
-    pub(crate) fn wait_for_dma_room(&self) -> Result {
+    /// has ended, or some time has passed. Sleeps. Whoever waits must hold nothing that is
+    /// mapped. Errors as of [`Self::acquire`].
+    pub(crate) fn wait_for_dma_room(&self, signals: Signals) -> Result {
         let mut state = self.state.lock();
         if let Some(error) = state.failed {
             return Err(error);
         }
         state.waiting_for_dma += 1;
-        let waited = self
-            .dma_freed
-            .wait_interruptible_timeout(&mut state, msecs_to_jiffies(DMA_ROOM_MS));
+        let timeout = msecs_to_jiffies(DMA_ROOM_MS);
+        let waited = self.dma_freed.wait(signals, Some(timeout), || drop(state));
+        state = self.state.lock();
         state.waiting_for_dma -= 1;
-        match (state.failed, waited) {
-            (Some(error), _) => Err(error),
-            (None, CondVarTimeoutResult::Signal { .. }) => Err(ERESTARTSYS),
-            _ => Ok(()),
+        match state.failed {
+            Some(error) => Err(error),
+            None => waited,
         }
     }
 
