@@ -72,6 +72,10 @@ pub fn suite() -> Suite {
             synchronous::signals,
         ),
         Case::new(
+            "b2_pages_cleaned_during_a_read_are_released",
+            synchronous::cleaned,
+        ),
+        Case::new(
             "b12_vectored_transfers_outlast_a_stall",
             synchronous::vectored,
         ),
