@@ -258,7 +258,7 @@ impl Device {
                 );
             }
         }
-        if reaped.deferred || reaped.more || reaped.fault.is_some() {
+        if reaped.more || reaped.fault.is_some() {
             Self::schedule_work(this, hardware);
         }
     }
@@ -370,7 +370,6 @@ impl WorkItem for Device {
             // What was more than an interrupt may do.
             let reaped = queue.reap(hardware.device());
             Self::note(this.as_arc_borrow(), &hardware, queue, &reaped);
-            queue.release_deferred(hardware.device());
         }
     }
 }

@@ -17,6 +17,7 @@ use crate::{
         poll::Pollers,
         shared_memory::SharedCoherent,
         vma::IoMemory,
+        wait::Signals,
         work::WorkQueue, //
     },
     layout::{
@@ -412,8 +413,8 @@ impl Hardware {
         // More than there was room for at probe cannot be shown.
         let wanted = wanted.min(self.config.aperture_bytes());
         let control = &self.queues.control;
-        let mut request = control.try_acquire(device)?;
-        request.prepare_command(RequestHeader::command(Opcode::MapAperture, 0, 0, 0));
+        let header = RequestHeader::command(Opcode::MapAperture, 0, 0, 0);
+        let request = control.try_acquire(device)?.prepare_command(header);
         let mapped = control.execute_command(
             &self.transport,
             device,
@@ -575,25 +576,26 @@ impl Hardware {
         self.queues.iter().nth(index).map(|queue| queue.used_ring())
     }
 
-    /// Makes everything that was written durable. Sleeps. `EINTR` when killed.
+    /// Makes everything that was written durable. Sleeps. `EINTR` when killed; no other
+    /// signal ends it, as with a disk.
     pub(crate) fn flush(&self, device: &pci::Device<Bound>) -> Result {
         if !self.config.supports(Opcode::Flush) {
             return Ok(());
         }
-        self.execute(device, RequestHeader::command(Opcode::Flush, 0, 0, 0))
-            .map(|_| ())
+        let header = RequestHeader::command(Opcode::Flush, 0, 0, 0);
+        self.execute(device, header, Signals::Fatal).map(|_| ())
     }
 
     /// Executes a request without data and returns its result. Sleeps. `EINTR` when
-    /// killed.
+    /// killed; `signals` end the wait for a slot.
     pub(crate) fn execute(
         &self,
         device: &pci::Device<Bound>,
         header: RequestHeader,
+        signals: Signals,
     ) -> Result<u64> {
         let queue = self.queue_here();
-        let mut request = queue.acquire(device)?;
-        request.prepare_command(header);
+        let request = queue.acquire(device, signals)?.prepare_command(header);
         queue.execute_command(&self.transport, device, request, None)
     }
 }
@@ -618,9 +620,6 @@ impl Retire for Hardware {
         } = self;
         // What is queued finds the gate closed.
         drop(work);
-        for queue in queues.iter() {
-            queue.release_deferred(device);
-        }
         if matches!(*life.lock(), Life::Unstoppable) {
             core::mem::forget((queues, events));
         }

@@ -59,10 +59,22 @@ unsigned long ringbar_pages_to_folio_end(struct page *page)
 	return folio_nr_pages(page_folio(page)) - folio_page_idx(page_folio(page), page);
 }
 
-void ringbar_get_page(struct page *page);
-void ringbar_get_page(struct page *page)
+void ringbar_folio_get(struct page *page);
+void ringbar_folio_get(struct page *page)
 {
-	get_page(page);
+	folio_get(page_folio(page));
+}
+
+bool ringbar_folio_try_get(struct page *page);
+bool ringbar_folio_try_get(struct page *page)
+{
+	return folio_try_get(page_folio(page));
+}
+
+void ringbar_folio_put(struct page *page);
+void ringbar_folio_put(struct page *page)
+{
+	folio_put(page_folio(page));
 }
 
 void ringbar_dma_set_seg_boundary(struct device *dev, unsigned long mask);
@@ -125,6 +137,18 @@ struct file *ringbar_uring_cmd_file(struct io_uring_cmd *cmd);
 struct file *ringbar_uring_cmd_file(struct io_uring_cmd *cmd)
 {
 	return cmd->file;
+}
+
+bool ringbar_killed(void);
+bool ringbar_killed(void)
+{
+	return fatal_signal_pending(current);
+}
+
+void ringbar_list_del(struct list_head *entry);
+void ringbar_list_del(struct list_head *entry)
+{
+	list_del(entry);
 }
 
 void ringbar_preempt_disable(void);

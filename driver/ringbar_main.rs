@@ -67,7 +67,7 @@ module! {
         },
         timeout_s: u32 {
             default: 120,
-            description: "Seconds that a request may take before the device is reset and the request ends with EIO (0: for ever)",
+            description: "Seconds that a request may take before the device is reset and the request ends with EIO; four times as long while other requests of its queue end (0: for ever)",
         },
     },
 }

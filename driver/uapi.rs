@@ -54,7 +54,7 @@
 //! | `EINVAL` | an opcode, flag or argument that does not exist |
 //! | `EOPNOTSUPP` | the device does not execute this one |
 //! | `ENXIO` | a range that is not within the device |
-//! | `EINTR` | killed, or interrupted while it waited for its turn |
+//! | `EINTR` | killed, or (`ioctl` only) interrupted while it waited for its turn |
 //! | `ENODEV` | the device has gone |
 //! | `EIO`, `ENOSPC` | the device failed |
 //!
@@ -71,7 +71,8 @@
 //! A device that breaks the protocol is taken out of service: it is reset and stays so, because
 //! nothing is known of what it would do. `IOC_RESET` (`ringbar reset`) is the way back,
 //! and unbinding and binding the driver. A request that takes longer than the module parameter
-//! `timeout_s` has the device reset as well. While the machine sleeps, calls wait.
+//! `timeout_s` has the device reset as well, or four times as long while other requests of its
+//! queue end. While the machine sleeps, calls wait.
 //!
 //! | call | in service | asleep, or being reset | out of service | removed |
 //! |---|---|---|---|---|

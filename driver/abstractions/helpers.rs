@@ -65,7 +65,9 @@ extern "C" {
     pub(super) fn ringbar_page_to_phys(page: *mut bindings::page) -> bindings::phys_addr_t;
     pub(super) fn ringbar_page_folio_dirty(page: *mut bindings::page) -> bool;
     pub(super) fn ringbar_pages_to_folio_end(page: *mut bindings::page) -> c_ulong;
-    pub(super) fn ringbar_get_page(page: *mut bindings::page);
+    pub(super) fn ringbar_folio_get(page: *mut bindings::page);
+    pub(super) fn ringbar_folio_try_get(page: *mut bindings::page) -> bool;
+    pub(super) fn ringbar_folio_put(page: *mut bindings::page);
     pub(super) fn ringbar_dma_set_seg_boundary(dev: *mut bindings::device, mask: c_ulong);
     pub(super) fn ringbar_device_lock(dev: *mut bindings::device);
     pub(super) fn ringbar_device_unlock(dev: *mut bindings::device);
@@ -88,6 +90,8 @@ extern "C" {
     pub(super) fn ringbar_preempt_disable();
     pub(super) fn ringbar_preempt_enable();
     pub(super) fn ringbar_need_resched() -> bool;
+    pub(super) fn ringbar_killed() -> bool;
+    pub(super) fn ringbar_list_del(entry: *mut bindings::list_head);
     pub(super) fn ringbar_ratelimit() -> bool;
 
     pub(super) fn ringbar_uring_cmd_file(cmd: *mut bindings::io_uring_cmd) -> *mut bindings::file;

@@ -31,7 +31,8 @@ use super::{
         ringbar_iocb_is_dsync,
         IOCB_HIPRI,
         IOCB_NOWAIT, //
-    }, //
+    },
+    wait::Signals, //
 };
 use core::{
     marker::PhantomData,
@@ -111,6 +112,17 @@ impl<'call> Kiocb<'call> {
     #[inline]
     pub(crate) fn is_sync(&self) -> bool {
         self.within_call || self.get().ki_complete.is_none()
+    }
+
+    /// Which signals may end a wait before anything was done: a system call is restarted
+    /// then, or its caller knows of the signal. Who is told later can do neither.
+    #[inline]
+    pub(crate) fn signals(&self) -> Signals {
+        if self.get().ki_complete.is_none() {
+            Signals::Any
+        } else {
+            Signals::Fatal
+        }
     }
 
     /// Whether the call must not wait for its turn (`RWF_NOWAIT`, `O_NONBLOCK`):

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A module with one PCI driver and a directory in debugfs for its devices.
+//! A module with one PCI driver, a directory in debugfs for its devices, and a queue for
+//! work that may outlive them.
 
 use super::{
     power::{
@@ -10,7 +11,8 @@ use super::{
     take_over::{
         TakeOver,
         TakesOver, //
-    }, //
+    },
+    work::WorkQueue, //
 };
 use kernel::{
     debugfs::Dir,
@@ -23,7 +25,8 @@ use kernel::{
             Full,
             Release, //
         },
-        global_lock, //
+        global_lock,
+        Arc, //
     },
     InPlaceModule,
     ModuleMetadata,
@@ -32,8 +35,17 @@ use kernel::{
 
 global_lock! {
     // SAFETY: Used only after `READY` was set, and that is done after the initialisation.
-    unsafe(uninit) static ROOT: Mutex<Option<Dir>> = None;
+    unsafe(uninit) static ROOT: Mutex<Option<Common>> = None;
 }
+
+/// What all devices share.
+struct Common {
+    dir: Dir,
+    work: Arc<WorkQueue>,
+}
+
+/// Most items that wait at a time: each takes a thread.
+const MAX_WAITING: u16 = 32;
 
 /// Whether somebody initialises [`ROOT`], or has done so.
 static CLAIMED: Atomic<bool> = Atomic::new(false);
@@ -41,28 +53,37 @@ static CLAIMED: Atomic<bool> = Atomic::new(false);
 /// Whether [`ROOT`] can be used.
 static READY: Atomic<bool> = Atomic::new(false);
 
-/// The directory. Modules have no data of their own that a driver's `probe`
+/// Stands for [`Common`]. Modules have no data of their own that a driver's `probe`
 /// could reach, so it sits in a static, while this lives.
 struct Root;
 
 impl Root {
-    /// Makes the directory. May sleep. `EBUSY` the second time.
+    /// Makes directory and queue. May sleep. `EBUSY` the second time.
     fn new(name: &CStr) -> Result<Self> {
+        let work = Arc::new(WorkQueue::for_waiting(MAX_WAITING)?, GFP_KERNEL)?;
         if CLAIMED.xchg(true, Full) {
             return Err(EBUSY);
         }
         // SAFETY: Only who has set `CLAIMED` comes here, and it is never cleared.
         unsafe { ROOT.init() };
         READY.store(true, Release);
-        *ROOT.lock() = Some(Dir::new(name));
+        *ROOT.lock() = Some(Common {
+            dir: Dir::new(name),
+            work,
+        });
         Ok(Self)
     }
 }
 
 impl Drop for Root {
     fn drop(&mut self) {
-        let root = ROOT.lock().take();
-        drop(root);
+        let common = ROOT.lock().take();
+        if let Some(Common { dir, work }) = common {
+            drop(dir);
+            // The devices have gone, so nothing is queued any more; but what is left of one that
+            // could not be stopped may have the queue for ever.
+            work.flush();
+        }
     }
 }
 
@@ -94,9 +115,21 @@ impl<T: SystemSleep + TakesOver> InPlaceModule for PciModule<T> {
 /// sleep; never fails, without debugfs nothing is shown.
 pub(crate) fn debugfs_dir(name: &CStr) -> Dir {
     if READY.load(Acquire) {
-        if let Some(root) = &*ROOT.lock() {
-            return root.subdir(name);
+        if let Some(common) = &*ROOT.lock() {
+            return common.dir.subdir(name);
         }
     }
     Dir::new(name)
+}
+
+/// The queue for work that needs no device and may take as long as somebody outside likes:
+/// unbinding a device does not wait for it, unloading the module does. To be called by a
+/// driver of the module, which must queue nothing once its devices are unbound. May sleep.
+pub(crate) fn work_queue() -> Result<Arc<WorkQueue>> {
+    if READY.load(Acquire) {
+        if let Some(common) = &*ROOT.lock() {
+            return Ok(common.work.clone());
+        }
+    }
+    Err(ENODEV)
 }

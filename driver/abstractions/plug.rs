@@ -13,6 +13,7 @@
 //!
 //! C header: [`include/linux/blkdev.h`](srctree/include/linux/blkdev.h)
 
+use super::helpers::ringbar_list_del;
 use core::ptr::NonNull;
 use kernel::{
     bindings,
@@ -75,8 +76,23 @@ pub(super) unsafe fn prepare<T: Unplug>(file: NonNull<bindings::file>, target: A
 ///
 /// Returns false where there is no batch; then nothing is called.
 pub(crate) fn defer<T: Unplug>(target: ArcBorrow<'_, T>) -> bool {
+    let Some(callback) = callback(target) else {
+        return false;
+    };
+    let callback = callback.as_ptr();
     // SAFETY: As in `prepare`.
-    callback(target).is_some_and(|callback| unsafe { (*callback.as_ptr()).file.is_some() })
+    if unsafe { (*callback).file.is_some() } {
+        return true;
+    }
+    // The task has slept since `prepare`, which has ended the batch so far, and this one is new.
+    // It must not stay: nothing would keep the module until it is called.
+    // SAFETY: The callback is on the list of the current task, which nobody else uses, and was
+    // allocated with `kzalloc`.
+    unsafe {
+        ringbar_list_del(&raw mut (*callback).inner.list);
+        bindings::kfree(callback.cast());
+    }
+    false
 }
 
 /// # Safety

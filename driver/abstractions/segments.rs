@@ -5,19 +5,26 @@
 //!
 //! ```text
 //!  PageSource --extract--> Extracted --map--> Mapped --unmap--> Pages --release--> (gone)
-//!                              |
-//!                            drop: the pages go back
+//!                              |                                          |
+//!                            drop: the pages go back                 CleanedPages
 //! ```
 //!
 //! Each state owns its pages: [`Extracted`] and [`Pages`] give them back when they are
 //! dropped, [`Mapped`] has neither that nor any other way to get at the pages, because
 //! the device may still use them.
 //!
+//! A page that the device wrote to may have been cleaned meanwhile, and must be made dirty
+//! again before it goes back. That takes the lock of its folio, which a file system in user
+//! space can hold for as long as it likes. So such pages leave the request, as
+//! [`CleanedPages`], for where nothing is held that others need.
+//!
 //! The pages of user memory are pinned, and stay whatever becomes of the caller
 //! ([`Owned`]). Those of the kernel (a pipe's in `splice`, io_uring's registered buffers)
 //! are only lent for as long as the call lasts ([`Borrowed`]), by
 //! `Documentation/core-api/pin_user_pages.rst` and `iov_iter_extract_will_pin`. Nobody
-//! may return from such a call before the device is done with them.
+//! may return from such a call before the device is done with them: their owner would use
+//! them for something else. A reference to each keeps them from being freed, so that whoever
+//! does return early has wrong bytes, but no memory that belongs to somebody else.
 //!
 //! C headers: [`include/linux/uio.h`](srctree/include/linux/uio.h),
 //! [`include/linux/scatterlist.h`](srctree/include/linux/scatterlist.h)
@@ -25,14 +32,17 @@
 use super::{
     dma::DmaRange,
     helpers::{
-        ringbar_get_page,
+        ringbar_folio_get,
+        ringbar_folio_put,
+        ringbar_folio_try_get,
         ringbar_page_folio_dirty,
         ringbar_page_to_phys,
         ringbar_pages_to_folio_end, //
     },
     iov::IovIter,
     pci::as_raw_device,
-    wait::Waiter, //
+    wait::Waiter,
+    work::WorkQueue, //
 };
 use core::{
     convert::Infallible,
@@ -44,9 +54,15 @@ use kernel::{
     bindings,
     device::Bound,
     dma::DataDirection,
+    impl_has_work,
+    new_work,
     page::PAGE_SIZE,
     pci,
-    prelude::*, //
+    prelude::*,
+    workqueue::{
+        Work,
+        WorkItem, //
+    }, //
 };
 
 /// How many pages are taken from the iterator at a time. The array of their
@@ -224,13 +240,13 @@ impl List<'_> {
         }
     }
 
-    /// Takes the list, which is copied to the heap where it is not there yet. Any
-    /// context.
+    /// Takes the list, which is copied to the heap where it is not there yet; one that
+    /// [`Room`] can keep. Any context.
     fn take_heap(&mut self) -> Result<KVec<Segment>> {
         match self {
             Self::Heap(list) => Ok(core::mem::take(list)),
             Self::Inline(_) => {
-                let mut list = KVec::new();
+                let mut list = KVec::with_capacity(INLINE_SEGMENTS, GFP_NOWAIT)?;
                 list.extend_from_slice(self.filled(), GFP_NOWAIT)?;
                 Ok(list)
             }
@@ -286,7 +302,8 @@ impl<'i, 'c, O: Ownership> PageSource<'i, 'c, O> {
     /// The pages are marked dirty where the device is going to write to them.
     ///
     /// `EFAULT` when not a single byte could be taken, `ENOMEM` without room; when some
-    /// could, the error shows at the next call.
+    /// could, the error shows at the next call. `EOPNOTSUPP` for memory of the kernel that
+    /// has no references, such as that of `kmalloc`: nothing could keep it.
     pub(crate) fn extract<'s>(
         &mut self,
         room: Option<&'s mut InlineSegments>,
@@ -325,7 +342,15 @@ impl<'i, 'c, O: Ownership> PageSource<'i, 'c, O> {
                 Err(_) => break,
             }
         }
-        if O::PINNED && extracted.direction.is_from_device() {
+        if !O::PINNED {
+            // SAFETY: The pages are there for as long as the call, to which they are lent; those of
+            // a segment are contiguous.
+            if let Err(error) = unsafe { reference(extracted.list.filled()) } {
+                // Nothing is to be given back.
+                extracted.list.truncate(0);
+                return Err(error);
+            }
+        } else if extracted.direction.is_from_device() {
             // SAFETY: By the type invariant these pages are pinned.
             unsafe { mark_dirty(extracted.list.filled()) };
         }
@@ -407,8 +432,9 @@ impl Writes for DataDirection {
 ///
 /// # Invariants
 ///
-/// Each page of a segment in `list` bears one pin of ours, if `O` says so; the pages of a
-/// segment are contiguous. The segments have `bytes` bytes together.
+/// Each page of a segment in `list` bears one pin of ours, if `O` says so; otherwise each
+/// folio of a segment bears one reference of ours, once [`PageSource::extract`] has
+/// returned. The pages of a segment are contiguous. The segments have `bytes` bytes together.
 pub(crate) struct Extracted<'s, O: Ownership> {
     list: List<'s>,
     bytes: usize,
@@ -479,8 +505,17 @@ impl<O: Ownership> Extracted<'_, O> {
             let mut segment = segment;
             if n == 0 && kept > 0 {
                 let skipped = (segment.offset as usize + kept) / PAGE_SIZE;
-                // SAFETY: The page still belongs to the segment, whose pages are contiguous.
-                segment.page_link = unsafe { page_of(&segment).add(skipped) } as c_ulong;
+                // SAFETY: The page, and the one before, still belong to the segment, whose pages are
+                // contiguous, and which keeps them.
+                let page = unsafe {
+                    let page = page_of(&segment).add(skipped);
+                    if !O::PINNED && ringbar_pages_to_folio_end(page.sub(1)) > 1 {
+                        // A folio that is in both halves.
+                        ringbar_folio_get(page);
+                    }
+                    page
+                };
+                segment.page_link = page as c_ulong;
                 segment.offset = 0;
                 // CAST: Below the length, as `split_at` says.
                 segment.length -= kept as c_uint;
@@ -490,7 +525,8 @@ impl<O: Ownership> Extracted<'_, O> {
         }
         let bytes = tail.iter().map(|segment| segment.length as usize).sum();
 
-        // INVARIANT: Each page, with its pin, is in one of the two lists.
+        // INVARIANT: Each page, with its pin, is in one of the two lists; a folio that is in both
+        // has a reference for each.
         if kept > 0 {
             if let Some(last) = self.list.filled_mut().get_mut(index) {
                 // CAST: Below the length, as above.
@@ -514,17 +550,21 @@ impl<'s, O: Ownership> Extracted<'s, O> {
     /// Maps the pages for DMA by `device`. Short lists move to `room`. Any context.
     ///
     /// `EAGAIN` where the DMA layer has no room at the moment (bounce buffers, IOMMU
-    /// addresses), `ENOMEM` where `room` is lent already and the heap has none; other errors
-    /// stay. The pages come back with any of them.
+    /// addresses), or `room` is lent still and the heap has none; other errors stay. The
+    /// pages come back with any of them.
     pub(crate) fn map(
         self,
         device: &pci::Device<Bound>,
         room: &mut Room,
     ) -> Result<Mapped, (Error, Self)> {
         let mut this = core::mem::ManuallyDrop::new(self);
-        let fits = this.list.filled().len() <= room.0.capacity();
+        let hold = match room.take_hold::<O>(this.direction) {
+            Ok(hold) => hold,
+            Err(_) => return Err((EAGAIN, core::mem::ManuallyDrop::into_inner(this))),
+        };
+        let fits = this.list.filled().len() <= room.list.capacity();
         let mut list = if fits {
-            let mut list = core::mem::take(&mut room.0);
+            let mut list = core::mem::take(&mut room.list);
             for &segment in this.list.filled() {
                 // It fits.
                 let _ = list.push_within_capacity(segment);
@@ -533,7 +573,10 @@ impl<'s, O: Ownership> Extracted<'s, O> {
         } else {
             match this.list.take_heap() {
                 Ok(list) => list,
-                Err(error) => return Err((error, core::mem::ManuallyDrop::into_inner(this))),
+                Err(_) => {
+                    room.put_back_hold(hold);
+                    return Err((EAGAIN, core::mem::ManuallyDrop::into_inner(this)));
+                }
             }
         };
         if let Some(last) = list.last_mut() {
@@ -556,9 +599,10 @@ impl<'s, O: Ownership> Extracted<'s, O> {
             )
         };
         if ret < 0 {
+            room.put_back_hold(hold);
             if fits {
                 list.clear();
-                room.0 = list;
+                room.list = list;
             } else {
                 this.list = List::Heap(list);
             }
@@ -578,12 +622,12 @@ impl<'s, O: Ownership> Extracted<'s, O> {
                 drop(core::mem::take(list));
             }
         }
-        // INVARIANT: Mapped. `this`, whose pins go over, is not dropped, and its list has been
-        // moved or freed.
+        // INVARIANT: Mapped. `this`, whose pins or references go over, is not dropped, and its list
+        // has been moved or freed.
         Ok(Mapped {
             pages: core::mem::ManuallyDrop::new(Pages {
                 list,
-                pinned: O::PINNED,
+                hold,
                 direction,
             }),
             device: NonNull::new(device),
@@ -594,35 +638,83 @@ impl<'s, O: Ownership> Extracted<'s, O> {
 
 impl<O: Ownership> Drop for Extracted<'_, O> {
     fn drop(&mut self) {
-        if O::PINNED {
-            // SAFETY: By the type invariant the pins are ours, and this is the end of them.
-            unsafe { unpin(self.list.filled(), false) };
+        // SAFETY: By the type invariant the pins or references are ours, and this is the end of
+        // them.
+        unsafe {
+            if O::PINNED {
+                unpin(self.list.filled(), false);
+            } else {
+                unreference(self.list.filled());
+            }
         }
     }
 }
 
-/// An empty list for segments, which belongs to a slot.
-pub(crate) struct Room(KVec<Segment>);
+/// An empty list for segments, and memory to make pages dirty later, which belong to a slot.
+///
+/// [`CleanedPages`] take both with them. The next request makes up for that.
+pub(crate) struct Room {
+    list: KVec<Segment>,
+    redirty: Option<Pin<KBox<Redirty>>>,
+}
 
 impl Room {
     /// Room for as many segments as a call has without an allocation. May sleep.
     pub(crate) fn new() -> Result<Self> {
-        Ok(Self(KVec::with_capacity(INLINE_SEGMENTS, GFP_KERNEL)?))
+        Ok(Self {
+            list: KVec::with_capacity(INLINE_SEGMENTS, GFP_KERNEL)?,
+            redirty: Some(Redirty::new(GFP_KERNEL)?),
+        })
     }
 
     /// No room at all, for requests without data.
     pub(crate) fn none() -> Self {
-        Self(KVec::new())
+        Self {
+            list: KVec::new(),
+            redirty: None,
+        }
     }
 
     /// Takes back the list that was lent.
     fn put_back(&mut self, mut list: KVec<Segment>) {
         // One from the heap is freed; the other was never lent then.
-        if self.0.capacity() == 0 {
+        if self.list.capacity() == 0 {
             list.clear();
-            self.0 = list;
+            self.list = list;
         }
     }
+
+    /// How pages of `O` are held. Any context.
+    #[inline]
+    fn take_hold<O: Ownership>(&mut self, direction: DataDirection) -> Result<Hold> {
+        if !O::PINNED {
+            return Ok(Hold::Reference);
+        }
+        if !direction.is_from_device() {
+            return Ok(Hold::Pin);
+        }
+        Ok(Hold::WrittenPin(match self.redirty.take() {
+            Some(redirty) => redirty,
+            None => Redirty::new(GFP_NOWAIT)?,
+        }))
+    }
+
+    /// Takes back what [`Self::take_hold`] has lent.
+    fn put_back_hold(&mut self, hold: Hold) {
+        if let Hold::WrittenPin(redirty) = hold {
+            self.redirty = Some(redirty);
+        }
+    }
+}
+
+/// What keeps the pages of a request.
+enum Hold {
+    /// A reference to each folio of a segment.
+    Reference,
+    /// A pin of each page. The device only reads.
+    Pin,
+    /// A pin of each page. The device may write, so the pages have to be dirty in the end.
+    WrittenPin(Pin<KBox<Redirty>>),
 }
 
 /// Pages that a device may use.
@@ -667,28 +759,23 @@ impl Mapped {
 
     /// Leaves the pages, mapped, to a device that may use them for ever. Any context.
     ///
-    /// Those that are pinned stay so. The others get a reference each: their owner gives
-    /// them up when the request has ended, and nobody else may have them then.
+    /// They stay pinned, or keep the reference that they have: so nobody else gets them,
+    /// also after those who lent them have given them up.
     pub(crate) fn leak(self) {
-        let this = core::mem::ManuallyDrop::new(self);
-        if this.pages.pinned {
-            return;
-        }
-        for segment in &*this.pages.list {
-            for n in 0..pages_of(segment) {
-                // SAFETY: The pages of a segment are contiguous, and alive: the request, for which
-                // they were lent, has not ended.
-                unsafe { ringbar_get_page(page_of(segment).add(n)) };
-            }
-        }
+        core::mem::forget(self);
     }
 
     /// Takes the DMA mapping down, after which the CPU sees what the device wrote. Any
     /// context. The device must not use the pages any more: it has said so, was reset,
     /// or was never told of them.
     ///
-    /// `device` shows that the device is still bound. With another one than the pages
-    /// were mapped for, they stay so for good, with a warning.
+    /// `device` shows that the device is bound. With another one than the pages were mapped
+    /// for, they stay so for good, with a warning. The pointer does not tell one binding of a
+    /// device from the next: pages have to be unmapped or leaked ([`Self::leak`]) before the
+    /// driver is unbound. So they belong into what is behind a [`Gate`], which is retired
+    /// while the device is bound, and nowhere else.
+    ///
+    /// [`Gate`]: super::gate::Gate
     pub(crate) fn unmap(self, device: &pci::Device<Bound>) -> Pages {
         let mut this = core::mem::ManuallyDrop::new(self);
         // SAFETY: `this` is not used any more.
@@ -698,7 +785,7 @@ impl Mapped {
             core::mem::forget(pages);
             return Pages {
                 list: KVec::new(),
-                pinned: false,
+                hold: Hold::Reference,
                 direction: DataDirection::None,
             };
         }
@@ -723,15 +810,16 @@ impl Drop for Mapped {
     }
 }
 
-/// Pages that a device has used. Dropped, they go back, which sleeps.
+/// Pages that a device has used, or could have used. Dropped, they go back, dirty where it
+/// could write to them, which sleeps.
 ///
 /// # Invariants
 ///
-/// If `pinned`, each page of a segment in `list` bears one pin of ours; the pages of a
-/// segment are contiguous.
+/// Each page of a segment in `list` bears one pin of ours, or each folio of a segment one
+/// reference, as `hold` says; the pages of a segment are contiguous.
 pub(crate) struct Pages {
     list: KVec<Segment>,
-    pinned: bool,
+    hold: Hold,
     direction: DataDirection,
 }
 
@@ -739,46 +827,126 @@ pub(crate) struct Pages {
 unsafe impl Send for Pages {}
 
 impl Pages {
-    /// Gives the pages back and the list to `room`, unless a page that the device wrote
-    /// to was cleaned in the meantime and must be made dirty again, which sleeps. Any
-    /// context.
+    /// Gives the pages back, and the list to `room`. Any context.
     ///
-    /// On an error [`Self::release`] is to be called from a context that may sleep.
-    pub(crate) fn try_release(mut self, room: &mut Room) -> Result<(), Self> {
-        if self.pinned {
+    /// Returns the pages where one that the device wrote to was cleaned in the meantime, and
+    /// must be made dirty again.
+    pub(crate) fn release(mut self, room: &mut Room) -> Option<CleanedPages> {
+        if let Hold::WrittenPin(_) = self.hold {
             // SAFETY: By the type invariant these pages are pinned.
-            if self.direction.is_from_device() && !unsafe { all_dirty(&self.list) } {
-                return Err(self);
+            if !unsafe { all_dirty(&self.list) } {
+                return self.take_cleaned();
             }
-            // SAFETY: By the type invariant the pins are ours, and `pinned` is cleared below.
-            unsafe { unpin(&self.list, false) };
-            // INVARIANT: No pin is left.
-            self.pinned = false;
         }
-        room.put_back(core::mem::take(&mut self.list));
-        Ok(())
+        self.give_up(room);
+        None
     }
 
-    /// Gives the pages back, dirty where the device wrote to them, and the list to
-    /// `room`. Sleeps.
-    pub(crate) fn release(mut self, room: &mut Room) {
-        self.unpin();
-        room.put_back(core::mem::take(&mut self.list));
+    /// As [`Self::release`], for pages that the device has not written to: it was never told
+    /// of them. They go back as they are. Any context.
+    pub(crate) fn give_up(mut self, room: &mut Room) {
+        // INVARIANT: No pin is left, and nothing in the list.
+        let list = core::mem::take(&mut self.list);
+        // SAFETY: By the type invariant the pins or references are ours, and `self` has them no
+        // longer.
+        unsafe {
+            match self.hold {
+                Hold::Reference => unreference(&list),
+                Hold::Pin | Hold::WrittenPin(_) => unpin(&list, false),
+            }
+        }
+        room.put_back_hold(core::mem::replace(&mut self.hold, Hold::Reference));
+        room.put_back(list);
     }
 
-    fn unpin(&mut self) {
-        if self.pinned {
-            // SAFETY: By the type invariant the pins are ours, and `pinned` is cleared below.
-            unsafe { unpin(&self.list, self.direction.is_from_device()) };
-            // INVARIANT: No pin is left.
-            self.pinned = false;
+    /// The pages of [`Hold::WrittenPin`].
+    fn take_cleaned(&mut self) -> Option<CleanedPages> {
+        match core::mem::replace(&mut self.hold, Hold::Reference) {
+            Hold::WrittenPin(mut redirty) => {
+                // INVARIANT: The pins go over with the list, and nothing is left in ours.
+                *redirty.as_mut().project().list = core::mem::take(&mut self.list);
+                Some(CleanedPages(redirty))
+            }
+            other => {
+                self.hold = other;
+                None
+            }
         }
     }
 }
 
 impl Drop for Pages {
     fn drop(&mut self) {
-        self.unpin();
+        // SAFETY: By the type invariant the pins or references are ours, and this is the end of
+        // them.
+        unsafe {
+            match self.hold {
+                Hold::Reference => unreference(&self.list),
+                Hold::Pin => unpin(&self.list, false),
+                Hold::WrittenPin(_) => unpin(&self.list, true),
+            }
+        }
+    }
+}
+
+/// Pages that a device wrote to and that are to be made dirty before they go back. That is
+/// done when they are dropped, which sleeps for as long as others like: whoever drops them
+/// must hold nothing that somebody else needs.
+#[must_use = "dropping them sleeps"]
+pub(crate) struct CleanedPages(Pin<KBox<Redirty>>);
+
+impl CleanedPages {
+    /// Has them dropped by `queue`. Any context.
+    pub(crate) fn drop_later(self, queue: &WorkQueue) {
+        queue.enqueue(self.0);
+    }
+}
+
+/// Pages to be made dirty, and what is needed to have that done later; allocated before,
+/// because there must be no error then.
+///
+/// # Invariants
+///
+/// Each page of a segment in `list` bears one pin of ours; the pages of a segment are
+/// contiguous.
+#[pin_data(PinnedDrop)]
+struct Redirty {
+    list: KVec<Segment>,
+    #[pin]
+    work: Work<Redirty>,
+}
+
+impl_has_work! {
+    impl HasWork<Self> for Redirty { self.work }
+}
+
+impl Redirty {
+    /// Nothing to be made dirty.
+    fn new(flags: kernel::alloc::Flags) -> Result<Pin<KBox<Self>>> {
+        // INVARIANT: There are no pages.
+        KBox::pin_init(
+            pin_init!(Self {
+                list: KVec::new(),
+                work <- new_work!("ringbar_redirty"),
+            }),
+            flags,
+        )
+    }
+}
+
+impl WorkItem for Redirty {
+    type Pointer = Pin<KBox<Self>>;
+
+    fn run(this: Pin<KBox<Self>>) {
+        drop(this);
+    }
+}
+
+#[pinned_drop]
+impl PinnedDrop for Redirty {
+    fn drop(self: Pin<&mut Self>) {
+        // SAFETY: By the type invariant the pins are ours, and this is the end of them.
+        unsafe { unpin(&self.list, true) };
     }
 }
 
@@ -801,8 +969,64 @@ unsafe fn unpin(list: &[Segment], dirty: bool) {
     }
 }
 
+/// Takes a reference to each folio of each segment. `EOPNOTSUPP`, and none, where one has no
+/// references: memory of `kmalloc`, or a page within a larger allocation.
+///
+/// # Safety
+///
+/// The pages of these segments must be there, those of one segment contiguous.
+unsafe fn reference(list: &[Segment]) -> Result {
+    for (n, segment) in list.iter().enumerate() {
+        let mut taken = 0usize;
+        let get = |page| {
+            // SAFETY: The page is there, by the requirement.
+            let got = unsafe { ringbar_folio_try_get(page) };
+            taken += usize::from(got);
+            got
+        };
+        // SAFETY: By the requirement.
+        if unsafe { for_each_folio(segment, get) } {
+            continue;
+        }
+        let put = |page| {
+            let left = taken > 0;
+            if left {
+                taken -= 1;
+                // SAFETY: The reference was just taken.
+                unsafe { ringbar_folio_put(page) };
+            }
+            left
+        };
+        // SAFETY: By the requirement; the segments before have all their references.
+        unsafe {
+            for_each_folio(segment, put);
+            unreference(&list[..n]);
+        }
+        return Err(EOPNOTSUPP);
+    }
+    Ok(())
+}
+
+/// Gives up the references of [`reference`]. Any context.
+///
+/// # Safety
+///
+/// Each folio of each segment must bear a reference that the caller gives away with this
+/// call; the pages of a segment must be contiguous.
+unsafe fn unreference(list: &[Segment]) {
+    for segment in list {
+        let put = |page| {
+            // SAFETY: By the requirement.
+            unsafe { ringbar_folio_put(page) };
+            true
+        };
+        // SAFETY: By the requirement; a folio with a reference keeps its size.
+        unsafe { for_each_folio(segment, put) };
+    }
+}
+
 /// Marks the folios dirty before the device writes to them, as long as that may sleep.
-/// Mostly they stay so, and [`Pages::try_release`] has nothing to do.
+/// Mostly they stay so, and [`Pages::release`] has nothing to do.
 ///
 /// # Safety
 ///
@@ -889,7 +1113,8 @@ fn pages_of(segment: &Segment) -> usize {
 ///
 /// # Safety
 ///
-/// The pages of the segment must be pinned and contiguous.
+/// The pages of the segment must be there, each until `f` was called for its folio, and
+/// contiguous.
 unsafe fn for_each_folio(
     segment: &Segment,
     mut f: impl FnMut(*mut bindings::page) -> bool,
@@ -897,15 +1122,17 @@ unsafe fn for_each_folio(
     let mut page = page_of(segment);
     let mut left = pages_of(segment);
     loop {
+        // Before `f`, which may let go of the folio. Mostly there is one page, and that need not
+        // be asked.
+        let step = if left <= 1 {
+            1
+        } else {
+            // SAFETY: The page is there, by the requirement.
+            (unsafe { ringbar_pages_to_folio_end(page) } as usize).max(1)
+        };
         if !f(page) {
             return false;
         }
-        // Mostly so, and then the rest need not be asked.
-        if left <= 1 {
-            return true;
-        }
-        // SAFETY: The page is pinned, by the requirement.
-        let step = (unsafe { ringbar_pages_to_folio_end(page) } as usize).max(1);
         if step >= left {
             return true;
         }
@@ -969,6 +1196,41 @@ mod tests {
         assert_eq!(split_at(&list, 6), None);
     }
 
+    /// Contiguous pages, each with references of its own.
+    struct Buffer {
+        start: NonNull<u8>,
+        bytes: usize,
+    }
+
+    impl Buffer {
+        fn new(pages: usize) -> Result<Self> {
+            let bytes = pages * PAGE_SIZE;
+            // SAFETY: May be called with any size.
+            let start = unsafe { bindings::alloc_pages_exact_noprof(bytes, bindings::GFP_KERNEL) };
+            Ok(Self {
+                start: NonNull::new(start.cast()).ok_or(ENOMEM)?,
+                bytes,
+            })
+        }
+    }
+
+    /// References to these contiguous pages, all together.
+    fn references(first: *mut bindings::page, count: usize) -> c_int {
+        (0..count)
+            .map(|n| {
+                // SAFETY: The pages belong to a buffer, and are contiguous.
+                unsafe { (&raw const (*first.add(n))._refcount.counter).read_volatile() }
+            })
+            .sum()
+    }
+
+    impl Drop for Buffer {
+        fn drop(&mut self) {
+            // SAFETY: Allocated by `new`.
+            unsafe { bindings::free_pages_exact(self.start.as_ptr().cast(), self.bytes) };
+        }
+    }
+
     /// Calls `f` with the pages of a kernel buffer of `pages` pages, into which a device
     /// is to write, without its first `skipped` bytes.
     fn with_kernel_pages(
@@ -976,11 +1238,21 @@ mod tests {
         skipped: usize,
         f: impl FnOnce(PageSource<'_, '_, Borrowed>, u64),
     ) -> Result {
-        let mut buffer = KVec::<u8>::from_elem(0, (pages + 1) * PAGE_SIZE, GFP_KERNEL)?;
-        let start = buffer.as_mut_ptr().align_offset(PAGE_SIZE) + skipped;
+        let buffer = Buffer::new(pages)?;
+        with_memory(buffer.start, buffer.bytes, skipped, f)
+    }
+
+    /// Calls `f` with the pages of this memory, into which a device is to write, without
+    /// its first `skipped` bytes.
+    fn with_memory(
+        start: NonNull<u8>,
+        bytes: usize,
+        skipped: usize,
+        f: impl FnOnce(PageSource<'_, '_, Borrowed>, u64),
+    ) -> Result {
         let vec = bindings::kvec {
-            iov_base: buffer[start..].as_mut_ptr().cast(),
-            iov_len: pages * PAGE_SIZE - skipped,
+            iov_base: start.as_ptr().wrapping_add(skipped).cast(),
+            iov_len: bytes - skipped,
         };
         let mut iter = bindings::iov_iter::default();
         // SAFETY: The iterator and what it points to live until the end of this function.
@@ -1009,6 +1281,41 @@ mod tests {
             source.rewind();
             assert_eq!(source.iter.len() as u64, bytes);
         })
+    }
+
+    #[test]
+    fn dr1_pages_that_are_lent_are_kept() -> Result {
+        with_kernel_pages(3, 0, |mut source, _| {
+            let limits = SegmentLimits::new(usize::MAX, 8, usize::MAX);
+            let pages = source.extract(None, usize::MAX, limits);
+            let kept = pages.is_ok_and(|mut pages| {
+                let first = page_of(&pages.list.filled()[0]);
+                let before = references(first, 3);
+                let half = pages.split_off_half();
+                before == 6 && half.is_some() && references(first, 3) == 6
+            });
+            assert!(kept);
+            source.rewind();
+            let again = source.extract(None, usize::MAX, limits);
+            assert!(
+                again.is_ok_and(|pages| { references(page_of(&pages.list.filled()[0]), 3) == 6 })
+            );
+        })
+    }
+
+    #[test]
+    fn dr1_memory_that_cannot_be_kept_is_refused() -> Result {
+        let mut small = KVec::<u8>::from_elem(0, 100, GFP_KERNEL)?;
+        let mut large = KVec::<u8>::from_elem(0, 8 * PAGE_SIZE, GFP_KERNEL)?;
+        for memory in [&mut small[..], &mut large[..]] {
+            let bytes = memory.len();
+            with_memory(NonNull::from(memory).cast(), bytes, 0, |mut source, _| {
+                let limits = SegmentLimits::new(usize::MAX, 8, usize::MAX);
+                let error = source.extract(None, usize::MAX, limits).err();
+                assert_eq!(error, Some(EOPNOTSUPP));
+            })?;
+        }
+        Ok(())
     }
 
     #[test]

@@ -10,24 +10,33 @@ use super::helpers::{
     ringbar_preempt_disable,
     ringbar_preempt_enable, //
 };
+use core::marker::PhantomData;
 use kernel::time::{
     Delta,
     Instant,
     Monotonic, //
 };
 
-/// Keeps the current task on its CPU, and others off it.
-struct NoPreemption;
+/// Keeps the current task on its CPU, and others off it. It must not sleep meanwhile.
+pub(crate) struct NoPreemption {
+    /// Belongs to the task.
+    _not_send: PhantomData<*mut ()>,
+}
 
 impl NoPreemption {
-    fn new() -> Self {
+    /// From now on. Any context.
+    #[inline]
+    pub(crate) fn new() -> Self {
         // SAFETY: May be called in any context; balanced by `drop`.
         unsafe { ringbar_preempt_disable() };
-        Self
+        Self {
+            _not_send: PhantomData,
+        }
     }
 }
 
 impl Drop for NoPreemption {
+    #[inline]
     fn drop(&mut self) {
         // SAFETY: Balances the call in `new`.
         unsafe { ringbar_preempt_enable() };
@@ -38,10 +47,10 @@ impl Drop for NoPreemption {
 /// once; but gives up after `limit`, and as soon as the scheduler has another task
 /// for this CPU. Returns what `look` said last.
 ///
-/// The task is not preempted meanwhile, so that what it keeps from others it keeps
-/// no longer than that. `look` must not sleep. Any context; interrupts stay on.
-pub(crate) fn poll(limit: Delta, mut look: impl FnMut() -> bool) -> bool {
-    let _guard = NoPreemption::new();
+/// The task is not preempted meanwhile, so that what it keeps from others, from before it
+/// calls this until after that, it keeps no longer than that. `look` must not sleep. Any
+/// context; interrupts stay on.
+pub(crate) fn poll(_guard: &NoPreemption, limit: Delta, mut look: impl FnMut() -> bool) -> bool {
     let start = Instant::<Monotonic>::now();
     loop {
         if look() {

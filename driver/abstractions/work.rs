@@ -29,7 +29,7 @@ use kernel::{
     }, //
 };
 
-/// A queue for work items. Not bound to a CPU; stands still while the system sleeps.
+/// A queue for work items. Not bound to a CPU.
 ///
 /// Dropped, it waits until all that was queued has run and returned; sleeps then. Must not
 /// be dropped by one of its own items.
@@ -45,14 +45,25 @@ unsafe impl Send for WorkQueue {}
 unsafe impl Sync for WorkQueue {}
 
 impl WorkQueue {
-    /// An empty queue. May sleep.
+    /// An empty queue, which stands still while the system sleeps. May sleep.
     pub(crate) fn new() -> Result<Self> {
+        Self::with_flags(bindings::wq_flags_WQ_FREEZABLE, 0)
+    }
+
+    /// An empty queue for items that wait for others, at most `count` at a time. It does not
+    /// stand still while the system goes to sleep, which so does not wait for them either.
+    /// May sleep.
+    pub(crate) fn for_waiting(count: u16) -> Result<Self> {
+        Self::with_flags(0, count.into())
+    }
+
+    fn with_flags(flags: bindings::wq_flags, count: c_int) -> Result<Self> {
         // SAFETY: The format has one conversion, for which there is a string; both are copied.
         let queue = unsafe {
             bindings::alloc_workqueue_noprof(
                 c"%s".as_char_ptr(),
-                bindings::wq_flags_WQ_UNBOUND | bindings::wq_flags_WQ_FREEZABLE,
-                0,
+                bindings::wq_flags_WQ_UNBOUND | flags,
+                count,
                 crate::NAME.as_char_ptr(),
             )
         };

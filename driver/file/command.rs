@@ -11,7 +11,8 @@ use crate::{
         uring::{
             UringAnswer,
             UringCommand, //
-        }, //
+        },
+        wait::Signals, //
     },
     device::Device,
     hardware::Hardware,
@@ -43,14 +44,14 @@ const _: () = assert!(
 );
 
 /// Executes a command. Returns its result and how it ended: also after an error the
-/// result says how much was done. Sleeps.
+/// result says how much was done. Sleeps. To be called by a system call.
 ///
 /// `Err` for what was not begun.
 pub(super) fn execute(device: &Device, access: Access, wire: &Wire) -> Result<(u64, Result)> {
     let hardware = device.hardware()?;
     let command = Command::new(device, &hardware, access, wire)?;
     let mut result = 0;
-    let outcome = command.execute(&hardware, &mut result);
+    let outcome = command.execute(&hardware, &mut result, Signals::Any);
     Ok((result, outcome))
 }
 
@@ -77,13 +78,8 @@ pub(super) fn uring<'call>(
         };
     }
     let mut result = 0;
-    let outcome = command.execute(&hardware, &mut result);
-    uring.done(match outcome {
-        Ok(()) => Ok(result),
-        // For `ioctl` this is turned into `EINTR` or a new call; here it would come out.
-        Err(error) if error == ERESTARTSYS => Err(EINTR),
-        Err(error) => Err(error),
-    })
+    let outcome = command.execute(&hardware, &mut result, Signals::Fatal);
+    uring.done(outcome.map(|()| result))
 }
 
 fn parse(uring: &UringCommand<'_>) -> Result<Wire> {
@@ -112,13 +108,12 @@ fn submit<'call>(
                 Err(error) if error == EAGAIN => None,
                 result => Some(result.map(|slot| (queue, slot))),
             });
-    let (queue, mut slot) = match found {
+    let (queue, slot) = match found {
         Some(Ok(found)) => found,
         Some(Err(error)) => return uring.done(Err(error)),
         None => return uring.retry_blocking(),
     };
-    slot.prepare_command(header);
-    match queue.submit_one(slot, uring) {
+    match queue.submit_one(slot.prepare_command(header).for_caller(), uring) {
         Ok(answer) => {
             if Device::in_batch(device) {
                 queue.hold_notification(Effort::Notify);
@@ -258,10 +253,15 @@ impl Command {
     }
 
     /// Executes the command, in several requests where it is large, one after the
-    /// other. `result` is kept up to date. Sleeps.
-    fn execute(&self, hardware: &Entered<'_, Hardware>, result: &mut u64) -> Result {
+    /// other. `result` is kept up to date. Sleeps. `signals` end it before anything was done.
+    fn execute(
+        &self,
+        hardware: &Entered<'_, Hardware>,
+        result: &mut u64,
+        signals: Signals,
+    ) -> Result {
         if let Some(header) = self.single(hardware) {
-            *result = hardware.execute(hardware.device(), header)?;
+            *result = hardware.execute(hardware.device(), header, signals)?;
             return Ok(());
         }
         let mut done = 0;
@@ -276,11 +276,9 @@ impl Command {
                 _ => self.argument,
             };
             let header = self.header(self.offset + at, length, argument);
-            let value = match hardware.execute(hardware.device(), header) {
-                // To begin again would copy what was already overwritten.
-                Err(error) if error == ERESTARTSYS && done > 0 => return Err(EINTR),
-                value => value?,
-            };
+            // To begin again would copy what was already overwritten.
+            let signals = if done > 0 { Signals::Fatal } else { signals };
+            let value = hardware.execute(hardware.device(), header, signals)?;
             match self.opcode {
                 Opcode::Crc32c => *result = value,
                 _ => *result += value,

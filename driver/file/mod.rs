@@ -109,11 +109,7 @@ impl FileOperations for Device {
 
     fn fsync(&self) -> Result {
         let hardware = self.hardware()?;
-        match hardware.flush(hardware.device()) {
-            // io_uring would hand it to its caller as it is.
-            Err(error) if error == ERESTARTSYS => Err(EINTR),
-            result => result,
-        }
+        hardware.flush(hardware.device())
     }
 
     fn mmap<'a>(&self, map: NewMap<'a>) -> Result<Mapped<'a>> {

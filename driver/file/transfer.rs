@@ -24,11 +24,13 @@ use crate::{
             Kiocb, //
         },
         segments::{
+            CleanedPages,
             Extracted,
             InlineSegments,
             Ownership,
             PageSource, //
-        }, //
+        },
+        wait::Signals, //
     },
     device::Device,
     hardware::Hardware,
@@ -39,6 +41,7 @@ use crate::{
     request::{
         acquired::{
             AcquiredSlot,
+            Request,
             Transfer, //
         },
         completion::Reaped,
@@ -81,6 +84,8 @@ struct Call {
     all_or_nothing: bool,
     /// Somebody will look for the completion.
     polled: bool,
+    /// These end the wait for room, before anything was submitted.
+    signals: Signals,
     limits: Limits,
 }
 
@@ -103,6 +108,10 @@ pub(super) fn transfer<'call>(
 
 /// Why a request is not ready, and its pages.
 type Unprepared<'s, O> = (Error, Extracted<'s, O>);
+
+/// The answer to a call that was one request, and pages that are to be dropped once the
+/// hardware was left.
+type Submitted<'call> = (Answer<'call>, Option<CleanedPages>);
 
 impl Call {
     /// Cuts the call to the device. `None` where there is nothing to do, `ENOSPC`
@@ -139,6 +148,7 @@ impl Call {
             nowait: kiocb.nowait(),
             all_or_nothing: kiocb.all_or_nothing(),
             polled: kiocb.is_polled(),
+            signals: kiocb.signals(),
             limits: *limits,
         }))
     }
@@ -202,14 +212,27 @@ impl Call {
         }
     }
 
+    /// Which signals may end a wait after so many bytes were submitted: those who get less than
+    /// they have asked for do not expect it of a device like this.
+    fn signals_after(&self, submitted: usize) -> Signals {
+        if submitted == 0 {
+            self.signals
+        } else {
+            Signals::Fatal
+        }
+    }
+
     /// Takes a slot of `queue`, after all who came before. Sleeps.
     fn acquire<'a>(
         device: ArcBorrow<'_, Device>,
         hardware: &'a Entered<'_, Hardware>,
         queue: &'a Queue,
+        signals: Signals,
     ) -> Result<AcquiredSlot<'a>> {
         let pci = hardware.device();
-        queue.acquire_polled(pci, |seen| Device::note(device, hardware, queue, seen))
+        queue.acquire_polled(pci, signals, |seen| {
+            Device::note(device, hardware, queue, seen)
+        })
     }
 
     /// What `take` finds in one of the queues, where this call must not wait for its turn.
@@ -265,7 +288,12 @@ impl Call {
             }
         };
         match self.try_single(device, &hardware, kiocb, first) {
-            Ok(answer) => answer,
+            Ok((answer, cleaned)) => {
+                // They may have to wait for somebody who needs the device, or its end.
+                drop(hardware);
+                drop(cleaned);
+                answer
+            }
             // A slot there was.
             Err((kiocb, (error, first))) if error == EAGAIN && !self.nowait => {
                 drop(hardware);
@@ -278,21 +306,22 @@ impl Call {
         }
     }
 
-    /// As [`Self::single`]. On an error all comes back: `EAGAIN` where the DMA layer has no
-    /// room, or no slot is free for a call that must not wait.
+    /// As [`Self::single`]. Returns pages as well that are to be dropped outside the hardware.
+    /// On an error all comes back: `EAGAIN` where the DMA layer has no room, or no slot is
+    /// free for a call that must not wait.
     fn try_single<'call, 's, O: Ownership>(
         &self,
         device: ArcBorrow<'_, Device>,
         hardware: &Entered<'_, Hardware>,
         kiocb: Kiocb<'call>,
         first: Extracted<'s, O>,
-    ) -> Result<Answer<'call>, (Kiocb<'call>, Unprepared<'s, O>)> {
+    ) -> Result<Submitted<'call>, (Kiocb<'call>, Unprepared<'s, O>)> {
         let pci = hardware.device();
         let acquired = if self.nowait {
             self.find(device, hardware, |queue| queue.try_acquire(pci))
         } else {
             let queue = self.queue(hardware);
-            Self::acquire(device, hardware, queue).map(|slot| (queue, slot))
+            Self::acquire(device, hardware, queue, self.signals).map(|slot| (queue, slot))
         };
         let (queue, slot) = match acquired {
             Ok(acquired) => acquired,
@@ -311,7 +340,7 @@ impl Call {
         queue: &'a Queue,
         kiocb: Kiocb<'call>,
         request: Transfer<'a, O>,
-    ) -> Answer<'call> {
+    ) -> Submitted<'call> {
         let effort = self.effort();
         let (transport, pci) = (&hardware.transport, hardware.device());
         let kiocb = match kiocb.into_async() {
@@ -319,7 +348,9 @@ impl Call {
             Err(kiocb) => {
                 let limit = queue.poll_limit(effort, true, hardware.poll_limit());
                 let note = |seen: &Reaped| Device::note(device, hardware, queue, seen);
-                return kiocb.done(queue.execute_transfer(transport, pci, request, limit, note));
+                let (result, cleaned) =
+                    queue.execute_transfer(transport, pci, request, limit, note);
+                return (kiocb.done(result), cleaned);
             }
         };
 
@@ -331,9 +362,9 @@ impl Call {
         };
         let request = request.for_caller();
         if let Some(limit) = limit {
-            return match queue.submit_and_poll(transport, pci, request, limit, kiocb) {
-                Ok((mut seen, Polled::Ended(slot, kiocb))) => {
-                    let result = queue.finish_transfer(pci, slot, &mut seen);
+            let answer = match queue.submit_and_poll(transport, pci, request, limit, kiocb) {
+                Ok((seen, Polled::Ended(slot, kiocb))) => {
+                    let result = queue.finish_transfer(pci, slot);
                     Device::note(device, hardware, queue, &seen);
                     kiocb.done(result)
                 }
@@ -343,6 +374,7 @@ impl Call {
                 }
                 Err((error, kiocb)) => kiocb.done(Err(error)),
             };
+            return (answer, None);
         }
         let submitted = if batch {
             queue
@@ -357,8 +389,8 @@ impl Call {
                 })
         };
         match submitted {
-            Ok(answer) => answer,
-            Err((error, kiocb)) => kiocb.done(Err(error)),
+            Ok(answer) => (answer, None),
+            Err((error, kiocb)) => (kiocb.done(Err(error)), None),
         }
     }
 
@@ -459,7 +491,7 @@ impl Call {
         operation: &Arc<Operation>,
         slots: KVec<AcquiredSlot<'a>>,
         parts: KVec<Extracted<'_, O>>,
-    ) -> Result<(KVec<AcquiredSlot<'a>>, usize)> {
+    ) -> Result<(KVec<Request<'a>>, usize)> {
         let mut requests = KVec::with_capacity(slots.len(), GFP_KERNEL)?;
         let mut bytes = 0;
         for (slot, pages) in slots.into_iter().zip(parts) {
@@ -500,14 +532,7 @@ impl Call {
             submitted: 0,
         };
         // Whatever is left of the pages was given back when this returns.
-        let error = batches.submit(pages, first).err().map(|error| {
-            // Whoever is told later cannot call again.
-            if kiocb.is_ok() && error == ERESTARTSYS {
-                EINTR
-            } else {
-                error
-            }
-        });
+        let error = batches.submit(pages, first).err();
         operation.submitted(batches.submitted, error);
         Self::end::<O>(&operation, kiocb)
     }
@@ -613,7 +638,8 @@ impl Batches<'_> {
                 break;
             };
             let acquired = if requests.is_empty() {
-                Call::acquire(self.device, &hardware, queue)
+                let signals = self.call.signals_after(self.submitted);
+                Call::acquire(self.device, &hardware, queue, signals)
             } else {
                 queue.try_acquire(pci)
             };
@@ -666,7 +692,7 @@ impl Batches<'_> {
     ) -> Result {
         // The room may be taken by polled requests, and nobody need look for their end.
         Device::poll(self.device)?;
-        queue.wait_for_dma_room()?;
+        queue.wait_for_dma_room(self.call.signals_after(self.submitted))?;
         let second = if refused.refused {
             refused.pages.split_off_half()
         } else {

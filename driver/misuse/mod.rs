@@ -10,4 +10,5 @@
 #![allow(dead_code, reason = "only the errors matter")]
 
 mod kiocb;
+mod segments;
 mod uring;

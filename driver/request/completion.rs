@@ -18,6 +18,7 @@ use super::{
 use crate::{
     abstractions::{
         kiocb::QueuedKiocb,
+        segments::CleanedPages,
         uring::QueuedUringCommand, //
     },
     virtio::ring::{
@@ -40,8 +41,12 @@ const REAP_BATCH: usize = 16;
 pub(crate) struct Budget(usize);
 
 impl Budget {
-    /// Requests and segments that are ended within an interrupt: some hundred microseconds.
+    /// Requests, segments and [`Self::UNIT`]s that are ended within an interrupt: some hundred
+    /// microseconds.
     const PER_INTERRUPT: usize = 512;
+
+    /// For so many bytes, the pages of a segment cost as much as the segment.
+    const UNIT: usize = 64 << 10;
 
     /// What one interrupt may do.
     pub(crate) fn for_interrupt() -> Self {
@@ -53,9 +58,9 @@ impl Budget {
         Self(usize::MAX)
     }
 
-    /// Takes what a request with so many segments costs.
-    fn spend(&mut self, segments: usize) {
-        self.0 = self.0.saturating_sub(1 + segments);
+    /// Takes what a request with so many segments and bytes costs.
+    fn spend(&mut self, segments: usize, bytes: usize) {
+        self.0 = self.0.saturating_sub(1 + segments + bytes / Self::UNIT);
     }
 
     fn is_spent(&self) -> bool {
@@ -68,8 +73,6 @@ impl Budget {
 pub(crate) struct Reaped {
     /// Whether anything was used.
     pub(crate) any: bool,
-    /// Whether slots wait for [`Queue::release_deferred`].
-    pub(crate) deferred: bool,
     /// Whether the budget was spent, so that [`Queue::reap`] has to follow elsewhere.
     pub(crate) more: bool,
     /// The queue is broken and must not be used before a reset.
@@ -84,7 +87,6 @@ impl Reaped {
     /// Adds what was seen later.
     pub(super) fn add(&mut self, later: Self) {
         self.any |= later.any;
-        self.deferred |= later.deferred;
         self.more |= later.more;
         self.fault = self.fault.or(later.fault);
         self.taken = later.taken;
@@ -152,8 +154,8 @@ impl Queue {
             let mut batch = [const { None }; REAP_BATCH];
             let more = self.take_used(&mut batch, &mut seen);
             for slot in batch.into_iter().flatten() {
-                budget.spend(slot.segments());
-                seen.deferred |= self.end(device, slot);
+                budget.spend(slot.segments(), slot.length());
+                self.end(device, slot);
             }
             if !more {
                 return seen;
@@ -189,8 +191,10 @@ impl Queue {
                 Ok(Some(used)) => {
                     seen.any = true;
                     let Some(mut slot) = Self::take_entry(state, used.entry) else {
-                        seen.fault = Some(Fault::NotInFlight(used.entry.number()));
-                        state.failed = Some(EIO);
+                        if state.failed.is_none() {
+                            seen.fault = Some(Fault::NotInFlight(used.entry.number()));
+                            state.failed = Some(EIO);
+                        }
                         return false;
                     };
                     slot.set_written(used.len);
@@ -241,50 +245,43 @@ impl Queue {
     }
 
     /// Ends a request that nobody waits for: gives back what it held, frees its
-    /// slot, tells the owner. Returns whether the slot was deferred.
-    pub(super) fn end(&self, device: &pci::Device<Bound>, mut slot: KBox<Slot>) -> bool {
+    /// slot, tells the owner. Any context, no lock held.
+    pub(super) fn end(&self, device: &pci::Device<Bound>, mut slot: KBox<Slot>) {
         let owner = replace(&mut slot.owner, Owner::Nobody);
         let ended = Ended::new(owner, &slot);
-        let deferred = self.let_go(device, slot);
+        self.release_or_defer(device, slot);
         ended.tell();
-        deferred
     }
 
-    /// Gives back what a slot held, and frees it. Returns whether that was deferred,
-    /// because it has to sleep. Any context, no lock held.
-    pub(super) fn let_go(&self, device: &pci::Device<Bound>, mut slot: KBox<Slot>) -> bool {
-        if slot.try_release(device) {
-            self.free(slot);
-            return false;
+    /// Gives back what a slot held, and frees it. Returns pages that have to be made dirty
+    /// before they go back: to be dropped where nothing is held. Any context, no lock held.
+    pub(super) fn release(
+        &self,
+        device: &pci::Device<Bound>,
+        mut slot: KBox<Slot>,
+    ) -> Option<CleanedPages> {
+        let cleaned = slot.release(device);
+        self.free(slot);
+        cleaned
+    }
+
+    /// As [`Self::release`], but pages that have to be made dirty are left to a work item.
+    fn release_or_defer(&self, device: &pci::Device<Bound>, slot: KBox<Slot>) {
+        if let Some(cleaned) = self.release(device, slot) {
+            cleaned.drop_later(&self.work);
         }
-        // There is room for every slot of the ring.
-        let _ = self.state.lock().deferred.push_within_capacity(slot);
-        true
     }
 
     /// Ends a transfer whose slot came back: gives back what it held, and returns how
-    /// it went. Notes in `seen` if a part of that is left to
-    /// [`Self::release_deferred`]. Any context, no lock held.
+    /// it went. Any context, no lock held.
     pub(crate) fn finish_transfer(
         &self,
         device: &pci::Device<Bound>,
         slot: KBox<Slot>,
-        seen: &mut Reaped,
     ) -> Result<usize> {
         let outcome = slot.transfer_outcome();
-        seen.deferred |= self.let_go(device, slot);
+        self.release_or_defer(device, slot);
         outcome.into_result()
-    }
-
-    /// Gives the pages of deferred slots back. Sleeps.
-    pub(crate) fn release_deferred(&self, device: &pci::Device<Bound>) {
-        loop {
-            let Some(mut slot) = self.state.lock().deferred.pop() else {
-                return;
-            };
-            slot.release(device);
-            self.free(slot);
-        }
     }
 }
 
@@ -295,15 +292,24 @@ mod tests {
     #[test]
     fn a_budget_is_spent_by_segments_as_well() {
         let mut budget = Budget::for_interrupt();
-        for _ in 0..Budget::PER_INTERRUPT / 256 {
+        for _ in 0..Budget::PER_INTERRUPT.div_ceil(256 + 15) {
             assert!(!budget.is_spent());
-            budget.spend(255);
+            budget.spend(255, 255 * 4096);
         }
         assert!(budget.is_spent());
-        budget.spend(255);
+        budget.spend(255, 0);
         assert!(budget.is_spent());
         let mut unlimited = Budget::unlimited();
-        unlimited.spend(1 << 30);
+        unlimited.spend(1 << 30, 0);
         assert!(!unlimited.is_spent());
+    }
+
+    #[test]
+    fn a_budget_is_spent_by_bytes_as_well() {
+        let mut budget = Budget::for_interrupt();
+        budget.spend(1, (Budget::PER_INTERRUPT - 3) * Budget::UNIT);
+        assert!(!budget.is_spent());
+        budget.spend(0, 0);
+        assert!(budget.is_spent());
     }
 }

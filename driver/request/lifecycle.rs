@@ -47,11 +47,49 @@ use crate::{
         transport::Transport, //
     }, //
 };
+use core::mem::replace;
 use kernel::{
     device::Bound,
     pci,
     prelude::*, //
 };
+
+/// How many times longer than a request may take at all it may take as long as the device
+/// finishes others. Many slow ones wait for each other.
+const MAX_AGE: u8 = 4;
+
+/// For how long a device has used nothing.
+pub(super) struct Standstill {
+    /// Index up to which used entries were taken, as of [`Ring::taken`].
+    ///
+    /// [`Ring::taken`]: crate::virtio::ring::Ring::taken
+    taken: u16,
+    /// For so many calls of [`Queue::age`] it was that.
+    ticks: u8,
+}
+
+impl Standstill {
+    /// For a ring of which nothing was taken.
+    pub(super) fn new() -> Self {
+        Self { taken: 0, ticks: 0 }
+    }
+
+    /// Counts a call of [`Queue::age`] at which used entries were taken up to `taken`.
+    fn count(&mut self, taken: u16) {
+        self.ticks = if taken == self.taken {
+            self.ticks.saturating_add(1)
+        } else {
+            0
+        };
+        self.taken = taken;
+    }
+
+    /// Whether the device is stuck, where the oldest request is in flight since `oldest`
+    /// calls.
+    fn is_stuck(&self, oldest: u8, limit: u8) -> bool {
+        oldest > limit && self.ticks >= limit || oldest > limit.saturating_mul(MAX_AGE)
+    }
+}
 
 /// What becomes of the requests that a device did not finish before it was reset.
 #[derive(Clone, Copy, Debug)]
@@ -167,7 +205,6 @@ impl Queue {
                 }
             }
         }
-        self.release_deferred(device);
     }
 
     /// Ends all that is in flight with `error`, but leaves what it holds to a device that
@@ -180,20 +217,20 @@ impl Queue {
                 continue;
             };
             slot.fail(error);
-            let ended = match core::mem::replace(&mut slot.owner, Owner::Nobody) {
-                owner @ (Owner::Submitter | Owner::Waiting) => {
-                    state.entries[entry] = Entry::Lost(error);
-                    if matches!(owner, Owner::Waiting) {
-                        slot.waiter().complete();
-                    }
-                    None
-                }
-                owner => Some(Ended::new(owner, &slot)),
-            };
-            drop(state);
-            KBox::into_inner(slot).leak();
-            if let Some(ended) = ended {
+            let owner = replace(&mut slot.owner, Owner::Nobody);
+            if !owner.takes_it_back() {
+                drop(state);
+                let ended = Ended::new(owner, &slot);
+                KBox::into_inner(slot).leak();
                 ended.tell();
+                continue;
+            }
+            let waiter = matches!(owner, Owner::Waiting).then(|| slot.waiter().clone());
+            // Whoever is told gives up what was lent: by then it is the device's for ever.
+            KBox::into_inner(slot).leak();
+            state.entries[entry] = Entry::Lost(error);
+            if let Some(waiter) = waiter {
+                waiter.complete();
             }
         }
     }
@@ -239,9 +276,11 @@ impl Queue {
         self.pollers.notify();
     }
 
-    /// Counts the age of what is in flight, and returns whether something has been so for
-    /// more than `limit` calls; and what was seen of what the device has done, which is ended
-    /// before. Any context, no lock held.
+    /// Counts the age of what is in flight, and returns whether the device is stuck: something
+    /// has been in flight for more than `limit` calls, and in as many nothing at all was used;
+    /// or it has been so for [`MAX_AGE`] times as many, whatever else was used. Returns as
+    /// well what was seen of what the device has done, which is ended before. Any context,
+    /// no lock held.
     pub(crate) fn age(&self, device: &pci::Device<Bound>, limit: u8) -> (Reaped, bool) {
         let reaped = if self.state.lock().ring.has_used() {
             self.reap(device)
@@ -249,17 +288,60 @@ impl Queue {
             Reaped::default()
         };
         let mut state = self.state.lock();
-        let mut old = false;
+        let taken = state.ring.taken();
+        state.standstill.count(taken);
+        let mut oldest = 0;
         for entry in state.ring.entries() {
             if let Entry::InFlight(slot) = &mut state.entries[entry] {
                 slot.age = slot.age.saturating_add(1);
-                old |= slot.age > limit;
+                oldest = oldest.max(slot.age);
             }
         }
-        (reaped, old)
+        (reaped, state.standstill.is_stuck(oldest, limit))
     }
 
     fn entries(&self) -> impl Iterator<Item = EntryId> {
         self.state.lock().ring.entries()
+    }
+}
+
+#[kernel::macros::kunit_tests(ringbar_lifecycle)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_device_that_does_nothing_is_stuck() {
+        let mut standstill = Standstill::new();
+        for age in 1..=8 {
+            standstill.count(0);
+            assert!(!standstill.is_stuck(age, 8));
+        }
+        standstill.count(0);
+        assert!(standstill.is_stuck(9, 8));
+    }
+
+    #[test]
+    fn a_device_that_makes_progress_has_longer() {
+        let mut standstill = Standstill::new();
+        for age in 1..=32 {
+            standstill.count(age.into());
+            assert!(!standstill.is_stuck(age, 8));
+        }
+        standstill.count(33);
+        assert!(standstill.is_stuck(33, 8));
+    }
+
+    #[test]
+    fn a_device_that_stops_is_stuck_a_while_later() {
+        let mut standstill = Standstill::new();
+        standstill.count(5);
+        for _ in 0..7 {
+            standstill.count(5);
+            assert!(!standstill.is_stuck(20, 8));
+        }
+        standstill.count(5);
+        assert!(standstill.is_stuck(20, 8));
+        // What was submitted after a pause is young all the same.
+        assert!(!standstill.is_stuck(1, 8));
     }
 }

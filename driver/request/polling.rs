@@ -17,7 +17,7 @@
 //! submission comes before the interrupt, which the device holds back a little.
 
 use super::{
-    acquired::AcquiredSlot,
+    acquired::Request,
     caller::Caller,
     completion::{
         Budget,
@@ -34,7 +34,10 @@ use super::{
     }, //
 };
 use crate::{
-    abstractions::spin,
+    abstractions::spin::{
+        self,
+        NoPreemption, //
+    },
     virtio::{
         ring::used_index,
         transport::Transport, //
@@ -251,13 +254,12 @@ impl Queue {
         self.go_ahead(state, transport, device)
     }
 
-    /// [`Self::submit_one`], then [`Self::notify_and_reap`]. Any context, no lock held; but
-    /// on an error the request was given up, which sleeps.
+    /// [`Self::submit_one`], then [`Self::notify_and_reap`]. Any context, no lock held.
     pub(crate) fn submit_and_reap<C: Caller>(
         &self,
         transport: &Transport,
         device: &pci::Device<Bound>,
-        request: AcquiredSlot<'_>,
+        request: Request<'_>,
         caller: C,
     ) -> Result<(Reaped, C::Answer), (Error, C)> {
         let mut state = self.state.lock();
@@ -300,6 +302,7 @@ impl Queue {
         device: &pci::Device<Bound>,
         limit: Delta,
     ) -> Reaped {
+        let guard = NoPreemption::new();
         let mut state = self.state.lock();
         let wanted = state.begin_polling();
         let target = state.ring.pushed();
@@ -307,8 +310,9 @@ impl Queue {
         if wanted {
             self.ring_doorbell(transport, device);
         }
-        let mut seen = self.poll_until(device, limit, target);
+        let mut seen = self.poll_until(device, limit, target, &guard);
         let more = self.state.lock().end_polling();
+        drop(guard);
         if more {
             seen.add(self.reap(device));
         }
@@ -320,18 +324,19 @@ impl Queue {
     /// got: only if its end is still to come, `caller` becomes its owner. Task context;
     /// does not sleep.
     ///
-    /// On an error nothing was submitted, and the request was given up; that sleeps.
+    /// On an error nothing was submitted, and the request was given up.
     pub(crate) fn submit_and_poll<C: Caller>(
         &self,
         transport: &Transport,
         device: &pci::Device<Bound>,
-        mut request: AcquiredSlot<'_>,
+        mut request: Request<'_>,
         limit: Delta,
         caller: C,
     ) -> Result<(Reaped, Polled<C>), (Error, C)> {
         request.set_owner(Owner::Submitter);
         let (entry, segments) = (request.slot().entry(), request.slot().segments());
 
+        let guard = NoPreemption::new();
         let mut state = self.state.lock();
         if let Some(error) = state.failed {
             // Not under the lock: the request goes back to it.
@@ -347,11 +352,12 @@ impl Queue {
         if wanted {
             self.ring_doorbell(transport, device);
         }
-        let mut seen = self.poll_until(device, limit, target);
+        let mut seen = self.poll_until(device, limit, target, &guard);
 
         let mut state = self.state.lock();
         if state.end_polling() {
             drop(state);
+            drop(guard);
             seen.add(self.reap(device));
             state = self.state.lock();
         }
@@ -369,10 +375,16 @@ impl Queue {
     }
 
     /// Ends requests until as many were used as had been pushed up to `target`.
-    fn poll_until(&self, device: &pci::Device<Bound>, limit: Delta, target: u16) -> Reaped {
+    fn poll_until(
+        &self,
+        device: &pci::Device<Bound>,
+        limit: Delta,
+        target: u16,
+        guard: &NoPreemption,
+    ) -> Reaped {
         let mut seen = Reaped::default();
         let mut last = None;
-        let found = spin::poll(limit, || {
+        let found = spin::poll(guard, limit, || {
             // Without the lock, so that those who have something to do get it.
             let index = used_index(self.used_ring());
             if last == Some(index) {
@@ -389,7 +401,8 @@ impl Queue {
 
 impl State {
     /// Asks for no interrupts while somebody looks for what was pushed. Returns
-    /// whether the device wants to be notified of that.
+    /// whether the device wants to be notified of that. Until [`Self::end_polling`] all
+    /// others on the queue wait for that somebody, who must not be preempted.
     fn begin_polling(&mut self) -> bool {
         self.busy_pollers += 1;
         self.ring.disable_interrupts();

@@ -12,6 +12,8 @@
 use super::{
     acquired::{
         AcquiredSlot,
+        Command,
+        Request,
         Transfer, //
     },
     caller::{
@@ -19,6 +21,7 @@ use super::{
         Waiting, //
     },
     completion::Reaped,
+    lifecycle::Standstill,
     polling::{
         Effort,
         Polled,
@@ -31,10 +34,19 @@ use super::{
 };
 use crate::{
     abstractions::{
+        module,
         poll::Pollers,
-        segments::Ownership,
+        segments::{
+            CleanedPages,
+            Ownership, //
+        },
         shared_memory::SharedCoherent,
-        wait::Waiter, //
+        wait::{
+            Signals,
+            WaitQueue,
+            Waiter, //
+        },
+        work::WorkQueue, //
     },
     stats::Stats,
     virtio::{
@@ -52,7 +64,6 @@ use crate::{
 use core::mem::replace;
 use kernel::{
     device::Bound,
-    new_condvar,
     new_spinlock_irq,
     pci,
     prelude::*,
@@ -64,8 +75,6 @@ use kernel::{
             Release, //
         },
         Arc,
-        CondVar,
-        CondVarTimeoutResult,
         SpinLockIrq, //
     },
     time::{
@@ -96,8 +105,6 @@ pub(super) struct State {
     pub(super) ring: Ring,
     pub(super) entries: PerEntry<Entry>,
     free: KVec<KBox<Slot>>,
-    /// Done, but pages have to be made dirty again, which sleeps.
-    pub(super) deferred: KVec<KBox<Slot>>,
     /// Those who look at the used ring themselves, so that no interrupts are wanted.
     pub(super) busy_pollers: usize,
     /// Threads that wait for a slot.
@@ -110,6 +117,8 @@ pub(super) struct State {
     pub(super) frozen: bool,
     /// Whether the device does not use the ring, as it was reset.
     pub(super) detached: bool,
+    /// For how long the device has used nothing.
+    pub(super) standstill: Standstill,
 }
 
 impl State {
@@ -137,7 +146,7 @@ impl State {
     /// requests, or ends them.
     pub(super) fn has_slots_in_hand(&self) -> bool {
         let in_flight = usize::from(self.ring.in_flight());
-        self.free.len() + self.deferred.len() + in_flight < self.entries.len()
+        self.free.len() + in_flight < self.entries.len()
     }
 
     /// A free slot that may be handed out now.
@@ -170,6 +179,8 @@ pub(crate) struct Queue {
     pub(super) polling: Polling,
     stats: Arc<Stats>,
     pub(super) pollers: Arc<Pollers>,
+    /// For what may take as long as others like, so that the device's end must not wait for it.
+    pub(super) work: Arc<WorkQueue>,
     used_ring: Arc<SharedCoherent<u32>>,
     /// Whether a notification was put off to the end of a batch.
     held: Atomic<bool>,
@@ -180,9 +191,9 @@ pub(crate) struct Queue {
     #[pin]
     pub(super) state: SpinLockIrq<State>,
     #[pin]
-    pub(super) slot_freed: CondVar,
+    pub(super) slot_freed: WaitQueue,
     #[pin]
-    pub(super) dma_freed: CondVar,
+    pub(super) dma_freed: WaitQueue,
 }
 
 /// What a queue is made of.
@@ -244,9 +255,8 @@ impl Queue {
         for entry in ring.entries() {
             free.push(Slot::new(device, entry, config.with_data)?, GFP_KERNEL)?;
         }
-        let deferred = KVec::with_capacity(n, GFP_KERNEL)?;
         Arc::pin_init(
-            pin_init!(Self {
+            try_pin_init!(Self {
                 index: config.index,
                 size,
                 vector: config.vector,
@@ -255,6 +265,7 @@ impl Queue {
                 polling: Polling::new(),
                 stats,
                 pollers,
+                work: module::work_queue()?,
                 used_ring: ring.used_ring().clone(),
                 held: Atomic::new(false),
                 held_only: Atomic::new(false),
@@ -263,17 +274,17 @@ impl Queue {
                     ring,
                     entries,
                     free,
-                    deferred,
                     busy_pollers: 0,
                     waiting: 0,
                     waiting_for_dma: 0,
                     failed: None,
                     frozen: false,
                     detached: false,
+                    standstill: Standstill::new(),
                 }),
-                slot_freed <- new_condvar!(),
-                dma_freed <- new_condvar!(),
-            }),
+                slot_freed <- WaitQueue::new(),
+                dma_freed <- WaitQueue::new(),
+            }? Error),
             GFP_KERNEL,
         )
     }
@@ -343,15 +354,17 @@ impl Queue {
         Ok(slots)
     }
 
-    /// Takes a slot, after all who came before. Sleeps, interruptibly. On a polled queue
+    /// Takes a slot, after all who came before. Sleeps. On a polled queue
     /// [`Self::acquire_polled`] is the one.
     ///
-    /// `ERESTARTSYS` after a signal, the error of [`Self::stop`] after that.
+    /// `ERESTARTSYS` or `EINTR` after one of these `signals`, the error of [`Self::stop`]
+    /// after that.
     pub(crate) fn acquire<'a>(
         &'a self,
         device: &'a pci::Device<Bound>,
+        signals: Signals,
     ) -> Result<AcquiredSlot<'a>> {
-        self.acquire_polled(device, |_| {})
+        self.acquire_polled(device, signals, |_| {})
     }
 
     /// As [`Self::acquire`], and ends what the device has done where nobody else may do so:
@@ -360,6 +373,7 @@ impl Queue {
     pub(crate) fn acquire_polled<'a>(
         &'a self,
         device: &'a pci::Device<Bound>,
+        signals: Signals,
         note: impl Fn(&Reaped),
     ) -> Result<AcquiredSlot<'a>> {
         match self.try_acquire(device) {
@@ -392,8 +406,10 @@ impl Queue {
                 }
                 continue;
             }
-            if self.slot_freed.wait_interruptible(&mut state) {
-                break Err(ERESTARTSYS);
+            let waited = self.slot_freed.wait(signals, None, || drop(state));
+            state = self.state.lock();
+            if let Err(error) = waited {
+                break Err(error);
             }
             if let Some(slot) = state.take_free() {
                 break Ok(slot);
@@ -414,24 +430,21 @@ impl Queue {
     }
 
     /// Waits until the DMA layer may have room again for what it had none for: a request
-    /// has ended, or some time has passed. Sleeps, interruptibly. Whoever waits must hold
-    /// nothing that is mapped.
-    ///
-    /// `ERESTARTSYS` after a signal, the error of [`Self::stop`] after that.
-    pub(crate) fn wait_for_dma_room(&self) -> Result {
+    /// has ended, or some time has passed. Sleeps. Whoever waits must hold nothing that is
+    /// mapped. Errors as of [`Self::acquire`].
+    pub(crate) fn wait_for_dma_room(&self, signals: Signals) -> Result {
         let mut state = self.state.lock();
         if let Some(error) = state.failed {
             return Err(error);
         }
         state.waiting_for_dma += 1;
-        let waited = self
-            .dma_freed
-            .wait_interruptible_timeout(&mut state, msecs_to_jiffies(DMA_ROOM_MS));
+        let timeout = msecs_to_jiffies(DMA_ROOM_MS);
+        let waited = self.dma_freed.wait(signals, Some(timeout), || drop(state));
+        state = self.state.lock();
         state.waiting_for_dma -= 1;
-        match (state.failed, waited) {
-            (Some(error), _) => Err(error),
-            (None, CondVarTimeoutResult::Signal { .. }) => Err(ERESTARTSYS),
-            _ => Ok(()),
+        match state.failed {
+            Some(error) => Err(error),
+            None => waited,
         }
     }
 
@@ -471,7 +484,7 @@ impl Queue {
     /// Gives the requests to the device; [`Self::notify`] has to follow. Any context.
     ///
     /// On an error all requests stay with the caller.
-    pub(crate) fn submit(&self, requests: &mut KVec<AcquiredSlot<'_>>) -> Result {
+    pub(crate) fn submit(&self, requests: &mut KVec<Request<'_>>) -> Result {
         let mut state = self.state.lock();
         if let Some(error) = state.failed {
             return Err(error);
@@ -533,10 +546,10 @@ impl Queue {
     }
 
     /// As [`Self::submit`], for one request, of which `caller` becomes the owner. On an
-    /// error the caller comes back, and the request was given up; that sleeps.
+    /// error the caller comes back, and the request was given up.
     pub(crate) fn submit_one<C: Caller>(
         &self,
-        request: AcquiredSlot<'_>,
+        request: Request<'_>,
         caller: C,
     ) -> Result<C::Answer, (Error, C)> {
         let mut state = self.state.lock();
@@ -550,9 +563,9 @@ impl Queue {
     pub(super) fn submit_locked<'a, C: Caller>(
         &self,
         state: &mut State,
-        request: AcquiredSlot<'a>,
+        request: Request<'a>,
         caller: C,
-    ) -> Result<C::Answer, (Error, AcquiredSlot<'a>, C)> {
+    ) -> Result<C::Answer, (Error, Request<'a>, C)> {
         if let Some(error) = state.failed {
             return Err((error, request, caller));
         }
@@ -575,7 +588,7 @@ impl Queue {
         &'a self,
         transport: &Transport,
         device: &'a pci::Device<Bound>,
-        request: AcquiredSlot<'a>,
+        request: Request<'a>,
         limit: Option<Delta>,
         note: impl FnOnce(&Reaped),
         wait: impl Fn(&Waiter) -> Result<(), Left>,
@@ -618,14 +631,10 @@ impl Queue {
         }
     }
 
-    /// Lets go of what a request held that has ended. Sleeps.
-    fn release(&self, device: &pci::Device<Bound>, mut slot: KBox<Slot>) {
-        slot.release(device);
-        self.free(slot);
-    }
-
     /// Executes a transfer and waits for its end. Sleeps. Errors as of the transfer;
     /// `EINTR` when killed in the meantime, if the request owns its pages.
+    ///
+    /// Returns pages as well that are to be dropped once the caller has left the device.
     pub(crate) fn execute_transfer<'a, O: Ownership>(
         &'a self,
         transport: &Transport,
@@ -633,12 +642,21 @@ impl Queue {
         request: Transfer<'a, O>,
         limit: Option<Delta>,
         note: impl FnOnce(&Reaped),
-    ) -> Result<usize> {
-        let request = request.into_slot();
-        let slot = self.execute(transport, device, request, limit, note, O::wait)?;
-        let outcome = slot.transfer_outcome();
-        self.release(device, slot);
-        outcome.into_result()
+    ) -> (Result<usize>, Option<CleanedPages>) {
+        match self.execute(
+            transport,
+            device,
+            request.for_caller(),
+            limit,
+            note,
+            O::wait,
+        ) {
+            Ok(slot) => {
+                let outcome = slot.transfer_outcome();
+                (outcome.into_result(), self.release(device, slot))
+            }
+            Err(error) => (Err(error), None),
+        }
     }
 
     /// Executes a command and waits for its end, at most `timeout` if there is one.
@@ -647,16 +665,18 @@ impl Queue {
         &'a self,
         transport: &Transport,
         device: &'a pci::Device<Bound>,
-        request: AcquiredSlot<'a>,
+        command: Command<'a>,
         timeout: Option<Jiffies>,
     ) -> Result<u64> {
         let wait = |waiter: &Waiter| match timeout {
             Some(timeout) => waiter.wait_timeout(timeout),
             None => waiter.wait_killable(),
         };
+        let request = command.for_caller();
         let slot = self.execute(transport, device, request, None, |_| {}, wait)?;
         let outcome = slot.command_outcome();
-        self.release(device, slot);
+        // It has no pages.
+        drop(self.release(device, slot));
         outcome
     }
 }

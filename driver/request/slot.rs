@@ -14,10 +14,10 @@ use crate::{
         dma::DmaRange,
         kiocb::QueuedKiocb,
         segments::{
+            CleanedPages,
             Extracted,
             Mapped,
             Ownership,
-            Pages,
             Room,
             SegmentLimits, //
         },
@@ -37,7 +37,6 @@ use crate::{
         DESCRIPTOR_WORDS, //
     },
 };
-use core::mem::replace;
 use kernel::{
     device::Bound,
     dma::Coherent,
@@ -134,20 +133,12 @@ impl Outcome {
     }
 }
 
-/// The caller's memory in a slot.
-enum Data {
-    None,
-    /// The device may use it.
-    Mapped(Mapped),
-    /// It is unmapped, but the pages are still to be given back.
-    Pages(Pages),
-}
-
 /// One request.
 pub(crate) struct Slot {
     entry: EntryId,
     page: Coherent<[u64]>,
-    data: Data,
+    /// The caller's memory, which the device may use.
+    data: Option<Mapped>,
     /// The list of segments, while `data` has none.
     room: Room,
     waiter: Arc<Waiter>,
@@ -177,7 +168,7 @@ impl Slot {
             Self {
                 entry,
                 page: Coherent::zeroed_slice(device.as_ref(), PAGE_WORDS, GFP_KERNEL)?,
-                data: Data::None,
+                data: None,
                 room: if with_data {
                     Room::new()?
                 } else {
@@ -234,7 +225,7 @@ impl Slot {
         pages: Extracted<'s, O>,
     ) -> Result<(), (Error, Extracted<'s, O>)> {
         let length = pages.bytes();
-        self.data = Data::Mapped(pages.map(device, &mut self.room)?);
+        self.data = Some(pages.map(device, &mut self.room)?);
         self.length = length;
         self.write_page(RequestHeader {
             opcode,
@@ -262,7 +253,7 @@ impl Slot {
             DmaRange::of_coherent(page, HEADER_AT..STATUS_AT, false),
             descriptor_flag::NEXT,
         );
-        if let Data::Mapped(data) = &self.data {
+        if let Some(data) = &self.data {
             // No more than there is room for in the table, as of `Limits::new`.
             for range in data.ranges() {
                 put(range, descriptor_flag::NEXT);
@@ -284,6 +275,12 @@ impl Slot {
         self.opcode
     }
 
+    /// Bytes of data.
+    #[inline]
+    pub(super) fn length(&self) -> usize {
+        self.length
+    }
+
     /// Number of data segments that the device gets.
     #[inline]
     pub(super) fn segments(&self) -> usize {
@@ -299,7 +296,7 @@ impl Slot {
 
     /// Leaves all that the request holds to a device that may use it for ever.
     pub(super) fn leak(self) {
-        if let Data::Mapped(mapped) = self.data {
+        if let Some(mapped) = self.data {
             mapped.leak();
         }
         core::mem::forget(self.page);
@@ -367,34 +364,22 @@ impl Slot {
         }
     }
 
-    /// Takes the mapping down and gives the pages back, as far as that goes without
-    /// sleeping. Returns whether it is all done; if not, [`Self::release`] has to
-    /// follow. Any context. The device must be done with the request, or not have it.
-    pub(super) fn try_release(&mut self, device: &pci::Device<Bound>) -> bool {
-        if let Some(pages) = self.unmap(device) {
-            if let Err(pages) = pages.try_release(&mut self.room) {
-                self.data = Data::Pages(pages);
-                return false;
-            }
-        }
+    /// Takes the mapping down and gives the pages back; returns them where they have to be
+    /// made dirty before. Any context. The device must be done with the request.
+    pub(super) fn release(&mut self, device: &pci::Device<Bound>) -> Option<CleanedPages> {
+        let data = self.data.take();
+        let cleaned = data.and_then(|data| data.unmap(device).release(&mut self.room));
         self.clear();
-        true
+        cleaned
     }
 
-    /// As [`Self::try_release`], but all the way. Sleeps.
-    pub(super) fn release(&mut self, device: &pci::Device<Bound>) {
-        if let Some(pages) = self.unmap(device) {
-            pages.release(&mut self.room);
+    /// As [`Self::release`], for a request that the device never had: the pages are as they
+    /// were. Any context.
+    pub(super) fn give_up(&mut self, device: &pci::Device<Bound>) {
+        if let Some(data) = self.data.take() {
+            data.unmap(device).give_up(&mut self.room);
         }
         self.clear();
-    }
-
-    fn unmap(&mut self, device: &pci::Device<Bound>) -> Option<Pages> {
-        match replace(&mut self.data, Data::None) {
-            Data::None => None,
-            Data::Mapped(data) => Some(data.unmap(device)),
-            Data::Pages(pages) => Some(pages),
-        }
     }
 
     /// Tells the owner last: by then everything was given back.

@@ -26,6 +26,7 @@ pub fn cases() -> Vec<Case> {
         ("c5_kunit_hardware", "ringbar_hardware"),
         ("c6_kunit_transport", "ringbar_transport"),
         ("dr3_kunit_reset", "ringbar_reset"),
+        ("c7_kunit_lifecycle", "ringbar_lifecycle"),
     ]
     .into_iter()
     .map(|(name, suite)| Case::new(name, move |_: &Context| passed(suite)))

@@ -192,7 +192,7 @@ fn by_command(context: &Context) -> Verdict {
 
 /// Pages that are taken out of a file while the device writes to them are clean when the
 /// read ends. They have to be made dirty again, which the interrupt handler leaves to
-/// somebody else; who must do so before the device is gone.
+/// somebody else; who does so even if the device is gone by then.
 fn cleaned_pages(context: &Context) -> Verdict {
     const LENGTH: usize = 1 << 20;
     const ROUNDS: u64 = 2;

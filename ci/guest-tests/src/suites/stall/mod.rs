@@ -72,6 +72,10 @@ pub fn suite() -> Suite {
             synchronous::signals,
         ),
         Case::new(
+            "b2_pages_cleaned_during_a_read_are_released",
+            synchronous::cleaned,
+        ),
+        Case::new(
             "b12_vectored_transfers_outlast_a_stall",
             synchronous::vectored,
         ),
@@ -93,6 +97,10 @@ pub fn suite() -> Suite {
         Case::new("b11_waiters_are_served_in_order", waiters::in_order),
         Case::new("b11_newcomers_do_not_overtake_waiters", waiters::newcomer),
         Case::new("b11_waiters_can_be_interrupted", waiters::interrupted),
+        Case::new(
+            "b6_signals_do_not_end_asynchronous_waiters",
+            waiters::asynchronous,
+        ),
     ];
     cases.push(Case::new("b1_pages_of_pipes_both_ways", lent::undisturbed));
     for call in lent::Call::ALL {

@@ -191,6 +191,37 @@ pub(super) fn signals(context: &Context) -> Verdict {
     b.finish()
 }
 
+/// Reads into pages that are taken out of their file meanwhile, and so are clean when the
+/// device has written to them.
+pub(super) fn cleaned(context: &Context) -> Verdict {
+    const ROUNDS: usize = 3;
+
+    let b = Bench::new(context, 1)?;
+    let memfd = sys::memfd(BLOCK as u64)?;
+    let memory = Region::shared(&memfd, 0, BLOCK)?;
+    let read = || sys::pread(&b.file, memory.buffer(0, BLOCK), Bench::place(0));
+    for round in 0..ROUNDS {
+        b.prepare_read(0);
+        let stall = b.host.stall()?;
+        let result: Verdict<_> = thread::scope(|scope| {
+            // Within, so that it ends before the thread is waited for.
+            let stall = stall;
+            let caller = Caller::start(scope, read)?;
+            caller.expect_asleep(libc::SYS_pread64, Asleep::Uninterruptible)?;
+            sys::punch_hole(&memfd, 0, BLOCK as u64)?;
+            stall.resume()?;
+            caller.join()
+        });
+        expect_whole(result?, &format!("read {round}"))?;
+        all_released()?;
+        expect_bytes(&memory.load(0, BLOCK), &[0; BLOCK], "what the file has now")?;
+    }
+    // In pages that stay.
+    expect_whole(read(), "the last read")?;
+    expect_bytes(&memory.load(0, BLOCK), data(0), "what was read last")?;
+    b.finish()
+}
+
 pub(super) fn vectored(context: &Context) -> Verdict {
     let b = Bench::new(context, 2)?;
     b.prepare_write(0);

@@ -4,14 +4,14 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, Scope};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::full::Full;
-use super::{BLOCK, Bench, Caller, data, expect_asleep, expect_whole, process};
+use super::{BLOCK, Bench, Caller, data, expect_asleep, expect_results, expect_whole, process};
 use crate::case::{
     Context, During, PATIENCE, Stop, Verdict, eventually, expect_bytes, expect_errno,
 };
-use crate::sys::{self, Asleep, Task};
+use crate::sys::{self, AioContext, AioOperation, Asleep, Task};
 use crate::{check, check_eq};
 
 /// Threads that wait in order.
@@ -236,6 +236,66 @@ pub(super) fn interrupted(context: &Context) -> Verdict {
     }
     for i in [0, 1] {
         check!(b.expect_written(i).is_err(), "write {i} was made after all");
+    }
+    b.finish()
+}
+
+/// Submits writes that find no slot, by Linux AIO.
+pub(super) fn asynchronous(context: &Context) -> Verdict {
+    const REQUESTS: usize = 4;
+
+    sys::count_signal(libc::SIGUSR1, false)?;
+    let b = Bench::new(context, REQUESTS)?;
+    for i in 0..REQUESTS {
+        b.prepare_write(i);
+    }
+    let cpu = cpu()?;
+    let aio = AioContext::new(REQUESTS as u32)?;
+    let submit = |aio: &AioContext| -> Verdict<usize> {
+        let _pinned = sys::pin_to_cpu(cpu)?;
+        let writes: Vec<_> = (0..REQUESTS)
+            .map(|i| AioOperation::pwrite(&b.file, b.block(i), Bench::place(i)).tag(i as u64))
+            .collect();
+        Ok(aio.submit(&writes)?)
+    };
+    let stall = b.host.stall()?;
+    let full = Full::fill(&b.file)?;
+    let killed = process(|| submit(&AioContext::new(REQUESTS as u32)?).map(drop))?;
+    expect_asleep(
+        Task::of(&killed),
+        libc::SYS_io_submit,
+        Asleep::Uninterruptible,
+    )?;
+    thread::scope(|scope| {
+        // Within, so that it ends before the thread is waited for.
+        let stall = stall;
+        let caller = Caller::start(scope, || submit(&aio))?;
+        caller.expect_asleep(libc::SYS_io_submit, Asleep::Uninterruptible)?;
+
+        killed.kill(libc::SIGKILL)?;
+        let end = killed
+            .wait(PATIENCE)
+            .during(|| "the killed submitter".into())?;
+        check_eq!(end, Err(libc::SIGKILL), "end of the killed submitter");
+
+        let before = sys::signals_counted();
+        caller.task.signal(libc::SIGUSR1)?;
+        thread::sleep(Duration::from_millis(100));
+        check!(!caller.has_ended(), "a signal ended io_submit");
+        let early = aio.results(0, REQUESTS, Duration::ZERO)?;
+        check!(early.is_empty(), "a signal ended requests: {early:?}");
+
+        stall.resume()?;
+        check_eq!(caller.join()??, REQUESTS, "requests taken");
+        check!(
+            sys::signals_counted() > before,
+            "the signal was not handled"
+        );
+        expect_results(aio.results(REQUESTS, REQUESTS, PATIENCE)?, REQUESTS)
+    })?;
+    full.finish(&b.bar)?;
+    for i in 0..REQUESTS {
+        b.expect_written(i)?;
     }
     b.finish()
 }

@@ -1,0 +1,78 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The memory of a request, and the slot that it goes to.
+
+use crate::{
+    abstractions::segments::{
+        Borrowed,
+        Extracted,
+        InlineSegments,
+        Mapped,
+        Pages,
+        Room, //
+    },
+    layout::RequestHeader,
+    request::{
+        acquired::{
+            AcquiredSlot,
+            Command,
+            Transfer, //
+        },
+        queue::Queue, //
+    },
+    virtio::transport::Transport, //
+};
+use kernel::{
+    device::Bound,
+    pci,
+    prelude::*,
+    time::msecs_to_jiffies, //
+};
+
+fn pages_mapped_twice(
+    device: &pci::Device<Bound>,
+    pages: Extracted<'_, Borrowed>,
+    room: &mut Room,
+) {
+    let _ = pages.map(device, room);
+    let _ = pages.map(device, room); //~ use of moved value: `pages`
+}
+
+fn pages_without_the_end_of_the_mapping(mapped: Mapped) -> Pages {
+    mapped.pages //~ field `pages` of struct
+}
+
+fn pages_unmapped_twice(device: &pci::Device<Bound>, mapped: Mapped) {
+    let _pages = mapped.unmap(device);
+    let _pages = mapped.unmap(device); //~ use of moved value: `mapped`
+}
+
+fn room_of_another_call<'s>(pages: Extracted<'s, Borrowed>) -> Extracted<'static, Borrowed> {
+    let _room = InlineSegments::new();
+    pages //~ lifetime may not live long enough
+}
+
+/// A command may be left to itself after a time, pages that are lent must not be.
+fn transfer_left_to_itself<'a>(
+    queue: &'a Queue,
+    transport: &Transport,
+    device: &'a pci::Device<Bound>,
+    transfer: Transfer<'a, Borrowed>,
+    command: Command<'a>,
+) {
+    let timeout = Some(msecs_to_jiffies(1));
+    let _ = queue.execute_command(transport, device, command, timeout);
+    let request = transfer.for_caller();
+    let _ = queue.execute_command(transport, device, request, timeout); //~ mismatched types
+}
+
+fn slot_submitted_without_a_request(queue: &Queue, slot: AcquiredSlot<'_>) {
+    let mut requests = KVec::new();
+    let _ = requests.push(slot, GFP_KERNEL);
+    let _ = queue.submit(&mut requests); //~ mismatched types
+}
+
+fn slot_for_two_requests(slot: AcquiredSlot<'_>, header: RequestHeader) {
+    let _command = slot.prepare_command(header);
+    let _command = slot.prepare_command(header); //~ use of moved value: `slot`
+}
