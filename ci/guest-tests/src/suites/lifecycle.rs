@@ -2,6 +2,7 @@
 
 //! The driver comes and goes, with I/O running.
 
+use std::collections::VecDeque;
 use std::fs::{self, File};
 use std::io;
 use std::path::Path;
@@ -59,6 +60,10 @@ pub fn suite() -> Suite {
                 super::nodes::map_of_another_node,
             ),
             Case::new("d2_unbind_while_mapped_then_reload", reload_after_mapped),
+            Case::new(
+                "dr2_unbind_ends_while_processes_with_maps_fork",
+                unbind_while_forking,
+            ),
         ]
         .into_iter()
         .chain(recovery::cases())
@@ -471,6 +476,55 @@ fn map_after_unbind(context: &Context) -> Verdict {
         "the process ended with {end:?}, not SIGBUS"
     );
     expect_working(context, 80)
+}
+
+/// Forks again and again, with a map and much other memory, so that there is nearly always a
+/// child in the making.
+fn fork_all_the_time(context: &Context, board: &Board, number: usize) -> Verdict {
+    const LENGTH: usize = 96 << 20;
+    const CHILDREN: usize = 4;
+
+    let memory = Region::anonymous(LENGTH)?;
+    memory.advise(libc::MADV_NOHUGEPAGE)?;
+    memory.fill(0, LENGTH, 1);
+    // Below the memory, so that a child has its map long before it is complete.
+    let _map = context.map()?;
+    let mut children = VecDeque::new();
+    while !board.signalled() {
+        if children.len() == CHILDREN {
+            children.pop_front();
+        }
+        children.push_back(sys::fork(|| 0)?);
+        board.count(number);
+    }
+    Ok(())
+}
+
+/// Each child is one more process with maps, which is within a call that changes its memory.
+fn unbind_while_forking(context: &Context) -> Verdict {
+    const PROCESSES: usize = 4;
+
+    let address = context.pci_address()?;
+    let board = Board::new()?;
+    let mut children = Vec::new();
+    for number in 0..PROCESSES {
+        children.push(process(number, || {
+            fork_all_the_time(context, &board, number)
+        })?);
+    }
+    for number in 0..PROCESSES {
+        board.expect_done(number, 1)?;
+    }
+    let unbinder = process(PROCESSES, || unbind(&address))?;
+    let ended = unbinder.ends_within(PATIENCE);
+    board.signal();
+    expect_good_end(PROCESSES, unbinder)?;
+    for (number, child) in children.into_iter().enumerate() {
+        expect_good_end(number, child)?;
+    }
+    bind(context, &address)?;
+    check!(ended?, "unbind did not end while processes were forking");
+    expect_working(context, 83)
 }
 
 fn reload_after_mapped(context: &Context) -> Verdict {
