@@ -29,8 +29,8 @@ use crate::{
     lifecycle,
     module_parameters,
     stats::{
-        Stats,
-        StatsFiles, //
+        self,
+        Stats, //
     },
     virtio::transport::Transport,
     NAME, //
@@ -82,10 +82,9 @@ impl pci::Driver for RingbarDriver {
             let number = Number::take()?;
             let name = CString::try_from_fmt(fmt!("ringbar{}", number.0))?;
             let data = running.device.clone();
-            let maps = data.maps().clone();
+            stats::show(device, &stats, data.maps())?;
             Ok(try_pin_init!(Binding {
                 file <- CharDevice::new(device, name, data),
-                stats <- StatsFiles::new(device, stats, maps),
                 number,
                 running,
             }))
@@ -123,8 +122,6 @@ impl SystemSleep for RingbarDriver {
 pub(crate) struct Binding<'bound> {
     #[pin]
     file: CharDevice<Device>,
-    #[pin]
-    stats: StatsFiles,
     number: Number,
     running: Running<'bound>,
 }

@@ -3,6 +3,7 @@
 //! A module with one PCI driver and a directory in debugfs for its devices.
 
 use super::{
+    debugfs::Dir,
     power::{
         Adapter,
         SystemSleep, //
@@ -13,7 +14,6 @@ use super::{
     }, //
 };
 use kernel::{
-    debugfs::Dir,
     driver::Registration,
     prelude::*,
     sync::{
@@ -23,7 +23,8 @@ use kernel::{
             Full,
             Release, //
         },
-        global_lock, //
+        global_lock,
+        Arc, //
     },
     InPlaceModule,
     ModuleMetadata,
@@ -32,7 +33,7 @@ use kernel::{
 
 global_lock! {
     // SAFETY: Used only after `READY` was set, and that is done after the initialisation.
-    unsafe(uninit) static ROOT: Mutex<Option<Dir>> = None;
+    unsafe(uninit) static ROOT: Mutex<Option<Arc<Dir>>> = None;
 }
 
 /// Whether somebody initialises [`ROOT`], or has done so.
@@ -54,7 +55,7 @@ impl Root {
         // SAFETY: Only who has set `CLAIMED` comes here, and it is never cleared.
         unsafe { ROOT.init() };
         READY.store(true, Release);
-        *ROOT.lock() = Some(Dir::new(name));
+        *ROOT.lock() = Some(Arc::new(Dir::new(name), GFP_KERNEL)?);
         Ok(Self)
     }
 }
@@ -90,13 +91,11 @@ impl<T: SystemSleep + TakesOver> InPlaceModule for PciModule<T> {
     }
 }
 
-/// A directory within the module's. To be called by a driver of the module. May
-/// sleep; never fails, without debugfs nothing is shown.
-pub(crate) fn debugfs_dir(name: &CStr) -> Dir {
+/// The module's directory in debugfs, while there is the module. May sleep.
+pub(crate) fn debugfs_dir() -> Option<Arc<Dir>> {
     if READY.load(Acquire) {
-        if let Some(root) = &*ROOT.lock() {
-            return root.subdir(name);
-        }
+        ROOT.lock().clone()
+    } else {
+        None
     }
-    Dir::new(name)
 }

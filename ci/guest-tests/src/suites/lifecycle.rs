@@ -4,7 +4,7 @@
 
 use std::collections::VecDeque;
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Read as _, Seek as _};
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
@@ -63,6 +63,10 @@ pub fn suite() -> Suite {
             Case::new(
                 "dr2_unbind_ends_while_processes_with_maps_fork",
                 unbind_while_forking,
+            ),
+            Case::new(
+                "d2_rmmod_is_refused_while_a_counter_is_open",
+                rmmod_with_open_counter,
             ),
         ]
         .into_iter()
@@ -525,6 +529,45 @@ fn unbind_while_forking(context: &Context) -> Verdict {
     bind(context, &address)?;
     check!(ended?, "unbind did not end while processes were forking");
     expect_working(context, 83)
+}
+
+/// What an open file of debugfs runs is the module's.
+fn rmmod_with_open_counter(context: &Context) -> Verdict {
+    let mut counter = File::open(context.counter_path("requests")?)?;
+    let rmmod = Command::new("rmmod").arg("ringbar").output()?;
+    check!(
+        !rmmod.status.success(),
+        "the module could be removed while one of its counters was open"
+    );
+    let mut text = String::new();
+    counter.read_to_string(&mut text)?;
+    check!(
+        text.trim_end().parse::<u64>().is_ok(),
+        "the counter shows {text:?}"
+    );
+
+    // Without device it shows nothing any more, and the module is still there.
+    let address = context.pci_address()?;
+    unbind(&address)?;
+    counter
+        .rewind()
+        .or_else(|error| match error.raw_os_error() {
+            Some(libc::EIO) => Ok(()),
+            _ => Err(error),
+        })?;
+    expect_errno(
+        counter.read(&mut [0; 8]),
+        &[libc::EIO],
+        "reading the counter of a device that is gone",
+    )?;
+    check!(
+        !modprobe(&["-r", "ringbar"])?,
+        "the module could be removed while a counter of a device that is gone was open"
+    );
+    drop(counter);
+    remove()?;
+    load(context)?;
+    expect_working(context, 84)
 }
 
 fn reload_after_mapped(context: &Context) -> Verdict {
