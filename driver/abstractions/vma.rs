@@ -391,10 +391,20 @@ fn remap(memory: &Part<'_, IoMemory>, map: &NewMap<'_>, caching: Caching) -> Res
         ringbar_io_remap_pfn_range(raw, map.vma.start(), pfn, map.pages() << PAGE_SHIFT, prot)
     })?;
 
-    // x86 notes one memory type for each page, and MTRRs have their say: what comes out may be
-    // weaker than what was asked for. It is the same for all pages.
+    check_caching(map, caching).inspect_err(|_| {
+        // The core does that too, but only after the map has been forgotten here, and then nobody
+        // who takes maps away waits for it.
+        // SAFETY: The area is valid, and the lock of the process's memory is held during `mmap`.
+        unsafe { bindings::zap_special_vma_range(raw, map.vma.start(), map.pages() << PAGE_SHIFT) };
+    })
+}
+
+/// Whether the map, which has been filled, has this caching. x86 notes one memory type for
+/// each page, and MTRRs have their say: what comes out may be weaker than what was asked for. It
+/// is the same for all pages.
+fn check_caching(map: &NewMap<'_>, caching: Caching) -> Result {
     let mut first = bindings::follow_pfnmap_args {
-        vma: raw,
+        vma: map.vma.as_ptr(),
         address: map.vma.start(),
         ..pin_init::zeroed()
     };
