@@ -104,7 +104,7 @@ pub(crate) fn disable_bus_mastering(device: &pci::Device<Bound>) -> bool {
 ///
 /// # Invariants
 ///
-/// The BAR is requested by this driver, and has the bytes of `range`.
+/// The BAR of `device` is requested by this driver; it is one of memory, the bytes of `range`.
 pub(crate) struct ClaimedBar {
     device: ARef<pci::Device>,
     bar: c_int,
@@ -114,23 +114,36 @@ pub(crate) struct ClaimedBar {
 impl ClaimedBar {
     /// Claims `bar` under `name`. May sleep.
     ///
-    /// `EINVAL` where there is no such BAR, `EBUSY` where somebody else has it.
+    /// `EINVAL` where there is no such BAR or it is one of I/O ports, `EBUSY` where somebody else
+    /// has it.
     pub(crate) fn new(device: &pci::Device<Bound>, bar: u8, name: &'static CStr) -> Result<Self> {
         let start = device.resource_start(u32::from(bar))?;
         let len = device.resource_len(u32::from(bar))?;
         let range = start..start.checked_add(len).ok_or(EINVAL)?;
+        // SAFETY: The device is valid, `bar` is a BAR (checked by `resource_start`); its flags do
+        // not change while the device is bound.
+        let flags = unsafe { (*as_raw(device)).resource[usize::from(bar)].flags };
+        if flags & bindings::IORESOURCE_MEM as c_ulong == 0 {
+            dev_err!(device, "BAR {} has I/O ports and no memory\n", bar);
+            return Err(EINVAL);
+        }
         let bar = c_int::from(bar);
         // SAFETY: The device is valid, `bar` is a BAR (checked by `resource_start`), the name is
         // static.
         to_result(unsafe {
             bindings::pci_request_region(as_raw(device), bar, name.as_char_ptr())
         })?;
-        // INVARIANT: Just requested.
+        // INVARIANT: Just requested, and checked.
         Ok(Self {
             device: ARef::from(&**device),
             bar,
             range,
         })
+    }
+
+    /// The device that has it.
+    pub(super) fn raw_device(&self) -> *mut bindings::device {
+        as_raw_device(&self.device)
     }
 
     /// Where it is in physical memory.

@@ -307,7 +307,7 @@ pub(crate) struct IoMemory {
     start: u64,
     pages: usize,
     /// Nobody else's as long as there is this.
-    _bar: ClaimedBar,
+    bar: ClaimedBar,
 }
 
 impl IoMemory {
@@ -325,7 +325,7 @@ impl IoMemory {
         Ok(Self {
             start,
             pages: usize::try_from(len >> PAGE_SHIFT)?,
-            _bar: bar,
+            bar,
         })
     }
 
@@ -341,8 +341,8 @@ impl IoMemory {
 
 /// Makes `map` one of the first `pages` pages of device memory. Sleeps.
 ///
-/// - `EINVAL` for any page beyond them and for private writable maps, `EACCES` for
-///   executable ones.
+/// - `EINVAL` for any page beyond them, for private writable maps, and for memory of another
+///   device, `EACCES` for executable ones.
 /// - `EBUSY` while there are maps that treat the memory otherwise: on x86 the kernel
 ///   would hand out theirs instead, without a word.
 /// - `EOPNOTSUPP` for [`Caching::Cached`] where the memory cannot be cached, as that
@@ -363,6 +363,9 @@ pub(crate) fn map_device<'a>(
     caching: Caching,
 ) -> Result<Mapped<'a>> {
     map.belongs_to(memory)?;
+    if memory.bar.raw_device() != memory.raw_device() {
+        return Err(EINVAL);
+    }
     map.within(pages.min(memory.pages))?;
     map.no_copies()?;
     map.never_executable()?;
@@ -383,9 +386,9 @@ fn remap(memory: &Part<'_, IoMemory>, map: &NewMap<'_>, caching: Caching) -> Res
     let prot = caching.apply(unsafe { (*raw).vm_page_prot });
     // CAST: A page number.
     let pfn = (memory.start >> PAGE_SHIFT) as usize + map.first_page;
-    // SAFETY: The area is being set up. The pages lie within a BAR that is this driver's, and by
-    // the invariants of `Part` it is until all maps of the address space are taken away, to which
-    // this one belongs.
+    // SAFETY: The area is being set up. The pages lie within a BAR of this very device, of memory,
+    // that is this driver's, and by the invariants of `Part` it is until all maps of the address
+    // space are taken away, to which this one belongs.
     to_result(unsafe {
         (*raw).vm_page_prot = prot;
         ringbar_io_remap_pfn_range(raw, map.vma.start(), pfn, map.pages() << PAGE_SHIFT, prot)
