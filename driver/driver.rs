@@ -5,7 +5,6 @@
 use crate::{
     abstractions::{
         chardev::CharDevice,
-        dma,
         gate::Closer,
         irq::Interrupt,
         pci::{
@@ -140,7 +139,7 @@ struct Running<'bound> {
 impl<'bound> Running<'bound> {
     fn new(device: &'bound pci::Device<Core<'_>>, stats: &Arc<Stats>) -> Result<Self> {
         let enabled = Enabled::new(device)?;
-        let max_segment_bytes = dma::configure(device)?;
+        let max_segment_bytes = enabled.max_segment_bytes();
         let device: &'bound pci::Device<Bound> = device;
 
         let transport = Transport::new(device, APERTURE_SHMID)?;

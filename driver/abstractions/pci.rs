@@ -4,6 +4,7 @@
 //!
 //! C header: [`include/linux/pci.h`](srctree/include/linux/pci.h)
 
+use super::dma;
 use core::ops::Range;
 use kernel::{
     bindings,
@@ -54,15 +55,37 @@ pub(super) unsafe fn assume_bound(device: &pci::Device) -> &pci::Device<Bound> {
 /// # Invariants
 ///
 /// Holds one count of the device's enable count.
-pub(crate) struct Enabled<'bound>(&'bound pci::Device<Bound>);
+pub(crate) struct Enabled<'bound> {
+    device: &'bound pci::Device<Bound>,
+    max_segment_bytes: usize,
+}
 
 impl<'bound> Enabled<'bound> {
-    /// Switches memory accesses and bus mastering on. May sleep.
+    /// Switches memory accesses and bus mastering on, after the DMA layer was told what a VIRTIO
+    /// device can do. May sleep. `EBUSY` outside of `probe`.
     pub(crate) fn new(device: &'bound pci::Device<Core<'_>>) -> Result<Self> {
+        // SAFETY: The device is valid; the core sets and clears this under the device lock, which
+        // is held where there is a `Core` device.
+        let probed = unsafe { !(*as_raw_device(device)).driver_data.is_null() };
+        if probed {
+            return Err(EBUSY);
+        }
+        // SAFETY: The data of the driver is set right after `probe`, before anybody else gets at
+        // the device by way of it, and cleared after the device has been unbound. So this is
+        // `probe`.
+        let max_segment_bytes = unsafe { dma::configure(device)? };
         device.enable_device_mem()?;
         device.set_master();
         // INVARIANT: `enable_device_mem` has succeeded.
-        Ok(Self(device))
+        Ok(Self {
+            device,
+            max_segment_bytes,
+        })
+    }
+
+    /// The size that a single segment may have, which bounce buffers can make small.
+    pub(crate) fn max_segment_bytes(&self) -> usize {
+        self.max_segment_bytes
     }
 }
 
@@ -70,8 +93,8 @@ impl Drop for Enabled<'_> {
     fn drop(&mut self) {
         // SAFETY: The device is valid, and by the type invariant this count is ours to give back.
         unsafe {
-            bindings::pci_clear_master(as_raw(self.0));
-            bindings::pci_disable_device(as_raw(self.0));
+            bindings::pci_clear_master(as_raw(self.device));
+            bindings::pci_disable_device(as_raw(self.device));
         }
     }
 }
