@@ -359,6 +359,7 @@ impl Hardware {
                 }
             },
         };
+        prepared();
         self.transport.start(device, quiesced)?;
         self.events.start(&self.transport, device)?;
         self.queues.control.thaw(&self.transport, device);
