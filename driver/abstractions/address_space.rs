@@ -15,6 +15,7 @@ use super::{
     vma::Caching, //
 };
 use core::{
+    mem::replace,
     ops::Range,
     ptr, //
 };
@@ -43,6 +44,8 @@ struct User {
     maps: usize,
     /// Greater than that of all before it.
     number: u64,
+    /// Whether there is a [`Busy`] of it.
+    awaited: bool,
 }
 
 /// Processes with maps, in the order of their numbers, and what their maps are.
@@ -54,8 +57,16 @@ struct Users {
     caching: Option<(Caching, usize)>,
 }
 
+/// A process with maps that is within a call that changes its memory, and so may be making
+/// another. To be given to [`AddressSpace::wait_for`]: until then [`AddressSpace::next_busy`]
+/// leaves this process out.
+pub(crate) struct Busy {
+    mm: ARef<Mm>,
+    number: u64,
+}
+
 /// What is left of a walk through the processes with maps.
-struct Walk(Range<u64>);
+pub(crate) struct Walk(Range<u64>);
 
 /// The memory of a process for as long as this is there, `None` where it has none any more:
 /// then it makes no maps. Where this is the last user, a thread of the kernel's takes the
@@ -143,6 +154,7 @@ impl AddressSpace {
                     mm: ARef::from(mm),
                     maps: 1,
                     number,
+                    awaited: false,
                 },
                 GFP_KERNEL,
             )?;
@@ -235,7 +247,7 @@ impl AddressSpace {
     ///   before what its parent's map shows is copied (`dup_mmap`), and `zap` goes through them in
     ///   that order: what is copied before it comes to the parent, it finds in the child; what
     ///   is copied afterwards is nothing.
-    fn walk(&self) -> Walk {
+    pub(crate) fn walk(&self) -> Walk {
         Walk(0..self.users.lock().number)
     }
 
@@ -246,13 +258,48 @@ impl AddressSpace {
         Some((user.number, user.mm.clone()))
     }
 
+    /// The next process of the walk that may be making a map now, and that nobody waits for
+    /// yet. Sleeps, but waits for none of them.
+    pub(crate) fn next_busy(&self, walk: &mut Walk) -> Option<Busy> {
+        loop {
+            let (number, mm) = self.next(walk)?;
+            let free = user_of(&mm).is_none_or(|mm| mm.mmap_read_trylock().is_some());
+            if free {
+                continue;
+            }
+            let mut users = self.users.lock();
+            // Who has no maps any more is not making one: that would have been counted.
+            let user = users.list.iter_mut().find(|u| u.number == number);
+            if user.is_some_and(|user| !replace(&mut user.awaited, true)) {
+                return Some(Busy { mm, number });
+            }
+        }
+    }
+
+    /// Waits until the process is not within a call that changes its memory. Sleeps, for as
+    /// long as it is.
+    pub(crate) fn wait_for(&self, busy: &Busy) {
+        let Some(mm) = user_of(&busy.mm) else {
+            return;
+        };
+        let locked = mm.mmap_read_lock();
+        // With the lock held: no map is being made now. Whoever was refused a `Busy`, because there
+        // was this one, had forbidden maps before: those that were allowed are linked.
+        let mut users = self.users.lock();
+        if let Some(user) = users.list.iter_mut().find(|u| u.number == busy.number) {
+            user.awaited = false;
+        }
+        drop(users);
+        drop(locked);
+    }
+
     /// As [`Self::zap`], but waits for maps that are being made, and takes them away
     /// too. No new maps of the pages may be made: whatever forbids it must be in place
     /// before the call, and be looked at after the map was counted.
     ///
     /// Sleeps, for as long as a process with maps is within a call that changes its
     /// memory.
-    pub(crate) fn unmap(&self, pages: Range<usize>) {
+    pub(super) fn unmap(&self, pages: Range<usize>) {
         let mut walk = self.walk();
         // The lock must not be taken with `users` held: the order is the other way round.
         while let Some((_, mm)) = self.next(&mut walk) {

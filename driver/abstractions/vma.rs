@@ -329,13 +329,9 @@ impl IoMemory {
         })
     }
 
-    /// Number of whole pages in its first `len` bytes, or in all of it where it has
-    /// fewer.
-    pub(crate) fn pages_of(&self, len: u64) -> usize {
-        // Where this does not fit, neither does the memory's own size come near it.
-        usize::try_from(len >> PAGE_SHIFT)
-            .unwrap_or(usize::MAX)
-            .min(self.pages)
+    /// Number of its whole pages.
+    pub(crate) fn pages(&self) -> usize {
+        self.pages
     }
 }
 

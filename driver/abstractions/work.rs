@@ -29,7 +29,7 @@ use kernel::{
     }, //
 };
 
-/// A queue for work items. Not bound to a CPU; stands still while the system sleeps.
+/// A queue for work items. Not bound to a CPU.
 ///
 /// Dropped, it waits until all that was queued has run and returned; sleeps then. Must not
 /// be dropped by one of its own items.
@@ -45,13 +45,23 @@ unsafe impl Send for WorkQueue {}
 unsafe impl Sync for WorkQueue {}
 
 impl WorkQueue {
-    /// An empty queue. May sleep.
+    /// An empty queue, which goes on while the system goes to sleep and wakes up: devices may be
+    /// unbound then, and nobody could wait for an item that does not run. May sleep.
     pub(crate) fn new() -> Result<Self> {
+        Self::with_flags(0)
+    }
+
+    /// An empty queue, which stands still while user space does. May sleep.
+    pub(crate) fn freezable() -> Result<Self> {
+        Self::with_flags(bindings::wq_flags_WQ_FREEZABLE)
+    }
+
+    fn with_flags(flags: bindings::wq_flags) -> Result<Self> {
         // SAFETY: The format has one conversion, for which there is a string; both are copied.
         let queue = unsafe {
             bindings::alloc_workqueue_noprof(
                 c"%s".as_char_ptr(),
-                bindings::wq_flags_WQ_UNBOUND | bindings::wq_flags_WQ_FREEZABLE,
+                bindings::wq_flags_WQ_UNBOUND | flags,
                 0,
                 crate::NAME.as_char_ptr(),
             )
