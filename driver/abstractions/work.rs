@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Work that is done later, by something that ends before the module can go.
+//! Work that is done later.
 //!
 //! A work item that the kernel's own queues run outlives whoever has queued it, and so
-//! perhaps the module with its code. Here the queue is a value, which is
-//! destroyed with all that is in it: after that nothing of it runs, and without it
-//! nothing can be queued.
+//! perhaps the module with its code. Here the queue is a value. When that is dropped, the queue
+//! ends with all that is in it: after that nothing of it runs, and without it nothing can be
+//! queued. It is the owner who has to see that it is dropped before the module goes: one that is
+//! leaked (`mem::forget`) goes on, and so does a [`Periodic`].
 //!
 //! C header: [`include/linux/workqueue.h`](srctree/include/linux/workqueue.h)
 
