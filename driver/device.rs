@@ -19,12 +19,13 @@ use crate::{
             Pollers,
             Readiness, //
         },
-        ratelimit, //
+        ratelimit,
+        vma::IoMemory, //
     },
     event_log::EventLog,
-    file::map,
     hardware::Hardware,
     layout::Event,
+    mappable::Mappable,
     request::{
         completion::{
             Budget,
@@ -50,7 +51,6 @@ use kernel::{
             Acquire,
             Atomic,
             Full,
-            Relaxed,
             Release, //
         },
         Arc,
@@ -73,13 +73,11 @@ pub(crate) struct Device {
     /// What a request can carry: known without the hardware, which nobody must hold while
     /// pages are faulted in.
     limits: Limits,
-    /// Size of the device memory in bytes.
-    pub(crate) capacity: Atomic<i64>,
-    /// Whether the device memory is behind the aperture.
-    aperture_ready: Atomic<bool>,
-    /// Whether the work item has to take the device out of service.
+    mappable: Arc<Mappable>,
+    /// Whether the work item has to take the device out of service. Taken for true, and cleared,
+    /// only with [`Hardware::life`] locked: it is about one life.
     pub(crate) broken: Atomic<bool>,
-    /// Whether the work item has to reset the device.
+    /// Whether the work item has to reset the device. As `broken`.
     pub(crate) stuck: Atomic<bool>,
     /// Whether the work item has to take away maps beyond the end of the memory.
     shrunk: Atomic<bool>,
@@ -104,7 +102,9 @@ impl Device {
         let capacity = hardware.config().capacity() as i64;
         let pollers = hardware.pollers().clone();
         let limits = *hardware.limits();
+        let aperture = hardware.aperture().map_or(0, IoMemory::pages);
         let (gate, closer) = Gate::new(device, hardware, maps.clone())?;
+        let mappable = Mappable::new(gate.clone(), maps.clone(), aperture, capacity)?;
         let this = Arc::pin_init(
             pin_init!(Self {
                 gate,
@@ -113,8 +113,7 @@ impl Device {
                 pollers,
                 log,
                 limits,
-                capacity: Atomic::new(capacity),
-                aperture_ready: Atomic::new(false),
+                mappable,
                 broken: Atomic::new(false),
                 stuck: Atomic::new(false),
                 shrunk: Atomic::new(false),
@@ -172,17 +171,17 @@ impl Device {
 
     /// Size of the device memory in bytes. Any context.
     pub(crate) fn capacity(&self) -> i64 {
-        self.capacity.load(Relaxed)
+        self.mappable.capacity()
     }
 
     /// Whether the device memory can be mapped.
     pub(crate) fn aperture_ready(&self) -> bool {
-        self.aperture_ready.load(Acquire)
+        self.mappable.is_ready()
     }
 
-    /// Says whether the device memory can be mapped from now on.
-    pub(crate) fn set_aperture_ready(&self, ready: bool) {
-        self.aperture_ready.store(ready, Release);
+    /// How much of the device memory may be mapped.
+    pub(crate) fn mappable(&self) -> &Arc<Mappable> {
+        &self.mappable
     }
 
     /// Whether the current task submits a batch: then its end is where the hardware
@@ -277,7 +276,7 @@ impl Device {
     /// for the work item. Any context.
     pub(crate) fn set_capacity(&self, device: &pci::Device<Bound>, capacity: u64) -> bool {
         // CAST: Configurations and events are checked to fit.
-        let before = self.capacity.xchg(capacity as i64, Relaxed);
+        let before = self.mappable.set_capacity(capacity as i64);
         if capacity as i64 == before {
             return false;
         }
@@ -360,11 +359,11 @@ impl WorkItem for Device {
         if this.broken.load(Acquire) {
             this.take_out_of_service(&hardware);
         }
-        if this.stuck.xchg(false, Full) {
+        if this.stuck.load(Acquire) {
             this.recover(&hardware);
         }
         if this.shrunk.xchg(false, Full) {
-            map::unmap_beyond_end(&this);
+            this.mappable.enforce(&hardware);
         }
         for queue in hardware.queues() {
             // What was more than an interrupt may do.

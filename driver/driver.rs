@@ -5,7 +5,6 @@
 use crate::{
     abstractions::{
         chardev::CharDevice,
-        dma,
         gate::Closer,
         irq::Interrupt,
         pci::{
@@ -29,8 +28,8 @@ use crate::{
     lifecycle,
     module_parameters,
     stats::{
-        Stats,
-        StatsFiles, //
+        self,
+        Stats, //
     },
     virtio::transport::Transport,
     NAME, //
@@ -82,10 +81,9 @@ impl pci::Driver for RingbarDriver {
             let number = Number::take()?;
             let name = CString::try_from_fmt(fmt!("ringbar{}", number.0))?;
             let data = running.device.clone();
-            let maps = data.maps().clone();
+            stats::show(device, &stats, data.maps())?;
             Ok(try_pin_init!(Binding {
                 file <- CharDevice::new(device, name, data),
-                stats <- StatsFiles::new(device, stats, maps),
                 number,
                 running,
             }))
@@ -123,8 +121,6 @@ impl SystemSleep for RingbarDriver {
 pub(crate) struct Binding<'bound> {
     #[pin]
     file: CharDevice<Device>,
-    #[pin]
-    stats: StatsFiles,
     number: Number,
     running: Running<'bound>,
 }
@@ -143,7 +139,7 @@ struct Running<'bound> {
 impl<'bound> Running<'bound> {
     fn new(device: &'bound pci::Device<Core<'_>>, stats: &Arc<Stats>) -> Result<Self> {
         let enabled = Enabled::new(device)?;
-        let max_segment_bytes = dma::configure(device)?;
+        let max_segment_bytes = enabled.max_segment_bytes();
         let device: &'bound pci::Device<Bound> = device;
 
         let transport = Transport::new(device, APERTURE_SHMID)?;

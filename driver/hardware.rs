@@ -185,6 +185,9 @@ pub(crate) struct Hardware {
     /// For work that needs the hardware. Behind the gate, so that none is queued any more
     /// once nobody can enter.
     work: WorkQueue,
+    /// For what waits for processes with maps, which may take any time: nothing else is to wait
+    /// behind it.
+    map_work: WorkQueue,
 }
 
 impl Hardware {
@@ -304,6 +307,7 @@ impl Hardware {
                 GFP_KERNEL,
             )?,
             work: WorkQueue::new()?,
+            map_work: WorkQueue::new()?,
         })
     }
 
@@ -327,6 +331,11 @@ impl Hardware {
         &self.work
     }
 
+    /// The queue for waiting for processes with maps.
+    pub(crate) fn map_work(&self) -> &WorkQueue {
+        &self.map_work
+    }
+
     /// Whether the device runs; who has this locked decides.
     pub(crate) fn life(&self) -> &Mutex<Life> {
         &self.life
@@ -334,11 +343,18 @@ impl Hardware {
 
     /// Starts a device that is down, sets it up before if it is not new, and has it put its
     /// memory behind the aperture; without that there are no maps, but there is DMA. Requests
-    /// that wait go to the device. Sleeps. The interrupt handler must be in place.
+    /// that wait go to the device. Sleeps. The interrupt handler must be in place. Calls `prepared`
+    /// when there is nothing left of the life before: the rings are empty, and the device does not
+    /// run yet.
     ///
     /// `ETIMEDOUT` when the device does not answer, `EIO` when it is not the same as before.
     /// After an error it may run all the same, and has to be halted.
-    pub(crate) fn start(&self, device: &pci::Device<Bound>, life: &mut Life) -> Result<Started> {
+    pub(crate) fn start(
+        &self,
+        device: &pci::Device<Bound>,
+        life: &mut Life,
+        prepared: impl FnOnce(),
+    ) -> Result<Started> {
         let (quiesced, why) = match core::mem::replace(life, Life::Running) {
             Life::Down(quiesced, why) => (quiesced, why),
             other => {
@@ -360,6 +376,7 @@ impl Hardware {
                 }
             },
         };
+        prepared();
         self.transport.start(device, quiesced)?;
         self.events.start(&self.transport, device)?;
         self.queues.control.thaw(&self.transport, device);
@@ -483,6 +500,7 @@ impl Hardware {
         if !matches!(life, Life::Running) {
             return;
         }
+        self.events.stop();
         for queue in self.queues.iter() {
             queue.detach();
         }
@@ -613,6 +631,7 @@ impl Retire for Hardware {
         }
         let Self {
             work,
+            map_work,
             life,
             queues,
             events,
@@ -620,6 +639,8 @@ impl Retire for Hardware {
         } = self;
         // What is queued finds the gate closed.
         drop(work);
+        // This may have to wait for a process, as who has closed the gate did.
+        drop(map_work);
         if matches!(*life.lock(), Life::Unstoppable) {
             core::mem::forget((queues, events));
         }

@@ -23,7 +23,8 @@
 //! | out of service | `EIO` | ended with `EIO` | taken away; new ones get `ENODEV` |
 //! | removed | `ENODEV` | ended with `ENODEV` | taken away |
 //!
-//! [`Hardware::life`] is locked throughout each of these changes.
+//! [`Hardware::life`] is locked throughout each of these changes, and nobody waits for a process of
+//! user space meanwhile: what depends on that is left to [`crate::mappable`].
 
 use crate::{
     abstractions::{
@@ -31,7 +32,6 @@ use crate::{
         work::Tick, //
     },
     device::Device,
-    file::map,
     hardware::{
         Hardware,
         Life,
@@ -44,8 +44,10 @@ use kernel::{
     prelude::*,
     sync::{
         atomic::{
-            Relaxed, //
-            Release,
+            Acquire,
+            Full,
+            Relaxed,
+            Release, //
         },
         ArcBorrow, //
     }, //
@@ -71,27 +73,32 @@ impl Device {
     fn start_locked(&self, hardware: &Entered<'_, Hardware>, life: &mut Life) -> Result {
         let device = hardware.device();
         // Whatever was wrong with it, was so before.
-        self.broken.store(false, Relaxed);
-        self.stuck.store(false, Relaxed);
-        let started = hardware.start(device, life).inspect_err(|_| {
-            self.end_locked(hardware, life, Why::OutOfService, EIO);
-        })?;
+        let forget_faults = || {
+            self.broken.store(false, Relaxed);
+            self.stuck.store(false, Relaxed);
+        };
+        let started = hardware
+            .start(device, life, forget_faults)
+            .inspect_err(|_| {
+                self.end_locked(hardware, life, Why::OutOfService, EIO);
+            })?;
         let shrunk = self.set_capacity(device, started.capacity);
-        self.set_aperture_ready(started.mapped);
-        // Of maps that outlived the sleep of the machine; without an aperture all would go.
-        if shrunk {
-            map::unmap_beyond_end(self);
+        self.mappable().set_ready(started.mapped);
+        // There may be maps that outlived the sleep of the machine, or were made during the reset.
+        if shrunk || !started.mapped {
+            self.mappable().enforce(hardware);
         }
         self.log()
             .record(uapi::EVENT_STARTED, [started.capacity, 0]);
         Ok(())
     }
 
-    /// Takes the device out of service until it is reset: maps are gone, and requests end with
-    /// `EIO`. Sleeps.
+    /// Takes a device that is broken out of service until it is reset: maps are gone, and requests
+    /// end with `EIO`. Sleeps.
     pub(crate) fn take_out_of_service(&self, hardware: &Entered<'_, Hardware>) {
         let mut life = hardware.life().lock();
-        if matches!(*life, Life::Running) {
+        // It may have been reset meanwhile. The flag stays: there was a message.
+        if self.broken.load(Acquire) && matches!(*life, Life::Running) {
             self.end_locked(hardware, &mut life, Why::OutOfService, EIO);
         }
     }
@@ -117,10 +124,9 @@ impl Device {
             queue.stop(error);
         }
         // Before the reset: after it a store would be lost without a word.
-        map::revoke_memory(self);
+        self.take_maps_away(hardware);
         hardware.halt(hardware.device(), life, why, Unfinished::Fail(error));
         hardware.fail_waiting(hardware.device(), life, error);
-        map::finish_revocation(self);
         if let Life::Down(_, reason) = life {
             *reason = why;
         }
@@ -130,11 +136,12 @@ impl Device {
             .record(uapi::EVENT_STOPPED, [u64::from(errno), 0]);
     }
 
-    /// Takes the maps of device memory away; new ones are refused until it is there again.
-    /// To be called while nothing is in flight.
-    fn take_maps_away(&self) {
-        map::revoke_memory(self);
-        map::finish_revocation(self);
+    /// Takes the maps of device memory away: who touches one gets `SIGBUS`, who makes one
+    /// `ENODEV` until it is there again. Counters, event log and used rings stay. Sleeps, but waits
+    /// for nobody.
+    fn take_maps_away(&self, hardware: &Hardware) {
+        self.mappable().set_ready(false);
+        self.mappable().enforce(hardware);
     }
 
     /// Resets the device and puts it into service again, whether it is in service or not, as
@@ -164,10 +171,9 @@ impl Device {
         for queue in hardware.queues() {
             queue.freeze();
         }
-        map::revoke_memory(self);
+        self.take_maps_away(hardware);
         let device = hardware.device();
         hardware.halt(device, life, Why::OutOfService, Unfinished::Fail(EIO));
-        map::finish_revocation(self);
         self.log().record(uapi::EVENT_RESET, [reason, 0]);
         self.start_locked(hardware, life)?;
         dev_info!(
@@ -181,7 +187,8 @@ impl Device {
     /// of service. Sleeps.
     pub(crate) fn recover(&self, hardware: &Entered<'_, Hardware>) {
         let mut life = hardware.life().lock();
-        if !matches!(*life, Life::Running) {
+        // It may have been reset meanwhile.
+        if !self.stuck.xchg(false, Full) || !matches!(*life, Life::Running) {
             return;
         }
         dev_err!(
@@ -202,7 +209,6 @@ impl Device {
             return Ok(());
         }
         hardware.drain(device);
-        self.set_aperture_ready(false);
         hardware.halt(device, &mut life, Why::Asleep, Unfinished::Resubmit);
         match *life {
             Life::Down(..) => {
@@ -210,7 +216,7 @@ impl Device {
                 Ok(())
             }
             _ => {
-                self.take_maps_away();
+                self.take_maps_away(&hardware);
                 Err(EIO)
             }
         }
@@ -226,11 +232,7 @@ impl Device {
         if !matches!(*life, Life::Down(_, Why::Asleep)) {
             return Ok(());
         }
-        self.start_locked(&hardware, &mut life)?;
-        if !self.aperture_ready() {
-            self.take_maps_away();
-        }
-        Ok(())
+        self.start_locked(&hardware, &mut life)
     }
 }
 

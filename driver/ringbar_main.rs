@@ -10,6 +10,7 @@
 //! | `hardware` | the bound device: transport, queues, aperture |
 //! | `device` | the device as files and interrupts see it, with its end |
 //! | `lifecycle` | how the device is started, put to sleep, reset and removed |
+//! | `mappable` | how much of the device memory may be mapped |
 //! | `file` | what an open file does |
 //! | `driver` | ID table, probe, unbind |
 //! | `stats`, `event_log` | what user space can see of it |
@@ -32,6 +33,7 @@ mod hardware;
 )]
 mod layout;
 mod lifecycle;
+mod mappable;
 #[cfg(ringbar_misuse)]
 mod misuse;
 mod request;

@@ -5,8 +5,8 @@
 use crate::{
     abstractions::{
         address_space::AddressSpace,
+        debugfs,
         module::debugfs_dir,
-        pci::address,
         shared_memory::WordPage, //
     },
     uapi::{
@@ -17,12 +17,7 @@ use crate::{
     }, //
 };
 use kernel::{
-    debugfs::{
-        Dir,
-        File, //
-    },
     device::Bound,
-    fmt,
     page::Page,
     pci,
     prelude::*,
@@ -81,61 +76,41 @@ impl Stats {
     }
 }
 
-/// The files. They go when this is dropped.
-#[pin_data]
-pub(crate) struct StatsFiles {
-    #[pin]
-    requests: File<Arc<Stats>>,
-    #[pin]
-    doorbells: File<Arc<Stats>>,
-    #[pin]
-    interrupts: File<Arc<Stats>>,
-    #[pin]
-    segments: File<Arc<Stats>>,
-    #[pin]
-    maps: File<Arc<AddressSpace>>,
-    dir: Dir,
+/// What a file shows.
+enum Shown {
+    Counter(Arc<Stats>, usize),
+    Maps(Arc<AddressSpace>),
 }
 
-impl StatsFiles {
-    /// Makes the files of `device`. May sleep.
-    pub(crate) fn new<'a>(
-        device: &'a pci::Device<Bound>,
-        stats: Arc<Stats>,
-        maps: Arc<AddressSpace>,
-    ) -> impl PinInit<Self, Error> + 'a {
-        pin_init::pin_init_scope(move || {
-            let dir = debugfs_dir(&address(device)?);
-            let own = dir.clone();
-            Ok(try_pin_init!(Self {
-                requests <- own.read_callback_file(c"requests", stats.clone(), &show_requests),
-                doorbells <- own.read_callback_file(c"doorbells", stats.clone(), &show_doorbells),
-                interrupts <-
-                    own.read_callback_file(c"interrupts", stats.clone(), &show_interrupts),
-                segments <- own.read_callback_file(c"segments", stats.clone(), &show_segments),
-                maps <- own.read_callback_file(c"maps", maps, &show_maps),
-                dir,
-            }))
-        })
+impl debugfs::Number for Shown {
+    fn number(&self) -> u64 {
+        match self {
+            Self::Counter(stats, counter) => stats.get(*counter),
+            // CAST: Never negative.
+            Self::Maps(maps) => maps.maps() as u64,
+        }
     }
 }
 
-fn show_requests(stats: &Arc<Stats>, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-    writeln!(f, "{}", stats.get(COUNTER_REQUESTS))
-}
-
-fn show_doorbells(stats: &Arc<Stats>, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-    writeln!(f, "{}", stats.get(COUNTER_DOORBELLS))
-}
-
-fn show_interrupts(stats: &Arc<Stats>, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-    writeln!(f, "{}", stats.get(COUNTER_INTERRUPTS))
-}
-
-fn show_segments(stats: &Arc<Stats>, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-    writeln!(f, "{}", stats.get(COUNTER_SEGMENTS))
-}
-
-fn show_maps(maps: &Arc<AddressSpace>, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-    writeln!(f, "{}", maps.maps())
+/// Makes the files of `device`. They go when it is unbound. May sleep.
+pub(crate) fn show(
+    device: &pci::Device<Bound>,
+    stats: &Arc<Stats>,
+    maps: &Arc<AddressSpace>,
+) -> Result {
+    let Some(dir) = debugfs_dir() else {
+        return Ok(());
+    };
+    let counter = |counter| Shown::Counter(stats.clone(), counter);
+    let mut shown = KVec::new();
+    for file in [
+        (c"requests", counter(COUNTER_REQUESTS)),
+        (c"doorbells", counter(COUNTER_DOORBELLS)),
+        (c"interrupts", counter(COUNTER_INTERRUPTS)),
+        (c"segments", counter(COUNTER_SEGMENTS)),
+        (c"maps", Shown::Maps(maps.clone())),
+    ] {
+        shown.push(file, GFP_KERNEL)?;
+    }
+    debugfs::show(device, dir, shown)
 }

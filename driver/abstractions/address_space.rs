@@ -15,12 +15,17 @@ use super::{
     vma::Caching, //
 };
 use core::{
+    mem::replace,
     ops::Range,
     ptr, //
 };
 use kernel::{
     bindings,
-    mm::Mm,
+    mm::{
+        Mm,
+        MmWithUser,
+        MmWithUserAsync, //
+    },
     new_mutex,
     prelude::*,
     sync::{
@@ -39,6 +44,8 @@ struct User {
     maps: usize,
     /// Greater than that of all before it.
     number: u64,
+    /// Whether there is a [`Busy`] of it.
+    awaited: bool,
 }
 
 /// Processes with maps, in the order of their numbers, and what their maps are.
@@ -48,6 +55,24 @@ struct Users {
     number: u64,
     /// How all maps of device memory treat it, and how many there are.
     caching: Option<(Caching, usize)>,
+}
+
+/// A process with maps that is within a call that changes its memory, and so may be making
+/// another. To be given to [`AddressSpace::wait_for`]: until then [`AddressSpace::next_busy`]
+/// leaves this process out.
+pub(crate) struct Busy {
+    mm: ARef<Mm>,
+    number: u64,
+}
+
+/// What is left of a walk through the processes with maps.
+pub(crate) struct Walk(Range<u64>);
+
+/// The memory of a process for as long as this is there, `None` where it has none any more:
+/// then it makes no maps. Where this is the last user, a thread of the kernel's takes the
+/// memory apart, and not who drops this: that may take any time, and release any file.
+fn user_of(mm: &Mm) -> Option<ARef<MmWithUserAsync>> {
+    mm.mmget_not_zero().map(MmWithUser::into_mmput_async)
 }
 
 /// The address space that holds all user maps of a device.
@@ -129,6 +154,7 @@ impl AddressSpace {
                     mm: ARef::from(mm),
                     maps: 1,
                     number,
+                    awaited: false,
                 },
                 GFP_KERNEL,
             )?;
@@ -198,8 +224,73 @@ impl AddressSpace {
     /// something back. Sleeps, but waits for nobody who runs in user space or waits for
     /// a page.
     pub(crate) fn zap(&self, pages: Range<usize>) {
+        // For C, no pages are all that follow.
+        if pages.is_empty() {
+            return;
+        }
         // SAFETY: The address space is valid.
         unsafe { bindings::unmap_mapping_pages(self.mapping(), pages.start, pages.len(), true) };
+    }
+
+    /// Begins a walk through the processes with maps, for who has forbidden maps and waits
+    /// for those that are being made. Sleeps.
+    ///
+    /// A map is made, and then linked to the address space; before that [`Self::zap`] misses it.
+    /// Both happens under the lock of the process's memory, so after that lock was free it is
+    /// either linked, or was begun later.
+    ///
+    /// The walk goes as far as the processes that there are now, so it has an end whatever they do.
+    /// None that comes later need be visited:
+    ///
+    /// - One that makes its first map counts it after this call, and finds it forbidden then.
+    /// - A child gets its maps by `fork`. It is linked to the address space right behind its parent
+    ///   before what its parent's map shows is copied (`dup_mmap`), and `zap` goes through them in
+    ///   that order: what is copied before it comes to the parent, it finds in the child; what
+    ///   is copied afterwards is nothing.
+    pub(crate) fn walk(&self) -> Walk {
+        Walk(0..self.users.lock().number)
+    }
+
+    fn next(&self, walk: &mut Walk) -> Option<(u64, ARef<Mm>)> {
+        let users = self.users.lock();
+        let user = users.list.iter().find(|u| walk.0.contains(&u.number))?;
+        walk.0.start = user.number + 1;
+        Some((user.number, user.mm.clone()))
+    }
+
+    /// The next process of the walk that may be making a map now, and that nobody waits for
+    /// yet. Sleeps, but waits for none of them.
+    pub(crate) fn next_busy(&self, walk: &mut Walk) -> Option<Busy> {
+        loop {
+            let (number, mm) = self.next(walk)?;
+            let free = user_of(&mm).is_none_or(|mm| mm.mmap_read_trylock().is_some());
+            if free {
+                continue;
+            }
+            let mut users = self.users.lock();
+            // Who has no maps any more is not making one: that would have been counted.
+            let user = users.list.iter_mut().find(|u| u.number == number);
+            if user.is_some_and(|user| !replace(&mut user.awaited, true)) {
+                return Some(Busy { mm, number });
+            }
+        }
+    }
+
+    /// Waits until the process is not within a call that changes its memory. Sleeps, for as
+    /// long as it is.
+    pub(crate) fn wait_for(&self, busy: &Busy) {
+        let Some(mm) = user_of(&busy.mm) else {
+            return;
+        };
+        let locked = mm.mmap_read_lock();
+        // With the lock held: no map is being made now. Whoever was refused a `Busy`, because there
+        // was this one, had forbidden maps before: those that were allowed are linked.
+        let mut users = self.users.lock();
+        if let Some(user) = users.list.iter_mut().find(|u| u.number == busy.number) {
+            user.awaited = false;
+        }
+        drop(users);
+        drop(locked);
     }
 
     /// As [`Self::zap`], but waits for maps that are being made, and takes them away
@@ -208,21 +299,11 @@ impl AddressSpace {
     ///
     /// Sleeps, for as long as a process with maps is within a call that changes its
     /// memory.
-    pub(crate) fn unmap(&self, pages: Range<usize>) {
-        // A map is made before it is linked to the address space, and then it would be missed. Both
-        // happens under the lock of the process's memory, so wait for that. It must not be taken
-        // with `users` held: the order is the other way round. Processes come and go meanwhile; the
-        // ones that come find the map forbidden.
-        let mut next = 0;
-        loop {
-            let mm = match self.users.lock().list.iter().find(|u| u.number >= next) {
-                Some(user) => {
-                    next = user.number + 1;
-                    user.mm.clone()
-                }
-                None => break,
-            };
-            if let Some(mm) = mm.mmget_not_zero() {
+    pub(super) fn unmap(&self, pages: Range<usize>) {
+        let mut walk = self.walk();
+        // The lock must not be taken with `users` held: the order is the other way round.
+        while let Some((_, mm)) = self.next(&mut walk) {
+            if let Some(mm) = user_of(&mm) {
                 drop(mm.mmap_read_lock());
             }
         }

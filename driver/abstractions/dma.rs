@@ -98,13 +98,14 @@ impl<'a> DmaRange<'a> {
 /// of any alignment that cross any boundary. Returns the size that a single
 /// segment may have, which bounce buffers can make small. May sleep.
 ///
-/// To be called in `probe`, before any DMA memory is allocated or mapped.
-pub(crate) fn configure(device: &pci::Device<Core<'_>>) -> Result<usize> {
+/// # Safety
+///
+/// To be called in `probe`: nobody else may allocate or map DMA memory for this device meanwhile.
+pub(super) unsafe fn configure(device: &pci::Device<Core<'_>>) -> Result<usize> {
     /// Large enough that merged segments are not cut, small enough for a descriptor's 32 bits.
     const MAX_SEGMENT: u32 = SZ_1G as u32;
 
-    // SAFETY: `probe` has not allocated or mapped anything yet, and nobody else does for this
-    // device.
+    // SAFETY: By the requirement nobody allocates or maps anything for this device now.
     unsafe {
         device.dma_set_mask_and_coherent(DmaMask::new::<64>())?;
         device.dma_set_max_seg_size(MAX_SEGMENT);

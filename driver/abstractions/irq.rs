@@ -3,9 +3,10 @@
 //! Interrupt handlers that belong to reference-counted objects.
 //!
 //! [`kernel::irq::Registration`] wants a promise that it is never leaked. Here
-//! the registration holds a reference of its own instead, and the device core takes
-//! it back at the latest when the device is unbound. So a leak would cost memory, but never
-//! let the handler run on freed memory or in a module that has gone.
+//! the registration holds a reference of its own instead, and the device core ends it at the
+//! latest when the device is unbound. So if it is leaked (`mem::forget`), its memory is lost, and
+//! the device's interrupt vectors stay allocated, so that the device cannot be bound again; but
+//! the handler never runs on freed memory or in a module that has gone.
 //!
 //! C header: [`include/linux/interrupt.h`](srctree/include/linux/interrupt.h)
 

@@ -8,6 +8,7 @@ pub(crate) mod address_space;
 mod anon_inode;
 mod brand;
 pub(crate) mod chardev;
+pub(crate) mod debugfs;
 pub(crate) mod dma;
 pub(crate) mod gate;
 mod helpers;

@@ -4,6 +4,7 @@
 //! work that may outlive them.
 
 use super::{
+    debugfs::Dir,
     power::{
         Adapter,
         SystemSleep, //
@@ -15,7 +16,6 @@ use super::{
     work::WorkQueue, //
 };
 use kernel::{
-    debugfs::Dir,
     driver::Registration,
     prelude::*,
     sync::{
@@ -40,7 +40,7 @@ global_lock! {
 
 /// What all devices share.
 struct Common {
-    dir: Dir,
+    dir: Arc<Dir>,
     work: Arc<WorkQueue>,
 }
 
@@ -61,16 +61,14 @@ impl Root {
     /// Makes directory and queue. May sleep. `EBUSY` the second time.
     fn new(name: &CStr) -> Result<Self> {
         let work = Arc::new(WorkQueue::for_waiting(MAX_WAITING)?, GFP_KERNEL)?;
+        let dir = Arc::new(Dir::new(name), GFP_KERNEL)?;
         if CLAIMED.xchg(true, Full) {
             return Err(EBUSY);
         }
         // SAFETY: Only who has set `CLAIMED` comes here, and it is never cleared.
         unsafe { ROOT.init() };
         READY.store(true, Release);
-        *ROOT.lock() = Some(Common {
-            dir: Dir::new(name),
-            work,
-        });
+        *ROOT.lock() = Some(Common { dir, work });
         Ok(Self)
     }
 }
@@ -111,25 +109,21 @@ impl<T: SystemSleep + TakesOver> InPlaceModule for PciModule<T> {
     }
 }
 
-/// A directory within the module's. To be called by a driver of the module. May
-/// sleep; never fails, without debugfs nothing is shown.
-pub(crate) fn debugfs_dir(name: &CStr) -> Dir {
-    if READY.load(Acquire) {
-        if let Some(common) = &*ROOT.lock() {
-            return common.dir.subdir(name);
-        }
-    }
-    Dir::new(name)
+/// The module's directory in debugfs, while there is the module. May sleep.
+pub(crate) fn debugfs_dir() -> Option<Arc<Dir>> {
+    READY
+        .load(Acquire)
+        .then(|| ROOT.lock().as_ref().map(|common| common.dir.clone()))
+        .flatten()
 }
 
 /// The queue for work that needs no device and may take as long as somebody outside likes:
 /// unbinding a device does not wait for it, unloading the module does. To be called by a
 /// driver of the module, which must queue nothing once its devices are unbound. May sleep.
 pub(crate) fn work_queue() -> Result<Arc<WorkQueue>> {
-    if READY.load(Acquire) {
-        if let Some(common) = &*ROOT.lock() {
-            return Ok(common.work.clone());
-        }
-    }
-    Err(ENODEV)
+    READY
+        .load(Acquire)
+        .then(|| ROOT.lock().as_ref().map(|common| common.work.clone()))
+        .flatten()
+        .ok_or(ENODEV)
 }

@@ -4,6 +4,7 @@
 //!
 //! C header: [`include/linux/pci.h`](srctree/include/linux/pci.h)
 
+use super::dma;
 use core::ops::Range;
 use kernel::{
     bindings,
@@ -54,15 +55,37 @@ pub(super) unsafe fn assume_bound(device: &pci::Device) -> &pci::Device<Bound> {
 /// # Invariants
 ///
 /// Holds one count of the device's enable count.
-pub(crate) struct Enabled<'bound>(&'bound pci::Device<Bound>);
+pub(crate) struct Enabled<'bound> {
+    device: &'bound pci::Device<Bound>,
+    max_segment_bytes: usize,
+}
 
 impl<'bound> Enabled<'bound> {
-    /// Switches memory accesses and bus mastering on. May sleep.
+    /// Switches memory accesses and bus mastering on, after the DMA layer was told what a VIRTIO
+    /// device can do. May sleep. `EBUSY` outside of `probe`.
     pub(crate) fn new(device: &'bound pci::Device<Core<'_>>) -> Result<Self> {
+        // SAFETY: The device is valid; the core sets and clears this under the device lock, which
+        // is held where there is a `Core` device.
+        let probed = unsafe { !(*as_raw_device(device)).driver_data.is_null() };
+        if probed {
+            return Err(EBUSY);
+        }
+        // SAFETY: The data of the driver is set right after `probe`, before anybody else gets at
+        // the device by way of it, and cleared after the device has been unbound. So this is
+        // `probe`.
+        let max_segment_bytes = unsafe { dma::configure(device)? };
         device.enable_device_mem()?;
         device.set_master();
         // INVARIANT: `enable_device_mem` has succeeded.
-        Ok(Self(device))
+        Ok(Self {
+            device,
+            max_segment_bytes,
+        })
+    }
+
+    /// The size that a single segment may have, which bounce buffers can make small.
+    pub(crate) fn max_segment_bytes(&self) -> usize {
+        self.max_segment_bytes
     }
 }
 
@@ -70,8 +93,8 @@ impl Drop for Enabled<'_> {
     fn drop(&mut self) {
         // SAFETY: The device is valid, and by the type invariant this count is ours to give back.
         unsafe {
-            bindings::pci_clear_master(as_raw(self.0));
-            bindings::pci_disable_device(as_raw(self.0));
+            bindings::pci_clear_master(as_raw(self.device));
+            bindings::pci_disable_device(as_raw(self.device));
         }
     }
 }
@@ -104,7 +127,7 @@ pub(crate) fn disable_bus_mastering(device: &pci::Device<Bound>) -> bool {
 ///
 /// # Invariants
 ///
-/// The BAR is requested by this driver, and has the bytes of `range`.
+/// The BAR of `device` is requested by this driver; it is one of memory, the bytes of `range`.
 pub(crate) struct ClaimedBar {
     device: ARef<pci::Device>,
     bar: c_int,
@@ -114,23 +137,36 @@ pub(crate) struct ClaimedBar {
 impl ClaimedBar {
     /// Claims `bar` under `name`. May sleep.
     ///
-    /// `EINVAL` where there is no such BAR, `EBUSY` where somebody else has it.
+    /// `EINVAL` where there is no such BAR or it is one of I/O ports, `EBUSY` where somebody else
+    /// has it.
     pub(crate) fn new(device: &pci::Device<Bound>, bar: u8, name: &'static CStr) -> Result<Self> {
         let start = device.resource_start(u32::from(bar))?;
         let len = device.resource_len(u32::from(bar))?;
         let range = start..start.checked_add(len).ok_or(EINVAL)?;
+        // SAFETY: The device is valid, `bar` is a BAR (checked by `resource_start`); its flags do
+        // not change while the device is bound.
+        let flags = unsafe { (*as_raw(device)).resource[usize::from(bar)].flags };
+        if flags & bindings::IORESOURCE_MEM as c_ulong == 0 {
+            dev_err!(device, "BAR {} has I/O ports and no memory\n", bar);
+            return Err(EINVAL);
+        }
         let bar = c_int::from(bar);
         // SAFETY: The device is valid, `bar` is a BAR (checked by `resource_start`), the name is
         // static.
         to_result(unsafe {
             bindings::pci_request_region(as_raw(device), bar, name.as_char_ptr())
         })?;
-        // INVARIANT: Just requested.
+        // INVARIANT: Just requested, and checked.
         Ok(Self {
             device: ARef::from(&**device),
             bar,
             range,
         })
+    }
+
+    /// The device that has it.
+    pub(super) fn raw_device(&self) -> *mut bindings::device {
+        as_raw_device(&self.device)
     }
 
     /// Where it is in physical memory.

@@ -340,7 +340,7 @@ impl<T: TakesOver> TakeOver<T> {
                     pin_init!(Rejects { work <- new_work!("Rejects::work") }),
                     GFP_KERNEL
                 )?,
-                queue: WorkQueue::new()?,
+                queue: WorkQueue::freezable()?,
                 _driver: PhantomData,
                 _pin: PhantomPinned,
                 // Last of the fields: from then on they are used.

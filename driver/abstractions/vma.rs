@@ -307,7 +307,7 @@ pub(crate) struct IoMemory {
     start: u64,
     pages: usize,
     /// Nobody else's as long as there is this.
-    _bar: ClaimedBar,
+    bar: ClaimedBar,
 }
 
 impl IoMemory {
@@ -325,24 +325,20 @@ impl IoMemory {
         Ok(Self {
             start,
             pages: usize::try_from(len >> PAGE_SHIFT)?,
-            _bar: bar,
+            bar,
         })
     }
 
-    /// Number of whole pages in its first `len` bytes, or in all of it where it has
-    /// fewer.
-    pub(crate) fn pages_of(&self, len: u64) -> usize {
-        // Where this does not fit, neither does the memory's own size come near it.
-        usize::try_from(len >> PAGE_SHIFT)
-            .unwrap_or(usize::MAX)
-            .min(self.pages)
+    /// Number of its whole pages.
+    pub(crate) fn pages(&self) -> usize {
+        self.pages
     }
 }
 
 /// Makes `map` one of the first `pages` pages of device memory. Sleeps.
 ///
-/// - `EINVAL` for any page beyond them and for private writable maps, `EACCES` for
-///   executable ones.
+/// - `EINVAL` for any page beyond them, for private writable maps, and for memory of another
+///   device, `EACCES` for executable ones.
 /// - `EBUSY` while there are maps that treat the memory otherwise: on x86 the kernel
 ///   would hand out theirs instead, without a word.
 /// - `EOPNOTSUPP` for [`Caching::Cached`] where the memory cannot be cached, as that
@@ -363,6 +359,9 @@ pub(crate) fn map_device<'a>(
     caching: Caching,
 ) -> Result<Mapped<'a>> {
     map.belongs_to(memory)?;
+    if memory.bar.raw_device() != memory.raw_device() {
+        return Err(EINVAL);
+    }
     map.within(pages.min(memory.pages))?;
     map.no_copies()?;
     map.never_executable()?;
@@ -383,18 +382,28 @@ fn remap(memory: &Part<'_, IoMemory>, map: &NewMap<'_>, caching: Caching) -> Res
     let prot = caching.apply(unsafe { (*raw).vm_page_prot });
     // CAST: A page number.
     let pfn = (memory.start >> PAGE_SHIFT) as usize + map.first_page;
-    // SAFETY: The area is being set up. The pages lie within a BAR that is this driver's, and by
-    // the invariants of `Part` it is until all maps of the address space are taken away, to which
-    // this one belongs.
+    // SAFETY: The area is being set up. The pages lie within a BAR of this very device, of memory,
+    // that is this driver's, and by the invariants of `Part` it is until all maps of the address
+    // space are taken away, to which this one belongs.
     to_result(unsafe {
         (*raw).vm_page_prot = prot;
         ringbar_io_remap_pfn_range(raw, map.vma.start(), pfn, map.pages() << PAGE_SHIFT, prot)
     })?;
 
-    // x86 notes one memory type for each page, and MTRRs have their say: what comes out may be
-    // weaker than what was asked for. It is the same for all pages.
+    check_caching(map, caching).inspect_err(|_| {
+        // The core does that too, but only after the map has been forgotten here, and then nobody
+        // who takes maps away waits for it.
+        // SAFETY: The area is valid, and the lock of the process's memory is held during `mmap`.
+        unsafe { bindings::zap_special_vma_range(raw, map.vma.start(), map.pages() << PAGE_SHIFT) };
+    })
+}
+
+/// Whether the map, which has been filled, has this caching. x86 notes one memory type for
+/// each page, and MTRRs have their say: what comes out may be weaker than what was asked for. It
+/// is the same for all pages.
+fn check_caching(map: &NewMap<'_>, caching: Caching) -> Result {
     let mut first = bindings::follow_pfnmap_args {
-        vma: raw,
+        vma: map.vma.as_ptr(),
         address: map.vma.start(),
         ..pin_init::zeroed()
     };

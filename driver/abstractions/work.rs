@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Work that is done later, by something that ends before the module can go.
+//! Work that is done later.
 //!
 //! A work item that the kernel's own queues run outlives whoever has queued it, and so
-//! perhaps the module with its code. Here the queue is a value, which is
-//! destroyed with all that is in it: after that nothing of it runs, and without it
-//! nothing can be queued.
+//! perhaps the module with its code. Here the queue is a value. When that is dropped, the queue
+//! ends with all that is in it: after that nothing of it runs, and without it nothing can be
+//! queued. It is the owner who has to see that it is dropped before the module goes: one that is
+//! leaked (`mem::forget`) goes on, and so does a [`Periodic`].
 //!
 //! C header: [`include/linux/workqueue.h`](srctree/include/linux/workqueue.h)
 
@@ -45,14 +46,19 @@ unsafe impl Send for WorkQueue {}
 unsafe impl Sync for WorkQueue {}
 
 impl WorkQueue {
-    /// An empty queue, which stands still while the system sleeps. May sleep.
+    /// An empty queue, which goes on while the system goes to sleep and wakes up: devices may be
+    /// unbound then, and nobody could wait for an item that does not run. May sleep.
     pub(crate) fn new() -> Result<Self> {
+        Self::with_flags(0, 0)
+    }
+
+    /// An empty queue, which stands still while user space does. May sleep.
+    pub(crate) fn freezable() -> Result<Self> {
         Self::with_flags(bindings::wq_flags_WQ_FREEZABLE, 0)
     }
 
-    /// An empty queue for items that wait for others, at most `count` at a time. It does not
-    /// stand still while the system goes to sleep, which so does not wait for them either.
-    /// May sleep.
+    /// An empty queue for items that wait for others, at most `count` at a time. The system
+    /// does not wait for them when it goes to sleep. May sleep.
     pub(crate) fn for_waiting(count: u16) -> Result<Self> {
         Self::with_flags(0, count.into())
     }

@@ -8,7 +8,6 @@ use crate::{
         map_device,
         Caching,
         Installed,
-        IoMemory,
         Mapped,
         NewMap,
         PageFault, //
@@ -48,61 +47,12 @@ const MEMORY: [u64; 3] = [
 
 /// Pages of the file that show the device memory from its page `start` on, once for
 /// each selector.
-fn memory_from(start: usize) -> impl Iterator<Item = Range<usize>> {
+pub(crate) fn memory_from(start: usize) -> impl Iterator<Item = Range<usize>> {
     MEMORY.into_iter().map(move |selector| {
         // CAST: A small constant.
         let first = selector as usize * SELECTOR_PAGES;
         first + start.min(SELECTOR_PAGES)..first + SELECTOR_PAGES
     })
-}
-
-/// Pages of device memory that can be mapped now: it may have become smaller than
-/// what is behind the aperture, or not be there.
-fn pages_now(device: &Device, aperture: &IoMemory) -> usize {
-    if !device.aperture_ready() {
-        return 0;
-    }
-    // CAST: A capacity is never negative.
-    aperture.pages_of(device.capacity() as u64)
-}
-
-/// Takes away what maps show beyond the end of the device memory, which is nothing
-/// where none can be mapped. Sleeps, as [`finish_revocation`].
-pub(crate) fn unmap_beyond_end(device: &Device) {
-    let pages = match device.hardware() {
-        Ok(hardware) => hardware
-            .aperture()
-            .map_or(0, |aperture| pages_now(device, aperture)),
-        // Everything is taken away by who has closed the gate.
-        Err(_) => return,
-    };
-    for pages in memory_from(pages) {
-        device.maps().unmap(pages);
-    }
-}
-
-/// Forbids maps of the device memory and takes away those that there are: who
-/// touches one gets `SIGBUS`, who makes one `ENODEV`. Counters, event log and used
-/// rings stay. To be called before the device is reset, which takes its memory away
-/// from behind the aperture.
-///
-/// Sleeps, but waits for nobody: a map that is being made at this moment may be
-/// there until [`finish_revocation`].
-pub(crate) fn revoke_memory(device: &Device) {
-    device.set_aperture_ready(false);
-    for pages in memory_from(0) {
-        device.maps().zap(pages);
-    }
-}
-
-/// Takes away what maps of the device memory were being made during
-/// [`revoke_memory`]. Sleeps, for as long as a process with maps is within a call that
-/// changes its memory: requests in flight must have ended before, because that
-/// process may wait for one.
-pub(crate) fn finish_revocation(device: &Device) {
-    for pages in memory_from(0) {
-        device.maps().unmap(pages);
-    }
 }
 
 /// Makes the map. Sleeps. `ENODEV` after unbind, and for device memory that is not
@@ -113,11 +63,8 @@ pub(super) fn map<'a>(device: &Device, map: NewMap<'a>) -> Result<Mapped<'a>> {
     let (selector, page) = split(map.first_page());
     let start = map.first_page() - page;
     let map_memory = |map: NewMap<'a>, caching| {
-        if !device.aperture_ready() {
-            return Err(ENODEV);
-        }
+        let pages = device.mappable().check()?;
         let memory = hardware.part(Hardware::aperture).ok_or(ENODEV)?;
-        let pages = pages_now(device, &memory);
         map_device(&memory, map.relative_to(start)?, pages, caching)
     };
     match selector {

@@ -54,6 +54,8 @@ struct State {
     buffers: Coherent<[u64]>,
     /// Whether the device has the buffer.
     offered: PerEntry<bool>,
+    /// Whether the device has been started.
+    started: bool,
     /// Events since `since`.
     count: usize,
     since: Instant<Monotonic>,
@@ -102,6 +104,7 @@ impl EventQueue {
                     ring,
                     buffers,
                     offered,
+                    started: false,
                     count: 0,
                     since: Instant::now(),
                 }),
@@ -110,7 +113,14 @@ impl EventQueue {
         )
     }
 
-    /// Sets the queue up in a device that was reset, empty. Sleeps.
+    /// Takes no more events, and gives the device no more buffers: it is about to be reset. Any
+    /// context.
+    pub(crate) fn stop(&self) {
+        self.state.lock().started = false;
+    }
+
+    /// Sets the queue up in a device that was reset, empty. Sleeps. To be called after
+    /// [`Self::stop`].
     ///
     /// `EIO` where the device does not have the queue as it was.
     pub(crate) fn restart(
@@ -135,6 +145,7 @@ impl EventQueue {
     pub(crate) fn start(&self, transport: &Transport, device: &pci::Device<Bound>) -> Result {
         let notify = {
             let mut state = self.state.lock();
+            state.started = true;
             state.offer_all()
         };
         if notify {
@@ -144,7 +155,9 @@ impl EventQueue {
     }
 
     /// Takes the next event. Its buffer goes back once all that was used has been taken:
-    /// until then the device cannot have used it again. Any context.
+    /// until then the device cannot have used it again. There is none while the device is not
+    /// started: an interrupt handler may still be at work, and what it offered and notified of
+    /// before the start nobody would notify of again. Any context.
     pub(crate) fn receive(
         &self,
         transport: &Transport,
@@ -153,6 +166,9 @@ impl EventQueue {
         let mut notify = false;
         let received = {
             let mut state = self.state.lock();
+            if !state.started {
+                return None;
+            }
             loop {
                 match state.ring.pop() {
                     Ok(Some(used)) => break Some(state.take(used.entry)),

@@ -188,9 +188,17 @@ impl Context {
         Ok(name.to_string_lossy().into_owned())
     }
 
+    /// The file of one of the driver's counters.
+    pub fn counter_path(&self, name: &str) -> Verdict<String> {
+        Ok(format!(
+            "/sys/kernel/debug/ringbar/{}/{name}",
+            self.pci_address()?
+        ))
+    }
+
     /// One of the driver's counters.
     pub fn counter(&self, name: &str) -> Verdict<u64> {
-        let path = format!("/sys/kernel/debug/ringbar/{}/{name}", self.pci_address()?);
+        let path = self.counter_path(name)?;
         let text = fs::read_to_string(&path).during(|| format!("reading {path}"))?;
         text.trim()
             .parse()

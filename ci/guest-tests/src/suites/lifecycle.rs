@@ -2,8 +2,9 @@
 
 //! The driver comes and goes, with I/O running.
 
+use std::collections::VecDeque;
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Read as _, Seek as _};
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
@@ -59,6 +60,14 @@ pub fn suite() -> Suite {
                 super::nodes::map_of_another_node,
             ),
             Case::new("d2_unbind_while_mapped_then_reload", reload_after_mapped),
+            Case::new(
+                "dr2_unbind_ends_while_processes_with_maps_fork",
+                unbind_while_forking,
+            ),
+            Case::new(
+                "d2_rmmod_is_refused_while_a_counter_is_open",
+                rmmod_with_open_counter,
+            ),
         ]
         .into_iter()
         .chain(recovery::cases())
@@ -471,6 +480,94 @@ fn map_after_unbind(context: &Context) -> Verdict {
         "the process ended with {end:?}, not SIGBUS"
     );
     expect_working(context, 80)
+}
+
+/// Forks again and again, with a map and much other memory, so that there is nearly always a
+/// child in the making.
+fn fork_all_the_time(context: &Context, board: &Board, number: usize) -> Verdict {
+    const LENGTH: usize = 96 << 20;
+    const CHILDREN: usize = 4;
+
+    let memory = Region::anonymous(LENGTH)?;
+    memory.advise(libc::MADV_NOHUGEPAGE)?;
+    memory.fill(0, LENGTH, 1);
+    // Below the memory, so that a child has its map long before it is complete.
+    let _map = context.map()?;
+    let mut children = VecDeque::new();
+    while !board.signalled() {
+        if children.len() == CHILDREN {
+            children.pop_front();
+        }
+        children.push_back(sys::fork(|| 0)?);
+        board.count(number);
+    }
+    Ok(())
+}
+
+/// Each child is one more process with maps, which is within a call that changes its memory.
+fn unbind_while_forking(context: &Context) -> Verdict {
+    const PROCESSES: usize = 4;
+
+    let address = context.pci_address()?;
+    let board = Board::new()?;
+    let mut children = Vec::new();
+    for number in 0..PROCESSES {
+        children.push(process(number, || {
+            fork_all_the_time(context, &board, number)
+        })?);
+    }
+    for number in 0..PROCESSES {
+        board.expect_done(number, 1)?;
+    }
+    let unbinder = process(PROCESSES, || unbind(&address))?;
+    let ended = unbinder.ends_within(PATIENCE);
+    board.signal();
+    expect_good_end(PROCESSES, unbinder)?;
+    for (number, child) in children.into_iter().enumerate() {
+        expect_good_end(number, child)?;
+    }
+    bind(context, &address)?;
+    check!(ended?, "unbind did not end while processes were forking");
+    expect_working(context, 83)
+}
+
+/// What an open file of debugfs runs is the module's.
+fn rmmod_with_open_counter(context: &Context) -> Verdict {
+    let mut counter = File::open(context.counter_path("requests")?)?;
+    let rmmod = Command::new("rmmod").arg("ringbar").output()?;
+    check!(
+        !rmmod.status.success(),
+        "the module could be removed while one of its counters was open"
+    );
+    let mut text = String::new();
+    counter.read_to_string(&mut text)?;
+    check!(
+        text.trim_end().parse::<u64>().is_ok(),
+        "the counter shows {text:?}"
+    );
+
+    // Without device it shows nothing any more, and the module is still there.
+    let address = context.pci_address()?;
+    unbind(&address)?;
+    counter
+        .rewind()
+        .or_else(|error| match error.raw_os_error() {
+            Some(libc::EIO) => Ok(()),
+            _ => Err(error),
+        })?;
+    expect_errno(
+        counter.read(&mut [0; 8]),
+        &[libc::EIO],
+        "reading the counter of a device that is gone",
+    )?;
+    check!(
+        !modprobe(&["-r", "ringbar"])?,
+        "the module could be removed while a counter of a device that is gone was open"
+    );
+    drop(counter);
+    remove()?;
+    load(context)?;
+    expect_working(context, 84)
 }
 
 fn reload_after_mapped(context: &Context) -> Verdict {

@@ -24,6 +24,7 @@ pub(super) fn cases() -> Vec<Case> {
         Case::new("dr5_reset_is_for_administrators", administrators),
         Case::new("dr5_reset_takes_maps_away_and_nothing_else", reset_with_map),
         Case::new("dr5_reset_with_io", reset_with_io),
+        Case::new("dr5_reset_while_processes_map", reset_while_mapping),
         Case::new("dr5_reset_by_the_command_is_logged", by_command),
         Case::new(
             "dr6_pages_cleaned_during_a_read_are_released",
@@ -166,6 +167,56 @@ fn reset_with_io(context: &Context) -> Verdict {
         expect_good_end(number, child)?;
     }
     eventually("the release of all pages", || Ok(Pins::read()?.balanced()))
+}
+
+/// Makes and drops maps, also by forking. During a reset there are none to be had.
+fn map_through_resets(context: &Context, board: &Board, number: usize) -> Verdict {
+    let file = context.open()?;
+    while !board.signalled() {
+        match Region::shared(&file, 0, 4 << 20) {
+            Ok(map) => {
+                let child = sys::fork(|| 0)?;
+                drop(map);
+                drop(child);
+            }
+            Err(error) if error.raw_os_error() == Some(libc::ENODEV) => {}
+            Err(error) => return Err(error.into()),
+        }
+        board.count(number);
+    }
+    Ok(())
+}
+
+/// Maps that are being made while the device is reset are taken away later, or stay, but what
+/// is mapped afterwards is not lost.
+fn reset_while_mapping(context: &Context) -> Verdict {
+    const PROCESSES: usize = 3;
+
+    let before = context.counter("maps")?;
+    let board = Board::new()?;
+    let mut children = Vec::new();
+    for number in 0..PROCESSES {
+        children.push(process(number, || {
+            map_through_resets(context, &board, number)
+        })?);
+    }
+    let file = context.open()?;
+    for round in 0..rounds() {
+        for number in 0..PROCESSES {
+            let more = board.done(number) + 1;
+            board.expect_done(number, more)?;
+        }
+        sys::reset(&file).during(|| format!("reset {round}"))?;
+        // Those who walk through the processes are still at work, and a new map outlives that.
+        expect_working(context, 100 + round).during(|| format!("round {round}"))?;
+    }
+    board.signal();
+    for (number, child) in children.into_iter().enumerate() {
+        expect_good_end(number, child)?;
+    }
+    eventually("the end of all maps", || {
+        Ok(context.counter("maps")? == before)
+    })
 }
 
 fn by_command(context: &Context) -> Verdict {
