@@ -36,8 +36,9 @@ use kernel::{
 /// How many used entries are taken under one hold of the lock.
 const REAP_BATCH: usize = 16;
 
-/// How much may be done in one interrupt, for all queues together. Ending a request
-/// takes time for each of its segments, and the CPU does nothing else meanwhile.
+/// How much may be done in one interrupt, for all queues together, or otherwise without
+/// being preempted. Ending a request takes time for each of its segments, and the CPU does
+/// nothing else meanwhile.
 pub(crate) struct Budget(usize);
 
 impl Budget {
@@ -90,6 +91,11 @@ impl Reaped {
         self.more |= later.more;
         self.fault = self.fault.or(later.fault);
         self.taken = later.taken;
+    }
+
+    /// Whether the budget was spent; the caller sees to the rest.
+    pub(super) fn take_more(&mut self) -> bool {
+        replace(&mut self.more, false)
     }
 
     /// Whether all was taken that had been pushed when the ring's index was `target`.

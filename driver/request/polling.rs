@@ -311,7 +311,7 @@ impl Queue {
             self.ring_doorbell(transport, device);
         }
         let mut seen = self.poll_until(device, limit, target, &guard);
-        let more = self.state.lock().end_polling();
+        let more = self.state.lock().end_polling() | seen.take_more();
         drop(guard);
         if more {
             seen.add(self.reap(device));
@@ -355,7 +355,7 @@ impl Queue {
         let mut seen = self.poll_until(device, limit, target, &guard);
 
         let mut state = self.state.lock();
-        if state.end_polling() {
+        if state.end_polling() | seen.take_more() {
             drop(state);
             drop(guard);
             seen.add(self.reap(device));
@@ -374,7 +374,8 @@ impl Queue {
         Ok((seen, Polled::Queued(answer)))
     }
 
-    /// Ends requests until as many were used as had been pushed up to `target`.
+    /// Ends requests until as many were used as had been pushed up to `target`, or there
+    /// are more than may be ended by somebody who is not preempted.
     fn poll_until(
         &self,
         device: &pci::Device<Bound>,
@@ -391,8 +392,8 @@ impl Queue {
                 return false;
             }
             last = Some(index);
-            seen.add(self.reap(device));
-            seen.fault.is_some() || seen.has_taken(target)
+            seen.add(self.reap_within(device, &mut Budget::for_interrupt()));
+            seen.fault.is_some() || seen.more || seen.has_taken(target)
         });
         self.polling.look.learn(found);
         seen
