@@ -144,31 +144,26 @@ impl Mappable {
         self.ready.store(ready, Release);
     }
 
-    /// Pages from the start of the memory that may be mapped now.
-    fn pages(&self) -> usize {
-        if !self.is_ready() {
-            return 0;
-        }
+    /// Pages from the start of the memory that may be mapped now; `None` where the memory is
+    /// not behind the aperture.
+    fn pages(&self) -> Option<usize> {
         // CAST: A capacity is never negative, and 64 bits both.
-        ((self.capacity() as u64 >> PAGE_SHIFT) as usize).min(self.aperture)
+        self.is_ready()
+            .then(|| ((self.capacity() as u64 >> PAGE_SHIFT) as usize).min(self.aperture))
     }
 
     /// How many pages of the memory may be mapped, for who makes a map and has counted it.
     /// `ENODEV` where the memory is not behind the aperture. Sleeps.
     pub(crate) fn check(&self) -> Result<usize> {
         let _zapping = self.zapping.lock();
-        if self.is_ready() {
-            Ok(self.pages())
-        } else {
-            Err(ENODEV)
-        }
+        self.pages().ok_or(ENODEV)
     }
 
     /// Takes away the maps that there are of what may not be mapped now. Sleeps, but waits
     /// for nobody.
     fn zap(&self) {
         let _zapping = self.zapping.lock();
-        for pages in memory_from(self.pages()) {
+        for pages in memory_from(self.pages().unwrap_or(0)) {
             self.maps.zap(pages);
         }
     }
