@@ -80,7 +80,7 @@ impl Drop for Root {
             drop(dir);
             // The devices have gone, so nothing is queued any more; but what is left of one that
             // could not be stopped may have the queue for ever.
-            work.flush();
+            work.drain();
         }
     }
 }

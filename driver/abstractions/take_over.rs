@@ -475,7 +475,7 @@ impl<T: TakesOver> PinnedDrop for TakeOver<T> {
             bindings::bus_unregister_notifier(&raw const bindings::pci_bus_type, self.block.get())
         };
         // Nobody queues it any more.
-        self.queue.flush();
+        self.queue.drain();
         // With its memory: statics are not dropped when the module goes.
         let all = claims().map(|mut claims| core::mem::replace(&mut *claims, KVec::new()));
         for claim in all.iter().flatten() {

@@ -86,11 +86,11 @@ impl WorkQueue {
         unsafe { workqueue::Queue::from_raw(self.0.as_ptr()) }.enqueue(item)
     }
 
-    /// Waits until all that was queued before has run. Sleeps. Must not be called by one of
-    /// the queue's own items.
-    pub(crate) fn flush(&self) {
+    /// Waits until nothing is queued any more, also where items queue themselves again.
+    /// Sleeps. Must not be called by one of the queue's own items.
+    pub(crate) fn drain(&self) {
         // SAFETY: By the type invariant, the queue is valid.
-        unsafe { bindings::__flush_workqueue(self.0.as_ptr()) };
+        unsafe { bindings::drain_workqueue(self.0.as_ptr()) };
     }
 }
 
