@@ -48,7 +48,6 @@ use kernel::{
     prelude::*,
     sync::{
         atomic::{
-            Acquire,
             Atomic,
             Full,
             Release, //
@@ -74,10 +73,9 @@ pub(crate) struct Device {
     /// pages are faulted in.
     limits: Limits,
     mappable: Arc<Mappable>,
-    /// Whether the work item has to take the device out of service. Taken for true, and cleared,
-    /// only with [`Hardware::life`] locked: it is about one life.
+    /// Whether there was a message that the device broke a queue, since it was started last.
     pub(crate) broken: Atomic<bool>,
-    /// Whether the work item has to reset the device. As `broken`.
+    /// Whether the work item has to see whether the device is stuck.
     pub(crate) stuck: Atomic<bool>,
     /// Whether the work item has to take away maps beyond the end of the memory.
     shrunk: Atomic<bool>,
@@ -356,10 +354,10 @@ impl WorkItem for Device {
         let Ok(hardware) = this.hardware() else {
             return;
         };
-        if this.broken.load(Acquire) {
+        if hardware.is_broken() {
             this.take_out_of_service(&hardware);
         }
-        if this.stuck.load(Acquire) {
+        if this.stuck.xchg(false, Full) {
             this.recover(&hardware);
         }
         if this.shrunk.xchg(false, Full) {

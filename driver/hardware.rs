@@ -336,6 +336,12 @@ impl Hardware {
         &self.map_work
     }
 
+    /// Whether the device has broken a queue since it was set up. So has one that is down,
+    /// where it ended with an error. Any context.
+    pub(crate) fn is_broken(&self) -> bool {
+        self.events.is_broken() || self.queues().any(Queue::is_failed)
+    }
+
     /// Whether the device runs; who has this locked decides.
     pub(crate) fn life(&self) -> &Mutex<Life> {
         &self.life
@@ -344,8 +350,8 @@ impl Hardware {
     /// Starts a device that is down, sets it up before if it is not new, and has it put its
     /// memory behind the aperture; without that there are no maps, but there is DMA. Requests
     /// that wait go to the device. Sleeps. The interrupt handler must be in place. Calls `prepared`
-    /// when there is nothing left of the life before: the rings are empty, and the device does not
-    /// run yet.
+    /// with the size of the device's memory when there is nothing left of the life before: the
+    /// rings are empty, and the device does not run yet.
     ///
     /// `ETIMEDOUT` when the device does not answer, `EIO` when it is not the same as before.
     /// After an error it may run all the same, and has to be halted.
@@ -353,7 +359,7 @@ impl Hardware {
         &self,
         device: &pci::Device<Bound>,
         life: &mut Life,
-        prepared: impl FnOnce(),
+        prepared: impl FnOnce(u64),
     ) -> Result<Started> {
         let (quiesced, why) = match core::mem::replace(life, Life::Running) {
             Life::Down(quiesced, why) => (quiesced, why),
@@ -376,7 +382,7 @@ impl Hardware {
                 }
             },
         };
-        prepared();
+        prepared(config.capacity());
         self.transport.start(device, quiesced)?;
         self.events.start(&self.transport, device)?;
         self.queues.control.thaw(&self.transport, device);

@@ -44,8 +44,6 @@ use kernel::{
     prelude::*,
     sync::{
         atomic::{
-            Acquire,
-            Full,
             Relaxed,
             Release, //
         },
@@ -72,17 +70,16 @@ impl Device {
 
     fn start_locked(&self, hardware: &Entered<'_, Hardware>, life: &mut Life) -> Result {
         let device = hardware.device();
-        // Whatever was wrong with it, was so before.
-        let forget_faults = || {
-            self.broken.store(false, Relaxed);
-            self.stuck.store(false, Relaxed);
-        };
+        let mut shrunk = false;
         let started = hardware
-            .start(device, life, forget_faults)
+            .start(device, life, |capacity| {
+                // Whatever was said of it, was so before. What it says of its size comes later.
+                self.broken.store(false, Relaxed);
+                shrunk = self.set_capacity(device, capacity);
+            })
             .inspect_err(|_| {
                 self.end_locked(hardware, life, Why::OutOfService, EIO);
             })?;
-        let shrunk = self.set_capacity(device, started.capacity);
         self.mappable().set_ready(started.mapped);
         // There may be maps that outlived the sleep of the machine, or were made during the reset.
         if shrunk || !started.mapped {
@@ -97,8 +94,8 @@ impl Device {
     /// end with `EIO`. Sleeps.
     pub(crate) fn take_out_of_service(&self, hardware: &Entered<'_, Hardware>) {
         let mut life = hardware.life().lock();
-        // It may have been reset meanwhile. The flag stays: there was a message.
-        if self.broken.load(Acquire) && matches!(*life, Life::Running) {
+        // It may have been reset meanwhile.
+        if hardware.is_broken() && matches!(*life, Life::Running) {
             self.end_locked(hardware, &mut life, Why::OutOfService, EIO);
         }
     }
@@ -187,8 +184,9 @@ impl Device {
     /// of service. Sleeps.
     pub(crate) fn recover(&self, hardware: &Entered<'_, Hardware>) {
         let mut life = hardware.life().lock();
-        // It may have been reset meanwhile.
-        if !self.stuck.xchg(false, Full) || !matches!(*life, Life::Running) {
+        // It may have been reset meanwhile, or have answered.
+        let stuck = hardware.queues().any(|queue| queue.is_stuck(TICKS));
+        if !stuck || !matches!(*life, Life::Running) {
             return;
         }
         dev_err!(

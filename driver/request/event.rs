@@ -56,6 +56,8 @@ struct State {
     offered: PerEntry<bool>,
     /// Whether the device has been started.
     started: bool,
+    /// Whether the device has broken this queue, or said that it has given up another one.
+    broken: bool,
     /// Events since `since`.
     count: usize,
     since: Instant<Monotonic>,
@@ -105,6 +107,7 @@ impl EventQueue {
                     buffers,
                     offered,
                     started: false,
+                    broken: false,
                     count: 0,
                     since: Instant::now(),
                 }),
@@ -135,6 +138,7 @@ impl EventQueue {
             for entry in state.ring.entries() {
                 state.offered[entry] = false;
             }
+            state.broken = false;
             state.count = 0;
             state.ring.areas()
         };
@@ -178,18 +182,29 @@ impl EventQueue {
                             break None;
                         }
                     }
-                    Err(_) => break Some(Received::Broken),
+                    Err(_) => break Some(state.give_up()),
                 }
             }
         };
         if notify && transport.ring(device, self.doorbell).is_err() {
-            return Some(Received::Broken);
+            return Some(self.state.lock().give_up());
         }
         received
+    }
+
+    /// Whether the device is to be taken out of service for what it did or said here since it was
+    /// set up. Any context.
+    pub(crate) fn is_broken(&self) -> bool {
+        self.state.lock().broken
     }
 }
 
 impl State {
+    fn give_up(&mut self) -> Received {
+        self.broken = true;
+        Received::Broken
+    }
+
     /// What came out of a used buffer, which the device must have had.
     fn take(&mut self, entry: EntryId) -> Received {
         if self.since.elapsed() >= WINDOW {
@@ -197,10 +212,13 @@ impl State {
         }
         self.count += 1;
         if self.count > MAX_EVENTS || !replace(&mut self.offered[entry], false) {
-            return Received::Broken;
+            return self.give_up();
         }
         match self.event(entry) {
-            Some(event) => Received::Event(event),
+            Some(event) => {
+                self.broken |= matches!(event, Event::QueueBroken { .. });
+                Received::Event(event)
+            }
             None => Received::Unknown(entry.number()),
         }
     }

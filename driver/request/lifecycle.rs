@@ -132,6 +132,16 @@ impl State {
         self.entries[entry] = Entry::InFlight(slot);
     }
 
+    fn is_stuck(&self, limit: u8) -> bool {
+        let mut oldest = 0;
+        for entry in self.ring.entries() {
+            if let Entry::InFlight(slot) = &self.entries[entry] {
+                oldest = oldest.max(slot.age);
+            }
+        }
+        self.standstill.is_stuck(oldest, limit)
+    }
+
     /// Makes all that is in flight available to the device, whose ring is empty.
     fn push_again(&mut self) {
         for entry in self.ring.entries() {
@@ -155,6 +165,12 @@ impl Queue {
         self.dma_freed.notify_all();
         drop(state);
         self.pollers.notify();
+    }
+
+    /// Whether no more requests are taken, be it because the device broke the queue. Any
+    /// context.
+    pub(crate) fn is_failed(&self) -> bool {
+        self.state.lock().failed.is_some()
     }
 
     /// Hands out no more slots until [`Self::thaw`]: who wants one waits.
@@ -290,14 +306,17 @@ impl Queue {
         let mut state = self.state.lock();
         let taken = state.ring.taken();
         state.standstill.count(taken);
-        let mut oldest = 0;
         for entry in state.ring.entries() {
             if let Entry::InFlight(slot) = &mut state.entries[entry] {
                 slot.age = slot.age.saturating_add(1);
-                oldest = oldest.max(slot.age);
             }
         }
-        (reaped, state.standstill.is_stuck(oldest, limit))
+        (reaped, state.is_stuck(limit))
+    }
+
+    /// Whether the device is stuck, as of the last call of [`Self::age`]. Any context.
+    pub(crate) fn is_stuck(&self, limit: u8) -> bool {
+        self.state.lock().is_stuck(limit)
     }
 
     fn entries(&self) -> impl Iterator<Item = EntryId> {
