@@ -680,7 +680,8 @@ impl Room {
         // One from the heap is freed; the other was never lent then.
         if self.list.capacity() == 0 {
             list.clear();
-            self.list = list;
+            // To drop the empty one is a call.
+            core::mem::forget(core::mem::replace(&mut self.list, list));
         }
     }
 
@@ -844,18 +845,18 @@ impl Pages {
 
     /// As [`Self::release`], for pages that the device has not written to: it was never told
     /// of them. They go back as they are. Any context.
-    pub(crate) fn give_up(mut self, room: &mut Room) {
-        // INVARIANT: No pin is left, and nothing in the list.
-        let list = core::mem::take(&mut self.list);
-        // SAFETY: By the type invariant the pins or references are ours, and `self` has them no
-        // longer.
+    pub(crate) fn give_up(self, room: &mut Room) {
+        // Not dropped: there is nothing left of it, and to drop an empty list is a call.
+        let mut this = core::mem::ManuallyDrop::new(self);
+        let list = core::mem::take(&mut this.list);
+        // SAFETY: By the type invariant the pins or references are ours, and `this` is not dropped.
         unsafe {
-            match self.hold {
+            match this.hold {
                 Hold::Reference => unreference(&list),
                 Hold::Pin | Hold::WrittenPin(_) => unpin(&list, false),
             }
         }
-        room.put_back_hold(core::mem::replace(&mut self.hold, Hold::Reference));
+        room.put_back_hold(core::mem::replace(&mut this.hold, Hold::Reference));
         room.put_back(list);
     }
 

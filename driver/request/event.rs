@@ -54,6 +54,8 @@ struct State {
     buffers: Coherent<[u64]>,
     /// Whether the device has the buffer.
     offered: PerEntry<bool>,
+    /// Whether there is one that it has not.
+    missing: bool,
     /// Whether the device has been started.
     started: bool,
     /// Whether the device has broken this queue, or said that it has given up another one.
@@ -106,6 +108,7 @@ impl EventQueue {
                     ring,
                     buffers,
                     offered,
+                    missing: true,
                     started: false,
                     broken: false,
                     count: 0,
@@ -138,6 +141,7 @@ impl EventQueue {
             for entry in state.ring.entries() {
                 state.offered[entry] = false;
             }
+            state.missing = true;
             state.broken = false;
             state.count = 0;
             state.ring.areas()
@@ -214,6 +218,7 @@ impl State {
         if self.count > MAX_EVENTS || !replace(&mut self.offered[entry], false) {
             return self.give_up();
         }
+        self.missing = true;
         match self.event(entry) {
             Some(event) => {
                 self.broken |= matches!(event, Event::QueueBroken { .. });
@@ -226,6 +231,9 @@ impl State {
     /// Gives the device all buffers that it does not have. Returns whether it wants to be
     /// notified of that.
     fn offer_all(&mut self) -> bool {
+        if !replace(&mut self.missing, false) {
+            return false;
+        }
         for entry in self.ring.entries() {
             if !self.offered[entry] {
                 self.offer(entry);
