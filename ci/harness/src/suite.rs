@@ -42,7 +42,7 @@ const SILENCE: Duration = Duration::from_secs(600);
 const GLANCE: Duration = Duration::from_secs(5);
 
 /// How long a suite may take.
-const PATIENCE: Duration = Duration::from_secs(2400);
+const PATIENCE: Duration = Duration::from_secs(3600);
 
 /// How long the daemon may take to end after QEMU has.
 const DEVICE_END: Duration = Duration::from_secs(10);
