@@ -17,8 +17,8 @@ use signal_hook::low_level;
 pub fn install(path: &Path) -> io::Result<()> {
     // Made now: the handler must not allocate.
     let message = format!(
-        "ringbar: {}: the mapped memory went away (SIGBUS): the device was removed or its \
-         driver unbound, or the file became shorter\n",
+        "ringbar: {}: the mapped memory went away (SIGBUS): the device was reset, became \
+         smaller, failed or was removed (see `ringbar events`), or the file became shorter\n",
         path.display()
     );
     // SAFETY: the handler makes two system calls (`write`, `_exit`), and uses only
