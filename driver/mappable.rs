@@ -188,15 +188,16 @@ impl WorkItem for Mappable {
         let mut walk = this.maps.walk();
         loop {
             // First, because a process that is busy must be waited for.
-            let place = UniqueArc::<Straggler>::new_uninit(GFP_KERNEL);
+            let place = UniqueArc::<MmapLockWait>::new_uninit(GFP_KERNEL);
             let Some(busy) = this.maps.next_busy(&mut walk) else {
                 break;
             };
             match place {
                 Ok(place) => {
-                    let _ = hardware
-                        .map_work()
-                        .enqueue(Straggler::new(place, this.clone(), busy));
+                    let _ =
+                        hardware
+                            .map_work()
+                            .enqueue(MmapLockWait::new(place, this.clone(), busy));
                 }
                 Err(_) => {
                     this.maps.wait_for(&busy);
@@ -208,9 +209,9 @@ impl WorkItem for Mappable {
     }
 }
 
-/// The wait for one process.
+/// The wait for the mmap lock of one process.
 #[pin_data]
-struct Straggler {
+struct MmapLockWait {
     mappable: Arc<Mappable>,
     busy: Busy,
     #[pin]
@@ -218,21 +219,21 @@ struct Straggler {
 }
 
 impl_has_work! {
-    impl HasWork<Self> for Straggler { self.work }
+    impl HasWork<Self> for MmapLockWait { self.work }
 }
 
-impl Straggler {
+impl MmapLockWait {
     fn new(place: UniqueArc<MaybeUninit<Self>>, mappable: Arc<Mappable>, busy: Busy) -> Arc<Self> {
         let Ok(this) = place.pin_init_with::<Infallible>(pin_init!(Self {
             mappable,
             busy,
-            work <- new_work!("Straggler::work"),
+            work <- new_work!("MmapLockWait::work"),
         }));
         this.into()
     }
 }
 
-impl WorkItem for Straggler {
+impl WorkItem for MmapLockWait {
     type Pointer = Arc<Self>;
 
     fn run(this: Arc<Self>) {

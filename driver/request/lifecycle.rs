@@ -58,8 +58,8 @@ use kernel::{
 /// finishes others. Many slow ones wait for each other.
 const MAX_AGE: u8 = 4;
 
-/// For how long a device has used nothing.
-pub(super) struct Standstill {
+/// Whether a device makes progress: for how long it has used nothing.
+pub(super) struct Progress {
     /// Index up to which used entries were taken, as of [`Ring::taken`].
     ///
     /// [`Ring::taken`]: crate::virtio::ring::Ring::taken
@@ -68,7 +68,7 @@ pub(super) struct Standstill {
     ticks: u8,
 }
 
-impl Standstill {
+impl Progress {
     /// For a ring of which nothing was taken.
     pub(super) fn new() -> Self {
         Self { taken: 0, ticks: 0 }
@@ -139,7 +139,7 @@ impl State {
                 oldest = oldest.max(slot.age);
             }
         }
-        self.standstill.is_stuck(oldest, limit)
+        self.progress.is_stuck(oldest, limit)
     }
 
     /// Makes all that is in flight available to the device, whose ring is empty.
@@ -305,7 +305,7 @@ impl Queue {
         };
         let mut state = self.state.lock();
         let taken = state.ring.taken();
-        state.standstill.count(taken);
+        state.progress.count(taken);
         for entry in state.ring.entries() {
             if let Entry::InFlight(slot) = &mut state.entries[entry] {
                 slot.age = slot.age.saturating_add(1);
@@ -330,37 +330,37 @@ mod tests {
 
     #[test]
     fn a_device_that_does_nothing_is_stuck() {
-        let mut standstill = Standstill::new();
+        let mut progress = Progress::new();
         for age in 1..=8 {
-            standstill.count(0);
-            assert!(!standstill.is_stuck(age, 8));
+            progress.count(0);
+            assert!(!progress.is_stuck(age, 8));
         }
-        standstill.count(0);
-        assert!(standstill.is_stuck(9, 8));
+        progress.count(0);
+        assert!(progress.is_stuck(9, 8));
     }
 
     #[test]
     fn a_device_that_makes_progress_has_longer() {
-        let mut standstill = Standstill::new();
+        let mut progress = Progress::new();
         for age in 1..=32 {
-            standstill.count(age.into());
-            assert!(!standstill.is_stuck(age, 8));
+            progress.count(age.into());
+            assert!(!progress.is_stuck(age, 8));
         }
-        standstill.count(33);
-        assert!(standstill.is_stuck(33, 8));
+        progress.count(33);
+        assert!(progress.is_stuck(33, 8));
     }
 
     #[test]
     fn a_device_that_stops_is_stuck_a_while_later() {
-        let mut standstill = Standstill::new();
-        standstill.count(5);
+        let mut progress = Progress::new();
+        progress.count(5);
         for _ in 0..7 {
-            standstill.count(5);
-            assert!(!standstill.is_stuck(20, 8));
+            progress.count(5);
+            assert!(!progress.is_stuck(20, 8));
         }
-        standstill.count(5);
-        assert!(standstill.is_stuck(20, 8));
+        progress.count(5);
+        assert!(progress.is_stuck(20, 8));
         // What was submitted after a pause is young all the same.
-        assert!(!standstill.is_stuck(1, 8));
+        assert!(!progress.is_stuck(1, 8));
     }
 }

@@ -21,7 +21,7 @@ use super::{
         Waiting, //
     },
     completion::Reaped,
-    lifecycle::Standstill,
+    lifecycle::Progress,
     polling::{
         Effort,
         Polled,
@@ -118,7 +118,7 @@ pub(super) struct State {
     /// Whether the device does not use the ring, as it was reset.
     pub(super) detached: bool,
     /// For how long the device has used nothing.
-    pub(super) standstill: Standstill,
+    pub(super) progress: Progress,
 }
 
 impl State {
@@ -280,7 +280,7 @@ impl Queue {
                     failed: None,
                     frozen: false,
                     detached: false,
-                    standstill: Standstill::new(),
+                    progress: Progress::new(),
                 }),
                 slot_freed <- WaitQueue::new(),
                 dma_freed <- WaitQueue::new(),
