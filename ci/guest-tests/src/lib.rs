@@ -9,6 +9,7 @@
 //! | [`case`] | what a test is |
 //! | [`ktap`] | runs tests and reports |
 //! | [`method`] | all ways to move data |
+//! | [`fio`] | runs fio |
 //! | [`pattern`] | test data |
 //! | [`bar_check`] | compares DMA with the map |
 //! | [`host`] | has the host stall the device, or the device lie |
@@ -20,6 +21,7 @@
 
 pub mod bar_check;
 pub mod case;
+pub mod fio;
 pub mod host;
 pub mod interrupts;
 pub mod kernel_log;

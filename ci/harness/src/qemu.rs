@@ -206,7 +206,7 @@ impl CommandLine<'_> {
 }
 
 /// Arguments for a further monitor on this socket.
-pub fn second_monitor(id: &str, socket: &Path) -> [String; 4] {
+pub fn further_monitor(id: &str, socket: &Path) -> [String; 4] {
     let socket = escape(socket);
     [
         "-chardev".into(),

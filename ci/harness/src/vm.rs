@@ -162,14 +162,15 @@ impl Vm {
         let agent_listener = listen(&agent_socket)?;
         let host_listener = listen(&host_socket)?;
         let monitor_listener = listen(&monitor_socket)?;
-        let waker_listener = options
-            .sleeps
-            .then(|| {
-                let socket = directory.path().join("waker.sock");
-                extra.extend(qemu::second_monitor("waker", &socket));
-                listen(&socket)
-            })
-            .transpose()?;
+        let mut further_monitor = |id: &str| {
+            let socket = directory.path().join(format!("{id}.sock"));
+            extra.extend(qemu::further_monitor(id, &socket));
+            listen(&socket)
+        };
+        let wakers = match options.sleeps {
+            true => Some((further_monitor("waker")?, further_monitor("idle-waker")?)),
+            false => None,
+        };
 
         let vhost_user: Vec<_> = devices.iter().map(VhostUserDevice::from).collect();
         let mut kernel_args = options.kernel_args.clone();
@@ -215,8 +216,14 @@ impl Vm {
             let agent = accept(&agent_listener, qemu, "its agent port")?;
             let host = accept(&host_listener, qemu, "its host port")?;
             let handles = devices.iter().map(Device::handles).collect::<Result<_>>()?;
-            if let Some(listener) = &waker_listener {
-                waker::start(accept(listener, qemu, "its second monitor")?)?;
+            if let Some((ram, idle)) = &wakers {
+                waker::from_ram(accept(ram, qemu, "its second monitor")?)?;
+                let monitor = accept(idle, qemu, "its third monitor")?;
+                let ended = qemu
+                    .ended()
+                    .try_clone()
+                    .map_err(Error::io("watching QEMU"))?;
+                waker::from_idle(monitor, &console_log, ended)?;
             }
             Ok((
                 HostPort::serve(host, handles, functions.clone(), host_port::LIMIT)?,

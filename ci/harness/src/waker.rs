@@ -2,30 +2,122 @@
 
 //! Wakes a machine up whenever it sleeps.
 
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom};
+use std::mem::MaybeUninit;
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::thread;
+use std::time::{Duration, Instant};
 
+use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
+use rustix::io::Errno;
 use serde_json::json;
 
 use crate::error::{Error, Result};
+use crate::process::wait_readable;
 use crate::qmp::Monitor;
 
-/// Wakes the machine behind this monitor up, each time it has gone to sleep, for as long as
-/// there is one.
-pub fn start(monitor: UnixStream) -> Result<()> {
+/// What the kernel says once its devices are suspended and its CPUs are about to idle
+/// (`s2idle_loop` of `kernel/power/suspend.c`), where `/sys/power/pm_debug_messages` is 1
+/// and the console stays on. An interrupt that wakes is not lost from here on.
+const IDLE: &str = "PM: suspend-to-idle";
+
+/// Wakes the machine behind this monitor up, each time it has gone to sleep in S3, for as
+/// long as there is one.
+pub fn from_ram(monitor: UnixStream) -> Result<()> {
     let mut monitor = Monitor::connect(monitor)?;
+    spawn("waker", move || {
+        // The end of the connection is that of the machine.
+        while monitor.wait_for_event("SUSPEND").is_ok() {
+            wake(&mut monitor, "system_wakeup");
+        }
+    })
+}
+
+/// Presses the power button of the machine behind this monitor each time its console says
+/// that it is suspended to idle, of which QEMU knows nothing. `ended` is readable once the
+/// machine is gone.
+pub fn from_idle(monitor: UnixStream, console: &Path, ended: OwnedFd) -> Result<()> {
+    let mut monitor = Monitor::connect(monitor)?;
+    let mut console = Console::from_now(console)
+        .map_err(Error::io(format!("following {}", console.display())))?;
+    spawn("idle-waker", move || {
+        while let Ok(true) = console.wait_for(IDLE, &ended) {
+            wake(&mut monitor, "system_powerdown");
+        }
+    })
+}
+
+fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> Result<()> {
     thread::Builder::new()
-        .name("waker".into())
-        .spawn(move || {
-            // The end of the connection is that of the machine.
-            while monitor.wait_for_event("SUSPEND").is_ok() {
-                if let Err(error) = monitor.execute("system_wakeup", json!({})) {
-                    eprintln!("waking the machine up: {error}");
+        .name(name.into())
+        .spawn(body)
+        .map(drop)
+        .map_err(Error::io("starting a thread that wakes the machine up"))
+}
+
+fn wake(monitor: &mut Monitor, command: &str) {
+    if let Err(error) = monitor.execute(command, json!({})) {
+        eprintln!("waking the machine up: {error}");
+    }
+}
+
+/// A log that grows.
+struct Console {
+    file: File,
+    changes: OwnedFd,
+    /// What there is of the last line.
+    text: Vec<u8>,
+}
+
+impl Console {
+    /// The longest that a system call waits; a machine may never sleep.
+    const WAIT: Duration = Duration::from_secs(3600);
+
+    fn from_now(path: &Path) -> io::Result<Self> {
+        let changes = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?;
+        inotify::add_watch(&changes, path, WatchFlags::MODIFY)?;
+        let mut file = File::open(path)?;
+        file.seek(SeekFrom::End(0))?;
+        Ok(Self {
+            file,
+            changes,
+            text: Vec::new(),
+        })
+    }
+
+    /// Waits for a line that contains `text`; false once `ended` is readable.
+    fn wait_for(&mut self, text: &str, ended: &OwnedFd) -> io::Result<bool> {
+        loop {
+            // Changes first: what comes after they are read is told anew.
+            self.forget_changes()?;
+            self.file.read_to_end(&mut self.text)?;
+            while let Some(end) = self.text.iter().position(|&byte| byte == b'\n') {
+                let line: Vec<u8> = self.text.drain(..=end).collect();
+                if String::from_utf8_lossy(&line).contains(text) {
+                    return Ok(true);
                 }
             }
-        })
-        .map_err(Error::io("starting the thread that wakes the machine up"))?;
-    Ok(())
+            wait_readable(&[&self.changes, ended], Instant::now() + Self::WAIT)?;
+            if wait_readable(&[ended], Instant::now())? {
+                return Ok(false);
+            }
+        }
+    }
+
+    fn forget_changes(&self) -> io::Result<()> {
+        let mut buffer = [MaybeUninit::uninit(); 4096];
+        let mut reader = inotify::Reader::new(&self.changes, &mut buffer);
+        loop {
+            match reader.next() {
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => return Ok(()),
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+    }
 }
 
 #[cfg(test)]
@@ -33,31 +125,76 @@ mod tests {
     use super::*;
     use std::io::{BufRead, BufReader, Write};
 
+    /// The next command on the other end of a monitor.
+    struct Qemu(BufReader<UnixStream>);
+
+    impl Qemu {
+        /// Greets, and takes the connection out of the negotiation mode.
+        fn greet(socket: UnixStream) -> Self {
+            let mut qemu = Self(BufReader::new(socket));
+            qemu.send(r#"{"QMP": {"version": {}, "capabilities": []}}"#);
+            assert!(qemu.next().contains("qmp_capabilities"));
+            qemu
+        }
+
+        fn next(&mut self) -> String {
+            let mut line = String::new();
+            self.0.read_line(&mut line).unwrap();
+            line
+        }
+
+        fn send(&self, text: &str) {
+            writeln!(self.0.get_ref(), "{text}").unwrap();
+        }
+    }
+
     #[test]
     fn each_sleep_is_ended() {
         let (ours, theirs) = UnixStream::pair().unwrap();
         let qemu = thread::spawn(move || {
-            let mut reader = BufReader::new(theirs.try_clone().unwrap());
-            let mut next = || {
-                let mut line = String::new();
-                reader.read_line(&mut line).unwrap();
-                line
-            };
-            let send = |text: &str| writeln!(&theirs, "{text}").unwrap();
-            send(r#"{"QMP": {"version": {}, "capabilities": []}}"#);
-            assert!(next().contains("qmp_capabilities"));
+            let mut qemu = Qemu::greet(theirs);
             // One that comes before anybody waits for it counts, too.
-            send(r#"{"event": "SUSPEND"}"#);
-            send(r#"{"return": {}}"#);
+            qemu.send(r#"{"event": "SUSPEND"}"#);
+            qemu.send(r#"{"return": {}}"#);
             for _ in 0..2 {
-                assert!(next().contains("system_wakeup"));
-                send(r#"{"event": "WAKEUP"}"#);
-                send(r#"{"return": {}}"#);
-                send(r#"{"event": "SUSPEND"}"#);
+                assert!(qemu.next().contains("system_wakeup"));
+                qemu.send(r#"{"event": "WAKEUP"}"#);
+                qemu.send(r#"{"return": {}}"#);
+                qemu.send(r#"{"event": "SUSPEND"}"#);
             }
-            assert!(next().contains("system_wakeup"));
+            assert!(qemu.next().contains("system_wakeup"));
         });
-        start(ours).unwrap();
+        from_ram(ours).unwrap();
         qemu.join().unwrap();
+    }
+
+    #[test]
+    fn the_button_is_pressed_once_for_each_line_that_says_idle() {
+        let mut log = tempfile::NamedTempFile::new().unwrap();
+        writeln!(log, "[ 1.0] {IDLE} of an earlier machine").unwrap();
+        let (ended, end) = io::pipe().unwrap();
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let qemu = thread::spawn(move || {
+            let qemu = Qemu::greet(theirs);
+            qemu.send(r#"{"return": {}}"#);
+            qemu
+        });
+        from_idle(ours, log.path(), ended.into()).unwrap();
+        let mut qemu = qemu.join().unwrap();
+        // In pieces, between other lines, and two at once.
+        for text in [
+            "[ 2.0] PM: suspend entry\n[ 2.1] PM: susp",
+            "end-to-idle\n",
+            "[ 3.0] PM: resume of devices\n[ 4.0] PM: suspend-to-idle\n[ 5.0] PM: suspend-to-idle\n",
+        ] {
+            write!(log, "{text}").unwrap();
+        }
+        for _ in 0..3 {
+            assert!(qemu.next().contains("system_powerdown"));
+            qemu.send(r#"{"return": {}}"#);
+        }
+        // The end of the machine ends the thread, and with it the connection.
+        drop(end);
+        assert_eq!(qemu.next(), "");
     }
 }

@@ -2,51 +2,25 @@
 
 //! A program that knows nothing of us goes on through a sleep.
 
-use std::process::{Child, Command, Stdio};
-
-use super::{sleep, sleeps};
 use crate::case::{Context, During, Verdict, eventually};
-use crate::{check, check_eq};
+use crate::check;
+use crate::fio::{ENGINES, Fio};
 
-/// Seconds for which fio runs, not counting those in which the machine sleeps.
-const SECONDS: u32 = 5;
+/// For how long fio runs, not counting while the machine sleeps. The other clock that it
+/// knows goes on meanwhile.
+const TIME: [&str; 3] = [
+    "--time_based=1",
+    "--runtime=5",
+    "--clocksource=clock_gettime",
+];
 
 /// Requests before the machine sleeps, and after it.
 const PROGRESS: u64 = 100;
 
-/// A run of fio, which verifies what it writes. It is killed when this is dropped.
-struct Fio(Child);
-
-impl Fio {
-    fn start(context: &Context, engine: &str) -> Verdict<Self> {
-        Command::new("fio")
-            .args(["--name=sleep", "--rw=randwrite", "--bs=16k", "--direct=1"])
-            .args(["--size=16M", "--iodepth=8", "--time_based=1"])
-            .args(["--verify=crc32c", "--verify_backlog=64"])
-            // The other one that fio knows goes on while the machine sleeps.
-            .arg("--clocksource=clock_gettime")
-            .arg(format!("--runtime={SECONDS}"))
-            .arg(format!("--ioengine={engine}"))
-            .arg(format!("--filename={}", context.path().display()))
-            .stdout(Stdio::null())
-            .spawn()
-            .map(Self)
-            .during(|| "starting fio".into())
-    }
-}
-
-impl Drop for Fio {
-    fn drop(&mut self) {
-        // It may have ended.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-pub(super) fn goes_on(context: &Context) -> Verdict {
-    for engine in ["psync", "libaio", "io_uring"] {
+pub(super) fn goes_on(context: &Context, sleep: fn() -> Verdict) -> Verdict {
+    for engine in ENGINES {
         let during = || format!("fio with {engine}");
-        let mut fio = Fio::start(context, engine)?;
+        let mut fio = Fio::start(context, engine, &TIME)?;
         let progress = || -> Verdict {
             let before = context.counter("requests")?;
             eventually("requests of fio", || {
@@ -54,17 +28,10 @@ pub(super) fn goes_on(context: &Context) -> Verdict {
             })
         };
         progress().during(during)?;
-        let slept = sleeps()?;
-        sleep("mem").during(during)?;
-        check_eq!(sleeps()?, slept + 1, "how often the machine slept");
+        sleep().during(during)?;
         progress().during(during)?;
-        check!(
-            fio.0.try_wait()?.is_none(),
-            "{engine}: it has ended already"
-        );
-        eventually("the end of fio", || Ok(fio.0.try_wait()?.is_some())).during(during)?;
-        let status = fio.0.wait()?;
-        check!(status.success(), "fio with {engine}: {status}");
+        check!(fio.runs()?, "{engine}: it has ended already");
+        fio.expect_good_end().during(during)?;
     }
     Ok(())
 }

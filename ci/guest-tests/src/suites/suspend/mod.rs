@@ -7,6 +7,7 @@
 //! come back; the real sleep is ended by the harness.
 
 mod fio;
+mod idle;
 mod image;
 
 use std::fs;
@@ -45,10 +46,23 @@ pub fn suite() -> Suite {
             Case::new("dr4_stages_of_hibernation", |context| {
                 stages(context, "disk", &["devices", "platform", "core"])
             }),
-            Case::new("dr4_suspend_to_ram_twice", suspend_to_ram),
+            Case::new("dr4_suspend_to_idle_twice", |context| {
+                twice(context, idle::sleep)
+            }),
+            Case::new("dr4_suspend_to_ram_twice", |context| twice(context, to_ram)),
             Case::new("dr4_stages_with_io", stages_with_io),
-            Case::new("dr4_suspend_to_ram_with_io", suspend_to_ram_with_io),
-            Case::new("dr4_fio_goes_on_after_suspend_to_ram", fio::goes_on),
+            Case::new("dr4_suspend_to_idle_with_io", |context| {
+                with_io(context, 2, idle::sleep)
+            }),
+            Case::new("dr4_suspend_to_ram_with_io", |context| {
+                with_io(context, 2, to_ram)
+            }),
+            Case::new("dr4_fio_goes_on_after_suspend_to_idle", |context| {
+                fio::goes_on(context, idle::sleep)
+            }),
+            Case::new("dr4_fio_goes_on_after_suspend_to_ram", |context| {
+                fio::goes_on(context, to_ram)
+            }),
             Case::new(
                 "dr4_hibernation_image_is_written_and_read",
                 image::written_and_read,
@@ -96,6 +110,19 @@ fn sleeps() -> Verdict<u64> {
     text.trim()
         .parse()
         .map_err(|_| crate::case::Stop::Failed(format!("{} holds {text:?}", path.display())))
+}
+
+/// Has the machine really sleep: nothing but the harness ends it.
+fn sound(state: &str) -> Verdict {
+    let slept = sleeps()?;
+    sleep(state).during(|| format!("sleep to {state:?}"))?;
+    check_eq!(sleeps()?, slept + 1, "how often the machine slept");
+    Ok(())
+}
+
+/// Suspend to RAM.
+fn to_ram() -> Verdict {
+    sound("mem")
 }
 
 /// A file and a map that were there before the machine slept.
@@ -162,13 +189,11 @@ fn stages(context: &Context, state: &str, stages: &[&str]) -> Verdict {
     Ok(())
 }
 
-fn suspend_to_ram(context: &Context) -> Verdict {
+fn twice(context: &Context, sleep: fn() -> Verdict) -> Verdict {
     let before = Before::new(context, 3)?;
     for round in 0..2 {
         let during = || format!("round {round}");
-        let slept = sleeps()?;
-        sleep("mem").during(during)?;
-        check_eq!(sleeps()?, slept + 1, "how often the machine slept");
+        sleep().during(during)?;
         before.expect_alive().during(during)?;
         expect_working(context, 4 + round).during(during)?;
     }
@@ -280,15 +305,6 @@ fn stages_with_io(context: &Context) -> Verdict {
         with_io(context, 2, || sleep(state).during(|| state.into()))?;
     }
     Ok(())
-}
-
-fn suspend_to_ram_with_io(context: &Context) -> Verdict {
-    with_io(context, 2, || {
-        let slept = sleeps()?;
-        sleep("mem")?;
-        check_eq!(sleeps()?, slept + 1, "how often the machine slept");
-        Ok(())
-    })
 }
 
 /// A task that waits for the device cannot be frozen. That ends the attempt, not the
