@@ -6,12 +6,14 @@ use std::fs::File;
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
+use std::time::Instant;
 
 use super::lifecycle;
 use crate::case::{
     Case, Context, During, Stop, Suite, Verdict, eventually, expect_bytes, expect_errno,
 };
 use crate::host::Host;
+use crate::kernel_log::KernelLog;
 use crate::pattern;
 use crate::sys::{self, IoVec, PAGE, Region};
 use crate::uapi::{self, Info};
@@ -32,6 +34,7 @@ pub fn suite() -> Suite {
             Case::new("c6_maps_end_where_a_smaller_device_ends", maps),
             Case::new("c6_used_rings_stay_when_the_device_shrinks", used_ring),
             Case::new("c6_resize_with_io", with_io),
+            Case::new("c6_many_sizes_do_not_fill_the_log", many),
             Case::new("c6_reload_after_resize_maps_all", reload),
         ],
     }
@@ -159,6 +162,42 @@ fn growth(context: &Context) -> Verdict {
     check_eq!(resizer.info()?.aperture, aperture, "bytes of the aperture");
     let map = Region::shared(file, aperture, PAGE);
     expect_errno(map.map(drop), &[libc::EINVAL], "a map beyond the aperture")
+}
+
+/// The device decides how often it changes its size, but not how much the log takes. All
+/// are in the event log, which has an end.
+fn many(context: &Context) -> Verdict {
+    const TIMES: u64 = 60;
+    /// Lines in each of these times (`include/linux/ratelimit_types.h`).
+    const BURST: u64 = 10;
+    const SECONDS: u64 = 5;
+
+    let resizer = Resizer::new(context)?;
+    // Other tests have used up some of what is allowed now.
+    let mut log = KernelLog::from_now()?;
+    let (events, ..) = last_event(&resizer.file)?;
+    let started = Instant::now();
+    for change in 1..=TIMES {
+        resizer.resize(context.size() - PAGE as u64 * change)?;
+    }
+    let intervals = started.elapsed().as_secs() / SECONDS + 2;
+    let lines = log.of_driver()?;
+    let said = lines.iter().filter(|line| line.contains("now has")).count() as u64;
+    check_eq!(
+        last_event(&resizer.file)?.0 - events,
+        TIMES,
+        "changes in the event log"
+    );
+    check!(
+        intervals * BURST < TIMES,
+        "{TIMES} changes took {:?}: too long to see a limit",
+        started.elapsed()
+    );
+    check!(
+        said <= intervals * BURST,
+        "{said} of {TIMES} changes are in the kernel log: {lines:?}"
+    );
+    Ok(())
 }
 
 fn odd_size(context: &Context) -> Verdict {
