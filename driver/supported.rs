@@ -9,7 +9,7 @@ compile_error!(
      (abstractions/spin.rs), and there a spinlock sleeps"
 );
 
-#[cfg(not(target_pointer_width = "64"))]
+#[cfg(not(CONFIG_64BIT))]
 compile_error!(
     "ringbar needs a 64-bit kernel: the offsets of mmap carry a selector in their upper bits, and \
      device memory may be larger than 4 GiB"

@@ -5,6 +5,8 @@
 use std::path::Path;
 use std::process::Command;
 
+const CONFIG_64BIT: &str = "--cfg=CONFIG_64BIT";
+
 /// What the compiler says about the file with the refusals, for a kernel with these
 /// settings; `None` where it has nothing against it.
 fn refusal(arguments: &[&str]) -> Option<String> {
@@ -24,14 +26,20 @@ fn refusal(arguments: &[&str]) -> Option<String> {
 
 #[test]
 fn ordinary_kernels_are_supported() {
-    assert_eq!(refusal(&[]), None);
+    assert_eq!(refusal(&[CONFIG_64BIT]), None);
 }
 
 #[test]
 fn preempt_rt_is_refused() {
-    let text = refusal(&["--cfg=CONFIG_PREEMPT_RT"]).unwrap();
+    let text = refusal(&[CONFIG_64BIT, "--cfg=CONFIG_PREEMPT_RT"]).unwrap();
     assert!(
         text.contains("ringbar does not support PREEMPT_RT"),
         "{text}"
     );
+}
+
+#[test]
+fn kernels_of_32_bits_are_refused() {
+    let text = refusal(&[]).unwrap();
+    assert!(text.contains("ringbar needs a 64-bit kernel"), "{text}");
 }
