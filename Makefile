@@ -38,7 +38,7 @@ stage = @echo "== $(1) ($$(( $$(date +%s) - $(started) )) s)"
 .PHONY: help
 help: ## Show this text
 	@echo 'Ringbar. Targets:'
-	@sed -nE 's/^([a-z]+):[^#]*## (.*)/  \1\t\2/p' Makefile | expand -t 12
+	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/  \1\t\2/p' Makefile | expand -t 12
 	@echo
 	@echo 'Variables:'
 	@echo '  CMD, SHARE, TIMEOUT     for exec: the command, a folder to mount at /mnt, seconds'
@@ -80,7 +80,11 @@ test: image debug ## Format, lints, unit and property tests, tests in VMs
 	@guest-image/test.sh 2>&1 | tee build/test/setup.log || grep -q '^test result: FAILED' build/test/setup.log
 	@cat build/test/setup.log >>build/test/unit.log
 	$(call stage,tests in the VM)
-	@$(ringbar-ci) test --unit-log build/test/unit.log
+	@$(ringbar-ci) test $(all) --unit-log build/test/unit.log
+
+.PHONY: test-all
+test-all: all := --all
+test-all: test ## The same, with the suites that take long on the debug kernel
 
 .PHONY: bench
 bench: image ## Compare with virtio-blk, vhost-user-blk and NVMe; JOB=... for one job

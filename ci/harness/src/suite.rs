@@ -282,7 +282,7 @@ fn options(plan: &Plan, image: &Path) -> Result<VmOptions> {
     }
     if plan.suite == BOUNCE {
         // In one area, so that any CPU finds what there is.
-        kernel_args = vec![format!("swiotlb={},1,force", bounce::BYTES / BOUNCE_BUFFER)];
+        kernel_args.push(format!("swiotlb={},1,force", bounce::BYTES / BOUNCE_BUFFER));
     }
     if plan.suite == LIES {
         device.lies = true;

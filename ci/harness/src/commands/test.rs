@@ -35,6 +35,11 @@ pub struct Options {
     #[arg(long, value_enum, value_name = "KERNEL")]
     kernel: Option<KernelName>,
 
+    /// Also run the suites that take too long on the debug kernel for every day. Tests
+    /// that are named are chosen among all
+    #[arg(long)]
+    all: bool,
+
     /// List the tests instead of running them
     #[arg(long)]
     list: bool,
@@ -78,7 +83,7 @@ pub fn run(setup: &Setup, options: &Options) -> anyhow::Result<ExitCode> {
     };
     let plans: Vec<_> = kernels
         .iter()
-        .flat_map(|&kernel| plans(&setup.checkout, kernel, &options.filters))
+        .flat_map(|&kernel| plans(&setup.checkout, kernel, options.all, &options.filters))
         .collect();
     let arguments = Arguments {
         list: options.list,
@@ -193,7 +198,11 @@ fn prefix(kernel: Kernel) -> &'static str {
 }
 
 /// The suites with the tests that were asked for.
-fn plans(checkout: &Path, kernel: Kernel, filters: &[String]) -> Vec<Plan> {
+fn plans(checkout: &Path, kernel: Kernel, all: bool, filters: &[String]) -> Vec<Plan> {
+    let left_out = |suite: &str| {
+        let for_every_day = !all && filters.is_empty() && kernel == Kernel::Debug;
+        for_every_day && suites::LEFT_TO_TEST_ALL.contains(&suite)
+    };
     let prefix = prefix(kernel);
     let (suites, log_dir) = match kernel {
         Kernel::Stock => (suites::all(), checkout.join("build/test")),
@@ -201,6 +210,7 @@ fn plans(checkout: &Path, kernel: Kernel, filters: &[String]) -> Vec<Plan> {
     };
     suites
         .into_iter()
+        .filter(|suite| !left_out(suite.name))
         .map(|mut suite| {
             let name = suite.name;
             suite
@@ -377,12 +387,15 @@ mod tests {
     fn filters_choose_tests_and_suites() {
         let plans = |kernel, filters: &[&str]| {
             let filters: Vec<String> = filters.iter().map(|&text| text.into()).collect();
-            plans(Path::new("/x"), kernel, &filters)
+            plans(Path::new("/x"), kernel, false, &filters)
         };
         let all = plans(Kernel::Stock, &[]);
         assert_eq!(all.len(), suites::all().len());
         let debug = plans(Kernel::Debug, &[]);
+        assert!(debug.iter().all(|plan| plan.suite != "lies"));
+        let debug = super::plans(Path::new("/x"), Kernel::Debug, true, &[]);
         assert_eq!(debug.len(), suites::debug().len());
+        assert_eq!(plans(Kernel::Debug, &["debug::lies::"]).len(), 1);
         assert!(plans(Kernel::Stock, &["debug::driver"]).is_empty());
         assert_eq!(plans(Kernel::Debug, &["debug::driver"]).len(), 1);
         let some = plans(Kernel::Stock, &["mmap::", "b6_aio_eventfd"]);
