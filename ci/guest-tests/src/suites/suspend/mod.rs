@@ -46,19 +46,21 @@ pub fn suite() -> Suite {
             Case::new("dr4_stages_of_hibernation", |context| {
                 stages(context, "disk", &["devices", "platform", "core"])
             }),
+            // Before suspend to RAM: QEMU 11.1.3 has no ACPI registers after that, with any
+            // guest, and so no power button.
             Case::new("dr4_suspend_to_idle_twice", |context| {
                 twice(context, idle::sleep)
             }),
-            Case::new("dr4_suspend_to_ram_twice", |context| twice(context, to_ram)),
-            Case::new("dr4_stages_with_io", stages_with_io),
             Case::new("dr4_suspend_to_idle_with_io", |context| {
                 with_io(context, 2, idle::sleep)
             }),
-            Case::new("dr4_suspend_to_ram_with_io", |context| {
-                with_io(context, 2, to_ram)
-            }),
             Case::new("dr4_fio_goes_on_after_suspend_to_idle", |context| {
                 fio::goes_on(context, idle::sleep)
+            }),
+            Case::new("dr4_suspend_to_ram_twice", |context| twice(context, to_ram)),
+            Case::new("dr4_stages_with_io", stages_with_io),
+            Case::new("dr4_suspend_to_ram_with_io", |context| {
+                with_io(context, 2, to_ram)
             }),
             Case::new("dr4_fio_goes_on_after_suspend_to_ram", |context| {
                 fio::goes_on(context, to_ram)
