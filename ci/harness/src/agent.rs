@@ -18,7 +18,7 @@ use crate::error::{Error, Result};
 
 /// How long the guest may take for what it does at once: reading a file and
 /// the like.
-const PROMPT: Duration = Duration::from_secs(60);
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A command for the guest.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -247,9 +247,11 @@ impl Agent {
 
     /// Reads a file of the guest.
     pub fn read_file(&self, path: &str) -> Result<Vec<u8>> {
-        self.ask(format!("reading {path}"), PROMPT, |id| Request::ReadFile {
-            id,
-            path: path.to_owned(),
+        self.ask(format!("reading {path}"), REQUEST_TIMEOUT, |id| {
+            Request::ReadFile {
+                id,
+                path: path.to_owned(),
+            }
         })
     }
 
@@ -262,7 +264,7 @@ impl Agent {
     /// The guest kernel's log from its start, each line with its level before it:
     /// `<6>[    5.140900] text`.
     pub fn kernel_log(&self) -> Result<String> {
-        let bytes = self.ask("reading the kernel log".into(), PROMPT, |id| {
+        let bytes = self.ask("reading the kernel log".into(), REQUEST_TIMEOUT, |id| {
             Request::KernelLog { id }
         })?;
         Ok(String::from_utf8_lossy(&bytes).into_owned())
@@ -270,19 +272,21 @@ impl Agent {
 
     /// Mounts a 9p share.
     pub fn mount_share(&self, tag: &str, target: &str) -> Result<()> {
-        self.ask(format!("mounting the share on {target}"), PROMPT, |id| {
-            Request::MountShare {
+        self.ask(
+            format!("mounting the share on {target}"),
+            REQUEST_TIMEOUT,
+            |id| Request::MountShare {
                 id,
                 tag: tag.to_owned(),
                 target: target.to_owned(),
-            }
-        })?;
+            },
+        )?;
         Ok(())
     }
 
     /// Tells the guest the size of the terminal behind its serial console.
     pub fn resize_console(&self, rows: u16, columns: u16) -> Result<()> {
-        self.ask("resizing the console".into(), PROMPT, |id| {
+        self.ask("resizing the console".into(), REQUEST_TIMEOUT, |id| {
             Request::ResizeConsole { id, rows, columns }
         })?;
         Ok(())
@@ -312,11 +316,11 @@ impl RunningCommand<'_> {
         reason = "an iterator over results would invite going on after an error"
     )]
     pub fn next(&mut self) -> Result<Event> {
-        self.next_within(self.timeout)
+        self.next_timeout(self.timeout)
     }
 
-    /// As [`Self::next`], but waits at most `patience` for one event.
-    pub fn next_within(&mut self, patience: Duration) -> Result<Event> {
+    /// As [`Self::next`], but waits at most `timeout` for one event.
+    pub fn next_timeout(&mut self, timeout: Duration) -> Result<Event> {
         let left = self.deadline.saturating_duration_since(Instant::now());
         // Else one that never pauses would never run out of time.
         if left.is_zero() {
@@ -325,8 +329,8 @@ impl RunningCommand<'_> {
                 after: self.timeout,
             });
         }
-        let (wait, limit) = if patience < left {
-            (patience, patience)
+        let (wait, limit) = if timeout < left {
+            (timeout, timeout)
         } else {
             (left, self.timeout)
         };
@@ -344,22 +348,23 @@ impl RunningCommand<'_> {
 
     /// Sends a signal to the command and all that it started.
     pub fn signal(&self, signal: i32) -> Result<()> {
-        self.agent
-            .ask(format!("stopping what was {}", self.what), PROMPT, |id| {
-                Request::Signal {
-                    id,
-                    target: self.id,
-                    signal,
-                }
-            })?;
+        self.agent.ask(
+            format!("stopping what was {}", self.what),
+            REQUEST_TIMEOUT,
+            |id| Request::Signal {
+                id,
+                target: self.id,
+                signal,
+            },
+        )?;
         Ok(())
     }
 }
 
 /// Cuts a command line to what fits into a message.
 fn shorten(line: &str) -> String {
-    const MOST: usize = 100;
-    match line.char_indices().nth(MOST) {
+    const MAX_LENGTH: usize = 100;
+    match line.char_indices().nth(MAX_LENGTH) {
         None => line.to_owned(),
         Some((end, _)) => format!("{} ...", &line[..end]),
     }
@@ -422,7 +427,7 @@ fn dispatch(mut incoming: &UnixStream, shared: &Shared, hello: &Sender<(u32, Str
 mod tests {
     use super::*;
 
-    const SOON: Duration = Duration::from_secs(10);
+    const TIMEOUT: Duration = Duration::from_secs(10);
 
     /// A guest that is a thread: `serve` gets the port after the greeting.
     fn guest(serve: impl FnOnce(&UnixStream) + Send + 'static) -> Result<Agent> {
@@ -435,7 +440,7 @@ mod tests {
             write_frame(&guest, &hello).unwrap();
             serve(&guest);
         });
-        Agent::connect(host, SOON)
+        Agent::connect(host, TIMEOUT)
     }
 
     #[test]
@@ -464,7 +469,7 @@ mod tests {
         })
         .unwrap();
         assert_eq!(agent.kernel_release(), "7.3");
-        let output = agent.run(&GuestCommand::shell("x"), SOON).unwrap();
+        let output = agent.run(&GuestCommand::shell("x"), TIMEOUT).unwrap();
         assert_eq!(output.stdout, b"out");
         assert_eq!(output.stderr, b"err");
         assert_eq!(output.status, ExitStatus::Exited(4));
@@ -476,7 +481,7 @@ mod tests {
             let _: Request = read_frame(port).unwrap();
         })
         .unwrap();
-        let error = agent.run(&GuestCommand::new("x"), SOON).unwrap_err();
+        let error = agent.run(&GuestCommand::new("x"), TIMEOUT).unwrap_err();
         assert!(matches!(error, Error::GuestGone(_)), "{error}");
         let error = agent.read_file("/x").unwrap_err();
         assert!(matches!(error, Error::GuestGone(_)), "{error}");
@@ -528,7 +533,7 @@ mod tests {
             kernel_release: String::new(),
         };
         write_frame(&guest, &hello).unwrap();
-        let error = Agent::connect(host, SOON).unwrap_err();
+        let error = Agent::connect(host, TIMEOUT).unwrap_err();
         assert!(error.to_string().contains("guest image"), "{error}");
     }
 

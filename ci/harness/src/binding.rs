@@ -20,7 +20,7 @@ use crate::temporary::PrivateDir;
 use crate::vm::{Vm, VmOptions};
 
 /// How long a command in the guest may take.
-const PATIENCE: Duration = Duration::from_secs(120);
+const COMMAND_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// Slots into which a device can be plugged.
 const SLOTS: [&str; 2] = ["slot0", "slot1"];
@@ -148,7 +148,7 @@ impl Bench {
         let command = GuestCommand::shell(&format!("set -eu\n{FUNCTIONS}\n{lines}"));
         self.vm
             .agent()
-            .check(&command, PATIENCE)
+            .check(&command, COMMAND_TIMEOUT)
             .map(drop)
             .map_err(|error| match error {
                 // Without the script.

@@ -10,7 +10,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 /// How long the device may take to answer.
-const PATIENCE: Duration = Duration::from_secs(20);
+const REPLY_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// The control socket of a device.
 #[derive(Clone, Debug)]
@@ -33,7 +33,7 @@ impl Control {
     /// What the device answers to a request; what it refuses is an error.
     fn execute(&self, request: &Value) -> io::Result<Value> {
         let stream = UnixStream::connect(&self.socket)?;
-        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.set_read_timeout(Some(REPLY_TIMEOUT))?;
         writeln!(&stream, "{request}")?;
         let mut line = String::new();
         BufReader::new(&stream).read_line(&mut line)?;

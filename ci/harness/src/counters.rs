@@ -16,7 +16,7 @@ const DRIVER_COUNTERS: &str = "/sys/kernel/debug/ringbar";
 
 /// How long pages may stay pinned after the last process has ended: io_uring
 /// gives its registered buffers back some time after the ring was closed.
-const RELEASE: Duration = Duration::from_secs(20);
+const UNPIN_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Counters of the first device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,7 +76,7 @@ pub fn interrupts_numbered(agent: &Agent, numbers: &[u32]) -> Result<u64> {
 /// Reads how many pages were pinned and released, as soon as the two are equal or
 /// after some time.
 pub fn pins_when_idle(agent: &Agent) -> Result<Pins> {
-    let deadline = Instant::now() + RELEASE;
+    let deadline = Instant::now() + UNPIN_TIMEOUT;
     loop {
         // Each CPU counts for itself; reading this adds it all up.
         agent.read_file(pins::REFRESH)?;

@@ -29,13 +29,15 @@ const DMA_API: &str = "/sys/kernel/debug/dma-api";
 const KMEMLEAK_AGE: Duration = Duration::from_millis(5000);
 
 /// How long a scan may take.
-const SCAN: Duration = Duration::from_secs(300);
+const SCAN_TIMEOUT: Duration = Duration::from_secs(300);
 
 /// To be called before the driver is loaded: what was leaked by then is not
 /// held against it.
 pub fn prepare(agent: &Agent) -> Result<()> {
     let clear = format!("echo scan > {KMEMLEAK} && echo clear > {KMEMLEAK}");
-    agent.check(&GuestCommand::shell(&clear), SCAN).map(drop)
+    agent
+        .check(&GuestCommand::shell(&clear), SCAN_TIMEOUT)
+        .map(drop)
 }
 
 /// Whether every streaming mapping of the driver was taken down, and none ever
@@ -93,7 +95,7 @@ pub fn unload_and_scan(agent: &Agent) -> std::result::Result<(), String> {
         "rmmod ringbar && echo scan > {KMEMLEAK} && sleep {seconds} && echo scan > {KMEMLEAK}"
     );
     let text = |result: Result<String>| result.map_err(|error| error.to_string());
-    text(agent.check(&GuestCommand::shell(&script), SCAN))?;
+    text(agent.check(&GuestCommand::shell(&script), SCAN_TIMEOUT))?;
     let leaks = text(agent.read_text(KMEMLEAK))?;
     if leaks.trim().is_empty() {
         Ok(())

@@ -6,7 +6,7 @@
 //! A device that is stopped for good takes the guest with it: QEMU waits for it
 //! when the guest is shut down, and when the driver touches certain registers.
 //! So a stall has an end whatever becomes of the test program: [`HostPort`] resumes
-//! all devices after [`LIMIT`], when it is told to, and when it is dropped.
+//! all devices after [`STALL_TIMEOUT`], when it is told to, and when it is dropped.
 
 use std::fs::File;
 use std::io::ErrorKind;
@@ -29,7 +29,7 @@ use crate::error::{Error, Result};
 use crate::process::{Pauser, wait_readable};
 
 /// How long the guest may leave a device stalled without a further request.
-pub const LIMIT: Duration = Duration::from_secs(30);
+pub const STALL_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// What a device is reached by.
 #[derive(Debug)]
@@ -323,7 +323,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let process = process(dir.path());
         let (host, guest) = UnixStream::pair().unwrap();
-        let port = HostPort::serve(host, handles(&process), Vec::new(), LIMIT).unwrap();
+        let port = HostPort::serve(host, handles(&process), Vec::new(), STALL_TIMEOUT).unwrap();
         assert_eq!(ask(&guest, HostRequest::StallDevice(0)), HostReply::Done);
         assert!(is_stopped(&process));
         assert_eq!(ask(&guest, HostRequest::ResumeDevice(0)), HostReply::Done);
@@ -342,7 +342,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let process = process(dir.path());
         let (host, guest) = UnixStream::pair().unwrap();
-        let _port = HostPort::serve(host, handles(&process), Vec::new(), LIMIT).unwrap();
+        let _port = HostPort::serve(host, handles(&process), Vec::new(), STALL_TIMEOUT).unwrap();
         guest
             .set_read_timeout(Some(Duration::from_secs(10)))
             .unwrap();
@@ -355,7 +355,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let process = process(dir.path());
         let (host, guest) = UnixStream::pair().unwrap();
-        let port = HostPort::serve(host, handles(&process), Vec::new(), LIMIT).unwrap();
+        let port = HostPort::serve(host, handles(&process), Vec::new(), STALL_TIMEOUT).unwrap();
         assert_eq!(ask(&guest, HostRequest::StallDevice(0)), HostReply::Done);
         port.close();
         assert!(!is_stopped(&process));
@@ -374,7 +374,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let process = process(dir.path());
         let (host, guest) = UnixStream::pair().unwrap();
-        let _port = HostPort::serve(host, handles(&process), Vec::new(), LIMIT).unwrap();
+        let _port = HostPort::serve(host, handles(&process), Vec::new(), STALL_TIMEOUT).unwrap();
         for stalled in [false, true] {
             if stalled {
                 assert_eq!(ask(&guest, HostRequest::StallDevice(0)), HostReply::Done);
@@ -398,7 +398,7 @@ mod tests {
         let mut devices = handles(&process);
         devices.extend(handles(&process));
         devices[0].file = Some(file.path().to_owned());
-        let _port = HostPort::serve(host, devices, Vec::new(), LIMIT).unwrap();
+        let _port = HostPort::serve(host, devices, Vec::new(), STALL_TIMEOUT).unwrap();
         let range = ByteRange {
             offset: 4096,
             length: 1,
@@ -423,7 +423,7 @@ mod tests {
         let memory = rustix::fs::memfd_create("a test", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
         let path = format!("/proc/self/fd/{}", memory.as_raw_fd());
         devices[0].file = Some(path.into());
-        let _port = HostPort::serve(host, devices, Vec::new(), LIMIT).unwrap();
+        let _port = HostPort::serve(host, devices, Vec::new(), STALL_TIMEOUT).unwrap();
         let range = ByteRange {
             offset: 0,
             length: 1,
@@ -437,7 +437,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let process = process(dir.path());
         let (host, guest) = UnixStream::pair().unwrap();
-        let _port = HostPort::serve(host, handles(&process), Vec::new(), LIMIT).unwrap();
+        let _port = HostPort::serve(host, handles(&process), Vec::new(), STALL_TIMEOUT).unwrap();
         let cannot = HostReply::Failed("device 0 cannot lie".into());
         assert_eq!(ask(&guest, HostRequest::EndLies(0)), cannot);
         assert_eq!(ask(&guest, HostRequest::CountLies(0)), cannot);
@@ -468,7 +468,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let mut process = process(dir.path());
         let (host, guest) = UnixStream::pair().unwrap();
-        let _port = HostPort::serve(host, handles(&process), Vec::new(), LIMIT).unwrap();
+        let _port = HostPort::serve(host, handles(&process), Vec::new(), STALL_TIMEOUT).unwrap();
         assert_eq!(ask(&guest, HostRequest::StallDevice(0)), HostReply::Done);
         process.kill();
         for request in [HostRequest::ResumeDevice(0), HostRequest::StallDevice(0)] {

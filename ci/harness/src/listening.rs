@@ -13,7 +13,7 @@ use crate::error::{Error, Result};
 use crate::process::{HostProcess, wait_readable};
 
 /// How long a daemon may take until it accepts connections.
-const PATIENCE: Duration = Duration::from_secs(20);
+const LISTEN_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Sees sockets appear in a directory. Made before the daemon is started.
 #[derive(Debug)]
@@ -37,10 +37,10 @@ impl SocketWatch {
     pub(crate) fn wait(&self, socket: &Path, process: &mut HostProcess) -> Result<()> {
         /// A socket that exists listens within microseconds, without any event
         /// that could be waited for.
-        const GLANCE: Duration = Duration::from_millis(5);
+        const POLL_INTERVAL: Duration = Duration::from_millis(5);
         const DURING: &str = "it was expected to open its socket";
 
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + LISTEN_TIMEOUT;
         loop {
             if is_listening(socket)? {
                 return Ok(());
@@ -51,11 +51,11 @@ impl SocketWatch {
             if Instant::now() >= deadline {
                 return Err(Error::Timeout {
                     what: format!("{} to listen", socket.display()),
-                    after: PATIENCE,
+                    after: LISTEN_TIMEOUT,
                 });
             }
             let next = if socket.exists() {
-                Instant::now() + GLANCE
+                Instant::now() + POLL_INTERVAL
             } else {
                 deadline
             };
@@ -83,11 +83,11 @@ fn is_listening(socket: &Path) -> Result<bool> {
 /// Looks for a listening socket of this path in the text of `/proc/net/unix`.
 fn lists_listener(table: &str, path: &str) -> bool {
     /// `__SO_ACCEPTCON` of the kernel.
-    const ACCEPTS: u32 = 1 << 16;
+    const SO_ACCEPTCON: u32 = 1 << 16;
     table.lines().any(|line| {
         let mut fields = line.split_ascii_whitespace().skip(3);
         let flags = fields.next().and_then(|f| u32::from_str_radix(f, 16).ok());
-        flags.is_some_and(|flags| flags & ACCEPTS != 0)
+        flags.is_some_and(|flags| flags & SO_ACCEPTCON != 0)
             && line
                 .split_once(" /")
                 .is_some_and(|(_, rest)| rest == &path[1..])

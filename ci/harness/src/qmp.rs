@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use crate::error::{Error, Result};
 
 /// How long QEMU may take to answer.
-const PATIENCE: Duration = Duration::from_secs(30);
+const REPLY_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Connection to QEMU's monitor.
 #[derive(Debug)]
@@ -39,7 +39,7 @@ impl Monitor {
             next: 1,
             events: Vec::new(),
         };
-        monitor.set_patience(Some(PATIENCE))?;
+        monitor.set_reply_timeout(Some(REPLY_TIMEOUT))?;
         let greeting = monitor.read("the greeting")?;
         if greeting.get("QMP").is_none() {
             return Err(Error::Monitor {
@@ -52,9 +52,9 @@ impl Monitor {
     }
 
     /// Sets how long to wait for each answer; `None` for ever.
-    fn set_patience(&self, patience: Option<Duration>) -> Result<()> {
+    fn set_reply_timeout(&self, timeout: Option<Duration>) -> Result<()> {
         self.writer
-            .set_read_timeout(patience)
+            .set_read_timeout(timeout)
             .map_err(Error::io("setting a timeout for the monitor"))
     }
 
@@ -64,11 +64,11 @@ impl Monitor {
         if std::mem::take(&mut self.events).iter().any(|n| n == name) {
             return Ok(());
         }
-        self.set_patience(None)?;
+        self.set_reply_timeout(None)?;
         loop {
             let message = self.read(name)?;
             if message["event"] == name {
-                return self.set_patience(Some(PATIENCE));
+                return self.set_reply_timeout(Some(REPLY_TIMEOUT));
             }
         }
     }
@@ -173,10 +173,10 @@ mod tests {
         ])
         .unwrap();
         monitor
-            .set_patience(Some(Duration::from_millis(50)))
+            .set_reply_timeout(Some(Duration::from_millis(50)))
             .unwrap();
         assert!(monitor.execute("query-status", json!({})).is_err());
-        monitor.set_patience(Some(PATIENCE)).unwrap();
+        monitor.set_reply_timeout(Some(REPLY_TIMEOUT)).unwrap();
         let status = monitor.execute("query-status", json!({})).unwrap();
         assert_eq!(status["status"], "running");
     }

@@ -17,7 +17,7 @@ use crate::vm::{DEVICE_NODE, Vm, VmOptions};
 pub const BEHIND_IOMMU: &str = "refusal::c2_device_that_bypasses_an_iommu";
 
 /// How long a command in the guest may take.
-const PATIENCE: Duration = Duration::from_secs(60);
+const COMMAND_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The transport has no IOMMU support, so behind one that translates, the device
 /// would take its addresses for physical ones.
@@ -35,7 +35,7 @@ pub fn behind_iommu(setup: &Setup, log_dir: &Path) -> Result<(), String> {
     let vm = Vm::start(setup, &options).map_err(|error| error.to_string())?;
     let shell = |line: &str| {
         vm.agent()
-            .check(&GuestCommand::shell(line), PATIENCE)
+            .check(&GuestCommand::shell(line), COMMAND_TIMEOUT)
             .map(drop)
             .map_err(|error| error.to_string())
     };

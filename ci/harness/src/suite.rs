@@ -36,16 +36,16 @@ use crate::vm::{Vm, VmOptions};
 
 /// How long the guest may be silent, which is how long one test may take. On the
 /// debug kernel that is up to a minute or two.
-const SILENCE: Duration = Duration::from_secs(600);
+const OUTPUT_TIMEOUT: Duration = Duration::from_secs(600);
 
 /// After how much silence to look whether the device is still there.
-const GLANCE: Duration = Duration::from_secs(5);
+const LIVENESS_INTERVAL: Duration = Duration::from_secs(5);
 
 /// How long a suite may take.
-const PATIENCE: Duration = Duration::from_secs(3600);
+const SUITE_TIMEOUT: Duration = Duration::from_secs(3600);
 
 /// How long the daemon may take to end after QEMU has.
-const DEVICE_END: Duration = Duration::from_secs(10);
+const DEVICE_EXIT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Name of the suite whose device keeps its memory in a file, which is compared
 /// with what its tests wrote.
@@ -385,7 +385,7 @@ fn follow(
         command = command.env(name, value);
     }
     let agent = std::sync::Arc::clone(vm.agent());
-    let mut running = agent.start(&command, 2 * PATIENCE)?;
+    let mut running = agent.start(&command, 2 * SUITE_TIMEOUT)?;
     let begun = Instant::now();
     let mut heard = begun;
     let timeout = |what: &str, after| {
@@ -395,14 +395,14 @@ fn follow(
         })
     };
     loop {
-        if begun.elapsed() >= PATIENCE {
-            return timeout("the end", PATIENCE);
+        if begun.elapsed() >= SUITE_TIMEOUT {
+            return timeout("the end", SUITE_TIMEOUT);
         }
-        let event = match running.next_within(GLANCE) {
+        let event = match running.next_timeout(LIVENESS_INTERVAL) {
             Err(error) if error.is_timeout() => {
                 vm.check_devices("the guest ran tests on it")?;
-                if heard.elapsed() >= SILENCE {
-                    return timeout("the next result", SILENCE);
+                if heard.elapsed() >= OUTPUT_TIMEOUT {
+                    return timeout("the next result", OUTPUT_TIMEOUT);
                 }
                 continue;
             }
@@ -580,7 +580,9 @@ fn kill_and_compare(vm: &mut Vm, plan: &Plan, image: &Path) -> std::result::Resu
 
 /// Powers the guest off and looks how QEMU and the device end.
 fn end(vm: Vm) -> std::result::Result<(), String> {
-    let ended = vm.end(DEVICE_END).map_err(|error| error.to_string())?;
+    let ended = vm
+        .end(DEVICE_EXIT_TIMEOUT)
+        .map_err(|error| error.to_string())?;
     let mut problems = Vec::new();
     for process in ended {
         if !process.status.is_some_and(|status| status.success()) {

@@ -27,17 +27,17 @@ use crate::temporary::PrivateDir;
 use crate::waker;
 
 /// How long QEMU may take to open its sockets.
-const QEMU_START: Duration = Duration::from_secs(60);
+const QEMU_START_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// How long the guest may take to boot. With TCG on an idle machine some 8 s, and a
 /// minute with the debug kernel.
-const BOOT: Duration = Duration::from_secs(600);
+const BOOT_TIMEOUT: Duration = Duration::from_secs(600);
 
 /// How long a guest may take to power off before QEMU is killed.
-const POWER_OFF: Duration = Duration::from_secs(30);
+const POWER_OFF_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// How long loading the driver may take.
-const LOAD: Duration = Duration::from_secs(180);
+const DRIVER_LOAD_TIMEOUT: Duration = Duration::from_secs(180);
 
 /// Kernel parameters that turn a fault into an early, visible end, and have the
 /// kernel's log hold all that it and test programs say.
@@ -226,9 +226,9 @@ impl Vm {
                 waker::from_idle(monitor, &console_log, ended)?;
             }
             Ok((
-                HostPort::serve(host, handles, functions.clone(), host_port::LIMIT)?,
+                HostPort::serve(host, handles, functions.clone(), host_port::STALL_TIMEOUT)?,
                 Monitor::connect(monitor)?,
-                Agent::connect(agent, BOOT)?,
+                Agent::connect(agent, BOOT_TIMEOUT)?,
             ))
         };
         match connect(&mut qemu) {
@@ -252,8 +252,8 @@ impl Vm {
         let check = GuestCommand::new("test").args(["-c", DEVICE_NODE]);
         let result = self
             .agent
-            .check(&load, LOAD)
-            .and_then(|_| self.agent.check(&check, LOAD));
+            .check(&load, DRIVER_LOAD_TIMEOUT)
+            .and_then(|_| self.agent.check(&check, DRIVER_LOAD_TIMEOUT));
         self.explain(result).map(drop)
     }
 
@@ -322,7 +322,7 @@ impl Vm {
 
     /// Powers the guest off and says how QEMU and the devices ended, which are
     /// given this long after QEMU.
-    pub fn end(mut self, patience: Duration) -> Result<Vec<EndOfProcess>> {
+    pub fn end(mut self, timeout: Duration) -> Result<Vec<EndOfProcess>> {
         // QEMU speaks with them when the guest goes down, and waits.
         self.host_port.close();
         if self.sleeps {
@@ -332,9 +332,9 @@ impl Vm {
         } else {
             self.agent.power_off()?;
         }
-        let mut ends = vec![end_of(&mut self.qemu, POWER_OFF)];
+        let mut ends = vec![end_of(&mut self.qemu, POWER_OFF_TIMEOUT)];
         for device in &mut self.devices {
-            ends.push(end_of(device.process(), patience));
+            ends.push(end_of(device.process(), timeout));
         }
         Ok(ends)
     }
@@ -345,12 +345,12 @@ impl Vm {
         // QEMU speaks with them when the guest goes down, and waits.
         self.host_port.close();
         self.agent.power_off()?;
-        if self.qemu.wait(POWER_OFF).is_some() {
+        if self.qemu.wait(POWER_OFF_TIMEOUT).is_some() {
             return Ok(());
         }
         let error = Error::Timeout {
             what: "the guest to power off".into(),
-            after: POWER_OFF,
+            after: POWER_OFF_TIMEOUT,
         };
         self.explain(Err(error))
     }
@@ -367,10 +367,10 @@ pub struct EndOfProcess {
     pub tail: String,
 }
 
-fn end_of(process: &mut HostProcess, patience: Duration) -> EndOfProcess {
+fn end_of(process: &mut HostProcess, timeout: Duration) -> EndOfProcess {
     EndOfProcess {
         name: process.name(),
-        status: process.wait(patience),
+        status: process.wait(timeout),
         tail: paragraph(process.name(), process.log()),
     }
 }
@@ -425,7 +425,7 @@ fn listen(path: &Path) -> Result<OwnedFd> {
 
 /// Waits for QEMU to connect.
 fn accept(listener: &OwnedFd, qemu: &mut HostProcess, what: &str) -> Result<UnixStream> {
-    let deadline = Instant::now() + QEMU_START;
+    let deadline = Instant::now() + QEMU_START_TIMEOUT;
     let ready = wait_readable(&[listener, qemu.ended()], deadline)
         .map_err(Error::io(format!("waiting for QEMU to connect {what}")))?;
     if let Some(error) = qemu.ended_error(&format!("it was expected to connect {what}")) {
@@ -434,7 +434,7 @@ fn accept(listener: &OwnedFd, qemu: &mut HostProcess, what: &str) -> Result<Unix
     if !ready {
         return Err(Error::Timeout {
             what: format!("QEMU to connect {what}"),
-            after: QEMU_START,
+            after: QEMU_START_TIMEOUT,
         });
     }
     rustix::net::accept(listener)

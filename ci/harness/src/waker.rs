@@ -74,7 +74,7 @@ struct Console {
 
 impl Console {
     /// The longest that a system call waits; a machine may never sleep.
-    const WAIT: Duration = Duration::from_secs(3600);
+    const POLL_TIMEOUT: Duration = Duration::from_secs(3600);
 
     fn from_now(path: &Path) -> io::Result<Self> {
         let changes = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?;
@@ -100,7 +100,7 @@ impl Console {
                     return Ok(true);
                 }
             }
-            wait_readable(&[&self.changes, ended], Instant::now() + Self::WAIT)?;
+            wait_readable(&[&self.changes, ended], Instant::now() + Self::POLL_TIMEOUT)?;
             if wait_readable(&[ended], Instant::now())? {
                 return Ok(false);
             }

@@ -13,7 +13,7 @@ use super::column::Column;
 use super::peers::pci_address;
 
 /// How long loading the drivers may take.
-const LOAD: Duration = Duration::from_secs(120);
+const LOAD_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// Loads the drivers of the peers. Arguments: the PCI address of the virtio device that
 /// gets a queue to poll, and the number of CPUs.
@@ -65,13 +65,13 @@ pub struct Node {
 pub fn prepare(agent: &Agent, cpus: u32) -> Result<HashMap<Column, Node>> {
     let polled = pci_address(Column::VirtioBlkPoll).unwrap_or_default();
     let load = GuestCommand::shell(LOAD_DRIVERS).args(["sh".into(), polled, cpus.to_string()]);
-    agent.check(&load, LOAD)?;
+    agent.check(&load, LOAD_TIMEOUT)?;
 
     let mut nodes = HashMap::new();
     for column in Column::ALL {
         let node = if let Some(address) = pci_address(column) {
             let find = GuestCommand::shell(FIND).args(["sh", &address]);
-            let text = agent.check(&find, LOAD)?;
+            let text = agent.check(&find, LOAD_TIMEOUT)?;
             parse(&text).ok_or_else(|| {
                 Error::Protocol(format!("{text:?} for the block device at {address}"))
             })?

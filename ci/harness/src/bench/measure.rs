@@ -33,7 +33,7 @@ const COPY_BY_LOOP: (&str, &str) = (
 const FILL_BUFFERS: (&str, &str) = ("GLIBC_TUNABLES", "glibc.malloc.perturb=90");
 
 /// How much longer than its time a measurement within the guest may take.
-const SLACK: Duration = Duration::from_secs(120);
+const TIMEOUT_MARGIN: Duration = Duration::from_secs(120);
 
 /// What was measured once. What cannot be known is `None`.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -167,7 +167,7 @@ impl Bench<'_> {
             ),
         ]);
         let command = command.env(COPY_BY_LOOP.0, COPY_BY_LOOP.1);
-        let text = self.agent.check(&command, time + SLACK)?;
+        let text = self.agent.check(&command, time + TIMEOUT_MARGIN)?;
         let iops = text
             .trim()
             .parse()

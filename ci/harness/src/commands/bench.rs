@@ -32,7 +32,7 @@ const WARM_UP: Duration = Duration::from_millis(300);
 const CPUS: u32 = 2;
 
 /// How long it is looked on while nothing is done.
-const IDLE: Duration = Duration::from_secs(5);
+const IDLE_TIME: Duration = Duration::from_secs(5);
 
 /// Compares the device with virtio-blk, vhost-user-blk and NVMe by fio
 ///
@@ -255,7 +255,7 @@ fn measure(
         .into_iter()
         .filter_map(|column| Some((column, *bench.daemons.get(&column)?)))
         .collect();
-    Idle::watch(&agent, &watched, IDLE)
+    Idle::watch(&agent, &watched, IDLE_TIME)
 }
 
 fn write(directory: &Path, report: &Report) -> anyhow::Result<()> {

@@ -23,7 +23,7 @@ use tempfile::TempPath;
 use super::MachineOptions;
 
 /// How long the comparison of DMA with the BAR map may take.
-const BAR_CHECK: Duration = Duration::from_secs(120);
+const BAR_CHECK_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// Runs fio on the device with every engine, verifying all data
 ///
@@ -174,7 +174,7 @@ fn run_jobs(vm: &mut Vm, options: &Options) -> Result<Vec<JobLine>> {
 /// Compares DMA with the BAR map: what was compared, or how they differ.
 fn check_bar(vm: &Vm) -> Result<std::result::Result<String, String>> {
     let command = GuestCommand::new("ringbar-guest-tests").args(["bar-check"]);
-    let output = match vm.agent().run(&command, BAR_CHECK) {
+    let output = match vm.agent().run(&command, BAR_CHECK_TIMEOUT) {
         Err(Error::Guest { message, .. }) => return Ok(Err(message)),
         other => other?,
     };

@@ -10,7 +10,7 @@ use crate::agent::{Agent, Event, GuestCommand};
 use crate::error::{Error, Result};
 
 /// How long one run may take. Those of this crate take some seconds.
-const PATIENCE: Duration = Duration::from_secs(240);
+const RUN_TIMEOUT: Duration = Duration::from_secs(240);
 
 /// Where fio leaves its report in the guest.
 const REPORT: &str = "/run/fio.json";
@@ -35,7 +35,7 @@ pub(crate) fn run(
     for (name, value) in variables {
         command = command.env(name, value);
     }
-    let mut running = agent.start(&command, PATIENCE)?;
+    let mut running = agent.start(&command, RUN_TIMEOUT)?;
     let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
     let status = loop {
         match running.next()? {
