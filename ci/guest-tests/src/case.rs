@@ -219,7 +219,7 @@ pub struct Provoked {
     /// What they contain.
     pub text: &'static str,
     /// Whether one has to come.
-    pub always: bool,
+    pub required: bool,
 }
 
 /// One test.
@@ -247,7 +247,10 @@ impl Case {
     /// about the driver, and any other error, is a problem.
     #[must_use]
     pub fn provokes(mut self, text: &'static str) -> Self {
-        self.provoked.push(Provoked { text, always: true });
+        self.provoked.push(Provoked {
+            text,
+            required: true,
+        });
         self
     }
 
@@ -257,7 +260,7 @@ impl Case {
     pub fn may_provoke(mut self, text: &'static str) -> Self {
         self.provoked.push(Provoked {
             text,
-            always: false,
+            required: false,
         });
         self
     }

@@ -101,7 +101,7 @@ pub struct Agent {
 struct Shared {
     port: Mutex<UnixStream>,
     /// Who waits for replies to which request; `None` once the guest is gone.
-    waiting: Mutex<Option<HashMap<RequestId, Sender<Reply>>>>,
+    pending: Mutex<Option<HashMap<RequestId, Sender<Reply>>>>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -117,7 +117,7 @@ impl Agent {
             .map_err(Error::io("duplicating the agent port"))?;
         let shared = Arc::new(Shared {
             port: Mutex::new(port),
-            waiting: Mutex::new(Some(HashMap::new())),
+            pending: Mutex::new(Some(HashMap::new())),
         });
         let (sender, hello) = mpsc::channel();
         let reader = Arc::clone(&shared);
@@ -159,8 +159,8 @@ impl Agent {
     ) -> Result<(RequestId, Receiver<Reply>)> {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         let (sender, receiver) = mpsc::channel();
-        match &mut *lock(&self.shared.waiting) {
-            Some(waiting) => waiting.insert(id, sender),
+        match &mut *lock(&self.shared.pending) {
+            Some(pending) => pending.insert(id, sender),
             None => return Err(Error::GuestGone(what.to_owned())),
         };
         match write_frame(&*lock(&self.shared.port), &build(id)) {
@@ -172,7 +172,7 @@ impl Agent {
     }
 
     /// Sends a request that is answered once.
-    fn ask(
+    fn call(
         &self,
         what: String,
         timeout: Duration,
@@ -247,7 +247,7 @@ impl Agent {
 
     /// Reads a file of the guest.
     pub fn read_file(&self, path: &str) -> Result<Vec<u8>> {
-        self.ask(format!("reading {path}"), REQUEST_TIMEOUT, |id| {
+        self.call(format!("reading {path}"), REQUEST_TIMEOUT, |id| {
             Request::ReadFile {
                 id,
                 path: path.to_owned(),
@@ -264,7 +264,7 @@ impl Agent {
     /// The guest kernel's log from its start, each line with its level before it:
     /// `<6>[    5.140900] text`.
     pub fn kernel_log(&self) -> Result<String> {
-        let bytes = self.ask("reading the kernel log".into(), REQUEST_TIMEOUT, |id| {
+        let bytes = self.call("reading the kernel log".into(), REQUEST_TIMEOUT, |id| {
             Request::KernelLog { id }
         })?;
         Ok(String::from_utf8_lossy(&bytes).into_owned())
@@ -272,7 +272,7 @@ impl Agent {
 
     /// Mounts a 9p share.
     pub fn mount_share(&self, tag: &str, target: &str) -> Result<()> {
-        self.ask(
+        self.call(
             format!("mounting the share on {target}"),
             REQUEST_TIMEOUT,
             |id| Request::MountShare {
@@ -286,7 +286,7 @@ impl Agent {
 
     /// Tells the guest the size of the terminal behind its serial console.
     pub fn resize_console(&self, rows: u16, columns: u16) -> Result<()> {
-        self.ask("resizing the console".into(), REQUEST_TIMEOUT, |id| {
+        self.call("resizing the console".into(), REQUEST_TIMEOUT, |id| {
             Request::ResizeConsole { id, rows, columns }
         })?;
         Ok(())
@@ -348,7 +348,7 @@ impl RunningCommand<'_> {
 
     /// Sends a signal to the command and all that it started.
     pub fn signal(&self, signal: i32) -> Result<()> {
-        self.agent.ask(
+        self.agent.call(
             format!("stopping what was {}", self.what),
             REQUEST_TIMEOUT,
             |id| Request::Signal {
@@ -407,20 +407,20 @@ fn dispatch(mut incoming: &UnixStream, shared: &Shared, hello: &Sender<(u32, Str
             reply => {
                 let Some(id) = reply.id() else { continue };
                 let last = !matches!(reply, Reply::Stdout { .. } | Reply::Stderr { .. });
-                if let Some(waiting) = &mut *lock(&shared.waiting) {
-                    if let Some(sender) = waiting.get(&id) {
+                if let Some(pending) = &mut *lock(&shared.pending) {
+                    if let Some(sender) = pending.get(&id) {
                         // The one who asked may have given up.
                         let _ = sender.send(reply);
                     }
                     if last {
-                        waiting.remove(&id);
+                        pending.remove(&id);
                     }
                 }
             }
         }
     }
     // Everyone who waits learns that the guest is gone.
-    *lock(&shared.waiting) = None;
+    *lock(&shared.pending) = None;
 }
 
 #[cfg(test)]

@@ -13,10 +13,10 @@ use serde_json::json;
 
 use crate::agent::GuestCommand;
 use crate::device::{Device, DeviceOptions};
-use crate::kernel_log::{self, Excuse};
+use crate::kernel_log::{self, ExpectedProblem};
 use crate::qemu::VhostUserDevice;
 use crate::setup::Setup;
-use crate::temporary::PrivateDir;
+use crate::temporary::TemporaryDir;
 use crate::vm::{Vm, VmOptions};
 
 /// How long a command in the guest may take.
@@ -26,10 +26,10 @@ const COMMAND_TIMEOUT: Duration = Duration::from_secs(120);
 const SLOTS: [&str; 2] = ["slot0", "slot1"];
 
 /// So few bytes of configuration that none can be what ours begins with.
-const OTHER_KIND: usize = 2;
+const FOREIGN_CONFIG_SIZE: usize = 2;
 
 /// What the driver says when it leaves a device to somebody else.
-const LEFT: &str = "ringbar: not taken over, its driver_override names another driver";
+const NOT_TAKEN_MESSAGE: &str = "ringbar: not taken over, its driver_override names another driver";
 
 /// Shell functions for the steps. Devices are named by their address; ours is the
 /// first.
@@ -62,16 +62,16 @@ foreign=$(devices | sed -n 2p)
 "#;
 
 /// What the steps work on.
-struct Bench {
+struct Fixture {
     vm: Vm,
     /// For [`SLOTS`]: one of ours, and one that is to be another kind.
     pluggable: [Device; SLOTS.len()],
     _foreign: Device,
-    _directory: PrivateDir,
+    _directory: TemporaryDir,
 }
 
-type Outcome = Result<(), String>;
-type Step = fn(&mut Bench) -> Outcome;
+type StepResult = Result<(), String>;
+type Step = fn(&mut Fixture) -> StepResult;
 
 /// The tests, in their order: each begins where the one before has ended.
 const STEPS: &[(&str, Step)] = &[
@@ -93,17 +93,17 @@ pub fn names() -> impl Iterator<Item = String> {
 }
 
 /// Runs the tests; returns how each went, in the order of [`names`].
-pub fn run(setup: &Setup, log_dir: &Path) -> Vec<Outcome> {
-    match Bench::start(setup, log_dir) {
-        Ok(mut bench) => STEPS.iter().map(|(_, step)| step(&mut bench)).collect(),
+pub fn run(setup: &Setup, log_dir: &Path) -> Vec<StepResult> {
+    match Fixture::start(setup, log_dir) {
+        Ok(mut fixture) => STEPS.iter().map(|(_, step)| step(&mut fixture)).collect(),
         Err(error) => STEPS.iter().map(|_| Err(error.clone())).collect(),
     }
 }
 
-impl Bench {
+impl Fixture {
     fn start(setup: &Setup, log_dir: &Path) -> Result<Self, String> {
         let text = |error: crate::error::Error| error.to_string();
-        let directory = PrivateDir::new().map_err(text)?;
+        let directory = TemporaryDir::new().map_err(text)?;
         std::fs::create_dir_all(log_dir).map_err(|error| error.to_string())?;
         let device = |name: &str| {
             let options = DeviceOptions {
@@ -128,7 +128,7 @@ impl Bench {
             "-chardev".into(),
             vhost_user.chardev("foreign"),
             "-device".into(),
-            vhost_user.device("foreign", OTHER_KIND),
+            vhost_user.device("foreign", FOREIGN_CONFIG_SIZE),
         ]);
         let options = VmOptions {
             qemu_args,
@@ -144,7 +144,7 @@ impl Bench {
     }
 
     /// Runs lines in the guest's shell, where the first that fails ends it.
-    fn shell(&self, lines: &str) -> Outcome {
+    fn shell(&self, lines: &str) -> StepResult {
         let command = GuestCommand::shell(&format!("set -eu\n{FUNCTIONS}\n{lines}"));
         self.vm
             .agent()
@@ -158,7 +158,7 @@ impl Bench {
     }
 
     /// Has QEMU's own monitor carry out a line, which answers only what went wrong.
-    fn monitor(&mut self, line: &str) -> Outcome {
+    fn monitor(&mut self, line: &str) -> StepResult {
         let arguments = json!({ "command-line": line });
         let answer = self
             .vm
@@ -171,7 +171,7 @@ impl Bench {
         }
     }
 
-    fn plug(&mut self, number: usize, config_size: usize) -> Outcome {
+    fn plug(&mut self, number: usize, config_size: usize) -> StepResult {
         let device = VhostUserDevice::from(&self.pluggable[number]);
         let id = format!("plugged{number}");
         self.monitor(&format!("chardev-add {}", device.chardev(&id)))?;
@@ -180,8 +180,8 @@ impl Bench {
     }
 }
 
-fn modprobe(bench: &mut Bench) -> Outcome {
-    bench.shell(
+fn modprobe(fixture: &mut Fixture) -> StepResult {
+    fixture.shell(
         r#"expect 'driver before' "$(driver $ours)" virtio-pci
         modprobe ringbar
         expect 'driver after' "$(driver $ours)" ringbar
@@ -190,8 +190,8 @@ fn modprobe(bench: &mut Bench) -> Outcome {
     )
 }
 
-fn others_stay(bench: &mut Bench) -> Outcome {
-    bench.shell(
+fn others_stay(fixture: &mut Fixture) -> StepResult {
+    fixture.shell(
         r#"seen=0
         for device in /sys/bus/pci/devices/*; do
             device=$(basename $device)
@@ -205,16 +205,16 @@ fn others_stay(bench: &mut Bench) -> Outcome {
     )
 }
 
-fn given_back(bench: &mut Bench) -> Outcome {
-    bench.shell(
+fn given_back(fixture: &mut Fixture) -> StepResult {
+    fixture.shell(
         r#"eventually is_with $foreign virtio-pci
         expect override "$(override $foreign)" '(null)'
         ! test -e /dev/ringbar1"#,
     )
 }
 
-fn rescan(bench: &mut Bench) -> Outcome {
-    bench.shell(
+fn rescan(fixture: &mut Fixture) -> StepResult {
+    fixture.shell(
         r#"echo 1 > /sys/bus/pci/devices/$ours/remove
         ! test -e /dev/ringbar0
         echo 1 > /sys/bus/pci/rescan
@@ -223,17 +223,17 @@ fn rescan(bench: &mut Bench) -> Outcome {
     )
 }
 
-fn hot_plug(bench: &mut Bench) -> Outcome {
-    bench.plug(0, ringbar_spec::DeviceConfig::SIZE)?;
-    bench.shell("eventually test -c /dev/ringbar1")?;
+fn hot_plug(fixture: &mut Fixture) -> StepResult {
+    fixture.plug(0, ringbar_spec::DeviceConfig::SIZE)?;
+    fixture.shell("eventually test -c /dev/ringbar1")?;
     // And again, in the same slot.
-    bench.monitor("device_del plugged0-device")?;
-    bench.shell("eventually are 2; ! test -e /dev/ringbar1")
+    fixture.monitor("device_del plugged0-device")?;
+    fixture.shell("eventually are 2; ! test -e /dev/ringbar1")
 }
 
-fn hot_plug_of_another_kind(bench: &mut Bench) -> Outcome {
-    bench.plug(1, OTHER_KIND)?;
-    bench.shell(
+fn hot_plug_of_another_kind(fixture: &mut Fixture) -> StepResult {
+    fixture.plug(1, FOREIGN_CONFIG_SIZE)?;
+    fixture.shell(
         r#"eventually are 3
         plugged=$(devices | sed -n 3p)
         eventually is_with $plugged virtio-pci
@@ -242,8 +242,8 @@ fn hot_plug_of_another_kind(bench: &mut Bench) -> Outcome {
     )
 }
 
-fn kept(bench: &mut Bench) -> Outcome {
-    bench.shell(
+fn kept(fixture: &mut Fixture) -> StepResult {
+    fixture.shell(
         r#"echo virtio-pci > /sys/bus/pci/devices/$ours/driver_override
         echo $ours > /sys/bus/pci/drivers/ringbar/unbind
         echo $ours > /sys/bus/pci/drivers_probe
@@ -256,8 +256,8 @@ fn kept(bench: &mut Bench) -> Outcome {
     )
 }
 
-fn typed(bench: &mut Bench) -> Outcome {
-    bench.shell(
+fn typed(fixture: &mut Fixture) -> StepResult {
+    fixture.shell(
         r#"line=$(dmesg | sed -n 's/.*to have it: //p' | tail -n 1)
         sh -euc "$line"
         expect driver "$(driver $ours)" ringbar
@@ -266,8 +266,8 @@ fn typed(bench: &mut Bench) -> Outcome {
     )
 }
 
-fn unload(bench: &mut Bench) -> Outcome {
-    bench.shell(
+fn unload(fixture: &mut Fixture) -> StepResult {
+    fixture.shell(
         r#"rmmod ringbar
         echo $ours > /sys/bus/pci/drivers_probe
         modprobe ringbar
@@ -280,13 +280,13 @@ fn unload(bench: &mut Bench) -> Outcome {
     )
 }
 
-fn log_is_clean(bench: &mut Bench) -> Outcome {
-    let log = bench.vm.agent().kernel_log();
+fn log_is_clean(fixture: &mut Fixture) -> StepResult {
+    let log = fixture.vm.agent().kernel_log();
     let log = log.map_err(|error| error.to_string())?;
-    let left = Excuse::Provoked {
+    let left = ExpectedProblem::Provoked {
         test: None,
-        text: LEFT.into(),
-        always: true,
+        text: NOT_TAKEN_MESSAGE.into(),
+        required: true,
     };
     match kernel_log::report(&log, &[left]) {
         None => Ok(()),

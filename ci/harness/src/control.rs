@@ -14,11 +14,11 @@ const REPLY_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// The control socket of a device.
 #[derive(Clone, Debug)]
-pub struct Control {
+pub struct ControlSocket {
     socket: PathBuf,
 }
 
-impl Control {
+impl ControlSocket {
     /// The device that listens on `socket`.
     pub const fn new(socket: PathBuf) -> Self {
         Self { socket }

@@ -8,12 +8,12 @@ use std::process::Command;
 
 use ringbar_lying_proxy::Proxy;
 
-use crate::control::Control;
+use crate::control::ControlSocket;
 use crate::error::{Error, Result};
-use crate::host_port::Handles;
-use crate::listening::SocketWatch;
+use crate::host_port::DeviceHandles;
 use crate::process::{HostProcess, Pauser};
 use crate::size;
+use crate::socket_watch::SocketWatch;
 
 /// Where the device keeps its memory.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -84,7 +84,7 @@ pub struct Device {
     process: HostProcess,
     options: DeviceOptions,
     socket: PathBuf,
-    control: Control,
+    control: ControlSocket,
     proxy: Option<Proxy>,
 }
 
@@ -122,7 +122,7 @@ impl Device {
             process,
             options,
             socket,
-            control: Control::new(control),
+            control: ControlSocket::new(control),
             proxy,
         })
     }
@@ -143,13 +143,13 @@ impl Device {
     }
 
     /// What the running device can be asked for.
-    pub fn control(&self) -> Control {
+    pub fn control(&self) -> ControlSocket {
         self.control.clone()
     }
 
     /// What test programs in the guest reach it by.
-    pub fn handles(&self) -> Result<Handles> {
-        Ok(Handles {
+    pub fn handles(&self) -> Result<DeviceHandles> {
+        Ok(DeviceHandles {
             pauser: self.pauser()?,
             control: self.control(),
             file: match &self.options.storage {
@@ -244,7 +244,7 @@ mod tests {
                 ..DeviceOptions::default()
             },
             socket: PathBuf::new(),
-            control: Control::new(PathBuf::new()),
+            control: ControlSocket::new(PathBuf::new()),
             proxy: None,
         };
         device.corrupt_byte(1).unwrap();

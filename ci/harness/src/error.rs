@@ -50,7 +50,7 @@ pub enum Error {
         status: std::process::ExitStatus,
         /// What it was needed for.
         during: String,
-        /// The end of its log, as a paragraph.
+        /// The end of its log, as an excerpt.
         tail: String,
     },
 

@@ -70,7 +70,7 @@ enum Phase {
 impl Job {
     /// A place in the device that the job reads, in the middle of a block's
     /// data.
-    pub fn victim(&self) -> u64 {
+    pub fn corruption_offset(&self) -> u64 {
         self.skew + self.block + self.block / 2
     }
 
@@ -306,7 +306,10 @@ mod tests {
                 assert!(of(&|job| job.depth == 32), "{engine} depth 32");
             }
         }
-        assert!(JOBS.iter().all(|job| job.victim() < job.whole_blocks()));
+        assert!(
+            JOBS.iter()
+                .all(|job| job.corruption_offset() < job.whole_blocks())
+        );
     }
 
     #[test]

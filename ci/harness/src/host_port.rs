@@ -24,7 +24,7 @@ use ringbar_lying_proxy::Orders;
 use ringbar_page_cache::Unwritten;
 use ringbar_pci_function::PciFunction;
 
-use crate::control::Control;
+use crate::control::ControlSocket;
 use crate::error::{Error, Result};
 use crate::process::{Pauser, wait_readable};
 
@@ -33,11 +33,11 @@ pub const STALL_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// What a device is reached by.
 #[derive(Debug)]
-pub struct Handles {
+pub struct DeviceHandles {
     /// Stops its process.
     pub pauser: Pauser,
     /// Its control socket.
-    pub control: Control,
+    pub control: ControlSocket,
     /// The file with its memory, if it has one.
     pub file: Option<PathBuf>,
     /// Has it lie, if it can.
@@ -56,7 +56,7 @@ impl HostPort {
     /// Serves the requests of a guest for these devices and functions, in their order.
     pub fn serve(
         port: UnixStream,
-        devices: Vec<Handles>,
+        devices: Vec<DeviceHandles>,
         functions: Vec<PciFunction>,
         limit: Duration,
     ) -> Result<Self> {
@@ -64,14 +64,14 @@ impl HostPort {
             port.try_clone()
                 .map_err(Error::io("duplicating the host port"))
         };
-        let (stream, watched) = (duplicate()?, OwnedFd::from(duplicate()?));
+        let (stream, port_fd) = (duplicate()?, OwnedFd::from(duplicate()?));
         let devices = Arc::new(Mutex::new(Devices {
             all: devices
                 .into_iter()
                 .map(|handles| Device {
                     handles,
                     stalled: false,
-                    overdue: false,
+                    timed_out: false,
                 })
                 .collect(),
             functions,
@@ -80,7 +80,7 @@ impl HostPort {
         let shared = Arc::clone(&devices);
         let thread = thread::Builder::new()
             .name("host-port".into())
-            .spawn(move || answer_all(&stream, &watched, &shared, limit))
+            .spawn(move || serve_requests(&stream, &port_fd, &shared, limit))
             .map_err(Error::io("starting the thread of the host port"))?;
         Ok(Self {
             port,
@@ -123,13 +123,13 @@ struct Devices {
 
 #[derive(Debug)]
 struct Device {
-    handles: Handles,
+    handles: DeviceHandles,
     stalled: bool,
     /// It was resumed because its stall took too long.
-    overdue: bool,
+    timed_out: bool,
 }
 
-impl Handles {
+impl DeviceHandles {
     fn unwritten(&self, range: ByteRange) -> std::result::Result<HostReply, String> {
         let path = self.file.as_ref().ok_or("it has no file")?;
         let pages =
@@ -150,7 +150,7 @@ fn lock(devices: &Mutex<Devices>) -> MutexGuard<'_, Devices> {
 }
 
 impl Devices {
-    fn carry_out(&mut self, request: HostRequest) -> std::result::Result<HostReply, String> {
+    fn execute(&mut self, request: HostRequest) -> std::result::Result<HostReply, String> {
         if let HostRequest::Function(number, order) = request {
             let function = self.functions.get(number as usize);
             return function
@@ -185,7 +185,7 @@ impl Devices {
             HostRequest::StallDevice(_) => {
                 // Set first: what is half stopped has to be resumed as well.
                 device.stalled = true;
-                device.overdue = false;
+                device.timed_out = false;
                 device
                     .handles
                     .pauser
@@ -201,7 +201,7 @@ impl Devices {
                 .resize(bytes)
                 .map_err(|error| error.to_string()),
             HostRequest::ResumeDevice(_) => {
-                if std::mem::take(&mut device.overdue) {
+                if std::mem::take(&mut device.timed_out) {
                     return Err(format!(
                         "device {number} was resumed before, it took too long"
                     ));
@@ -245,16 +245,16 @@ impl Devices {
     /// Ends stalls that take too long.
     fn expire(&mut self) {
         for number in self.resume_all() {
-            self.all[number as usize].overdue = true;
+            self.all[number as usize].timed_out = true;
         }
     }
 }
 
 /// Serves requests until the connection ends.
-fn answer_all(port: &UnixStream, watched: &OwnedFd, devices: &Mutex<Devices>, limit: Duration) {
+fn serve_requests(port: &UnixStream, port_fd: &OwnedFd, devices: &Mutex<Devices>, limit: Duration) {
     loop {
         // Without a stall there is nothing to end, and a look now and then is free.
-        match wait_readable(&[watched], Instant::now() + limit) {
+        match wait_readable(&[port_fd], Instant::now() + limit) {
             Ok(true) => {}
             Ok(false) => {
                 let mut devices = lock(devices);
@@ -266,7 +266,7 @@ fn answer_all(port: &UnixStream, watched: &OwnedFd, devices: &Mutex<Devices>, li
             Err(_) => break,
         }
         let reply = match read_frame::<HostRequest>(port) {
-            Ok(request) => match lock(devices).carry_out(request) {
+            Ok(request) => match lock(devices).execute(request) {
                 Ok(reply) => reply,
                 Err(message) => HostReply::Failed(message),
             },
@@ -299,10 +299,10 @@ mod tests {
     }
 
     /// With a control socket that does not exist.
-    fn handles(process: &HostProcess) -> Vec<Handles> {
-        vec![Handles {
+    fn handles(process: &HostProcess) -> Vec<DeviceHandles> {
+        vec![DeviceHandles {
             pauser: process.pauser().unwrap(),
-            control: Control::new("/nonexistent/control".into()),
+            control: ControlSocket::new("/nonexistent/control".into()),
             file: None,
             orders: None,
         }]

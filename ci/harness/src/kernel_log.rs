@@ -10,7 +10,7 @@ use ringbar_guest_tests::ktap::TEST_MARK;
 ///
 /// The texts are those that the kernel prints itself, not ones that a driver
 /// could choose, so that a line is a problem wherever it comes from.
-const MARKS: &[(&str, &str)] = &[
+const PROBLEM_PATTERNS: &[(&str, &str)] = &[
     ("Kernel panic", "panic"),
     ("kernel BUG at", "BUG"),
     ("BUG: ", "BUG"),
@@ -68,11 +68,11 @@ const WARNING: &str = "warning about the driver";
 
 /// What every line contains that the driver, a device of its, a function of its,
 /// or one of our programs has to do with.
-const OURS: &str = "ringbar";
+const DRIVER_PATTERN: &str = "ringbar";
 
 /// Lines that look like problems and are none of the kernel's: parts of them.
 /// Each entry needs a comment that says why it may be ignored.
-const HARMLESS: &[&str] = &[
+const HARMLESS_PATTERNS: &[&str] = &[
     // Said at boot, depending on the CPU that QEMU shows: about mitigations, not
     // about a fault.
     "Spectre V2 : WARNING: ",
@@ -86,7 +86,7 @@ const HARMLESS: &[&str] = &[
 
 /// Something that looks like a problem and is to be there, or is not ours.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Excuse {
+pub enum ExpectedProblem {
     /// A line with this text, which is provoked on purpose: while the test of this
     /// name is the last to have begun, or any time.
     Provoked {
@@ -95,7 +95,7 @@ pub enum Excuse {
         /// Part of the line.
         text: String,
         /// Whether it has to come.
-        always: bool,
+        required: bool,
     },
     /// A warning with a stack trace: all of these are in it.
     Trace(&'static [&'static str]),
@@ -149,16 +149,20 @@ impl<'a> Line<'a> {
     }
 
     /// What the text marks the line as.
-    fn marked(&self) -> Option<&'static str> {
-        let (_, kind) = MARKS.iter().find(|(mark, _)| self.contains(mark))?;
+    fn kind_by_text(&self) -> Option<&'static str> {
+        let (_, kind) = PROBLEM_PATTERNS
+            .iter()
+            .find(|(mark, _)| self.contains(mark))?;
         Some(kind)
     }
 
     /// What the level makes of the line. `addresses` are those of our devices.
-    fn rated(&self, addresses: &[&str]) -> Option<&'static str> {
+    fn kind_by_level(&self, addresses: &[&str]) -> Option<&'static str> {
         match self.level? {
             ..=3 => Some(ERROR),
-            4 if self.contains(OURS) || addresses.iter().any(|a| self.contains(a)) => Some(WARNING),
+            4 if self.contains(DRIVER_PATTERN) || addresses.iter().any(|a| self.contains(a)) => {
+                Some(WARNING)
+            }
             _ => None,
         }
     }
@@ -199,10 +203,10 @@ fn addresses<'a>(lines: &[Line<'a>]) -> Vec<&'a str> {
 }
 
 /// More lines than a stack trace has, whose end may be missing.
-const STACK: usize = 80;
+const MAX_STACK_LINES: usize = 80;
 
 /// Finds all problems in a log.
-pub fn problems(log: &str, excuses: &[Excuse]) -> Vec<Problem> {
+pub fn problems(log: &str, expected: &[ExpectedProblem]) -> Vec<Problem> {
     let lines: Vec<_> = log
         .lines()
         .enumerate()
@@ -212,7 +216,7 @@ pub fn problems(log: &str, excuses: &[Excuse]) -> Vec<Problem> {
     let mut problems = Vec::new();
     let mut running = None;
     let (mut told, mut in_stack) = (false, 0_usize);
-    let mut provoked = vec![false; excuses.len()];
+    let mut provoked = vec![false; expected.len()];
     let mut rest = lines.as_slice();
     while let Some((&line, others)) = rest.split_first() {
         if let Some((_, name)) = line.text.split_once(TEST_MARK) {
@@ -222,18 +226,18 @@ pub fn problems(log: &str, excuses: &[Excuse]) -> Vec<Problem> {
         if let Some(end) = trace(rest) {
             let (trace, others) = rest.split_at(end);
             rest = others;
-            let excused = excuses.iter().any(|excuse| match excuse {
-                Excuse::Trace(parts) => parts
+            let is_expected = expected.iter().any(|expectation| match expectation {
+                ExpectedProblem::Trace(parts) => parts
                     .iter()
                     .all(|part| trace.iter().any(|line| line.contains(part))),
-                Excuse::Provoked { .. } => false,
+                ExpectedProblem::Provoked { .. } => false,
             });
-            if !excused {
+            if !is_expected {
                 let before = problems.len();
                 problems.extend(
                     trace
                         .iter()
-                        .filter_map(|line| Some(line.problem(line.marked()?))),
+                        .filter_map(|line| Some(line.problem(line.kind_by_text()?))),
                 );
                 if problems.len() == before {
                     problems.push(line.problem("warning"));
@@ -242,45 +246,45 @@ pub fn problems(log: &str, excuses: &[Excuse]) -> Vec<Problem> {
             continue;
         }
         rest = others;
-        if HARMLESS.iter().any(|text| line.contains(text)) {
+        if HARMLESS_PATTERNS.iter().any(|text| line.contains(text)) {
             told = false;
             continue;
         }
-        let mut excused = false;
-        for (excuse, provoked) in excuses.iter().zip(&mut provoked) {
-            if let Excuse::Provoked { test, text, .. } = excuse
+        let mut is_expected = false;
+        for (expectation, provoked) in expected.iter().zip(&mut provoked) {
+            if let ExpectedProblem::Provoked { test, text, .. } = expectation
                 && line.contains(text)
                 && test.as_deref().is_none_or(|test| running == Some(test))
             {
                 *provoked = true;
-                excused = true;
+                is_expected = true;
             }
         }
         // A stack trace is one thing, and part of the line before where that tells why.
         let begins = line.begins_stack();
-        let rated = match in_stack > 0 || told && begins {
+        let kind_by_level = match in_stack > 0 || told && begins {
             true => None,
-            false => line.rated(&addresses),
+            false => line.kind_by_level(&addresses),
         };
-        told = excused;
-        if !excused && let Some(kind) = line.marked().or(rated) {
+        told = is_expected;
+        if !is_expected && let Some(kind) = line.kind_by_text().or(kind_by_level) {
             problems.push(line.problem(kind));
             told = true;
         }
         in_stack = match (begins, line.ends_stack()) {
-            (true, _) => STACK,
+            (true, _) => MAX_STACK_LINES,
             (false, true) => 0,
             (false, false) => in_stack.saturating_sub(1),
         };
     }
     // Without levels a line that is none by its text need not have come.
     let levels = lines.iter().any(|line| line.level.is_some());
-    for (excuse, provoked) in excuses.iter().zip(provoked) {
-        if let Excuse::Provoked {
+    for (expectation, provoked) in expected.iter().zip(provoked) {
+        if let ExpectedProblem::Provoked {
             test,
             text,
-            always: true,
-        } = excuse
+            required: true,
+        } = expectation
             && levels
             && !provoked
         {
@@ -314,18 +318,18 @@ fn trace(lines: &[Line<'_>]) -> Option<usize> {
 
 /// The problems and the lines that follow the first of them, which tell where
 /// in the kernel it happened.
-pub fn report(log: &str, excuses: &[Excuse]) -> Option<String> {
-    const FOLLOWING: usize = 40;
-    const LISTED: usize = 10;
+pub fn report(log: &str, expected: &[ExpectedProblem]) -> Option<String> {
+    const CONTEXT_LINES: usize = 40;
+    const MAX_LISTED: usize = 10;
 
-    let problems = problems(log, excuses);
+    let problems = problems(log, expected);
     let first = problems.first()?;
     let mut text = format!("{} problem(s) in the kernel log\n", problems.len());
-    for problem in problems.iter().take(LISTED) {
+    for problem in problems.iter().take(MAX_LISTED) {
         text += &format!("{problem}\n");
     }
     text += "--- from the first on ---\n";
-    for line in log.lines().skip(first.number - 1).take(FOLLOWING) {
+    for line in log.lines().skip(first.number - 1).take(CONTEXT_LINES) {
         text += line.trim_end();
         text.push('\n');
     }
@@ -337,7 +341,7 @@ mod tests {
     use super::*;
 
     /// Lines as the kernel prints them, one of each kind.
-    const SICK: &[&str] = &[
+    const PROBLEM_LINES: &[&str] = &[
         "[    8.160000] Kernel panic - not syncing: sysrq triggered crash",
         "[   12.345678] WARNING: CPU: 1 PID: 77 at kernel/dma/debug.c:1021 check_unmap+0x8a/0x9e0",
         "[   12.345678] BUG: kernel NULL pointer dereference, address: 0000000000000008",
@@ -365,7 +369,7 @@ mod tests {
     ];
 
     /// Lines of a healthy guest.
-    const HEALTHY: &str = "\
+    const CLEAN_LOG: &str = "\
 [    0.000000] Linux version 7.3.4+deb13-amd64 (debian-kernel@lists.debian.org)
 [    0.000000] Command line: console=ttyS0 tsc=reliable quiet panic=-1 oops=panic
 [    0.011000] Spectre V2 : WARNING: Unprivileged eBPF is enabled with eIBRS on
@@ -378,7 +382,7 @@ mod tests {
 ";
 
     /// The same with levels, as the agent sends it.
-    const LEVELS: &str = "\
+    const CLEAN_LOG_WITH_LEVELS: &str = "\
 <5>[    0.000000] Linux version 7.3.4+deb13-amd64 (debian-kernel@lists.debian.org)
 <4>[    0.060000] tsc: Unable to calibrate against PIT
 <4>[    8.846608] ringbar: loading out-of-tree module taints kernel.
@@ -388,15 +392,15 @@ mod tests {
 <4>[    9.000000] virtio-pci 0000:00:04.0: something about another device
 ";
 
-    fn kinds(log: &str, excuses: &[Excuse]) -> Vec<&'static str> {
-        problems(log, excuses).iter().map(|p| p.kind).collect()
+    fn kinds(log: &str, expected: &[ExpectedProblem]) -> Vec<&'static str> {
+        problems(log, expected).iter().map(|p| p.kind).collect()
     }
 
-    fn provoked(test: Option<&str>, text: &str) -> Excuse {
-        Excuse::Provoked {
+    fn provoked(test: Option<&str>, text: &str) -> ExpectedProblem {
+        ExpectedProblem::Provoked {
             test: test.map(str::to_owned),
             text: text.to_owned(),
-            always: true,
+            required: true,
         }
     }
 
@@ -409,19 +413,23 @@ mod tests {
             "<4>[    9.1] pcieport 0000:00:01.0: no answer from 0000:00:02.0",
         ] {
             assert_eq!(
-                kinds(&format!("{LEVELS}{line}\n"), &[]),
+                kinds(&format!("{CLEAN_LOG_WITH_LEVELS}{line}\n"), &[]),
                 [WARNING],
                 "{line}"
             );
             let info = line.replace("<4>", "<5>");
-            assert_eq!(kinds(&format!("{LEVELS}{info}\n"), &[]), [""; 0], "{info}");
+            assert_eq!(
+                kinds(&format!("{CLEAN_LOG_WITH_LEVELS}{info}\n"), &[]),
+                [""; 0],
+                "{info}"
+            );
         }
     }
 
     #[test]
     fn errors_are_found_by_their_level_whoever_has_them() {
         for level in 0..=3 {
-            let log = format!("{LEVELS}<{level}>[    9.1] ACPI: no tables\n");
+            let log = format!("{CLEAN_LOG_WITH_LEVELS}<{level}>[    9.1] ACPI: no tables\n");
             assert_eq!(kinds(&log, &[]), [ERROR]);
         }
     }
@@ -430,12 +438,12 @@ mod tests {
     fn a_provoked_line_is_excused_in_its_test_only() {
         let line = "<3>[    9.1] ringbar 0000:00:02.0: the device broke queue 1\n";
         let log = format!(
-            "{LEVELS}<6>[    9.0] {TEST_MARK}d5_broken\n{line}<6>[    9.2] {TEST_MARK}b1_read\n"
+            "{CLEAN_LOG_WITH_LEVELS}<6>[    9.0] {TEST_MARK}d5_broken\n{line}<6>[    9.2] {TEST_MARK}b1_read\n"
         );
-        let excuse = [provoked(Some("d5_broken"), "broke queue")];
+        let expectation = [provoked(Some("d5_broken"), "broke queue")];
         assert_eq!(kinds(&log, &[]), [ERROR]);
-        assert_eq!(kinds(&log, &excuse), [""; 0]);
-        assert_eq!(kinds(&format!("{log}{line}"), &excuse), [ERROR]);
+        assert_eq!(kinds(&log, &expectation), [""; 0]);
+        assert_eq!(kinds(&format!("{log}{line}"), &expectation), [ERROR]);
         assert_eq!(kinds(&log, &[provoked(None, "broke queue")]), [""; 0]);
         let other = [provoked(Some("d5_broken"), "is not used")];
         assert_eq!(kinds(&log, &other), [ERROR, "line that is missing"]);
@@ -443,16 +451,19 @@ mod tests {
 
     #[test]
     fn a_provoked_line_has_to_come() {
-        let excuse = [provoked(Some("d5_broken"), "broke queue")];
-        assert_eq!(kinds(LEVELS, &excuse), ["line that is missing"]);
+        let expectation = [provoked(Some("d5_broken"), "broke queue")];
+        assert_eq!(
+            kinds(CLEAN_LOG_WITH_LEVELS, &expectation),
+            ["line that is missing"]
+        );
         // A console has no levels; the agent's log tells.
-        assert_eq!(kinds(HEALTHY, &excuse), [""; 0]);
-        let may = [Excuse::Provoked {
+        assert_eq!(kinds(CLEAN_LOG, &expectation), [""; 0]);
+        let may = [ExpectedProblem::Provoked {
             test: None,
             text: "broke queue".into(),
-            always: false,
+            required: false,
         }];
-        assert_eq!(kinds(LEVELS, &may), [""; 0]);
+        assert_eq!(kinds(CLEAN_LOG_WITH_LEVELS, &may), [""; 0]);
     }
 
     #[test]
@@ -464,15 +475,15 @@ mod tests {
             <4>[    9.1]  <TASK>\n\
             <4>[    9.1]  f+0x1/0x2 [ringbar]\n\
             <4>[    9.1]  </TASK>\n";
-        let log = format!("{LEVELS}{why}{stack}");
+        let log = format!("{CLEAN_LOG_WITH_LEVELS}{why}{stack}");
         assert_eq!(kinds(&log, &[]), [WARNING]);
-        let excuse = [provoked(None, "vmalloc error")];
-        assert_eq!(kinds(&log, &excuse), [""; 0]);
+        let expectation = [provoked(None, "vmalloc error")];
+        assert_eq!(kinds(&log, &expectation), [""; 0]);
         // It ends, and without a reason it is one itself.
         let after = "<4>[    9.1] ringbar 0000:00:02.0: queue 3 is not used\n";
-        assert_eq!(kinds(&format!("{log}{after}"), &excuse), [WARNING]);
+        assert_eq!(kinds(&format!("{log}{after}"), &expectation), [WARNING]);
         assert_eq!(
-            kinds(&format!("{LEVELS}{stack}"), &[]),
+            kinds(&format!("{CLEAN_LOG_WITH_LEVELS}{stack}"), &[]),
             [WARNING],
             "a trace without a reason"
         );
@@ -491,26 +502,26 @@ mod tests {
                  <4>[    9.1] ---[ end trace 0000000000000000 ]---\n"
             )
         };
-        let excuse = [Excuse::Trace(&[
+        let expectation = [ExpectedProblem::Trace(&[
             "at remove_proc_entry+",
             " unregister_irq_proc+",
         ])];
-        let log = format!("{LEVELS}{}", warning("unregister_irq_proc"));
+        let log = format!("{CLEAN_LOG_WITH_LEVELS}{}", warning("unregister_irq_proc"));
         assert_eq!(kinds(&log, &[]), ["warning"]);
-        assert_eq!(kinds(&log, &excuse), [""; 0]);
+        assert_eq!(kinds(&log, &expectation), [""; 0]);
         // The next one, and one of another caller, are not covered by it.
         let other = format!("{log}{}", warning("ringbar_exit"));
-        assert_eq!(kinds(&other, &excuse), ["warning"]);
+        assert_eq!(kinds(&other, &expectation), ["warning"]);
         let cut = log.replace("<4>[    9.1] ---[ end trace 0000000000000000 ]---\n", "");
         assert_eq!(
-            kinds(&format!("{cut}{}", warning("ringbar_exit")), &excuse),
+            kinds(&format!("{cut}{}", warning("ringbar_exit")), &expectation),
             ["warning"]
         );
     }
 
     #[test]
     fn each_kind_of_problem_is_found() {
-        for line in SICK {
+        for line in PROBLEM_LINES {
             let found = problems(line, &[]);
             assert_eq!(found.len(), 1, "{line}");
             assert_eq!(found[0].line, *line);
@@ -519,15 +530,15 @@ mod tests {
 
     #[test]
     fn a_healthy_log_has_none() {
-        assert_eq!(problems(HEALTHY, &[]), []);
-        assert_eq!(problems(LEVELS, &[]), []);
-        assert_eq!(report(HEALTHY, &[]), None);
+        assert_eq!(problems(CLEAN_LOG, &[]), []);
+        assert_eq!(problems(CLEAN_LOG_WITH_LEVELS, &[]), []);
+        assert_eq!(report(CLEAN_LOG, &[]), None);
     }
 
     #[test]
     fn the_report_leads_to_the_place() {
         let log = format!(
-            "{HEALTHY}[ 7.0] WARNING: CPU: 0 PID: 1 at x.c:1 f+0x1/0x2\n[ 7.0] Call Trace:\n[ 7.0]  g+0x3/0x4\n"
+            "{CLEAN_LOG}[ 7.0] WARNING: CPU: 0 PID: 1 at x.c:1 f+0x1/0x2\n[ 7.0] Call Trace:\n[ 7.0]  g+0x3/0x4\n"
         );
         let report = report(&log, &[]).unwrap();
         assert!(report.starts_with("1 problem(s)"), "{report}");

@@ -7,7 +7,7 @@
 //! |---|---|
 //! | [`setup`] | reads what `make setup` found and built |
 //! | [`device`] | starts the device daemon |
-//! | `listening` | waits for a daemon to listen |
+//! | `socket_watch` | waits for a daemon to listen |
 //! | [`bench`] | compares the device with others by fio |
 //! | [`qemu`] | builds QEMU's command line |
 //! | [`vm`] | starts QEMU and ties its parts together |
@@ -43,7 +43,6 @@ pub mod fio;
 pub mod host_port;
 pub mod kernel_log;
 pub mod ktap;
-mod listening;
 pub mod process;
 pub mod qemu;
 pub mod qmp;
@@ -51,6 +50,7 @@ pub mod refusal;
 pub mod report;
 pub mod setup;
 pub mod size;
+mod socket_watch;
 pub mod suite;
 pub mod table;
 pub mod temporary;

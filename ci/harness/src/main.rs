@@ -35,7 +35,7 @@ enum Command {
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    let result = process::end_with_signals()
+    let result = process::clean_up_on_signals()
         .and_then(|()| Setup::load(cli.setup.as_deref()))
         .map_err(anyhow::Error::from)
         .and_then(|setup| match cli.command {

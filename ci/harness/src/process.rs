@@ -3,7 +3,7 @@
 //! Processes on the host that never outlive this one.
 //!
 //! Three things see to that: dropping a [`HostProcess`] kills it; a signal that
-//! ends this process kills all of them first ([`end_with_signals`]); and where
+//! ends this process kills all of them first ([`clean_up_on_signals`]); and where
 //! this process is killed without notice, the kernel kills them
 //! (`PR_SET_PDEATHSIG`). The last is bound to the *thread* that started them,
 //! so they must be started by one that lives as long as they shall.
@@ -69,7 +69,7 @@ impl Registry {
 /// Makes Ctrl-C, a hang-up and SIGTERM end this process only after it has
 /// killed what it started, removed its temporary directories and put the settings
 /// of the terminal back.
-pub fn end_with_signals() -> Result<()> {
+pub fn clean_up_on_signals() -> Result<()> {
     let mut signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM, SIGHUP])
         .map_err(Error::io("installing signal handlers"))?;
     std::thread::Builder::new()
@@ -87,21 +87,21 @@ pub fn end_with_signals() -> Result<()> {
 }
 
 /// Has a signal that ends this process remove a directory.
-pub(crate) fn remove_in_the_end(directory: &Path) {
+pub(crate) fn remove_at_exit(directory: &Path) {
     registry().directories.push(directory.to_owned());
 }
 
 /// Says that a directory need not be removed any more.
-pub(crate) fn removed(directory: &Path) {
+pub(crate) fn keep_at_exit(directory: &Path) {
     registry().directories.retain(|known| known != directory);
 }
 
 /// Puts the settings of the terminal on standard input back when dropped, or when a
 /// signal ends this process. There is to be one only.
 #[derive(Debug)]
-pub struct KeptTerminal(());
+pub struct TerminalGuard(());
 
-impl KeptTerminal {
+impl TerminalGuard {
     /// Notes the settings. Without a terminal there are none.
     pub fn new() -> Self {
         registry().terminal = SavedTerminal::of(io::stdin());
@@ -109,13 +109,13 @@ impl KeptTerminal {
     }
 }
 
-impl Default for KeptTerminal {
+impl Default for TerminalGuard {
     fn default() -> Self {
         Self::new()
     }
 }
 
-impl Drop for KeptTerminal {
+impl Drop for TerminalGuard {
     fn drop(&mut self) {
         if let Some(terminal) = registry().terminal.take() {
             terminal.restore();
@@ -254,13 +254,13 @@ impl HostProcess {
     }
 
     /// The error that this process has ended, if it has.
-    pub fn ended_error(&mut self, during: &str) -> Option<Error> {
+    pub fn exit_error(&mut self, during: &str) -> Option<Error> {
         let status = self.status()?;
         Some(Error::Ended {
             name: self.name,
             status,
             during: during.to_owned(),
-            tail: paragraph(self.name, &self.log),
+            tail: log_excerpt(self.name, &self.log),
         })
     }
 
@@ -332,11 +332,11 @@ pub fn wait_readable(fds: &[&OwnedFd], deadline: Instant) -> io::Result<bool> {
 /// The last lines of a log file, with control characters taken out.
 pub fn tail(path: &Path, lines: usize) -> String {
     /// Enough for the lines anyone wants to see.
-    const END: u64 = 64 << 10;
+    const TAIL_BYTES: u64 = 64 << 10;
     let read = || -> io::Result<String> {
         let mut file = File::open(path)?;
         let length = file.metadata()?.len();
-        file.seek(SeekFrom::Start(length.saturating_sub(END)))?;
+        file.seek(SeekFrom::Start(length.saturating_sub(TAIL_BYTES)))?;
         let mut bytes = Vec::new();
         file.read_to_end(&mut bytes)?;
         Ok(String::from_utf8_lossy(&bytes).into_owned())
@@ -360,8 +360,8 @@ fn last_lines(text: &str, lines: usize) -> String {
     all[all.len().saturating_sub(lines)..].join("\n")
 }
 
-/// The end of a log as a paragraph of an error message.
-pub fn paragraph(name: &str, path: &Path) -> String {
+/// The end of a log as an excerpt for an error message.
+pub fn log_excerpt(name: &str, path: &Path) -> String {
     const LINES: usize = 25;
     let tail = tail(path, LINES);
     if tail.is_empty() {
@@ -386,7 +386,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let mut process = spawn("echo cannot do it >&2; exit 3", dir.path());
         assert!(process.wait(Duration::from_secs(10)).is_some());
-        let text = process.ended_error("waiting").unwrap().to_string();
+        let text = process.exit_error("waiting").unwrap().to_string();
         assert!(text.contains("exit status: 3"), "{text}");
         assert!(text.contains("cannot do it"), "{text}");
     }
@@ -397,7 +397,7 @@ mod tests {
         let mut process = spawn("exec tail -f /dev/null", dir.path());
         let pid = process.id();
         assert!(process.wait(Duration::from_millis(1)).is_none());
-        assert!(process.ended_error("waiting").is_none());
+        assert!(process.exit_error("waiting").is_none());
         drop(process);
         assert!(!Path::new(&format!("/proc/{pid}")).exists());
         assert!(!registry().processes.contains_key(&pid));

@@ -16,7 +16,7 @@ use crate::setup::Accelerator;
 pub const SHARE_TAG: &str = "share";
 
 /// The guest's name of the serial line that can take the place of the agent port.
-const AGENT_LINE: &str = "/dev/ttyS1";
+const AGENT_SERIAL_LINE: &str = "/dev/ttyS1";
 
 /// What the guest's serial console is connected to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -91,7 +91,7 @@ pub struct CommandLine<'a> {
     /// Socket on which we wait for QEMU to connect the agent port.
     pub agent_socket: &'a Path,
     /// Whether the agent port is a serial line, which goes on after the machine has slept.
-    pub agent_line: bool,
+    pub serial_agent: bool,
     /// Socket on which we wait for QEMU to connect the host port.
     pub host_socket: &'a Path,
     /// Socket on which we wait for QEMU to connect the monitor.
@@ -153,7 +153,7 @@ impl CommandLine<'_> {
         ] {
             let socket = escape(socket);
             add("-chardev", format!("socket,id={id},path={socket}"));
-            if id == "agent" && self.agent_line {
+            if id == "agent" && self.serial_agent {
                 // The second, after the console.
                 add("-serial", "chardev:agent".into());
             } else {
@@ -194,8 +194,8 @@ impl CommandLine<'_> {
                 line += &format!(" {TERM_PARAMETER}={kind}");
             }
         }
-        if self.agent_line {
-            line += &format!(" {LINE_PARAMETER}={AGENT_LINE}");
+        if self.serial_agent {
+            line += &format!(" {LINE_PARAMETER}={AGENT_SERIAL_LINE}");
         }
         for argument in self.kernel_args {
             line.push(' ');
@@ -236,7 +236,7 @@ mod tests {
             console,
             console_log: Path::new("/a,b/console"),
             agent_socket: Path::new("/a"),
-            agent_line: false,
+            serial_agent: false,
             host_socket: Path::new("/h"),
             monitor_socket: Path::new("/m"),
             devices,
@@ -294,7 +294,7 @@ mod tests {
     fn the_agent_can_be_on_a_serial_line() {
         let mut line = line(&Console::Log, &[]);
         assert_eq!(value(&line.arguments(), "-serial", "chardev:agent"), "");
-        line.agent_line = true;
+        line.serial_agent = true;
         let arguments = line.arguments();
         assert_eq!(value(&arguments, "-serial", "chardev:a"), "chardev:agent");
         assert_eq!(value(&arguments, "-device", "virtserialport,chardev=a"), "");

@@ -9,7 +9,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use crate::agent::GuestCommand;
-use crate::kernel_log::{self, Excuse};
+use crate::kernel_log::{self, ExpectedProblem};
 use crate::setup::Setup;
 use crate::vm::{DEVICE_NODE, Vm, VmOptions};
 
@@ -50,10 +50,10 @@ pub fn behind_iommu(setup: &Setup, log_dir: &Path) -> Result<(), String> {
         "an IOMMU translates this device's addresses",
         "probe with driver ringbar failed",
     ]
-    .map(|text| Excuse::Provoked {
+    .map(|text| ExpectedProblem::Provoked {
         test: None,
         text: text.into(),
-        always: true,
+        required: true,
     });
     match kernel_log::report(&log, &refused) {
         None => Ok(()),

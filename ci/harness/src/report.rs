@@ -77,7 +77,7 @@ fn round(value: f64, digits: i32) -> f64 {
 }
 
 /// Bytes with a unit, for people.
-pub fn human(bytes: u64) -> String {
+pub fn human_size(bytes: u64) -> String {
     const UNITS: [&str; 4] = ["B", "KiB", "MiB", "GiB"];
     let mut value = bytes as f64;
     let mut unit = 0;
@@ -121,7 +121,7 @@ impl RunReport {
                 job.iodepth.to_string(),
                 match job.failure {
                     Some(_) => "FAILED".to_owned(),
-                    None => human(job.verified_bytes),
+                    None => human_size(job.verified_bytes),
                 },
                 or_dash(format!("{:.0}", job.iops)),
                 or_dash(format!("{:.2}", job.interrupts_per_io)),
@@ -209,10 +209,10 @@ randwrite-4k-qd32-libaio  libaio     4k     32    FAILED     -              -   
 
     #[test]
     fn sizes_for_people() {
-        assert_eq!(human(0), "0 B");
-        assert_eq!(human(1023), "1023 B");
-        assert_eq!(human(1536), "1.5 KiB");
-        assert_eq!(human(300 << 20), "300.0 MiB");
-        assert_eq!(human(3 << 40), "3072.0 GiB");
+        assert_eq!(human_size(0), "0 B");
+        assert_eq!(human_size(1023), "1023 B");
+        assert_eq!(human_size(1536), "1.5 KiB");
+        assert_eq!(human_size(300 << 20), "300.0 MiB");
+        assert_eq!(human_size(3 << 40), "3072.0 GiB");
     }
 }

@@ -28,7 +28,7 @@ use crate::device::{DeviceOptions, Storage};
 use crate::device_report;
 use crate::error::{Error, Result};
 use crate::fio::JOBS;
-use crate::kernel_log::{self, Excuse};
+use crate::kernel_log::{self, ExpectedProblem};
 use crate::ktap::{Outcome, Parser, TestResult};
 use crate::process;
 use crate::setup::{Kernel, Setup};
@@ -60,7 +60,7 @@ const FAULTS: &str = "faults";
 /// Has the C library not register restartable sequences. The kernel writes to their area
 /// when a thread was moved; after a fork that takes a copy of the page, and a thread for
 /// which that allocation fails is killed.
-const WITHOUT_RSEQ: (&str, &str) = ("GLIBC_TUNABLES", "glibc.pthread.rseq=0");
+const NO_RSEQ: (&str, &str) = ("GLIBC_TUNABLES", "glibc.pthread.rseq=0");
 
 /// Name of the suite whose durable writes are counted.
 const FILES: &str = "files";
@@ -69,7 +69,7 @@ const FILES: &str = "files";
 const BOUNCE: &str = "bounce";
 
 /// Bytes of a bounce buffer (`IO_TLB_SIZE` of `include/linux/swiotlb.h`).
-const BOUNCE_BUFFER: usize = 2048;
+const IO_TLB_SIZE: usize = 2048;
 
 /// Name of the suite whose device lies.
 const LIES: &str = "lies";
@@ -81,10 +81,10 @@ const FUNCTION: &str = "function";
 const SUSPEND: &str = "suspend";
 
 /// The disk that the memory of a sleeping machine is written to.
-const SWAP: &str = "swap";
+const SWAP_FILE: &str = "swap";
 
 /// Bytes of it: half of the guest's memory, which is all that an image takes.
-const SWAP_SIZE: u64 = 1 << 30;
+const SWAP_FILE_SIZE: u64 = 1 << 30;
 
 /// Name of the suite that needs a large device.
 const LARGE: &str = "large";
@@ -92,7 +92,8 @@ const LARGE: &str = "large";
 /// What the kernel warns of where allocations fail: `register_irq_proc` ignores that
 /// a file in /proc/irq could not be made, and the file is missed when the interrupt
 /// is freed.
-const UNREGISTERED: Excuse = Excuse::Trace(&["at remove_proc_entry+", " unregister_irq_proc+"]);
+const IRQ_PROC_WARNING: ExpectedProblem =
+    ExpectedProblem::Trace(&["at remove_proc_entry+", " unregister_irq_proc+"]);
 
 /// One of the checks at the end of a suite.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -221,9 +222,9 @@ pub fn run(setup: &Setup, plan: &Plan, results: &Sender<Report>) {
     let alive = ran.is_ok();
     check(Check::AllTestsRan, ran);
     if alive {
-        check(Check::PinsBalanced, pins(&mut vm));
+        check(Check::PinsBalanced, check_pins(&mut vm));
         if plan.suite == DURABILITY {
-            check(Check::CorruptionIsFound, corruption(&mut vm));
+            check(Check::CorruptionIsFound, check_corruption(&mut vm));
         }
         if plan.kernel == Kernel::Debug {
             if plan.suite != FAULTS {
@@ -232,7 +233,7 @@ pub fn run(setup: &Setup, plan: &Plan, results: &Sender<Report>) {
             check(Check::NothingLeaked, debug::unload_and_scan(vm.agent()));
         }
     }
-    check(Check::KernelLogClean, clean_log(&vm, plan, alive));
+    check(Check::KernelLogClean, check_kernel_log(&vm, plan, alive));
     if plan.suite == DURABILITY {
         if alive {
             let synced = kill_and_compare(&mut vm, plan, &image);
@@ -242,9 +243,9 @@ pub fn run(setup: &Setup, plan: &Plan, results: &Sender<Report>) {
         // A device image is of no use to anyone, unlike the logs beside it.
         let _ = fs::remove_file(&image);
     } else if alive {
-        check(Check::CleanEnd, end(vm));
+        check(Check::CleanEnd, shut_down(vm));
         // It is of no use to anyone, unlike the logs beside it.
-        let _ = fs::remove_file(plan.log_dir.join(SWAP));
+        let _ = fs::remove_file(plan.log_dir.join(SWAP_FILE));
         if plan.suite == FILES {
             check(Check::DurableWritesCounted, device_report::durable(plan));
         }
@@ -282,7 +283,7 @@ fn options(plan: &Plan, image: &Path) -> Result<VmOptions> {
     }
     if plan.suite == BOUNCE {
         // In one area, so that any CPU finds what there is.
-        kernel_args.push(format!("swiotlb={},1,force", bounce::BYTES / BOUNCE_BUFFER));
+        kernel_args.push(format!("swiotlb={},1,force", bounce::BYTES / IO_TLB_SIZE));
     }
     if plan.suite == LIES {
         device.lies = true;
@@ -292,16 +293,20 @@ fn options(plan: &Plan, image: &Path) -> Result<VmOptions> {
         device.size = large::DEVICE;
     }
     let qemu_args = match plan.suite == SUSPEND {
-        true => disk(&plan.log_dir.join(SWAP))?,
+        true => disk(&plan.log_dir.join(SWAP_FILE))?,
         false => Vec::new(),
     };
-    let function = plan.suite == FUNCTION;
+    let pci_function = plan.suite == FUNCTION;
     Ok(VmOptions {
-        devices: if function { Vec::new() } else { vec![device] },
-        function,
+        devices: if pci_function {
+            Vec::new()
+        } else {
+            vec![device]
+        },
+        pci_function,
         kernel_args,
         qemu_args,
-        sleeps: plan.suite == SUSPEND,
+        suspends: plan.suite == SUSPEND,
         log_dir: Some(plan.log_dir.clone()),
         ..VmOptions::default()
     })
@@ -312,7 +317,7 @@ fn disk(file: &Path) -> Result<Vec<String>> {
     let directory = file.parent().unwrap_or(Path::new("."));
     fs::create_dir_all(directory)
         .and_then(|()| File::create(file))
-        .and_then(|disk| disk.set_len(SWAP_SIZE))
+        .and_then(|disk| disk.set_len(SWAP_FILE_SIZE))
         .map_err(Error::io(format!("creating {}", file.display())))?;
     let drive = json!({
         "driver": "file",
@@ -334,8 +339,8 @@ fn run_tests(
     plan: &Plan,
     results: &Sender<Report>,
 ) -> std::result::Result<(), String> {
-    let mut reader = Reader::new();
-    let followed = follow(vm, plan, &mut reader, results);
+    let mut reader = LineReader::new();
+    let followed = read_results(vm, plan, &mut reader, results);
     let stalled = vm.resume_devices();
     if let Err(error) = &followed
         && error.is_timeout()
@@ -344,7 +349,7 @@ fn run_tests(
         let blocked = GuestCommand::shell("echo w > /proc/sysrq-trigger");
         let _ = vm.agent().run(&blocked, Duration::from_secs(10));
     }
-    let status = vm.explain(followed).map_err(|error| {
+    let status = vm.with_logs(followed).map_err(|error| {
         let mut message = error.to_string();
         for line in reader.parser.pending() {
             let _ = write!(message, "\n{line}");
@@ -371,17 +376,17 @@ fn run_tests(
 }
 
 /// Passes results on until the guest's test program ends.
-fn follow(
+fn read_results(
     vm: &mut Vm,
     plan: &Plan,
-    reader: &mut Reader,
+    reader: &mut LineReader,
     results: &Sender<Report>,
 ) -> Result<ExitStatus> {
     let mut command = GuestCommand::new("ringbar-guest-tests")
         .args(["run", plan.suite])
         .args(plan.tests.iter().cloned());
     if plan.suite == FAULTS {
-        let (name, value) = WITHOUT_RSEQ;
+        let (name, value) = NO_RSEQ;
         command = command.env(name, value);
     }
     let agent = std::sync::Arc::clone(vm.agent());
@@ -441,13 +446,13 @@ fn report(result: TestResult, console_log: &Path) -> Report {
 }
 
 /// Cuts the guest's output into lines for the parser.
-struct Reader {
+struct LineReader {
     parser: Parser,
     stdout: Vec<u8>,
     stderr: Vec<u8>,
 }
 
-impl Reader {
+impl LineReader {
     fn new() -> Self {
         Self {
             parser: Parser::new(),
@@ -487,9 +492,9 @@ fn take_lines(buffer: &mut Vec<u8>) -> Vec<String> {
         .collect()
 }
 
-fn pins(vm: &mut Vm) -> std::result::Result<(), String> {
+fn check_pins(vm: &mut Vm) -> std::result::Result<(), String> {
     let result = pins_when_idle(vm.agent());
-    let pins = vm.explain(result).map_err(|error| error.to_string())?;
+    let pins = vm.with_logs(result).map_err(|error| error.to_string())?;
     if pins.balanced() {
         return Ok(());
     }
@@ -500,16 +505,16 @@ fn pins(vm: &mut Vm) -> std::result::Result<(), String> {
 }
 
 /// Proves that the check by fio can fail.
-fn corruption(vm: &mut Vm) -> std::result::Result<(), String> {
+fn check_corruption(vm: &mut Vm) -> std::result::Result<(), String> {
     let Some(job) = JOBS.iter().find(|job| job.access.reads()) else {
         return Err("no fio job reads".into());
     };
     let agent = std::sync::Arc::clone(vm.agent());
     let measured = job.run(&agent, || match vm.devices().first() {
-        Some(device) => device.corrupt_byte(job.victim()),
+        Some(device) => device.corrupt_byte(job.corruption_offset()),
         None => Ok(()),
     });
-    let measured = vm.explain(measured).map_err(|error| error.to_string())?;
+    let measured = vm.with_logs(measured).map_err(|error| error.to_string())?;
     match measured.verify_errors {
         1 => Ok(()),
         errors => Err(format!(
@@ -521,27 +526,27 @@ fn corruption(vm: &mut Vm) -> std::result::Result<(), String> {
 
 /// Looks through the kernel's own log where the guest can still send it, and
 /// through that of the console, which holds what a dying kernel said last.
-fn clean_log(vm: &Vm, plan: &Plan, alive: bool) -> std::result::Result<(), String> {
+fn check_kernel_log(vm: &Vm, plan: &Plan, alive: bool) -> std::result::Result<(), String> {
     let console = fs::read(vm.console_log()).map_err(|error| error.to_string())?;
     let mut logs = vec![String::from_utf8_lossy(&console).into_owned()];
     if alive {
         logs.push(vm.agent().kernel_log().map_err(|error| error.to_string())?);
     }
-    let mut excuses: Vec<_> = plan
+    let mut expected: Vec<_> = plan
         .provoked
         .iter()
-        .map(|(test, provoked)| Excuse::Provoked {
+        .map(|(test, provoked)| ExpectedProblem::Provoked {
             test: Some(test.clone()),
             text: provoked.text.to_owned(),
-            always: provoked.always,
+            required: provoked.required,
         })
         .collect();
     if plan.suite == FAULTS {
-        excuses.push(UNREGISTERED);
+        expected.push(IRQ_PROC_WARNING);
     }
     match logs
         .iter()
-        .find_map(|log| kernel_log::report(log, &excuses))
+        .find_map(|log| kernel_log::report(log, &expected))
     {
         None => Ok(()),
         Some(report) => Err(report),
@@ -579,9 +584,9 @@ fn kill_and_compare(vm: &mut Vm, plan: &Plan, image: &Path) -> std::result::Resu
 }
 
 /// Powers the guest off and looks how QEMU and the device end.
-fn end(vm: Vm) -> std::result::Result<(), String> {
+fn shut_down(vm: Vm) -> std::result::Result<(), String> {
     let ended = vm
-        .end(DEVICE_EXIT_TIMEOUT)
+        .shut_down(DEVICE_EXIT_TIMEOUT)
         .map_err(|error| error.to_string())?;
     let mut problems = Vec::new();
     for process in ended {
@@ -610,7 +615,7 @@ mod tests {
 
     #[test]
     fn output_in_pieces_makes_whole_lines() {
-        let mut reader = Reader::new();
+        let mut reader = LineReader::new();
         assert_eq!(
             reader.push(b"KTAP version 1\n1..2\nok 1 a\nnot o"),
             [TestResult {

@@ -2,8 +2,8 @@
 
 //! Temporary directories that do not stay, however this process ends.
 //!
-//! Dropping a [`PrivateDir`] removes it, and so does a signal that ends this process
-//! ([`crate::process::end_with_signals`]). What is left where it is killed without
+//! Dropping a [`TemporaryDir`] removes it, and so does a signal that ends this process
+//! ([`crate::process::clean_up_on_signals`]). What is left where it is killed without
 //! notice, the next one removes: each directory has a file that its owner has
 //! locked, and the kernel gives the lock up with the owner.
 
@@ -21,16 +21,16 @@ use crate::process;
 const PREFIX: &str = "ringbar-ci-";
 
 /// The file that the owner has locked. It gets this name when it is.
-const OWNER: &str = "owner";
+const OWNER_FILE: &str = "owner";
 
 /// A temporary directory, removed in the end.
 #[derive(Debug)]
-pub struct PrivateDir {
+pub struct TemporaryDir {
     directory: tempfile::TempDir,
     _owner: File,
 }
 
-impl PrivateDir {
+impl TemporaryDir {
     /// Creates one for sockets. It lies in `/tmp`, whatever `TMPDIR` says: QEMU may run in a
     /// root file system of its own that has only this in common with ours, and
     /// the path of a socket has at most 107 bytes.
@@ -46,8 +46,8 @@ impl PrivateDir {
             .prefix(PREFIX)
             .tempdir_in(parent)
             .map_err(problem())?;
-        process::remove_in_the_end(directory.path());
-        let owner = own(directory.path()).map_err(problem())?;
+        process::remove_at_exit(directory.path());
+        let owner = lock_owner_file(directory.path()).map_err(problem())?;
         Ok(Self {
             directory,
             _owner: owner,
@@ -60,19 +60,19 @@ impl PrivateDir {
     }
 }
 
-impl Drop for PrivateDir {
+impl Drop for TemporaryDir {
     fn drop(&mut self) {
-        process::removed(self.directory.path());
+        process::keep_at_exit(self.directory.path());
     }
 }
 
 /// Makes this process the owner of a directory as long as the file is open.
-fn own(directory: &Path) -> io::Result<File> {
+fn lock_owner_file(directory: &Path) -> io::Result<File> {
     let draft = directory.join("owner.new");
     let owner = File::create_new(&draft)?;
     flock(&owner, FlockOperation::NonBlockingLockExclusive)?;
     // Before this it looks like no directory of ours to others.
-    fs::rename(&draft, directory.join(OWNER))?;
+    fs::rename(&draft, directory.join(OWNER_FILE))?;
     Ok(owner)
 }
 
@@ -88,21 +88,21 @@ fn remove_ownerless(parent: &Path) {
         }
         let directory = entry.path();
         // Held while it is removed, so that nobody else does so.
-        if let Some(_owner) = take_from_the_dead(&directory) {
+        if let Some(_owner) = lock_ownerless(&directory) {
             let _ = fs::remove_dir_all(&directory);
         }
     }
 }
 
 /// Takes a directory of ours over whose owner is gone.
-fn take_from_the_dead(directory: &Path) -> Option<impl Sized> {
+fn lock_ownerless(directory: &Path) -> Option<impl Sized> {
     let metadata = fs::symlink_metadata(directory).ok()?;
     let ours = metadata.is_dir() && metadata.uid() == rustix::process::geteuid().as_raw();
     if !ours {
         return None;
     }
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-    let owner = open(directory.join(OWNER), flags, Mode::empty()).ok()?;
+    let owner = open(directory.join(OWNER_FILE), flags, Mode::empty()).ok()?;
     flock(&owner, FlockOperation::NonBlockingLockExclusive).ok()?;
     Some(owner)
 }
@@ -113,7 +113,7 @@ mod tests {
 
     #[test]
     fn private_directories_vanish() {
-        let dir = PrivateDir::new().unwrap();
+        let dir = TemporaryDir::new().unwrap();
         let path = dir.path().to_owned();
         assert!(path.is_dir());
         drop(dir);
@@ -130,15 +130,15 @@ mod tests {
             path
         };
         // The kernel has given the lock up.
-        let left = make("ringbar-ci-left", OWNER);
+        let left = make("ringbar-ci-left", OWNER_FILE);
         fs::write(left.join("socket"), "").unwrap();
         let being_made = make("ringbar-ci-being-made", "owner.new");
         let not_ours = make("ringbar-ci-notes", "text");
-        let other = make("ringbar-other", OWNER);
-        let living = PrivateDir::new_in(parent.path().to_str().unwrap()).unwrap();
+        let other = make("ringbar-other", OWNER_FILE);
+        let living = TemporaryDir::new_in(parent.path().to_str().unwrap()).unwrap();
         assert!(!left.exists(), "what a killed process had is there");
 
-        let second = PrivateDir::new_in(parent.path().to_str().unwrap()).unwrap();
+        let second = TemporaryDir::new_in(parent.path().to_str().unwrap()).unwrap();
         for path in [living.path(), second.path(), &being_made, &not_ours, &other] {
             assert!(path.is_dir(), "{} is gone", path.display());
         }

@@ -19,11 +19,11 @@ use crate::device::{Device, DeviceOptions};
 use crate::error::{Error, Result};
 use crate::host_port::{self, HostPort};
 use crate::kernel_log;
-use crate::process::{HostProcess, paragraph, wait_readable};
+use crate::process::{HostProcess, log_excerpt, wait_readable};
 use crate::qemu::{self, CommandLine, Console, SHARE_TAG, VhostUserDevice};
 use crate::qmp::Monitor;
 use crate::setup::Setup;
-use crate::temporary::PrivateDir;
+use crate::temporary::TemporaryDir;
 use crate::waker;
 
 /// How long QEMU may take to open its sockets.
@@ -41,7 +41,7 @@ const DRIVER_LOAD_TIMEOUT: Duration = Duration::from_secs(180);
 
 /// Kernel parameters that turn a fault into an early, visible end, and have the
 /// kernel's log hold all that it and test programs say.
-const STRICT: [&str; 4] = [
+const STRICT_KERNEL_ARGS: [&str; 4] = [
     "oops=panic",
     "sysctl.kernel.hung_task_timeout_secs=60",
     "log_buf_len=1M",
@@ -63,7 +63,7 @@ pub struct VmOptions {
     /// Ringbar devices.
     pub devices: Vec<DeviceOptions>,
     /// Whether there is a PCI function with registers that do what tests want.
-    pub function: bool,
+    pub pci_function: bool,
     /// Directory of the host to mount at [`SHARE_TARGET`].
     pub share: Option<PathBuf>,
     /// Added to QEMU's command line.
@@ -72,7 +72,7 @@ pub struct VmOptions {
     pub console: Console,
     /// Whether the machine is made to sleep: then it is woken up at once, and the
     /// connection to the agent outlasts it.
-    pub sleeps: bool,
+    pub suspends: bool,
     /// Where the logs go and stay; without it they vanish with the machine.
     pub log_dir: Option<PathBuf>,
 }
@@ -87,11 +87,11 @@ impl Default for VmOptions {
             cpus: 2,
             kernel_args: Vec::new(),
             devices: vec![DeviceOptions::default()],
-            function: false,
+            pci_function: false,
             share: None,
             qemu_args: Vec::new(),
             console: Console::Log,
-            sleeps: false,
+            suspends: false,
             log_dir: None,
         }
     }
@@ -108,15 +108,15 @@ pub struct Vm {
     monitor: Monitor,
     qemu: HostProcess,
     devices: Vec<Device>,
-    sleeps: bool,
+    suspends: bool,
     console_log: PathBuf,
-    _directory: PrivateDir,
+    _directory: TemporaryDir,
 }
 
 impl Vm {
     /// Starts the devices and QEMU, and waits until the guest is up.
     pub fn start(setup: &Setup, options: &VmOptions) -> Result<Self> {
-        let directory = PrivateDir::new()?;
+        let directory = TemporaryDir::new()?;
         let log_dir = options
             .log_dir
             .clone()
@@ -142,7 +142,7 @@ impl Vm {
         }
         let mut functions = Vec::new();
         let mut extra = options.qemu_args.clone();
-        if options.function {
+        if options.pci_function {
             let socket = directory.path().join("function.sock");
             functions.push(
                 PciFunction::start(&socket)
@@ -167,7 +167,7 @@ impl Vm {
             extra.extend(qemu::further_monitor(id, &socket));
             listen(&socket)
         };
-        let wakers = match options.sleeps {
+        let wakers = match options.suspends {
             true => Some((further_monitor("waker")?, further_monitor("idle-waker")?)),
             false => None,
         };
@@ -175,7 +175,7 @@ impl Vm {
         let vhost_user: Vec<_> = devices.iter().map(VhostUserDevice::from).collect();
         let mut kernel_args = options.kernel_args.clone();
         if options.console == Console::Log {
-            kernel_args.splice(0..0, STRICT.map(str::to_owned));
+            kernel_args.splice(0..0, STRICT_KERNEL_ARGS.map(str::to_owned));
         }
         let arguments = CommandLine {
             accel: setup.accel,
@@ -187,7 +187,7 @@ impl Vm {
             console: &options.console,
             console_log: &console_log,
             agent_socket: &agent_socket,
-            agent_line: options.sleeps,
+            serial_agent: options.suspends,
             host_socket: &host_socket,
             monitor_socket: &monitor_socket,
             devices: &vhost_user,
@@ -217,13 +217,13 @@ impl Vm {
             let host = accept(&host_listener, qemu, "its host port")?;
             let handles = devices.iter().map(Device::handles).collect::<Result<_>>()?;
             if let Some((ram, idle)) = &wakers {
-                waker::from_ram(accept(ram, qemu, "its second monitor")?)?;
+                waker::wake_from_s3(accept(ram, qemu, "its second monitor")?)?;
                 let monitor = accept(idle, qemu, "its third monitor")?;
                 let ended = qemu
                     .ended()
                     .try_clone()
                     .map_err(Error::io("watching QEMU"))?;
-                waker::from_idle(monitor, &console_log, ended)?;
+                waker::wake_from_s2idle(monitor, &console_log, ended)?;
             }
             Ok((
                 HostPort::serve(host, handles, functions.clone(), host_port::STALL_TIMEOUT)?,
@@ -238,11 +238,11 @@ impl Vm {
                 monitor,
                 qemu,
                 devices,
-                sleeps: options.sleeps,
+                suspends: options.suspends,
                 console_log,
                 _directory: directory,
             }),
-            Err(error) => Err(with_context(error, &mut qemu, &mut devices, &console_log)),
+            Err(error) => Err(add_logs(error, &mut qemu, &mut devices, &console_log)),
         }
     }
 
@@ -254,13 +254,13 @@ impl Vm {
             .agent
             .check(&load, DRIVER_LOAD_TIMEOUT)
             .and_then(|_| self.agent.check(&check, DRIVER_LOAD_TIMEOUT));
-        self.explain(result).map(drop)
+        self.with_logs(result).map(drop)
     }
 
     /// Mounts the share of the options at [`SHARE_TARGET`].
     pub fn mount_share(&mut self) -> Result<()> {
         let result = self.agent.mount_share(SHARE_TAG, SHARE_TARGET);
-        self.explain(result)
+        self.with_logs(result)
     }
 
     /// PID 1 of the guest.
@@ -295,7 +295,7 @@ impl Vm {
         let ended = self
             .devices
             .iter_mut()
-            .find_map(|device| device.process().ended_error(during));
+            .find_map(|device| device.process().exit_error(during));
         match ended {
             Some(error) => Err(error),
             None => Ok(()),
@@ -308,10 +308,9 @@ impl Vm {
     }
 
     /// Adds to an error what the processes and logs say about it.
-    pub fn explain<T>(&mut self, result: Result<T>) -> Result<T> {
-        result.map_err(|error| {
-            with_context(error, &mut self.qemu, &mut self.devices, &self.console_log)
-        })
+    pub fn with_logs<T>(&mut self, result: Result<T>) -> Result<T> {
+        result
+            .map_err(|error| add_logs(error, &mut self.qemu, &mut self.devices, &self.console_log))
     }
 
     /// Waits until QEMU ends by itself, for instance because the guest powers
@@ -322,19 +321,19 @@ impl Vm {
 
     /// Powers the guest off and says how QEMU and the devices ended, which are
     /// given this long after QEMU.
-    pub fn end(mut self, timeout: Duration) -> Result<Vec<EndOfProcess>> {
+    pub fn shut_down(mut self, timeout: Duration) -> Result<Vec<ProcessExit>> {
         // QEMU speaks with them when the guest goes down, and waits.
         self.host_port.close();
-        if self.sleeps {
+        if self.suspends {
             // QEMU 11.1.3 passes over a guest's power-off after a sleep in S3, with any guest and
             // without our device as well.
             self.monitor.execute("quit", json!({}))?;
         } else {
             self.agent.power_off()?;
         }
-        let mut ends = vec![end_of(&mut self.qemu, POWER_OFF_TIMEOUT)];
+        let mut ends = vec![wait_for_exit(&mut self.qemu, POWER_OFF_TIMEOUT)];
         for device in &mut self.devices {
-            ends.push(end_of(device.process(), timeout));
+            ends.push(wait_for_exit(device.process(), timeout));
         }
         Ok(ends)
     }
@@ -352,26 +351,26 @@ impl Vm {
             what: "the guest to power off".into(),
             after: POWER_OFF_TIMEOUT,
         };
-        self.explain(Err(error))
+        self.with_logs(Err(error))
     }
 }
 
 /// How a process of a virtual machine ended.
 #[derive(Clone, Debug)]
-pub struct EndOfProcess {
+pub struct ProcessExit {
     /// Which process.
     pub name: &'static str,
     /// Its status; `None` where it had not ended in time and was killed.
     pub status: Option<ExitStatus>,
-    /// The end of its log, as a paragraph.
+    /// The end of its log, as an excerpt.
     pub tail: String,
 }
 
-fn end_of(process: &mut HostProcess, timeout: Duration) -> EndOfProcess {
-    EndOfProcess {
+fn wait_for_exit(process: &mut HostProcess, timeout: Duration) -> ProcessExit {
+    ProcessExit {
         name: process.name(),
         status: process.wait(timeout),
-        tail: paragraph(process.name(), process.log()),
+        tail: log_excerpt(process.name(), process.log()),
     }
 }
 
@@ -428,7 +427,7 @@ fn accept(listener: &OwnedFd, qemu: &mut HostProcess, what: &str) -> Result<Unix
     let deadline = Instant::now() + QEMU_START_TIMEOUT;
     let ready = wait_readable(&[listener, qemu.ended()], deadline)
         .map_err(Error::io(format!("waiting for QEMU to connect {what}")))?;
-    if let Some(error) = qemu.ended_error(&format!("it was expected to connect {what}")) {
+    if let Some(error) = qemu.exit_error(&format!("it was expected to connect {what}")) {
         return Err(error);
     }
     if !ready {
@@ -443,7 +442,7 @@ fn accept(listener: &OwnedFd, qemu: &mut HostProcess, what: &str) -> Result<Unix
 }
 
 /// Adds the state of the processes and the ends of their logs to an error.
-fn with_context(
+fn add_logs(
     error: Error,
     qemu: &mut HostProcess,
     devices: &mut [Device],
@@ -457,7 +456,7 @@ fn with_context(
     let mut describe = |process: &mut HostProcess| {
         if let Some(status) = process.status() {
             let (name, log) = (process.name(), process.log());
-            context += &format!("\n{name} ended with {status}{}", paragraph(name, log));
+            context += &format!("\n{name} ended with {status}{}", log_excerpt(name, log));
         }
     };
     if !matches!(error, Error::Ended { name: "QEMU", .. }) {
@@ -471,7 +470,7 @@ fn with_context(
     if let Some(problem) = kernel_log::problems(&String::from_utf8_lossy(&log), &[]).first() {
         context += &format!("\nfirst problem in the kernel log: {problem}");
     }
-    context += &paragraph("the guest's console", console_log);
+    context += &log_excerpt("the guest's console", console_log);
     Error::WithContext {
         error: Box::new(error),
         context,

@@ -22,11 +22,11 @@ use crate::qmp::Monitor;
 /// What the kernel says once its devices are suspended and its CPUs are about to idle
 /// (`s2idle_loop` of `kernel/power/suspend.c`), where `/sys/power/pm_debug_messages` is 1
 /// and the console stays on. An interrupt that wakes is not lost from here on.
-const IDLE: &str = "PM: suspend-to-idle";
+const S2IDLE_MESSAGE: &str = "PM: suspend-to-idle";
 
 /// Wakes the machine behind this monitor up, each time it has gone to sleep in S3, for as
 /// long as there is one.
-pub fn from_ram(monitor: UnixStream) -> Result<()> {
+pub fn wake_from_s3(monitor: UnixStream) -> Result<()> {
     let mut monitor = Monitor::connect(monitor)?;
     spawn("waker", move || {
         // The end of the connection is that of the machine.
@@ -39,12 +39,12 @@ pub fn from_ram(monitor: UnixStream) -> Result<()> {
 /// Presses the power button of the machine behind this monitor each time its console says
 /// that it is suspended to idle, of which QEMU knows nothing. `ended` is readable once the
 /// machine is gone.
-pub fn from_idle(monitor: UnixStream, console: &Path, ended: OwnedFd) -> Result<()> {
+pub fn wake_from_s2idle(monitor: UnixStream, console: &Path, ended: OwnedFd) -> Result<()> {
     let mut monitor = Monitor::connect(monitor)?;
-    let mut console = Console::from_now(console)
+    let mut console = ConsoleLog::open_at_end(console)
         .map_err(Error::io(format!("following {}", console.display())))?;
     spawn("idle-waker", move || {
-        while let Ok(true) = console.wait_for(IDLE, &ended) {
+        while let Ok(true) = console.wait_for(S2IDLE_MESSAGE, &ended) {
             wake(&mut monitor, "system_powerdown");
         }
     })
@@ -65,25 +65,25 @@ fn wake(monitor: &mut Monitor, command: &str) {
 }
 
 /// A log that grows.
-struct Console {
+struct ConsoleLog {
     file: File,
-    changes: OwnedFd,
+    events: OwnedFd,
     /// What there is of the last line.
     text: Vec<u8>,
 }
 
-impl Console {
+impl ConsoleLog {
     /// The longest that a system call waits; a machine may never sleep.
     const POLL_TIMEOUT: Duration = Duration::from_secs(3600);
 
-    fn from_now(path: &Path) -> io::Result<Self> {
-        let changes = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?;
-        inotify::add_watch(&changes, path, WatchFlags::MODIFY)?;
+    fn open_at_end(path: &Path) -> io::Result<Self> {
+        let events = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?;
+        inotify::add_watch(&events, path, WatchFlags::MODIFY)?;
         let mut file = File::open(path)?;
         file.seek(SeekFrom::End(0))?;
         Ok(Self {
             file,
-            changes,
+            events,
             text: Vec::new(),
         })
     }
@@ -92,7 +92,7 @@ impl Console {
     fn wait_for(&mut self, text: &str, ended: &OwnedFd) -> io::Result<bool> {
         loop {
             // Changes first: what comes after they are read is told anew.
-            self.forget_changes()?;
+            self.drain_events()?;
             self.file.read_to_end(&mut self.text)?;
             while let Some(end) = self.text.iter().position(|&byte| byte == b'\n') {
                 let line: Vec<u8> = self.text.drain(..=end).collect();
@@ -100,16 +100,16 @@ impl Console {
                     return Ok(true);
                 }
             }
-            wait_readable(&[&self.changes, ended], Instant::now() + Self::POLL_TIMEOUT)?;
+            wait_readable(&[&self.events, ended], Instant::now() + Self::POLL_TIMEOUT)?;
             if wait_readable(&[ended], Instant::now())? {
                 return Ok(false);
             }
         }
     }
 
-    fn forget_changes(&self) -> io::Result<()> {
+    fn drain_events(&self) -> io::Result<()> {
         let mut buffer = [MaybeUninit::uninit(); 4096];
-        let mut reader = inotify::Reader::new(&self.changes, &mut buffer);
+        let mut reader = inotify::Reader::new(&self.events, &mut buffer);
         loop {
             match reader.next() {
                 Ok(_) | Err(Errno::INTR) => {}
@@ -164,14 +164,14 @@ mod tests {
             }
             assert!(qemu.next().contains("system_wakeup"));
         });
-        from_ram(ours).unwrap();
+        wake_from_s3(ours).unwrap();
         qemu.join().unwrap();
     }
 
     #[test]
     fn the_button_is_pressed_once_for_each_line_that_says_idle() {
         let mut log = tempfile::NamedTempFile::new().unwrap();
-        writeln!(log, "[ 1.0] {IDLE} of an earlier machine").unwrap();
+        writeln!(log, "[ 1.0] {S2IDLE_MESSAGE} of an earlier machine").unwrap();
         let (ended, end) = io::pipe().unwrap();
         let (ours, theirs) = UnixStream::pair().unwrap();
         let qemu = thread::spawn(move || {
@@ -179,7 +179,7 @@ mod tests {
             qemu.send(r#"{"return": {}}"#);
             qemu
         });
-        from_idle(ours, log.path(), ended.into()).unwrap();
+        wake_from_s2idle(ours, log.path(), ended.into()).unwrap();
         let mut qemu = qemu.join().unwrap();
         // In pieces, between other lines, and two at once.
         for text in [

@@ -73,7 +73,7 @@ impl Column {
     }
 
     /// How it is set up, for people.
-    pub fn about(self) -> &'static str {
+    pub fn description(self) -> &'static str {
         match self {
             Self::Ringbar => "/dev/ringbar0 with default settings",
             Self::RingbarPlain => "/dev/ringbar0, the job without registered buffers",

@@ -34,7 +34,7 @@ echo "$device" >"$driver/bind"
 /// Waits for the block device of a PCI address, which a driver may make some time after
 /// it was loaded; sets it up and prints its name and, on a second line, the numbers of
 /// its interrupts.
-const FIND: &str = r#"
+const FIND_BLOCK_DEVICE: &str = r#"
 set -eu
 cd /sys/bus/pci/devices/"$1"
 shopt -s nullglob
@@ -70,7 +70,7 @@ pub fn prepare(agent: &Agent, cpus: u32) -> Result<HashMap<Column, Node>> {
     let mut nodes = HashMap::new();
     for column in Column::ALL {
         let node = if let Some(address) = pci_address(column) {
-            let find = GuestCommand::shell(FIND).args(["sh", &address]);
+            let find = GuestCommand::shell(FIND_BLOCK_DEVICE).args(["sh", &address]);
             let text = agent.check(&find, LOAD_TIMEOUT)?;
             parse(&text).ok_or_else(|| {
                 Error::Protocol(format!("{text:?} for the block device at {address}"))

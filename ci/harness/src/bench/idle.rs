@@ -36,7 +36,7 @@ pub struct IdleDaemon {
 
 impl Idle {
     /// Looks on for this long; `daemons` are process ids on the host.
-    pub fn watch(agent: &Agent, daemons: &[(Column, u32)], time: Duration) -> Result<Self> {
+    pub fn measure(agent: &Agent, daemons: &[(Column, u32)], time: Duration) -> Result<Self> {
         let usages =
             || -> Result<Vec<Usage>> { daemons.iter().map(|(_, pid)| Usage::of(*pid)).collect() };
         let start = Instant::now();

@@ -52,7 +52,7 @@ pub struct Sample {
 
 /// What there is to measure with.
 #[derive(Debug)]
-pub struct Bench<'a> {
+pub struct BenchContext<'a> {
     /// The guest.
     pub agent: &'a Agent,
     /// Devices in the guest.
@@ -65,7 +65,7 @@ pub struct Bench<'a> {
     pub daemons: HashMap<Column, u32>,
 }
 
-impl Bench<'_> {
+impl BenchContext<'_> {
     /// Does `job` on `column` for so long. `job` is that of the column already.
     pub fn measure(&self, column: Column, job: &Job, time: Duration) -> Result<Sample> {
         if column == Column::Memcpy {
@@ -83,9 +83,9 @@ impl Bench<'_> {
         arguments.push(format!("--exec_postrun=echo {END} >&9; :"));
 
         let before = self.counters(column, node)?;
-        let mut watch = Watch::default();
+        let mut recorder = UsageRecorder::default();
         let run = fio::run(self.agent, arguments, &[FILL_BUFFERS], |bytes| {
-            watch.hear(bytes, || self.processes(column));
+            recorder.on_output(bytes, || self.host_usage(column));
         })?;
         let after = self.counters(column, node)?;
 
@@ -106,7 +106,7 @@ impl Bench<'_> {
             });
         }
         let per_io = |count: u64| count as f64 / ios as f64;
-        let used = watch.used()?;
+        let used = recorder.used()?;
         let cpu = |time: Duration| time.as_secs_f64() * 1e6 / ios as f64;
         Ok(Sample {
             iops: report.read.iops + report.write.iops,
@@ -178,24 +178,24 @@ impl Bench<'_> {
         })
     }
 
-    fn counters(&self, column: Column, node: &Node) -> Result<Counted> {
+    fn counters(&self, column: Column, node: &Node) -> Result<GuestCounters> {
         if column.is_ringbar() {
             let counters = Counters::read(self.agent)?;
-            return Ok(Counted {
+            return Ok(GuestCounters {
                 interrupts: Some(counters.interrupts),
                 doorbells: Some(counters.doorbells),
             });
         }
         let count = |numbers: &Vec<u32>| interrupts_numbered(self.agent, numbers);
-        Ok(Counted {
+        Ok(GuestCounters {
             interrupts: node.interrupts.as_ref().map(count).transpose()?,
             doorbells: None,
         })
     }
 
-    fn processes(&self, column: Column) -> Result<Processes> {
+    fn host_usage(&self, column: Column) -> Result<HostUsage> {
         let daemon = self.daemons.get(&column);
-        Ok(Processes {
+        Ok(HostUsage {
             qemu: Usage::of(self.qemu)?,
             daemon: daemon.map(|pid| Usage::of(*pid)).transpose()?,
         })
@@ -204,12 +204,12 @@ impl Bench<'_> {
 
 /// What the guest has counted so far.
 #[derive(Clone, Copy, Debug)]
-struct Counted {
+struct GuestCounters {
     interrupts: Option<u64>,
     doorbells: Option<u64>,
 }
 
-impl Counted {
+impl GuestCounters {
     fn interrupts_since(self, earlier: Self) -> Option<u64> {
         Some(self.interrupts?.saturating_sub(earlier.interrupts?))
     }
@@ -221,25 +221,25 @@ impl Counted {
 
 /// What processes on the host have used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Processes {
+struct HostUsage {
     qemu: Usage,
     daemon: Option<Usage>,
 }
 
 /// Looks at the processes when fio says that a job begins or ends.
 #[derive(Default)]
-struct Watch {
-    heard: Vec<u8>,
-    begin: Option<Processes>,
-    end: Option<Processes>,
+struct UsageRecorder {
+    output: Vec<u8>,
+    begin: Option<HostUsage>,
+    end: Option<HostUsage>,
     problem: Option<Error>,
 }
 
-impl Watch {
-    fn hear(&mut self, bytes: &[u8], look: impl Fn() -> Result<Processes>) {
-        self.heard.extend_from_slice(bytes);
-        while let Some(length) = self.heard.iter().position(|byte| *byte == b'\n') {
-            let line: Vec<_> = self.heard.drain(..=length).collect();
+impl UsageRecorder {
+    fn on_output(&mut self, bytes: &[u8], read_usage: impl Fn() -> Result<HostUsage>) {
+        self.output.extend_from_slice(bytes);
+        while let Some(length) = self.output.iter().position(|byte| *byte == b'\n') {
+            let line: Vec<_> = self.output.drain(..=length).collect();
             let line = line.trim_ascii();
             // Of several jobs at once, the first to begin and the last to end.
             let place = match line {
@@ -247,14 +247,14 @@ impl Watch {
                 line if line == END.as_bytes() => &mut self.end,
                 _ => continue,
             };
-            match look() {
+            match read_usage() {
                 Ok(processes) => *place = Some(processes),
                 Err(error) => self.problem = Some(error),
             }
         }
     }
 
-    fn used(self) -> Result<Processes> {
+    fn used(self) -> Result<HostUsage> {
         if let Some(problem) = self.problem {
             return Err(problem);
         }
@@ -263,7 +263,7 @@ impl Watch {
                 "fio did not say when it began and ended".into(),
             ));
         };
-        Ok(Processes {
+        Ok(HostUsage {
             qemu: end.qemu.since(begin.qemu),
             daemon: end
                 .daemon
@@ -281,46 +281,46 @@ mod tests {
     #[test]
     fn the_first_begin_and_the_last_end_count() {
         let seconds = Cell::new(0);
-        let look = || {
+        let read_usage = || {
             seconds.set(seconds.get() + 1);
             let usage = Usage {
                 cpu: Duration::from_secs(seconds.get() * seconds.get()),
                 waits: 0,
             };
-            Ok(Processes {
+            Ok(HostUsage {
                 qemu: usage,
                 daemon: Some(usage),
             })
         };
-        let mut watch = Watch::default();
+        let mut recorder = UsageRecorder::default();
         for piece in ["fio-3\nbeg", "in\nbegin\n", "end\n", "en", "d\n"] {
-            watch.hear(piece.as_bytes(), look);
+            recorder.on_output(piece.as_bytes(), read_usage);
         }
         assert_eq!(seconds.get(), 3);
-        let used = watch.used().unwrap();
+        let used = recorder.used().unwrap();
         assert_eq!(used.qemu.cpu, Duration::from_secs(8));
         assert_eq!(used.daemon, Some(used.qemu));
     }
 
     #[test]
     fn silence_is_an_error() {
-        let mut watch = Watch::default();
-        watch.hear(b"begin\n", || {
-            Ok(Processes {
+        let mut recorder = UsageRecorder::default();
+        recorder.on_output(b"begin\n", || {
+            Ok(HostUsage {
                 qemu: Usage::default(),
                 daemon: None,
             })
         });
-        assert!(watch.used().is_err());
+        assert!(recorder.used().is_err());
     }
 
     #[test]
     fn what_is_not_counted_stays_unknown() {
-        let none = Counted {
+        let none = GuestCounters {
             interrupts: Some(5),
             doorbells: None,
         };
-        let later = Counted {
+        let later = GuestCounters {
             interrupts: Some(7),
             doorbells: Some(1),
         };

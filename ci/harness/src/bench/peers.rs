@@ -9,15 +9,15 @@ use std::process::Command;
 use rustix::fs::{Mode, OFlags};
 
 use crate::error::{Error, Result};
-use crate::listening::SocketWatch;
 use crate::process::HostProcess;
 use crate::setup::Setup;
-use crate::temporary::PrivateDir;
+use crate::socket_watch::SocketWatch;
+use crate::temporary::TemporaryDir;
 
 use super::column::Column;
 
 /// Where the files lie that the peers keep their data in: in memory.
-const BACKING: &str = "/dev/shm";
+const BACKING_DIR: &str = "/dev/shm";
 
 /// Largest transfer of the NVMe controller, 2 MiB, as a power of two of 4 KiB: the most
 /// that QEMU takes. Its default would split transfers of 1 MiB.
@@ -47,16 +47,16 @@ pub struct Peers {
     daemon: HostProcess,
     arguments: Vec<String>,
     access: &'static str,
-    _sockets: PrivateDir,
-    _files: PrivateDir,
+    _sockets: TemporaryDir,
+    _files: TemporaryDir,
 }
 
 impl Peers {
     /// Makes the files and starts the daemon, for devices of this size in a guest with
     /// this number of CPUs.
     pub fn start(setup: &Setup, size: u64, cpus: u32, log_dir: &Path) -> Result<Self> {
-        let files = PrivateDir::new_in(BACKING)?;
-        let sockets = PrivateDir::new()?;
+        let files = TemporaryDir::new_in(BACKING_DIR)?;
+        let sockets = TemporaryDir::new()?;
         let mut paths = Vec::new();
         for name in ["virtio-blk", "virtio-blk-poll", "vhost-user-blk", "nvme"] {
             let path = files.path().join(name);
@@ -252,7 +252,7 @@ mod tests {
 
     #[test]
     fn some_access_is_found() {
-        let file = tempfile::NamedTempFile::new_in(BACKING).unwrap();
+        let file = tempfile::NamedTempFile::new_in(BACKING_DIR).unwrap();
         assert!(access(file.path()).contains("aio="));
         // A file that cannot be opened so is no error.
         assert!(access(Path::new("/nowhere")).contains("direct=off"));

@@ -10,7 +10,7 @@ use super::job::Job;
 use super::measure::Sample;
 use super::rounds::JobSamples;
 use super::statistics::{Summary, median_of_known, round};
-use super::targets::{Reference, Verdict, judge};
+use super::targets::{Reference, TargetResult, evaluate};
 
 /// Where and how it was measured.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -203,7 +203,7 @@ pub struct Report {
     /// Ringbar compared with the rest.
     pub ratios: Vec<RatioLine>,
     /// The targets of the jobs that were run.
-    pub targets: Vec<Verdict>,
+    pub targets: Vec<TargetResult>,
     /// What happened while nothing was done.
     pub idle: Option<Idle>,
 }
@@ -216,12 +216,12 @@ impl Report {
             environment,
             settings: devices
                 .iter()
-                .map(|column| (*column, column.about()))
+                .map(|column| (*column, column.description()))
                 .collect(),
             devices,
             jobs: results.jobs.clone(),
             ratios: results.ratios.clone(),
-            targets: judge(results, idle.as_ref()),
+            targets: evaluate(results, idle.as_ref()),
             idle,
         }
     }

@@ -107,7 +107,7 @@ pub fn jobs() -> Vec<Job> {
 
 /// A target and what was reached.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Verdict {
+pub struct TargetResult {
     /// Job, or what else was looked at.
     pub job: String,
     /// What was measured.
@@ -120,7 +120,7 @@ pub struct Verdict {
     pub met: Option<bool>,
 }
 
-impl Verdict {
+impl TargetResult {
     fn new(job: &str, metric: &str, bound: Bound, value: Option<f64>) -> Self {
         // As it is printed, so that what is printed agrees.
         let value = value.map(|value| round(value, 3));
@@ -157,32 +157,37 @@ impl Metric {
 }
 
 /// Compares results with the targets of their jobs.
-pub fn judge(results: &Results, idle: Option<&Idle>) -> Vec<Verdict> {
-    let mut verdicts = Vec::new();
+pub fn evaluate(results: &Results, idle: Option<&Idle>) -> Vec<TargetResult> {
+    let mut evaluated = Vec::new();
     for (job, metric, bound) in TARGETS {
         if results.has_job(job) {
             let value = metric.value(results, job);
-            verdicts.push(Verdict::new(job, &metric.name(), *bound, value));
+            evaluated.push(TargetResult::new(job, &metric.name(), *bound, value));
         }
     }
-    verdicts.extend(judge_sweep(results));
+    evaluated.extend(evaluate_sweep(results));
     if let Some(idle) = idle {
         let wakeups = idle.wakeups_per_second(Column::Ringbar);
-        verdicts.push(Verdict::new(
+        evaluated.push(TargetResult::new(
             "idle",
             "wakeups_per_second",
             AtMost(0.0),
             wakeups,
         ));
         let cpus = Some(idle.guest_cpus);
-        verdicts.push(Verdict::new("idle", "guest_cpus", AtMost(IDLE_CPUS), cpus));
+        evaluated.push(TargetResult::new(
+            "idle",
+            "guest_cpus",
+            AtMost(IDLE_CPUS),
+            cpus,
+        ));
     }
-    verdicts
+    evaluated
 }
 
 /// In no point of the sweep behind, and a byte no dearer in larger blocks.
-fn judge_sweep(results: &Results) -> Vec<Verdict> {
-    let mut verdicts = Vec::new();
+fn evaluate_sweep(results: &Results) -> Vec<TargetResult> {
+    let mut evaluated = Vec::new();
     let measured: Vec<_> = jobs::sweep()
         .into_iter()
         .filter(|job| results.has_job(&job.to_string()))
@@ -193,7 +198,12 @@ fn judge_sweep(results: &Results) -> Vec<Verdict> {
             |(job, metric, _): &(&str, Metric, Bound)| *job == name && *metric == BEST_PEER;
         if !TARGETS.iter().any(has_another) {
             let value = BEST_PEER.value(results, &name);
-            verdicts.push(Verdict::new(&name, &BEST_PEER.name(), AtLeast(1.0), value));
+            evaluated.push(TargetResult::new(
+                &name,
+                &BEST_PEER.name(),
+                AtLeast(1.0),
+                value,
+            ));
         }
     }
     // The best of all rounds: the sizes are not measured in the same moment.
@@ -217,7 +227,7 @@ fn judge_sweep(results: &Results) -> Vec<Verdict> {
                 .zip(cost(smaller))
                 .map(|(large, small)| large / small);
             let metric = format!("cost of a byte over that in {smaller}");
-            verdicts.push(Verdict::new(
+            evaluated.push(TargetResult::new(
                 &job.to_string(),
                 &metric,
                 AtMost(COST_TOLERANCE),
@@ -225,7 +235,7 @@ fn judge_sweep(results: &Results) -> Vec<Verdict> {
             ));
         }
     }
-    verdicts
+    evaluated
 }
 
 #[cfg(test)]
@@ -252,18 +262,18 @@ mod tests {
             (name, Column::Ringbar, &[900.0, 950.0, 800.0]),
             (name, Column::Nvme, &[300.0, 310.0, 400.0]),
         ]);
-        let verdicts = judge(&measured, None);
-        assert_eq!(verdicts.len(), 2);
+        let evaluated = evaluate(&measured, None);
+        assert_eq!(evaluated.len(), 2);
         assert_eq!(
-            (verdicts[0].value, verdicts[0].met),
+            (evaluated[0].value, evaluated[0].met),
             (Some(3.0), Some(true))
         );
-        assert_eq!((verdicts[1].value, verdicts[1].met), (None, None));
+        assert_eq!((evaluated[1].value, evaluated[1].met), (None, None));
         let measured = results(&[
             (name, Column::Ringbar, &[700.0]),
             (name, Column::Memcpy, &[1000.0]),
         ]);
-        assert_eq!(judge(&measured, None)[1].met, Some(false));
+        assert_eq!(evaluate(&measured, None)[1].met, Some(false));
     }
 
     #[test]
@@ -275,7 +285,7 @@ mod tests {
             (large, Column::Ringbar, &[50.0]),
             (large, Column::Nvme, &[60.0]),
         ]);
-        let met: Vec<_> = judge(&measured, None)
+        let met: Vec<_> = evaluate(&measured, None)
             .iter()
             .map(|verdict| verdict.met)
             .collect();
@@ -289,7 +299,7 @@ mod tests {
             (name, Column::Ringbar, &[30.0]),
             (name, Column::Nvme, &[10.0]),
         ]);
-        let met: Vec<_> = judge(&measured, None)
+        let met: Vec<_> = evaluate(&measured, None)
             .iter()
             .map(|verdict| verdict.met)
             .collect();
@@ -299,8 +309,8 @@ mod tests {
     #[test]
     fn idleness_is_judged() {
         let idle = Idle::example(0.0, 0.5);
-        let verdicts = judge(&results(&[]), Some(&idle));
-        let met: Vec<_> = verdicts.iter().map(|verdict| verdict.met).collect();
+        let evaluated = evaluate(&results(&[]), Some(&idle));
+        let met: Vec<_> = evaluated.iter().map(|verdict| verdict.met).collect();
         assert_eq!(met, [Some(true), Some(false)]);
     }
 }

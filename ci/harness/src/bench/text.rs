@@ -6,13 +6,13 @@ use crate::table;
 
 use super::column::Column;
 use super::report::{BEST_PEER, Report};
-use super::targets::{Bound, Verdict};
+use super::targets::{Bound, TargetResult};
 
 /// What stands where there is nothing.
-const NOTHING: &str = "-";
+const NO_VALUE: &str = "-";
 
-fn or_nothing(value: Option<f64>, digits: usize) -> String {
-    value.map_or_else(|| NOTHING.to_owned(), |value| format!("{value:.digits$}"))
+fn format_value(value: Option<f64>, digits: usize) -> String {
+    value.map_or_else(|| NO_VALUE.to_owned(), |value| format!("{value:.digits$}"))
 }
 
 impl Report {
@@ -22,22 +22,22 @@ impl Report {
             "Each job on each device (medians of {} rounds of {} s)\n{}\n",
             self.environment.rounds,
             self.environment.seconds,
-            self.measured()
+            self.measurements_table()
         );
         text += &format!(
             "Ringbar's ratio to the others (medians of the ratios in the same round)\n{}",
-            self.compared()
+            self.ratios_table()
         );
         if let Some(idle) = &self.idle {
             text += &format!("\n{}\n", idle.line());
         }
         if !self.targets.is_empty() {
-            text += &format!("\nTargets\n{}", self.judged());
+            text += &format!("\nTargets\n{}", self.targets_table());
         }
         text
     }
 
-    fn measured(&self) -> String {
+    fn measurements_table(&self) -> String {
         let mut rows = vec![headings(&[
             "job",
             "device",
@@ -62,16 +62,16 @@ impl Report {
                     "{:.1}",
                     line.iops_median * block as f64 / f64::from(1 << 20)
                 ),
-                or_nothing(line.interrupts_per_io, 3),
-                or_nothing(line.doorbells_per_io, 3),
-                or_nothing(line.daemon_cpu_us_per_io, 1),
-                or_nothing(line.qemu_cpu_us_per_io, 1),
+                format_value(line.interrupts_per_io, 3),
+                format_value(line.doorbells_per_io, 3),
+                format_value(line.daemon_cpu_us_per_io, 1),
+                format_value(line.qemu_cpu_us_per_io, 1),
             ]);
         }
         table::align(&rows, 2)
     }
 
-    fn compared(&self) -> String {
+    fn ratios_table(&self) -> String {
         let others: Vec<_> = self
             .devices
             .iter()
@@ -92,24 +92,24 @@ impl Report {
             let best = find(BEST_PEER);
             let mut row = vec![
                 job.to_owned(),
-                best.map_or(NOTHING, |line| line.peer.name()).to_owned(),
-                or_nothing(best.map(|line| line.ratio), 2),
-                or_nothing(best.map(|line| line.min), 2),
-                or_nothing(best.map(|line| line.max), 2),
+                best.map_or(NO_VALUE, |line| line.peer.name()).to_owned(),
+                format_value(best.map(|line| line.ratio), 2),
+                format_value(best.map(|line| line.min), 2),
+                format_value(best.map(|line| line.max), 2),
             ];
             row.extend(
                 others
                     .iter()
-                    .map(|vs| or_nothing(find(vs).map(|line| line.ratio), 2)),
+                    .map(|vs| format_value(find(vs).map(|line| line.ratio), 2)),
             );
             rows.push(row);
         }
         table::align(&rows, 2)
     }
 
-    fn judged(&self) -> String {
+    fn targets_table(&self) -> String {
         let mut rows = vec![headings(&["job", "metric", "target", "value", ""])];
-        for Verdict {
+        for TargetResult {
             job,
             metric,
             bound,
@@ -124,7 +124,7 @@ impl Report {
                     Bound::AtLeast(bound) => format!(">= {bound}"),
                     Bound::AtMost(bound) => format!("<= {bound}"),
                 },
-                or_nothing(*value, 3),
+                format_value(*value, 3),
                 match met {
                     Some(true) => "met",
                     Some(false) => "MISSED",

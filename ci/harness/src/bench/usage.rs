@@ -24,8 +24,8 @@ impl Usage {
         let problem = || Error::io(format!("reading what process {pid} has used"));
         let parents = parents().map_err(problem())?;
         let mut usage = Self::default();
-        for process in family(pid, &parents) {
-            match of_one(process) {
+        for process in descendants(pid, &parents) {
+            match of_process(process) {
                 Ok(one) => {
                     usage.cpu += one.cpu;
                     usage.waits += one.waits;
@@ -70,22 +70,22 @@ fn parents() -> io::Result<HashMap<u32, u32>> {
 }
 
 /// A process and all that descend from it.
-fn family(pid: u32, parents: &HashMap<u32, u32>) -> Vec<u32> {
-    let mut family = vec![pid];
+fn descendants(pid: u32, parents: &HashMap<u32, u32>) -> Vec<u32> {
+    let mut descendants = vec![pid];
     let mut next = 0;
-    while let Some(&parent) = family.get(next) {
+    while let Some(&parent) = descendants.get(next) {
         next += 1;
         let children: Vec<_> = parents
             .iter()
-            .filter(|(child, of)| **of == parent && !family.contains(child))
+            .filter(|(child, of)| **of == parent && !descendants.contains(child))
             .map(|(child, _)| *child)
             .collect();
-        family.extend(children);
+        descendants.extend(children);
     }
-    family
+    descendants
 }
 
-fn of_one(pid: u32) -> io::Result<Usage> {
+fn of_process(pid: u32) -> io::Result<Usage> {
     let malformed = || io::Error::other("the kernel's table has another format");
     let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
     let stat = Stat::parse(&stat).ok_or_else(malformed)?;
@@ -159,9 +159,9 @@ mod tests {
     #[test]
     fn grandchildren_belong_to_the_family() {
         let parents = HashMap::from([(2, 1), (3, 2), (4, 3), (5, 1), (6, 5)]);
-        let mut family = family(2, &parents);
-        family.sort_unstable();
-        assert_eq!(family, [2, 3, 4]);
+        let mut descendants = descendants(2, &parents);
+        descendants.sort_unstable();
+        assert_eq!(descendants, [2, 3, 4]);
     }
 
     #[test]

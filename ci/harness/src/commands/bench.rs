@@ -14,7 +14,7 @@ use clap::Args;
 use ringbar_harness::bench::column::Column;
 use ringbar_harness::bench::idle::Idle;
 use ringbar_harness::bench::jobs::{self, Selection};
-use ringbar_harness::bench::measure::Bench;
+use ringbar_harness::bench::measure::BenchContext;
 use ringbar_harness::bench::peers::Peers;
 use ringbar_harness::bench::report::{Environment, Report, Results};
 use ringbar_harness::bench::rounds::{self, Schedule};
@@ -148,11 +148,11 @@ pub fn run(setup: &Setup, options: &Options) -> anyhow::Result<ExitCode> {
         &mut results,
     );
     // Where the daemon has ended, that is the reason.
-    let measured = match peers.daemon().ended_error("the guest still used it") {
+    let measured = match peers.daemon().exit_error("the guest still used it") {
         Some(error) => Err(error),
         None => measured,
     };
-    let (idle, failure) = match vm.explain(measured) {
+    let (idle, failure) = match vm.with_logs(measured) {
         Ok(idle) => (Some(idle), None),
         Err(error) => (None, Some(error)),
     };
@@ -209,7 +209,7 @@ fn measure(
         let columns = Column::ALL.into_iter().filter(|column| column.is_ringbar());
         daemons.extend(columns.map(|column| (column, pid)));
     }
-    let bench = Bench {
+    let bench = BenchContext {
         agent: &agent,
         nodes: guest::prepare(&agent, CPUS)?,
         size: device.size,
@@ -255,7 +255,7 @@ fn measure(
         .into_iter()
         .filter_map(|column| Some((column, *bench.daemons.get(&column)?)))
         .collect();
-    Idle::watch(&agent, &watched, IDLE_TIME)
+    Idle::measure(&agent, &watched, IDLE_TIME)
 }
 
 fn write(directory: &Path, report: &Report) -> anyhow::Result<()> {

@@ -78,7 +78,7 @@ pub fn run(setup: &Setup, options: &Options) -> anyhow::Result<ExitCode> {
 
     let command = GuestCommand::shell(line);
     let result = pass_through(&vm, &command, options.timeout);
-    let status = match vm.explain(result) {
+    let status = match vm.with_logs(result) {
         Ok(status) => status,
         Err(error) if error.is_timeout() => {
             eprintln!("ringbar-ci: {error:#}");

@@ -14,7 +14,7 @@ use ringbar_harness::device::Storage;
 use ringbar_harness::error::{Error, Result};
 use ringbar_harness::fio::JOBS;
 use ringbar_harness::kernel_log;
-use ringbar_harness::report::{JobLine, RunReport, human};
+use ringbar_harness::report::{JobLine, RunReport, human_size};
 use ringbar_harness::setup::{OutputDir, Setup};
 use ringbar_harness::vm::{Vm, VmOptions};
 
@@ -66,11 +66,11 @@ pub fn run(setup: &Setup, options: &Options) -> anyhow::Result<ExitCode> {
     let mut vm = Vm::start(setup, &vm_options)?;
     vm.load_driver()?;
     let result = run_jobs(&mut vm, options);
-    let jobs = vm.explain(result)?;
+    let jobs = vm.with_logs(result)?;
     let result = check_bar(&vm);
-    let bar_check = vm.explain(result)?;
+    let bar_check = vm.with_logs(result)?;
     let result = vm.agent().kernel_log();
-    let log = vm.explain(result)?;
+    let log = vm.with_logs(result)?;
     let complaints = kernel_log::report(&log, &[]);
     let kernel = vm.agent().kernel_release().to_owned();
     let power_off = vm.power_off();
@@ -148,7 +148,7 @@ fn run_jobs(vm: &mut Vm, options: &Options) -> Result<Vec<JobLine>> {
             if !std::mem::take(&mut corrupt) {
                 return Ok(());
             }
-            let place = job.victim();
+            let place = job.corruption_offset();
             eprint!("(changing byte {place}) ");
             match vm.devices().first() {
                 Some(device) => device.corrupt_byte(place),
@@ -159,7 +159,7 @@ fn run_jobs(vm: &mut Vm, options: &Options) -> Result<Vec<JobLine>> {
         match &measured.failure {
             None => eprintln!(
                 "{:>10} verified, {:6.0} IOPS",
-                human(measured.verified_bytes),
+                human_size(measured.verified_bytes),
                 measured.iops
             ),
             Some(failure) => {
@@ -203,7 +203,7 @@ fn last_line(
             "passed: {} fio jobs, {} verified with crc32c without an error; the BAR map and \
              DMA agree ({}); the kernel log is clean",
             report.jobs.len(),
-            human(report.verified_bytes()),
+            human_size(report.verified_bytes()),
             bar_check.as_deref().unwrap_or_default()
         );
     }

@@ -12,7 +12,7 @@ use anyhow::Context;
 use clap::Args;
 use ringbar_harness::agent::Agent;
 use ringbar_harness::error::Error;
-use ringbar_harness::process::KeptTerminal;
+use ringbar_harness::process::TerminalGuard;
 use ringbar_harness::qemu::Console;
 use ringbar_harness::setup::Setup;
 use ringbar_harness::vm::Vm;
@@ -48,7 +48,7 @@ pub fn run(setup: &Setup, options: &Options) -> anyhow::Result<ExitCode> {
         .filter(|share| !share.as_os_str().is_empty());
 
     // QEMU sets the terminal up and restores it, except when it is killed.
-    let _terminal = KeptTerminal::new();
+    let _terminal = TerminalGuard::new();
     eprintln!(
         "Booting Linux {} in QEMU {} ({})",
         setup.kernel_release, setup.qemu_version, setup.accel

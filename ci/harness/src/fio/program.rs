@@ -13,23 +13,26 @@ use crate::error::{Error, Result};
 const RUN_TIMEOUT: Duration = Duration::from_secs(240);
 
 /// Where fio leaves its report in the guest.
-const REPORT: &str = "/run/fio.json";
+const REPORT_PATH: &str = "/run/fio.json";
 
 /// Runs fio with these arguments and variables of the environment, and reads its report.
-/// `heard` gets what fio writes to its standard output, or to descriptor 9, as soon as it
+/// `on_output` gets what fio writes to its standard output, or to descriptor 9, as soon as it
 /// arrives.
 pub(crate) fn run(
     agent: &Agent,
     arguments: Vec<String>,
     variables: &[(&str, &str)],
-    mut heard: impl FnMut(&[u8]),
+    mut on_output: impl FnMut(&[u8]),
 ) -> Result<FioRun> {
     // Commands that fio runs before and after a job have their standard output sent
     // to a file; descriptor 9 they inherit.
     let mut command = GuestCommand::new("sh")
         .args(["-c", "exec fio \"$@\" 9>&1", "fio"])
         .args(arguments)
-        .args(["--output-format=json".into(), format!("--output={REPORT}")])
+        .args([
+            "--output-format=json".into(),
+            format!("--output={REPORT_PATH}"),
+        ])
         // For the files that fio leaves wherever it runs.
         .directory("/run");
     for (name, value) in variables {
@@ -40,7 +43,7 @@ pub(crate) fn run(
     let status = loop {
         match running.next()? {
             Event::Stdout(bytes) => {
-                heard(&bytes);
+                on_output(&bytes);
                 stdout.extend(bytes);
             }
             Event::Stderr(bytes) => stderr.extend(bytes),
@@ -49,7 +52,7 @@ pub(crate) fn run(
     };
     let messages =
         String::from_utf8_lossy(&stderr).into_owned() + &String::from_utf8_lossy(&stdout);
-    let report = match agent.read_text(REPORT) {
+    let report = match agent.read_text(REPORT_PATH) {
         Ok(text) => parse_report(&text),
         Err(Error::Guest { message, .. }) => Err(message),
         Err(error) => return Err(error),
@@ -121,9 +124,9 @@ pub(crate) struct JobReport {
 impl JobReport {
     pub(crate) fn verify_errors(&self) -> u64 {
         /// `EILSEQ`, what a failed verification sets.
-        const WRONG_BYTES: i32 = 84;
+        const EILSEQ: i32 = 84;
         match self.error {
-            WRONG_BYTES => self.total_err.max(1),
+            EILSEQ => self.total_err.max(1),
             _ => self.total_err,
         }
     }

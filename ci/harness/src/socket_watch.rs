@@ -45,7 +45,7 @@ impl SocketWatch {
             if is_listening(socket)? {
                 return Ok(());
             }
-            if let Some(error) = process.ended_error(DURING) {
+            if let Some(error) = process.exit_error(DURING) {
                 return Err(error);
             }
             if Instant::now() >= deadline {
