@@ -6,7 +6,7 @@
 use std::fs::File;
 
 use ringbar_agent_protocol::host::{
-    ByteRange, FunctionOrder, HostReply, HostRequest, Lie, PORT_NAME,
+    ByteRange, FunctionCommand, HostReply, HostRequest, Lie, PORT_NAME,
 };
 use ringbar_agent_protocol::{find_port, read_frame, write_frame};
 
@@ -75,8 +75,8 @@ impl Host {
     }
 
     /// Has the PCI function do what its driver does not expect.
-    pub fn order(&self, order: FunctionOrder) -> Verdict {
-        self.ask(HostRequest::Function(DEVICE, order))
+    pub fn function_command(&self, command: FunctionCommand) -> Verdict {
+        self.ask(HostRequest::Function(DEVICE, command))
     }
 
     fn ask(&self, request: HostRequest) -> Verdict {

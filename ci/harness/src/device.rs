@@ -156,7 +156,7 @@ impl Device {
                 Storage::Memory => None,
                 Storage::File(path) => Some(path.clone()),
             },
-            orders: self.proxy.as_ref().map(Proxy::orders),
+            proxy: self.proxy.as_ref().map(Proxy::handle),
         })
     }
 

@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 
 use ringbar_agent_protocol::host::{ByteRange, HostReply, HostRequest};
 use ringbar_agent_protocol::{FrameError, read_frame, write_frame};
-use ringbar_lying_proxy::Orders;
+use ringbar_lying_proxy::ProxyHandle;
 use ringbar_page_cache::Unwritten;
 use ringbar_pci_function::PciFunction;
 
@@ -41,7 +41,7 @@ pub struct DeviceHandles {
     /// The file with its memory, if it has one.
     pub file: Option<PathBuf>,
     /// Has it lie, if it can.
-    pub orders: Option<Orders>,
+    pub proxy: Option<ProxyHandle>,
 }
 
 /// The host's end of the port over which test programs have devices stalled.
@@ -151,11 +151,11 @@ fn lock(devices: &Mutex<Devices>) -> MutexGuard<'_, Devices> {
 
 impl Devices {
     fn execute(&mut self, request: HostRequest) -> std::result::Result<HostReply, String> {
-        if let HostRequest::Function(number, order) = request {
+        if let HostRequest::Function(number, command) = request {
             let function = self.functions.get(number as usize);
             return function
                 .ok_or_else(|| format!("there is no PCI function {number}"))?
-                .order(order)
+                .execute(command)
                 .map(|()| HostReply::Done)
                 .map_err(|error| error.to_string());
         }
@@ -171,9 +171,9 @@ impl Devices {
             .all
             .get_mut(number as usize)
             .ok_or_else(|| format!("there is no device {number}"))?;
-        let orders = || {
-            let orders = device.handles.orders.as_ref();
-            orders.ok_or_else(|| format!("device {number} cannot lie"))
+        let proxy = || {
+            let proxy = device.handles.proxy.as_ref();
+            proxy.ok_or_else(|| format!("device {number} cannot lie"))
         };
         let done = match request {
             HostRequest::StallDevice(_) if self.closed => {
@@ -217,11 +217,11 @@ impl Devices {
                     false => Ok(()),
                 }
             }
-            HostRequest::Lie(_, lie) => orders()?.lie(lie).map_err(|error| error.to_string()),
-            HostRequest::EndLies(_) => orders()?.end_lies().map_err(|error| error.to_string()),
+            HostRequest::Lie(_, lie) => proxy()?.lie(lie).map_err(|error| error.to_string()),
+            HostRequest::EndLies(_) => proxy()?.end_lies().map_err(|error| error.to_string()),
             // Done above.
             HostRequest::Function(..) => Ok(()),
-            HostRequest::CountLies(_) => return Ok(HostReply::Count(orders()?.told())),
+            HostRequest::CountLies(_) => return Ok(HostReply::Count(proxy()?.lies_told())),
         };
         done.map(|()| HostReply::Done)
     }
@@ -304,7 +304,7 @@ mod tests {
             pauser: process.pauser().unwrap(),
             control: ControlSocket::new("/nonexistent/control".into()),
             file: None,
-            orders: None,
+            proxy: None,
         }]
     }
 

@@ -48,10 +48,10 @@ use ringbar_agent_protocol::host::Lie;
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::fd::OwnedFd;
 
-use session::{Session, Stop};
+use session::{Session, SessionEnd};
 
 /// What is asked of the thread.
-enum Order {
+enum Command {
     Lie(Lie),
     EndLies,
     End,
@@ -60,21 +60,21 @@ enum Order {
 /// A proxy in a thread of its own. Ends when dropped, as the connections do.
 #[derive(Debug)]
 pub struct Proxy {
-    orders: Orders,
+    handle: ProxyHandle,
     thread: Option<JoinHandle<()>>,
 }
 
 /// A handle by which the proxy of a device is told to lie.
 #[derive(Clone, Debug)]
-pub struct Orders(Arc<Shared>);
+pub struct ProxyHandle(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
-    /// An order and where to say that it was heard. Locked for one at a time.
-    sender: Mutex<Sender<(Order, Sender<()>)>>,
-    /// Readable while there may be an order.
+    /// A command and where to say that it was done. Locked for one at a time.
+    sender: Mutex<Sender<(Command, Sender<()>)>>,
+    /// Readable while there may be a command.
     wake: OwnedFd,
-    told: AtomicU64,
+    lies_told: AtomicU64,
 }
 
 impl Proxy {
@@ -86,62 +86,62 @@ impl Proxy {
         let shared = Arc::new(Shared {
             sender: Mutex::new(sender),
             wake: eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)?,
-            told: AtomicU64::new(0),
+            lies_told: AtomicU64::new(0),
         });
         let (theirs, device) = (Arc::clone(&shared), device.to_owned());
         let thread = thread::Builder::new()
             .name("lying-proxy".into())
             .spawn(move || serve(&listener, &device, &theirs, &receiver))?;
         Ok(Self {
-            orders: Orders(shared),
+            handle: ProxyHandle(shared),
             thread: Some(thread),
         })
     }
 
     /// A handle by which to have it lie.
-    pub fn orders(&self) -> Orders {
-        self.orders.clone()
+    pub fn handle(&self) -> ProxyHandle {
+        self.handle.clone()
     }
 }
 
 impl Drop for Proxy {
     fn drop(&mut self) {
         // An error says that it has ended.
-        let _ = self.orders.send(Order::End);
+        let _ = self.handle.send(Command::End);
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
     }
 }
 
-impl Orders {
+impl ProxyHandle {
     /// Prepares a lie.
     pub fn lie(&self, lie: Lie) -> io::Result<()> {
-        self.send(Order::Lie(lie))
+        self.send(Command::Lie(lie))
     }
 
     /// Forgets the lies that were not told yet, and ends those that last.
     pub fn end_lies(&self) -> io::Result<()> {
-        self.send(Order::EndLies)
+        self.send(Command::EndLies)
     }
 
     /// How many lies were told.
-    pub fn told(&self) -> u64 {
-        self.0.told.load(Ordering::Acquire)
+    pub fn lies_told(&self) -> u64 {
+        self.0.lies_told.load(Ordering::Acquire)
     }
 
-    fn send(&self, order: Order) -> io::Result<()> {
+    fn send(&self, command: Command) -> io::Result<()> {
         let gone = || io::Error::new(io::ErrorKind::NotConnected, "the proxy has ended");
-        let (heard, answer) = channel();
+        let (done, reply) = channel();
         self.0
             .sender
             .lock()
             // A send is done or not.
             .unwrap_or_else(PoisonError::into_inner)
-            .send((order, heard))
+            .send((command, done))
             .map_err(|_| gone())?;
         rustix::io::write(&self.0.wake, &1u64.to_ne_bytes())?;
-        answer.recv().map_err(|_| gone())
+        reply.recv().map_err(|_| gone())
     }
 }
 
@@ -149,12 +149,12 @@ fn serve(
     listener: &UnixListener,
     device: &Path,
     shared: &Shared,
-    orders: &Receiver<(Order, Sender<()>)>,
+    commands: &Receiver<(Command, Sender<()>)>,
 ) {
     let ended =
-        Session::accept(listener, device, shared, orders).and_then(|session| match session {
+        Session::accept(listener, device, shared, commands).and_then(|session| match session {
             Some(mut session) => session.run(),
-            None => Ok(Stop::Ordered),
+            None => Ok(SessionEnd::Requested),
         });
     if let Err(error) = ended {
         eprintln!("lying proxy of {}: {error}", device.display());

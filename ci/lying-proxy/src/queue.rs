@@ -72,13 +72,13 @@ pub(crate) struct Rings {
     shadow_avail: u16,
     shadow_used: u16,
     /// Buffers that the device does not have yet.
-    pub(crate) held: VecDeque<u16>,
+    pub(crate) undelivered: VecDeque<u16>,
     /// Buffers that the device has.
-    given: Vec<u16>,
+    outstanding: Vec<u16>,
     /// Up to which used index it was decided whether to interrupt the guest.
-    announced: u16,
+    signalled_used: u16,
     /// Nothing more comes from this queue.
-    pub(crate) dead: bool,
+    pub(crate) broken: bool,
 }
 
 impl Queue {
@@ -160,10 +160,10 @@ impl Queue {
             next_used,
             shadow_avail: self.base,
             shadow_used: next_used,
-            held: VecDeque::new(),
-            given: Vec::new(),
-            announced: next_used,
-            dead: false,
+            undelivered: VecDeque::new(),
+            outstanding: Vec::new(),
+            signalled_used: next_used,
+            broken: false,
         });
         Ok((avail_user, used_user))
     }
@@ -185,14 +185,14 @@ impl Queue {
         };
         let (shadow, _) = shadow_avail(self.index);
         let mut any = false;
-        while rings.given.len() < limit
-            && let Some(head) = rings.held.pop_front()
+        while rings.outstanding.len() < limit
+            && let Some(head) = rings.undelivered.pop_front()
         {
             let at = shadow + RING + 2 * u64::from(rings.shadow_avail % self.size);
             memory.write(at, head)?;
             rings.shadow_avail = rings.shadow_avail.wrapping_add(1);
             memory.store(shadow + INDEX, rings.shadow_avail)?;
-            rings.given.push(head);
+            rings.outstanding.push(head);
             any = true;
         }
         if any {
@@ -216,7 +216,7 @@ impl Queue {
             }
             while rings.next_avail != index {
                 let at = rings.avail + RING + 2 * u64::from(rings.next_avail % self.size);
-                rings.held.push_back(memory.read(at)?);
+                rings.undelivered.push_back(memory.read(at)?);
                 rings.next_avail = rings.next_avail.wrapping_add(1);
             }
             if self.event_idx {
@@ -246,7 +246,9 @@ impl Queue {
                     len: memory.read(at + 4)?,
                 };
                 rings.shadow_used = rings.shadow_used.wrapping_add(1);
-                rings.given.retain(|&head| u32::from(head) != element.id);
+                rings
+                    .outstanding
+                    .retain(|&head| u32::from(head) != element.id);
                 all.push(element);
             }
             let event = avail + RING + 2 * u64::from(self.size);
@@ -258,8 +260,8 @@ impl Queue {
         }
     }
 
-    /// Tells the guest of a used entry; with `ahead` of so many more, which are none.
-    pub(crate) fn put_used(&mut self, memory: &Memory, used: Used, ahead: u16) -> io::Result<()> {
+    /// Tells the guest of a used entry; with `extra` of so many more, which are none.
+    pub(crate) fn put_used(&mut self, memory: &Memory, used: Used, extra: u16) -> io::Result<()> {
         let Some(rings) = &mut self.rings else {
             return Ok(());
         };
@@ -267,29 +269,29 @@ impl Queue {
         memory.write(at, used.id)?;
         memory.write(at + 4, used.len)?;
         rings.next_used = rings.next_used.wrapping_add(1);
-        memory.store(rings.used + INDEX, rings.next_used.wrapping_add(ahead))
+        memory.store(rings.used + INDEX, rings.next_used.wrapping_add(extra))
     }
 
     /// An entry that is below the size of the ring and that the guest has not made
     /// available.
-    pub(crate) fn idle_entry(&self, besides: u32) -> Option<u32> {
+    pub(crate) fn unavailable_entry(&self, except: u32) -> Option<u32> {
         let rings = self.rings.as_ref()?;
         (0..self.size)
             .find(|entry| {
-                u32::from(*entry) != besides
-                    && !rings.given.contains(entry)
-                    && !rings.held.contains(entry)
+                u32::from(*entry) != except
+                    && !rings.outstanding.contains(entry)
+                    && !rings.undelivered.contains(entry)
             })
             .map(u32::from)
     }
 
     /// Interrupts the guest if it has asked for that since it was last told of a used
     /// entry.
-    pub(crate) fn announce(&mut self, memory: &Memory) -> io::Result<()> {
+    pub(crate) fn notify_guest(&mut self, memory: &Memory) -> io::Result<()> {
         let Some(rings) = &mut self.rings else {
             return Ok(());
         };
-        let old = std::mem::replace(&mut rings.announced, rings.next_used);
+        let old = std::mem::replace(&mut rings.signalled_used, rings.next_used);
         let new = rings.next_used;
         if old == new {
             return Ok(());

@@ -20,7 +20,7 @@ use crate::memory::{MAX_QUEUES, Memory};
 use crate::message::{Message, invalid, request};
 use crate::queue::{Queue, Used, clear};
 use crate::used::{self, descriptor};
-use crate::{Order, Shared};
+use crate::{Command, Shared};
 
 /// Feature bit `VIRTIO_RING_F_EVENT_IDX`.
 const EVENT_IDX: u64 = 1 << 29;
@@ -34,15 +34,15 @@ const NO_FILE: u64 = 1 << 8;
 const CONFIG_HEADER: usize = 12;
 
 /// Why a session has ended.
-pub(crate) enum Stop {
+pub(crate) enum SessionEnd {
     /// One side has hung up.
     HungUp,
     /// The proxy is to end.
-    Ordered,
+    Requested,
 }
 
 /// A piece of the configuration space that is not the device's.
-struct Patch {
+struct ConfigPatch {
     offset: usize,
     bytes: Vec<u8>,
 }
@@ -54,7 +54,7 @@ struct Lies {
     events: VecDeque<[u8; Event::SIZE]>,
     flood: Option<(u32, [u8; Event::SIZE])>,
     storm: Option<Instant>,
-    config: Vec<Patch>,
+    config: Vec<ConfigPatch>,
     slow_stop: Option<Duration>,
 }
 
@@ -71,7 +71,7 @@ impl Lies {
                 offset,
                 length,
                 bytes,
-            } => self.config.push(Patch {
+            } => self.config.push(ConfigPatch {
                 offset: offset.into(),
                 bytes: bytes[..usize::from(length).min(bytes.len())].to_vec(),
             }),
@@ -89,7 +89,7 @@ impl Lies {
     }
 
     /// Whether something is told without anybody asking.
-    fn are_urgent(&self) -> bool {
+    fn are_unsolicited(&self) -> bool {
         self.storm.is_some() || self.flood.is_some()
     }
 }
@@ -104,7 +104,7 @@ pub(crate) struct Session<'a> {
     stopping: Option<usize>,
     lies: Lies,
     shared: &'a Shared,
-    orders: &'a Receiver<(Order, Sender<()>)>,
+    commands: &'a Receiver<(Command, Sender<()>)>,
 }
 
 impl<'a> Session<'a> {
@@ -114,7 +114,7 @@ impl<'a> Session<'a> {
         listener: &UnixListener,
         device: &Path,
         shared: &'a Shared,
-        orders: &'a Receiver<(Order, Sender<()>)>,
+        commands: &'a Receiver<(Command, Sender<()>)>,
     ) -> io::Result<Option<Self>> {
         let mut lies = Lies::default();
         loop {
@@ -124,7 +124,7 @@ impl<'a> Session<'a> {
             ];
             wait(&mut fds, false)?;
             let ready = !fds[0].revents().is_empty();
-            if hear(&mut lies, shared, orders)? {
+            if run_commands(&mut lies, shared, commands)? {
                 return Ok(None);
             }
             if ready {
@@ -140,35 +140,35 @@ impl<'a> Session<'a> {
             stopping: None,
             lies,
             shared,
-            orders,
+            commands,
         }))
     }
 
     /// Serves until one side hangs up.
-    pub(crate) fn run(&mut self) -> io::Result<Stop> {
+    pub(crate) fn run(&mut self) -> io::Result<SessionEnd> {
         loop {
             let (monitor, device) = self.wait()?;
-            if hear(&mut self.lies, self.shared, self.orders)? {
-                return Ok(Stop::Ordered);
+            if run_commands(&mut self.lies, self.shared, self.commands)? {
+                return Ok(SessionEnd::Requested);
             }
             if monitor {
                 let Some(message) = Message::receive(&self.monitor)? else {
-                    return Ok(Stop::HungUp);
+                    return Ok(SessionEnd::HungUp);
                 };
-                self.pass_to_device(message)?;
+                self.forward_to_device(message)?;
             }
             if device {
                 let Some(message) = Message::receive(&self.device)? else {
-                    return Ok(Stop::HungUp);
+                    return Ok(SessionEnd::HungUp);
                 };
-                self.pass_to_monitor(message)?;
+                self.forward_to_monitor(message)?;
             }
             for index in 0..self.queues.len() {
                 self.queues[index].forward_available(&self.memory)?;
                 self.forward_used(index)?;
             }
-            self.tell_events()?;
-            self.tell_interrupts()?;
+            self.inject_events()?;
+            self.inject_interrupts()?;
         }
     }
 
@@ -191,7 +191,7 @@ impl<'a> Session<'a> {
                 .iter()
                 .map(|counter| PollFd::new(*counter, PollFlags::IN)),
         );
-        wait(&mut fds, self.lies.are_urgent())?;
+        wait(&mut fds, self.lies.are_unsolicited())?;
         let ready: Vec<_> = fds.iter().map(|fd| !fd.revents().is_empty()).collect();
         for (counter, _) in counters
             .iter()
@@ -210,7 +210,7 @@ impl<'a> Session<'a> {
     }
 
     /// Notes what a message of the monitor says, changes it, and passes it on.
-    fn pass_to_device(&mut self, mut message: Message) -> io::Result<()> {
+    fn forward_to_device(&mut self, mut message: Message) -> io::Result<()> {
         match message.request {
             request::SET_FEATURES => {
                 let event_idx = message.long(0)? & EVENT_IDX != 0;
@@ -259,7 +259,7 @@ impl<'a> Session<'a> {
             request::GET_VRING_BASE => {
                 self.stopping = Some(message.word(0)? as usize);
                 if let Some(delay) = self.lies.slow_stop.take() {
-                    self.count();
+                    self.count_lie();
                     // This is the lie, and the monitor waits for nothing else.
                     thread::sleep(delay);
                 }
@@ -269,7 +269,7 @@ impl<'a> Session<'a> {
         message.send(&self.device)
     }
 
-    fn pass_to_monitor(&mut self, mut message: Message) -> io::Result<()> {
+    fn forward_to_monitor(&mut self, mut message: Message) -> io::Result<()> {
         match message.request {
             request::GET_VRING_BASE => {
                 // What the device has used before it stopped, the guest learns now.
@@ -294,7 +294,7 @@ impl<'a> Session<'a> {
                     }
                 }
                 if !self.lies.config.is_empty() {
-                    self.count();
+                    self.count_lie();
                 }
             }
             _ => {}
@@ -308,29 +308,29 @@ impl<'a> Session<'a> {
             return Ok(());
         };
         for used in queue.take_used(&self.memory)? {
-            if queue.rings.as_ref().is_none_or(|rings| rings.dead) {
+            if queue.rings.as_ref().is_none_or(|rings| rings.broken) {
                 continue;
             }
             match self.lies.take_used(queue) {
                 Some(lie) => {
-                    used::tell(lie, queue, &self.memory, used)?;
-                    self.shared.told.fetch_add(1, Ordering::Release);
+                    used::inject(lie, queue, &self.memory, used)?;
+                    self.shared.lies_told.fetch_add(1, Ordering::Release);
                 }
                 None => queue.put_used(&self.memory, used, 0)?,
             }
         }
-        queue.announce(&self.memory)
+        queue.notify_guest(&self.memory)
     }
 
     /// Tells of events that did not happen, as far as there are buffers that the device
     /// does not have.
-    fn tell_events(&mut self) -> io::Result<()> {
+    fn inject_events(&mut self) -> io::Result<()> {
         let Some(queue) = self.queues.get_mut(usize::from(EVENT_QUEUE)) else {
             return Ok(());
         };
         queue.take_available(&self.memory)?;
         while let Some(rings) = &mut queue.rings {
-            if rings.dead {
+            if rings.broken {
                 break;
             }
             let about_events = |(queues, _): &(LieQueue, _)| *queues == LieQueue::Event;
@@ -341,7 +341,7 @@ impl<'a> Session<'a> {
                 (None, Some(bytes), _) | (None, None, Some((_, bytes))) => *bytes,
                 (None, None, None) => break,
             };
-            let Some(head) = rings.held.pop_front() else {
+            let Some(head) = rings.undelivered.pop_front() else {
                 break;
             };
             let (buffer, ..) = descriptor(&self.memory, rings.descriptors + 16 * u64::from(head))?;
@@ -353,7 +353,7 @@ impl<'a> Session<'a> {
                 len: Event::SIZE as u32,
             };
             match lie.and_then(|at| self.lies.used.remove(at)) {
-                Some((_, lie)) => used::tell(lie, queue, &self.memory, used)?,
+                Some((_, lie)) => used::inject(lie, queue, &self.memory, used)?,
                 None => {
                     queue.put_used(&self.memory, used, 0)?;
                     if self.lies.events.pop_front().is_none() {
@@ -364,20 +364,20 @@ impl<'a> Session<'a> {
                     }
                 }
             }
-            self.shared.told.fetch_add(1, Ordering::Release);
+            self.shared.lies_told.fetch_add(1, Ordering::Release);
         }
-        queue.announce(&self.memory)
+        queue.notify_guest(&self.memory)
     }
 
     /// Interrupts the guest for nothing.
-    fn tell_interrupts(&mut self) -> io::Result<()> {
+    fn inject_interrupts(&mut self) -> io::Result<()> {
         let Some(end) = self.lies.storm else {
             return Ok(());
         };
         if Instant::now() >= end {
             self.lies.storm = None;
         }
-        self.count();
+        self.count_lie();
         let first = |queue: &&Queue| queue.is_in(LieQueue::Io) && queue.rings.is_some();
         match self.queues.iter().find(first) {
             Some(queue) => queue.interrupt(),
@@ -385,26 +385,26 @@ impl<'a> Session<'a> {
         }
     }
 
-    fn count(&self) {
-        self.shared.told.fetch_add(1, Ordering::Release);
+    fn count_lie(&self) {
+        self.shared.lies_told.fetch_add(1, Ordering::Release);
     }
 }
 
-/// Takes orders; returns whether the proxy is to end.
-fn hear(
+/// Executes the pending commands; returns whether the proxy is to end.
+fn run_commands(
     lies: &mut Lies,
     shared: &Shared,
-    orders: &Receiver<(Order, Sender<()>)>,
+    commands: &Receiver<(Command, Sender<()>)>,
 ) -> io::Result<bool> {
     clear(&shared.wake)?;
-    for (order, heard) in orders.try_iter() {
-        match order {
-            Order::Lie(lie) => lies.add(lie),
-            Order::EndLies => *lies = Lies::default(),
-            Order::End => return Ok(true),
+    for (command, done) in commands.try_iter() {
+        match command {
+            Command::Lie(lie) => lies.add(lie),
+            Command::EndLies => *lies = Lies::default(),
+            Command::End => return Ok(true),
         }
         // Whoever does not wait does not need it.
-        let _ = heard.send(());
+        let _ = done.send(());
     }
     Ok(false)
 }

@@ -20,7 +20,12 @@ const CODE: u64 = 0;
 const RESULT: u64 = 8;
 
 /// Tells the guest of `used` what is not so.
-pub(crate) fn tell(lie: UsedLie, queue: &mut Queue, memory: &Memory, used: Used) -> io::Result<()> {
+pub(crate) fn inject(
+    lie: UsedLie,
+    queue: &mut Queue,
+    memory: &Memory,
+    used: Used,
+) -> io::Result<()> {
     let Used { id, len } = used;
     let kills = matches!(
         lie,
@@ -35,7 +40,7 @@ pub(crate) fn tell(lie: UsedLie, queue: &mut Queue, memory: &Memory, used: Used)
         }
         UsedLie::NotInFlight => {
             let id = queue
-                .idle_entry(id)
+                .unavailable_entry(id)
                 .ok_or_else(|| invalid("the whole ring is in flight"))?;
             queue.put_used(memory, Used { id, len }, 0)?;
         }
@@ -56,7 +61,7 @@ pub(crate) fn tell(lie: UsedLie, queue: &mut Queue, memory: &Memory, used: Used)
         UsedLie::Never => {}
     }
     if kills && let Some(rings) = &mut queue.rings {
-        rings.dead = true;
+        rings.broken = true;
     }
     Ok(())
 }
@@ -109,7 +114,7 @@ mod tests {
     const STATUSES: u64 = 0x5000;
 
     /// A guest with one I/O queue, and the proxy's side of it.
-    struct Bench {
+    struct Fixture {
         guest: GuestMemoryMmap,
         memory: Memory,
         queue: Queue,
@@ -117,7 +122,7 @@ mod tests {
         used: u16,
     }
 
-    impl Bench {
+    impl Fixture {
         fn new() -> Self {
             let file = memfd_create("guest", MemfdFlags::CLOEXEC).unwrap();
             ftruncate(&file, BYTES).unwrap();
@@ -189,8 +194,8 @@ mod tests {
             used[0]
         }
 
-        fn tell(&mut self, lie: UsedLie, used: Used) {
-            tell(lie, &mut self.queue, &self.memory, used).unwrap();
+        fn inject(&mut self, lie: UsedLie, used: Used) {
+            inject(lie, &mut self.queue, &self.memory, used).unwrap();
         }
 
         /// What the guest sees: the used index and an element.
@@ -201,16 +206,16 @@ mod tests {
             (index, read(at), read(at + 4))
         }
 
-        fn is_dead(&self) -> bool {
-            self.queue.rings.as_ref().unwrap().dead
+        fn is_broken(&self) -> bool {
+            self.queue.rings.as_ref().unwrap().broken
         }
     }
 
     #[test]
     fn honest_entries_go_through_around_the_ring() {
-        let mut bench = Bench::new();
+        let mut fixture = Fixture::new();
         for round in 0..3 * SIZE {
-            let used = bench.request(round % 3);
+            let used = fixture.request(round % 3);
             assert_eq!(
                 used,
                 Used {
@@ -218,8 +223,8 @@ mod tests {
                     len: 16
                 }
             );
-            bench.queue.put_used(&bench.memory, used, 0).unwrap();
-            assert_eq!(bench.seen(round), (round + 1, used.id, 16));
+            fixture.queue.put_used(&fixture.memory, used, 0).unwrap();
+            assert_eq!(fixture.seen(round), (round + 1, used.id, 16));
         }
     }
 
@@ -231,43 +236,43 @@ mod tests {
             (UsedLie::Id(70_000), (1, 70_000, 16)),
             (UsedLie::NotInFlight, (1, 0, 16)),
         ] {
-            let mut bench = Bench::new();
-            let used = bench.request(3);
-            bench.tell(lie, used);
-            assert_eq!(bench.seen(0), seen, "{lie:?}");
-            assert!(bench.is_dead(), "{lie:?}");
+            let mut fixture = Fixture::new();
+            let used = fixture.request(3);
+            fixture.inject(lie, used);
+            assert_eq!(fixture.seen(0), seen, "{lie:?}");
+            assert!(fixture.is_broken(), "{lie:?}");
         }
-        let mut bench = Bench::new();
-        let used = bench.request(1);
-        bench.tell(UsedLie::Twice, used);
-        assert_eq!((bench.seen(0), bench.seen(1)), ((2, 1, 16), (2, 1, 16)));
-        assert!(bench.is_dead());
+        let mut fixture = Fixture::new();
+        let used = fixture.request(1);
+        fixture.inject(UsedLie::Twice, used);
+        assert_eq!((fixture.seen(0), fixture.seen(1)), ((2, 1, 16), (2, 1, 16)));
+        assert!(fixture.is_broken());
     }
 
     #[test]
     fn lies_about_statuses_leave_the_queue_alive() {
-        let status = |bench: &Bench| {
+        let status = |fixture: &Fixture| {
             let at = GuestAddress(STATUSES + 0x20);
-            bench.guest.read_obj::<[u8; 16]>(at).unwrap()
+            fixture.guest.read_obj::<[u8; 16]>(at).unwrap()
         };
-        let mut bench = Bench::new();
-        let used = bench.request(2);
-        bench.tell(UsedLie::StatusUnwritten, used);
-        assert_eq!(status(&bench), RequestStatus::UNWRITTEN);
-        assert_eq!(bench.seen(0), (1, 2, 16));
+        let mut fixture = Fixture::new();
+        let used = fixture.request(2);
+        fixture.inject(UsedLie::StatusUnwritten, used);
+        assert_eq!(status(&fixture), RequestStatus::UNWRITTEN);
+        assert_eq!(fixture.seen(0), (1, 2, 16));
 
-        let used = bench.request(2);
+        let used = fixture.request(2);
         let (code, result) = (77, u64::MAX - 1);
-        bench.tell(UsedLie::Status { code, result }, used);
-        assert_eq!(status(&bench)[..4], code.to_le_bytes());
-        assert_eq!(status(&bench)[8..], result.to_le_bytes());
+        fixture.inject(UsedLie::Status { code, result }, used);
+        assert_eq!(status(&fixture)[..4], code.to_le_bytes());
+        assert_eq!(status(&fixture)[8..], result.to_le_bytes());
 
-        let used = bench.request(2);
-        bench.tell(UsedLie::Length(9), used);
-        assert_eq!(bench.seen(2), (3, 2, 9));
-        let used = bench.request(2);
-        bench.tell(UsedLie::Never, used);
-        assert_eq!(bench.seen(3).0, 3);
-        assert!(!bench.is_dead());
+        let used = fixture.request(2);
+        fixture.inject(UsedLie::Length(9), used);
+        assert_eq!(fixture.seen(2), (3, 2, 9));
+        let used = fixture.request(2);
+        fixture.inject(UsedLie::Never, used);
+        assert_eq!(fixture.seen(3).0, 3);
+        assert!(!fixture.is_broken());
     }
 }

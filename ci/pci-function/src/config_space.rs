@@ -17,7 +17,7 @@ pub(crate) const BAR_SIZE: u64 = 0x2000;
 /// Where the parts are in BAR 0, and their sizes.
 pub(crate) const COMMON: u64 = 0;
 pub(crate) const COMMON_SIZE: u64 = 0x40;
-pub(crate) const INTERRUPT_STATUS: u64 = 0x100;
+pub(crate) const ISR: u64 = 0x100;
 pub(crate) const DEVICE: u64 = 0x200;
 pub(crate) const DEVICE_SIZE: u64 = DeviceConfig::SIZE as u64;
 pub(crate) const NOTIFY: u64 = 0x400;
@@ -25,25 +25,25 @@ pub(crate) const NOTIFY_SIZE: u64 = 0x100;
 /// Bytes between the notification addresses of two queues.
 pub(crate) const NOTIFY_MULTIPLIER: u32 = 4;
 const MSIX_TABLE: u32 = 0x1000;
-const MSIX_PENDING: u32 = 0x1800;
+const MSIX_PBA: u32 = 0x1800;
 
 /// Kinds of VIRTIO capabilities.
-const KIND_COMMON: u8 = 1;
-const KIND_NOTIFY: u8 = 2;
-const KIND_INTERRUPT_STATUS: u8 = 3;
-const KIND_DEVICE: u8 = 4;
+const CAP_COMMON_CFG: u8 = 1;
+const CAP_NOTIFY_CFG: u8 = 2;
+const CAP_ISR_CFG: u8 = 3;
+const CAP_DEVICE_CFG: u8 = 4;
 
 const FIRST_CAPABILITY: u8 = 0x40;
-const MSIX: u8 = 0x11;
-const VENDOR_SPECIFIC: u8 = 0x09;
+const CAP_ID_MSIX: u8 = 0x11;
+const CAP_ID_VENDOR: u8 = 0x09;
 
 /// The space of a function that was just switched on.
 pub(crate) fn new() -> [u8; SIZE] {
     const STATUS: usize = 0x06;
-    const HAS_CAPABILITIES: u8 = 0x10;
+    const STATUS_CAP_LIST: u8 = 0x10;
     const REVISION: usize = 0x08;
     const CLASS: usize = 0x0b;
-    const OTHER: u8 = 0xff;
+    const CLASS_OTHER: u8 = 0xff;
     const SUBSYSTEM: usize = 0x2c;
     const CAPABILITY_LIST: usize = 0x34;
 
@@ -52,9 +52,9 @@ pub(crate) fn new() -> [u8; SIZE] {
         space[at..at + 2].copy_from_slice(&PCI_VENDOR_ID.to_le_bytes());
         space[at + 2..at + 4].copy_from_slice(&PCI_DEVICE_ID.to_le_bytes());
     }
-    space[STATUS] = HAS_CAPABILITIES;
+    space[STATUS] = STATUS_CAP_LIST;
     space[REVISION] = 1;
-    space[CLASS] = OTHER;
+    space[CLASS] = CLASS_OTHER;
     space[CAPABILITY_LIST] = FIRST_CAPABILITY;
 
     let virtio = |kind, at: u64, size: u64, more: &[u8]| {
@@ -63,23 +63,23 @@ pub(crate) fn new() -> [u8; SIZE] {
         body.extend((at as u32).to_le_bytes());
         body.extend((size as u32).to_le_bytes());
         body.extend(more);
-        (VENDOR_SPECIFIC, body)
+        (CAP_ID_VENDOR, body)
     };
     // One vector; table and pending bits in BAR 0.
     let mut msix = vec![0, 0];
     msix.extend(MSIX_TABLE.to_le_bytes());
-    msix.extend(MSIX_PENDING.to_le_bytes());
+    msix.extend(MSIX_PBA.to_le_bytes());
     let capabilities = [
-        (MSIX, msix),
-        virtio(KIND_COMMON, COMMON, COMMON_SIZE, &[]),
+        (CAP_ID_MSIX, msix),
+        virtio(CAP_COMMON_CFG, COMMON, COMMON_SIZE, &[]),
         virtio(
-            KIND_NOTIFY,
+            CAP_NOTIFY_CFG,
             NOTIFY,
             NOTIFY_SIZE,
             &NOTIFY_MULTIPLIER.to_le_bytes(),
         ),
-        virtio(KIND_INTERRUPT_STATUS, INTERRUPT_STATUS, 4, &[]),
-        virtio(KIND_DEVICE, DEVICE, DEVICE_SIZE, &[]),
+        virtio(CAP_ISR_CFG, ISR, 4, &[]),
+        virtio(CAP_DEVICE_CFG, DEVICE, DEVICE_SIZE, &[]),
     ];
     let mut at = usize::from(FIRST_CAPABILITY);
     let last = capabilities.len() - 1;

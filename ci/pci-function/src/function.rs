@@ -20,7 +20,7 @@ use virtio_queue::{Queue, QueueOwnedT, QueueT};
 use vm_memory::{Bytes, FileOffset, GuestAddress, GuestMemoryMmap};
 
 use crate::config_space::{self as space, BUS_MASTER, COMMAND};
-use crate::registers::{Effect, QUEUE_SIZE, Registers};
+use crate::registers::{QUEUE_SIZE, Registers, SideEffect};
 
 /// Number of I/O queues.
 const IO_QUEUES: u16 = 2;
@@ -37,7 +37,7 @@ const CAPACITY_HIGH: u64 = 20;
 
 /// A piece of guest memory that the device may write to.
 #[derive(Clone, Copy, Debug)]
-struct Target {
+struct WritableSegment {
     address: u64,
     len: u32,
 }
@@ -50,7 +50,7 @@ struct Mapping {
 }
 
 /// A queue that was started.
-struct Started {
+struct StartedQueue {
     queue: Queue,
     requests: RequestQueue,
 }
@@ -61,16 +61,16 @@ pub(crate) struct Function {
     config: DeviceConfig,
     storage: Arc<dyn Storage>,
     registers: Registers,
-    started: Vec<Option<Started>>,
+    started: Vec<Option<StartedQueue>>,
     mappings: Vec<Mapping>,
     memory: GuestMemoryMmap,
     interrupt: Option<File>,
     /// Requests are taken and not answered.
-    pub(crate) keeps_requests: bool,
-    /// Memory of the requests that were kept.
-    kept: Vec<Target>,
+    pub(crate) keeps_requests_pending: bool,
+    /// Memory of the requests that are kept pending.
+    pending_writes: Vec<WritableSegment>,
     /// A reset does not come to its end.
-    holds_reset: bool,
+    delays_reset: bool,
     /// A reset was asked for.
     reset_pending: bool,
     /// What the capacity becomes when half of it has been read.
@@ -99,9 +99,9 @@ impl Function {
             mappings: Vec::new(),
             memory: GuestMemoryMmap::new(),
             interrupt: None,
-            keeps_requests: false,
-            kept: Vec::new(),
-            holds_reset: false,
+            keeps_requests_pending: false,
+            pending_writes: Vec::new(),
+            delays_reset: false,
             reset_pending: false,
             next_capacity: None,
         })
@@ -113,30 +113,30 @@ impl Function {
     }
 
     /// Has resets not come to their end, or those that were asked for.
-    pub(crate) fn hold_reset(&mut self, hold: bool) {
-        self.holds_reset = hold;
-        if !hold && self.reset_pending {
+    pub(crate) fn delay_reset(&mut self, delay: bool) {
+        self.delays_reset = delay;
+        if !delay && self.reset_pending {
             self.reset();
         }
     }
 
-    /// Writes into the memory of all requests that were kept, as a device does that has not
+    /// Writes into the memory of all requests that are kept pending, as a device does that has not
     /// been stopped. Returns whether there are any.
     pub(crate) fn scribble(&mut self) -> bool {
         if !self.may_do_dma() {
             return false;
         }
-        for target in &self.kept {
+        for target in &self.pending_writes {
             let bytes = &SCRIBBLE[..SCRIBBLE.len().min(target.len as usize)];
             // Memory that is gone is none to write to.
             let _ = self.memory.write_slice(bytes, GuestAddress(target.address));
         }
-        !self.kept.is_empty()
+        !self.pending_writes.is_empty()
     }
 
     /// Has a register read as something else.
-    pub(crate) fn read_as(&mut self, at: u8, value: u32) {
-        self.registers.read_as.insert(at.into(), value.into());
+    pub(crate) fn override_register(&mut self, at: u8, value: u32) {
+        self.registers.overrides.insert(at.into(), value.into());
     }
 
     /// Has the capacity change while it is read.
@@ -145,8 +145,8 @@ impl Function {
     }
 
     /// Has registers and configuration be what they were at first.
-    pub(crate) fn be_good(&mut self) {
-        self.registers.read_as.clear();
+    pub(crate) fn restore(&mut self) {
+        self.registers.overrides.clear();
         self.next_capacity = None;
         self.set_capacity(CAPACITY);
     }
@@ -164,7 +164,7 @@ impl Function {
     fn reset(&mut self) {
         self.registers.reset();
         self.started.clear();
-        self.kept.clear();
+        self.pending_writes.clear();
         self.reset_pending = false;
     }
 
@@ -186,7 +186,7 @@ impl Function {
             let (low, high) = halves(used);
             queue.set_used_ring_address(low, high);
             queue.set_ready(true);
-            started.push(registers.enabled.then(|| Started {
+            started.push(registers.enabled.then(|| StartedQueue {
                 queue,
                 requests: RequestQueue::new(self.config, role, self.storage.clone()),
             }));
@@ -196,7 +196,7 @@ impl Function {
     }
 
     /// The driver has notified the function of a queue.
-    fn serve(&mut self, index: u16) -> io::Result<()> {
+    fn process_queue(&mut self, index: u16) -> io::Result<()> {
         let Some(Some(started)) = self.started.get_mut(usize::from(index)) else {
             return Ok(());
         };
@@ -211,11 +211,11 @@ impl Function {
             .map_err(io::Error::other)?
             .next()
         {
-            if self.keeps_requests && index != CONTROL_QUEUE {
+            if self.keeps_requests_pending && index != CONTROL_QUEUE {
                 let writable = chain.writable();
-                self.kept.extend(
+                self.pending_writes.extend(
                     writable
-                        .map(|descriptor| Target {
+                        .map(|descriptor| WritableSegment {
                             address: descriptor.addr().0,
                             len: descriptor.len(),
                         })
@@ -349,19 +349,19 @@ impl Function {
         }
         let value = u64::from_le_bytes(bytes);
         if (space::NOTIFY..space::NOTIFY + space::NOTIFY_SIZE).contains(&offset) {
-            return self.serve(value as u16);
+            return self.process_queue(value as u16);
         }
         if offset >= space::COMMON_SIZE {
             return Ok(());
         }
         match self.registers.write(offset, value) {
-            Effect::None => Ok(()),
-            Effect::Start => self.start(),
-            Effect::Reset if self.holds_reset => {
+            SideEffect::None => Ok(()),
+            SideEffect::Start => self.start(),
+            SideEffect::Reset if self.delays_reset => {
                 self.reset_pending = true;
                 Ok(())
             }
-            Effect::Reset => {
+            SideEffect::Reset => {
                 self.reset();
                 Ok(())
             }
@@ -425,7 +425,7 @@ mod tests {
         function
             .map(0x8000, 0x4000, 0, Some(memory.into()))
             .unwrap();
-        function.kept.push(Target {
+        function.pending_writes.push(WritableSegment {
             address: 0x9000,
             len: 100,
         });
@@ -475,11 +475,11 @@ mod tests {
         command(&mut function, BUS_MASTER);
         let bar = VFIO_PCI_BAR0_REGION_INDEX;
         function.write(bar, STATUS, &[3]).unwrap();
-        function.hold_reset(true);
+        function.delay_reset(true);
         function.write(bar, STATUS, &[0]).unwrap();
         assert_eq!(status(&mut function), 3);
         assert!(does_dma(&mut function));
-        function.hold_reset(false);
+        function.delay_reset(false);
         assert_eq!(status(&mut function), 0);
         assert!(!does_dma(&mut function));
     }
@@ -500,7 +500,7 @@ mod tests {
         function.read(bar, 21, &mut generation);
         assert_eq!(generation, [1]);
         assert_eq!(word(&mut function, 16), 0);
-        function.be_good();
+        function.restore();
         assert_eq!(u64::from(word(&mut function, 16)), CAPACITY);
     }
 }

@@ -24,7 +24,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread;
 use std::time::Duration;
 
-use ringbar_agent_protocol::host::FunctionOrder;
+use ringbar_agent_protocol::host::FunctionCommand;
 use vfio_bindings::bindings::vfio::{
     VFIO_IRQ_INFO_EVENTFD, VFIO_PCI_BAR0_REGION_INDEX, VFIO_PCI_CONFIG_REGION_INDEX,
     VFIO_PCI_MSIX_IRQ_INDEX, VFIO_PCI_NUM_IRQS, VFIO_PCI_NUM_REGIONS, VFIO_REGION_INFO_FLAG_READ,
@@ -43,14 +43,14 @@ const IDLE_INTERVAL: Duration = Duration::from_millis(1);
 /// A function that is served by threads of its own, as long as the monitor is there. Where
 /// none has come when this is dropped, they end.
 #[derive(Clone)]
-pub struct PciFunction(Arc<Served>);
+pub struct PciFunction(Arc<Inner>);
 
-struct Served {
+struct Inner {
     function: Arc<Mutex<Function>>,
     socket: PathBuf,
 }
 
-impl Drop for Served {
+impl Drop for Inner {
     fn drop(&mut self) {
         // Who waits for a monitor gets one that hangs up at once. After that nobody listens.
         let _ = UnixStream::connect(&self.socket);
@@ -81,22 +81,22 @@ impl PciFunction {
         thread::Builder::new()
             .name("pci-function-dma".into())
             .spawn(move || scribble(&scribbled))?;
-        Ok(Self(Arc::new(Served {
+        Ok(Self(Arc::new(Inner {
             function,
             socket: socket.to_owned(),
         })))
     }
 
     /// Has the function do what its driver does not expect.
-    pub fn order(&self, order: FunctionOrder) -> io::Result<()> {
+    pub fn execute(&self, command: FunctionCommand) -> io::Result<()> {
         let mut function = lock(&self.0.function);
-        match order {
-            FunctionOrder::HoldReset(hold) => function.hold_reset(hold),
-            FunctionOrder::KeepRequests(keep) => function.keeps_requests = keep,
-            FunctionOrder::BreakQueue => function.break_queue()?,
-            FunctionOrder::ReadAs(at, value) => function.read_as(at, value),
-            FunctionOrder::ChangeCapacity(bytes) => function.change_capacity(Some(bytes)),
-            FunctionOrder::BeGood => function.be_good(),
+        match command {
+            FunctionCommand::DelayReset(delay) => function.delay_reset(delay),
+            FunctionCommand::KeepRequestsPending(keep) => function.keeps_requests_pending = keep,
+            FunctionCommand::BreakQueue => function.break_queue()?,
+            FunctionCommand::OverrideRegister(at, value) => function.override_register(at, value),
+            FunctionCommand::ChangeCapacityOnRead(bytes) => function.change_capacity(Some(bytes)),
+            FunctionCommand::RestoreRegisters => function.restore(),
         }
         Ok(())
     }

@@ -38,7 +38,7 @@ impl Default for QueueRegisters {
 
 /// What a write asks for beyond being remembered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Effect {
+pub(crate) enum SideEffect {
     /// Nothing.
     None,
     /// The device is to be reset.
@@ -61,7 +61,7 @@ pub(crate) struct Registers {
     pub(crate) generation: u8,
     /// Registers that read as something else. Of those that are one for each queue that is
     /// so for all.
-    pub(crate) read_as: HashMap<u64, u64>,
+    pub(crate) overrides: HashMap<u64, u64>,
 }
 
 impl Registers {
@@ -75,7 +75,7 @@ impl Registers {
             select: 0,
             queues: vec![QueueRegisters::default(); queues],
             generation: 0,
-            read_as: HashMap::new(),
+            overrides: HashMap::new(),
         }
     }
 
@@ -83,14 +83,14 @@ impl Registers {
     pub(crate) fn reset(&mut self) {
         *self = Self {
             generation: self.generation,
-            read_as: std::mem::take(&mut self.read_as),
+            overrides: std::mem::take(&mut self.overrides),
             ..Self::new(self.queues.len())
         };
     }
 
     /// The register at `at`.
     pub(crate) fn read(&self, at: u64) -> u64 {
-        if let Some(value) = self.read_as.get(&at) {
+        if let Some(value) = self.overrides.get(&at) {
             return *value;
         }
         let half = |features: u64, select| match select {
@@ -118,7 +118,7 @@ impl Registers {
     }
 
     /// Writes the register at `at`.
-    pub(crate) fn write(&mut self, at: u64, value: u64) -> Effect {
+    pub(crate) fn write(&mut self, at: u64, value: u64) -> SideEffect {
         // The driver writes each register with its width.
         match at {
             0 => self.device_select = value as u32,
@@ -129,12 +129,12 @@ impl Registers {
                 self.driver_features |= (value & 0xffff_ffff) << shift;
             }
             16 => self.config_vector = value as u16,
-            20 if value == 0 => return Effect::Reset,
+            20 if value == 0 => return SideEffect::Reset,
             20 => {
                 let starts = value as u8 & !self.status & DRIVER_OK != 0;
                 self.status = value as u8;
                 if starts {
-                    return Effect::Start;
+                    return SideEffect::Start;
                 }
             }
             22 => self.select = value as u16,
@@ -144,7 +144,7 @@ impl Registers {
                 }
             }
         }
-        Effect::None
+        SideEffect::None
     }
 }
 
@@ -186,10 +186,10 @@ mod tests {
     #[test]
     fn status_starts_and_resets() {
         let mut registers = Registers::new(1);
-        assert_eq!(registers.write(20, 3), Effect::None);
-        assert_eq!(registers.write(20, 15), Effect::Start);
-        assert_eq!(registers.write(20, 15), Effect::None);
-        assert_eq!(registers.write(20, 0), Effect::Reset);
+        assert_eq!(registers.write(20, 3), SideEffect::None);
+        assert_eq!(registers.write(20, 15), SideEffect::Start);
+        assert_eq!(registers.write(20, 15), SideEffect::None);
+        assert_eq!(registers.write(20, 0), SideEffect::Reset);
         // It is for the function to carry out.
         assert_eq!(registers.read(20), 15);
         registers.reset();
@@ -204,7 +204,7 @@ mod tests {
         assert_eq!(registers.read(4), 1);
         registers.write(0, 2);
         assert_eq!(registers.read(4), 0);
-        registers.read_as.insert(4, 9);
+        registers.overrides.insert(4, 9);
         assert_eq!(registers.read(4), 9);
     }
 }

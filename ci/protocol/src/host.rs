@@ -39,27 +39,27 @@ pub enum HostRequest {
     CountLies(u32),
     /// Have the PCI function of this number, counted apart from the devices, do what its
     /// driver does not expect.
-    Function(u32, FunctionOrder),
+    Function(u32, FunctionCommand),
 }
 
 /// What a PCI function that is made for tests is told to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum FunctionOrder {
+pub enum FunctionCommand {
     /// Whether a reset is held back: the device goes on as before, and its status says
     /// so. A reset that was held back comes when this ends.
-    HoldReset(bool),
+    DelayReset(bool),
     /// Whether I/O requests are kept without an answer. The memory of those that were
     /// kept is written to until a reset, or until the driver forbids DMA.
-    KeepRequests(bool),
+    KeepRequestsPending(bool),
     /// Use an entry of the first I/O queue that does not exist.
     BreakQueue,
     /// A register of the common configuration, by its offset, reads as this.
-    ReadAs(u8, u32),
+    OverrideRegister(u8, u32),
     /// The capacity in the device configuration becomes this when half of it has been
     /// read, and the generation of the configuration changes with it.
-    ChangeCapacity(u64),
+    ChangeCapacityOnRead(u64),
     /// Registers and configuration are the device's again.
-    BeGood,
+    RestoreRegisters,
 }
 
 /// Which queues' used entries a lie is about. The next used entry of such a queue is

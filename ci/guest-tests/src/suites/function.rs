@@ -9,8 +9,9 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
-use ringbar_agent_protocol::host::FunctionOrder::{
-    self, BeGood, BreakQueue, ChangeCapacity, HoldReset, KeepRequests, ReadAs,
+use ringbar_agent_protocol::host::FunctionCommand::{
+    self, BreakQueue, ChangeCapacityOnRead, DelayReset, KeepRequestsPending, OverrideRegister,
+    RestoreRegisters,
 };
 
 use super::lifecycle::{bind, unbind};
@@ -90,15 +91,15 @@ impl<'a> Function<'a> {
         Ok(function)
     }
 
-    fn order(&self, order: FunctionOrder) -> Verdict {
-        self.host.order(order)
+    fn command(&self, command: FunctionCommand) -> Verdict {
+        self.host.function_command(command)
     }
 
     /// Has the function be good, and its driver bound.
     fn restore(&self) -> Verdict {
-        self.order(KeepRequests(false))?;
-        self.order(HoldReset(false))?;
-        self.order(BeGood)?;
+        self.command(KeepRequestsPending(false))?;
+        self.command(DelayReset(false))?;
+        self.command(RestoreRegisters)?;
         if self.context.pci_address().is_ok() {
             unbind(&self.address)?;
         }
@@ -173,7 +174,7 @@ impl Kept {
         let reads: Vec<_> = (0..REQUESTS)
             .map(|i| AioOperation::pread(&file, buffer(i), 0).tag(i as u64))
             .collect();
-        function.order(KeepRequests(true))?;
+        function.command(KeepRequestsPending(true))?;
         check_eq!(aio.submit(&reads)?, REQUESTS, "requests taken");
         eventually("DMA into all requests", || {
             Ok((0..REQUESTS).all(|i| memory.load(i * BLOCK, 1) == [DEVICES]))
@@ -211,8 +212,8 @@ impl Kept {
 fn out_of_service(context: &Context) -> Verdict {
     let mut function = Function::new(context)?;
     let kept = Kept::new(&function)?;
-    function.order(HoldReset(true))?;
-    function.order(BreakQueue)?;
+    function.command(DelayReset(true))?;
+    function.command(BreakQueue)?;
     kept.expect_ended(libc::EIO)?;
     let memory = Region::anonymous(PAGE)?;
     let read = sys::pread(&context.open()?, memory.buffer(0, PAGE), 0);
@@ -224,7 +225,7 @@ fn out_of_service(context: &Context) -> Verdict {
 fn unbound(context: &Context) -> Verdict {
     let mut function = Function::new(context)?;
     let kept = Kept::new(&function)?;
-    function.order(HoldReset(true))?;
+    function.command(DelayReset(true))?;
     let address = function.address.clone();
     let unbinding = thread::spawn(move || unbind(&address));
     let ended = kept.expect_ended(libc::ENODEV);
@@ -242,8 +243,8 @@ fn unbound(context: &Context) -> Verdict {
 fn unbound_later(context: &Context) -> Verdict {
     let mut function = Function::new(context)?;
     let kept = Kept::new(&function)?;
-    function.order(HoldReset(true))?;
-    function.order(BreakQueue)?;
+    function.command(DelayReset(true))?;
+    function.command(BreakQueue)?;
     let ended = kept.expect_ended(libc::EIO);
     unbind(&function.address)?;
     ended?;
@@ -297,9 +298,9 @@ fn registers(context: &Context) -> Verdict {
         (NOTIFY_OFFSET, 0x40, "a doorbell just beyond its region"),
         (NOTIFY_OFFSET, 0xffff, "a doorbell far beyond its region"),
     ] {
-        function.order(ReadAs(at, value))?;
+        function.command(OverrideRegister(at, value))?;
         let bound = function.try_bind();
-        function.order(BeGood)?;
+        function.command(RestoreRegisters)?;
         check!(!bound, "bound with {what}");
     }
     function.restore()
@@ -310,7 +311,7 @@ fn torn(context: &Context) -> Verdict {
     let changed = (1 << 32) + (8 << 20);
     let function = Function::new(context)?;
     unbind(&function.address)?;
-    function.order(ChangeCapacity(changed))?;
+    function.command(ChangeCapacityOnRead(changed))?;
     bind(context, &function.address)?;
     let info = crate::uapi::Info::from_bytes(&sys::info(&context.open()?)?);
     check_eq!(info.capacity, changed, "bytes of the device");
