@@ -13,7 +13,7 @@ use ringbar_agent_protocol::{find_port, read_frame, write_frame};
 use crate::case::{During, Stop, Verdict};
 
 /// Number of the tested device in the order of QEMU's command line.
-const DEVICE: u32 = 0;
+const DEVICE_NUMBER: u32 = 0;
 
 /// Connection to the harness. A process has at most one.
 #[derive(Debug)]
@@ -35,21 +35,21 @@ impl Host {
     /// Stops the device until the result is dropped. What it had begun may have
     /// ended; what is submitted from now on stays in flight.
     pub fn stall(&self) -> Verdict<Stall<'_>> {
-        self.ask(HostRequest::StallDevice(DEVICE))?;
+        self.call(HostRequest::StallDevice(DEVICE_NUMBER))?;
         Ok(Stall(Some(self)))
     }
 
     /// Gives the device memory another size in bytes. The driver has been told, but
     /// may not have looked yet.
     pub fn resize(&self, bytes: u64) -> Verdict {
-        self.ask(HostRequest::ResizeDevice(DEVICE, bytes))
+        self.call(HostRequest::ResizeDevice(DEVICE_NUMBER, bytes))
     }
 
     /// Number of pages behind a range of the device memory that are in the host's memory
     /// only: what was made durable has none. The device must keep its memory in a file.
     pub fn unwritten(&self, offset: u64, length: u64) -> Verdict<u64> {
         let range = ByteRange { offset, length };
-        let request = HostRequest::CountUnwritten(DEVICE, range);
+        let request = HostRequest::CountUnwritten(DEVICE_NUMBER, range);
         match self.exchange(request)? {
             HostReply::Unwritten(pages) => Ok(pages),
             other => Err(Stop::Failed(format!("{request:?}: {other:?}"))),
@@ -58,17 +58,17 @@ impl Host {
 
     /// Has the device lie, once it comes to it.
     pub fn lie(&self, lie: Lie) -> Verdict {
-        self.ask(HostRequest::Lie(DEVICE, lie))
+        self.call(HostRequest::Lie(DEVICE_NUMBER, lie))
     }
 
     /// Has the device be honest.
     pub fn end_lies(&self) -> Verdict {
-        self.ask(HostRequest::EndLies(DEVICE))
+        self.call(HostRequest::EndLies(DEVICE_NUMBER))
     }
 
     /// How many lies the device has told since it was started.
     pub fn lies_told(&self) -> Verdict<u64> {
-        match self.exchange(HostRequest::CountLies(DEVICE))? {
+        match self.exchange(HostRequest::CountLies(DEVICE_NUMBER))? {
             HostReply::Count(count) => Ok(count),
             other => Err(Stop::Failed(format!("the host answered {other:?}"))),
         }
@@ -76,10 +76,10 @@ impl Host {
 
     /// Has the PCI function do what its driver does not expect.
     pub fn function_command(&self, command: FunctionCommand) -> Verdict {
-        self.ask(HostRequest::Function(DEVICE, command))
+        self.call(HostRequest::Function(DEVICE_NUMBER, command))
     }
 
-    fn ask(&self, request: HostRequest) -> Verdict {
+    fn call(&self, request: HostRequest) -> Verdict {
         match self.exchange(request)? {
             HostReply::Done => Ok(()),
             other => Err(Stop::Failed(format!("{request:?}: {other:?}"))),
@@ -112,16 +112,16 @@ pub struct Stall<'a>(Option<&'a Host>);
 impl Stall<'_> {
     /// Lets the device go on.
     pub fn resume(mut self) -> Verdict {
-        self.0
-            .take()
-            .map_or(Ok(()), |host| host.ask(HostRequest::ResumeDevice(DEVICE)))
+        self.0.take().map_or(Ok(()), |host| {
+            host.call(HostRequest::ResumeDevice(DEVICE_NUMBER))
+        })
     }
 }
 
 impl Drop for Stall<'_> {
     fn drop(&mut self) {
         if let Some(host) = self.0.take()
-            && let Err(stop) = host.ask(HostRequest::ResumeDevice(DEVICE))
+            && let Err(stop) = host.call(HostRequest::ResumeDevice(DEVICE_NUMBER))
         {
             eprintln!("resuming the device: {stop:?}");
         }

@@ -48,7 +48,7 @@ impl Pins {
     }
 
     /// Number of pages that are pinned. A page counts as often as it is.
-    pub fn held(self) -> u64 {
+    pub fn pinned(self) -> u64 {
         self.acquired.saturating_sub(self.released)
     }
 }
@@ -63,7 +63,7 @@ mod tests {
         let pins = Pins::parse(text).unwrap();
         assert_eq!(pins.acquired, 423_577);
         assert!(!pins.balanced());
-        assert_eq!(pins.held(), 7);
+        assert_eq!(pins.pinned(), 7);
         assert_eq!(Pins::parse("nr_free_pages 1\n"), None);
     }
 }

@@ -180,7 +180,7 @@ impl Kept {
             Ok((0..REQUESTS).all(|i| memory.load(i * BLOCK, 1) == [DEVICES]))
         })?;
         let pages = (REQUESTS * BLOCK / PAGE) as u64;
-        check_eq!(Pins::read()?.held(), pages, "pinned pages");
+        check_eq!(Pins::read()?.pinned(), pages, "pinned pages");
         Ok(Self { aio, memory })
     }
 

@@ -107,8 +107,8 @@ impl Reads {
                 buffer < self.provided.count(),
                 "read {i} names buffer {buffer}"
             );
-            unfinished[buffer] += usize::from(selected.buffer_goes_on);
-            check!(!selected.goes_on, "read {i} goes on");
+            unfinished[buffer] += usize::from(selected.buffer_more);
+            check!(!selected.more, "read {i} goes on");
             let data = self.data(seed, i);
             let part = (buffer * self.parts..(buffer + 1) * self.parts).find(|&part| {
                 !filled[part]
@@ -234,7 +234,7 @@ pub(super) fn multishot(context: &Context) -> Verdict {
         let bytes = selected.result.during(|| format!("result {i}"))?;
         check_eq!(bytes, expected, "bytes of result {i}");
         // The end of the device ends the operation.
-        check_eq!(selected.goes_on, i < 4, "whether result {i} goes on");
+        check_eq!(selected.more, i < 4, "whether result {i} goes on");
         if let Some(buffer) = selected.buffer {
             // Each buffer is used once, and so in order.
             check_eq!(usize::from(buffer), i, "buffer of result {i}");

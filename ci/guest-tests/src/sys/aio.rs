@@ -225,7 +225,7 @@ impl AioContext {
             let missing = min.saturating_sub(results.len());
             // The wait also ends early for a signal, or for work that io_uring has
             // this thread do.
-            match self.take(missing, max - results.len(), left) {
+            match self.getevents(missing, max - results.len(), left) {
                 Ok(more) => results.extend(more),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
@@ -237,7 +237,7 @@ impl AioContext {
     }
 
     /// `io_getevents`
-    fn take(
+    fn getevents(
         &self,
         min: usize,
         max: usize,

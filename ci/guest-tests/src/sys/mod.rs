@@ -37,7 +37,7 @@ pub use process::{
 };
 pub use provided::{Provided, Provision, Selected};
 pub use task::{
-    Asleep, Pinned, Task, count_signal, cpus, pin_to_cpu, run_in_order_of_arrival, signals_counted,
+    CpuAffinity, SleepState, Task, count_signal, cpus, pin_to_cpu, signals_counted, use_sched_fifo,
 };
 pub use trace::{ReadImpliesExec, Traced, process_memory, process_vm_read};
 pub use uring::{Buffers, Delay, Kind, Ring, UringOperation};

@@ -70,7 +70,7 @@ impl Child {
         if !readable(&self.pidfd, timeout)? {
             return Err(io::ErrorKind::TimedOut.into());
         }
-        self.collect()
+        self.reap()
     }
 
     /// Whether the child has ended, with all its threads.
@@ -78,7 +78,7 @@ impl Child {
         readable(&self.pidfd, Duration::ZERO)
     }
 
-    fn collect(&mut self) -> io::Result<Result<i32, i32>> {
+    fn reap(&mut self) -> io::Result<Result<i32, i32>> {
         let mut status = 0;
         // SAFETY: the kernel writes one word.
         let result = unsafe { libc::waitpid(self.pid, &raw mut status, 0) };
@@ -109,7 +109,7 @@ impl Drop for Child {
             // A process that cannot even be killed is left behind; that the
             // test ends and says so is worth more.
             if let Ok(true) = readable(&self.pidfd, Duration::from_secs(10)) {
-                let _ = self.collect();
+                let _ = self.reap();
             }
         }
     }

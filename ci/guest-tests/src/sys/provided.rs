@@ -126,9 +126,9 @@ pub struct Selected {
     /// Number of the buffer.
     pub buffer: Option<u16>,
     /// Whether the buffer is not used up (`IORING_CQE_F_BUF_MORE`).
-    pub buffer_goes_on: bool,
+    pub buffer_more: bool,
     /// Whether the operation goes on (`IORING_CQE_F_MORE`).
-    pub goes_on: bool,
+    pub more: bool,
 }
 
 impl From<cqueue::Entry> for Selected {
@@ -138,8 +138,8 @@ impl From<cqueue::Entry> for Selected {
             tag: entry.user_data(),
             result: check_result(i64::from(entry.result())),
             buffer: cqueue::buffer_select(flags),
-            buffer_goes_on: cqueue::buffer_more(flags),
-            goes_on: cqueue::more(flags),
+            buffer_more: cqueue::buffer_more(flags),
+            more: cqueue::more(flags),
         }
     }
 }

@@ -20,7 +20,7 @@ pub struct Task {
 
 /// How a thread sleeps within a system call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Asleep {
+pub enum SleepState {
     /// Any signal wakes it (`S`).
     Interruptible,
     /// At most a fatal one does (`D`).
@@ -75,7 +75,7 @@ impl Task {
     /// Not for a process that may be about to end: looking at its state holds its
     /// memory for a moment, and if that is the last hold, it is the caller who gives
     /// the memory up, and waits for asynchronous I/O that is in flight.
-    pub fn asleep_in(self, call: i64) -> io::Result<Option<Asleep>> {
+    pub fn sleep_state_in(self, call: i64) -> io::Result<Option<SleepState>> {
         // Names only the call of a thread that sleeps.
         let found = self.read("syscall")?;
         let number = found.split_ascii_whitespace().next();
@@ -95,7 +95,7 @@ impl Task {
     /// any.
     pub fn waits_in_module(self, module: &str) -> io::Result<bool> {
         let within = self.read("stack")?.contains(&format!("[{module}]"));
-        Ok(within && state(&self.read("stat")?) == Some(Asleep::Uninterruptible))
+        Ok(within && state(&self.read("stat")?) == Some(SleepState::Uninterruptible))
     }
 
     /// Sends a signal to this thread.
@@ -108,11 +108,11 @@ impl Task {
 
 /// The state in the text of a `stat` file. It follows the name of the program,
 /// which may hold any character.
-fn state(stat: &str) -> Option<Asleep> {
+fn state(stat: &str) -> Option<SleepState> {
     let (_, rest) = stat.rsplit_once(") ")?;
     match rest.as_bytes().first()? {
-        b'S' => Some(Asleep::Interruptible),
-        b'D' => Some(Asleep::Uninterruptible),
+        b'S' => Some(SleepState::Interruptible),
+        b'D' => Some(SleepState::Uninterruptible),
         _ => None,
     }
 }
@@ -167,13 +167,13 @@ pub fn cpus() -> io::Result<Vec<usize>> {
 }
 
 /// Keeps the calling thread on a CPU until dropped. Not to be sent elsewhere.
-pub struct Pinned {
+pub struct CpuAffinity {
     before: libc::cpu_set_t,
     _thread: std::marker::PhantomData<*const ()>,
 }
 
 /// Moves the calling thread to a CPU and keeps it there.
-pub fn pin_to_cpu(cpu: usize) -> io::Result<Pinned> {
+pub fn pin_to_cpu(cpu: usize) -> io::Result<CpuAffinity> {
     let before = affinity()?;
     // SAFETY: an empty set is all 0.
     let mut set: libc::cpu_set_t = unsafe { mem::zeroed() };
@@ -181,13 +181,13 @@ pub fn pin_to_cpu(cpu: usize) -> io::Result<Pinned> {
     // SAFETY: just checked to be within the set.
     unsafe { libc::CPU_SET(cpu, &mut set) };
     set_affinity(&set)?;
-    Ok(Pinned {
+    Ok(CpuAffinity {
         before,
         _thread: std::marker::PhantomData,
     })
 }
 
-impl Drop for Pinned {
+impl Drop for CpuAffinity {
     fn drop(&mut self) {
         // The set was in force before, so it is valid.
         let _ = set_affinity(&self.before);
@@ -196,7 +196,7 @@ impl Drop for Pinned {
 
 /// Has the calling thread run, among others that called this, in the order in
 /// which they were woken, each until it sleeps (`SCHED_FIFO`).
-pub fn run_in_order_of_arrival() -> io::Result<()> {
+pub fn use_sched_fifo() -> io::Result<()> {
     let parameters = libc::sched_param { sched_priority: 1 };
     // SAFETY: the kernel reads the structure.
     let result = unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO, &raw const parameters) };
@@ -211,8 +211,8 @@ mod tests {
 
     #[test]
     fn states_are_found_behind_any_name() {
-        assert_eq!(state("7 (a) D b) S 1 7"), Some(Asleep::Interruptible));
-        assert_eq!(state("7 (a) D 1 7"), Some(Asleep::Uninterruptible));
+        assert_eq!(state("7 (a) D b) S 1 7"), Some(SleepState::Interruptible));
+        assert_eq!(state("7 (a) D 1 7"), Some(SleepState::Uninterruptible));
         assert_eq!(state("7 (a) R 1 7"), None);
         assert_eq!(state(""), None);
     }
@@ -226,13 +226,13 @@ mod tests {
             io::read_to_string(reader).unwrap();
         });
         let task = receiver.recv().unwrap();
-        while task.asleep_in(libc::SYS_read).unwrap() != Some(Asleep::Interruptible) {
+        while task.sleep_state_in(libc::SYS_read).unwrap() != Some(SleepState::Interruptible) {
             thread::yield_now();
         }
-        assert_eq!(task.asleep_in(libc::SYS_pread64).unwrap(), None);
+        assert_eq!(task.sleep_state_in(libc::SYS_pread64).unwrap(), None);
         drop(writer);
         thread.join().unwrap();
-        assert!(task.asleep_in(libc::SYS_read).is_err());
+        assert!(task.sleep_state_in(libc::SYS_read).is_err());
     }
 
     #[test]

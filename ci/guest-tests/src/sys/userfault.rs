@@ -38,7 +38,7 @@ struct Api {
 
 /// `struct uffdio_register` and `struct uffdio_zeropage`, which differ in names only.
 #[repr(C)]
-struct OnRange {
+struct RangeArgument {
     start: u64,
     length: u64,
     mode: u64,
@@ -46,10 +46,10 @@ struct OnRange {
 }
 
 /// The page faults of a region that is not populated. Who touches a page that is not
-/// there waits until [`Self::bring`].
+/// there waits until [`Self::zero_pages`].
 ///
 /// A region of which a test ends early must be given back, or its readers wait for ever:
-/// see [`Self::given_back_at_the_end`].
+/// see [`Self::unregister_on_drop`].
 #[derive(Debug)]
 pub struct UserFaults {
     fd: File,
@@ -85,7 +85,7 @@ impl UserFaults {
             )
         };
         check(result as isize)?;
-        faults.on_range(0, region.address(), region.len(), MISSING)?;
+        faults.range_ioctl(0, region.address(), region.len(), MISSING)?;
         // It need not have been touched to have pages: a huge one for memory that was mapped
         // next to it covers it as well.
         region.advise(libc::MADV_DONTNEED)?;
@@ -93,7 +93,7 @@ impl UserFaults {
     }
 
     /// Waits for a fault that nobody has taken yet; returns the address of its page.
-    pub fn next(&self) -> io::Result<usize> {
+    pub fn wait_for_fault(&self) -> io::Result<usize> {
         // So that this has an end. It needs a descriptor that does not block.
         if poll(&self.fd, libc::POLLIN, PATIENCE)? == 0 {
             return Err(io::Error::new(io::ErrorKind::TimedOut, "no page fault"));
@@ -118,19 +118,19 @@ impl UserFaults {
     }
 
     /// Brings pages full of zeros, and wakes those who wait for them.
-    pub fn bring(&self, address: usize, length: usize) -> io::Result<()> {
-        self.on_range(4, address, length, 0)
+    pub fn zero_pages(&self, address: usize, length: usize) -> io::Result<()> {
+        self.range_ioctl(4, address, length, 0)
     }
 
     /// Lets the kernel bring the pages again, which wakes those who wait, when the result is
     /// dropped. To be held within a scope of threads that touch the region, which the scope
     /// waits for.
-    pub fn given_back_at_the_end(&self) -> GivenBack<'_> {
-        GivenBack(self)
+    pub fn unregister_on_drop(&self) -> UnregisterOnDrop<'_> {
+        UnregisterOnDrop(self)
     }
 
-    fn on_range(&self, number: u64, start: usize, length: usize, mode: u64) -> io::Result<()> {
-        let mut argument = OnRange {
+    fn range_ioctl(&self, number: u64, start: usize, length: usize, mode: u64) -> io::Result<()> {
+        let mut argument = RangeArgument {
             start: start as u64,
             length: length as u64,
             mode,
@@ -141,7 +141,7 @@ impl UserFaults {
         let result = unsafe {
             libc::ioctl(
                 self.fd.as_raw_fd(),
-                request(number, size_of::<OnRange>()),
+                request(number, size_of::<RangeArgument>()),
                 &raw mut argument,
             )
         };
@@ -149,11 +149,11 @@ impl UserFaults {
     }
 }
 
-/// See [`UserFaults::given_back_at_the_end`].
+/// See [`UserFaults::unregister_on_drop`].
 #[derive(Debug)]
-pub struct GivenBack<'a>(&'a UserFaults);
+pub struct UnregisterOnDrop<'a>(&'a UserFaults);
 
-impl Drop for GivenBack<'_> {
+impl Drop for UnregisterOnDrop<'_> {
     fn drop(&mut self) {
         let UserFaults {
             fd,

@@ -53,7 +53,7 @@ impl InFlight {
         let early = aio.results(0, Self::REQUESTS, Duration::ZERO)?;
         check!(early.is_empty(), "results without an answer: {early:?}");
         let pages = (Self::REQUESTS * BLOCK / crate::sys::PAGE) as u64;
-        check_eq!(Pins::read()?.held(), pages, "pinned pages");
+        check_eq!(Pins::read()?.pinned(), pages, "pinned pages");
         Ok(Self { aio, memory })
     }
 

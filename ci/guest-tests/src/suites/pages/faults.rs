@@ -125,7 +125,7 @@ pub(super) fn blocked_readers(context: &Context) -> Verdict {
     let cpu = first_cpu()?;
     let faults = UserFaults::of(&missing)?;
     thread::scope(|scope| {
-        let given_back = faults.given_back_at_the_end();
+        let registered = faults.unregister_on_drop();
         let (tasks, threads) = start_readers(scope, &file, &missing, cpu)?;
         let blocked = eventually("the wait of all readers for their pages", || {
             for &task in &tasks {
@@ -141,7 +141,7 @@ pub(super) fn blocked_readers(context: &Context) -> Verdict {
             read_elsewhere(&file, &bar, &memory)
         });
         let ended = eventually("the read of another", || Ok(other.is_finished()));
-        drop(given_back);
+        drop(registered);
         expect_read(threads)?;
         blocked?;
         ended?;
@@ -165,21 +165,21 @@ pub(super) fn handler_reads_the_device(context: &Context) -> Verdict {
     let cpu = first_cpu()?;
     let faults = UserFaults::of(&missing)?;
     thread::scope(|scope| {
-        let given_back = faults.given_back_at_the_end();
+        let registered = faults.unregister_on_drop();
         let (_, threads) = start_readers(scope, &file, &missing, cpu)?;
         let handler = scope.spawn(|| {
             let _pinned = sys::pin_to_cpu(cpu)?;
             for _ in 0..READERS {
-                let page = faults.next()?;
+                let page = faults.wait_for_fault()?;
                 // As a file system would that is on the device.
                 read_elsewhere(&file, &bar, &memory)?;
-                faults.bring(page, PAGE)?;
+                faults.zero_pages(page, PAGE)?;
             }
             Ok(())
         });
         let ended = eventually("the end of the handler", || Ok(handler.is_finished()));
         // Whatever the handler has left, so that the threads end.
-        drop(given_back);
+        drop(registered);
         let handled: Verdict = handler
             .join()
             .map_err(|_| Stop::Failed("the handler panicked".into()))?;
@@ -199,7 +199,7 @@ pub(super) fn unbind(context: &Context, call: Call) -> Verdict {
     let missing = Region::anonymous(PAGE)?;
     let faults = UserFaults::of(&missing)?;
     let result = thread::scope(|scope| {
-        let _given_back = faults.given_back_at_the_end();
+        let _registered = faults.unregister_on_drop();
         let (sender, receiver) = mpsc::channel();
         let reader = scope.spawn(|| {
             let sender = sender;
@@ -216,7 +216,7 @@ pub(super) fn unbind(context: &Context, call: Call) -> Verdict {
         let unbound = scope.spawn(|| switch("unbind"));
         let ended = eventually("unbind", || Ok(unbound.is_finished()));
         let still_waits = waits_for_a_page(task);
-        faults.bring(missing.address(), PAGE)?;
+        faults.zero_pages(missing.address(), PAGE)?;
         let result = reader
             .join()
             .map_err(|_| Stop::Failed("the reader panicked".into()))?;

@@ -8,7 +8,7 @@ use super::full::Full;
 use super::{Bench, Caller, expect_whole};
 use crate::case::{Context, Verdict, expect_errno};
 use crate::check;
-use crate::sys::{self, Asleep};
+use crate::sys::{self, SleepState};
 
 /// A call waits for them, one that must not wait is refused, and a signal ends the wait.
 pub(super) fn all_in_use(context: &Context) -> Verdict {
@@ -28,7 +28,7 @@ pub(super) fn all_in_use(context: &Context) -> Verdict {
         let patient = Caller::start(scope, read)?;
         let impatient = Caller::start(scope, read)?;
         for caller in [&patient, &impatient] {
-            caller.expect_asleep(libc::SYS_pread64, Asleep::Interruptible)?;
+            caller.expect_asleep(libc::SYS_pread64, SleepState::Interruptible)?;
         }
         impatient.task.signal(libc::SIGUSR1)?;
         expect_errno(impatient.join()?, &[libc::EINTR], "an interrupted call")?;

@@ -8,7 +8,7 @@ use super::super::lifecycle::{bind, expect_working, unbind};
 use super::{Bench, Caller};
 use crate::case::{Context, During, Stop, Verdict, eventually};
 use crate::check_eq;
-use crate::sys::{self, Asleep, PAGE, Region, UserFaults};
+use crate::sys::{self, PAGE, Region, SleepState, UserFaults};
 use crate::uapi::{self, Command, OP_CRC32C};
 
 /// The page of the argument goes away while the device works; who brings it back does so
@@ -18,7 +18,7 @@ pub(super) fn result_without_page(context: &Context) -> Verdict {
     let b = Bench::new(context, 1)?;
     let argument = Region::anonymous(PAGE)?;
     let faults = UserFaults::of(&argument)?;
-    faults.bring(argument.address(), PAGE)?;
+    faults.zero_pages(argument.address(), PAGE)?;
     let command = Command {
         opcode: OP_CRC32C,
         length: 1,
@@ -28,11 +28,11 @@ pub(super) fn result_without_page(context: &Context) -> Verdict {
     b.bar.fill(0, 1, 0);
     let result: Verdict<_> = thread::scope(|scope| {
         // Within, so that both end before the threads are waited for.
-        let _given_back = faults.given_back_at_the_end();
+        let _registered = faults.unregister_on_drop();
         let stall = b.host.stall()?;
         let (file, buffer) = (&b.file, argument.buffer(0, Command::SIZE));
         let caller = Caller::start(scope, move || sys::ioctl(file, uapi::IOC_COMMAND, buffer))?;
-        caller.expect_asleep(libc::SYS_ioctl, Asleep::Uninterruptible)?;
+        caller.expect_asleep(libc::SYS_ioctl, SleepState::Uninterruptible)?;
         argument.advise(libc::MADV_DONTNEED)?;
         stall.resume()?;
         let waits = eventually("the wait for the page", || {
@@ -41,7 +41,7 @@ pub(super) fn result_without_page(context: &Context) -> Verdict {
         let unbound = scope.spawn(|| unbind(&address));
         let ended = eventually("unbind", || Ok(unbound.is_finished()));
         // Whatever has happened, so that the threads end.
-        faults.bring(argument.address(), PAGE)?;
+        faults.zero_pages(argument.address(), PAGE)?;
         let result = caller.join()?;
         unbound
             .join()

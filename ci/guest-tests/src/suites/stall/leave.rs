@@ -128,7 +128,7 @@ pub(super) fn with_requests_in_flight(context: &Context, engine: Engine, way: Le
         child.kill(libc::SIGKILL)?;
     }
     expect_waiting(&child, engine)?;
-    check_eq!(Pins::read()?.held(), PINNED, "pages pinned");
+    check_eq!(Pins::read()?.pinned(), PINNED, "pages pinned");
 
     // What the process had is free but for the pages that the device still has.
     let others = Region::anonymous(4 << 20)?;

@@ -21,7 +21,7 @@ use crate::case::{Case, Context, During, Stop, Suite, Verdict, eventually, expec
 use crate::host::Host;
 use crate::pattern;
 use crate::pins::Pins;
-use crate::sys::{self, Asleep, Child, IoVec, Region, Task};
+use crate::sys::{self, Child, IoVec, Region, SleepState, Task};
 use crate::{check, check_eq};
 use leave::{Engine, Leave};
 
@@ -230,9 +230,9 @@ fn process(work: impl FnOnce() -> Verdict) -> Verdict<Child> {
 }
 
 /// Waits until a thread sleeps in this way within the system call.
-fn expect_asleep(task: Task, call: i64, how: Asleep) -> Verdict {
+fn expect_asleep(task: Task, call: i64, how: SleepState) -> Verdict {
     eventually(&format!("{how:?} sleep in system call {call}"), || {
-        Ok(task.asleep_in(call).during(|| "the caller".into())? == Some(how))
+        Ok(task.sleep_state_in(call).during(|| "the caller".into())? == Some(how))
     })
 }
 
@@ -260,7 +260,7 @@ impl<'scope, T: Send + 'scope> Caller<'scope, T> {
         Ok(Self { task, thread })
     }
 
-    fn expect_asleep(&self, call: i64, how: Asleep) -> Verdict {
+    fn expect_asleep(&self, call: i64, how: SleepState) -> Verdict {
         expect_asleep(self.task, call, how)
     }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::super::provided::{MOST, PROVISIONS, Reads};
 use super::{Bench, Caller, expect_asleep, process};
 use crate::case::{Context, During, PATIENCE, Verdict};
-use crate::sys::{Asleep, Kind, Provision, Task};
+use crate::sys::{Kind, Provision, SleepState, Task};
 use crate::{check, check_eq};
 
 pub(super) fn in_flight(context: &Context) -> Verdict {
@@ -61,7 +61,7 @@ pub(super) fn nonblock(context: &Context) -> Verdict {
                 reads.submit(file)?;
                 Ok(reads)
             })?;
-            caller.expect_asleep(CALL, Asleep::Uninterruptible)?;
+            caller.expect_asleep(CALL, SleepState::Uninterruptible)?;
             stall.resume()?;
             let reads = caller.join()??;
             reads.expect(4800).and_then(|()| reads.again(file))
@@ -71,7 +71,7 @@ pub(super) fn nonblock(context: &Context) -> Verdict {
 
     let stall = b.host.stall()?;
     let killed = process(|| Reads::new(Kind::Plain, Provision::Ring, 1, 4096)?.submit(&file))?;
-    expect_asleep(Task::of(&killed), CALL, Asleep::Uninterruptible)?;
+    expect_asleep(Task::of(&killed), CALL, SleepState::Uninterruptible)?;
     killed.kill(libc::SIGKILL)?;
     let end = killed.wait(PATIENCE)?;
     check_eq!(end, Err(libc::SIGKILL), "end of the killed process");

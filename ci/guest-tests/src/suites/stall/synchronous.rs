@@ -10,7 +10,7 @@ use super::{BLOCK, Bench, Caller, all_released, data, expect_asleep, expect_whol
 use crate::case::{Context, During, PATIENCE, Verdict, expect_bytes};
 use crate::pattern;
 use crate::pins::Pins;
-use crate::sys::{self, Asleep, PAGE, Region, Task};
+use crate::sys::{self, PAGE, Region, SleepState, Task};
 use crate::{check, check_eq};
 
 /// Bytes of a transfer that is split into many requests.
@@ -130,11 +130,12 @@ pub(super) fn killed(context: &Context) -> Verdict {
             call.make(&b.file, &memory)?;
             Ok(())
         })?;
-        expect_asleep(Task::of(&child), call.number(), Asleep::Uninterruptible).during(during)?;
+        expect_asleep(Task::of(&child), call.number(), SleepState::Uninterruptible)
+            .during(during)?;
         child.kill(libc::SIGKILL)?;
         let end = child.wait(PATIENCE).during(during)?;
         check_eq!(end, Err(libc::SIGKILL), "end of the process in {call:?}");
-        let held = Pins::read()?.held();
+        let held = Pins::read()?.pinned();
         check_eq!(held, call.pins() as u64, "pages pinned after {call:?}");
         stall.resume()?;
         all_released().during(during)?;
@@ -162,11 +163,11 @@ pub(super) fn signals(context: &Context) -> Verdict {
             // Within, so that it ends before the thread is waited for.
             let stall = stall;
             let caller = Caller::start(scope, || call.make(&b.file, &b.memory))?;
-            caller.expect_asleep(call.number(), Asleep::Uninterruptible)?;
+            caller.expect_asleep(call.number(), SleepState::Uninterruptible)?;
             for _ in 0..SIGNALS {
                 caller.task.signal(libc::SIGUSR1)?;
             }
-            caller.expect_asleep(call.number(), Asleep::Uninterruptible)?;
+            caller.expect_asleep(call.number(), SleepState::Uninterruptible)?;
             check!(!caller.has_ended(), "a signal ended the call");
             stall.resume()?;
             // And while the call comes to its end.
@@ -207,7 +208,7 @@ pub(super) fn cleaned(context: &Context) -> Verdict {
             // Within, so that it ends before the thread is waited for.
             let stall = stall;
             let caller = Caller::start(scope, read)?;
-            caller.expect_asleep(libc::SYS_pread64, Asleep::Uninterruptible)?;
+            caller.expect_asleep(libc::SYS_pread64, SleepState::Uninterruptible)?;
             sys::punch_hole(&memfd, 0, BLOCK as u64)?;
             stall.resume()?;
             caller.join()
@@ -244,8 +245,8 @@ pub(super) fn vectored(context: &Context) -> Verdict {
         let stall = stall;
         let write = Caller::start(scope, || sys::writev(&writer, &split(0)))?;
         let read = Caller::start(scope, || sys::readv(&reader, &split(1)))?;
-        write.expect_asleep(libc::SYS_writev, Asleep::Uninterruptible)?;
-        read.expect_asleep(libc::SYS_readv, Asleep::Uninterruptible)?;
+        write.expect_asleep(libc::SYS_writev, SleepState::Uninterruptible)?;
+        read.expect_asleep(libc::SYS_readv, SleepState::Uninterruptible)?;
         stall.resume()?;
         Ok((write.join()?, read.join()?))
     });

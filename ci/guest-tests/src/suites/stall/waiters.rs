@@ -11,7 +11,7 @@ use super::{BLOCK, Bench, Caller, data, expect_asleep, expect_results, expect_wh
 use crate::case::{
     Context, During, PATIENCE, Stop, Verdict, eventually, expect_bytes, expect_errno,
 };
-use crate::sys::{self, AioContext, AioOperation, Asleep, Task};
+use crate::sys::{self, AioContext, AioOperation, SleepState, Task};
 use crate::{check, check_eq};
 
 /// Threads that wait in order.
@@ -65,7 +65,7 @@ impl<'a> Staircase<'a> {
     /// Makes write `i`.
     fn write(&self, i: usize) -> Verdict {
         let _pinned = sys::pin_to_cpu(self.cpu)?;
-        sys::run_in_order_of_arrival()?;
+        sys::use_sched_fifo()?;
         let buffer = self.bench.memory.buffer(i * BLOCK, self.length(i));
         let moved = sys::pwrite(&self.bench.file, buffer, Bench::place(0))
             .during(|| format!("waiter {i}"))?;
@@ -84,7 +84,7 @@ impl<'a> Staircase<'a> {
         for i in 0..count {
             let caller = Caller::start(scope, move || self.write(i))?;
             caller
-                .expect_asleep(CALL, Asleep::Interruptible)
+                .expect_asleep(CALL, SleepState::Interruptible)
                 .during(|| format!("waiter {i}"))?;
             callers.push(caller);
         }
@@ -141,7 +141,7 @@ pub(super) fn newcomer(context: &Context) -> Verdict {
     let (running, go) = (AtomicBool::new(false), AtomicBool::new(false));
     let keep_cpu = || -> Verdict {
         let _pinned = sys::pin_to_cpu(cpu)?;
-        sys::run_in_order_of_arrival()?;
+        sys::use_sched_fifo()?;
         running.store(true, Ordering::SeqCst);
         let begun = Instant::now();
         // The time is for a test that has failed.
@@ -188,7 +188,7 @@ pub(super) fn interrupted(context: &Context) -> Verdict {
         pwrite(&b, 0)?;
         Ok(())
     })?;
-    expect_asleep(Task::of(&killed), CALL, Asleep::Interruptible)?;
+    expect_asleep(Task::of(&killed), CALL, SleepState::Interruptible)?;
     thread::scope(|scope| {
         // Within, so that it ends before the threads are waited for.
         let stall = stall;
@@ -198,7 +198,7 @@ pub(super) fn interrupted(context: &Context) -> Verdict {
                 let _pinned = sys::pin_to_cpu(cpu)?;
                 Ok(pwrite(b, i))
             })?;
-            caller.expect_asleep(CALL, Asleep::Interruptible)?;
+            caller.expect_asleep(CALL, SleepState::Interruptible)?;
             Ok::<_, Stop>(caller)
         };
         let interrupted = start(1)?;
@@ -223,8 +223,8 @@ pub(super) fn interrupted(context: &Context) -> Verdict {
         eventually("the handling of the signal", || {
             Ok(sys::signals_counted() > before)
         })?;
-        restarted.expect_asleep(CALL, Asleep::Interruptible)?;
-        undisturbed.expect_asleep(CALL, Asleep::Interruptible)?;
+        restarted.expect_asleep(CALL, SleepState::Interruptible)?;
+        undisturbed.expect_asleep(CALL, SleepState::Interruptible)?;
 
         stall.resume()?;
         expect_whole(restarted.join()??, "the restarted waiter")?;
@@ -264,13 +264,13 @@ pub(super) fn asynchronous(context: &Context) -> Verdict {
     expect_asleep(
         Task::of(&killed),
         libc::SYS_io_submit,
-        Asleep::Uninterruptible,
+        SleepState::Uninterruptible,
     )?;
     thread::scope(|scope| {
         // Within, so that it ends before the thread is waited for.
         let stall = stall;
         let caller = Caller::start(scope, || submit(&aio))?;
-        caller.expect_asleep(libc::SYS_io_submit, Asleep::Uninterruptible)?;
+        caller.expect_asleep(libc::SYS_io_submit, SleepState::Uninterruptible)?;
 
         killed.kill(libc::SIGKILL)?;
         let end = killed

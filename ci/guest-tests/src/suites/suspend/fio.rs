@@ -17,7 +17,7 @@ const TIME: [&str; 3] = [
 /// Requests before the machine sleeps, and after it.
 const PROGRESS: u64 = 100;
 
-pub(super) fn goes_on(context: &Context, sleep: fn() -> Verdict) -> Verdict {
+pub(super) fn continues(context: &Context, sleep: fn() -> Verdict) -> Verdict {
     for engine in ENGINES {
         let during = || format!("fio with {engine}");
         let mut fio = Fio::start(context, engine, &TIME)?;

@@ -21,7 +21,7 @@ use crate::pattern;
 use crate::pins::Pins;
 use crate::suites::lifecycle::{Board, expect_good_end, expect_working, process};
 use crate::sys::{
-    self, AioContext, AioOperation, Asleep, Buffers, PAGE, Region, Ring, Task, UringOperation,
+    self, AioContext, AioOperation, Buffers, PAGE, Region, Ring, SleepState, Task, UringOperation,
 };
 use crate::{check, check_eq};
 
@@ -55,7 +55,7 @@ pub fn suite() -> Suite {
                 with_io(context, 2, idle::sleep)
             }),
             Case::new("dr4_fio_goes_on_after_suspend_to_idle", |context| {
-                fio::goes_on(context, idle::sleep)
+                fio::continues(context, idle::sleep)
             }),
             Case::new("dr4_suspend_to_ram_twice", |context| twice(context, to_ram)),
             Case::new("dr4_stages_with_io", stages_with_io),
@@ -63,7 +63,7 @@ pub fn suite() -> Suite {
                 with_io(context, 2, to_ram)
             }),
             Case::new("dr4_fio_goes_on_after_suspend_to_ram", |context| {
-                fio::goes_on(context, to_ram)
+                fio::continues(context, to_ram)
             }),
             Case::new(
                 "dr4_hibernation_image_is_written_and_read",
@@ -334,7 +334,7 @@ fn stalled_device(context: &Context) -> Verdict {
             .recv()
             .map_err(|_| crate::case::Stop::Failed("the thread did not start".into()))?;
         crate::case::eventually("the wait for the device", || {
-            Ok(task.asleep_in(libc::SYS_pread64)? == Some(Asleep::Uninterruptible))
+            Ok(task.sleep_state_in(libc::SYS_pread64)? == Some(SleepState::Uninterruptible))
         })?;
         expect_errno(sleep("mem"), &[libc::EBUSY], "going to sleep")?;
         stall.resume()?;
