@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! What a job is measured on: the columns of the result.
+//! The columns of the result: the devices that a job is measured on.
 
 use std::fmt;
 use std::str::FromStr;
@@ -9,7 +9,7 @@ use serde::{Serialize, Serializer};
 
 use super::job::Job;
 
-/// One device, or one way of using it.
+/// A device, or a way of using one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Column {
     /// Ringbar, doing exactly what the job says.
@@ -30,14 +30,14 @@ pub enum Column {
     VirtioBlkPoll,
     /// QEMU's NVMe controller with queues that are polled.
     NvmePoll,
-    /// `/dev/null`: what fio and the system calls alone cost.
+    /// `/dev/null`: the cost of fio and the system calls alone.
     Floor,
-    /// Copies of as many bytes within the guest's memory.
+    /// Copies of the same size within the guest's memory.
     Memcpy,
 }
 
 impl Column {
-    /// All, in the order of tables.
+    /// All columns, in the order of the tables.
     pub const ALL: [Self; 11] = [
         Self::Ringbar,
         Self::RingbarPlain,
@@ -52,7 +52,7 @@ impl Column {
         Self::Memcpy,
     ];
 
-    /// The peers with default settings, of which the best counts.
+    /// The peers with default settings. The best of them counts as `best_peer`.
     pub const PEERS: [Self; 3] = [Self::VirtioBlk, Self::VhostUserBlk, Self::Nvme];
 
     /// Name in results.
@@ -72,7 +72,7 @@ impl Column {
         }
     }
 
-    /// How it is set up, for people.
+    /// A description for the report.
     pub fn description(self) -> &'static str {
         match self {
             Self::Ringbar => "/dev/ringbar0 with default settings",
@@ -91,7 +91,7 @@ impl Column {
         }
     }
 
-    /// Whether this is Ringbar in one way or the other.
+    /// Whether the column is a variant of Ringbar.
     pub fn is_ringbar(self) -> bool {
         matches!(
             self,
@@ -99,19 +99,19 @@ impl Column {
         )
     }
 
-    /// What this column does where the others do `job`; `None` where it has no part
-    /// in that job.
+    /// The variant of `job` that this column runs; `None` if the column does not take
+    /// part.
     pub fn variant(self, job: Job) -> Option<Job> {
         match self {
             Self::Ringbar | Self::Memcpy => Some(job),
             Self::RingbarPlain => job.fixed().then(|| job.plain()),
             Self::RingbarInterrupt => job.polled.then(|| job.polled(false)),
             Self::RingbarIopoll => (job.uses_io_uring() && !job.polled).then(|| job.polled(true)),
-            // Without queues to poll they refuse to.
+            // Their drivers refuse to poll without poll queues.
             Self::VirtioBlk | Self::VhostUserBlk | Self::Nvme => (!job.polled).then_some(job),
             Self::VirtioBlkPoll | Self::NvmePoll => job.uses_io_uring().then(|| job.polled(true)),
-            // What reads from /dev/null gets nothing, and from /dev/zero bytes that were
-            // stored one by one, which takes longer than a device does.
+            // A read of /dev/null returns nothing. One of /dev/zero stores byte by byte,
+            // which takes longer than a device needs.
             Self::Floor => Some(Job {
                 access: job.access.written(),
                 ..job.polled(false)

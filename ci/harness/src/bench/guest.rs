@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! The guest's side: which file is which device, set up for speed.
+//! The guest's side: finds the file of each device and sets it up for speed.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -12,14 +12,14 @@ use crate::vm::DEVICE_NODE;
 use super::column::Column;
 use super::peers::pci_address;
 
-/// How long loading the drivers may take.
+/// Maximum time for loading the drivers.
 const LOAD_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// Loads the drivers of the peers. Arguments: the PCI address of the virtio device that
-/// gets a queue to poll, and the number of CPUs.
+/// gets a poll queue, and the number of CPUs.
 ///
-/// virtio_blk takes the queue to poll from those it has by default, of which there is
-/// one for each CPU. So it gets one only after it has set up the other devices.
+/// virtio_blk takes the poll queue from its default queues, one for each CPU. So the
+/// script gives one device a poll queue only after the other devices are set up.
 const LOAD_DRIVERS: &str = r#"
 set -eu
 modprobe virtio_blk
@@ -31,9 +31,9 @@ echo 1 >/sys/module/virtio_blk/parameters/poll_queues
 echo "$device" >"$driver/bind"
 "#;
 
-/// Waits for the block device of a PCI address, which a driver may make some time after
-/// it was loaded; sets it up and prints its name and, on a second line, the numbers of
-/// its interrupts.
+/// Waits for the block device of a PCI address, because its driver may create it some
+/// time after it was loaded. Sets the device up, and prints its name and, on a second
+/// line, its interrupt numbers.
 const FIND_BLOCK_DEVICE: &str = r#"
 set -eu
 cd /sys/bus/pci/devices/"$1"
@@ -50,14 +50,14 @@ echo "${1##*/}"
 echo "$(ls msi_irqs)"
 "#;
 
-/// A device as the guest sees it.
+/// A device in the guest.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Node {
-    /// Its file.
+    /// Path of the device file.
     pub path: String,
-    /// Whether it is opened with `O_DIRECT`.
+    /// Whether fio opens it with `O_DIRECT`.
     pub direct: bool,
-    /// Numbers of its interrupts; `None` where it has none.
+    /// Interrupt numbers; `None` for a file without interrupts.
     pub interrupts: Option<Vec<u32>>,
 }
 

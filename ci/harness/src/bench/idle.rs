@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! What happens while nothing is done.
+//! Wake-ups and CPU time of idle devices.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -14,36 +14,36 @@ use super::column::Column;
 use super::statistics::round;
 use super::usage::Usage;
 
-/// What happened in a time without any transfer.
+/// Activity during a time without transfers.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Idle {
-    /// How long it was looked at.
+    /// Measured time in seconds.
     pub seconds: f64,
-    /// The daemons, by the name of their column.
+    /// The daemons, by column.
     pub daemons: BTreeMap<Column, IdleDaemon>,
-    /// How many CPUs the guest kept busy.
+    /// Number of CPUs that the guest kept busy.
     pub guest_cpus: f64,
 }
 
-/// A daemon.
+/// Activity of one daemon.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct IdleDaemon {
-    /// How often a thread of it waited anew, and so had woken up before.
+    /// Voluntary context switches of all threads per second. Each follows a wake-up.
     pub wakeups_per_second: f64,
-    /// CPU time for each second.
+    /// CPU time in microseconds per second.
     pub cpu_us_per_second: f64,
 }
 
 impl Idle {
-    /// Looks on for this long; `daemons` are process ids on the host.
+    /// Measures for this time; `daemons` are process ids on the host.
     pub fn measure(agent: &Agent, daemons: &[(Column, u32)], time: Duration) -> Result<Self> {
         let usages =
             || -> Result<Vec<Usage>> { daemons.iter().map(|(_, pid)| Usage::of(*pid)).collect() };
         let start = Instant::now();
         let before = usages()?;
         let guest_before = busy_ticks(agent)?;
-        // The guest is where something might go on; that this command runs in it makes
-        // no difference to the devices.
+        // The wait runs in the guest, because the agent's command does no I/O on the
+        // devices.
         let wait = GuestCommand::new("sleep").args([time.as_secs_f64().to_string()]);
         agent.check(&wait, time + Duration::from_secs(60))?;
         let guest_ticks = busy_ticks(agent)?.saturating_sub(guest_before);
@@ -87,7 +87,7 @@ impl Idle {
         line + &format!(" guest {} CPUs busy", self.guest_cpus)
     }
 
-    /// With one daemon, for tests.
+    /// A result with one daemon, for tests.
     #[cfg(test)]
     pub fn example(wakeups_per_second: f64, guest_cpus: f64) -> Self {
         let daemon = IdleDaemon {
@@ -102,10 +102,10 @@ impl Idle {
     }
 }
 
-/// Ticks in a second of `/proc/stat`: fixed in the kernel's interface on x86.
+/// Ticks per second of `/proc/stat`, a constant of the kernel's interface on x86.
 const GUEST_TICKS: f64 = 100.0;
 
-/// Ticks that the guest's CPUs have been busy for since it booted.
+/// Number of ticks that the guest's CPUs were busy since boot.
 fn busy_ticks(agent: &Agent) -> Result<u64> {
     let table = "/proc/stat";
     let text = agent.read_text(table)?;
@@ -119,8 +119,8 @@ fn parse_busy(text: &str) -> Option<u64> {
         .map(|word| word.parse().ok())
         .collect();
     let fields = fields?;
-    // user, nice, system, idle, iowait, irq, softirq, steal; then guest and guest_nice,
-    // which user and nice have in them.
+    // Fields: user, nice, system, idle, iowait, irq, softirq, steal, guest, guest_nice.
+    // user and nice include guest and guest_nice.
     let [user, nice, system, _, _, irq, softirq, ..] = fields[..] else {
         return None;
     };

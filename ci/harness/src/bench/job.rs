@@ -10,41 +10,41 @@ use std::time::Duration;
 use crate::fio::{Access, Engine, block_name};
 use crate::size;
 
-/// Smallest block, that of the block devices.
+/// Smallest block in bytes: the sector size of the block devices.
 const MIN_BLOCK: u64 = 512;
 
-/// Largest block.
+/// Largest block in bytes.
 const MAX_BLOCK: u64 = 16 << 20;
 
-/// Most transfers in flight of one of fio's jobs.
+/// Maximum number of transfers in flight per fio job.
 const MAX_DEPTH: u32 = 4096;
 
-/// Most of fio's jobs at once.
+/// Maximum number of concurrent fio jobs.
 const MAX_JOBS: u32 = 64;
 
-/// Most bytes of buffers of all jobs together: they have to fit into the guest.
+/// Maximum bytes of all buffers together: they must fit into the guest's memory.
 pub const MAX_IN_FLIGHT: u64 = 512 << 20;
 
-/// What fio does on each device.
+/// A fio job, run on each device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Job {
     /// Direction and order.
     pub access: Access,
-    /// Bytes of each transfer.
+    /// Block size in bytes.
     pub block: u64,
-    /// Transfers in flight, of each of the jobs at once.
+    /// Transfers in flight per fio job.
     pub depth: u32,
-    /// Engine; never the one that reaps in user space.
+    /// I/O engine; never the variant that reaps in user space.
     pub engine: Engine,
     /// Whether completions are polled for (`hipri`, `IORING_SETUP_IOPOLL`).
     pub polled: bool,
-    /// Transfers submitted, and awaited, together.
+    /// Number of transfers that are submitted, and waited for, together.
     pub batch: Option<u32>,
-    /// Processes that do the same at once.
+    /// Number of concurrent processes.
     pub jobs: u32,
 }
 
-/// Why a text is no name of a job.
+/// Error of parsing the name of a job.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "{name:?} is no job: {problem} (<rw>-<bs>-qd<depth>-<engine>[-fixed][-iopoll][-batch<n>][-j<numjobs>])"
@@ -134,7 +134,7 @@ fn parse(name: &str) -> Result<Job, String> {
         batch: None,
         jobs: 1,
     };
-    // The order is that of the name, so that each job has but one.
+    // Suffixes must come in the order of the name, so that each job has only one name.
     let mut last = 0;
     for suffix in parts {
         let place = if suffix == "fixed" {
@@ -173,22 +173,22 @@ fn parse(name: &str) -> Result<Job, String> {
 }
 
 impl Job {
-    /// Bytes of all buffers together.
+    /// Size of all buffers together in bytes.
     pub fn in_flight(&self) -> u64 {
         self.block * u64::from(self.depth) * u64::from(self.jobs)
     }
 
-    /// The same with and without polling.
+    /// The same job with or without polling.
     pub fn polled(self, polled: bool) -> Self {
         Self { polled, ..self }
     }
 
-    /// Whether its buffers are registered.
+    /// Whether the buffers are registered.
     pub fn fixed(&self) -> bool {
         self.engine == Engine::IoUringFixed
     }
 
-    /// The same without registered buffers.
+    /// The same job without registered buffers.
     pub fn plain(self) -> Self {
         let engine = match self.engine {
             Engine::IoUringFixed => Engine::IoUring,
@@ -197,12 +197,12 @@ impl Job {
         Self { engine, ..self }
     }
 
-    /// Whether it is io_uring that it uses.
+    /// Whether the engine is io_uring.
     pub fn uses_io_uring(&self) -> bool {
         self.engine.name() == Engine::IoUring.name()
     }
 
-    /// fio's arguments on `size` bytes of this file for this long.
+    /// fio's arguments for `size` bytes of this file and this run time.
     pub fn arguments(&self, file: &str, direct: bool, size: u64, time: Duration) -> Vec<String> {
         let mut arguments = vec![
             format!("--name={self}"),
@@ -216,8 +216,8 @@ impl Job {
             format!("--direct={}", u8::from(direct)),
             format!("--runtime={}ms", time.as_millis()),
         ];
-        // As little as possible of what fio would do besides: time stamps of each
-        // transfer, a map of the blocks done, fresh data for each block.
+        // These options switch off fio's own work: time stamps of each transfer, a map of
+        // the blocks done, fresh data for each block.
         arguments.extend(
             [
                 "--time_based",
@@ -233,7 +233,7 @@ impl Job {
         }
         if let Some(batch) = self.batch {
             arguments.push(format!("--iodepth_batch_submit={batch}"));
-            // Otherwise fio submits again as soon as one transfer is done.
+            // Otherwise fio submits again when the first transfer ends.
             arguments.push(format!("--iodepth_batch_complete_min={batch}"));
         }
         arguments.extend(self.engine.options().iter().copied().map(str::to_owned));

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! Which jobs are run.
+//! Selects the jobs to run.
 
 use crate::fio::{Access, Engine};
 
@@ -11,20 +11,20 @@ use super::targets;
 /// Name of the list of jobs that have targets.
 pub const TARGETS: &str = "targets";
 
-/// Name of the list that goes through sizes, depths and numbers of jobs.
+/// Name of the list that covers sizes, depths and numbers of jobs.
 pub const SWEEP: &str = "sweep";
 
-/// What is to be run.
+/// The jobs and columns to run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Selection {
-    /// The jobs, none twice.
+    /// The jobs, without duplicates.
     pub jobs: Vec<Job>,
-    /// On what, as far as a job can be run on it.
+    /// The columns. A job skips columns that cannot run it.
     pub columns: Vec<Column>,
 }
 
-/// Reads a list of jobs and of names of lists, separated by commas. The sweep alone is
-/// run on Ringbar and the peers only, because it is long.
+/// Parses a comma-separated list of jobs and names of lists. If the list is only the
+/// sweep, the columns are Ringbar and the peers, because the sweep is long.
 pub fn select(list: &str) -> Result<Selection, JobError> {
     let mut jobs = Vec::new();
     let mut columns = vec![Column::Ringbar];
@@ -47,8 +47,7 @@ pub fn select(list: &str) -> Result<Selection, JobError> {
     Ok(Selection { jobs, columns })
 }
 
-/// The sweep: along the sizes at depth 1 and 32, along the depths, and along the numbers
-/// of jobs.
+/// The sweep: all sizes at depths 1 and 32, all depths, and all numbers of jobs.
 pub fn sweep() -> Vec<Job> {
     const SIZES: [u64; 9] = [
         512,

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! One job on one device.
+//! Measures one job on one device.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -15,42 +15,42 @@ use super::guest::Node;
 use super::job::Job;
 use super::usage::Usage;
 
-/// What fio says when a job begins and when it ends.
+/// Lines that fio prints when a job begins and ends.
 const BEGIN: &str = "begin";
 const END: &str = "end";
 
-/// Has the C library copy by a loop of vector instructions, whatever the size. It would
-/// use `rep movsb`, which real processors do as fast, but which TCG does byte by byte:
-/// up to eight times slower. A limit must not be made low by that.
+/// Makes the C library copy with vector instructions for all sizes. It would use `rep
+/// movsb`, which is as fast on real processors, but TCG executes it byte by byte, up to
+/// eight times slower, and the column is meant as an upper limit.
 const COPY_BY_LOOP: (&str, &str) = (
     "GLIBC_TUNABLES",
     "glibc.cpu.x86_rep_movsb_threshold=1000000000",
 );
 
-/// Has the C library write to all memory that it hands out. Otherwise a job that reads
-/// would have the first transfer into each page of its buffers wait for the page, and
-/// those with large buffers do little else in a second.
+/// Makes the C library write to all memory that it allocates. Otherwise the first
+/// transfer into each page of a buffer includes a page fault, and a job with large
+/// buffers does little else in 1 s.
 const FILL_BUFFERS: (&str, &str) = ("GLIBC_TUNABLES", "glibc.malloc.perturb=90");
 
-/// How much longer than its time a measurement within the guest may take.
+/// Time that a measurement in the guest may take beyond its run time.
 const TIMEOUT_MARGIN: Duration = Duration::from_secs(120);
 
-/// What was measured once. What cannot be known is `None`.
+/// One measurement. Values that a device does not provide are `None`.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Sample {
     /// Transfers per second, both directions together.
     pub iops: f64,
-    /// Interrupts of the device in the guest for each transfer.
+    /// Interrupts of the device in the guest per transfer.
     pub interrupts_per_io: Option<f64>,
-    /// Doorbells for each transfer.
+    /// Doorbells per transfer.
     pub doorbells_per_io: Option<f64>,
-    /// CPU time of the device's process on the host for each transfer.
+    /// CPU time of the device's process on the host per transfer, in microseconds.
     pub daemon_cpu_us_per_io: Option<f64>,
-    /// CPU time of QEMU, the guest included, for each transfer.
+    /// CPU time of QEMU, including the guest, per transfer, in microseconds.
     pub qemu_cpu_us_per_io: Option<f64>,
 }
 
-/// What there is to measure with.
+/// The machine to measure on.
 #[derive(Debug)]
 pub struct BenchContext<'a> {
     /// The guest.
@@ -59,14 +59,14 @@ pub struct BenchContext<'a> {
     pub nodes: HashMap<Column, Node>,
     /// Bytes of each device.
     pub size: u64,
-    /// QEMU's process.
+    /// Process id of QEMU.
     pub qemu: u32,
-    /// Process of the daemon of columns that have one.
+    /// Process ids of the daemons, for columns that have one.
     pub daemons: HashMap<Column, u32>,
 }
 
 impl BenchContext<'_> {
-    /// Does `job` on `column` for so long. `job` is that of the column already.
+    /// Runs `job` on `column` for `time`. `job` is the column's own variant.
     pub fn measure(&self, column: Column, job: &Job, time: Duration) -> Result<Sample> {
         if column == Column::Memcpy {
             return self.copy(job, time);
@@ -77,8 +77,8 @@ impl BenchContext<'_> {
             .ok_or_else(|| Error::Protocol(format!("{column} has no device")))?;
         self.check_size(column, job)?;
         let mut arguments = job.arguments(&node.path, node.direct, self.size, time);
-        // Between the two lies the job without the start of fio, which takes most of a
-        // second under TCG.
+        // The lines bracket the job without fio's start, which takes most of a second
+        // under TCG.
         arguments.push(format!("--exec_prerun=echo {BEGIN} >&9; :"));
         arguments.push(format!("--exec_postrun=echo {END} >&9; :"));
 
@@ -126,7 +126,7 @@ impl BenchContext<'_> {
         Ok(())
     }
 
-    /// Fills every device, so that no block is read that was never written.
+    /// Fills the column's device, so that the jobs read no block that was never written.
     pub fn fill(&self, column: Column) -> Result<()> {
         let node = match self.nodes.get(&column) {
             Some(node) if node.direct => node,
@@ -152,7 +152,7 @@ impl BenchContext<'_> {
         }
     }
 
-    /// Copies within the guest.
+    /// Measures copies within the guest.
     fn copy(&self, job: &Job, time: Duration) -> Result<Sample> {
         let command = GuestCommand::new("ringbar-guest-tests").args([
             "memcpy".into(),
@@ -202,7 +202,7 @@ impl BenchContext<'_> {
     }
 }
 
-/// What the guest has counted so far.
+/// Counters of the guest.
 #[derive(Clone, Copy, Debug)]
 struct GuestCounters {
     interrupts: Option<u64>,
@@ -219,14 +219,14 @@ impl GuestCounters {
     }
 }
 
-/// What processes on the host have used.
+/// CPU time of the processes on the host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct HostUsage {
     qemu: Usage,
     daemon: Option<Usage>,
 }
 
-/// Looks at the processes when fio says that a job begins or ends.
+/// Records the CPU time of the processes when a fio job begins and ends.
 #[derive(Default)]
 struct UsageRecorder {
     output: Vec<u8>,
@@ -241,7 +241,7 @@ impl UsageRecorder {
         while let Some(length) = self.output.iter().position(|byte| *byte == b'\n') {
             let line: Vec<_> = self.output.drain(..=length).collect();
             let line = line.trim_ascii();
-            // Of several jobs at once, the first to begin and the last to end.
+            // With several jobs, the first begin and the last end count.
             let place = match line {
                 line if line == BEGIN.as_bytes() && self.begin.is_none() => &mut self.begin,
                 line if line == END.as_bytes() => &mut self.end,

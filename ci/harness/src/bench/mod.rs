@@ -2,27 +2,27 @@
 
 //! Compares Ringbar with the other virtual disks of the same machine.
 //!
-//! All devices are in one guest, and all keep their data in memory. A job is run on one
-//! after the other, in rounds; what counts is the ratio of two devices in the same round,
-//! because a machine that others use too varies far more between moments than devices do
-//! from each other.
+//! All devices are in one guest and keep their data in memory. The jobs run on one device
+//! after the other, in rounds. The result is the ratio of two devices within a round,
+//! because the speed of a shared machine varies far more over time than the devices
+//! differ.
 //!
 //! | module | what it does |
 //! |---|---|
 //! | [`job`] | jobs and their names |
-//! | [`jobs`] | lists of jobs |
+//! | [`jobs`] | selects the jobs to run |
 //! | [`column`] | devices, and ways of using them |
 //! | [`peers`] | the other devices on the host |
 //! | [`guest`] | the devices in the guest |
 //! | [`measure`] | runs one job on one device |
-//! | [`usage`] | what processes on the host use |
+//! | [`usage`] | CPU time of processes on the host |
 //! | [`rounds`] | runs a job on all devices |
 //! | [`statistics`] | medians and ratios |
-//! | [`idle`] | looks on while nothing is done |
-//! | [`targets`] | what is to be reached |
+//! | [`idle`] | measures idle devices |
+//! | [`targets`] | minimum and maximum values to reach |
 //! | [`report`] | the result |
 //! | `text` | the result as tables |
-//! | [`plot`] | the result as a picture |
+//! | [`plot`] | the result as a bar chart |
 
 pub mod column;
 pub mod guest;

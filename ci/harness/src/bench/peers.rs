@@ -16,14 +16,14 @@ use crate::temporary::TemporaryDir;
 
 use super::column::Column;
 
-/// Where the files lie that the peers keep their data in: in memory.
+/// Directory of the files that hold the peers' data, on tmpfs.
 const BACKING_DIR: &str = "/dev/shm";
 
-/// Largest transfer of the NVMe controller, 2 MiB, as a power of two of 4 KiB: the most
-/// that QEMU takes. Its default would split transfers of 1 MiB.
+/// Largest transfer of the NVMe controller as a power of two of 4 KiB: 2 MiB, QEMU's
+/// maximum. QEMU's default would split transfers of 1 MiB.
 const NVME_MDTS: u32 = 9;
 
-/// Slot of a column's device on the PCI bus, above those that QEMU gives to others.
+/// Slot of a column's device on the PCI bus, above the slots that QEMU assigns itself.
 const fn slot(column: Column) -> Option<u8> {
     match column {
         Column::VirtioBlk => Some(0x10),
@@ -35,13 +35,13 @@ const fn slot(column: Column) -> Option<u8> {
     }
 }
 
-/// PCI address of a column's device in the guest, where it is a peer.
+/// PCI address of a peer's device in the guest.
 pub fn pci_address(column: Column) -> Option<String> {
     slot(column).map(|slot| format!("0000:00:{slot:02x}.0"))
 }
 
-/// Files, and the daemon that serves one of them.
-// The daemon ends before its socket and file go.
+/// The peers' files, and the daemon for one of them.
+// Field order: the daemon ends before its socket and file are removed.
 #[derive(Debug)]
 pub struct Peers {
     daemon: HostProcess,
@@ -52,8 +52,8 @@ pub struct Peers {
 }
 
 impl Peers {
-    /// Makes the files and starts the daemon, for devices of this size in a guest with
-    /// this number of CPUs.
+    /// Creates the files and starts the daemon, for devices of `size` bytes in a guest
+    /// with `cpus` CPUs.
     pub fn start(setup: &Setup, size: u64, cpus: u32, log_dir: &Path) -> Result<Self> {
         let files = TemporaryDir::new_in(BACKING_DIR)?;
         let sockets = TemporaryDir::new()?;
@@ -87,12 +87,12 @@ impl Peers {
         })
     }
 
-    /// What to add to QEMU's command line.
+    /// Arguments to add to QEMU's command line.
     pub fn qemu_arguments(&self) -> &[String] {
         &self.arguments
     }
 
-    /// How QEMU and qemu-storage-daemon access the files.
+    /// QEMU's options for access to the files.
     pub fn access(&self) -> &'static str {
         self.access
     }
@@ -103,9 +103,9 @@ impl Peers {
     }
 }
 
-/// The fastest access to files in memory that this kernel knows. With O_DIRECT, which
-/// tmpfs has since Linux 6.6, Linux AIO copies the data within the submission, without
-/// a thread or another event; otherwise io_uring is the next best.
+/// The fastest access to files on tmpfs that this kernel supports. With O_DIRECT, which
+/// tmpfs supports since Linux 6.6, Linux AIO copies the data during submission, without a
+/// thread or a further event. Otherwise io_uring is the next best.
 fn access(file: &Path) -> &'static str {
     let flags = OFlags::RDWR | OFlags::DIRECT | OFlags::CLOEXEC;
     match rustix::fs::open(file, flags, Mode::empty()) {
@@ -114,7 +114,7 @@ fn access(file: &Path) -> &'static str {
     }
 }
 
-/// qemu-storage-daemon, where QEMU is.
+/// qemu-storage-daemon from the same place as QEMU.
 fn storage_daemon(qemu: &[String]) -> Command {
     let mut words: Vec<_> = qemu.iter().map(PathBuf::from).collect();
     if let Some(program) = words.last_mut() {
@@ -254,7 +254,7 @@ mod tests {
     fn some_access_is_found() {
         let file = tempfile::NamedTempFile::new_in(BACKING_DIR).unwrap();
         assert!(access(file.path()).contains("aio="));
-        // A file that cannot be opened so is no error.
+        // A file that cannot be opened is not an error.
         assert!(access(Path::new("/nowhere")).contains("direct=off"));
     }
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! The result as a picture: for each job a bar for each peer, as long as Ringbar's ratio
-//! to it.
+//! The result as a bar chart: each job has a bar for each peer, whose length is Ringbar's
+//! ratio to that peer.
 
 use anyhow::{Context, anyhow};
 use plotters::coord::Shift;
@@ -16,29 +16,29 @@ use super::targets::Bound;
 /// Width of the picture in pixels.
 const WIDTH: u32 = 1100;
 
-/// Where bars begin, right of the names of jobs.
+/// Left end of the bars in pixels, right of the names of jobs.
 const LEFT: i32 = 330;
 
-/// Where the longest whisker ends, with room for a figure.
+/// Right end of the longest whisker in pixels, with room for a number.
 const RIGHT: i32 = 1020;
 
-/// Above the first bar: title and legend.
+/// Height of title and legend above the first bar, in pixels.
 const TOP: i32 = 70;
 
-/// Below the last bar: the axis.
+/// Height of the axis below the last bar, in pixels.
 const BOTTOM: i32 = 40;
 
-/// Height of a bar, and the room between two jobs.
+/// Height of a bar and of the gap between two jobs, in pixels.
 const BAR: i32 = 13;
 const GAP: i32 = 14;
 
-/// Name under which our font is known to the library.
+/// Name of the registered font.
 const FONT: &str = "sans-serif";
 
 const INK: RGBColor = RGBColor(40, 40, 40);
 const GRID: RGBColor = RGBColor(220, 220, 220);
 
-/// Colours of the peers, that can be told from each other by everybody.
+/// Colours of the peers, distinguishable for the colour-blind.
 const COLOURS: [(Column, RGBColor); 3] = [
     (Column::VirtioBlk, RGBColor(0, 114, 178)),
     (Column::VhostUserBlk, RGBColor(230, 159, 0)),
@@ -86,7 +86,7 @@ fn groups(report: &Report) -> Vec<Group> {
     groups
 }
 
-/// What the ratio to the best peer is to be.
+/// Target ratio to the best peer.
 fn target(report: &Report, job: &str) -> Option<f64> {
     report
         .targets
@@ -136,7 +136,7 @@ pub fn png(report: &Report) -> anyhow::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Distance between two lines of the grid, so that there are at most some ten.
+/// Distance between two grid lines, chosen for at most some ten lines.
 fn step(most: f64) -> f64 {
     [0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0]
         .into_iter()
@@ -148,7 +148,7 @@ fn draw<B: DrawingBackend>(area: &DrawingArea<B, Shift>, groups: &[Group]) -> an
 where
     B::ErrorType: 'static,
 {
-    // The same font in both pictures, whatever the system has.
+    // Both pictures use the same embedded font on every system.
     let font = epaint_default_fonts::UBUNTU_LIGHT;
     register_font(FONT, FontStyle::Normal, font).map_err(|_| anyhow!("the font is invalid"))?;
     let style = |size: i32, horizontal, vertical| {
@@ -211,7 +211,7 @@ where
         }
         y += height + GAP;
     }
-    // As good as the other.
+    // Ratio 1: as fast as the peer.
     let line = [(x(1.0), TOP), (x(1.0), bottom)];
     area.draw(&PathElement::new(line, INK.stroke_width(1)))?;
     area.present()?;

@@ -12,14 +12,14 @@ use super::rounds::JobSamples;
 use super::statistics::{Summary, median_of_known, round};
 use super::targets::{Reference, TargetResult, evaluate};
 
-/// Where and how it was measured.
+/// The environment of the measurement.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Environment {
     /// Release of the guest's kernel.
     pub kernel: String,
     /// Version of QEMU.
     pub qemu: String,
-    /// How the guest was run.
+    /// QEMU's accelerator.
     pub accel: String,
     /// CPUs of the host.
     pub host_cpus: usize,
@@ -29,9 +29,9 @@ pub struct Environment {
     pub device_size: u64,
     /// How QEMU and qemu-storage-daemon access the files of the peers.
     pub peer_access: String,
-    /// Rounds.
+    /// Number of rounds.
     pub rounds: u32,
-    /// Seconds of each job on each device in each round.
+    /// Run time of each job on each device in each round, in seconds.
     pub seconds: f64,
 }
 
@@ -42,32 +42,32 @@ pub struct JobLine {
     pub job: String,
     /// Name of the column.
     pub device: Column,
-    /// Median of transfers per second; of `memcpy`, of copies.
+    /// Median of transfers per second; for `memcpy`, of copies.
     pub iops_median: f64,
     /// Least.
     pub iops_min: f64,
     /// Greatest.
     pub iops_max: f64,
-    /// The rounds, in their order.
+    /// The values of all rounds, in order.
     pub iops: Vec<f64>,
-    /// Interrupts in the guest for each transfer.
+    /// Interrupts in the guest per transfer.
     pub interrupts_per_io: Option<f64>,
-    /// Doorbells for each transfer; only Ringbar's driver counts them.
+    /// Doorbells per transfer. Only Ringbar's driver counts them.
     pub doorbells_per_io: Option<f64>,
-    /// CPU time of the device's own process; the devices within QEMU have none.
+    /// CPU time of the device's own process per transfer. Devices within QEMU have none.
     pub daemon_cpu_us_per_io: Option<f64>,
-    /// CPU time of QEMU, which with TCG is that of the guest too.
+    /// CPU time of QEMU per transfer. With TCG it includes the guest.
     pub qemu_cpu_us_per_io: Option<f64>,
 }
 
-/// Ringbar compared with something else.
+/// Ringbar's ratio to another column.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct RatioLine {
     /// Name of the job.
     pub job: String,
     /// `best_peer`, or the name of a column.
     pub vs: String,
-    /// The column that this is.
+    /// The column that `vs` stands for.
     pub peer: Column,
     /// Median of the ratios in the same round.
     pub ratio: f64,
@@ -80,7 +80,7 @@ pub struct RatioLine {
 /// `vs` of the ratio to the peer with the highest median.
 pub const BEST_PEER: &str = "best_peer";
 
-/// What was measured.
+/// All measurements.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Results {
     jobs: Vec<JobLine>,
@@ -111,7 +111,7 @@ impl JobLine {
 }
 
 impl Results {
-    /// Adds what came out of a job, and Ringbar's ratios to everything else in it.
+    /// Adds the samples of a job, and Ringbar's ratios to all other columns.
     pub fn add(&mut self, samples: &JobSamples) {
         let lines: Vec<_> = samples
             .columns
@@ -164,7 +164,7 @@ impl Results {
         self.jobs.iter().any(|line| line.job == job)
     }
 
-    /// The columns of which there is something, in the order of tables.
+    /// The columns with measurements, in the order of the tables.
     pub fn columns(&self) -> Vec<Column> {
         let measured = |column: &Column| self.jobs.iter().any(|line| line.device == *column);
         Column::ALL.into_iter().filter(measured).collect()
@@ -177,7 +177,7 @@ impl Results {
             .find(|line| line.job == job && line.device == column)
     }
 
-    /// Ringbar's ratio to something else in a job.
+    /// Ringbar's ratio to a reference in a job.
     pub fn ratio(&self, job: &str, reference: Reference) -> Option<&RatioLine> {
         let vs = match reference {
             Reference::BestPeer => BEST_PEER,
@@ -189,27 +189,27 @@ impl Results {
     }
 }
 
-/// Everything.
+/// The complete report.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Report {
-    /// Where and how.
+    /// The environment of the measurement.
     pub environment: Environment,
     /// Names of the columns.
     pub devices: Vec<Column>,
-    /// How each of them is set up.
+    /// Description of each column.
     pub settings: std::collections::BTreeMap<Column, &'static str>,
     /// Each job on each device.
     pub jobs: Vec<JobLine>,
-    /// Ringbar compared with the rest.
+    /// Ringbar's ratios to the other columns.
     pub ratios: Vec<RatioLine>,
     /// The targets of the jobs that were run.
     pub targets: Vec<TargetResult>,
-    /// What happened while nothing was done.
+    /// The measurement of the idle devices.
     pub idle: Option<Idle>,
 }
 
 impl Report {
-    /// Judges the results.
+    /// Evaluates the results against the targets.
     pub fn new(environment: Environment, results: &Results, idle: Option<Idle>) -> Self {
         let devices = results.columns();
         Self {
@@ -226,7 +226,7 @@ impl Report {
         }
     }
 
-    /// Whether no target was missed. Those that were not measured do not count.
+    /// Whether no measured target was missed.
     pub fn all_met(&self) -> bool {
         self.targets.iter().all(|target| target.met != Some(false))
     }
@@ -316,7 +316,7 @@ pub(super) mod tests {
         assert_eq!(line["iops_max"], 1200.0);
         assert_eq!(line["interrupts_per_io"], 0.25);
         assert_eq!(line["doorbells_per_io"], 0.125);
-        // There, and null where it cannot be known.
+        // The field is there, and null for an unknown value.
         assert!(
             line.as_object()
                 .unwrap()

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! In which order a job is run on the devices.
+//! Runs a job on all devices in rounds.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use super::column::Column;
 use super::job::Job;
 use super::measure::Sample;
 
-/// What came out of a job: for each column one sample of each round.
+/// The samples of a job: for each column one sample of each round.
 #[derive(Clone, Debug, PartialEq)]
 pub struct JobSamples {
     /// The job.
@@ -19,19 +19,19 @@ pub struct JobSamples {
     pub columns: Vec<(Column, Vec<Sample>)>,
 }
 
-/// How often and how long.
+/// Number and length of the rounds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Schedule {
-    /// Rounds that count.
+    /// Number of rounds that count.
     pub rounds: u32,
-    /// How long a job is run in each.
+    /// Run time of a job in each round.
     pub time: Duration,
-    /// How long before the first, without being counted.
+    /// Run time of the warm-up, which does not count.
     pub warm_up: Duration,
 }
 
-/// Runs a job on all columns that have a part in it: once to warm up, then in rounds.
-/// Each round begins with another column, so that none has always the same place.
+/// Runs a job on all columns that take part: once as a warm-up, then in rounds. Each
+/// round begins with another column, so that no column always has the same position.
 /// `measure` gets the number of the round, 0 for the warm-up.
 pub fn run(
     job: Job,
@@ -99,7 +99,7 @@ mod tests {
         .into_iter()
         .flat_map(|(round, columns, time)| columns.map(|column| (round, column, time)));
         assert_eq!(order, expected.collect::<Vec<_>>());
-        // The samples are back in the order of the rounds, without the warm-up.
+        // The samples are in the order of the rounds, without the warm-up.
         let (column, nvme) = &samples.columns[2];
         assert_eq!(*column, Column::Nvme);
         let iops: Vec<_> = nvme.iter().map(|sample| sample.iops).collect();

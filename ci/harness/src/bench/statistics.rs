@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! Medians, and ratios of what was measured in the same round.
+//! Medians, and ratios within a round.
 
 use serde::Serialize;
 
 /// Median and spread of some values.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Summary {
-    /// The value in the middle; of an even number the mean of the two.
+    /// The middle value; for an even number of values, the mean of the middle two.
     pub median: f64,
     /// The least.
     pub min: f64,
@@ -16,7 +16,7 @@ pub struct Summary {
 }
 
 impl Summary {
-    /// Of these values; `None` where there are none, or one is no number.
+    /// The summary of `values`; `None` if there are none or one is NaN.
     pub fn of(values: &[f64]) -> Option<Self> {
         if values.iter().any(|value| value.is_nan()) {
             return None;
@@ -32,8 +32,8 @@ impl Summary {
         Some(Self { median, min, max })
     }
 
-    /// Of the ratios of `ours` to `theirs`, each pair from one round. Rounds in which
-    /// `theirs` is 0 do not count.
+    /// The summary of the ratios of `ours` to `theirs`, each pair from one round. Rounds
+    /// in which `theirs` is 0 do not count.
     pub fn of_ratios(ours: &[f64], theirs: &[f64]) -> Option<Self> {
         let ratios: Vec<_> = ours
             .iter()
@@ -45,7 +45,7 @@ impl Summary {
     }
 }
 
-/// The median of those values that there are.
+/// The median of the values that are known.
 pub fn median_of_known(values: &[Option<f64>]) -> Option<f64> {
     let known: Vec<_> = values.iter().copied().flatten().collect();
     Summary::of(&known).map(|summary| summary.median)

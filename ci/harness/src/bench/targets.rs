@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! What Ringbar is to reach.
+//! The performance targets of Ringbar.
 
 use serde::Serialize;
 
@@ -11,7 +11,7 @@ use super::jobs;
 use super::report::Results;
 use super::statistics::round;
 
-/// What a ratio is to.
+/// The denominator of a ratio.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reference {
     /// The peer with the highest median in this job.
@@ -20,24 +20,24 @@ pub enum Reference {
     Column(Column),
 }
 
-/// What is looked at, in the column `ringbar`.
+/// A measured value of the column `ringbar`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Metric {
     /// Median of the ratios of transfers per second in the same round.
     Ratio(Reference),
-    /// Doorbells for each transfer.
+    /// Doorbells per transfer.
     Doorbells,
-    /// Interrupts for each transfer.
+    /// Interrupts per transfer.
     Interrupts,
 }
 
-/// How a value counts as good.
+/// The bound that a value must meet.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub enum Bound {
-    /// This much or more.
+    /// Lower bound.
     #[serde(rename = "at_least")]
     AtLeast(f64),
-    /// This much or less.
+    /// Upper bound.
     #[serde(rename = "at_most")]
     AtMost(f64),
 }
@@ -45,11 +45,11 @@ pub enum Bound {
 use Bound::{AtLeast, AtMost};
 use Metric::{Doorbells, Interrupts, Ratio};
 
-/// Most of the guest's time, in CPUs, that may go by while nothing is done: its clock
-/// and the agent. A processor that polls would be all of one.
+/// Maximum number of CPUs that the idle guest may keep busy: its clock and the agent. A
+/// CPU that polls counts as 1.
 const IDLE_CPUS: f64 = 0.1;
 
-/// How much more a byte may cost in larger blocks before it counts as more.
+/// Maximum ratio of the cost of a byte in larger blocks to that in smaller ones.
 const COST_TOLERANCE: f64 = 1.1;
 
 const BEST_PEER: Metric = Ratio(Reference::BestPeer);
@@ -96,7 +96,7 @@ const TARGETS: &[(&str, Metric, Bound)] = &[
 /// All jobs that have a target.
 pub fn jobs() -> Vec<Job> {
     let mut jobs = Vec::new();
-    // Every name is one, as a test shows.
+    // A test shows that every name is valid.
     for job in TARGETS.iter().filter_map(|(name, ..)| name.parse().ok()) {
         if !jobs.contains(&job) {
             jobs.push(job);
@@ -105,24 +105,24 @@ pub fn jobs() -> Vec<Job> {
     jobs
 }
 
-/// A target and what was reached.
+/// A target and the measured value.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct TargetResult {
-    /// Job, or what else was looked at.
+    /// Name of the job, `idle`, or another subject.
     pub job: String,
-    /// What was measured.
+    /// Name of the measured value.
     pub metric: String,
-    /// What it is to be.
+    /// The bound.
     pub bound: Bound,
-    /// What it is; `None` where it was not measured, because devices were left out.
+    /// The value; `None` if it was not measured, because devices were skipped.
     pub value: Option<f64>,
-    /// Whether that is good; `None` where there is no value.
+    /// Whether the value meets the bound; `None` without a value.
     pub met: Option<bool>,
 }
 
 impl TargetResult {
     fn new(job: &str, metric: &str, bound: Bound, value: Option<f64>) -> Self {
-        // As it is printed, so that what is printed agrees.
+        // Rounded as printed, so that the printed value agrees with `met`.
         let value = value.map(|value| round(value, 3));
         Self {
             job: job.to_owned(),
@@ -185,7 +185,8 @@ pub fn evaluate(results: &Results, idle: Option<&Idle>) -> Vec<TargetResult> {
     evaluated
 }
 
-/// In no point of the sweep behind, and a byte no dearer in larger blocks.
+/// Evaluates the sweep: Ringbar is at no point slower than the best peer, and a byte
+/// costs no more in larger blocks.
 fn evaluate_sweep(results: &Results) -> Vec<TargetResult> {
     let mut evaluated = Vec::new();
     let measured: Vec<_> = jobs::sweep()
@@ -193,7 +194,7 @@ fn evaluate_sweep(results: &Results) -> Vec<TargetResult> {
         .filter(|job| results.has_job(&job.to_string()))
         .collect();
     for name in measured.iter().map(Job::to_string) {
-        // Some have a higher target, which says it all.
+        // A job with a higher target of its own is skipped.
         let has_another =
             |(job, metric, _): &(&str, Metric, Bound)| *job == name && *metric == BEST_PEER;
         if !TARGETS.iter().any(has_another) {
@@ -206,7 +207,8 @@ fn evaluate_sweep(results: &Results) -> Vec<TargetResult> {
             ));
         }
     }
-    // The best of all rounds: the sizes are not measured in the same moment.
+    // The best round of each size counts, because sizes are not measured at the same
+    // time.
     let cost = |job: &Job| {
         let line = results.line(&job.to_string(), Column::Ringbar)?;
         (line.iops_max > 0.0).then(|| 1.0 / (line.iops_max * job.block as f64))

@@ -8,7 +8,7 @@ use super::column::Column;
 use super::report::{BEST_PEER, Report};
 use super::targets::{Bound, TargetResult};
 
-/// What stands where there is nothing.
+/// Placeholder for an unknown value.
 const NO_VALUE: &str = "-";
 
 fn format_value(value: Option<f64>, digits: usize) -> String {

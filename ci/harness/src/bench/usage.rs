@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! CPU time and wake-ups of processes on the host.
+//! CPU time and voluntary context switches of processes on the host.
 
 use std::collections::HashMap;
 use std::fs;
@@ -9,17 +9,17 @@ use std::time::Duration;
 
 use crate::error::{Error, Result};
 
-/// What a process, with all that descend from it, has used since it started.
+/// The resources that a process and its descendants have used since they started.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Usage {
-    /// Time on CPUs, in user space and in the kernel, in steps of 1/100 s.
+    /// CPU time in user space and in the kernel, in steps of 10 ms.
     pub cpu: Duration,
-    /// How often a thread began to wait: voluntary context switches.
+    /// Number of voluntary context switches.
     pub waits: u64,
 }
 
 impl Usage {
-    /// Of the process with this id.
+    /// The usage of the process with this id.
     pub fn of(pid: u32) -> Result<Self> {
         let problem = || Error::io(format!("reading what process {pid} has used"));
         let parents = parents().map_err(problem())?;
@@ -30,7 +30,7 @@ impl Usage {
                     usage.cpu += one.cpu;
                     usage.waits += one.waits;
                 }
-                // A descendant may end at any time.
+                // A descendant may have ended since the list was read.
                 Err(error) if process != pid && error.kind() == io::ErrorKind::NotFound => {}
                 Err(error) => return Err(problem()(error)),
             }
@@ -38,7 +38,7 @@ impl Usage {
         Ok(usage)
     }
 
-    /// What was used since an earlier reading.
+    /// The difference to an earlier reading.
     pub fn since(self, earlier: Self) -> Self {
         Self {
             cpu: self.cpu.saturating_sub(earlier.cpu),
@@ -69,7 +69,7 @@ fn parents() -> io::Result<HashMap<u32, u32>> {
     Ok(parents)
 }
 
-/// A process and all that descend from it.
+/// A process and its descendants.
 fn descendants(pid: u32, parents: &HashMap<u32, u32>) -> Vec<u32> {
     let mut descendants = vec![pid];
     let mut next = 0;
@@ -91,7 +91,7 @@ fn of_process(pid: u32) -> io::Result<Usage> {
     let stat = Stat::parse(&stat).ok_or_else(malformed)?;
     let mut waits = 0;
     for task in fs::read_dir(format!("/proc/{pid}/task"))? {
-        // A thread that has ended meanwhile waits no more.
+        // A thread may have ended since the directory was read.
         if let Ok(status) = fs::read_to_string(task?.path().join("status")) {
             waits += parse_waits(&status).ok_or_else(malformed)?;
         }
@@ -101,7 +101,7 @@ fn of_process(pid: u32) -> io::Result<Usage> {
     Ok(Usage { cpu, waits })
 }
 
-/// What we need of `/proc/PID/stat`.
+/// The fields of `/proc/PID/stat` that are used here.
 #[derive(Debug, PartialEq, Eq)]
 struct Stat {
     parent: u32,
@@ -110,9 +110,10 @@ struct Stat {
 
 impl Stat {
     fn parse(text: &str) -> Option<Self> {
-        // The name, in parentheses, may hold anything, also parentheses.
+        // The name in parentheses may contain any character, also parentheses.
         let (_, fields) = text.rsplit_once(") ")?;
-        // From the third on: state, parent; the 14th and 15th are utime and stime.
+        // The fields from the third on: state, parent; the 14th and 15th are utime and
+        // stime.
         let fields: Vec<_> = fields.split_ascii_whitespace().collect();
         let field = |number: usize| fields.get(number - 3);
         let time = |number| field(number)?.parse::<u64>().ok();
@@ -178,7 +179,7 @@ mod tests {
             io::Write::write_all(&mut to, b"x").unwrap();
             io::Read::read_exact(&mut from, &mut [0]).unwrap();
         }
-        // The bytes were waited for, by a grandchild of ours.
+        // A grandchild has waited for the bytes.
         let used = Usage::of(child.id()).unwrap().since(before);
         assert!(used.waits > 0, "{used:?}");
         drop(to);
