@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! fio jobs that verify what they move.
+//! fio jobs that verify their data.
 
 mod jobs;
 mod kinds;
@@ -28,14 +28,14 @@ pub struct Job {
     pub block: u64,
     /// Transfers in flight.
     pub depth: u32,
-    /// Bytes to move in all.
+    /// Bytes to transfer in all.
     pub size: u64,
-    /// Offset of the first block in the device, and of the buffers in their
-    /// page. Odd for jobs without any alignment.
+    /// Offset of the first block in the device, and of the buffers in their page, in
+    /// bytes. It is odd for unaligned jobs.
     pub skew: u64,
 }
 
-/// A block size as it stands in names: 512, 4k, 1m.
+/// A block size as written in names: 512, 4k, 1m.
 pub fn block_name(bytes: u64) -> String {
     crate::size::format(bytes).to_lowercase()
 }
@@ -58,17 +58,17 @@ impl fmt::Display for Job {
     }
 }
 
-/// What a run of fio is for.
+/// Purpose of a run of fio.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Phase {
-    /// Put in place what a reading job will verify.
+    /// Write the data that a reading job will verify.
     Layout,
     /// The job itself, with verification.
     Job,
 }
 
 impl Job {
-    /// A place in the device that the job reads, in the middle of a block's
+    /// Offset in the device of a byte that the job reads, in the middle of a block's
     /// data.
     pub fn corruption_offset(&self) -> u64 {
         self.skew + self.block + self.block / 2
@@ -91,7 +91,7 @@ impl Job {
             "--direct=1".into(),
             "--randrepeat=1".into(),
             "--verify=crc32c".into(),
-            // All errors count, so the first does not end the job.
+            // The job counts all errors, so the first one does not end it.
             "--verify_fatal=0".into(),
             "--continue_on_error=verify".into(),
             format!("--do_verify={}", u8::from(phase == Phase::Job)),
@@ -105,13 +105,13 @@ impl Job {
         arguments
     }
 
-    /// Bytes that make up whole blocks.
+    /// Bytes of all whole blocks.
     fn whole_blocks(&self) -> u64 {
         self.size / self.block * self.block
     }
 
-    /// Runs the job. `before_reading` is called once what the job reads is in
-    /// place, and not at all for a job that writes.
+    /// Runs the job. `before_reading` is called after the data of a reading job is
+    /// written, and never for a writing job.
     pub fn run(
         &self,
         agent: &Agent,
@@ -153,7 +153,7 @@ impl Job {
                 return Measurement::failed(failure.unwrap_or_else(|| "no report".into()));
             }
         };
-        // What a writing job reads, it reads to verify what it wrote.
+        // A writing job reads only to verify its writes.
         let expected = self.whole_blocks();
         let verified = report.read.io_bytes;
         let iops = if self.access.reads() {
@@ -175,20 +175,20 @@ impl Job {
     }
 }
 
-/// What came out of a job.
+/// Result of a job.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Measurement {
     /// Transfers per second in the job's own direction.
     pub iops: f64,
-    /// Bytes that fio found to be right.
+    /// Bytes that fio verified.
     pub verified_bytes: u64,
-    /// Blocks that fio found to be wrong.
+    /// Blocks that failed verification.
     pub verify_errors: u64,
-    /// Interrupts for each transfer, those of verification included.
+    /// Interrupts per transfer, including verification.
     pub interrupts_per_io: f64,
-    /// Doorbells for each transfer, those of verification included.
+    /// Doorbells per transfer, including verification.
     pub doorbells_per_io: f64,
-    /// Why the job does not count as passed.
+    /// The reason for failure; `None` if the job passed.
     pub failure: Option<String>,
 }
 

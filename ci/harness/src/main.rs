@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! `ringbar-ci`: what `make run`, `make exec`, `make shell`, `make test` and
-//! `make bench` run.
+//! `ringbar-ci`: the program behind `make run`, `make exec`, `make shell`, `make test`
+//! and `make bench`.
 
 mod commands;
 

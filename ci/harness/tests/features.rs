@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! The table of features names tests that exist, and every feature of its
-//! sections.
+//! Checks that the table of features names existing tests, and has a row for every
+//! feature.
 
 use std::collections::BTreeSet;
 
@@ -36,8 +36,8 @@ fn table_names_tests_that_exist() {
     known.extend(binding::names());
 
     let mut named = 0;
-    // What is between backticks and looks like a test; one that ends with a line stands for all
-    // that begin so.
+    // Text between backticks that looks like the name of a test. A trailing underscore
+    // makes it a prefix.
     for text in TABLE.split('`').skip(1).step_by(2) {
         if !text.contains("::") || text.ends_with("::") {
             continue;

@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! The driver is refused where it would not work, when it is built.
+//! Checks that the driver does not build for unsupported kernels.
 
 use std::path::Path;
 use std::process::Command;
 
 const CONFIG_64BIT: &str = "--cfg=CONFIG_64BIT";
 
-/// What the compiler says about the file with the refusals, for a kernel with these
-/// settings; `None` where it has nothing against it.
+/// The compiler's errors about `driver/supported.rs` for a kernel with this
+/// configuration; `None` if it is supported.
 fn refusal(arguments: &[&str]) -> Option<String> {
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../driver/supported.rs");
     let directory = tempfile::tempdir().unwrap();

@@ -25,13 +25,13 @@ use ringbar_harness::kernel_log;
 use ringbar_harness::setup::{OutputDir, Setup};
 use ringbar_harness::vm::{Vm, VmOptions};
 
-/// How long each device is used before a job's first round.
+/// Run time of the warm-up before a job's first round.
 const WARM_UP: Duration = Duration::from_millis(300);
 
 /// Virtual CPUs of the guest.
 const CPUS: u32 = 2;
 
-/// How long it is looked on while nothing is done.
+/// Time for which the idle devices are measured.
 const IDLE_TIME: Duration = Duration::from_secs(5);
 
 /// Compares the device with virtio-blk, vhost-user-blk and NVMe by fio
@@ -45,7 +45,7 @@ pub struct Options {
     #[arg(long, env = "RINGBAR_JOB", value_name = "LIST")]
     job: Option<String>,
 
-    /// Only these devices, separated by commas, for example ringbar,nvme
+    /// Devices to measure, separated by commas, for example ringbar,nvme
     #[arg(
         long,
         env = "RINGBAR_DEVICES",
@@ -54,12 +54,12 @@ pub struct Options {
     )]
     devices: Vec<String>,
 
-    /// Rounds
+    /// Number of rounds
     #[arg(long, env = "RINGBAR_ROUNDS", value_name = "N", default_value = "5",
           value_parser = clap::value_parser!(u32).range(1..=1000))]
     rounds: u32,
 
-    /// Seconds of each job on each device in each round
+    /// Run time of each job on each device in each round, in seconds
     #[arg(long, value_name = "SECONDS", default_value = "1", value_parser = parse_time)]
     seconds: Duration,
 
@@ -72,7 +72,7 @@ pub struct Options {
     #[arg(long = "device-arg", value_name = "ARG", allow_hyphen_values = true)]
     device_args: Vec<String>,
 
-    /// Exit with 1 where a target is missed
+    /// Exit with status 1 if a target is missed
     #[arg(long)]
     check: bool,
 }
@@ -86,7 +86,7 @@ fn parse_time(text: &str) -> std::result::Result<Duration, String> {
 }
 
 impl Options {
-    /// Jobs and columns that are asked for.
+    /// The requested jobs and columns.
     fn selection(&self) -> anyhow::Result<Selection> {
         // An empty value of an environment variable means none.
         let list = self.job.as_deref().filter(|list| !list.trim().is_empty());
@@ -128,7 +128,7 @@ pub fn run(setup: &Setup, options: &Options) -> anyhow::Result<ExitCode> {
         kernel_args: options.kernel_args.clone(),
         ..VmOptions::default()
     };
-    // Dropped after the machine, which uses it to its end.
+    // Dropped after the machine, which uses the peers until it ends.
     let mut peers = Peers::start(setup, device.size, CPUS, directory)?;
     vm_options.qemu_args = peers.qemu_arguments().to_vec();
     eprintln!(
@@ -147,7 +147,7 @@ pub fn run(setup: &Setup, options: &Options) -> anyhow::Result<ExitCode> {
         options,
         &mut results,
     );
-    // Where the daemon has ended, that is the reason.
+    // If the daemon has ended, that is the cause of the failure.
     let measured = match peers.daemon().exit_error("the guest still used it") {
         Some(error) => Err(error),
         None => measured,
@@ -156,7 +156,7 @@ pub fn run(setup: &Setup, options: &Options) -> anyhow::Result<ExitCode> {
         Ok(idle) => (Some(idle), None),
         Err(error) => (None, Some(error)),
     };
-    // What was measured before a failure took its time and is not thrown away.
+    // Results from before a failure are kept.
     if failure.is_none() || !results.lines().is_empty() {
         let environment = Environment {
             kernel: vm.agent().kernel_release().to_owned(),
@@ -183,7 +183,7 @@ pub fn run(setup: &Setup, options: &Options) -> anyhow::Result<ExitCode> {
     Err(failure.map_or_else(|| anyhow::anyhow!("nothing was measured"), Into::into))
 }
 
-/// Powers the guest off. Figures of a kernel that complains count for nothing.
+/// Powers the guest off. Results with errors in the kernel log do not count.
 fn end(vm: Vm) -> anyhow::Result<()> {
     let log = vm.agent().kernel_log()?;
     vm.power_off()?;
@@ -193,7 +193,7 @@ fn end(vm: Vm) -> anyhow::Result<()> {
     }
 }
 
-/// Runs the jobs, one after the other, and looks on while nothing is done.
+/// Runs the jobs, one after the other, and measures the idle devices.
 fn measure(
     vm: &mut Vm,
     peers: &mut Peers,

@@ -18,15 +18,15 @@ use super::{MachineOptions, TIMED_OUT, parse_seconds};
 
 /// Runs one command in a fresh guest with the driver loaded
 ///
-/// Its output is passed through, and its exit status is ours; 124 says that the
-/// time was up, 125 that the guest could not be started or crashed.
+/// Passes the command's output through and exits with its status, with 124 on a timeout,
+/// and with 125 if the guest did not start or crashed.
 #[derive(Debug, Args)]
 pub struct Options {
     /// Command line for the guest's shell
     #[arg(value_name = "COMMAND")]
     positional: Option<String>,
 
-    /// The same, as an option
+    /// Command line, given as an option
     #[arg(long, env = "RINGBAR_CMD", value_name = "COMMAND")]
     command: Option<String>,
 
@@ -34,7 +34,7 @@ pub struct Options {
     #[arg(long, env = "RINGBAR_SHARE", value_name = "DIR")]
     share: Option<PathBuf>,
 
-    /// Seconds that the command may take
+    /// Timeout of the command in seconds
     #[arg(long, env = "RINGBAR_TIMEOUT", value_name = "SECONDS", default_value = "600",
           value_parser = parse_seconds)]
     timeout: Duration,
@@ -43,7 +43,7 @@ pub struct Options {
     #[arg(long)]
     no_driver: bool,
 
-    /// Start without a device, and so without the driver
+    /// Start without a device; implies --no-driver
     #[arg(long)]
     no_device: bool,
 
@@ -86,8 +86,7 @@ pub fn run(setup: &Setup, options: &Options) -> anyhow::Result<ExitCode> {
         }
         Err(error) => return Err(error.into()),
     };
-    // The command has ended and its status counts; a guest that does not power
-    // off is worth a line, no more.
+    // The command's status counts, so a guest that does not power off is only reported.
     if let Err(error) = vm.power_off() {
         eprintln!("ringbar-ci: {error:#}");
     }
@@ -95,7 +94,7 @@ pub fn run(setup: &Setup, options: &Options) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::from(code))
 }
 
-/// Runs a command with its output going where ours goes; returns its status.
+/// Runs a command, passes its output through, and returns its status.
 fn pass_through(vm: &Vm, command: &GuestCommand, timeout: Duration) -> Result<i32, Error> {
     let mut running = vm.agent().start(command, timeout)?;
     loop {

@@ -14,11 +14,11 @@ use clap::Args;
 use ringbar_harness::device::{DeviceOptions, Storage};
 use ringbar_harness::size;
 
-/// Exit status for a failure of ours, told from those that a command of the
-/// user's would choose. The same as `timeout` and container tools use.
+/// Exit status for a failure of the harness, as `timeout` and container tools use it, to
+/// distinguish it from the command's status.
 pub const FAILURE: u8 = 125;
 
-/// Exit status where the time was up, as `timeout` uses it.
+/// Exit status for a timeout, as `timeout` uses it.
 pub const TIMED_OUT: u8 = 124;
 
 /// Options of all commands that start a virtual machine with one device.
@@ -32,7 +32,7 @@ pub struct MachineOptions {
     #[arg(long, value_name = "N", default_value_t = 4)]
     pub queues: u16,
 
-    /// Where the device memory is: `memory`, or `file:PATH`
+    /// Storage of the device memory: `memory` or `file:PATH`
     #[arg(long, value_name = "WHERE", default_value = "memory", value_parser = parse_storage)]
     pub storage: Storage,
 
@@ -54,7 +54,7 @@ pub struct MachineOptions {
 }
 
 impl MachineOptions {
-    /// The virtual machine they describe.
+    /// The options for the virtual machine.
     pub fn vm(&self) -> ringbar_harness::vm::VmOptions {
         ringbar_harness::vm::VmOptions {
             memory: self.memory,

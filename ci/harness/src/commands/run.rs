@@ -22,22 +22,21 @@ use tempfile::TempPath;
 
 use super::MachineOptions;
 
-/// How long the comparison of DMA with the BAR map may take.
+/// Maximum time for comparing DMA with the BAR map.
 const BAR_CHECK_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// Runs fio on the device with every engine, verifying all data
 ///
-/// Prints a table and writes build/run/result.json. Exits with 0 only if all
-/// data was right, the BAR map agrees with DMA, and the kernel had nothing to
-/// complain about.
+/// Prints a table and writes build/run/result.json. Exits with 0 only if all data was
+/// correct, the BAR map agrees with DMA, and the kernel log has no problems.
 #[derive(Debug, Args)]
 pub struct Options {
-    /// Run only jobs whose name contains this
+    /// Run only jobs whose name contains TEXT
     #[arg(long, value_name = "TEXT")]
     job: Option<String>,
 
-    /// Change one byte of the device memory from the host before the first job
-    /// that reads verifies it: the run must fail
+    /// Change one byte of the device memory on the host before the first reading job
+    /// verifies it; the run must fail
     #[arg(long)]
     corrupt: bool,
 
@@ -116,8 +115,8 @@ pub fn run(setup: &Setup, options: &Options) -> anyhow::Result<ExitCode> {
     })
 }
 
-/// Puts the device memory into a file, which the host can change. It lasts as
-/// long as what is returned; one that is left of a run that was killed is replaced.
+/// Uses a file as device memory, so that the host can change it. The file is removed when
+/// the result is dropped; a file left by a killed run is replaced.
 fn use_file_storage(directory: &Path, vm_options: &mut VmOptions) -> anyhow::Result<TempPath> {
     let image = directory.join("device-memory");
     let file = fs::File::create(&image).with_context(|| format!("creating {}", image.display()))?;
@@ -171,7 +170,7 @@ fn run_jobs(vm: &mut Vm, options: &Options) -> Result<Vec<JobLine>> {
     Ok(lines)
 }
 
-/// Compares DMA with the BAR map: what was compared, or how they differ.
+/// Compares DMA with the BAR map; returns a summary or the difference.
 fn check_bar(vm: &Vm) -> Result<std::result::Result<String, String>> {
     let command = GuestCommand::new("ringbar-guest-tests").args(["bar-check"]);
     let output = match vm.agent().run(&command, BAR_CHECK_TIMEOUT) {
@@ -191,7 +190,7 @@ fn write_report(path: &Path, report: &RunReport) -> anyhow::Result<()> {
     fs::write(path, json + "\n").with_context(|| format!("writing {}", path.display()))
 }
 
-/// Says what passed, or what did not.
+/// The last line: a summary of the successes, or of the failures.
 fn last_line(
     report: &RunReport,
     bar_check: &std::result::Result<String, String>,

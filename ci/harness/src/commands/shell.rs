@@ -22,7 +22,7 @@ use signal_hook::iterator::Signals;
 
 use super::MachineOptions;
 
-/// Gives a shell in a guest with the driver loaded
+/// Opens a shell in a guest with the driver loaded
 ///
 /// Leave it with `exit` or Ctrl-D. Ctrl-A X ends the guest at once, Ctrl-A C
 /// switches to QEMU's monitor and back, Ctrl-A Ctrl-A sends a Ctrl-A.
@@ -36,7 +36,7 @@ pub struct Options {
     machine: MachineOptions,
 }
 
-/// Runs the guest until its shell is left.
+/// Runs the guest until its shell exits.
 pub fn run(setup: &Setup, options: &Options) -> anyhow::Result<ExitCode> {
     let mut vm_options = options.machine.vm();
     vm_options.console = Console::Terminal {
@@ -66,7 +66,7 @@ pub fn run(setup: &Setup, options: &Options) -> anyhow::Result<ExitCode> {
     })
 }
 
-/// Tells the guest the size of the terminal now and whenever it changes.
+/// Sends the terminal's size to the guest, now and after each change.
 fn follow_size(agent: Arc<Agent>) -> anyhow::Result<()> {
     let mut changes = Signals::new([SIGWINCH]).context("watching for changes of the terminal")?;
     thread::Builder::new()
@@ -88,7 +88,7 @@ fn follow_size(agent: Arc<Agent>) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Whether a value can stand on the kernel's command line.
+/// Whether a value is valid on the kernel's command line.
 fn is_plain(value: &str) -> bool {
     !value.is_empty()
         && value

@@ -23,8 +23,8 @@ use ringbar_harness::suite::{self, Check, Plan, Report};
 
 /// Tests the driver in virtual machines, one for each suite
 ///
-/// Names of tests on the debug kernel begin with `debug::`. The last line is the
-/// number of tests, those of --unit-log included.
+/// Names of tests on the debug kernel begin with `debug::`. The last line is the number
+/// of tests, including those of --unit-log.
 #[derive(Debug, Args)]
 pub struct Options {
     /// Output of `cargo test`, whose results are added to the last line
@@ -35,8 +35,8 @@ pub struct Options {
     #[arg(long, value_enum, value_name = "KERNEL")]
     kernel: Option<KernelName>,
 
-    /// Also run the suites that take too long on the debug kernel for every day. Tests
-    /// that are named are chosen among all
+    /// Also run the suites that are too slow on the debug kernel for daily use. A FILTER
+    /// selects among all suites
     #[arg(long)]
     all: bool,
 
@@ -49,12 +49,12 @@ pub struct Options {
     filters: Vec<String>,
 }
 
-/// What the kernels are called.
+/// Names of the kernels on the command line.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum KernelName {
-    /// Debian's
+    /// Debian's kernel
     Stock,
-    /// The one of `make debug`, with all checkers
+    /// The kernel of `make debug`, with all checkers
     Debug,
 }
 
@@ -87,7 +87,7 @@ pub fn run(setup: &Setup, options: &Options) -> anyhow::Result<ExitCode> {
         .collect();
     let arguments = Arguments {
         list: options.list,
-        // One virtual machine at a time, and the results in their order.
+        // One virtual machine at a time, and results in order.
         test_threads: Some(1),
         ..Arguments::default()
     };
@@ -127,7 +127,7 @@ pub fn run(setup: &Setup, options: &Options) -> anyhow::Result<ExitCode> {
         false => Some(OutputDir::of(&setup, "test")?),
     };
     let conclusion = libtest_mimic::run(&arguments, all);
-    // The last result of a suite comes before its machine is taken down.
+    // The last result of a suite arrives before its machine is shut down.
     let times: Vec<_> = suites
         .iter()
         .filter_map(|suite| {
@@ -156,7 +156,7 @@ pub fn run(setup: &Setup, options: &Options) -> anyhow::Result<ExitCode> {
     })
 }
 
-/// Results of tests.
+/// Number of passed and failed tests.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Counts {
     passed: u64,
@@ -184,12 +184,12 @@ fn count_unit_tests(log: &str) -> Counts {
     counts
 }
 
-/// Whether a test was asked for.
+/// Whether a test is selected.
 fn wanted(filters: &[String], name: &str) -> bool {
     filters.is_empty() || filters.iter().any(|filter| name.contains(filter.as_str()))
 }
 
-/// What names of tests on a kernel begin with.
+/// Prefix of the names of tests on a kernel.
 fn prefix(kernel: Kernel) -> &'static str {
     match kernel {
         Kernel::Stock => "",
@@ -197,7 +197,7 @@ fn prefix(kernel: Kernel) -> &'static str {
     }
 }
 
-/// The suites with the tests that were asked for.
+/// The suites with the selected tests.
 fn plans(checkout: &Path, kernel: Kernel, all: bool, filters: &[String]) -> Vec<Plan> {
     let left_out = |suite: &str| {
         let for_every_day = !all && filters.is_empty() && kernel == Kernel::Debug;
@@ -233,7 +233,7 @@ fn plans(checkout: &Path, kernel: Kernel, all: bool, filters: &[String]) -> Vec<
         .collect()
 }
 
-/// The tests of a suite, in the order in which their results come.
+/// The tests of a suite, in the order of their results.
 fn trials(setup: &Arc<Setup>, plan: Plan) -> (Arc<Mutex<Results>>, Vec<Trial>) {
     let suite = format!("{}{}", prefix(plan.kernel), plan.suite);
     let checks = Check::of(plan.suite, plan.kernel);
@@ -259,7 +259,7 @@ fn trials(setup: &Arc<Setup>, plan: Plan) -> (Arc<Mutex<Results>>, Vec<Trial>) {
     (results, trials)
 }
 
-/// The tests of binding that were asked for. All run when the first of them does.
+/// The selected binding tests. All of them run when the first one starts.
 fn binding_trials(setup: &Arc<Setup>, filters: &[String]) -> Vec<Trial> {
     let outcomes = Arc::new(OnceLock::new());
     binding::names()
@@ -276,14 +276,14 @@ fn binding_trials(setup: &Arc<Setup>, filters: &[String]) -> Vec<Trial> {
         .collect()
 }
 
-/// Results of a suite that starts when the first of them is asked for.
+/// Results of a suite. The suite starts when the first result is requested.
 struct Results {
     setup: Arc<Setup>,
     plan: Plan,
     incoming: Option<Receiver<Report>>,
     thread: Option<JoinHandle<Duration>>,
     known: HashMap<String, Report>,
-    /// Why there are no more, once that was told with a test.
+    /// Whether a test has already reported the full reason for missing results.
     explained: bool,
 }
 
@@ -331,14 +331,13 @@ impl Results {
         Ok(())
     }
 
-    /// Waits until everything that belongs to the suite has ended; returns how long it took,
-    /// if it ever started.
+    /// Waits until the suite has ended; returns its duration, if it was started.
     fn finish(&mut self) -> Option<Duration> {
-        // A panic has shown itself as a missing result.
+        // A panic shows as a missing result.
         self.thread.take()?.join().ok()
     }
 
-    /// Why a result never came: in full with the first test that misses it.
+    /// The reason for a missing result: in full for the first such test.
     fn missing(&mut self) -> Failed {
         let reason = self
             .known
@@ -454,7 +453,7 @@ mod tests {
         );
         let second = results.wait_for("c").err().unwrap();
         assert_eq!(second.message(), Some("not run: the guest went away"));
-        // The check itself fails as well, with everything.
+        // The check itself fails as well, with the full reason.
         let check = results.wait_for("all_tests_ran").err().unwrap();
         assert_eq!(check.message(), Some("the guest went away\nlog"));
     }

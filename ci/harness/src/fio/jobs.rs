@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! Which jobs there are.
+//! The list of jobs.
 
 use super::{Access, Engine, Job};
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! What fio does the I/O with, and in which order.
+//! fio's I/O engines and access orders.
 
 /// fio's I/O engine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -9,8 +9,7 @@ pub enum Engine {
     Psync,
     /// Linux AIO.
     Libaio,
-    /// Linux AIO, its events read from the ring in user space where they are
-    /// there.
+    /// Linux AIO. fio reads available events from the ring in user space.
     LibaioUserReap,
     /// io_uring.
     IoUring,
@@ -19,7 +18,7 @@ pub enum Engine {
 }
 
 impl Engine {
-    /// Name for fio.
+    /// fio's name of the engine.
     pub fn name(self) -> &'static str {
         match self {
             Self::Psync => "psync",
@@ -28,7 +27,7 @@ impl Engine {
         }
     }
 
-    /// What distinguishes it in names of jobs from others of that name.
+    /// Suffix that distinguishes engines with the same fio name in names of jobs.
     pub(crate) fn suffix(self) -> &'static str {
         match self {
             Self::LibaioUserReap => "-userreap",
@@ -41,7 +40,8 @@ impl Engine {
     pub(crate) fn options(self) -> &'static [&'static str] {
         match self {
             Self::LibaioUserReap => {
-                // While it waits for an event fio calls the kernel, so it must not.
+                // fio enters the kernel while it waits for a minimum of events, so the
+                // minimum is 0.
                 &["--userspace_reap", "--iodepth_batch_complete_min=0"]
             }
             Self::IoUringFixed => &["--fixedbufs=1"],
@@ -50,7 +50,7 @@ impl Engine {
     }
 }
 
-/// Which way data goes, and in which order.
+/// Direction and order of the transfers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Access {
     /// One block after the other, from the device.
@@ -78,7 +78,7 @@ impl Access {
         Self::RandReadWrite,
     ];
 
-    /// Name for fio's `rw`.
+    /// fio's name, for its option `rw`.
     pub fn name(self) -> &'static str {
         match self {
             Self::Read => "read",
@@ -90,7 +90,7 @@ impl Access {
         }
     }
 
-    /// The same order, with all data going to the device.
+    /// The same order, with all data written to the device.
     pub fn written(self) -> Self {
         match self {
             Self::Read | Self::Write | Self::ReadWrite => Self::Write,
@@ -98,7 +98,7 @@ impl Access {
         }
     }
 
-    /// Whether all data comes from the device, so that it must be there first.
+    /// Whether the job only reads, so that its data must be written first.
     pub fn reads(self) -> bool {
         matches!(self, Self::Read | Self::RandRead)
     }

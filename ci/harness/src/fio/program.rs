@@ -9,23 +9,23 @@ use serde::Deserialize;
 use crate::agent::{Agent, Event, GuestCommand};
 use crate::error::{Error, Result};
 
-/// How long one run may take. Those of this crate take some seconds.
+/// Maximum time for one run. The jobs of this crate take some seconds.
 const RUN_TIMEOUT: Duration = Duration::from_secs(240);
 
-/// Where fio leaves its report in the guest.
+/// Path of fio's report in the guest.
 const REPORT_PATH: &str = "/run/fio.json";
 
-/// Runs fio with these arguments and variables of the environment, and reads its report.
-/// `on_output` gets what fio writes to its standard output, or to descriptor 9, as soon as it
-/// arrives.
+/// Runs fio with these arguments and environment variables, and reads its report.
+/// `on_output` gets fio's standard output, and the bytes written to descriptor 9, as they
+/// arrive.
 pub(crate) fn run(
     agent: &Agent,
     arguments: Vec<String>,
     variables: &[(&str, &str)],
     mut on_output: impl FnMut(&[u8]),
 ) -> Result<FioRun> {
-    // Commands that fio runs before and after a job have their standard output sent
-    // to a file; descriptor 9 they inherit.
+    // fio redirects the standard output of commands that it runs before and after a job
+    // to a file; they inherit descriptor 9.
     let mut command = GuestCommand::new("sh")
         .args(["-c", "exec fio \"$@\" 9>&1", "fio"])
         .args(arguments)
@@ -33,7 +33,7 @@ pub(crate) fn run(
             "--output-format=json".into(),
             format!("--output={REPORT_PATH}"),
         ])
-        // For the files that fio leaves wherever it runs.
+        // fio leaves files in its working directory.
         .directory("/run");
     for (name, value) in variables {
         command = command.env(name, value);
@@ -64,7 +64,7 @@ pub(crate) fn run(
     })
 }
 
-/// One run of the program.
+/// Result of one run of fio.
 pub(crate) struct FioRun {
     pub(super) exit: i32,
     pub(super) messages: String,
@@ -89,7 +89,7 @@ impl FioRun {
         let messages: Vec<_> = self
             .messages
             .lines()
-            // Said for every job without alignment.
+            // fio prints this line for every unaligned job.
             .filter(|line| !line.contains("bs_unaligned may not work"))
             .take(8)
             .collect();
@@ -114,7 +114,7 @@ pub(crate) struct DirectionReport {
 pub(crate) struct JobReport {
     /// First error number, 0 for none.
     pub(crate) error: i32,
-    /// How many errors were passed over, which are those of verification.
+    /// Number of errors that did not end the job: verification errors.
     #[serde(default)]
     pub(crate) total_err: u64,
     pub(crate) read: DirectionReport,
@@ -123,7 +123,7 @@ pub(crate) struct JobReport {
 
 impl JobReport {
     pub(crate) fn verify_errors(&self) -> u64 {
-        /// `EILSEQ`, what a failed verification sets.
+        /// fio's error for a failed verification.
         const EILSEQ: i32 = 84;
         match self.error {
             EILSEQ => self.total_err.max(1),
@@ -132,7 +132,7 @@ impl JobReport {
     }
 }
 
-/// Reads fio's JSON, which messages may precede.
+/// Parses fio's JSON, which may follow messages.
 pub(super) fn parse_report(text: &str) -> std::result::Result<JobReport, String> {
     #[derive(Deserialize)]
     struct Report {
