@@ -16,8 +16,7 @@ use ringbar_agent_protocol::{
 
 use crate::error::{Error, Result};
 
-/// How long the guest may take for what it does at once: reading a file and
-/// the like.
+/// Maximum time for a request that the guest answers at once, such as reading a file.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A command for the guest.
@@ -67,25 +66,25 @@ impl std::fmt::Display for GuestCommand {
     }
 }
 
-/// What a running command reports.
+/// An event of a running command.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// It wrote to its standard output.
+    /// The command wrote to its standard output.
     Stdout(Vec<u8>),
-    /// It wrote to its standard error.
+    /// The command wrote to its standard error.
     Stderr(Vec<u8>),
-    /// It ended; nothing follows.
+    /// The command ended. This is the last event.
     Exited(ExitStatus),
 }
 
-/// All that a command did.
+/// The complete result of a command.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Output {
     /// Standard output.
     pub stdout: Vec<u8>,
     /// Standard error.
     pub stderr: Vec<u8>,
-    /// How it ended.
+    /// Exit status.
     pub status: ExitStatus,
 }
 
@@ -100,17 +99,17 @@ pub struct Agent {
 #[derive(Debug)]
 struct Shared {
     port: Mutex<UnixStream>,
-    /// Who waits for replies to which request; `None` once the guest is gone.
+    /// Senders for the replies to each pending request; `None` after the guest has gone.
     pending: Mutex<Option<HashMap<RequestId, Sender<Reply>>>>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // No change below can be left half done.
+    // A panic cannot leave the map half changed.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Agent {
-    /// Takes over a connection whose guest is booting, and waits until it is up.
+    /// Waits on a fresh connection until the guest has booted.
     pub fn connect(port: UnixStream, timeout: Duration) -> Result<Self> {
         let incoming = port
             .try_clone()
@@ -151,7 +150,7 @@ impl Agent {
         &self.kernel_release
     }
 
-    /// Sends a request and returns where its replies arrive.
+    /// Sends a request and returns the receiver of its replies.
     fn request(
         &self,
         what: &str,
@@ -165,13 +164,13 @@ impl Agent {
         };
         match write_frame(&*lock(&self.shared.port), &build(id)) {
             Ok(()) => Ok((id, receiver)),
-            // The other end is gone; the reading thread will see it as well.
+            // The connection is closed; the reading thread reports it as well.
             Err(FrameError::Io(_)) => Err(Error::GuestGone(what.to_owned())),
             Err(error) => Err(error.into()),
         }
     }
 
-    /// Sends a request that is answered once.
+    /// Sends a request and waits for its single reply.
     fn call(
         &self,
         what: String,
@@ -261,8 +260,8 @@ impl Agent {
         String::from_utf8(bytes).map_err(|error| Error::Protocol(format!("{path}: {error}")))
     }
 
-    /// The guest kernel's log from its start, each line with its level before it:
-    /// `<6>[    5.140900] text`.
+    /// The guest's kernel log since boot. Each line begins with its level: `<6>[
+    /// 5.140900] text`.
     pub fn kernel_log(&self) -> Result<String> {
         let bytes = self.call("reading the kernel log".into(), REQUEST_TIMEOUT, |id| {
             Request::KernelLog { id }
@@ -292,7 +291,7 @@ impl Agent {
         Ok(())
     }
 
-    /// Asks the guest to power off, without waiting for it.
+    /// Asks the guest to power off; does not wait for it.
     pub fn power_off(&self) -> Result<()> {
         Ok(write_frame(&*lock(&self.shared.port), &Request::PowerOff)?)
     }
@@ -310,7 +309,7 @@ pub struct RunningCommand<'a> {
 }
 
 impl RunningCommand<'_> {
-    /// Waits for what the command does next, until its time is up.
+    /// Waits for the next event, until the command's timeout.
     #[expect(
         clippy::should_implement_trait,
         reason = "an iterator over results would invite going on after an error"
@@ -322,7 +321,7 @@ impl RunningCommand<'_> {
     /// As [`Self::next`], but waits at most `timeout` for one event.
     pub fn next_timeout(&mut self, timeout: Duration) -> Result<Event> {
         let left = self.deadline.saturating_duration_since(Instant::now());
-        // Else one that never pauses would never run out of time.
+        // Otherwise a command that writes without a pause would never time out.
         if left.is_zero() {
             return Err(Error::Timeout {
                 what: self.what.clone(),
@@ -346,7 +345,7 @@ impl RunningCommand<'_> {
         }
     }
 
-    /// Sends a signal to the command and all that it started.
+    /// Sends a signal to the command's process group.
     pub fn signal(&self, signal: i32) -> Result<()> {
         self.agent.call(
             format!("stopping what was {}", self.what),
@@ -361,7 +360,7 @@ impl RunningCommand<'_> {
     }
 }
 
-/// Cuts a command line to what fits into a message.
+/// Shortens a command line for a message.
 fn shorten(line: &str) -> String {
     const MAX_LENGTH: usize = 100;
     match line.char_indices().nth(MAX_LENGTH) {
@@ -385,7 +384,7 @@ fn receive(
     })
 }
 
-/// Passes the guest's messages on until it is gone.
+/// Passes the guest's messages to their receivers until the connection ends.
 fn dispatch(mut incoming: &UnixStream, shared: &Shared, hello: &Sender<(u32, String)>) {
     loop {
         let reply = match read_frame::<Reply>(&mut incoming) {
@@ -401,7 +400,7 @@ fn dispatch(mut incoming: &UnixStream, shared: &Shared, hello: &Sender<(u32, Str
                 version,
                 kernel_release,
             } => {
-                // Nobody waits for a second one.
+                // A second greeting has no receiver.
                 let _ = hello.send((version, kernel_release));
             }
             reply => {
@@ -409,7 +408,7 @@ fn dispatch(mut incoming: &UnixStream, shared: &Shared, hello: &Sender<(u32, Str
                 let last = !matches!(reply, Reply::Stdout { .. } | Reply::Stderr { .. });
                 if let Some(pending) = &mut *lock(&shared.pending) {
                     if let Some(sender) = pending.get(&id) {
-                        // The one who asked may have given up.
+                        // The receiver may have timed out.
                         let _ = sender.send(reply);
                     }
                     if last {
@@ -419,7 +418,7 @@ fn dispatch(mut incoming: &UnixStream, shared: &Shared, hello: &Sender<(u32, Str
             }
         }
     }
-    // Everyone who waits learns that the guest is gone.
+    // Dropping the senders ends every wait.
     *lock(&shared.pending) = None;
 }
 
@@ -429,7 +428,7 @@ mod tests {
 
     const TIMEOUT: Duration = Duration::from_secs(10);
 
-    /// A guest that is a thread: `serve` gets the port after the greeting.
+    /// A guest in a thread: `serve` gets the port after the greeting.
     fn guest(serve: impl FnOnce(&UnixStream) + Send + 'static) -> Result<Agent> {
         let (host, guest) = UnixStream::pair().unwrap();
         thread::spawn(move || {
@@ -519,7 +518,7 @@ mod tests {
         let mut running = agent
             .start(&GuestCommand::shell("yes"), Duration::ZERO)
             .unwrap();
-        // When this has come, output waits to be read.
+        // The reply comes after output that is still unread.
         agent.read_file("/x").unwrap();
         let error = running.next().unwrap_err();
         assert!(error.is_timeout(), "{error}");

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! That the driver gets its device in a guest that nobody has prepared, keeps away
-//! from what is not its, and gives back what it has taken.
+//! Tests that the driver binds its device in an unprepared guest, leaves foreign devices
+//! alone, and returns the devices that it took over.
 //!
-//! Devices come and go here, so these are no tests of the guest's program, which is
-//! given one device: the host acts. One virtual machine serves all.
+//! The host adds and removes devices during these tests, so they are not part of the
+//! guest's test program, which has one fixed device. All tests share one virtual machine.
 
 use std::path::Path;
 use std::time::Duration;
@@ -19,19 +19,19 @@ use crate::setup::Setup;
 use crate::temporary::TemporaryDir;
 use crate::vm::{Vm, VmOptions};
 
-/// How long a command in the guest may take.
+/// Maximum time for a command in the guest.
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// Slots into which a device can be plugged.
 const SLOTS: [&str; 2] = ["slot0", "slot1"];
 
-/// So few bytes of configuration that none can be what ours begins with.
+/// Size in bytes of a foreign device's configuration: too small for Ringbar's magic.
 const FOREIGN_CONFIG_SIZE: usize = 2;
 
-/// What the driver says when it leaves a device to somebody else.
+/// The driver's message about a device whose `driver_override` names another driver.
 const NOT_TAKEN_MESSAGE: &str = "ringbar: not taken over, its driver_override names another driver";
 
-/// Shell functions for the steps. Devices are named by their address; ours is the
+/// Shell functions for the steps. Devices are named by their PCI address; ours is the
 /// first.
 const FUNCTIONS: &str = r#"
 devices() {
@@ -61,10 +61,10 @@ ours=$(devices | sed -n 1p)
 foreign=$(devices | sed -n 2p)
 "#;
 
-/// What the steps work on.
+/// The virtual machine and devices that the steps use.
 struct Fixture {
     vm: Vm,
-    /// For [`SLOTS`]: one of ours, and one that is to be another kind.
+    /// Devices for [`SLOTS`]: a Ringbar device and a foreign one.
     pluggable: [Device; SLOTS.len()],
     _foreign: Device,
     _directory: TemporaryDir,
@@ -73,7 +73,7 @@ struct Fixture {
 type StepResult = Result<(), String>;
 type Step = fn(&mut Fixture) -> StepResult;
 
-/// The tests, in their order: each begins where the one before has ended.
+/// The tests, in order. Each test begins in the state that the previous one leaves.
 const STEPS: &[(&str, Step)] = &[
     ("dr13_modprobe_takes_a_device_from_virtio_pci", modprobe),
     ("dr13_other_devices_of_the_vendor_stay", others_stay),
@@ -92,7 +92,7 @@ pub fn names() -> impl Iterator<Item = String> {
     STEPS.iter().map(|(name, _)| format!("binding::{name}"))
 }
 
-/// Runs the tests; returns how each went, in the order of [`names`].
+/// Runs the tests; returns their results in the order of [`names`].
 pub fn run(setup: &Setup, log_dir: &Path) -> Vec<StepResult> {
     match Fixture::start(setup, log_dir) {
         Ok(mut fixture) => STEPS.iter().map(|(_, step)| step(&mut fixture)).collect(),
@@ -143,7 +143,7 @@ impl Fixture {
         })
     }
 
-    /// Runs lines in the guest's shell, where the first that fails ends it.
+    /// Runs lines in the guest's shell. The first failure ends the script.
     fn shell(&self, lines: &str) -> StepResult {
         let command = GuestCommand::shell(&format!("set -eu\n{FUNCTIONS}\n{lines}"));
         self.vm
@@ -151,13 +151,13 @@ impl Fixture {
             .check(&command, COMMAND_TIMEOUT)
             .map(drop)
             .map_err(|error| match error {
-                // Without the script.
+                // The message without the script.
                 crate::error::Error::Guest { message, .. } => message,
                 error => error.to_string(),
             })
     }
 
-    /// Has QEMU's own monitor carry out a line, which answers only what went wrong.
+    /// Runs a line in QEMU's human monitor, which prints errors only.
     fn monitor(&mut self, line: &str) -> StepResult {
         let arguments = json!({ "command-line": line });
         let answer = self
@@ -226,7 +226,7 @@ fn rescan(fixture: &mut Fixture) -> StepResult {
 fn hot_plug(fixture: &mut Fixture) -> StepResult {
     fixture.plug(0, ringbar_spec::DeviceConfig::SIZE)?;
     fixture.shell("eventually test -c /dev/ringbar1")?;
-    // And again, in the same slot.
+    // A second device in the same slot.
     fixture.monitor("device_del plugged0-device")?;
     fixture.shell("eventually are 2; ! test -e /dev/ringbar1")
 }

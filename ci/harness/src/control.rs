@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! Speaks with a running device over its control socket.
+//! Client of a device's control socket.
 
 use std::io::{self, BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-/// How long the device may take to answer.
+/// Maximum time for the device's reply.
 const REPLY_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// The control socket of a device.
@@ -19,7 +19,7 @@ pub struct ControlSocket {
 }
 
 impl ControlSocket {
-    /// The device that listens on `socket`.
+    /// A client for the device that listens on `socket`.
     pub const fn new(socket: PathBuf) -> Self {
         Self { socket }
     }
@@ -30,7 +30,7 @@ impl ControlSocket {
             .map(drop)
     }
 
-    /// What the device answers to a request; what it refuses is an error.
+    /// Executes a request and returns its result. A refusal is an error.
     fn execute(&self, request: &Value) -> io::Result<Value> {
         let stream = UnixStream::connect(&self.socket)?;
         stream.set_read_timeout(Some(REPLY_TIMEOUT))?;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! What the kernel and the driver of a guest count.
+//! Counters of the guest's kernel and driver.
 
 use std::time::{Duration, Instant};
 
@@ -14,22 +14,22 @@ use crate::error::{Error, Result};
 /// device.
 const DRIVER_COUNTERS: &str = "/sys/kernel/debug/ringbar";
 
-/// How long pages may stay pinned after the last process has ended: io_uring
-/// gives its registered buffers back some time after the ring was closed.
+/// Maximum time for pages to be unpinned after the last process has ended: io_uring
+/// releases its registered buffers some time after the ring was closed.
 const UNPIN_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Counters of the first device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Counters {
-    /// Interrupts on the device's vectors, all CPUs together, as the kernel
-    /// counts them.
+    /// Interrupts on the device's vectors, summed over all CPUs, as the kernel counts
+    /// them.
     pub interrupts: u64,
-    /// Doorbells the driver has rung.
+    /// Doorbells that the driver has rung.
     pub doorbells: u64,
 }
 
 impl Counters {
-    /// Reads them.
+    /// Reads the counters.
     pub fn read(agent: &Agent) -> Result<Self> {
         let table = agent.read_text("/proc/interrupts")?;
         let interrupts = interrupts::count(&table, "ringbar").ok_or_else(|| Error::Guest {
@@ -43,7 +43,7 @@ impl Counters {
         })
     }
 
-    /// What was counted since an earlier reading.
+    /// The difference to an earlier reading.
     pub fn since(self, earlier: Self) -> Self {
         Self {
             interrupts: self.interrupts.saturating_sub(earlier.interrupts),
@@ -67,18 +67,18 @@ fn doorbells(agent: &Agent) -> Result<u64> {
         .map_err(|_| Error::Protocol(format!("{path} holds {text:?}")))
 }
 
-/// Interrupts with these numbers, all CPUs together, as the kernel counts them.
+/// Interrupts with these numbers, summed over all CPUs, as the kernel counts them.
 pub fn interrupts_numbered(agent: &Agent, numbers: &[u32]) -> Result<u64> {
     let table = agent.read_text("/proc/interrupts")?;
     Ok(interrupts::count_numbers(&table, numbers))
 }
 
-/// Reads how many pages were pinned and released, as soon as the two are equal or
-/// after some time.
+/// Reads the numbers of pinned and released pages. Waits until both are equal, at most
+/// [`UNPIN_TIMEOUT`].
 pub fn pins_when_idle(agent: &Agent) -> Result<Pins> {
     let deadline = Instant::now() + UNPIN_TIMEOUT;
     loop {
-        // Each CPU counts for itself; reading this adds it all up.
+        // The counters are per CPU; reading this file sums them.
         agent.read_file(pins::REFRESH)?;
         let text = agent.read_text(pins::TABLE)?;
         let pins = Pins::parse(&text).ok_or_else(|| {

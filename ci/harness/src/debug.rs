@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! What the checkers of the debug kernel have counted.
+//! Results of the debug kernel's checkers.
 
 use std::time::Duration;
 
@@ -9,30 +9,28 @@ use crate::error::Result;
 
 /// Parameters of the debug kernel.
 ///
-/// - Freed pages are filled with a pattern, which the kernel looks at when it hands
-///   them out again.
-/// - No page tables of five levels: while the kernel identifies the first processor
-///   it forgets that it has them (`identify_cpu` clears the capabilities that
-///   `pgtable_l5_enabled` goes by), and KASAN takes what an interrupt in that moment
-///   reads for wild.
+/// - `page_poison`: the kernel fills freed pages with a pattern and checks it when it
+///   allocates them again.
+/// - `no5lvl`: no five-level page tables. `identify_cpu` clears the capabilities that
+///   `pgtable_l5_enabled` tests while it identifies the first processor, and KASAN
+///   reports the reads of an interrupt at that moment as wild.
 pub const KERNEL_ARGS: [&str; 2] = ["page_poison=1", "no5lvl"];
 
-/// Reports of memory that nothing points to
-/// (`Documentation/dev-tools/kmemleak.rst`).
+/// Reports of unreferenced memory (`Documentation/dev-tools/kmemleak.rst`).
 const KMEMLEAK: &str = "/sys/kernel/debug/kmemleak";
 
 /// Counters of the DMA API's checker (`Documentation/core-api/dma-api.rst`).
 const DMA_API: &str = "/sys/kernel/debug/dma-api";
 
-/// kmemleak says nothing about objects that are younger, in milliseconds
-/// (`MSECS_MIN_AGE`), because a pointer to them may not be stored yet.
+/// Minimum age of an object that kmemleak reports (`MSECS_MIN_AGE`): a pointer to a
+/// younger object may not be stored yet.
 const KMEMLEAK_AGE: Duration = Duration::from_millis(5000);
 
-/// How long a scan may take.
+/// Maximum time for a scan.
 const SCAN_TIMEOUT: Duration = Duration::from_secs(300);
 
-/// To be called before the driver is loaded: what was leaked by then is not
-/// held against it.
+/// Clears kmemleak's reports. To be called before the driver is loaded, so that earlier
+/// leaks are not reported as the driver's.
 pub fn prepare(agent: &Agent) -> Result<()> {
     let clear = format!("echo scan > {KMEMLEAK} && echo clear > {KMEMLEAK}");
     agent
@@ -40,8 +38,8 @@ pub fn prepare(agent: &Agent) -> Result<()> {
         .map(drop)
 }
 
-/// Whether every streaming mapping of the driver was taken down, and none ever
-/// misused. No I/O may be running.
+/// Checks that no streaming mapping of the driver is left, and that none was misused. No
+/// I/O may be running.
 pub fn dma_mappings(agent: &Agent) -> std::result::Result<(), String> {
     let read = |name: &str| {
         agent
@@ -58,14 +56,15 @@ pub fn dma_mappings(agent: &Agent) -> std::result::Result<(), String> {
     }
     match streaming(&read("dump")?) {
         (_, Some(line)) => Err(format!("still mapped: {line}")),
-        // The rings are there as long as the driver is, so the dump shows ours.
+        // The rings are mapped while the driver is loaded, so the dump must contain the
+        // driver's mappings.
         (0, None) => Err("no mapping of the driver is known to the checker".into()),
         (_, None) => Ok(()),
     }
 }
 
-/// Number of the driver's coherent mappings in a dump, and the first streaming
-/// one.
+/// The number of the driver's coherent mappings in a dump, and its first streaming
+/// mapping.
 fn streaming(dump: &str) -> (usize, Option<&str>) {
     let mut coherent = 0;
     for line in dump.lines().filter(|line| line.contains("ringbar")) {
@@ -77,7 +76,7 @@ fn streaming(dump: &str) -> (usize, Option<&str>) {
     (coherent, None)
 }
 
-/// A number as debugfs shows it, decimal or hexadecimal.
+/// Parses a number of debugfs, decimal or hexadecimal.
 fn number(text: &str) -> Option<u64> {
     let text = text.trim();
     match text.strip_prefix("0x") {
@@ -86,10 +85,10 @@ fn number(text: &str) -> Option<u64> {
     }
 }
 
-/// Unloads the driver, and looks for memory that it has left behind.
+/// Unloads the driver and scans for memory leaks.
 pub fn unload_and_scan(agent: &Agent) -> std::result::Result<(), String> {
-    // An object is reported by the second scan that finds it unchanged and old
-    // enough: the wait is part of what kmemleak counts as a leak.
+    // kmemleak reports an object when the second scan finds it unchanged and old enough,
+    // so the script waits between the scans.
     let seconds = KMEMLEAK_AGE.as_secs() + 1;
     let script = format!(
         "rmmod ringbar && echo scan > {KMEMLEAK} && sleep {seconds} && echo scan > {KMEMLEAK}"

@@ -15,16 +15,16 @@ use crate::process::{HostProcess, Pauser};
 use crate::size;
 use crate::socket_watch::SocketWatch;
 
-/// Where the device keeps its memory.
+/// Storage of the device memory.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Storage {
-    /// In anonymous memory.
+    /// Anonymous memory.
     Memory,
-    /// In this file.
+    /// A file.
     File(PathBuf),
 }
 
-/// What device to present.
+/// Options of the device daemon.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeviceOptions {
     /// Size of the device memory in bytes.
@@ -33,10 +33,9 @@ pub struct DeviceOptions {
     pub queues: u16,
     /// Entries of each queue.
     pub queue_size: u16,
-    /// Where the memory is.
+    /// Storage of the device memory.
     pub storage: Storage,
-    /// Whether a proxy is put before the device that falsifies what it says, when it is
-    /// told to.
+    /// Whether the lying proxy stands between QEMU and the device.
     pub lies: bool,
     /// Further arguments.
     pub extra: Vec<String>,
@@ -137,17 +136,17 @@ impl Device {
         &self.options
     }
 
-    /// A handle by which other threads stop and resume the process.
+    /// A handle for stopping and resuming the process from other threads.
     pub fn pauser(&self) -> Result<Pauser> {
         self.process.pauser()
     }
 
-    /// What the running device can be asked for.
+    /// A client of the device's control socket.
     pub fn control(&self) -> ControlSocket {
         self.control.clone()
     }
 
-    /// What test programs in the guest reach it by.
+    /// Handles for the requests of test programs in the guest.
     pub fn handles(&self) -> Result<DeviceHandles> {
         Ok(DeviceHandles {
             pauser: self.pauser()?,
@@ -165,8 +164,7 @@ impl Device {
         &mut self.process
     }
 
-    /// Changes one byte of a device with file storage behind everyone's back,
-    /// as a fault of the medium would.
+    /// Changes one byte of a device with file storage from outside, like a media error.
     pub fn corrupt_byte(&self, offset: u64) -> Result<()> {
         use std::os::unix::fs::FileExt;
 

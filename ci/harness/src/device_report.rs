@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! What a device says in the last line of its log.
+//! Reads the device's counters from the last line of its log.
 
 use std::fs;
 
@@ -8,8 +8,8 @@ use ringbar_guest_tests::suites::files::{DURABLE_TEST, DURABLE_WRITES};
 
 use crate::suite::Plan;
 
-/// Compares the durable writes that the device counted with those that the tests
-/// made. The device must have ended.
+/// Compares the device's count of durable writes with the tests' own. The device must
+/// have ended.
 pub(crate) fn durable(plan: &Plan) -> Result<(), String> {
     let path = plan.log_dir.join("device0.log");
     let log = fs::read_to_string(&path).map_err(|error| format!("{}: {error}", path.display()))?;
@@ -27,7 +27,7 @@ pub(crate) fn durable(plan: &Plan) -> Result<(), String> {
     ))
 }
 
-/// A counter of the line with which the device ends.
+/// A counter in the last line of the device's log.
 fn count(log: &str, name: &str) -> Option<u64> {
     let line = log.lines().rfind(|line| line.contains(" done requests="))?;
     line.split_ascii_whitespace()

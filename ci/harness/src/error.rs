@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! What can go wrong between the host and the guest.
+//! Errors of the virtual machine.
 
 use std::io;
 use std::path::PathBuf;
@@ -8,18 +8,18 @@ use std::time::Duration;
 
 use ringbar_agent_protocol::FrameError;
 
-/// Result of everything that concerns the virtual machine.
+/// Result of operations on the virtual machine.
 pub type Result<T> = std::result::Result<T, Error>;
 
-/// Why something with the virtual machine failed.
+/// Errors of the virtual machine.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A system call failed.
     #[error("{what}: {source}")]
     Io {
-        /// What was being done.
+        /// The failed operation.
         what: String,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
 
@@ -28,27 +28,27 @@ pub enum Error {
     Setup {
         /// The record.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The problem.
         problem: String,
     },
 
-    /// Nothing came within the time allowed.
+    /// A timeout passed.
     #[error("timed out after {} s waiting for {what}", after.as_secs())]
     Timeout {
-        /// What was waited for.
+        /// The event that did not happen.
         what: String,
-        /// How long.
+        /// The timeout.
         after: Duration,
     },
 
-    /// A process on the host ended before its time.
+    /// A process on the host ended too early.
     #[error("{name} ended with {status} while {during}{tail}")]
     Ended {
-        /// Which process.
+        /// Name of the process.
         name: &'static str,
-        /// How it ended.
+        /// Exit status.
         status: std::process::ExitStatus,
-        /// What it was needed for.
+        /// The operation that needed the process.
         during: String,
         /// The end of its log, as an excerpt.
         tail: String,
@@ -61,13 +61,13 @@ pub enum Error {
     /// The guest could not carry out a request.
     #[error("the guest failed at {what}: {message}")]
     Guest {
-        /// What it was asked for.
+        /// The request.
         what: String,
-        /// What it answered.
+        /// The guest's message.
         message: String,
     },
 
-    /// The guest said something that makes no sense.
+    /// The guest sent an unexpected message.
     #[error("unexpected answer from the guest: {0}")]
     Protocol(String),
 
@@ -84,7 +84,7 @@ pub enum Error {
         message: String,
     },
 
-    /// Another error, with what the logs say about it.
+    /// Another error, with excerpts from the logs.
     #[error("{error}{context}")]
     WithContext {
         /// The error.
@@ -101,7 +101,7 @@ impl Error {
         move |source| Self::Io { what, source }
     }
 
-    /// Whether time ran out, whatever was added to the error since.
+    /// Whether the error is a timeout, with or without added context.
     pub fn is_timeout(&self) -> bool {
         match self {
             Self::Timeout { .. } => true,

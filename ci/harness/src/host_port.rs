@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! Stops, resumes and resizes devices for test programs in the guest, has them lie, and
-//! tells what of the device memory is on the disk.
+//! Executes requests of test programs in the guest: stops, resumes and resizes devices,
+//! makes them lie, and counts their unwritten pages.
 //!
-//! A device that is stopped for good takes the guest with it: QEMU waits for it
-//! when the guest is shut down, and when the driver touches certain registers.
-//! So a stall has an end whatever becomes of the test program: [`HostPort`] resumes
-//! all devices after [`STALL_TIMEOUT`], when it is told to, and when it is dropped.
+//! A device that stays stopped blocks the guest: QEMU waits for the device when the guest
+//! is shut down and when the driver accesses certain registers. So a stall always ends:
+//! [`HostPort`] resumes all devices after [`STALL_TIMEOUT`], on request, and when it is
+//! dropped.
 
 use std::fs::File;
 use std::io::ErrorKind;
@@ -28,23 +28,23 @@ use crate::control::ControlSocket;
 use crate::error::{Error, Result};
 use crate::process::{Pauser, wait_readable};
 
-/// How long the guest may leave a device stalled without a further request.
+/// Maximum time for which a device stays stalled without a further request.
 pub const STALL_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// What a device is reached by.
+/// Handles of a device.
 #[derive(Debug)]
 pub struct DeviceHandles {
-    /// Stops its process.
+    /// Stops and resumes the process.
     pub pauser: Pauser,
-    /// Its control socket.
+    /// Client of the control socket.
     pub control: ControlSocket,
-    /// The file with its memory, if it has one.
+    /// File of the device memory, with file storage.
     pub file: Option<PathBuf>,
-    /// Has it lie, if it can.
+    /// Control of the lying proxy, if the device has one.
     pub proxy: Option<ProxyHandle>,
 }
 
-/// The host's end of the port over which test programs have devices stalled.
+/// The host's end of the port for requests of test programs.
 #[derive(Debug)]
 pub struct HostPort {
     port: UnixStream,
@@ -53,7 +53,8 @@ pub struct HostPort {
 }
 
 impl HostPort {
-    /// Serves the requests of a guest for these devices and functions, in their order.
+    /// Serves the requests of a guest for these devices and PCI functions, which requests
+    /// name by their position.
     pub fn serve(
         port: UnixStream,
         devices: Vec<DeviceHandles>,
@@ -94,7 +95,7 @@ impl HostPort {
         lock(&self.devices).resume_all()
     }
 
-    /// Resumes all devices and stalls none any more.
+    /// Resumes all devices and refuses to stall them again.
     pub fn close(&self) {
         let mut devices = lock(&self.devices);
         devices.closed = true;
@@ -105,7 +106,8 @@ impl HostPort {
 impl Drop for HostPort {
     fn drop(&mut self) {
         self.close();
-        // The thread sees an end of file. An error says that it has.
+        // The shutdown ends the thread. An error means that the connection has already
+        // ended.
         let _ = self.port.shutdown(Shutdown::Both);
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
@@ -117,7 +119,7 @@ impl Drop for HostPort {
 struct Devices {
     all: Vec<Device>,
     functions: Vec<PciFunction>,
-    /// The machine is being taken down.
+    /// The machine is being shut down.
     closed: bool,
 }
 
@@ -125,7 +127,7 @@ struct Devices {
 struct Device {
     handles: DeviceHandles,
     stalled: bool,
-    /// It was resumed because its stall took too long.
+    /// The device was resumed by the timeout.
     timed_out: bool,
 }
 
@@ -145,7 +147,7 @@ impl DeviceHandles {
 }
 
 fn lock(devices: &Mutex<Devices>) -> MutexGuard<'_, Devices> {
-    // Each flag is changed before or after the process, never half.
+    // A panic cannot leave a flag half changed.
     devices.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -183,7 +185,8 @@ impl Devices {
                 return device.handles.unwritten(range);
             }
             HostRequest::StallDevice(_) => {
-                // Set first: what is half stopped has to be resumed as well.
+                // Set first: a process that is only partly stopped must be resumed as
+                // well.
                 device.stalled = true;
                 device.timed_out = false;
                 device
@@ -212,14 +215,14 @@ impl Devices {
                         .pauser
                         .resume()
                         .map_err(|error| error.to_string()),
-                    // The kernel reports a process as continued only if it was stopped, and
-                    // the report is waited for.
+                    // The kernel reports a process as continued only if it was stopped,
+                    // and `resume` waits for the report.
                     false => Ok(()),
                 }
             }
             HostRequest::Lie(_, lie) => proxy()?.lie(lie).map_err(|error| error.to_string()),
             HostRequest::EndLies(_) => proxy()?.end_lies().map_err(|error| error.to_string()),
-            // Done above.
+            // Handled above.
             HostRequest::Function(..) => Ok(()),
             HostRequest::CountLies(_) => return Ok(HostReply::Count(proxy()?.lies_told())),
         };
@@ -234,7 +237,7 @@ impl Devices {
         let mut resumed = Vec::new();
         for (number, device) in (0..).zip(&mut self.all) {
             if std::mem::take(&mut device.stalled) {
-                // An error can only say that it has ended.
+                // An error means that the process has ended.
                 let _ = device.handles.pauser.resume();
                 resumed.push(number);
             }
@@ -242,7 +245,7 @@ impl Devices {
         resumed
     }
 
-    /// Ends stalls that take too long.
+    /// Resumes devices whose stall has timed out.
     fn expire(&mut self) {
         for number in self.resume_all() {
             self.all[number as usize].timed_out = true;
@@ -253,7 +256,7 @@ impl Devices {
 /// Serves requests until the connection ends.
 fn serve_requests(port: &UnixStream, port_fd: &OwnedFd, devices: &Mutex<Devices>, limit: Duration) {
     loop {
-        // Without a stall there is nothing to end, and a look now and then is free.
+        // The timeout is harmless without a stalled device.
         match wait_readable(&[port_fd], Instant::now() + limit) {
             Ok(true) => {}
             Ok(false) => {
@@ -270,7 +273,7 @@ fn serve_requests(port: &UnixStream, port_fd: &OwnedFd, devices: &Mutex<Devices>
                 Ok(reply) => reply,
                 Err(message) => HostReply::Failed(message),
             },
-            // Where frames begin is not known any more.
+            // The start of the next frame is unknown.
             Err(FrameError::Closed | FrameError::Io(_) | FrameError::TooLong(_)) => break,
             Err(error @ FrameError::Encoding(_)) => HostReply::Failed(error.to_string()),
         };
@@ -298,7 +301,7 @@ mod tests {
         HostProcess::spawn("a test", command, &dir.join("log"), false).unwrap()
     }
 
-    /// With a control socket that does not exist.
+    /// Handles with a control socket that does not exist.
     fn handles(process: &HostProcess) -> Vec<DeviceHandles> {
         vec![DeviceHandles {
             pauser: process.pauser().unwrap(),

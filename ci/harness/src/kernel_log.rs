@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! Looks through a kernel log for anything that a healthy kernel never says: by the
-//! text, in any log; by the level, in one that has levels. There every error is a
-//! problem, and every warning that is about the driver.
+//! Finds problems in a kernel log: by the text in any log, and by the level in a log with
+//! levels. In the latter, every error is a problem, and every warning about the driver.
 
 use ringbar_guest_tests::ktap::TEST_MARK;
 
-/// What marks a line as a problem: a text that it contains, and what it means.
+/// Patterns that mark a line as a problem: a text, and the kind of the problem.
+///
+/// The kernel itself prints these texts, so a line is a problem whatever its origin.
 ///
 /// The texts are those that the kernel prints itself, not ones that a driver
 /// could choose, so that a line is a problem wherever it comes from.
@@ -60,51 +61,50 @@ const PROBLEM_PATTERNS: &[(&str, &str)] = &[
     ("traps: ", "crash of a program"),
 ];
 
-/// Whatever a line of level 3 (`KERN_ERR`) or worse says.
+/// Kind of a line of level 3 (`KERN_ERR`) or worse.
 const ERROR: &str = "error";
 
-/// What a line of level 4 (`KERN_WARNING`) that is about the driver is.
+/// Kind of a line of level 4 (`KERN_WARNING`) about the driver.
 const WARNING: &str = "warning about the driver";
 
-/// What every line contains that the driver, a device of its, a function of its,
-/// or one of our programs has to do with.
+/// Text in every line about the driver, its devices and functions, and our programs.
 const DRIVER_PATTERN: &str = "ringbar";
 
-/// Lines that look like problems and are none of the kernel's: parts of them.
-/// Each entry needs a comment that says why it may be ignored.
+/// Parts of lines that look like problems but are harmless. Each entry needs a comment
+/// that says why.
 const HARMLESS_PATTERNS: &[&str] = &[
-    // Said at boot, depending on the CPU that QEMU shows: about mitigations, not
-    // about a fault.
+    // Printed at boot, depending on QEMU's CPU model: about mitigations, not about a
+    // fault.
     "Spectre V2 : WARNING: ",
-    // Said at boot by the debug kernel: whether the checker is there.
+    // Printed at boot by the debug kernel: the state of the checker.
     "DMA-API: preallocated",
     "DMA-API: debugging enabled by kernel config",
     "DMA-API: debugging disabled on kernel command line",
-    // Said of each module that was not built with its kernel.
+    // Printed for every out-of-tree module.
     "ringbar: loading out-of-tree module taints kernel.",
 ];
 
-/// Something that looks like a problem and is to be there, or is not ours.
+/// A problem that is expected, or not caused by the driver.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ExpectedProblem {
-    /// A line with this text, which is provoked on purpose: while the test of this
-    /// name is the last to have begun, or any time.
+    /// A line that a test provokes on purpose. It is expected while this test runs, or,
+    /// without a test, at any time.
     Provoked {
         /// Name of the test.
         test: Option<String>,
         /// Part of the line.
         text: String,
-        /// Whether it has to come.
+        /// Whether the line must appear.
         required: bool,
     },
-    /// A warning with a stack trace: all of these are in it.
+    /// A warning whose stack trace contains all of these texts.
     Trace(&'static [&'static str]),
 }
 
-/// A line that a healthy kernel does not print.
+/// A problem in the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
-    /// What kind of problem it is.
+    /// Kind of the problem.
     pub kind: &'static str,
     /// Number of the line in the log, from 1.
     pub number: usize,
@@ -118,8 +118,8 @@ impl std::fmt::Display for Problem {
     }
 }
 
-/// A line of the log: `[time] text`, before it `<level>` where the log has levels,
-/// as that of a guest's agent has, and that of a console has not.
+/// A line of the log: `[time] text`. The agent's log has `<level>` before it; a console's
+/// has not.
 #[derive(Clone, Copy)]
 struct Line<'a> {
     number: usize,
@@ -148,7 +148,7 @@ impl<'a> Line<'a> {
         self.text.contains(text)
     }
 
-    /// What the text marks the line as.
+    /// Kind of the problem by the line's text.
     fn kind_by_text(&self) -> Option<&'static str> {
         let (_, kind) = PROBLEM_PATTERNS
             .iter()
@@ -156,7 +156,8 @@ impl<'a> Line<'a> {
         Some(kind)
     }
 
-    /// What the level makes of the line. `addresses` are those of our devices.
+    /// Kind of the problem by the line's level. `addresses` are the PCI addresses of our
+    /// devices.
     fn kind_by_level(&self, addresses: &[&str]) -> Option<&'static str> {
         match self.level? {
             ..=3 => Some(ERROR),
@@ -167,12 +168,12 @@ impl<'a> Line<'a> {
         }
     }
 
-    /// Whether this is the first line of what `dump_stack` prints.
+    /// Whether this is the first line of `dump_stack`'s output.
     fn begins_stack(&self) -> bool {
         self.contains("] CPU: ") && self.contains(" Comm: ")
     }
 
-    /// Whether this is the last one.
+    /// Whether this is the last line of `dump_stack`'s output.
     fn ends_stack(&self) -> bool {
         self.contains("]  </TASK>")
     }
@@ -186,8 +187,8 @@ impl<'a> Line<'a> {
     }
 }
 
-/// The addresses of our devices, as the driver's messages name them:
-/// `ringbar 0000:00:02.0: text`.
+/// The PCI addresses of our devices, taken from the driver's messages: `ringbar
+/// 0000:00:02.0: text`.
 fn addresses<'a>(lines: &[Line<'a>]) -> Vec<&'a str> {
     let mut addresses: Vec<_> = lines
         .iter()
@@ -202,7 +203,7 @@ fn addresses<'a>(lines: &[Line<'a>]) -> Vec<&'a str> {
     addresses
 }
 
-/// More lines than a stack trace has, whose end may be missing.
+/// Maximum number of lines of a stack trace, whose end may be missing.
 const MAX_STACK_LINES: usize = 80;
 
 /// Finds all problems in a log.
@@ -222,7 +223,7 @@ pub fn problems(log: &str, expected: &[ExpectedProblem]) -> Vec<Problem> {
         if let Some((_, name)) = line.text.split_once(TEST_MARK) {
             running = Some(name);
         }
-        // A warning and its stack trace are one.
+        // A warning and its stack trace are one problem.
         if let Some(end) = trace(rest) {
             let (trace, others) = rest.split_at(end);
             rest = others;
@@ -260,7 +261,7 @@ pub fn problems(log: &str, expected: &[ExpectedProblem]) -> Vec<Problem> {
                 is_expected = true;
             }
         }
-        // A stack trace is one thing, and part of the line before where that tells why.
+        // A stack trace belongs to the line before it, if that line gives the reason.
         let begins = line.begins_stack();
         let kind_by_level = match in_stack > 0 || told && begins {
             true => None,
@@ -277,7 +278,7 @@ pub fn problems(log: &str, expected: &[ExpectedProblem]) -> Vec<Problem> {
             (false, false) => in_stack.saturating_sub(1),
         };
     }
-    // Without levels a line that is none by its text need not have come.
+    // In a log without levels, a required line is not reported as missing.
     let levels = lines.iter().any(|line| line.level.is_some());
     for (expectation, provoked) in expected.iter().zip(provoked) {
         if let ExpectedProblem::Provoked {
@@ -299,7 +300,7 @@ pub fn problems(log: &str, expected: &[ExpectedProblem]) -> Vec<Problem> {
     problems
 }
 
-/// How many lines belong to the warning with a stack trace that begins here.
+/// Number of lines of the warning with a stack trace that begins here.
 fn trace(lines: &[Line<'_>]) -> Option<usize> {
     const BEGIN: &str = "------------[ cut here ]------------";
     const END: &str = "---[ end trace ";
@@ -310,14 +311,14 @@ fn trace(lines: &[Line<'_>]) -> Option<usize> {
         .position(|line| line.contains(END) || line.contains(BEGIN));
     Some(match after {
         Some(last) if lines[1 + last].contains(END) => last + 2,
-        // It was cut off, or the kernel died of it.
+        // The trace was cut off, or the kernel died.
         Some(next) => next + 1,
         None => lines.len(),
     })
 }
 
-/// The problems and the lines that follow the first of them, which tell where
-/// in the kernel it happened.
+/// The problems, and the lines after the first one, which show where in the kernel it
+/// happened.
 pub fn report(log: &str, expected: &[ExpectedProblem]) -> Option<String> {
     const CONTEXT_LINES: usize = 40;
     const MAX_LISTED: usize = 10;
@@ -340,7 +341,7 @@ pub fn report(log: &str, expected: &[ExpectedProblem]) -> Option<String> {
 mod tests {
     use super::*;
 
-    /// Lines as the kernel prints them, one of each kind.
+    /// Lines of the kernel, one of each kind.
     const PROBLEM_LINES: &[&str] = &[
         "[    8.160000] Kernel panic - not syncing: sysrq triggered crash",
         "[   12.345678] WARNING: CPU: 1 PID: 77 at kernel/dma/debug.c:1021 check_unmap+0x8a/0x9e0",
@@ -381,7 +382,7 @@ mod tests {
 [    6.000000] ringbar 0000:00:03.0: error: the device reported a broken queue
 ";
 
-    /// The same with levels, as the agent sends it.
+    /// The same log with levels, as the agent sends it.
     const CLEAN_LOG_WITH_LEVELS: &str = "\
 <5>[    0.000000] Linux version 7.3.4+deb13-amd64 (debian-kernel@lists.debian.org)
 <4>[    0.060000] tsc: Unable to calibrate against PIT
@@ -456,7 +457,7 @@ mod tests {
             kinds(CLEAN_LOG_WITH_LEVELS, &expectation),
             ["line that is missing"]
         );
-        // A console has no levels; the agent's log tells.
+        // A console log has no levels, so the line is not reported as missing.
         assert_eq!(kinds(CLEAN_LOG, &expectation), [""; 0]);
         let may = [ExpectedProblem::Provoked {
             test: None,
@@ -479,7 +480,7 @@ mod tests {
         assert_eq!(kinds(&log, &[]), [WARNING]);
         let expectation = [provoked(None, "vmalloc error")];
         assert_eq!(kinds(&log, &expectation), [""; 0]);
-        // It ends, and without a reason it is one itself.
+        // The trace ends, and without a reason it is a problem itself.
         let after = "<4>[    9.1] ringbar 0000:00:02.0: queue 3 is not used\n";
         assert_eq!(kinds(&format!("{log}{after}"), &expectation), [WARNING]);
         assert_eq!(
@@ -509,7 +510,7 @@ mod tests {
         let log = format!("{CLEAN_LOG_WITH_LEVELS}{}", warning("unregister_irq_proc"));
         assert_eq!(kinds(&log, &[]), ["warning"]);
         assert_eq!(kinds(&log, &expectation), [""; 0]);
-        // The next one, and one of another caller, are not covered by it.
+        // A second warning, and one of another caller, are not expected.
         let other = format!("{log}{}", warning("ringbar_exit"));
         assert_eq!(kinds(&other, &expectation), ["warning"]);
         let cut = log.replace("<4>[    9.1] ---[ end trace 0000000000000000 ]---\n", "");

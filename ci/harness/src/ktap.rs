@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! Reads test results in KTAP version 1, the format of the kernel's own tests
+//! Parses test results in KTAP version 1, the format of the kernel's own tests
 //! (<https://docs.kernel.org/dev-tools/ktap.html>).
 //!
-//! The text is read line by line while the guest still writes it, so that each
-//! result is known at once and a guest that dies has left what it got to.
+//! The parser works line by line while the guest still writes, so that each result is
+//! known at once and results before a crash are kept.
 
-/// How one test ended.
+/// Outcome of a test.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
     /// `ok`.
@@ -20,15 +20,15 @@ pub enum Outcome {
 /// Result of one test.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TestResult {
-    /// Its name.
+    /// Name of the test.
     pub name: String,
-    /// How it ended.
+    /// Outcome.
     pub outcome: Outcome,
-    /// What was printed since the test before, up to its result line.
+    /// Output between the previous result line and this one.
     pub diagnostics: Vec<String>,
 }
 
-/// What is wrong with the text as a whole.
+/// Errors of the text as a whole.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Problem {
     /// There is no `KTAP version 1`.
@@ -45,7 +45,7 @@ pub enum Problem {
     Incomplete {
         /// N of the plan.
         planned: usize,
-        /// How many results there were.
+        /// Number of results.
         seen: usize,
     },
     /// Results must be numbered from 1 on.
@@ -75,7 +75,7 @@ struct Level {
 }
 
 impl Level {
-    /// What is wrong with this level once nothing more comes.
+    /// The errors of this level after its last line.
     fn finish(mut self) -> Vec<Problem> {
         if !self.version {
             self.problems.push(Problem::NoVersion);
@@ -92,7 +92,7 @@ impl Level {
     }
 }
 
-/// Reads KTAP line by line.
+/// Incremental parser of KTAP.
 #[derive(Debug, Default)]
 pub struct Parser {
     /// The open levels; the first is that of the text itself.
@@ -112,8 +112,8 @@ impl Parser {
         }
     }
 
-    /// Reads one line, without its line end. Returns the result of a test of
-    /// the outermost level when the line completes it.
+    /// Parses one line, without its line end. Returns the result of a test of the
+    /// outermost level when the line completes it.
     pub fn line(&mut self, line: &str) -> Option<TestResult> {
         let (depth, text) = split_indent(line);
         if let Some(result) = parse_result(text)
@@ -182,7 +182,7 @@ impl Parser {
             level.failed += 1;
         }
         if depth > 0 {
-            // Shown with the test it is part of.
+            // A failed subtest is shown with its test.
             if outcome == Outcome::Failed {
                 self.diagnostics.push(raw.trim_start().to_owned());
             }
@@ -200,7 +200,7 @@ impl Parser {
         &self.diagnostics
     }
 
-    /// Everything that is wrong with the text, now that nothing more comes.
+    /// All errors of the text, after its last line.
     pub fn finish(mut self) -> Vec<Problem> {
         let mut problems = Vec::new();
         if self.levels.len() > 1 {
@@ -230,7 +230,7 @@ fn is_version(text: &str) -> bool {
 
 fn parse_plan(text: &str) -> Option<usize> {
     let count = text.strip_prefix("1..")?;
-    // A directive may follow, which says why nothing is planned.
+    // A directive may follow with the reason for an empty plan.
     count.split_ascii_whitespace().next()?.parse().ok()
 }
 

@@ -1,33 +1,33 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! Starts the Ringbar device and a virtual machine, and runs commands, fio jobs
-//! and tests in it.
+//! Starts the Ringbar device and a virtual machine, and runs commands, fio jobs and tests
+//! in the guest.
 //!
 //! | module | what it does |
 //! |---|---|
-//! | [`setup`] | reads what `make setup` found and built |
+//! | [`setup`] | reads the record of `make setup` |
 //! | [`device`] | starts the device daemon |
 //! | `socket_watch` | waits for a daemon to listen |
 //! | [`bench`] | compares the device with others by fio |
 //! | [`qemu`] | builds QEMU's command line |
-//! | [`vm`] | starts QEMU and ties its parts together |
-//! | [`qmp`] | speaks with QEMU |
-//! | [`agent`] | speaks with PID 1 of the guest |
-//! | [`control`] | speaks with a running device |
-//! | [`host_port`] | stops, resumes and resizes devices for test programs in the guest |
-//! | [`counters`] | reads what kernel and driver count |
-//! | `device_report` | what a device says in the end |
-//! | [`fio`] | fio jobs that verify what they move |
-//! | [`report`] | what `run` leaves |
-//! | [`kernel_log`] | looks for problems in a kernel log |
+//! | [`vm`] | starts QEMU and the devices |
+//! | [`qmp`] | client of QEMU's monitor |
+//! | [`agent`] | client of the guest's PID 1 |
+//! | [`control`] | client of a device's control socket |
+//! | [`host_port`] | executes requests of test programs in the guest |
+//! | [`counters`] | counters of kernel and driver |
+//! | `device_report` | the device's counters at its end |
+//! | [`fio`] | fio jobs that verify their data |
+//! | [`report`] | report of `run` |
+//! | [`kernel_log`] | finds problems in a kernel log |
 //! | [`ktap`] | reads test results |
-//! | [`refusal`] | that the driver refuses to bind where it could not work |
-//! | [`binding`] | that the driver gets its devices, and no others |
+//! | [`refusal`] | tests that the driver refuses an unusable device |
+//! | [`binding`] | tests that the driver binds its devices and no others |
 //! | [`suite`] | runs a suite of the guest's tests |
-//! | [`process`] | processes on the host that never outlive this one |
-//! | [`temporary`] | temporary directories, the same |
-//! | `terminal` | settings of a terminal that another program changes |
-//! | [`size`] | sizes as people write them |
+//! | [`process`] | child processes, killed when this process ends |
+//! | [`temporary`] | temporary directories, removed when this process ends |
+//! | `terminal` | saves and restores terminal settings |
+//! | [`size`] | parses and prints sizes |
 //! | [`table`] | tables as text |
 
 pub mod agent;

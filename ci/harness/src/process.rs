@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! Processes on the host that never outlive this one.
+//! Child processes on the host that never outlive this process.
 //!
-//! Three things see to that: dropping a [`HostProcess`] kills it; a signal that
-//! ends this process kills all of them first ([`clean_up_on_signals`]); and where
-//! this process is killed without notice, the kernel kills them
-//! (`PR_SET_PDEATHSIG`). The last is bound to the *thread* that started them,
-//! so they must be started by one that lives as long as they shall.
+//! Three mechanisms ensure that: dropping a [`HostProcess`] kills it; a signal that ends
+//! this process kills all of them first ([`clean_up_on_signals`]); and if this process is
+//! killed with SIGKILL, the kernel kills them (`PR_SET_PDEATHSIG`). The last one is bound
+//! to the *thread* that started a process, so that thread must live as long as the
+//! process.
 
 use std::collections::HashMap;
 use std::fs::{self, File};
@@ -29,7 +29,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use crate::error::{Error, Result};
 use crate::terminal::SavedTerminal;
 
-/// What a signal that ends this process has to clean up.
+/// State to clean up when a signal ends this process.
 #[derive(Default)]
 struct Registry {
     processes: HashMap<u32, Pid>,
@@ -46,11 +46,11 @@ fn registry() -> MutexGuard<'static, Registry> {
 impl Registry {
     fn clean_up(&self) {
         for pid in self.processes.values() {
-            // It may just have ended, which is as well.
+            // The process may have ended already.
             let _ = kill_process(*pid, Signal::KILL);
         }
         for pid in self.processes.values() {
-            // Once it is gone, or collected by another thread.
+            // Returns when the process has ended, or another thread has reaped it.
             let _ = waitid(
                 WaitId::Pid(*pid),
                 WaitIdOptions::EXITED | WaitIdOptions::NOWAIT,
@@ -59,16 +59,15 @@ impl Registry {
         for directory in &self.directories {
             let _ = fs::remove_dir_all(directory);
         }
-        // The one that has changed it is gone.
+        // QEMU, which changed the settings, has ended.
         if let Some(terminal) = &self.terminal {
             terminal.restore();
         }
     }
 }
 
-/// Makes Ctrl-C, a hang-up and SIGTERM end this process only after it has
-/// killed what it started, removed its temporary directories and put the settings
-/// of the terminal back.
+/// Handles SIGINT, SIGHUP and SIGTERM: kills all child processes, removes the temporary
+/// directories and restores the terminal, then ends this process.
 pub fn clean_up_on_signals() -> Result<()> {
     let mut signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM, SIGHUP])
         .map_err(Error::io("installing signal handlers"))?;
@@ -76,7 +75,7 @@ pub fn clean_up_on_signals() -> Result<()> {
         .name("signals".into())
         .spawn(move || {
             if let Some(signal) = signals.forever().next() {
-                // Held to the end: nothing more is to be started.
+                // Held until the exit, so that no further process is started.
                 let registry = registry();
                 registry.clean_up();
                 std::process::exit(128 + signal);
@@ -86,23 +85,23 @@ pub fn clean_up_on_signals() -> Result<()> {
     Ok(())
 }
 
-/// Has a signal that ends this process remove a directory.
+/// Registers a directory for removal when a signal ends this process.
 pub(crate) fn remove_at_exit(directory: &Path) {
     registry().directories.push(directory.to_owned());
 }
 
-/// Says that a directory need not be removed any more.
+/// Cancels the registration of a directory.
 pub(crate) fn keep_at_exit(directory: &Path) {
     registry().directories.retain(|known| known != directory);
 }
 
-/// Puts the settings of the terminal on standard input back when dropped, or when a
-/// signal ends this process. There is to be one only.
+/// Restores the settings of the terminal on standard input when dropped, or when a signal
+/// ends this process. There must be only one.
 #[derive(Debug)]
 pub struct TerminalGuard(());
 
 impl TerminalGuard {
-    /// Notes the settings. Without a terminal there are none.
+    /// Saves the settings, if standard input is a terminal.
     pub fn new() -> Self {
         registry().terminal = SavedTerminal::of(io::stdin());
         Self(())
@@ -135,11 +134,11 @@ pub struct HostProcess {
 }
 
 impl HostProcess {
-    /// Starts `command` with its standard error, and its standard output unless
-    /// it uses the terminal, going to `log`.
+    /// Starts `command`. Its standard error goes to `log`, and so does its standard
+    /// output unless it uses the terminal.
     ///
-    /// Unless it uses the terminal, it is put into a process group of its own,
-    /// so that a Ctrl-C reaches only us, who then end it in order.
+    /// Without the terminal, the process gets a process group of its own, so that Ctrl-C
+    /// reaches only this process, which then ends the others in order.
     pub fn spawn(
         name: &'static str,
         mut command: Command,
@@ -161,7 +160,7 @@ impl HostProcess {
         let parent = rustix::process::getpid();
         let die_with_parent = move || {
             rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
-            // The parent may have gone before it took effect.
+            // The parent may have ended before the setting took effect.
             if rustix::process::getppid() != Some(parent) {
                 return Err(Errno::SRCH.into());
             }
@@ -196,7 +195,7 @@ impl HostProcess {
         self.child.id()
     }
 
-    /// What this process is.
+    /// Name of the process, for messages.
     pub fn name(&self) -> &'static str {
         self.name
     }
@@ -206,11 +205,11 @@ impl HostProcess {
         &self.ended
     }
 
-    /// The status, once the process has ended.
+    /// The exit status, if the process has ended.
     pub fn status(&mut self) -> Option<ExitStatus> {
         if self.status.is_none() {
-            // Forgotten in the same breath as collected: its id may be reused
-            // from then on.
+            // Reaped and unregistered under one lock, because the id may be reused
+            // afterwards.
             let mut registry = registry();
             if let Ok(Some(status)) = self.child.try_wait() {
                 registry.processes.remove(&self.child.id());
@@ -220,7 +219,7 @@ impl HostProcess {
         self.status
     }
 
-    /// Waits for the process to end, at most this long.
+    /// Waits for the process to end; `None` after `timeout`.
     pub fn wait(&mut self, timeout: Duration) -> Option<ExitStatus> {
         let deadline = Instant::now() + timeout;
         wait_readable(&[&self.ended], deadline).ok()?;
@@ -230,12 +229,12 @@ impl HostProcess {
     /// Sends a signal, unless the process has ended.
     pub fn signal(&mut self, signal: Signal) {
         if self.status().is_none() {
-            // An error can only say that it has ended in this moment.
+            // An error means that the process has just ended.
             let _ = kill_process(Pid::from_child(&self.child), signal);
         }
     }
 
-    /// A handle by which other threads stop and resume the process.
+    /// A handle for stopping and resuming the process from other threads.
     pub fn pauser(&self) -> Result<Pauser> {
         let pidfd = self
             .ended
@@ -253,7 +252,7 @@ impl HostProcess {
         self.wait(Duration::from_secs(10));
     }
 
-    /// The error that this process has ended, if it has.
+    /// An error if this process has ended.
     pub fn exit_error(&mut self, during: &str) -> Option<Error> {
         let status = self.status()?;
         Some(Error::Ended {
@@ -264,7 +263,7 @@ impl HostProcess {
         })
     }
 
-    /// Where its output goes.
+    /// Path of the log.
     pub fn log(&self) -> &Path {
         &self.log
     }
@@ -276,7 +275,7 @@ impl Drop for HostProcess {
     }
 }
 
-/// Stops and resumes a process. Does nothing to another that got its id.
+/// Stops and resumes a process by pidfd, so that a reused id is not affected.
 #[derive(Debug)]
 pub struct Pauser {
     name: &'static str,
@@ -284,8 +283,8 @@ pub struct Pauser {
 }
 
 impl Pauser {
-    /// Stops the process (`SIGSTOP`) and waits until none of its threads runs: the
-    /// kernel reports a process as stopped when the last of them is.
+    /// Stops the process (`SIGSTOP`) and waits until all its threads have stopped: the
+    /// kernel reports a process as stopped when its last thread is.
     pub fn pause(&self) -> Result<()> {
         self.change(Signal::STOP, WaitIdOptions::STOPPED, "stopping")
     }
@@ -298,7 +297,7 @@ impl Pauser {
     fn change(&self, signal: Signal, report: WaitIdOptions, verb: &str) -> Result<()> {
         let problem = |errno: Errno| Error::io(format!("{verb} {}", self.name))(errno.into());
         pidfd_send_signal(&self.pidfd, signal).map_err(problem)?;
-        // Its end must not leave us waiting, and is for its owner to collect.
+        // The wait must also end when the process exits, but only the owner reaps it.
         let options = report | WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
         let status =
             rustix::io::retry_on_intr(|| waitid(WaitId::PidFd(self.pidfd.as_fd()), options))
@@ -329,9 +328,9 @@ pub fn wait_readable(fds: &[&OwnedFd], deadline: Instant) -> io::Result<bool> {
     }
 }
 
-/// The last lines of a log file, with control characters taken out.
+/// The last lines of a log file, without control characters.
 pub fn tail(path: &Path, lines: usize) -> String {
-    /// Enough for the lines anyone wants to see.
+    /// Number of bytes read from the end of the file.
     const TAIL_BYTES: u64 = 64 << 10;
     let read = || -> io::Result<String> {
         let mut file = File::open(path)?;
@@ -422,7 +421,7 @@ mod tests {
         for _ in 0..20 {
             pauser.pause().unwrap();
             assert_eq!(states(process.id()), ['T']);
-            // Once more makes no difference.
+            // A second stop has no effect.
             pauser.pause().unwrap();
             pauser.resume().unwrap();
             assert_ne!(states(process.id()), ['T']);

@@ -15,10 +15,10 @@ use crate::setup::Accelerator;
 /// Tag of the 9p share.
 pub const SHARE_TAG: &str = "share";
 
-/// The guest's name of the serial line that can take the place of the agent port.
+/// The guest's name of the serial line that can replace the agent port.
 const AGENT_SERIAL_LINE: &str = "/dev/ttyS1";
 
-/// What the guest's serial console is connected to.
+/// Connection of the guest's serial console.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Console {
     /// The log file only.
@@ -57,7 +57,7 @@ impl VhostUserDevice {
         format!("socket,id={id},path={}", escape(&self.socket))
     }
 
-    /// Value of `-device` for the device behind that connection, with so many bytes of
+    /// Value of `-device` for the device on that connection, with `config_size` bytes of
     /// device configuration.
     pub fn device(&self, chardev: &str, config_size: usize) -> String {
         format!(
@@ -69,10 +69,10 @@ impl VhostUserDevice {
     }
 }
 
-/// Everything that QEMU's command line says.
+/// Contents of QEMU's command line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CommandLine<'a> {
-    /// How to run the guest.
+    /// QEMU's accelerator.
     pub accel: Accelerator,
     /// The guest's memory in bytes.
     pub memory: u64,
@@ -82,25 +82,25 @@ pub struct CommandLine<'a> {
     pub kernel: &'a Path,
     /// Root file system.
     pub initramfs: &'a Path,
-    /// Added to the kernel command line.
+    /// Arguments added to the kernel command line.
     pub kernel_args: &'a [String],
     /// Serial console.
     pub console: &'a Console,
-    /// Gets a copy of all that the guest writes to the console.
+    /// File for a copy of the console output.
     pub console_log: &'a Path,
-    /// Socket on which we wait for QEMU to connect the agent port.
+    /// Socket of the agent port, to which QEMU connects.
     pub agent_socket: &'a Path,
-    /// Whether the agent port is a serial line, which goes on after the machine has slept.
+    /// Whether the agent port is a serial line, which survives a suspend.
     pub serial_agent: bool,
-    /// Socket on which we wait for QEMU to connect the host port.
+    /// Socket of the host port, to which QEMU connects.
     pub host_socket: &'a Path,
-    /// Socket on which we wait for QEMU to connect the monitor.
+    /// Socket of the monitor, to which QEMU connects.
     pub monitor_socket: &'a Path,
     /// Devices.
     pub devices: &'a [VhostUserDevice],
     /// Directory shared by 9p.
     pub share: Option<&'a Path>,
-    /// Added at the end.
+    /// Arguments added at the end.
     pub extra: &'a [String],
 }
 
@@ -119,7 +119,7 @@ impl CommandLine<'_> {
         add("-smp", self.cpus.to_string());
         add("-m", format!("{memory_mib}M"));
         add("-machine", "q35,memory-backend=m0".into());
-        // Shared, so that the device reaches it.
+        // Shared, so that the back end can map it.
         add(
             "-object",
             format!("memory-backend-memfd,id=m0,size={memory_mib}M,share=on"),
@@ -154,7 +154,7 @@ impl CommandLine<'_> {
             let socket = escape(socket);
             add("-chardev", format!("socket,id={id},path={socket}"));
             if id == "agent" && self.serial_agent {
-                // The second, after the console.
+                // The second serial port, after the console.
                 add("-serial", "chardev:agent".into());
             } else {
                 add(
@@ -185,8 +185,8 @@ impl CommandLine<'_> {
     }
 
     fn kernel_command_line(&self) -> String {
-        // Without `tsc=reliable` a guest under TCG reads the time from the
-        // HPET, and each time stamp is an exit.
+        // Without `tsc=reliable`, a guest under TCG reads the time from the HPET, and
+        // each time stamp costs an exit.
         let mut line = String::from("console=ttyS0 tsc=reliable quiet panic=-1");
         if let Console::Terminal { kind } = self.console {
             line += &format!(" {MODE_PARAMETER}={MODE_SHELL}");
@@ -205,7 +205,7 @@ impl CommandLine<'_> {
     }
 }
 
-/// Arguments for a further monitor on this socket.
+/// Arguments for an additional monitor on this socket.
 pub fn further_monitor(id: &str, socket: &Path) -> [String; 4] {
     let socket = escape(socket);
     [

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::error::{Error, Result};
 
-/// How long QEMU may take to answer.
+/// Maximum time for QEMU's reply.
 const REPLY_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Connection to QEMU's monitor.
@@ -18,16 +18,16 @@ const REPLY_TIMEOUT: Duration = Duration::from_secs(30);
 pub struct Monitor {
     reader: BufReader<UnixStream>,
     writer: UnixStream,
-    /// What there is of a line.
+    /// The incomplete line read so far.
     line: Vec<u8>,
     /// Id of the next command.
     next: u64,
-    /// Names of events that came with an answer.
+    /// Names of events that arrived before a reply.
     events: Vec<String>,
 }
 
 impl Monitor {
-    /// Takes over a fresh connection and leaves the negotiation mode.
+    /// Takes a fresh connection out of the negotiation mode.
     pub fn connect(socket: UnixStream) -> Result<Self> {
         let writer = socket
             .try_clone()
@@ -51,15 +51,15 @@ impl Monitor {
         Ok(monitor)
     }
 
-    /// Sets how long to wait for each answer; `None` for ever.
+    /// Sets the timeout for replies; `None` for no limit.
     fn set_reply_timeout(&self, timeout: Option<Duration>) -> Result<()> {
         self.writer
             .set_read_timeout(timeout)
             .map_err(Error::io("setting a timeout for the monitor"))
     }
 
-    /// Waits until an event of this name has come since this was called last, however long
-    /// that takes. Others are passed over.
+    /// Waits without a limit for an event of this name that arrived after the last call.
+    /// Discards other events.
     pub fn wait_for_event(&mut self, name: &str) -> Result<()> {
         if std::mem::take(&mut self.events).iter().any(|n| n == name) {
             return Ok(());
@@ -73,9 +73,8 @@ impl Monitor {
         }
     }
 
-    /// Executes a command and returns its result. Events are kept for
-    /// [`Self::wait_for_event`]; answers to earlier commands, which came too late, are
-    /// passed over.
+    /// Executes a command and returns its result. Keeps events for
+    /// [`Self::wait_for_event`]; discards late replies to earlier commands.
     pub fn execute(&mut self, command: &str, arguments: Value) -> Result<Value> {
         let id = self.next;
         self.next += 1;
@@ -84,7 +83,7 @@ impl Monitor {
             .map_err(Error::io(format!("sending {command} to QEMU")))?;
         loop {
             let mut answer = self.read(command)?;
-            // What QEMU cannot read has an error without an id.
+            // QEMU's error about malformed input has no id.
             let ours = answer["id"].as_u64().is_none_or(|answered| answered == id);
             if !ours {
                 continue;
@@ -105,7 +104,7 @@ impl Monitor {
     }
 
     fn read(&mut self, what: &str) -> Result<Value> {
-        // A line whose end comes too late is kept for the next look.
+        // After a timeout, an incomplete line is kept for the next read.
         let length = self
             .reader
             .read_until(b'\n', &mut self.line)
@@ -128,8 +127,8 @@ mod tests {
     use super::*;
     use std::thread;
 
-    /// A QEMU that answers each line it gets with the next of `answers`; three dots
-    /// stand for the rest of a line, which does not come.
+    /// A QEMU that replies to each line with the next of `answers`. Three dots stand for
+    /// the rest of a line, which does not arrive.
     fn qemu(answers: &'static [&'static str]) -> Result<Monitor> {
         let (ours, theirs) = UnixStream::pair().unwrap();
         thread::spawn(move || {
@@ -167,7 +166,7 @@ mod tests {
         let mut monitor = qemu(&[
             GREETING,
             r#"{"return": {}, "id": 1}"#,
-            // Half of the answer to command 2 within its time.
+            // Half of the reply to command 2 arrives in time.
             "{\"event\": \"STOP\"}\n{\"return\": {\"status\"...",
             ": \"late\"}, \"id\": 2}\n{\"return\": {\"status\": \"running\"}, \"id\": 3}",
         ])

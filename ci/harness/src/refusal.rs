@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! That the driver refuses to bind where it could not work, and says why.
+//! Tests that the driver refuses to bind a device that cannot work, and logs the reason.
 //!
-//! There is no device node then, so these are no tests of the guest's program:
-//! the host asks.
+//! Without a bound device there is no device node, so these tests are not part of the
+//! guest's test program.
 
 use std::path::Path;
 use std::time::Duration;
@@ -16,15 +16,15 @@ use crate::vm::{DEVICE_NODE, Vm, VmOptions};
 /// Name of the test of [`behind_iommu`].
 pub const BEHIND_IOMMU: &str = "refusal::c2_device_that_bypasses_an_iommu";
 
-/// How long a command in the guest may take.
+/// Maximum time for a command in the guest.
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// The transport has no IOMMU support, so behind one that translates, the device
-/// would take its addresses for physical ones.
+/// The vhost-user transport has no IOMMU support: the device would take IOVAs for
+/// physical addresses.
 ///
 /// # Errors
 ///
-/// What is not as it should be.
+/// The failed condition.
 pub fn behind_iommu(setup: &Setup, log_dir: &Path) -> Result<(), String> {
     let options = VmOptions {
         qemu_args: ["-device", "intel-iommu"].map(str::to_owned).to_vec(),
@@ -45,7 +45,7 @@ pub fn behind_iommu(setup: &Setup, log_dir: &Path) -> Result<(), String> {
     shell(&format!("! test -e {DEVICE_NODE}"))?;
     shell("! ls /sys/bus/pci/drivers/ringbar | grep :")?;
     let log = vm.agent().kernel_log().map_err(|error| error.to_string())?;
-    // The driver says why, the kernel that.
+    // The driver logs the reason, the PCI core the failed probe.
     let refused = [
         "an IOMMU translates this device's addresses",
         "probe with driver ringbar failed",

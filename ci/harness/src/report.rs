@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! What `run` leaves: a table for people, JSON for programs.
+//! The report of `run`, as a table and as JSON.
 
 use serde::Serialize;
 
@@ -14,11 +14,11 @@ pub struct RunReport {
     pub kernel: String,
     /// Version of QEMU.
     pub qemu: String,
-    /// How the guest was run.
+    /// QEMU's accelerator.
     pub accel: String,
     /// The jobs.
     pub jobs: Vec<JobLine>,
-    /// `ok`, or what was wrong between DMA and the BAR map.
+    /// `ok`, or the difference between DMA and the BAR map.
     pub bar_check: String,
     /// Whether everything passed.
     pub ok: bool,
@@ -33,27 +33,27 @@ pub struct JobLine {
     pub engine: &'static str,
     /// Direction and order, as fio names them.
     pub rw: &'static str,
-    /// Bytes of each transfer.
+    /// Block size in bytes.
     pub bs: u64,
     /// Transfers in flight.
     pub iodepth: u32,
     /// Transfers per second.
     pub iops: f64,
-    /// Bytes found to be right.
+    /// Bytes verified.
     pub verified_bytes: u64,
-    /// Blocks found to be wrong.
+    /// Blocks that failed verification.
     pub verify_errors: u64,
-    /// Interrupts for each transfer.
+    /// Interrupts per transfer.
     pub interrupts_per_io: f64,
-    /// Doorbells for each transfer.
+    /// Doorbells per transfer.
     pub doorbells_per_io: f64,
-    /// Why the job failed.
+    /// Reason of the failure.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub failure: Option<String>,
 }
 
 impl JobLine {
-    /// Puts a job and what came out of it together.
+    /// Combines a job and its result.
     pub fn new(job: &Job, measured: Measurement) -> Self {
         Self {
             name: job.to_string(),
@@ -76,7 +76,7 @@ fn round(value: f64, digits: i32) -> f64 {
     (value * factor).round() / factor
 }
 
-/// Bytes with a unit, for people.
+/// A size with a binary unit.
 pub fn human_size(bytes: u64) -> String {
     const UNITS: [&str; 4] = ["B", "KiB", "MiB", "GiB"];
     let mut value = bytes as f64;

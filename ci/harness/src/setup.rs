@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! The record that `make setup` leaves: which kernel, QEMU and guest image to
-//! use.
+//! The record of `make setup`: the kernel, QEMU and guest image to use.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -13,25 +12,25 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 
-/// Where the record is, seen from the checkout.
+/// Path of the record in the checkout.
 pub const RELATIVE_PATH: &str = "build/setup.json";
 
-/// Where the record for the debug kernel is, which `make debug` leaves.
+/// Path of the debug kernel's record, written by `make debug`.
 const DEBUG_RELATIVE_PATH: &str = "build/setup-debug.json";
 
 /// The guest's kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Kernel {
-    /// Debian's.
+    /// Debian's kernel.
     Stock,
-    /// The one with all checkers.
+    /// The debug kernel, with all checkers.
     Debug,
 }
 
-/// Variable that overrides the accelerator of the record.
+/// Environment variable that overrides the record's accelerator.
 pub const ACCEL_VARIABLE: &str = "RINGBAR_ACCEL";
 
-/// How QEMU executes the guest's instructions.
+/// QEMU's accelerator.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Accelerator {
@@ -50,7 +49,7 @@ impl fmt::Display for Accelerator {
     }
 }
 
-/// What `make setup` found and built.
+/// The paths and versions that `make setup` recorded.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Setup {
     /// Release of the guest's kernel.
@@ -64,23 +63,23 @@ pub struct Setup {
     pub qemu_version: String,
     /// The guest's root file system.
     pub initramfs: PathBuf,
-    /// How to run the guest.
+    /// QEMU's accelerator.
     pub accel: Accelerator,
     /// The device daemon.
     pub device: PathBuf,
-    /// The checkout: where `build/` is.
+    /// The checkout, which contains `build/`.
     #[serde(skip)]
     pub checkout: PathBuf,
 }
 
 impl Setup {
-    /// The same checkout with the debug kernel.
+    /// The record of the same checkout for the debug kernel.
     pub fn with_debug_kernel(&self) -> Result<Self> {
         Self::load(Some(&self.checkout.join(DEBUG_RELATIVE_PATH)))
     }
 
-    /// Reads the record at `path`, or, without one, that of the checkout which
-    /// holds the current directory.
+    /// Reads the record at `path`, or, without a path, the record of the checkout that
+    /// contains the current directory.
     pub fn load(path: Option<&Path>) -> Result<Self> {
         let path = match path {
             Some(path) => path.to_owned(),
@@ -119,7 +118,7 @@ impl Setup {
     }
 }
 
-/// A directory for results that this process alone writes to, as long as this lives.
+/// A directory for results, locked by this process until dropped.
 #[derive(Debug)]
 pub struct OutputDir {
     path: PathBuf,
@@ -127,8 +126,8 @@ pub struct OutputDir {
 }
 
 impl OutputDir {
-    /// Makes the directory. Where another process writes to it, `waiting` is called
-    /// and that one's end is waited for.
+    /// Creates and locks the directory. If another process holds the lock, calls
+    /// `waiting` and waits for the lock.
     pub fn new(path: PathBuf, waiting: impl FnOnce(&Path)) -> Result<Self> {
         let problem = |what| Error::io(format!("{what} {}", path.display()));
         fs::create_dir_all(&path).map_err(problem("creating"))?;
@@ -142,7 +141,8 @@ impl OutputDir {
         Ok(Self { path, _lock: lock })
     }
 
-    /// The same within a checkout, with a line on standard error where it has to wait.
+    /// Locks a directory under the checkout's `build`; prints a line to standard error
+    /// before it waits.
     pub fn of(setup: &Setup, name: &str) -> Result<Self> {
         Self::new(setup.checkout.join("build").join(name), |path| {
             eprintln!("Waiting for another one to finish with {}", path.display());

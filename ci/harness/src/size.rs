@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! Sizes as people write them: `4096`, `64K`, `256M`, `2G`.
+//! Sizes with a suffix: `4096`, `64K`, `256M`, `2G`.
 
-/// Why a text is no size.
+/// Error of parsing a size.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "{0:?} is no size: a whole number of bytes, or one with a suffix K, M, G or T (powers of 1024)"
 )]
 pub struct SizeError(String);
 
-/// Reads a size in bytes.
+/// Parses a size in bytes.
 pub fn parse(text: &str) -> Result<u64, SizeError> {
     let error = || SizeError(text.to_owned());
     let shift = match text.bytes().last().ok_or_else(error)? {

@@ -12,15 +12,16 @@ use rustix::fs::inotify;
 use crate::error::{Error, Result};
 use crate::process::{HostProcess, wait_readable};
 
-/// How long a daemon may take until it accepts connections.
+/// Maximum time until a daemon accepts connections.
 const LISTEN_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Sees sockets appear in a directory. Made before the daemon is started.
+/// An inotify watch for sockets in a directory. To be created before the daemon is
+/// started.
 #[derive(Debug)]
 pub(crate) struct SocketWatch(OwnedFd);
 
 impl SocketWatch {
-    /// Begins to watch.
+    /// Starts the watch.
     pub(crate) fn new(directory: &Path) -> Result<Self> {
         let watch = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK)
             .map_err(|errno| Error::io("creating an inotify instance")(errno.into()))?;
@@ -30,13 +31,12 @@ impl SocketWatch {
         Ok(Self(watch))
     }
 
-    /// Waits until somebody listens on this socket in the directory, as `process` is to.
+    /// Waits until `process` listens on this socket in the directory.
     ///
-    /// The socket is not tried by connecting to it: the daemon serves one connection
-    /// and would take the attempt for it.
+    /// A test connection is not possible, because the daemon serves a single connection.
     pub(crate) fn wait(&self, socket: &Path, process: &mut HostProcess) -> Result<()> {
-        /// A socket that exists listens within microseconds, without any event
-        /// that could be waited for.
+        /// Interval of polling a socket that exists. It listens within microseconds, but
+        /// no event reports that.
         const POLL_INTERVAL: Duration = Duration::from_millis(5);
         const DURING: &str = "it was expected to open its socket";
 
@@ -64,7 +64,7 @@ impl SocketWatch {
                 process.name()
             )))?;
             let mut events = [0; 4096];
-            // What happened does not matter, only that something did.
+            // Only the occurrence of an event matters, not its content.
             while matches!(rustix::io::read(&self.0, &mut events), Ok(n) if n > 0) {}
         }
     }
@@ -118,7 +118,7 @@ mod tests {
         assert!(!is_listening(&path).unwrap());
         let _listener = UnixListener::bind(&path).unwrap();
         assert!(is_listening(&path).unwrap());
-        // Nothing is said of a dropped one: the child of another test holds a copy of it
-        // between fork and exec.
+        // The test makes no statement about a dropped listener: the child of another test
+        // holds a copy between fork and exec.
     }
 }

@@ -2,11 +2,10 @@
 
 //! Runs a suite of the guest's tests in a virtual machine of its own.
 //!
-//! A suite ends with checks that are tests themselves: that the guest ran all
-//! it had planned, that no page stayed pinned, that the kernel had nothing to
-//! complain about, that the device ended well. Results are sent as they come;
-//! the receiver sees the end of the channel when nothing more will come, whatever
-//! the reason.
+//! A suite ends with checks, which are tests themselves: all planned tests ran, no page
+//! is still pinned, the kernel log has no problems, the device exited cleanly. Results
+//! are sent as they arrive. The end of the channel means that no further result comes,
+//! whatever the reason.
 
 use std::fmt::Write as _;
 use std::fs::{self, File};
@@ -34,17 +33,17 @@ use crate::process;
 use crate::setup::{Kernel, Setup};
 use crate::vm::{Vm, VmOptions};
 
-/// How long the guest may be silent, which is how long one test may take. On the
-/// debug kernel that is up to a minute or two.
+/// Maximum time without output from the guest, and so for one test. A test takes up to
+/// two minutes on the debug kernel.
 const OUTPUT_TIMEOUT: Duration = Duration::from_secs(600);
 
-/// After how much silence to look whether the device is still there.
+/// Interval without output after which the harness checks that the device still runs.
 const LIVENESS_INTERVAL: Duration = Duration::from_secs(5);
 
-/// How long a suite may take.
+/// Maximum time for a suite.
 const SUITE_TIMEOUT: Duration = Duration::from_secs(3600);
 
-/// How long the daemon may take to end after QEMU has.
+/// Maximum time for the daemon to exit after QEMU.
 const DEVICE_EXIT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Name of the suite whose device keeps its memory in a file, which is compared
@@ -57,9 +56,9 @@ const ASYNC: &str = "async";
 /// Name of the suite in which allocations fail.
 const FAULTS: &str = "faults";
 
-/// Has the C library not register restartable sequences. The kernel writes to their area
-/// when a thread was moved; after a fork that takes a copy of the page, and a thread for
-/// which that allocation fails is killed.
+/// Stops the C library from registering restartable sequences. The kernel writes to their
+/// area when it migrates a thread; after a fork that write copies the page, and the
+/// kernel kills the thread if the allocation fails.
 const NO_RSEQ: (&str, &str) = ("GLIBC_TUNABLES", "glibc.pthread.rseq=0");
 
 /// Name of the suite whose durable writes are counted.
@@ -83,15 +82,15 @@ const SUSPEND: &str = "suspend";
 /// The disk that the memory of a sleeping machine is written to.
 const SWAP_FILE: &str = "swap";
 
-/// Bytes of it: half of the guest's memory, which is all that an image takes.
+/// Size of that disk in bytes: half of the guest's memory, the most that an image takes.
 const SWAP_FILE_SIZE: u64 = 1 << 30;
 
 /// Name of the suite that needs a large device.
 const LARGE: &str = "large";
 
-/// What the kernel warns of where allocations fail: `register_irq_proc` ignores that
-/// a file in /proc/irq could not be made, and the file is missed when the interrupt
-/// is freed.
+/// The kernel's warning after a failed allocation: `register_irq_proc` ignores that a
+/// file in /proc/irq could not be created, and the kernel misses the file when the
+/// interrupt is freed.
 const IRQ_PROC_WARNING: ExpectedProblem =
     ExpectedProblem::Trace(&["at remove_proc_entry+", " unregister_irq_proc+"]);
 
@@ -110,9 +109,9 @@ pub enum Check {
     CorruptionIsFound,
     /// The kernel log holds no problem.
     KernelLogClean,
-    /// What was made durable is in the file, also when the daemon is killed.
+    /// Durable data is in the file, also after the daemon is killed.
     FileHoldsWhatWasSynced,
-    /// Guest and device ended in order.
+    /// Guest and device exited cleanly.
     CleanEnd,
     /// The device was told which writes are durable.
     DurableWritesCounted,
@@ -160,18 +159,18 @@ impl Check {
     }
 }
 
-/// What a suite is to run.
+/// The tests to run of a suite.
 #[derive(Clone, Debug)]
 pub struct Plan {
     /// Name of the suite.
     pub suite: &'static str,
-    /// On which kernel; that of the set-up it is run with.
+    /// The kernel, which must be the set-up's.
     pub kernel: Kernel,
     /// Names of the tests, in order.
     pub tests: Vec<String>,
-    /// What the tests provoke in the kernel log, each with its test.
+    /// The lines that tests provoke in the kernel log, each with its test.
     pub provoked: Vec<(String, Provoked)>,
-    /// Where the logs go.
+    /// Directory of the logs.
     pub log_dir: PathBuf,
 }
 
@@ -180,15 +179,14 @@ pub struct Plan {
 pub struct Report {
     /// Name of the test or check.
     pub name: String,
-    /// How it ended.
+    /// Outcome.
     pub outcome: Outcome,
-    /// What there is to say about it.
+    /// Message.
     pub message: String,
 }
 
-/// Runs a suite and sends its results. Nothing more comes once the sender is
-/// dropped; what is missing then was never reached, for the reason that
-/// [`Check::AllTestsRan`] gives.
+/// Runs a suite and sends its results until the sender is dropped. A missing result means
+/// that the test was not reached, for the reason that [`Check::AllTestsRan`] gives.
 pub fn run(setup: &Setup, plan: &Plan, results: &Sender<Report>) {
     let send = |name: &str, result: std::result::Result<(), String>| {
         let (outcome, message) = match result {
@@ -333,7 +331,7 @@ fn disk(file: &Path) -> Result<Vec<String>> {
     ])
 }
 
-/// Has the guest run the tests; an error says why it did not run all of them.
+/// Runs the tests in the guest; an error says why some did not run.
 fn run_tests(
     vm: &mut Vm,
     plan: &Plan,
@@ -361,7 +359,7 @@ fn run_tests(
     for problem in reader.parser.finish() {
         problems.push(problem.to_string());
     }
-    // 1 says that a test failed, which its own result has said.
+    // Status 1 means that a test failed, which its own result reports.
     if !matches!(status, ExitStatus::Exited(0 | 1)) {
         problems.push(format!("the test program ended with {status}"));
     }
@@ -375,7 +373,7 @@ fn run_tests(
     Err(problems.join("\n"))
 }
 
-/// Passes results on until the guest's test program ends.
+/// Sends results until the guest's test program ends.
 fn read_results(
     vm: &mut Vm,
     plan: &Plan,
@@ -427,7 +425,7 @@ fn read_results(
     }
 }
 
-/// Adds to a failure what the kernel said last.
+/// Adds the last lines of the kernel log to a failure.
 fn report(result: TestResult, console_log: &Path) -> Report {
     const LINES: usize = 12;
     let mut message = result.diagnostics.join("\n");
@@ -461,7 +459,7 @@ impl LineReader {
         }
     }
 
-    /// Takes output in; returns the results that it completes.
+    /// Takes standard output; returns the results that it completes.
     fn push(&mut self, bytes: &[u8]) -> Vec<TestResult> {
         self.stdout.extend_from_slice(bytes);
         take_lines(&mut self.stdout)
@@ -470,7 +468,7 @@ impl LineReader {
             .collect()
     }
 
-    /// Takes error output in, which becomes part of the next result.
+    /// Takes standard error, which becomes part of the next result.
     fn messages(&mut self, bytes: &[u8]) {
         self.stderr.extend_from_slice(bytes);
         for line in take_lines(&mut self.stderr) {
@@ -504,7 +502,7 @@ fn check_pins(vm: &mut Vm) -> std::result::Result<(), String> {
     ))
 }
 
-/// Proves that the check by fio can fail.
+/// Checks that fio detects a corrupted byte.
 fn check_corruption(vm: &mut Vm) -> std::result::Result<(), String> {
     let Some(job) = JOBS.iter().find(|job| job.access.reads()) else {
         return Err("no fio job reads".into());
@@ -524,8 +522,8 @@ fn check_corruption(vm: &mut Vm) -> std::result::Result<(), String> {
     }
 }
 
-/// Looks through the kernel's own log where the guest can still send it, and
-/// through that of the console, which holds what a dying kernel said last.
+/// Checks the kernel's own log, if the guest can still send it, and the console's log,
+/// which has the last lines of a crashed kernel.
 fn check_kernel_log(vm: &Vm, plan: &Plan, alive: bool) -> std::result::Result<(), String> {
     let console = fs::read(vm.console_log()).map_err(|error| error.to_string())?;
     let mut logs = vec![String::from_utf8_lossy(&console).into_owned()];
@@ -553,8 +551,8 @@ fn check_kernel_log(vm: &Vm, plan: &Plan, alive: bool) -> std::result::Result<()
     }
 }
 
-/// Kills the daemon without notice and compares the file with what the tests
-/// made durable.
+/// Kills the daemon with SIGKILL and compares the file with the data that the tests made
+/// durable.
 fn kill_and_compare(vm: &mut Vm, plan: &Plan, image: &Path) -> std::result::Result<(), String> {
     for device in vm.devices() {
         device.process().kill();
@@ -583,7 +581,7 @@ fn kill_and_compare(vm: &mut Vm, plan: &Plan, image: &Path) -> std::result::Resu
     Ok(())
 }
 
-/// Powers the guest off and looks how QEMU and the device end.
+/// Powers the guest off and checks the exit status of QEMU and the device.
 fn shut_down(vm: Vm) -> std::result::Result<(), String> {
     let ended = vm
         .shut_down(DEVICE_EXIT_TIMEOUT)

@@ -2,8 +2,8 @@
 
 //! Tables as text.
 
-/// Sets rows of cells under each other: the first `left` columns, which hold names,
-/// to the left, the others, which hold numbers, to the right.
+/// Aligns rows of cells: the first `left` columns, which hold names, to the left, the
+/// others, which hold numbers, to the right.
 pub fn align(rows: &[Vec<String>], left: usize) -> String {
     let mut widths = Vec::new();
     for row in rows {

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! Temporary directories that do not stay, however this process ends.
+//! Temporary directories that are removed however this process ends.
 //!
 //! Dropping a [`TemporaryDir`] removes it, and so does a signal that ends this process
-//! ([`crate::process::clean_up_on_signals`]). What is left where it is killed without
-//! notice, the next one removes: each directory has a file that its owner has
-//! locked, and the kernel gives the lock up with the owner.
+//! ([`crate::process::clean_up_on_signals`]). After SIGKILL, the next process removes it:
+//! the owner of each directory holds a file lock, which the kernel releases with the
+//! owner.
 
 use std::fs::{self, File};
 use std::io;
@@ -17,13 +17,13 @@ use rustix::fs::{FlockOperation, Mode, OFlags, flock, open};
 use crate::error::{Error, Result};
 use crate::process;
 
-/// What the names of the directories begin with.
+/// Prefix of the names of the directories.
 const PREFIX: &str = "ringbar-ci-";
 
-/// The file that the owner has locked. It gets this name when it is.
+/// The lock file. The owner gives it this name after locking it.
 const OWNER_FILE: &str = "owner";
 
-/// A temporary directory, removed in the end.
+/// A temporary directory, removed when dropped.
 #[derive(Debug)]
 pub struct TemporaryDir {
     directory: tempfile::TempDir,
@@ -31,14 +31,15 @@ pub struct TemporaryDir {
 }
 
 impl TemporaryDir {
-    /// Creates one for sockets. It lies in `/tmp`, whatever `TMPDIR` says: QEMU may run in a
-    /// root file system of its own that has only this in common with ours, and
-    /// the path of a socket has at most 107 bytes.
+    /// Creates a directory for sockets in `/tmp`, whatever `TMPDIR` says: QEMU may run in
+    /// another root file system, which shares only `/tmp` with ours, and the path of a
+    /// socket has at most 107 bytes.
     pub fn new() -> Result<Self> {
         Self::new_in("/tmp")
     }
 
-    /// Creates one for other purposes in this directory, which QEMU must see too.
+    /// Creates a directory for other purposes in `parent`, which QEMU must be able to
+    /// access.
     pub fn new_in(parent: &str) -> Result<Self> {
         remove_ownerless(Path::new(parent));
         let problem = || Error::io(format!("creating a directory in {parent}"));
@@ -71,13 +72,12 @@ fn lock_owner_file(directory: &Path) -> io::Result<File> {
     let draft = directory.join("owner.new");
     let owner = File::create_new(&draft)?;
     flock(&owner, FlockOperation::NonBlockingLockExclusive)?;
-    // Before this it looks like no directory of ours to others.
+    // Before the rename, other processes ignore the directory.
     fs::rename(&draft, directory.join(OWNER_FILE))?;
     Ok(owner)
 }
 
-/// Removes our directories in `parent` whose owners are gone. What cannot be
-/// removed stays: it is in nobody's way.
+/// Removes our directories in `parent` whose owners are gone. Errors are ignored.
 fn remove_ownerless(parent: &Path) {
     let Ok(entries) = fs::read_dir(parent) else {
         return;
@@ -87,14 +87,15 @@ fn remove_ownerless(parent: &Path) {
             continue;
         }
         let directory = entry.path();
-        // Held while it is removed, so that nobody else does so.
+        // The lock is held during the removal, so that no other process removes the
+        // directory.
         if let Some(_owner) = lock_ownerless(&directory) {
             let _ = fs::remove_dir_all(&directory);
         }
     }
 }
 
-/// Takes a directory of ours over whose owner is gone.
+/// Locks one of our directories whose owner is gone.
 fn lock_ownerless(directory: &Path) -> Option<impl Sized> {
     let metadata = fs::symlink_metadata(directory).ok()?;
     let ours = metadata.is_dir() && metadata.uid() == rustix::process::geteuid().as_raw();
@@ -129,7 +130,7 @@ mod tests {
             fs::write(path.join(file), "").unwrap();
             path
         };
-        // The kernel has given the lock up.
+        // The kernel has released the lock.
         let left = make("ringbar-ci-left", OWNER_FILE);
         fs::write(left.join("socket"), "").unwrap();
         let being_made = make("ringbar-ci-being-made", "owner.new");

@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
 
-/// A terminal with the settings it had.
+/// A terminal and its saved settings.
 #[derive(Debug)]
 pub struct SavedTerminal {
     terminal: OwnedFd,
@@ -16,7 +16,7 @@ pub struct SavedTerminal {
 }
 
 impl SavedTerminal {
-    /// Reads the settings; `None` where this is no terminal.
+    /// Reads the settings; `None` if the descriptor is not a terminal.
     pub fn of(terminal: impl AsFd) -> Option<Self> {
         let terminal = terminal.as_fd().try_clone_to_owned().ok()?;
         Some(Self {
@@ -26,9 +26,9 @@ impl SavedTerminal {
         })
     }
 
-    /// Puts them back. A terminal that is gone needs none.
+    /// Restores the settings. A terminal that is gone is ignored.
     pub fn restore(&self) {
-        // At once: it must not wait for output that nobody reads.
+        // Immediately, without waiting for output that nobody reads.
         let _ = tcsetattr(&self.terminal, OptionalActions::Now, &self.settings);
         let _ = fcntl_setfl(&self.terminal, self.flags);
     }
@@ -39,7 +39,7 @@ pub mod tests {
     use super::*;
     use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 
-    /// A terminal, and its other end.
+    /// Both ends of a pseudoterminal.
     pub fn terminal() -> (OwnedFd, OwnedFd) {
         let other = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
         grantpt(&other).unwrap();
@@ -50,7 +50,7 @@ pub mod tests {
         (terminal, other)
     }
 
-    /// Does what QEMU does with its terminal.
+    /// Changes the settings as QEMU does.
     pub fn make_raw(terminal: &OwnedFd) {
         let mut settings = tcgetattr(terminal).unwrap();
         settings.make_raw();
@@ -58,7 +58,7 @@ pub mod tests {
         fcntl_setfl(terminal, fcntl_getfl(terminal).unwrap() | OFlags::NONBLOCK).unwrap();
     }
 
-    /// Whether the terminal is as it is at first.
+    /// Whether the terminal has its default settings.
     pub fn is_ordinary(terminal: &OwnedFd) -> bool {
         let settings = tcgetattr(terminal).unwrap();
         let echoes = settings

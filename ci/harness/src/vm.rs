@@ -26,21 +26,21 @@ use crate::setup::Setup;
 use crate::temporary::TemporaryDir;
 use crate::waker;
 
-/// How long QEMU may take to open its sockets.
+/// Maximum time for QEMU to connect its sockets.
 const QEMU_START_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// How long the guest may take to boot. With TCG on an idle machine some 8 s, and a
-/// minute with the debug kernel.
+/// Maximum time for the guest to boot. On an idle machine with TCG it takes some 8 s,
+/// with the debug kernel one minute.
 const BOOT_TIMEOUT: Duration = Duration::from_secs(600);
 
-/// How long a guest may take to power off before QEMU is killed.
+/// Maximum time for the guest to power off before QEMU is killed.
 const POWER_OFF_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// How long loading the driver may take.
+/// Maximum time for loading the driver.
 const DRIVER_LOAD_TIMEOUT: Duration = Duration::from_secs(180);
 
-/// Kernel parameters that turn a fault into an early, visible end, and have the
-/// kernel's log hold all that it and test programs say.
+/// Kernel parameters that turn a fault into a panic, and keep all messages of the kernel
+/// and the test programs in the log.
 const STRICT_KERNEL_ARGS: [&str; 4] = [
     "oops=panic",
     "sysctl.kernel.hung_task_timeout_secs=60",
@@ -51,29 +51,29 @@ const STRICT_KERNEL_ARGS: [&str; 4] = [
 /// First device node of the driver.
 pub const DEVICE_NODE: &str = "/dev/ringbar0";
 
-/// What virtual machine to start.
+/// Options of a virtual machine.
 #[derive(Clone, Debug)]
 pub struct VmOptions {
     /// Memory in bytes.
     pub memory: u64,
     /// Number of virtual CPUs.
     pub cpus: u32,
-    /// Added to the kernel command line.
+    /// Arguments added to the kernel command line.
     pub kernel_args: Vec<String>,
     /// Ringbar devices.
     pub devices: Vec<DeviceOptions>,
-    /// Whether there is a PCI function with registers that do what tests want.
+    /// Whether the machine has the PCI function whose registers tests control.
     pub pci_function: bool,
     /// Directory of the host to mount at [`SHARE_TARGET`].
     pub share: Option<PathBuf>,
-    /// Added to QEMU's command line.
+    /// Arguments added to QEMU's command line.
     pub qemu_args: Vec<String>,
     /// Serial console.
     pub console: Console,
-    /// Whether the machine is made to sleep: then it is woken up at once, and the
-    /// connection to the agent outlasts it.
+    /// Whether tests suspend the machine: the harness then wakes it up, and the agent's
+    /// connection survives.
     pub suspends: bool,
-    /// Where the logs go and stay; without it they vanish with the machine.
+    /// Directory of the logs; without it they are removed with the machine.
     pub log_dir: Option<PathBuf>,
 }
 
@@ -98,9 +98,9 @@ impl Default for VmOptions {
 }
 
 /// A running virtual machine. Dropping it ends everything that belongs to it.
-// The order of the fields is the order in which they are dropped: QEMU ends
-// before the daemons, which then see a client that left, and the sockets' and
-// logs' directory goes last. The host port comes first: it resumes the devices.
+// Fields are dropped in this order: the host port resumes the devices, QEMU ends before
+// the daemons, which then see the client disconnect, and the directory of sockets and
+// logs goes last.
 #[derive(Debug)]
 pub struct Vm {
     host_port: HostPort,
@@ -246,7 +246,7 @@ impl Vm {
         }
     }
 
-    /// Loads the driver and checks that its device is there.
+    /// Loads the driver and checks that its device node exists.
     pub fn load_driver(&mut self) -> Result<()> {
         let load = GuestCommand::new("modprobe").args(["ringbar"]);
         let check = GuestCommand::new("test").args(["-c", DEVICE_NODE]);
@@ -283,14 +283,12 @@ impl Vm {
         &mut self.devices
     }
 
-    /// Resumes all devices that a test program has had stalled; returns their
-    /// numbers.
+    /// Resumes all stalled devices; returns their numbers.
     pub fn resume_devices(&self) -> Vec<u32> {
         self.host_port.resume_all()
     }
 
-    /// The error that a device has ended while the guest still needs it, if one
-    /// has.
+    /// An error if a device has ended while the guest still needs it.
     pub fn check_devices(&mut self, during: &str) -> Result<()> {
         let ended = self
             .devices
@@ -307,26 +305,25 @@ impl Vm {
         &self.console_log
     }
 
-    /// Adds to an error what the processes and logs say about it.
+    /// Adds the state of the processes and the ends of their logs to an error.
     pub fn with_logs<T>(&mut self, result: Result<T>) -> Result<T> {
         result
             .map_err(|error| add_logs(error, &mut self.qemu, &mut self.devices, &self.console_log))
     }
 
-    /// Waits until QEMU ends by itself, for instance because the guest powers
-    /// off.
+    /// Waits until QEMU ends by itself, for example because the guest powers off.
     pub fn wait(&mut self) -> Option<ExitStatus> {
         self.qemu.wait(Duration::from_secs(u64::from(u32::MAX)))
     }
 
-    /// Powers the guest off and says how QEMU and the devices ended, which are
-    /// given this long after QEMU.
+    /// Powers the guest off and returns how QEMU and the devices exited. The devices get
+    /// `timeout` after QEMU has ended.
     pub fn shut_down(mut self, timeout: Duration) -> Result<Vec<ProcessExit>> {
-        // QEMU speaks with them when the guest goes down, and waits.
+        // QEMU waits for the devices when the guest shuts down, so they must run.
         self.host_port.close();
         if self.suspends {
-            // QEMU 11.1.3 passes over a guest's power-off after a sleep in S3, with any guest and
-            // without our device as well.
+            // After a suspend to S3, QEMU 11.1.3 ignores the guest's power-off, with any
+            // guest and without our device as well.
             self.monitor.execute("quit", json!({}))?;
         } else {
             self.agent.power_off()?;
@@ -338,10 +335,10 @@ impl Vm {
         Ok(ends)
     }
 
-    /// Powers the guest off. Ends by force what does not end in time, and says
-    /// so with an error.
+    /// Powers the guest off. If QEMU does not end in time, it is killed and an error is
+    /// returned.
     pub fn power_off(mut self) -> Result<()> {
-        // QEMU speaks with them when the guest goes down, and waits.
+        // QEMU waits for the devices when the guest shuts down, so they must run.
         self.host_port.close();
         self.agent.power_off()?;
         if self.qemu.wait(POWER_OFF_TIMEOUT).is_some() {
@@ -355,12 +352,12 @@ impl Vm {
     }
 }
 
-/// How a process of a virtual machine ended.
+/// Exit of a process of the virtual machine.
 #[derive(Clone, Debug)]
 pub struct ProcessExit {
-    /// Which process.
+    /// Name of the process.
     pub name: &'static str,
-    /// Its status; `None` where it had not ended in time and was killed.
+    /// Exit status; `None` if the process did not end in time and was killed.
     pub status: Option<ExitStatus>,
     /// The end of its log, as an excerpt.
     pub tail: String,
@@ -448,7 +445,7 @@ fn add_logs(
     devices: &mut [Device],
     console_log: &Path,
 ) -> Error {
-    // Where the guest is gone, QEMU is about to end; its status belongs here.
+    // If the guest is gone, QEMU is about to end, and its status belongs to the error.
     if matches!(error, Error::GuestGone(_) | Error::Frame(_)) {
         qemu.wait(Duration::from_secs(5));
     }
@@ -465,7 +462,7 @@ fn add_logs(
     for device in devices {
         describe(device.process());
     }
-    // The end of a log is often but the last part of a long report.
+    // The end of a log is often only the last part of a long report.
     let log = fs::read(console_log).unwrap_or_default();
     if let Some(problem) = kernel_log::problems(&String::from_utf8_lossy(&log), &[]).first() {
         context += &format!("\nfirst problem in the kernel log: {problem}");

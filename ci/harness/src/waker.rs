@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! Wakes a machine up whenever it sleeps.
+//! Wakes the machine up each time it is suspended.
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
@@ -19,26 +19,27 @@ use crate::error::{Error, Result};
 use crate::process::wait_readable;
 use crate::qmp::Monitor;
 
-/// What the kernel says once its devices are suspended and its CPUs are about to idle
-/// (`s2idle_loop` of `kernel/power/suspend.c`), where `/sys/power/pm_debug_messages` is 1
-/// and the console stays on. An interrupt that wakes is not lost from here on.
+/// The kernel's message when its devices are suspended and its CPUs are about to idle
+/// (`s2idle_loop` of `kernel/power/suspend.c`). The kernel prints it if
+/// `/sys/power/pm_debug_messages` is 1 and the console is not suspended. From here on a
+/// wake-up interrupt is not lost.
 const S2IDLE_MESSAGE: &str = "PM: suspend-to-idle";
 
-/// Wakes the machine behind this monitor up, each time it has gone to sleep in S3, for as
-/// long as there is one.
+/// Wakes the machine behind this monitor up each time it enters S3, until the connection
+/// ends.
 pub fn wake_from_s3(monitor: UnixStream) -> Result<()> {
     let mut monitor = Monitor::connect(monitor)?;
     spawn("waker", move || {
-        // The end of the connection is that of the machine.
+        // The connection ends with the machine.
         while monitor.wait_for_event("SUSPEND").is_ok() {
             wake(&mut monitor, "system_wakeup");
         }
     })
 }
 
-/// Presses the power button of the machine behind this monitor each time its console says
-/// that it is suspended to idle, of which QEMU knows nothing. `ended` is readable once the
-/// machine is gone.
+/// Presses the power button of the machine behind this monitor each time its console
+/// shows a suspend to idle, which QEMU does not know of. `ended` becomes readable when
+/// the machine has ended.
 pub fn wake_from_s2idle(monitor: UnixStream, console: &Path, ended: OwnedFd) -> Result<()> {
     let mut monitor = Monitor::connect(monitor)?;
     let mut console = ConsoleLog::open_at_end(console)
@@ -64,16 +65,16 @@ fn wake(monitor: &mut Monitor, command: &str) {
     }
 }
 
-/// A log that grows.
+/// A growing log file.
 struct ConsoleLog {
     file: File,
     events: OwnedFd,
-    /// What there is of the last line.
+    /// The incomplete last line.
     text: Vec<u8>,
 }
 
 impl ConsoleLog {
-    /// The longest that a system call waits; a machine may never sleep.
+    /// Timeout of one wait; a machine may never be suspended.
     const POLL_TIMEOUT: Duration = Duration::from_secs(3600);
 
     fn open_at_end(path: &Path) -> io::Result<Self> {
@@ -91,7 +92,8 @@ impl ConsoleLog {
     /// Waits for a line that contains `text`; false once `ended` is readable.
     fn wait_for(&mut self, text: &str, ended: &OwnedFd) -> io::Result<bool> {
         loop {
-            // Changes first: what comes after they are read is told anew.
+            // Events are drained before the file is read, so that later changes cause new
+            // events.
             self.drain_events()?;
             self.file.read_to_end(&mut self.text)?;
             while let Some(end) = self.text.iter().position(|&byte| byte == b'\n') {
@@ -153,7 +155,7 @@ mod tests {
         let (ours, theirs) = UnixStream::pair().unwrap();
         let qemu = thread::spawn(move || {
             let mut qemu = Qemu::greet(theirs);
-            // One that comes before anybody waits for it counts, too.
+            // An event before the wait counts, too.
             qemu.send(r#"{"event": "SUSPEND"}"#);
             qemu.send(r#"{"return": {}}"#);
             for _ in 0..2 {
@@ -193,7 +195,7 @@ mod tests {
             assert!(qemu.next().contains("system_powerdown"));
             qemu.send(r#"{"return": {}}"#);
         }
-        // The end of the machine ends the thread, and with it the connection.
+        // The end of the machine ends the thread and the connection.
         drop(end);
         assert_eq!(qemu.next(), "");
     }
