@@ -48,7 +48,7 @@ pub fn dma_mappings(agent: &Agent) -> std::result::Result<(), String> {
     };
     let disabled = read("disabled")?;
     if disabled.trim() != "N" {
-        return Err("the checker ran out of memory and switched itself off".into());
+        return Err("the checker ran out of memory and disabled itself".into());
     }
     let errors = read("error_count")?;
     if number(&errors) != Some(0) {

@@ -14,7 +14,7 @@ pub(crate) fn durable(plan: &Plan) -> Result<(), String> {
     let path = plan.log_dir.join("device0.log");
     let log = fs::read_to_string(&path).map_err(|error| format!("{}: {error}", path.display()))?;
     let counted = count(&log, "durable_writes")
-        .ok_or_else(|| format!("{} tells of no durable writes", path.display()))?;
+        .ok_or_else(|| format!("{} has no count of durable writes", path.display()))?;
     let made = match plan.tests.iter().any(|test| test == DURABLE_TEST) {
         true => DURABLE_WRITES,
         false => 0,

@@ -133,7 +133,7 @@ struct Device {
 
 impl DeviceHandles {
     fn unwritten(&self, range: ByteRange) -> std::result::Result<HostReply, String> {
-        let path = self.file.as_ref().ok_or("it has no file")?;
+        let path = self.file.as_ref().ok_or("the device has no file")?;
         let pages =
             File::open(path).and_then(|file| Unwritten::of(&file, range.offset, range.length));
         match pages {
@@ -179,7 +179,7 @@ impl Devices {
         };
         let done = match request {
             HostRequest::StallDevice(_) if self.closed => {
-                Err("the machine is being taken down".into())
+                Err("the machine is being shut down".into())
             }
             HostRequest::CountUnwritten(_, range) => {
                 return device.handles.unwritten(range);
@@ -196,7 +196,7 @@ impl Devices {
                     .map_err(|error| error.to_string())
             }
             HostRequest::ResizeDevice(..) if device.stalled => {
-                Err(format!("device {number} is stalled, it cannot answer"))
+                Err(format!("device {number} is stalled and cannot reply"))
             }
             HostRequest::ResizeDevice(_, bytes) => device
                 .handles
@@ -206,7 +206,7 @@ impl Devices {
             HostRequest::ResumeDevice(_) => {
                 if std::mem::take(&mut device.timed_out) {
                     return Err(format!(
-                        "device {number} was resumed before, it took too long"
+                        "device {number} was resumed earlier, because its stall timed out"
                     ));
                 }
                 match std::mem::take(&mut device.stalled) {
@@ -414,7 +414,7 @@ mod tests {
         assert!(seen, "never dirty: is the build folder on a disk?");
         file.as_file().sync_data().unwrap();
         assert_eq!(count(0), HostReply::Unwritten(0));
-        assert_eq!(count(1), HostReply::Failed("it has no file".into()));
+        assert_eq!(count(1), HostReply::Failed("the device has no file".into()));
     }
 
     #[test]

@@ -145,7 +145,7 @@ impl OutputDir {
     /// before it waits.
     pub fn of(setup: &Setup, name: &str) -> Result<Self> {
         Self::new(setup.checkout.join("build").join(name), |path| {
-            eprintln!("Waiting for another one to finish with {}", path.display());
+            eprintln!("Waiting for another process to release {}", path.display());
         })
     }
 

@@ -364,7 +364,7 @@ fn run_tests(
         problems.push(format!("the test program ended with {status}"));
     }
     if !stalled.is_empty() {
-        problems.push(format!("it left devices stalled: {stalled:?}"));
+        problems.push(format!("the tests left devices stalled: {stalled:?}"));
     }
     if problems.is_empty() {
         return Ok(());

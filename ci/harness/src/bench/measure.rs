@@ -260,7 +260,7 @@ impl UsageRecorder {
         }
         let (Some(begin), Some(end)) = (self.begin, self.end) else {
             return Err(Error::Protocol(
-                "fio did not say when it began and ended".into(),
+                "fio printed no line when it began or ended".into(),
             ));
         };
         Ok(HostUsage {

@@ -212,7 +212,7 @@ fn last_line(
         reasons.push(format!("verification of {}", failed.join(", ")));
     }
     if report.jobs.is_empty() {
-        reasons.push("no job has such a name".into());
+        reasons.push("no job matches".into());
     }
     if let Err(difference) = bar_check {
         reasons.push(format!("BAR map against DMA ({difference})"));

@@ -93,7 +93,11 @@ pub fn run(setup: &Setup, options: &Options) -> anyhow::Result<ExitCode> {
     };
     let debug = plans.iter().any(|plan| plan.kernel == Kernel::Debug);
     let debug = match debug && !options.list {
-        true => Some(setup.with_debug_kernel().context("see make debug")?),
+        true => Some(
+            setup
+                .with_debug_kernel()
+                .context("loading the record of the debug kernel; run `make debug`")?,
+        ),
         false => None,
     };
     let setup = Arc::new(setup.clone());
@@ -120,7 +124,7 @@ pub fn run(setup: &Setup, options: &Options) -> anyhow::Result<ExitCode> {
         all.extend(binding_trials(&setup, &options.filters));
     }
     if all.is_empty() {
-        anyhow::bail!("no test has such a name");
+        anyhow::bail!("no test matches");
     }
     let _output = match options.list {
         true => None,
