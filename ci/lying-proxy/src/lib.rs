@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! A vhost-user proxy that falsifies what a device says.
+//! A vhost-user proxy that falsifies the output of a device.
 //!
-//! It stands between the virtual machine monitor and the ordinary, honest device. Each
-//! takes it for the other:
+//! The proxy stands between the front end (QEMU) and the ordinary, honest back end. Each
+//! takes the proxy for the other:
 //!
 //! ```text
 //! monitor  <-- socket -->  proxy  <-- socket -->  device
@@ -13,14 +13,13 @@
 //! interrupts              <--  calls
 //! ```
 //!
-//! Messages go through as they are, but the device is given available and used rings
-//! that belong to the proxy, in one memory region more than the monitor has announced,
-//! and kick and call descriptors that do. Descriptors, requests and data stay where they
-//! are: the device still works on guest memory. So the proxy decides what the guest gets
-//! to see of a request that has ended, and when, and nobody can have looked before it
-//! was falsified.
+//! The proxy forwards messages unchanged, except that the device gets the proxy's own
+//! available and used rings, in an additional memory region, and the proxy's own kick and
+//! call descriptors. Descriptors, requests and data stay in guest memory, where the
+//! device works on them. So the proxy decides which used entries the guest sees, and
+//! when, and the guest cannot have read an entry before it was falsified.
 //!
-//! The device that is tested is thereby the one that is shipped, which cannot lie.
+//! So the tests use the device that is shipped, which itself cannot lie.
 //!
 //! | module | holds |
 //! |---|---|
@@ -50,36 +49,36 @@ use rustix::fd::OwnedFd;
 
 use session::{Session, SessionEnd};
 
-/// What is asked of the thread.
+/// Commands to the thread.
 enum Command {
     Lie(Lie),
     EndLies,
     End,
 }
 
-/// A proxy in a thread of its own. Ends when dropped, as the connections do.
+/// A proxy in a thread of its own. Dropping it ends the thread and the connections.
 #[derive(Debug)]
 pub struct Proxy {
     handle: ProxyHandle,
     thread: Option<JoinHandle<()>>,
 }
 
-/// A handle by which the proxy of a device is told to lie.
+/// A handle for controlling the proxy of a device.
 #[derive(Clone, Debug)]
 pub struct ProxyHandle(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
-    /// A command and where to say that it was done. Locked for one at a time.
+    /// A command and the sender for its completion. The lock serialises commands.
     sender: Mutex<Sender<(Command, Sender<()>)>>,
-    /// Readable while there may be a command.
+    /// An eventfd, readable while commands may be pending.
     wake: OwnedFd,
     lies_told: AtomicU64,
 }
 
 impl Proxy {
-    /// Listens on a new socket at `listen` for a monitor, and passes it on to the device
-    /// on the socket `device`. Serves one connection.
+    /// Listens on a new socket at `listen`, and forwards one connection to the device's
+    /// socket `device`.
     pub fn start(listen: &Path, device: &Path) -> io::Result<Self> {
         let listener = UnixListener::bind(listen)?;
         let (sender, receiver) = channel();
@@ -98,7 +97,7 @@ impl Proxy {
         })
     }
 
-    /// A handle by which to have it lie.
+    /// A handle for controlling the proxy.
     pub fn handle(&self) -> ProxyHandle {
         self.handle.clone()
     }
@@ -106,7 +105,7 @@ impl Proxy {
 
 impl Drop for Proxy {
     fn drop(&mut self) {
-        // An error says that it has ended.
+        // An error means that the thread has ended.
         let _ = self.handle.send(Command::End);
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
@@ -120,12 +119,12 @@ impl ProxyHandle {
         self.send(Command::Lie(lie))
     }
 
-    /// Forgets the lies that were not told yet, and ends those that last.
+    /// Cancels the pending lies and ends the lasting ones.
     pub fn end_lies(&self) -> io::Result<()> {
         self.send(Command::EndLies)
     }
 
-    /// How many lies were told.
+    /// Number of lies told.
     pub fn lies_told(&self) -> u64 {
         self.0.lies_told.load(Ordering::Acquire)
     }
@@ -136,7 +135,7 @@ impl ProxyHandle {
         self.0
             .sender
             .lock()
-            // A send is done or not.
+            // A panic cannot leave a send half done.
             .unwrap_or_else(PoisonError::into_inner)
             .send((command, done))
             .map_err(|_| gone())?;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! The memory of the guest, and one region more: that of the shadow rings.
+//! The memory of the guest, and the region of the shadow rings.
 
 use std::fs::File;
 use std::io;
@@ -12,20 +12,21 @@ use vm_memory::{AtomicAccess, ByteValued, Bytes, FileOffset, GuestAddress, Guest
 
 use crate::message::{Message, invalid};
 
-/// Where the region of the shadow rings is, for the device: beyond what any guest has,
-/// so that the table stays sorted.
+/// Guest address of the shadow region: above the memory of any guest, so that the table
+/// stays sorted.
 const SHADOW_GUEST: u64 = 1 << 60;
 
-/// The same in the addresses of the monitor: where no process has anything.
+/// User address of the shadow region in the monitor's address space, where no process has
+/// a mapping.
 const SHADOW_USER: u64 = 1 << 60;
 
-/// Bytes of the shadow rings of one queue, of at most 1024 entries.
+/// Bytes of the shadow rings of one queue with at most 1024 entries.
 const STRIDE: u64 = 0x4000;
 
-/// Where in them the used ring is.
+/// Offset of the used ring in them.
 const USED: u64 = 0x1000;
 
-/// Most queues.
+/// Maximum number of queues.
 pub(crate) const MAX_QUEUES: usize = 64;
 
 const SHADOW_SIZE: u64 = STRIDE * MAX_QUEUES as u64;
@@ -42,7 +43,7 @@ struct Region {
     user: u64,
 }
 
-/// Memory that all accesses are checked against.
+/// Guest memory and shadow region. All accesses are bounds-checked.
 #[derive(Debug)]
 pub(crate) struct Memory {
     shadow: File,
@@ -51,7 +52,7 @@ pub(crate) struct Memory {
 }
 
 impl Memory {
-    /// Without any memory of a guest.
+    /// The shadow region without guest memory.
     pub(crate) fn new() -> io::Result<Self> {
         let shadow = memfd_create("lying-proxy", MemfdFlags::CLOEXEC)?;
         ftruncate(&shadow, SHADOW_SIZE)?;
@@ -62,7 +63,7 @@ impl Memory {
         })
     }
 
-    /// Takes over the table in a message, and adds the shadow region to it.
+    /// Adopts the memory table of a message, and adds the shadow region to the message.
     pub(crate) fn update(&mut self, message: &mut Message) -> io::Result<()> {
         let count = message.word(0)? as usize;
         if count != message.files.len() {
@@ -104,7 +105,7 @@ impl Memory {
         Ok(())
     }
 
-    /// The guest's address for one of the monitor.
+    /// Translates a user address of the monitor to a guest address.
     pub(crate) fn to_guest(&self, user: u64) -> io::Result<u64> {
         self.regions
             .iter()
@@ -129,14 +130,14 @@ impl Memory {
             .map_err(io::Error::other)
     }
 
-    /// Reads a value before what follows.
+    /// Reads a value with acquire ordering.
     pub(crate) fn load<T: AtomicAccess>(&self, at: u64) -> io::Result<T> {
         self.map
             .load(GuestAddress(at), Ordering::Acquire)
             .map_err(io::Error::other)
     }
 
-    /// Writes a value after what came before.
+    /// Writes a value with release ordering.
     pub(crate) fn store<T: AtomicAccess>(&self, at: u64, value: T) -> io::Result<()> {
         self.map
             .store(value, GuestAddress(at), Ordering::Release)
@@ -144,14 +145,14 @@ impl Memory {
     }
 }
 
-/// The shadow available ring of queue `index`: its address for the device, and for the
-/// monitor.
+/// Addresses of the shadow available ring of queue `index`: guest address and user
+/// address.
 pub(crate) const fn shadow_avail(index: usize) -> (u64, u64) {
     let at = index as u64 * STRIDE;
     (SHADOW_GUEST + at, SHADOW_USER + at)
 }
 
-/// The same of the used ring.
+/// Addresses of the shadow used ring of queue `index`.
 pub(crate) const fn shadow_used(index: usize) -> (u64, u64) {
     let (guest, user) = shadow_avail(index);
     (guest + USED, user + USED)

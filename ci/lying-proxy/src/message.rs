@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! vhost-user messages ("Message specification" of QEMU's `docs/interop/vhost-user.rst`)
-//! with the descriptors that come along.
+//! vhost-user messages with their file descriptors ("Message Specification" of QEMU's
+//! `docs/interop/vhost-user.rst`).
 
 use std::io::{self, IoSlice, IoSliceMut, Read};
 use std::mem::MaybeUninit;
@@ -13,7 +13,7 @@ use rustix::net::{
     SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
 };
 
-/// Numbers of the requests that the proxy has to understand.
+/// Numbers of the requests that the proxy interprets.
 pub(crate) mod request {
     pub(crate) const SET_FEATURES: u32 = 2;
     pub(crate) const SET_MEM_TABLE: u32 = 5;
@@ -26,10 +26,10 @@ pub(crate) mod request {
     pub(crate) const GET_CONFIG: u32 = 24;
 }
 
-/// Most descriptors of one message.
+/// Maximum number of file descriptors of a message.
 const MAX_FILES: usize = 32;
 
-/// Longest body that is taken; the specification has none so long.
+/// Maximum accepted length of a body, above that of all specified messages.
 const MAX_BODY: u32 = 1 << 16;
 
 const HEADER: usize = 12;
@@ -44,7 +44,7 @@ pub(crate) struct Message {
 }
 
 impl Message {
-    /// Waits for a message; `None` where the other side has hung up.
+    /// Waits for a message; `None` if the other side has hung up.
     pub(crate) fn receive(stream: &UnixStream) -> io::Result<Option<Self>> {
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FILES))];
         let mut control = RecvAncillaryBuffer::new(&mut space);
@@ -86,10 +86,10 @@ impl Message {
         }))
     }
 
-    /// Sends it.
+    /// Sends the message.
     pub(crate) fn send(&self, stream: &UnixStream) -> io::Result<()> {
         let mut bytes = Vec::with_capacity(HEADER + self.body.len());
-        // Bodies are no longer than `MAX_BODY` and a region.
+        // Bodies are at most `MAX_BODY` and one region long.
         for word in [self.request, self.flags, self.body.len() as u32] {
             bytes.extend(word.to_ne_bytes());
         }
@@ -109,7 +109,7 @@ impl Message {
                 SendFlags::NOSIGNAL,
             )?;
             rest = &rest[sent..];
-            // The descriptors went with the first byte.
+            // The descriptors were sent with the first byte.
             control.clear();
         }
         Ok(())
@@ -142,7 +142,7 @@ impl Message {
     }
 }
 
-/// What is wrong with what the other side sent.
+/// An error about a malformed message.
 pub(crate) fn invalid(what: impl Into<String>) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, what.into())
 }

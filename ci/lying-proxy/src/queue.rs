@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! A split virtqueue (VIRTIO 1.3, 2.7) as the guest has it, and its shadow, which the
-//! device has.
+//! A split virtqueue of the guest (VIRTIO 1.3, 2.7), and its shadow for the device.
 
 use std::collections::VecDeque;
 use std::io;
@@ -18,8 +17,8 @@ use crate::message::invalid;
 /// Largest ring that fits into a shadow.
 const MAX_SIZE: u32 = 1024;
 
-/// How many buffers of the event queue the device gets at a time; the others are there
-/// for events that are made up.
+/// Maximum number of event buffers that the device has at a time. The others are for
+/// made-up events.
 const EVENT_BUFFERS: usize = 8;
 
 /// Offsets in the available ring (2.7.6): flags, index, ring.
@@ -44,40 +43,40 @@ pub(crate) struct Used {
 pub(crate) struct Queue {
     index: usize,
     size: u16,
-    /// Next available index at the start.
+    /// Available index at which the queue starts.
     base: u16,
     event_idx: bool,
-    /// The guest's, for the device to be notified.
+    /// The guest's kick: a notification to the device.
     pub(crate) kick: Option<OwnedFd>,
-    /// The guest's interrupt.
+    /// The guest's call: an interrupt.
     call: Option<OwnedFd>,
-    /// The same of the device.
+    /// The device's kick and call.
     device_kick: OwnedFd,
     pub(crate) device_call: OwnedFd,
     pub(crate) rings: Option<Rings>,
 }
 
-/// The rings of a queue that was started.
+/// The rings of a started queue.
 #[derive(Debug)]
 pub(crate) struct Rings {
     /// Guest addresses.
     pub(crate) descriptors: u64,
     avail: u64,
     used: u64,
-    /// Next entry of the guest's available ring to be looked at, and of its used ring to
-    /// be written.
+    /// Next entry to read in the guest's available ring, and to write in its used ring.
     next_avail: u16,
     next_used: u16,
-    /// The same of the shadow rings: to be written and to be looked at.
+    /// Next entry to write in the shadow available ring, and to read in the shadow used
+    /// ring.
     shadow_avail: u16,
     shadow_used: u16,
-    /// Buffers that the device does not have yet.
+    /// Available buffers that were not passed to the device yet.
     pub(crate) undelivered: VecDeque<u16>,
     /// Buffers that the device has.
     outstanding: Vec<u16>,
-    /// Up to which used index it was decided whether to interrupt the guest.
+    /// Used index at the last decision about an interrupt.
     signalled_used: u16,
-    /// Nothing more comes from this queue.
+    /// The queue returns no more entries.
     pub(crate) broken: bool,
 }
 
@@ -119,24 +118,24 @@ impl Queue {
     }
 
     pub(crate) fn set_base(&mut self, base: u32) {
-        // An index has 16 bits.
+        // A ring index has 16 bits.
         self.base = base as u16;
     }
 
-    /// Takes the guest's kick descriptor; returns the one for the device.
+    /// Sets the guest's kick; returns the kick for the device.
     pub(crate) fn set_kick(&mut self, kick: OwnedFd) -> io::Result<OwnedFd> {
         self.kick = Some(kick);
         self.device_kick.try_clone()
     }
 
-    /// Takes the guest's call descriptor; returns the one for the device.
+    /// Sets the guest's call; returns the call for the device.
     pub(crate) fn set_call(&mut self, call: OwnedFd) -> io::Result<OwnedFd> {
         self.call = Some(call);
         self.device_call.try_clone()
     }
 
-    /// Starts the queue with rings at these guest addresses. Returns the addresses of the
-    /// shadow rings for the monitor: available and used.
+    /// Starts the queue with rings at these guest addresses. Returns the user addresses
+    /// of the shadow rings: available and used.
     pub(crate) fn start(
         &mut self,
         memory: &Memory,
@@ -147,7 +146,8 @@ impl Queue {
         let next_used = memory.load(used + INDEX)?;
         let ((avail_shadow, avail_user), (used_shadow, used_user)) =
             (shadow_avail(self.index), shadow_used(self.index));
-        // The device finds its used index there, and that nothing is available.
+        // The device reads its used index from the shadow ring, where nothing is
+        // available yet.
         memory.store(used_shadow + INDEX, next_used)?;
         memory.store(avail_shadow + INDEX, self.base)?;
         let event = avail_shadow + RING + 2 * u64::from(self.size);
@@ -168,12 +168,12 @@ impl Queue {
         Ok((avail_user, used_user))
     }
 
-    /// Forgets the rings.
+    /// Stops the queue.
     pub(crate) fn stop(&mut self) {
         self.rings = None;
     }
 
-    /// Takes the guest's new buffers, and gives them to the device.
+    /// Takes the guest's new buffers and makes them available to the device.
     pub(crate) fn forward_available(&mut self, memory: &Memory) -> io::Result<()> {
         self.take_available(memory)?;
         let limit = match self.is_in(LieQueue::Event) {
@@ -201,7 +201,7 @@ impl Queue {
         Ok(())
     }
 
-    /// Takes the guest's new buffers, and asks for a kick for the next.
+    /// Takes the guest's new buffers and requests a kick for the next one.
     pub(crate) fn take_available(&mut self, memory: &Memory) -> io::Result<()> {
         let Some(rings) = &mut self.rings else {
             return Ok(());
@@ -230,7 +230,7 @@ impl Queue {
         }
     }
 
-    /// What the device has used since this was last asked.
+    /// Takes the entries that the device has used since the last call.
     pub(crate) fn take_used(&mut self, memory: &Memory) -> io::Result<Vec<Used>> {
         let mut all = Vec::new();
         let Some(rings) = &mut self.rings else {
@@ -260,7 +260,8 @@ impl Queue {
         }
     }
 
-    /// Tells the guest of a used entry; with `extra` of so many more, which are none.
+    /// Writes a used entry for the guest. `extra` is added to the used index without
+    /// entries.
     pub(crate) fn put_used(&mut self, memory: &Memory, used: Used, extra: u16) -> io::Result<()> {
         let Some(rings) = &mut self.rings else {
             return Ok(());
@@ -285,8 +286,7 @@ impl Queue {
             .map(u32::from)
     }
 
-    /// Interrupts the guest if it has asked for that since it was last told of a used
-    /// entry.
+    /// Interrupts the guest if it has requested that for the entries since the last call.
     pub(crate) fn notify_guest(&mut self, memory: &Memory) -> io::Result<()> {
         let Some(rings) = &mut self.rings else {
             return Ok(());
@@ -296,7 +296,7 @@ impl Queue {
         if old == new {
             return Ok(());
         }
-        // The index before the look at what the guest wants (2.7.7.2).
+        // The used index is written before the guest's event index is read (2.7.7.2).
         fence(Ordering::SeqCst);
         let wanted = if self.event_idx {
             let at = rings.avail + RING + 2 * u64::from(self.size);
@@ -317,16 +317,16 @@ impl Queue {
     }
 }
 
-/// Adds to an event counter.
+/// Signals an eventfd.
 fn signal(counter: &OwnedFd) -> io::Result<()> {
     match rustix::io::write(counter, &1u64.to_ne_bytes()) {
-        // Full: whoever reads it is signalled.
+        // A full counter is signalled already.
         Ok(_) | Err(rustix::io::Errno::AGAIN) => Ok(()),
         Err(error) => Err(error.into()),
     }
 }
 
-/// Takes what is in an event counter.
+/// Clears an eventfd.
 pub(crate) fn clear(counter: &OwnedFd) -> io::Result<()> {
     match rustix::io::read(counter, &mut [0; 8]) {
         Ok(_) | Err(rustix::io::Errno::AGAIN) => Ok(()),

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! One connection of a monitor to the device, with the proxy between them.
+//! One connection between a monitor and the device, through the proxy.
 
 use std::collections::VecDeque;
 use std::io;
@@ -25,29 +25,29 @@ use crate::{Command, Shared};
 /// Feature bit `VIRTIO_RING_F_EVENT_IDX`.
 const EVENT_IDX: u64 = 1 << 29;
 
-/// Bits of the value of `SET_VRING_KICK` and `SET_VRING_CALL`: the queue, and that no
-/// descriptor comes along.
+/// Bits of the value of `SET_VRING_KICK` and `SET_VRING_CALL`: the queue, and the flag
+/// for a message without a descriptor.
 const QUEUE_MASK: u64 = 0xff;
 const NO_FILE: u64 = 1 << 8;
 
-/// Offset, size and flags before the bytes of `GET_CONFIG`.
+/// Length of offset, size and flags before the bytes of `GET_CONFIG`.
 const CONFIG_HEADER: usize = 12;
 
-/// Why a session has ended.
+/// Reason for the end of a session.
 pub(crate) enum SessionEnd {
     /// One side has hung up.
     HungUp,
-    /// The proxy is to end.
+    /// The proxy was told to end.
     Requested,
 }
 
-/// A piece of the configuration space that is not the device's.
+/// Bytes that replace a part of the configuration space.
 struct ConfigPatch {
     offset: usize,
     bytes: Vec<u8>,
 }
 
-/// What is still to be told.
+/// The pending lies.
 #[derive(Default)]
 struct Lies {
     used: VecDeque<(LieQueue, UsedLie)>,
@@ -88,13 +88,13 @@ impl Lies {
         self.used.remove(at).map(|(_, lie)| lie)
     }
 
-    /// Whether something is told without anybody asking.
+    /// Whether a lie is pending that needs no event of either side.
     fn are_unsolicited(&self) -> bool {
         self.storm.is_some() || self.flood.is_some()
     }
 }
 
-/// The two sides and what is between them.
+/// The two connections and the state between them.
 pub(crate) struct Session<'a> {
     monitor: UnixStream,
     device: UnixStream,
@@ -108,7 +108,7 @@ pub(crate) struct Session<'a> {
 }
 
 impl<'a> Session<'a> {
-    /// Waits for the monitor, and connects to the device; `None` where the proxy is to
+    /// Waits for the monitor and connects to the device; `None` if the proxy is told to
     /// end before.
     pub(crate) fn accept(
         listener: &UnixListener,
@@ -144,7 +144,7 @@ impl<'a> Session<'a> {
         }))
     }
 
-    /// Serves until one side hangs up.
+    /// Forwards until one side hangs up.
     pub(crate) fn run(&mut self) -> io::Result<SessionEnd> {
         loop {
             let (monitor, device) = self.wait()?;
@@ -172,8 +172,8 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// Waits until there is something to do, unless there is. Returns whether there are
-    /// messages of the monitor and of the device.
+    /// Waits for an event, unless a lie is due at once. Returns whether the monitor and
+    /// the device have sent messages.
     fn wait(&self) -> io::Result<(bool, bool)> {
         let mut fds = vec![
             PollFd::new(&self.monitor, PollFlags::IN),
@@ -209,7 +209,7 @@ impl<'a> Session<'a> {
             .ok_or_else(|| invalid(format!("queue {index}")))
     }
 
-    /// Notes what a message of the monitor says, changes it, and passes it on.
+    /// Interprets a message of the monitor, changes it, and forwards it.
     fn forward_to_device(&mut self, mut message: Message) -> io::Result<()> {
         match message.request {
             request::SET_FEATURES => {
@@ -260,7 +260,7 @@ impl<'a> Session<'a> {
                 self.stopping = Some(message.word(0)? as usize);
                 if let Some(delay) = self.lies.slow_stop.take() {
                     self.count_lie();
-                    // This is the lie, and the monitor waits for nothing else.
+                    // The delay is the lie. The monitor waits for this message only.
                     thread::sleep(delay);
                 }
             }
@@ -272,7 +272,7 @@ impl<'a> Session<'a> {
     fn forward_to_monitor(&mut self, mut message: Message) -> io::Result<()> {
         match message.request {
             request::GET_VRING_BASE => {
-                // What the device has used before it stopped, the guest learns now.
+                // Forward the entries that the device used before it stopped.
                 if let Some(index) = self.stopping.take() {
                     self.forward_used(index)?;
                     self.queue(index as u64)?.stop();
@@ -302,7 +302,7 @@ impl<'a> Session<'a> {
         message.send(&self.monitor)
     }
 
-    /// Tells the guest what the device has used, or something else.
+    /// Forwards used entries to the guest, true or falsified.
     fn forward_used(&mut self, index: usize) -> io::Result<()> {
         let Some(queue) = self.queues.get_mut(index) else {
             return Ok(());
@@ -322,8 +322,7 @@ impl<'a> Session<'a> {
         queue.notify_guest(&self.memory)
     }
 
-    /// Tells of events that did not happen, as far as there are buffers that the device
-    /// does not have.
+    /// Sends made-up events, as far as there are buffers that the device does not have.
     fn inject_events(&mut self) -> io::Result<()> {
         let Some(queue) = self.queues.get_mut(usize::from(EVENT_QUEUE)) else {
             return Ok(());
@@ -336,7 +335,7 @@ impl<'a> Session<'a> {
             let about_events = |(queues, _): &(LieQueue, _)| *queues == LieQueue::Event;
             let lie = self.lies.used.iter().position(about_events);
             let bytes = match (lie, self.lies.events.front(), &self.lies.flood) {
-                // A good event with a bad used entry.
+                // A valid event with a false used entry.
                 (Some(_), _, _) => [0; Event::SIZE],
                 (None, Some(bytes), _) | (None, None, Some((_, bytes))) => *bytes,
                 (None, None, None) => break,
@@ -369,7 +368,7 @@ impl<'a> Session<'a> {
         queue.notify_guest(&self.memory)
     }
 
-    /// Interrupts the guest for nothing.
+    /// Interrupts the guest without a cause.
     fn inject_interrupts(&mut self) -> io::Result<()> {
         let Some(end) = self.lies.storm else {
             return Ok(());
@@ -403,13 +402,13 @@ fn run_commands(
             Command::EndLies => *lies = Lies::default(),
             Command::End => return Ok(true),
         }
-        // Whoever does not wait does not need it.
+        // The sender may have stopped waiting.
         let _ = done.send(());
     }
     Ok(false)
 }
 
-/// Waits until a descriptor is ready; does not wait at all if `urgent`.
+/// Waits until a descriptor is ready; returns at once if `urgent`.
 fn wait(fds: &mut [PollFd<'_>], urgent: bool) -> io::Result<()> {
     const NOT: Timespec = Timespec {
         tv_sec: 0,

@@ -11,7 +11,7 @@ use crate::memory::Memory;
 use crate::message::invalid;
 use crate::queue::{Queue, Used};
 
-/// Size of a descriptor (VIRTIO 1.3, 2.7.5), and its flag for a table of more.
+/// Size of a descriptor (VIRTIO 1.3, 2.7.5), and its flag for an indirect table.
 const DESCRIPTOR: u64 = 16;
 const INDIRECT: u16 = 4;
 
@@ -19,7 +19,7 @@ const INDIRECT: u16 = 4;
 const CODE: u64 = 0;
 const RESULT: u64 = 8;
 
-/// Tells the guest of `used` what is not so.
+/// Tells the guest a lie about `used`.
 pub(crate) fn inject(
     lie: UsedLie,
     queue: &mut Queue,
@@ -66,8 +66,8 @@ pub(crate) fn inject(
     Ok(())
 }
 
-/// Address of the status of the request at entry `id`: the driver's last descriptor of
-/// an indirect table is all of it.
+/// Address of the status of the request at entry `id`: the last descriptor of the
+/// driver's indirect table.
 fn status(queue: &Queue, memory: &Memory, id: u32) -> io::Result<u64> {
     let not_ours = || invalid("a request that is not as the driver makes them");
     let rings = queue.rings.as_ref().ok_or_else(not_ours)?;
@@ -105,7 +105,7 @@ mod tests {
 
     const SIZE: u16 = 4;
     const BYTES: u64 = 0x10000;
-    /// Where the monitor has the guest's memory.
+    /// User address of the guest's memory in the monitor.
     const USER: u64 = 0x7000_0000_0000;
     const DESCRIPTORS: u64 = 0x1000;
     const AVAIL: u64 = 0x2000;
@@ -198,7 +198,7 @@ mod tests {
             inject(lie, &mut self.queue, &self.memory, used).unwrap();
         }
 
-        /// What the guest sees: the used index and an element.
+        /// The used index and an element, as the guest sees them.
         fn seen(&self, element: u16) -> (u16, u32, u32) {
             let at = USED + 4 + 8 * u64::from(element % SIZE);
             let read = |at: u64| self.guest.read_obj::<u32>(GuestAddress(at)).unwrap();

@@ -1,12 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! Which pages of a file the kernel has not written yet, for tests of durability: what
-//! was acknowledged as durable has none (`cachestat(2)`, Linux 6.5).
+//! Counts the pages of a file that the kernel has not written yet (`cachestat(2)`, Linux
+//! 6.5), for tests of durability: durable data has no such pages.
 //!
-//! A file system in memory has no pages to write, and neither has a stacked one, whose
-//! pages are another's. tmpfs and overlayfs are refused for that. There may be others, so a
-//! test is to see first that there are any pages before it takes their absence for a
-//! result: [`Unwritten::any`] after a write.
+//! File systems in memory and stacked ones have no pages to write, so tmpfs and overlayfs
+//! are refused. There may be others, so a test should first see unwritten pages after a
+//! write ([`Unwritten::any`]) before it takes their absence for a result.
 
 use std::fs::File;
 use std::io;
@@ -34,23 +33,23 @@ struct Statistics {
     nr_recently_evicted: u64,
 }
 
-/// Pages that are not in the file yet.
+/// Numbers of pages that are not on the disk yet.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Unwritten {
-    /// Pages that nobody has begun to write.
+    /// Dirty pages.
     pub dirty: u64,
-    /// Pages that are being written.
+    /// Pages under writeback.
     pub writeback: u64,
 }
 
 impl Unwritten {
-    /// Those of the pages that hold `length` bytes from `offset` on; 0 stands for all up
-    /// to the end.
+    /// Counts the pages of `length` bytes from `offset` on; a length of 0 means up to the
+    /// end.
     ///
     /// # Errors
     ///
-    /// [`io::ErrorKind::Unsupported`] on a kernel before Linux 6.5, and on a file system whose
-    /// pages would say nothing.
+    /// [`io::ErrorKind::Unsupported`] on a kernel before Linux 6.5, and on a file system
+    /// that never has dirty pages.
     pub fn of(file: &File, offset: u64, length: u64) -> io::Result<Self> {
         check_file_system(file)?;
         let range = Range {
@@ -96,7 +95,7 @@ fn unsupported(message: &str) -> io::Error {
 
 /// # Errors
 ///
-/// Where pages of the file are never dirty, as far as that is known of the file system.
+/// The file system is known never to have dirty pages.
 fn check_file_system(file: &File) -> io::Result<()> {
     let mut status = MaybeUninit::<libc::statfs>::uninit();
     // SAFETY: The kernel writes one such structure.
@@ -137,10 +136,10 @@ mod tests {
 
     #[test]
     fn pages_are_unwritten_until_they_are_synced() {
-        // The build folder, unlike perhaps the one for temporary files, is on a disk.
+        // The build folder is on a disk, the folder for temporary files may not be.
         let program = std::env::current_exe().unwrap();
         let file = tempfile::tempfile_in(program.parent().unwrap()).unwrap();
-        // The kernel may write them by itself at any time.
+        // The kernel may write the pages at any time.
         let seen = (0..100).any(|_| {
             file.write_all_at(&[1; 10_000], 4096).unwrap();
             Unwritten::of(&file, 4096, 10_000).unwrap().any()

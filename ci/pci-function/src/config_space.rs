@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! PCI configuration space, and where things are in the BAR (VIRTIO 1.3, 4.1.4).
+//! PCI configuration space, and the layout of the BAR (VIRTIO 1.3, 4.1.4).
 
 use ringbar_spec::{DeviceConfig, PCI_DEVICE_ID, PCI_VENDOR_ID};
 
@@ -14,7 +14,7 @@ pub(crate) const BUS_MASTER: u8 = 4;
 /// Bytes of BAR 0.
 pub(crate) const BAR_SIZE: u64 = 0x2000;
 
-/// Where the parts are in BAR 0, and their sizes.
+/// Offsets of the parts of BAR 0, and their sizes.
 pub(crate) const COMMON: u64 = 0;
 pub(crate) const COMMON_SIZE: u64 = 0x40;
 pub(crate) const ISR: u64 = 0x100;
@@ -27,7 +27,7 @@ pub(crate) const NOTIFY_MULTIPLIER: u32 = 4;
 const MSIX_TABLE: u32 = 0x1000;
 const MSIX_PBA: u32 = 0x1800;
 
-/// Kinds of VIRTIO capabilities.
+/// Types of VIRTIO capabilities (`VIRTIO_PCI_CAP_*`).
 const CAP_COMMON_CFG: u8 = 1;
 const CAP_NOTIFY_CFG: u8 = 2;
 const CAP_ISR_CFG: u8 = 3;
@@ -37,7 +37,7 @@ const FIRST_CAPABILITY: u8 = 0x40;
 const CAP_ID_MSIX: u8 = 0x11;
 const CAP_ID_VENDOR: u8 = 0x09;
 
-/// The space of a function that was just switched on.
+/// The configuration space after a reset.
 pub(crate) fn new() -> [u8; SIZE] {
     const STATUS: usize = 0x06;
     const STATUS_CAP_LIST: u8 = 0x10;
@@ -58,7 +58,7 @@ pub(crate) fn new() -> [u8; SIZE] {
     space[CAPABILITY_LIST] = FIRST_CAPABILITY;
 
     let virtio = |kind, at: u64, size: u64, more: &[u8]| {
-        // Kind, BAR, id and padding, then offset and length.
+        // Type, BAR, id and padding, then offset and length.
         let mut body = vec![16 + more.len() as u8, kind, 0, 0, 0, 0];
         body.extend((at as u32).to_le_bytes());
         body.extend((size as u32).to_le_bytes());
@@ -86,7 +86,7 @@ pub(crate) fn new() -> [u8; SIZE] {
     for (i, (id, body)) in capabilities.iter().enumerate() {
         let next = (at + 2 + body.len()).next_multiple_of(4);
         space[at] = *id;
-        // All of them are within the space.
+        // All capabilities fit into the space.
         space[at + 1] = if i == last { 0 } else { next as u8 };
         space[at + 2..at + 2 + body.len()].copy_from_slice(body);
         at = next;
@@ -94,8 +94,8 @@ pub(crate) fn new() -> [u8; SIZE] {
     space
 }
 
-/// Whether the driver may write the byte at `at`: the command, and where the interrupt
-/// goes.
+/// Whether the driver may write the byte at `at`: the command register and the interrupt
+/// line.
 pub(crate) const fn is_writable(at: usize) -> bool {
     matches!(at, 0x04 | 0x05 | 0x3c)
 }

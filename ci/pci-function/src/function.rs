@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! The function: what happens where the driver reads and writes.
+//! The function: the effects of the driver's reads and writes.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -28,28 +28,28 @@ const IO_QUEUES: u16 = 2;
 /// Bytes of device memory.
 const CAPACITY: u64 = 16 << 20;
 
-/// What a device that goes on after its reset writes into the memory of requests: at the
-/// start of each piece.
+/// Bytes that a device which ignores its reset writes at the start of each buffer of a
+/// request.
 const SCRIBBLE: [u8; 64] = [0x5c; 64];
 
 /// Offset of the upper half of the capacity in the device configuration.
 const CAPACITY_HIGH: u64 = 20;
 
-/// A piece of guest memory that the device may write to.
+/// A segment of guest memory that the device may write.
 #[derive(Clone, Copy, Debug)]
 struct WritableSegment {
     address: u64,
     len: u32,
 }
 
-/// Memory of the guest as the monitor told of it.
+/// A DMA mapping of guest memory, as the monitor announced it.
 struct Mapping {
     address: u64,
     size: u64,
     offset: FileOffset,
 }
 
-/// A queue that was started.
+/// A started queue.
 struct StartedQueue {
     queue: Queue,
     requests: RequestQueue,
@@ -65,15 +65,15 @@ pub(crate) struct Function {
     mappings: Vec<Mapping>,
     memory: GuestMemoryMmap,
     interrupt: Option<File>,
-    /// Requests are taken and not answered.
+    /// Whether I/O requests stay pending without an answer.
     pub(crate) keeps_requests_pending: bool,
-    /// Memory of the requests that are kept pending.
+    /// Writable segments of the pending requests.
     pending_writes: Vec<WritableSegment>,
-    /// A reset does not come to its end.
+    /// Whether resets are delayed.
     delays_reset: bool,
-    /// A reset was asked for.
+    /// Whether a delayed reset is pending.
     reset_pending: bool,
-    /// What the capacity becomes when half of it has been read.
+    /// Capacity after the driver has read half of the current one.
     next_capacity: Option<u64>,
 }
 
@@ -112,7 +112,7 @@ impl Function {
         self.space[COMMAND] & BUS_MASTER != 0
     }
 
-    /// Has resets not come to their end, or those that were asked for.
+    /// Delays resets, or executes a pending one.
     pub(crate) fn delay_reset(&mut self, delay: bool) {
         self.delays_reset = delay;
         if !delay && self.reset_pending {
@@ -120,31 +120,31 @@ impl Function {
         }
     }
 
-    /// Writes into the memory of all requests that are kept pending, as a device does that has not
-    /// been stopped. Returns whether there are any.
+    /// Writes to the memory of all pending requests, like a device that was not stopped.
+    /// Returns whether there are any.
     pub(crate) fn scribble(&mut self) -> bool {
         if !self.may_do_dma() {
             return false;
         }
         for target in &self.pending_writes {
             let bytes = &SCRIBBLE[..SCRIBBLE.len().min(target.len as usize)];
-            // Memory that is gone is none to write to.
+            // Memory that was unmapped is skipped.
             let _ = self.memory.write_slice(bytes, GuestAddress(target.address));
         }
         !self.pending_writes.is_empty()
     }
 
-    /// Has a register read as something else.
+    /// Overrides the value of a register.
     pub(crate) fn override_register(&mut self, at: u8, value: u32) {
         self.registers.overrides.insert(at.into(), value.into());
     }
 
-    /// Has the capacity change while it is read.
+    /// Changes the capacity while the driver reads it.
     pub(crate) fn change_capacity(&mut self, bytes: Option<u64>) {
         self.next_capacity = bytes;
     }
 
-    /// Has registers and configuration be what they were at first.
+    /// Restores the original registers and configuration.
     pub(crate) fn restore(&mut self) {
         self.registers.overrides.clear();
         self.next_capacity = None;
@@ -152,7 +152,7 @@ impl Function {
     }
 
     fn set_capacity(&mut self, bytes: u64) {
-        // What no device has is for other tests.
+        // Other tests cover invalid capacities.
         if let Ok(config) = self.config.resized(bytes, 0)
             && config != self.config
         {
@@ -195,12 +195,12 @@ impl Function {
         Ok(())
     }
 
-    /// The driver has notified the function of a queue.
+    /// Handles the driver's notification of a queue.
     fn process_queue(&mut self, index: u16) -> io::Result<()> {
         let Some(Some(started)) = self.started.get_mut(usize::from(index)) else {
             return Ok(());
         };
-        // Events never happen.
+        // This device has no events.
         if index == EVENT_QUEUE || self.space[COMMAND] & BUS_MASTER == 0 {
             return Ok(());
         }
@@ -228,7 +228,7 @@ impl Function {
                 queue_size: started.queue.size(),
                 index: chain.head_index(),
             };
-            // There is no aperture, which is told in the configuration.
+            // The configuration announces no aperture.
             let no_aperture = || {
                 Some(RequestStatus {
                     code: StatusCode::Ok,
@@ -264,7 +264,7 @@ impl Function {
         }
     }
 
-    /// Says that an entry was used that the ring does not have.
+    /// Puts an id that the ring does not have into the used ring.
     pub(crate) fn break_queue(&mut self) -> io::Result<()> {
         if let Some(Some(started)) = self.started.get_mut(usize::from(FIRST_IO_QUEUE)) {
             let used = started.queue.used_ring();
@@ -328,7 +328,7 @@ impl Function {
             VFIO_PCI_CONFIG_REGION_INDEX => {
                 for (byte, at) in data.iter().zip(offset as usize..) {
                     if at == COMMAND && byte & BUS_MASTER == 0 {
-                        // What was on its way on the bus when DMA was forbidden.
+                        // DMA that was on the bus when bus mastering was disabled.
                         self.scribble();
                     }
                     if space::is_writable(at) {
@@ -375,7 +375,7 @@ impl Function {
         offset: u64,
         file: Option<File>,
     ) -> io::Result<()> {
-        // What has no file is no memory that requests are in.
+        // A mapping without a file cannot hold requests.
         if let Some(file) = file {
             self.mappings.push(Mapping {
                 address,
@@ -395,7 +395,7 @@ impl Function {
 
     pub(crate) fn set_interrupts(&mut self, index: u32, flags: u32, files: Vec<File>) {
         if index == VFIO_PCI_MSIX_IRQ_INDEX {
-            // Without descriptors they are switched off.
+            // An empty list of descriptors disables the interrupts.
             self.interrupt = match flags & VFIO_IRQ_SET_DATA_EVENTFD != 0 {
                 true => files.into_iter().next(),
                 false => None,
@@ -403,7 +403,7 @@ impl Function {
         }
     }
 
-    /// A reset of the whole function, from which nothing holds back.
+    /// A reset of the whole function, which is never delayed.
     pub(crate) fn reset_function(&mut self) {
         self.reset();
         self.space = space::new();
@@ -432,7 +432,7 @@ mod tests {
         function
     }
 
-    /// Clears memory; returns whether the function then writes to it.
+    /// Clears memory; returns whether the function writes to it afterwards.
     fn does_dma(function: &mut Function) -> bool {
         let at = GuestAddress(0x9000);
         function.memory.write_obj(0u64, at).unwrap();

@@ -1,16 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! A Ringbar device as a PCI function of its own, over vfio-user, whose registers are
-//! in the tests' hands.
+//! A Ringbar device as a PCI function over vfio-user, whose registers the tests control.
 //!
-//! With vhost-user the registers of the device are the monitor's, and those cannot be
-//! made to lie: a driver that resets the device finds it reset. This function has its
-//! own. It is no more than the tests need: requests are executed where the driver
-//! notifies it of them, there are no events and no aperture.
+//! With vhost-user, the device's registers belong to the monitor and cannot lie: a driver
+//! that resets the device finds it reset. This function has its own registers. It has
+//! only the features that the tests need: it executes a request when the driver notifies
+//! it, and has no events and no aperture.
 //!
-//! What it can be told to do: keep requests without an answer, and write into their
-//! memory as long as the driver lets it do DMA; hold a reset back; break a queue; show
-//! registers that are not so; change its configuration while it is read.
+//! Commands make it keep requests pending and write to their memory as long as bus
+//! mastering is enabled, delay a reset, break a queue, override registers, and change its
+//! configuration during a read.
 
 mod config_space;
 mod function;
@@ -34,14 +33,14 @@ use vfio_user::{DmaMapFlags, DmaUnmapFlags, IrqInfo, Server, ServerBackend, Serv
 
 use function::Function;
 
-/// How often the memory of requests that were kept is written to.
+/// Interval between writes to the memory of pending requests.
 const SCRIBBLE_INTERVAL: Duration = Duration::from_micros(20);
 
-/// How long to wait where no requests are kept.
+/// Interval of checking for pending requests.
 const IDLE_INTERVAL: Duration = Duration::from_millis(1);
 
-/// A function that is served by threads of its own, as long as the monitor is there. Where
-/// none has come when this is dropped, they end.
+/// A function with threads of its own, which end with the monitor's connection, or,
+/// without one, when the function is dropped.
 #[derive(Clone)]
 pub struct PciFunction(Arc<Inner>);
 
@@ -52,7 +51,7 @@ struct Inner {
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        // Who waits for a monitor gets one that hangs up at once. After that nobody listens.
+        // Ends the wait for a monitor by a connection that is closed at once.
         let _ = UnixStream::connect(&self.socket);
     }
 }
@@ -87,7 +86,7 @@ impl PciFunction {
         })))
     }
 
-    /// Has the function do what its driver does not expect.
+    /// Executes a command.
     pub fn execute(&self, command: FunctionCommand) -> io::Result<()> {
         let mut function = lock(&self.0.function);
         match command {
@@ -103,11 +102,11 @@ impl PciFunction {
 }
 
 fn lock(function: &Mutex<Function>) -> MutexGuard<'_, Function> {
-    // A function that panicked in between is as good as any that misbehaves.
+    // A function in an inconsistent state is one more that misbehaves.
     function.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Does the DMA that nobody waits for.
+/// The thread for stray DMA.
 fn scribble(function: &Weak<Mutex<Function>>) {
     while let Some(function) = function.upgrade() {
         let interval = match lock(&function).scribble() {
@@ -119,7 +118,7 @@ fn scribble(function: &Weak<Mutex<Function>>) {
     }
 }
 
-/// What the library asks of the function.
+/// The function as a back end of the vfio-user library.
 struct Backend(Arc<Mutex<Function>>);
 
 impl ServerBackend for Backend {

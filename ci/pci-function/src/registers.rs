@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! The common configuration (VIRTIO 1.3, 4.1.4.3) as values.
+//! The registers of the common configuration (VIRTIO 1.3, 4.1.4.3).
 
 use std::collections::HashMap;
 
@@ -15,7 +15,7 @@ const DRIVER_OK: u8 = 4;
 
 const FEATURES: u64 = 1 << VIRTIO_F_VERSION_1 | 1 << VIRTIO_RING_F_INDIRECT_DESC;
 
-/// What the driver has set of a queue.
+/// The registers of a queue.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct QueueRegisters {
     pub(crate) size: u16,
@@ -36,14 +36,14 @@ impl Default for QueueRegisters {
     }
 }
 
-/// What a write asks for beyond being remembered.
+/// The side effect of a write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum SideEffect {
-    /// Nothing.
+    /// No side effect.
     None,
-    /// The device is to be reset.
+    /// Reset the device.
     Reset,
-    /// The device is to serve the queues.
+    /// Start the queues.
     Start,
 }
 
@@ -57,10 +57,10 @@ pub(crate) struct Registers {
     pub(crate) status: u8,
     select: u16,
     pub(crate) queues: Vec<QueueRegisters>,
-    /// Changes with the device configuration.
+    /// Configuration generation.
     pub(crate) generation: u8,
-    /// Registers that read as something else. Of those that are one for each queue that is
-    /// so for all.
+    /// Overridden values of registers, by offset. An override of a per-queue register
+    /// applies to all queues.
     pub(crate) overrides: HashMap<u64, u64>,
 }
 
@@ -79,7 +79,7 @@ impl Registers {
         }
     }
 
-    /// Forgets what the driver has set.
+    /// Resets all registers.
     pub(crate) fn reset(&mut self) {
         *self = Self {
             generation: self.generation,
@@ -190,7 +190,7 @@ mod tests {
         assert_eq!(registers.write(20, 15), SideEffect::Start);
         assert_eq!(registers.write(20, 15), SideEffect::None);
         assert_eq!(registers.write(20, 0), SideEffect::Reset);
-        // It is for the function to carry out.
+        // The function executes the reset.
         assert_eq!(registers.read(20), 15);
         registers.reset();
         assert_eq!(registers.read(20), 0);

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! What a test program in the guest asks of the harness on the host.
+//! Requests of a test program in the guest to the harness on the host.
 //!
-//! The frames are those of the agent port. The guest asks, the host answers each
-//! [`HostRequest`] with one [`HostReply`], in order.
+//! The frames are those of the agent port. The host answers each [`HostRequest`] with one
+//! [`HostReply`], in order.
 //!
-//! While a device is stalled, whatever makes QEMU talk to it and wait blocks the
-//! whole guest: reading the configuration space, writing the device status, so
-//! also binding and unbinding the driver. Doorbells, data and interrupts do not.
+//! While a device is stalled, any access that makes QEMU wait for the device blocks the
+//! whole guest: reading the configuration space or writing the device status, and so
+//! binding and unbinding the driver. Doorbells, data and interrupts do not.
 
 use serde::{Deserialize, Serialize};
 
@@ -17,53 +17,53 @@ pub const PORT_NAME: &str = "org.ringbar.host";
 /// From the guest to the host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum HostRequest {
-    /// Stop the process of the device of this number, in the order of QEMU's
-    /// command line. Answered when none of its threads runs any more.
+    /// Stop the process of the device with this number, in the order of QEMU's command
+    /// line. Answered when all its threads have stopped.
     StallDevice(u32),
-    /// Let it run again. Answered when it does; a device that runs is no error.
+    /// Resume the process of the device. Answered when it runs; a running device is not
+    /// an error.
     ResumeDevice(u32),
-    /// Give the memory of the device of this number so many bytes. Answered when
-    /// the device has them and has told its driver, which may not have looked yet.
+    /// Change the size of the device memory to a number of bytes. Answered when the
+    /// device has the new size and has notified its driver, which may not have handled
+    /// the event yet.
     ResizeDevice(u32, u64),
-    /// Count the pages behind a range of the memory of the device of this number,
-    /// which keeps it in a file, that are not on the disk yet. Answered with
-    /// [`HostReply::Unwritten`].
+    /// Count the pages behind a range of the device memory that are not on the disk yet.
+    /// The device must have file storage. Answered with [`HostReply::Unwritten`].
     CountUnwritten(u32, ByteRange),
-    /// Have the device of this number lie. Answered when it is prepared to.
+    /// Prepare a lie of the device. Answered when it is prepared.
     Lie(u32, Lie),
-    /// Forget the lies of the device of this number that were not told yet, and end
-    /// those that last.
+    /// Cancel the pending lies of the device and end the lasting ones.
     EndLies(u32),
-    /// How many lies the device of this number has told; answered with
-    /// [`HostReply::Count`].
+    /// Count the lies that the device has told. Answered with [`HostReply::Count`].
     CountLies(u32),
-    /// Have the PCI function of this number, counted apart from the devices, do what its
-    /// driver does not expect.
+    /// A command to the PCI function with this number. Functions are numbered separately
+    /// from devices.
     Function(u32, FunctionCommand),
 }
 
-/// What a PCI function that is made for tests is told to do.
+/// Commands to the PCI function for tests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum FunctionCommand {
-    /// Whether a reset is held back: the device goes on as before, and its status says
-    /// so. A reset that was held back comes when this ends.
+    /// Whether resets are delayed: the device keeps running, and its status shows that. A
+    /// delayed reset is executed when the delay ends.
     DelayReset(bool),
-    /// Whether I/O requests are kept without an answer. The memory of those that were
-    /// kept is written to until a reset, or until the driver forbids DMA.
+    /// Whether I/O requests stay pending without an answer. The function keeps writing to
+    /// the memory of pending requests until a reset, or until the driver disables bus
+    /// mastering.
     KeepRequestsPending(bool),
-    /// Use an entry of the first I/O queue that does not exist.
+    /// Put an id that does not exist into the used ring of the first I/O queue.
     BreakQueue,
-    /// A register of the common configuration, by its offset, reads as this.
+    /// Override the value of a register of the common configuration, given by its offset.
     OverrideRegister(u8, u32),
-    /// The capacity in the device configuration becomes this when half of it has been
-    /// read, and the generation of the configuration changes with it.
+    /// Change the capacity, and with it the configuration generation, after the driver
+    /// has read half of the capacity.
     ChangeCapacityOnRead(u64),
-    /// Registers and configuration are the device's again.
+    /// Restore the original registers and configuration.
     RestoreRegisters,
 }
 
-/// Which queues' used entries a lie is about. The next used entry of such a queue is
-/// falsified; on the event queue that is an event that the lie makes up.
+/// The queues that a lie is about. The next used entry of such a queue is falsified; on
+/// the event queue it is a made-up event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum LieQueue {
     /// The control queue.
@@ -74,49 +74,48 @@ pub enum LieQueue {
     Io,
 }
 
-/// What a device says that is not so. Each lie is told once, unless it says otherwise.
+/// False statements of a device. Each one is made once, unless stated otherwise.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Lie {
-    /// About a used entry.
+    /// A false used entry.
     Used(LieQueue, UsedLie),
     /// An event with these bytes.
     Event([u8; 32]),
-    /// So many events with these bytes, as fast as the driver provides buffers. A
-    /// restart of the queue ends them.
+    /// A number of events with these bytes, as fast as the driver provides buffers, until
+    /// the queue is restarted.
     EventFlood(u32, [u8; 32]),
-    /// Interrupts of an I/O queue for so many milliseconds, one after the other,
-    /// though no request has ended.
+    /// Interrupts of an I/O queue for a number of milliseconds, one after the other,
+    /// although no request has ended.
     InterruptStorm(u32),
-    /// Until [`HostRequest::EndLies`] the configuration space has these bytes at this
-    /// offset, of which so many count.
+    /// Other bytes in the configuration space, until [`HostRequest::EndLies`].
     Config {
         /// Offset of the first byte.
         offset: u16,
         /// Number of bytes, at most 8.
         length: u8,
-        /// The bytes.
+        /// The bytes, of which `length` count.
         bytes: [u8; 8],
     },
-    /// The next stop of the device, which is what a reset waits for, takes so many
+    /// Delay the next stop of the device, which a reset waits for, by a number of
     /// milliseconds.
     SlowStop(u32),
 }
 
-/// What a device says of a used entry that is not so.
+/// False statements about a used entry.
 ///
-/// After the first four the queue is dead: nothing more comes from it until it is
-/// started anew.
+/// After the first four, the queue is broken: it returns no more entries until it is
+/// restarted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum UsedLie {
-    /// The used index goes ahead by this beyond what was used.
+    /// The used index is this much too high.
     IndexAhead(u16),
     /// The entry has this id.
     Id(u32),
-    /// The entry comes twice.
+    /// The entry appears twice.
     Twice,
     /// The entry has an id below the size of the ring that is not in flight.
     NotInFlight,
-    /// The device says to have written so many bytes.
+    /// The entry has this length.
     Length(u32),
     /// No status was written.
     StatusUnwritten,
@@ -131,26 +130,26 @@ pub enum UsedLie {
     Never,
 }
 
-/// Bytes of the device memory.
+/// A range of the device memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ByteRange {
-    /// Where they begin.
+    /// Offset of the first byte.
     pub offset: u64,
-    /// How many there are.
+    /// Number of bytes.
     pub length: u64,
 }
 
 /// From the host to the guest.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum HostReply {
-    /// The request was carried out.
+    /// The request was executed.
     Done,
-    /// So many pages are dirty or being written.
+    /// Number of pages that are dirty or under writeback.
     Unwritten(u64),
-    /// The number that was asked for.
+    /// The requested number.
     Count(u64),
-    /// What was tried and why it failed.
+    /// The request failed, with the operation and its error.
     Failed(String),
-    /// What the host lacks for it.
+    /// The host lacks support for the request.
     Unsupported(String),
 }

@@ -1,17 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! What the test harness on the host and `ringbar-init`, PID 1 of the guest,
-//! say to each other over one virtio-serial port; [`host`] is what test programs
-//! in the guest ask of the harness over another.
+//! The protocol between the test harness on the host and `ringbar-init`, PID 1 of the
+//! guest, over a virtio-serial port. [`host`] is the protocol between test programs in
+//! the guest and the harness, over a second port.
 //!
-//! Each message is a frame: its length as a little-endian `u32`, then that many
-//! bytes of [postcard]. The guest speaks first, with [`Reply::Hello`]. Every
-//! request carries a number that the host chose; the replies to it carry the
-//! same number. A request is answered once, except [`Request::Exec`], whose
-//! output comes in any number of pieces before [`Reply::Exited`].
+//! Each message is a frame: its length as a little-endian `u32`, then that many bytes of
+//! [postcard]. The guest sends first, with [`Reply::Hello`]. Every request has a number
+//! chosen by the host, and its replies have the same number. Each request has one reply,
+//! except [`Request::Exec`], whose output comes in any number of messages before
+//! [`Reply::Exited`].
 //!
-//! The host closes the port when it is done with the guest, and the guest then
-//! powers itself off.
+//! When the host closes the port, the guest powers itself off.
 
 pub mod host;
 
@@ -25,32 +24,31 @@ use serde::{Deserialize, Serialize};
 /// Name of the virtio-serial port, as in `/sys/class/virtio-ports/*/name`.
 pub const PORT_NAME: &str = "org.ringbar.agent";
 
-/// Version of the messages in this crate. Host and guest are built from the
-/// same source, so anything else than equality is a stale guest image.
+/// Version of the messages in this crate. Host and guest are built from the same source,
+/// so different versions mean an outdated guest image.
 pub const VERSION: u32 = 1;
 
-/// Kernel command line: what PID 1 does once the guest is up.
+/// Kernel parameter: the mode of PID 1.
 pub const MODE_PARAMETER: &str = "ringbar.mode";
 
 /// Value of [`MODE_PARAMETER`] for an interactive shell on the serial console.
 /// Without it PID 1 only serves requests.
 pub const MODE_SHELL: &str = "shell";
 
-/// Kernel command line: type of the terminal behind the serial console, put
-/// into `TERM` of the shell.
+/// Kernel parameter: type of the terminal on the serial console, for `TERM` of the shell.
 pub const TERM_PARAMETER: &str = "agent.term";
 
-/// Kernel command line: a serial line that PID 1 serves requests on instead of the
-/// virtio-serial port, which Linux 7.3 does not open again after the machine has slept.
+/// Kernel parameter: a serial line for requests to PID 1 instead of the virtio-serial
+/// port, which Linux 7.3 does not open again after a suspend.
 pub const LINE_PARAMETER: &str = "agent.line";
 
-/// Most bytes in one frame. Output is cut into smaller pieces by the sender.
+/// Maximum bytes of a frame. The sender splits output into smaller messages.
 pub const MAX_FRAME: usize = 4 << 20;
 
-/// Number by which the replies find their request.
+/// Number that matches replies to their request.
 pub type RequestId = u32;
 
-/// Why a frame could not be read or written.
+/// Errors of reading or writing a frame.
 #[derive(Debug, thiserror::Error)]
 pub enum FrameError {
     /// The connection failed.
@@ -59,10 +57,10 @@ pub enum FrameError {
     /// The connection ended between two frames.
     #[error("the connection was closed")]
     Closed,
-    /// The other side announced, or this side built, a frame above [`MAX_FRAME`].
+    /// A frame to read or to write is larger than [`MAX_FRAME`].
     #[error("a frame of {0} bytes is above the limit of {MAX_FRAME}")]
     TooLong(usize),
-    /// The bytes of the frame are no message of this version.
+    /// The frame is not a valid message of this version.
     #[error("a frame holds no valid message: {0}")]
     Encoding(#[from] postcard::Error),
 }
@@ -70,8 +68,8 @@ pub enum FrameError {
 /// From the host to the guest.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Request {
-    /// Run a program in a session of its own; answered by output and
-    /// [`Reply::Exited`], or by [`Reply::Failed`] where it could not be started.
+    /// Run a program in a session of its own. Replies: output and [`Reply::Exited`], or
+    /// [`Reply::Failed`] if the program could not be started.
     Exec {
         /// Number of this request.
         id: RequestId,
@@ -79,11 +77,11 @@ pub enum Request {
         argv: Vec<String>,
         /// Variables added to the environment.
         env: Vec<(String, String)>,
-        /// Working directory; `/` where it is missing.
+        /// Working directory; `/` by default.
         directory: Option<String>,
     },
-    /// Send a signal to the process group of a running [`Request::Exec`].
-    /// Answered with [`Reply::Done`] also where it has just ended.
+    /// Send a signal to the process group of a running [`Request::Exec`]. Answered with
+    /// [`Reply::Done`] also if the process has just ended.
     Signal {
         /// Number of this request.
         id: RequestId,
@@ -98,10 +96,10 @@ pub enum Request {
         id: RequestId,
         /// Mount tag of QEMU's `-virtfs`.
         tag: String,
-        /// Directory, created where it is missing.
+        /// Mount point, created if it does not exist.
         target: String,
     },
-    /// Send the content of a file, at most [`MAX_FRAME`] less a little.
+    /// Send the content of a file, which must fit into a frame.
     ReadFile {
         /// Number of this request.
         id: RequestId,
@@ -122,16 +120,16 @@ pub enum Request {
         /// Characters of a line.
         columns: u16,
     },
-    /// Write everything out and power off; there is no answer.
+    /// Sync and power off; there is no reply.
     PowerOff,
 }
 
 /// How a process ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ExitStatus {
-    /// It called `exit` with this status.
+    /// The process exited with this status.
     Exited(i32),
-    /// This signal ended it.
+    /// A signal ended the process.
     Signaled(i32),
 }
 
@@ -173,14 +171,14 @@ pub enum Reply {
     Stdout {
         /// Number of the request.
         id: RequestId,
-        /// What it wrote.
+        /// The bytes.
         bytes: Vec<u8>,
     },
     /// The process of this [`Request::Exec`] wrote to its standard error.
     Stderr {
         /// Number of the request.
         id: RequestId,
-        /// What it wrote.
+        /// The bytes.
         bytes: Vec<u8>,
     },
     /// The process of this [`Request::Exec`] has ended, and all that it wrote
@@ -188,26 +186,26 @@ pub enum Reply {
     Exited {
         /// Number of the request.
         id: RequestId,
-        /// How it ended.
+        /// Exit status.
         status: ExitStatus,
     },
-    /// The request was carried out.
+    /// The request was executed.
     Done {
         /// Number of the request.
         id: RequestId,
     },
-    /// The file or log that was asked for.
+    /// The requested file or log.
     Content {
         /// Number of the request.
         id: RequestId,
         /// Its bytes.
         bytes: Vec<u8>,
     },
-    /// The request could not be carried out.
+    /// The request failed.
     Failed {
         /// Number of the request.
         id: RequestId,
-        /// What was tried and why it failed.
+        /// The failed operation and its error.
         message: String,
     },
 }
@@ -227,8 +225,8 @@ impl Reply {
     }
 }
 
-/// In the guest: the device file of the virtio-serial port of this name, if the
-/// kernel has made both by now.
+/// In the guest: the device file of the virtio-serial port of this name, if it exists
+/// yet.
 pub fn find_port(name: &str) -> Option<PathBuf> {
     for entry in fs::read_dir("/sys/class/virtio-ports").ok()?.flatten() {
         let found = fs::read_to_string(entry.path().join("name"));
