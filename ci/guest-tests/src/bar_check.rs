@@ -1,20 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! Compares the two ways to the device memory with each other.
+//! Compares DMA with the BAR map.
 
 use crate::case::{Context, During, Verdict, expect_bytes};
 use crate::check_eq;
 use crate::pattern;
 use crate::sys::{self, Region};
 
-/// Places looked at, spread over the device.
+/// Number of compared places, spread over the device.
 const PLACES: u64 = 64;
 
-/// Bytes at each place. Not a multiple of anything.
+/// Bytes compared at each place: a prime.
 const LENGTH: usize = 65_539;
 
-/// Writes by DMA and loads through the map, then stores through the map and
-/// reads by DMA, all over the device. Returns the number of bytes compared.
+/// At each place, writes by DMA and loads through the map, then stores through the map
+/// and reads by DMA. Returns the number of bytes compared.
 pub fn run(context: &Context) -> Verdict<u64> {
     let file = context.open()?;
     let map = context.map()?;

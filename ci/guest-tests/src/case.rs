@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! What a test is.
+//! Tests, suites and their results.
 
 use std::fs::{self, File};
 use std::io;
@@ -9,12 +9,12 @@ use std::time::{Duration, Instant};
 
 use crate::sys::{self, Region};
 
-/// How a test ends when it does not pass.
+/// Reason why a test did not pass.
 #[derive(Debug)]
 pub enum Stop {
-    /// Something is not as it must be.
+    /// A condition of the test does not hold.
     Failed(String),
-    /// The test makes no sense here.
+    /// The test does not apply to this machine.
     Skipped(String),
 }
 
@@ -27,7 +27,7 @@ impl From<io::Error> for Stop {
     }
 }
 
-/// Says what was being done when an error came up.
+/// Adds the failed operation to an error.
 pub trait During<T> {
     /// Turns an error into a failure of the test.
     fn during(self, what: impl FnOnce() -> String) -> Verdict<T>;
@@ -108,21 +108,21 @@ pub fn expect_bytes(found: &[u8], expected: &[u8], what: &str) -> Verdict {
     }
 }
 
-/// Repeats something until it succeeds, at most [`PATIENCE`].
+/// Repeats `attempt` until it succeeds, for at most [`PATIENCE`].
 pub fn eventually(what: &str, mut attempt: impl FnMut() -> Verdict<bool>) -> Verdict {
     let deadline = Instant::now() + PATIENCE;
     while !attempt()? {
         check!(Instant::now() < deadline, "{what}: not within {PATIENCE:?}");
-        // What is waited for announces itself to no one.
+        // The condition causes no event, so it is polled.
         std::thread::sleep(Duration::from_millis(5));
     }
     Ok(())
 }
 
-/// How long anything may take to end or to appear.
+/// Default timeout.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
-/// The device that is tested.
+/// The device under test.
 #[derive(Clone, Debug)]
 pub struct Context {
     path: PathBuf,
@@ -130,8 +130,7 @@ pub struct Context {
 }
 
 impl Context {
-    /// The device behind this node. A regular file can stand in for it where a
-    /// test is itself to be tested.
+    /// The device behind this node. A regular file can replace it in tests of the tests.
     pub fn new(path: &Path) -> io::Result<Self> {
         let file = sys::open(path, libc::O_RDONLY)?;
         let size = sys::lseek(&file, 0, libc::SEEK_END)?;
@@ -205,7 +204,7 @@ impl Context {
             .map_err(|_| Stop::Failed(format!("{path} holds {text:?}, not a number")))
     }
 
-    /// How many interrupts the driver's vectors have had on all CPUs.
+    /// Number of interrupts on the driver's vectors, on all CPUs.
     pub fn interrupts(&self) -> Verdict<u64> {
         let table = fs::read_to_string("/proc/interrupts")?;
         crate::interrupts::count(&table, "ringbar")
@@ -216,24 +215,24 @@ impl Context {
 /// Lines of the kernel log that a test provokes on purpose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Provoked {
-    /// What they contain.
+    /// A part of the line.
     pub text: &'static str,
-    /// Whether one has to come.
+    /// Whether at least one line must appear.
     pub required: bool,
 }
 
 /// One test.
 pub struct Case {
-    /// Its name, beginning with the id of the feature it shows.
+    /// Name of the test, beginning with the id of the feature it tests.
     pub name: String,
-    /// What it does.
+    /// The test function.
     pub run: Box<dyn Fn(&Context) -> Verdict>,
-    /// Lines of the kernel log that it provokes on purpose.
+    /// Lines of the kernel log that the test provokes on purpose.
     pub provoked: Vec<Provoked>,
 }
 
 impl Case {
-    /// A test of this name.
+    /// A test with this name.
     pub fn new(name: impl Into<String>, run: impl Fn(&Context) -> Verdict + 'static) -> Self {
         Self {
             name: name.into(),
@@ -242,9 +241,9 @@ impl Case {
         }
     }
 
-    /// Says that the test provokes warnings or errors in the kernel log whose lines
-    /// contain `text`. At least one has to come while it runs; any other warning
-    /// about the driver, and any other error, is a problem.
+    /// Declares that the test provokes warnings or errors in the kernel log whose lines
+    /// contain `text`. At least one must appear while the test runs. Any other error, or
+    /// warning about the driver, is a problem.
     #[must_use]
     pub fn provokes(mut self, text: &'static str) -> Self {
         self.provoked.push(Provoked {
@@ -254,8 +253,8 @@ impl Case {
         self
     }
 
-    /// As [`Self::provokes`], but none has to come: where it depends on the kernel,
-    /// as with failures of single allocations.
+    /// As [`Self::provokes`], but no line is required, for example because the kernel
+    /// decides whether to print it.
     #[must_use]
     pub fn may_provoke(mut self, text: &'static str) -> Self {
         self.provoked.push(Provoked {
@@ -268,9 +267,9 @@ impl Case {
 
 /// Tests that share a virtual machine.
 pub struct Suite {
-    /// Its name.
+    /// Name of the suite.
     pub name: &'static str,
-    /// One sentence that says what its tests do.
+    /// Description of the tests in one sentence.
     pub about: &'static str,
     /// The tests, in the order in which they run.
     pub cases: Vec<Case>,

@@ -1,20 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! fio, as a program that knows nothing of the driver and verifies its data.
+//! Runs fio, as a program that knows nothing of the driver and verifies its data.
 
 use std::process::{Child, Command, Stdio};
 
 use crate::case::{Context, During, Verdict, eventually};
 use crate::check;
 
-/// The ways in which it moves data.
+/// fio's I/O engines under test.
 pub const ENGINES: [&str; 3] = ["psync", "libaio", "io_uring"];
 
-/// A run of fio, which verifies what it writes. It is killed when this is dropped.
+/// A run of fio that verifies its writes. Dropping it kills fio.
 pub struct Fio(Child);
 
 impl Fio {
-    /// Starts it, with these arguments added.
+    /// Starts fio with additional arguments.
     pub fn start(context: &Context, engine: &str, arguments: &[&str]) -> Verdict<Self> {
         Command::new("fio")
             .args([
@@ -34,12 +34,12 @@ impl Fio {
             .during(|| "starting fio".into())
     }
 
-    /// Whether it has not ended.
+    /// Whether fio still runs.
     pub fn runs(&mut self) -> Verdict<bool> {
         Ok(self.0.try_wait()?.is_none())
     }
 
-    /// Waits for its end; an error says that it found wrong data.
+    /// Waits until fio ends; an error means that it found wrong data.
     pub fn expect_good_end(&mut self) -> Verdict {
         eventually("the end of fio", || Ok(!self.runs()?))?;
         let status = self.0.wait()?;
@@ -50,7 +50,7 @@ impl Fio {
 
 impl Drop for Fio {
     fn drop(&mut self) {
-        // It may have ended.
+        // fio may have ended.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! Asks the harness on the host to stall, resume and resize the device, to have it lie,
-//! and what of its memory is on the disk.
+//! Client of the harness on the host, which stalls, resumes and resizes the device, makes
+//! it lie, and counts its unwritten pages.
 
 use std::fs::File;
 
@@ -12,15 +12,15 @@ use ringbar_agent_protocol::{find_port, read_frame, write_frame};
 
 use crate::case::{During, Stop, Verdict};
 
-/// Number of the tested device in the order of QEMU's command line.
+/// Number of the device under test in the order of QEMU's command line.
 const DEVICE_NUMBER: u32 = 0;
 
-/// Connection to the harness. A process has at most one.
+/// Connection to the harness. A process has at most one connection.
 #[derive(Debug)]
 pub struct Host(File);
 
 impl Host {
-    /// Opens the connection; skips the test where nobody serves one.
+    /// Opens the connection; skips the test if the machine has no host port.
     pub fn connect() -> Verdict<Self> {
         let port = find_port(PORT_NAME)
             .ok_or_else(|| Stop::Skipped(format!("there is no port {PORT_NAME} to the host")))?;
@@ -32,21 +32,21 @@ impl Host {
             .during(|| format!("opening {}", port.display()))
     }
 
-    /// Stops the device until the result is dropped. What it had begun may have
-    /// ended; what is submitted from now on stays in flight.
+    /// Stalls the device until the result is dropped. Earlier requests may have ended;
+    /// requests submitted from now on stay in flight.
     pub fn stall(&self) -> Verdict<Stall<'_>> {
         self.call(HostRequest::StallDevice(DEVICE_NUMBER))?;
         Ok(Stall(Some(self)))
     }
 
-    /// Gives the device memory another size in bytes. The driver has been told, but
-    /// may not have looked yet.
+    /// Resizes the device memory to a number of bytes. The driver was notified, but may
+    /// not have handled the event yet.
     pub fn resize(&self, bytes: u64) -> Verdict {
         self.call(HostRequest::ResizeDevice(DEVICE_NUMBER, bytes))
     }
 
-    /// Number of pages behind a range of the device memory that are in the host's memory
-    /// only: what was made durable has none. The device must keep its memory in a file.
+    /// Number of pages behind a range of the device memory that are not on the host's
+    /// disk; durable data has none. The device must have file storage.
     pub fn unwritten(&self, offset: u64, length: u64) -> Verdict<u64> {
         let range = ByteRange { offset, length };
         let request = HostRequest::CountUnwritten(DEVICE_NUMBER, range);
@@ -56,17 +56,17 @@ impl Host {
         }
     }
 
-    /// Has the device lie, once it comes to it.
+    /// Prepares a lie of the device.
     pub fn lie(&self, lie: Lie) -> Verdict {
         self.call(HostRequest::Lie(DEVICE_NUMBER, lie))
     }
 
-    /// Has the device be honest.
+    /// Cancels the pending lies and ends the lasting ones.
     pub fn end_lies(&self) -> Verdict {
         self.call(HostRequest::EndLies(DEVICE_NUMBER))
     }
 
-    /// How many lies the device has told since it was started.
+    /// Number of lies that the device has told since it was started.
     pub fn lies_told(&self) -> Verdict<u64> {
         match self.exchange(HostRequest::CountLies(DEVICE_NUMBER))? {
             HostReply::Count(count) => Ok(count),
@@ -74,7 +74,7 @@ impl Host {
         }
     }
 
-    /// Has the PCI function do what its driver does not expect.
+    /// Sends a command to the PCI function.
     pub fn function_command(&self, command: FunctionCommand) -> Verdict {
         self.call(HostRequest::Function(DEVICE_NUMBER, command))
     }
@@ -86,7 +86,8 @@ impl Host {
         }
     }
 
-    /// The host's answer, unless it says that it failed or lacks something.
+    /// The host's reply. A failure fails the test, and a missing feature of the host
+    /// skips it.
     fn exchange(&self, request: HostRequest) -> Verdict<HostReply> {
         let answer = write_frame(&self.0, &request).and_then(|()| read_frame(&self.0));
         match answer {
@@ -102,15 +103,15 @@ impl Host {
     }
 }
 
-/// A device that is stalled. It goes on when this is dropped.
+/// A stalled device, resumed when dropped.
 ///
-/// As long as there is one, nothing may touch the device's registers but for
-/// doorbells: the whole guest would stop.
+/// Until then, only doorbells may be accessed: any other access to the device's registers
+/// would stop the whole guest.
 #[derive(Debug)]
 pub struct Stall<'a>(Option<&'a Host>);
 
 impl Stall<'_> {
-    /// Lets the device go on.
+    /// Resumes the device.
     pub fn resume(mut self) -> Verdict {
         self.0.take().map_or(Ok(()), |host| {
             host.call(HostRequest::ResumeDevice(DEVICE_NUMBER))

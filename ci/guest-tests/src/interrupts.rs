@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! `/proc/interrupts`.
+//! Parses `/proc/interrupts`.
 
-/// Adds up the interrupts of all CPUs on the lines whose action contains
-/// `name`; `None` where there is no such line.
+/// The sum of the interrupts of all CPUs on the lines whose action contains `name`;
+/// `None` without such a line.
 pub fn count(table: &str, name: &str) -> Option<u64> {
     let (cpus, lines) = split(table)?;
     let mut found = None;
@@ -13,8 +13,8 @@ pub fn count(table: &str, name: &str) -> Option<u64> {
     found
 }
 
-/// Adds up the interrupts with these numbers, of all CPUs. A number without a line
-/// has had none.
+/// The sum of the interrupts with these numbers on all CPUs. A number without a line
+/// counts as 0.
 pub fn count_numbers(table: &str, numbers: &[u32]) -> u64 {
     let Some((cpus, lines)) = split(table) else {
         return 0;
@@ -29,7 +29,7 @@ pub fn count_numbers(table: &str, numbers: &[u32]) -> u64 {
         .sum()
 }
 
-/// Number of CPUs, and the lines that are not the heading.
+/// Number of CPUs, and the lines after the heading.
 fn split(table: &str) -> Option<(usize, std::str::Lines<'_>)> {
     let mut lines = table.lines();
     let cpus = lines
@@ -40,7 +40,7 @@ fn split(table: &str) -> Option<(usize, std::str::Lines<'_>)> {
     Some((cpus, lines))
 }
 
-/// Interrupts of a line, of all CPUs.
+/// The sum of a line over all CPUs.
 fn sum(line: &str, cpus: usize) -> u64 {
     line.split_ascii_whitespace()
         .skip(1)

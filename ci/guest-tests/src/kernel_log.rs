@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! What the kernel says (`Documentation/ABI/testing/dev-kmsg`).
+//! Reads the kernel log (`Documentation/ABI/testing/dev-kmsg`).
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -8,15 +8,15 @@ use std::io::{self, Read};
 use crate::case::{During, Verdict};
 use crate::sys;
 
-/// Longest record.
+/// Maximum length of a record in bytes.
 const RECORD: usize = 8192;
 
-/// The kernel log from a moment on.
+/// The kernel log from a position on.
 #[derive(Debug)]
 pub struct KernelLog(File);
 
 impl KernelLog {
-    /// From now on.
+    /// The kernel log from now on.
     pub fn from_now() -> Verdict<Self> {
         let path = std::path::Path::new("/dev/kmsg");
         let file = sys::open(path, libc::O_RDONLY | libc::O_NONBLOCK)
@@ -25,14 +25,14 @@ impl KernelLog {
         Ok(Self(file))
     }
 
-    /// What the driver has said since this was last asked: the texts.
+    /// Texts of the driver's messages since the last call.
     pub fn of_driver(&mut self) -> Verdict<Vec<String>> {
         let mut texts = self.lines()?;
         texts.retain(|text| text.starts_with("ringbar"));
         Ok(texts)
     }
 
-    /// What anybody has said since this was last asked: the texts.
+    /// Texts of all messages since the last call.
     pub fn lines(&mut self) -> Verdict<Vec<String>> {
         let mut texts = Vec::new();
         let mut record = [0; RECORD];
@@ -47,7 +47,7 @@ impl KernelLog {
     }
 }
 
-/// The text of a record: between what begins it and the lines for machines.
+/// The text of a record: between its prefix and the lines with its properties.
 fn text(record: &[u8]) -> Option<&str> {
     let (_, rest) = std::str::from_utf8(record).ok()?.split_once(';')?;
     rest.lines().next()

@@ -7,14 +7,14 @@ use std::panic::{self, AssertUnwindSafe};
 
 use crate::case::{Case, Context, Stop};
 
-/// What is written to the kernel log when a test begins; its name follows.
+/// Text in the kernel log when a test begins, before the test's name.
 pub const TEST_MARK: &str = "ringbar-guest-tests: begins with ";
 
-/// Runs tests one after the other; says whether none failed.
+/// Runs tests one after the other; returns whether none failed.
 ///
-/// The plan comes first, and each result is written before the next test
-/// starts, so that a reader sees what was lost when the kernel dies. `log` is the
-/// kernel's log, which is told of each test that begins.
+/// The plan comes first, and each result is written before the next test starts, so that
+/// a reader knows which tests a crash prevented. `log` is the kernel log, which gets a
+/// line at the start of each test.
 pub fn run(
     cases: &[Case],
     context: &Context,
@@ -26,7 +26,7 @@ pub fn run(
     let mut all_passed = true;
     for (i, case) in cases.iter().enumerate() {
         let number = i + 1;
-        // One record is one call; `<6>` is its level, that of information.
+        // One call writes one record; `<6>` is the level `KERN_INFO`.
         log.write_all(format!("<6>{TEST_MARK}{}\n", case.name).as_bytes())?;
         let result = panic::catch_unwind(AssertUnwindSafe(|| (case.run)(context)))
             // The message of the panic went to standard error.

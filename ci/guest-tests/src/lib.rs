@@ -1,23 +1,23 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! Tests of the Ringbar driver that run inside the guest, and what the harness
-//! on the host has to know of them: their names, and the data they leave.
+//! Tests of the Ringbar driver that run in the guest, and the names and expected data of
+//! these tests for the harness on the host.
 //!
 //! | module | what it holds |
 //! |---|---|
 //! | [`suites`] | the tests |
-//! | [`case`] | what a test is |
+//! | [`case`] | tests, suites and their results |
 //! | [`ktap`] | runs tests and reports |
-//! | [`method`] | all ways to move data |
+//! | [`method`] | all methods of moving data |
 //! | [`fio`] | runs fio |
 //! | [`pattern`] | test data |
 //! | [`bar_check`] | compares DMA with the map |
-//! | [`host`] | has the host stall the device, or the device lie |
-//! | [`kernel_log`] | what the kernel has said since a moment |
+//! | [`host`] | client of the harness, which stalls the device or makes it lie |
+//! | [`kernel_log`] | reads the kernel log |
 //! | [`pins`] | counts pinned pages |
 //! | [`memcpy`] | measures copies in memory |
 //! | [`interrupts`] | reads `/proc/interrupts` |
-//! | [`sys`] | system calls in raw form |
+//! | [`sys`] | raw system calls |
 
 pub mod bar_check;
 pub mod case;

@@ -11,7 +11,7 @@ use clap::{Parser, Subcommand};
 use ringbar_guest_tests::case::{Context, Stop};
 use ringbar_guest_tests::{bar_check, ktap, memcpy, suites};
 
-/// Where the kernel's log is read and written.
+/// Path of the kernel log, for reading and writing.
 const KERNEL_LOG: &str = "/dev/kmsg";
 
 /// Tests the Ringbar driver from user space.
@@ -35,7 +35,7 @@ struct Cli {
 enum Command {
     /// Run the tests of a suite and print the results in KTAP
     Run {
-        /// The suite
+        /// Name of the suite
         suite: String,
         /// Run only these tests
         #[arg(value_name = "TEST")]
@@ -43,11 +43,10 @@ enum Command {
     },
     /// List all suites and their tests
     List,
-    /// Compare what DMA writes with what a map of the BAR shows, and the other
-    /// way round
+    /// Compare DMA with the BAR map, in both directions
     BarCheck,
-    /// Copy memory for some time and print the number of copies per second; uses no
-    /// device
+    /// Copy memory for some time and print the number of copies per second; does not use
+    /// the device
     Memcpy(memcpy::Options),
 }
 
@@ -63,7 +62,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Says whether all tests passed; an error says why they could not run.
+/// Returns whether all tests passed; an error says why they could not run.
 fn run(cli: &Cli) -> Result<bool, String> {
     let context =
         || Context::new(&cli.device).map_err(|error| format!("{}: {error}", cli.device.display()));

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! How fast the guest copies memory: what no transfer of data can be faster than.
+//! Measures how fast the guest copies memory, an upper limit for the speed of any
+//! transfer.
 
 use std::hint::black_box;
 use std::sync::Barrier;
@@ -9,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use clap::{Args, ValueEnum};
 
-/// Which way to copy.
+/// Direction of the copy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Direction {
     /// From the large memory to the buffers
@@ -18,7 +19,7 @@ pub enum Direction {
     Write,
 }
 
-/// What to copy.
+/// Options of the measurement.
 #[derive(Clone, Debug, Args)]
 pub struct Options {
     /// Bytes of each copy
@@ -33,20 +34,20 @@ pub struct Options {
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..=1 << 34))]
     pub memory: u64,
 
-    /// Threads that do so at once, each with memory of its own
+    /// Number of concurrent threads, each with memory of its own
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=256))]
     pub threads: u64,
 
-    /// How long
+    /// Run time in milliseconds
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..=600_000))]
     pub milliseconds: u64,
 
-    /// Which way
+    /// Direction of the copy
     #[arg(long, value_enum, default_value = "read")]
     pub direction: Direction,
 }
 
-/// Copies, and returns the number of copies per second of all threads together.
+/// Copies memory and returns the number of copies per second of all threads together.
 ///
 /// # Errors
 ///
@@ -57,7 +58,7 @@ pub fn run(options: &Options) -> Result<f64, String> {
     let buffers = size(options.buffers)?
         .checked_mul(block)
         .ok_or("too many buffers")?;
-    // All threads together have as much as there is of the device.
+    // The memory of all threads together is as large as the device.
     let memory = size(options.memory / options.threads)? / block * block;
     if memory == 0 {
         return Err("the memory holds no block for each thread".into());
@@ -69,7 +70,8 @@ pub fn run(options: &Options) -> Result<f64, String> {
             .map(|_| {
                 scope.spawn(|| {
                     let room = (filled(memory), filled(buffers));
-                    // Also where there is not enough: the others wait.
+                    // Also after a failed allocation, because the other threads wait at
+                    // the barrier.
                     start.wait();
                     let (memory, buffers) = (room.0?, room.1?);
                     Ok(copy(memory, buffers, block, time, options.direction))
@@ -84,7 +86,7 @@ pub fn run(options: &Options) -> Result<f64, String> {
     Ok(rates.iter().sum())
 }
 
-/// Memory whose pages are there.
+/// Memory whose pages are populated.
 fn filled(bytes: usize) -> Result<Vec<u8>, String> {
     let mut memory = Vec::new();
     memory
@@ -94,7 +96,7 @@ fn filled(bytes: usize) -> Result<Vec<u8>, String> {
     Ok(memory)
 }
 
-/// Copies block after block for so long; returns copies per second.
+/// Copies block after block for `time`; returns copies per second.
 fn copy(
     mut memory: Vec<u8>,
     mut buffers: Vec<u8>,
@@ -102,7 +104,8 @@ fn copy(
     time: Duration,
     direction: Direction,
 ) -> f64 {
-    /// Bytes between two looks at the clock, which takes as long as a small copy.
+    /// Bytes copied between two readings of the clock, which takes as long as a small
+    /// copy.
     const AT_ONCE: usize = 256 << 10;
     let at_once = (AT_ONCE / block).max(1);
     let (blocks, slots) = (memory.len() / block, buffers.len() / block);

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! All ways to move data between user space and the device.
+//! All methods of moving data between user space and the device.
 
 use std::fs::File;
 use std::io;
 
 use crate::sys::{self, AioContext, AioOperation, Buffers, IoVec, Region, Ring, UringOperation};
 
-/// Which way data goes.
+/// Direction of a transfer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Direction {
     /// From the device to memory.
@@ -16,7 +16,7 @@ pub enum Direction {
     Write,
 }
 
-/// How a transfer is asked for.
+/// System call or operation of a transfer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Method {
     /// `read`, `write`
@@ -73,7 +73,7 @@ impl Method {
         Self::UringFixed,
     ];
 
-    /// Number of buffers it takes.
+    /// Number of buffers of the method.
     pub fn segments(self) -> Segments {
         match self {
             Self::Vectored(segments)
@@ -85,7 +85,7 @@ impl Method {
         }
     }
 
-    /// Whether it reads and moves the position of the file.
+    /// Whether the method uses and advances the file position.
     pub fn uses_position(self) -> bool {
         matches!(
             self,
@@ -93,7 +93,7 @@ impl Method {
         )
     }
 
-    /// Name for a test, with the id of the feature it shows.
+    /// Name of a test, with the id of the feature it tests.
     pub fn name(self, direction: Direction) -> String {
         let verb = match direction {
             Direction::Read => "read",
@@ -144,9 +144,9 @@ impl Engines {
         })
     }
 
-    /// Makes one transfer and waits for its end. Returns the bytes moved.
+    /// Makes one transfer and waits for its end. Returns the number of bytes moved.
     ///
-    /// Methods that use the position of the file have it set first.
+    /// For methods that use the file position, sets it first.
     pub fn transfer(
         &mut self,
         method: Method,

@@ -1,18 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! Test data that tells where it belongs.
+//! Test data whose position can be recognised.
 //!
-//! Every seed gives other bytes, and no run of eight bytes or more comes twice
-//! within the data of a seed, so that bytes that went to the wrong place are
-//! found. Taking a slice costs nothing: all data comes out of one block of
-//! random bytes, from a place that the seed chooses.
+//! Every seed gives different bytes, and no sequence of eight bytes occurs twice in the
+//! data of a seed, so that misplaced bytes are found. Taking a slice costs nothing: all
+//! data comes from one block of random bytes, at a position that the seed determines.
 
 use std::sync::LazyLock;
 
-/// Most bytes of one seed.
+/// Maximum length of the data of a seed.
 pub const MAX_LENGTH: usize = 8 << 20;
 
-/// Number of bytes out of which the start is chosen.
+/// Number of possible positions.
 const STARTS: usize = 8 << 20;
 
 static BLOCK: LazyLock<Vec<u8>> = LazyLock::new(|| {
@@ -44,7 +43,7 @@ fn next(state: &mut u64) -> u64 {
 pub struct Random(u64);
 
 impl Random {
-    /// A sequence of its own for each seed.
+    /// A sequence for this seed.
     pub fn new(seed: u64) -> Self {
         Self(seed)
     }
@@ -55,7 +54,7 @@ impl Random {
     }
 }
 
-/// Describes the first difference between two equally long runs of bytes.
+/// Describes the first difference between two byte sequences of equal length.
 pub fn difference(found: &[u8], expected: &[u8]) -> Option<String> {
     if found == expected {
         return None;

@@ -1,17 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! How many pages are pinned for DMA.
+//! Counts the pages that are pinned for DMA.
 
 use std::fs;
 use std::io;
 
-/// Reading this file adds up what each CPU counted for itself.
+/// Reading this file sums the per-CPU counters.
 pub const REFRESH: &str = "/proc/sys/vm/stat_refresh";
 
 /// The file with the sums.
 pub const TABLE: &str = "/proc/vmstat";
 
-/// How many pages were pinned for DMA and released again since boot.
+/// Numbers of pages pinned for DMA and unpinned since boot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pins {
     /// `nr_foll_pin_acquired`
@@ -21,14 +21,14 @@ pub struct Pins {
 }
 
 impl Pins {
-    /// Reads them from the running kernel.
+    /// Reads the counters of the running kernel.
     pub fn read() -> io::Result<Self> {
         fs::read(REFRESH)?;
         Self::parse(&fs::read_to_string(TABLE)?)
             .ok_or_else(|| io::Error::other(format!("{TABLE} does not count pinned pages")))
     }
 
-    /// Takes them out of the text of [`TABLE`].
+    /// Parses the text of [`TABLE`].
     pub fn parse(vmstat: &str) -> Option<Self> {
         let value = |name| {
             vmstat.lines().find_map(|line| {
@@ -42,12 +42,12 @@ impl Pins {
         })
     }
 
-    /// Whether all pages were released.
+    /// Whether all pages were unpinned.
     pub fn balanced(self) -> bool {
         self.acquired == self.released
     }
 
-    /// Number of pages that are pinned. A page counts as often as it is.
+    /// Number of pins at present. A page counts once per pin.
     pub fn pinned(self) -> u64 {
         self.acquired.saturating_sub(self.released)
     }

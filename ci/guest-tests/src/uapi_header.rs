@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! The C header of the driver says the same as the driver's own constants.
+//! Checks that the driver's C header and the driver's constants agree.
 
 use std::collections::BTreeMap;
 
@@ -86,12 +86,12 @@ fn header_and_driver_agree() {
         IOC_TYPE,
     ];
     assert_eq!(header(), driver);
-    // None is missing above.
+    // The list above is complete.
     let in_driver = include_str!("../../../driver/uapi.rs")
         .lines()
         .filter(|line| line.starts_with("pub(crate) const "))
         .count();
-    // The numbers of `ioctl` have a test of their own.
+    // The `ioctl` numbers have a test of their own.
     assert_eq!(driver.len() + 3, in_driver);
 }
 
@@ -127,7 +127,7 @@ fn members(structure: &str) -> Vec<Member> {
         .collect()
 }
 
-/// The bytes of a structure as C lays it out, with these values.
+/// The bytes of a structure in C's layout, with these values.
 fn laid_out(structure: &str, values: &[(&str, u64)]) -> Vec<u8> {
     let mut bytes = Vec::new();
     for member in members(structure) {

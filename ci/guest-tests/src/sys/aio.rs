@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! Linux asynchronous I/O by its system calls (what libaio wraps).
+//! Linux asynchronous I/O by its system calls, without libaio.
 
 use std::fs::File;
 use std::io;
@@ -66,7 +66,7 @@ struct AioRing {
 /// `AIO_RING_MAGIC`
 const AIO_RING_MAGIC: u32 = 0xa10a_10a1;
 
-/// One operation to submit. Vectored ones refer to their list of buffers.
+/// One operation to submit. A vectored operation refers to its list of buffers.
 #[derive(Clone, Copy, Debug)]
 pub struct AioOperation<'a> {
     iocb: Iocb,
@@ -130,7 +130,7 @@ impl<'a> AioOperation<'a> {
         Self::new(opcode, file, 0)
     }
 
-    /// Sets the number that comes back with the result.
+    /// Sets the number that the result carries.
     pub fn tag(mut self, tag: u64) -> Self {
         self.iocb.data = tag;
         self
@@ -142,7 +142,7 @@ impl<'a> AioOperation<'a> {
         self
     }
 
-    /// Has an eventfd signalled when the operation has ended.
+    /// Makes the kernel signal an eventfd when the operation has ended.
     pub fn notify(mut self, eventfd: BorrowedFd<'_>) -> Self {
         self.iocb.flags |= IOCB_FLAG_RESFD;
         self.iocb.resfd = eventfd.as_raw_fd().cast_unsigned();
@@ -152,10 +152,9 @@ impl<'a> AioOperation<'a> {
 
 /// An asynchronous I/O context.
 ///
-/// The buffers of what is in flight must stay mapped until the result has been
-/// taken; a `Region` that is unmapped earlier is lost to the operation, which
-/// then ends on pages that nobody sees any more, never on foreign memory: the
-/// kernel holds pages, not addresses.
+/// The buffers of an operation in flight must stay mapped until its result was taken. If
+/// a `Region` is unmapped earlier, the operation ends on pages that no process sees,
+/// never on foreign memory, because the kernel holds pages, not addresses.
 #[derive(Debug)]
 pub struct AioContext(u64);
 
@@ -188,7 +187,7 @@ impl AioContext {
         check(result as isize)
     }
 
-    /// Submits one operation that [`Self::cancel`] can name: the kernel knows it by
+    /// Submits one operation that [`Self::cancel`] can name: the kernel identifies it by
     /// its address.
     pub fn submit_in_place(&self, operation: &mut AioOperation<'_>) -> io::Result<()> {
         let pointer = ptr::from_mut(&mut operation.iocb);
@@ -210,8 +209,8 @@ impl AioContext {
         check(result as isize).map(drop)
     }
 
-    /// Takes at least `min` and at most `max` results: tag, and bytes or error.
-    /// Fewer only when the time is up.
+    /// Takes at least `min` and at most `max` results: tag, and bytes or error. Returns
+    /// fewer only after `timeout`.
     pub fn results(
         &self,
         min: usize,
@@ -223,8 +222,7 @@ impl AioContext {
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
             let missing = min.saturating_sub(results.len());
-            // The wait also ends early for a signal, or for work that io_uring has
-            // this thread do.
+            // The wait also ends early for a signal, or for io_uring's task work.
             match self.getevents(missing, max - results.len(), left) {
                 Ok(more) => results.extend(more),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -266,8 +264,8 @@ impl AioContext {
             .collect())
     }
 
-    /// Takes the results there are without a system call, out of the ring that the
-    /// kernel maps at the address which is the context's number.
+    /// Takes the available results without a system call, from the ring that the kernel
+    /// maps at the address that is the context's number.
     pub fn reap(&self) -> io::Result<Vec<(u64, io::Result<usize>)>> {
         let start: *const AioRing = ptr::with_exposed_provenance(self.0 as usize);
         // SAFETY: the ring is mapped as long as the context, at the start of a page;
@@ -285,14 +283,14 @@ impl AioContext {
         let events: *const IoEvent = start.wrapping_add(1).cast();
         let mut results = Vec::new();
         let mut at = ring.head.load(Ordering::Relaxed);
-        // What the kernel wrote before the tail is seen after it.
+        // Acquire: the events were written before the tail.
         while at != ring.tail.load(Ordering::Acquire) {
             let place = events.wrapping_add(at as usize);
             // SAFETY: between head and tail, so within the ring, and written.
             let event = unsafe { place.read_volatile() };
             results.push((event.data, check_result(event.res)));
             at = (at + 1) % entries;
-            // The kernel may use the place again.
+            // The kernel may reuse the entry.
             ring.head.store(at, Ordering::Release);
         }
         Ok(results)

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! Commands of the device, by `ioctl` and io_uring (`driver/uapi.rs`).
+//! Device commands by `ioctl` and io_uring (`driver/uapi.rs`).
 
 use std::fs::File;
 use std::io;
@@ -16,7 +16,7 @@ use super::uring::UringOperation;
 use super::{check, check_result};
 use crate::uapi::{self, Command, Info};
 
-/// `ioctl` of any number, with any argument.
+/// `ioctl` with any number and argument.
 pub fn ioctl(file: &File, number: u32, argument: IoVec) -> io::Result<()> {
     let IoVec(iov) = argument;
     // SAFETY: the kernel writes only to what is mapped, which means to a
@@ -25,7 +25,7 @@ pub fn ioctl(file: &File, number: u32, argument: IoVec) -> io::Result<()> {
     check(result as isize).map(drop)
 }
 
-/// The same as a 32-bit program does it. The argument must be below 4 GiB.
+/// `ioctl` as a 32-bit program makes it. The argument must be below 4 GiB.
 pub fn compat_ioctl(file: &File, number: u32, argument: IoVec) -> io::Result<()> {
     /// `__NR_ioctl` of i386.
     const IOCTL: u64 = 54;
@@ -55,9 +55,9 @@ pub fn compat_ioctl(file: &File, number: u32, argument: IoVec) -> io::Result<()>
     super::check_result(i64::from(result as u32 as i32)).map(drop)
 }
 
-/// What there is to know of the device, in the bytes that the kernel wrote.
+/// Information about the device, as the bytes that the kernel wrote.
 pub(crate) fn info(file: &File) -> io::Result<[u8; Info::SIZE]> {
-    // What the kernel does not write shows.
+    // Bytes that the kernel does not write keep this value.
     let mut bytes = [0xa5; Info::SIZE];
     let argument = bytes.as_mut_ptr();
     // SAFETY: the number says that the kernel writes as many bytes as there are.
@@ -73,7 +73,7 @@ pub(crate) fn reset(file: &File) -> io::Result<()> {
     check(result as isize).map(drop)
 }
 
-/// Executes a command. Its result is set also after an error.
+/// Executes a command. The result is also set after an error.
 pub(crate) fn execute(file: &File, command: &mut Command) -> io::Result<()> {
     let mut bytes = command.to_bytes();
     let argument = bytes.as_mut_ptr();
@@ -99,7 +99,7 @@ impl CommandEntry<'static> {
         Self::numbered(file, uapi::IOC_COMMAND, command)
     }
 
-    /// The bytes of a command under another number.
+    /// A command under another number.
     pub(crate) fn numbered(file: &File, number: u32, command: &Command) -> Self {
         let mut payload = [0; 80];
         payload[..Command::SIZE].copy_from_slice(&command.to_bytes());
@@ -113,7 +113,7 @@ impl CommandEntry<'static> {
 }
 
 impl<'a> CommandEntry<'a> {
-    /// An operation that is no command.
+    /// An ordinary operation.
     pub(crate) fn operation(operation: UringOperation<'a>) -> Self {
         Self {
             entry: operation.into_entry().into(),
@@ -121,7 +121,7 @@ impl<'a> CommandEntry<'a> {
         }
     }
 
-    /// Sets the number that comes back with the result.
+    /// Sets the number that the result carries.
     pub(crate) fn tag(mut self, tag: u64) -> Self {
         self.entry = self.entry.user_data(tag);
         self
@@ -134,7 +134,7 @@ impl<'a> CommandEntry<'a> {
     }
 }
 
-/// How an operation of a [`CommandRing`] has ended.
+/// Completion of an operation of a [`CommandRing`].
 #[derive(Debug)]
 pub(crate) struct Completed {
     /// The number of the operation.
@@ -165,7 +165,7 @@ impl CommandRing {
         self.0.submit()
     }
 
-    /// Takes `count` results. Fewer only when the time is up.
+    /// Takes `count` results. Returns fewer only after `timeout`.
     pub(crate) fn results(
         &mut self,
         count: usize,
@@ -206,8 +206,8 @@ impl CommandRing {
     }
 }
 
-/// Executes a command by a ring whose completion entries have no room for the
-/// value. Returns what the result says.
+/// Executes a command by a ring whose completion entries have no room for the value.
+/// Returns the result of the completion.
 pub(crate) fn execute_without_value(file: &File, command: &Command) -> io::Result<usize> {
     let mut ring: IoUring<squeue::Entry128, cqueue::Entry> = IoUring::builder().build(2)?;
     let entry = CommandEntry::new(file, command).entry;
@@ -216,8 +216,8 @@ pub(crate) fn execute_without_value(file: &File, command: &Command) -> io::Resul
     first_result(&mut ring)
 }
 
-/// Sends the start of a command by a ring of short submission entries, which
-/// have no room for all of it.
+/// Submits the start of a command in a short submission entry, which has no room for all
+/// of it.
 pub(crate) fn execute_in_short_entry(file: &File, command: &Command) -> io::Result<usize> {
     let mut ring = IoUring::new(2)?;
     let mut start = [0; 16];

@@ -11,7 +11,7 @@ use std::path::Path;
 use super::check;
 use super::memory::IoVec;
 
-/// Opens a file for reading and writing, or as the access mode in `flags` says.
+/// Opens a file for reading and writing, or with the access mode in `flags`.
 pub fn open(path: &Path, flags: i32) -> io::Result<File> {
     let access = flags & libc::O_ACCMODE;
     File::options()
@@ -21,7 +21,7 @@ pub fn open(path: &Path, flags: i32) -> io::Result<File> {
         .open(path)
 }
 
-/// A file of this size in memory.
+/// A memfd of this size.
 pub fn memfd(size: u64) -> io::Result<File> {
     // SAFETY: the kernel reads the name.
     let fd = unsafe { libc::memfd_create(c"test".as_ptr(), libc::MFD_CLOEXEC) };
@@ -32,7 +32,7 @@ pub fn memfd(size: u64) -> io::Result<File> {
     Ok(file)
 }
 
-/// Takes the pages of a range out of a file.
+/// Punches a hole into a file.
 pub fn punch_hole(file: &File, offset: u64, length: u64) -> io::Result<()> {
     let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
     let (offset, length) = (offset.cast_signed(), length.cast_signed());

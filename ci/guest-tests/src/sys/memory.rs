@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! Memory as the kernel sees it: mapped regions of chosen kind and protection.
+//! Mapped regions of memory of any kind and protection.
 
 use std::fs::File;
 use std::io;
@@ -12,8 +12,8 @@ pub const PAGE: usize = 4096;
 
 /// A mapped region of memory, unmapped when dropped.
 ///
-/// Its content is shared with the kernel, with devices and, for shared
-/// mappings, with anyone: no reference into it ever exists, all access copies.
+/// The content is shared with the kernel, with devices and, for shared mappings, with
+/// other processes. So no reference into a region ever exists; all access copies.
 ///
 /// # Invariants
 ///
@@ -54,8 +54,7 @@ impl IoVec {
         self.0.iov_len == 0
     }
 
-    /// A buffer in the kernel's half of the address space, which no process may
-    /// name.
+    /// A buffer in the kernel's half of the address space, which no process may access.
     pub fn in_kernel_space(length: usize) -> Self {
         Self(libc::iovec {
             iov_base: ptr::without_provenance_mut(0xffff_8880_0000_0000),
@@ -216,7 +215,7 @@ impl Region {
         Ok(())
     }
 
-    /// Gives advice about the whole region.
+    /// `madvise` for the whole region.
     pub fn advise(&self, advice: i32) -> io::Result<()> {
         // SAFETY: the region belongs to this value; advice at worst changes its
         // bytes, which nobody refers to.
@@ -225,20 +224,20 @@ impl Region {
         Ok(())
     }
 
-    /// Keeps the whole region in memory (`mlock`).
+    /// Locks the whole region in memory (`mlock`).
     pub fn lock(&self) -> io::Result<()> {
         // SAFETY: this changes no byte of the region.
         super::check(unsafe { libc::mlock(self.address.cast(), self.length) } as isize).map(drop)
     }
 
-    /// Has what was stored written to the file (`msync`).
+    /// Writes stored bytes to the file (`msync`).
     pub fn sync(&self, flags: i32) -> io::Result<()> {
         // SAFETY: this changes no byte of the region.
         let result = unsafe { libc::msync(self.address.cast(), self.length, flags) };
         super::check(result as isize).map(drop)
     }
 
-    /// A second map of the same pages (`mremap` of nothing).
+    /// A second map of the same pages (`mremap` with an old size of 0).
     pub fn duplicate(&self) -> io::Result<Self> {
         let flags = libc::MREMAP_MAYMOVE;
         // SAFETY: the region itself stays as it is, and the new one touches no existing memory.
@@ -253,7 +252,8 @@ impl Region {
         })
     }
 
-    /// Moves the region to the place of another one of its length, which goes.
+    /// Moves the region to the address of another region of equal length, which is
+    /// unmapped.
     pub fn move_to(&mut self, place: Self) -> io::Result<()> {
         assert_eq!(self.length, place.length, "a place of another length");
         let flags = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED;
@@ -276,7 +276,7 @@ impl Region {
         Ok(())
     }
 
-    /// Lets the mapping grow or shrink, moving it where needed.
+    /// Grows or shrinks the mapping, and moves it if needed.
     pub fn resize(&mut self, length: usize) -> io::Result<()> {
         // SAFETY: the region belongs to this value, and no reference into it
         // exists.
@@ -320,7 +320,7 @@ impl Drop for Region {
     }
 }
 
-/// The error number of a mapping that must not succeed; `None` if it does.
+/// The error number of a failed mapping; `None` if it succeeded.
 pub fn map_error(result: io::Result<Region>) -> Option<i32> {
     result.err().and_then(|error| error.raw_os_error())
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! System calls in the raw form that the tests need: any address, any length,
-//! no check in between that the kernel should make.
+//! Raw system calls, as the tests need them: any address and length, and no check that
+//! the kernel should make.
 //!
 //! All `unsafe` code of the tests is below this module.
 
@@ -45,13 +45,12 @@ pub use userfault::UserFaults;
 
 use std::io;
 
-/// Turns the result of a C library call into that of Rust.
+/// Converts the result of a C library call.
 fn check(result: isize) -> io::Result<usize> {
     usize::try_from(result).map_err(|_| io::Error::last_os_error())
 }
 
-/// Turns the result of a kernel operation, a count or a negated error, into
-/// that of Rust.
+/// Converts the result of a kernel operation, a count or a negated error number.
 fn check_result(result: i64) -> io::Result<usize> {
     usize::try_from(result).map_err(|_| {
         i32::try_from(-result).map_or_else(

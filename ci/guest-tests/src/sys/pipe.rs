@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! Moving data between files within the kernel.
+//! Pipes, `splice` and `sendfile`.
 
 use std::fs::File;
 use std::io::{self, PipeReader, PipeWriter};

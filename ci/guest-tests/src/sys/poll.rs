@@ -13,8 +13,8 @@ fn millis(timeout: Duration) -> i32 {
     i32::try_from(timeout.as_millis()).unwrap_or(i32::MAX)
 }
 
-/// `poll` of one file for these events. Returns those that came, 0 when the time
-/// is up.
+/// `poll` of one file for these events. Returns the events that occurred, 0 after
+/// `timeout`.
 pub fn poll(file: &File, events: i16, timeout: Duration) -> io::Result<i16> {
     let mut poll = libc::pollfd {
         fd: file.as_raw_fd(),
@@ -31,7 +31,7 @@ pub fn poll(file: &File, events: i16, timeout: Duration) -> io::Result<i16> {
 pub struct Epoll(OwnedFd);
 
 impl Epoll {
-    /// One that waits for nothing yet.
+    /// An instance without files.
     pub fn new() -> io::Result<Self> {
         // SAFETY: the call touches no memory.
         let fd = unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) };
@@ -40,7 +40,7 @@ impl Epoll {
         Ok(Self(unsafe { OwnedFd::from_raw_fd(fd) }))
     }
 
-    /// Waits for these events of a file too, which come with the tag.
+    /// Adds a file with these events and a tag.
     pub fn add(&self, file: &File, events: i32, tag: u64) -> io::Result<()> {
         let mut event = libc::epoll_event {
             events: events.cast_unsigned(),
@@ -52,8 +52,8 @@ impl Epoll {
         check(result as isize).map(drop)
     }
 
-    /// Waits for the next events: those of one file and its tag. `None` when the
-    /// time is up.
+    /// Waits for the next events of one file; returns them with its tag, or `None` after
+    /// `timeout`.
     pub fn wait(&self, timeout: Duration) -> io::Result<Option<(i32, u64)>> {
         let mut event = libc::epoll_event { events: 0, u64: 0 };
         let epoll = self.0.as_raw_fd();

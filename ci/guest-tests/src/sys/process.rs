@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::check;
 
-/// A child made by [`fork`], killed and collected when dropped.
+/// A child made by [`fork`], killed and reaped when dropped.
 #[derive(Debug)]
 pub struct Child {
     pid: i32,
@@ -17,10 +17,10 @@ pub struct Child {
     collected: bool,
 }
 
-/// Makes a copy of this process that runs `body` and exits with its result.
+/// Forks a child that runs `body` and exits with its result.
 ///
-/// To be called while this process has one thread: the child has only the
-/// calling one, so a lock that another held would stay locked in it.
+/// To be called while this process has one thread: the child has only the calling thread,
+/// so a lock of another thread would stay locked in it.
 pub fn fork(body: impl FnOnce() -> i32) -> io::Result<Child> {
     // SAFETY: the process has one thread, see above.
     let pid = unsafe { libc::fork() };
@@ -46,13 +46,13 @@ pub fn fork(body: impl FnOnce() -> i32) -> io::Result<Child> {
     }
 }
 
-/// Makes this process that of an ordinary user, for good.
+/// Changes this process to an ordinary user, irrevocably.
 pub fn become_user(user: u32) -> io::Result<()> {
     // SAFETY: the call touches no memory.
     check(unsafe { libc::setresuid(user, user, user) } as isize).map(drop)
 }
 
-/// Ends this process without running anything else.
+/// Ends this process at once (`_exit`).
 pub fn exit_now(code: i32) -> ! {
     // SAFETY: the call does not return.
     unsafe { libc::_exit(code) }
@@ -91,7 +91,7 @@ impl Child {
         })
     }
 
-    /// Whether the child ends, with all its threads, within this time.
+    /// Whether the child, with all its threads, ends within this time.
     pub fn ends_within(&self, time: Duration) -> io::Result<bool> {
         readable(&self.pidfd, time)
     }
@@ -106,8 +106,8 @@ impl Drop for Child {
     fn drop(&mut self) {
         if !self.collected {
             let _ = self.kill(libc::SIGKILL);
-            // A process that cannot even be killed is left behind; that the
-            // test ends and says so is worth more.
+            // A process that cannot be killed is left behind, so that the test ends and
+            // reports it.
             if let Ok(true) = readable(&self.pidfd, Duration::from_secs(10)) {
                 let _ = self.reap();
             }
@@ -142,7 +142,7 @@ pub fn kill(pid: i32, signal: i32) -> io::Result<()> {
 
 extern "C" fn empty_handler(_signal: i32) {}
 
-/// Has a signal interrupt system calls and do nothing else.
+/// Installs an empty handler, so that a signal only interrupts system calls.
 pub fn set_empty_handler(signal: i32) -> io::Result<()> {
     // SAFETY: all fields of the structure may be 0.
     let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
@@ -152,7 +152,7 @@ pub fn set_empty_handler(signal: i32) -> io::Result<()> {
     check(result as isize).map(drop)
 }
 
-/// Has the kernel send SIGALRM at this interval; zero stops it.
+/// Starts a timer that sends SIGALRM at this interval; 0 stops it.
 pub fn interval_timer(interval: Duration) -> io::Result<()> {
     let time = libc::timeval {
         tv_sec: interval.as_secs().cast_signed(),
@@ -176,8 +176,7 @@ pub fn eventfd() -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// Waits for an eventfd to be signalled; returns its count, 0 when the time is
-/// up.
+/// Waits for an eventfd to be signalled; returns its count, 0 after `timeout`.
 pub fn eventfd_wait(eventfd: &OwnedFd, timeout: Duration) -> io::Result<u64> {
     if !readable(eventfd, timeout)? {
         return Ok(0);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! Buffers that io_uring chooses from (`IOSQE_BUFFER_SELECT`).
+//! Provided buffers of io_uring (`IOSQE_BUFFER_SELECT`).
 
 use std::io;
 use std::sync::atomic::{AtomicU16, Ordering};
@@ -12,18 +12,18 @@ use super::check_result;
 use super::memory::{PAGE, Region};
 use super::uring::Ring;
 
-/// Number of the group that the buffers form.
+/// Buffer group id.
 pub(super) const GROUP: u16 = 3;
 
 /// `IOU_PBUF_RING_INC`.
 const INCREMENTAL: u16 = 2;
 
-/// How the buffers are given to the kernel.
+/// Method of providing buffers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Provision {
     /// A ring in shared memory (`IORING_REGISTER_PBUF_RING`).
     Ring,
-    /// The same, and a buffer may be filled by several reads (`IOU_PBUF_RING_INC`).
+    /// The same ring, with buffers that several reads may fill (`IOU_PBUF_RING_INC`).
     Incremental,
     /// An operation (`IORING_OP_PROVIDE_BUFFERS`).
     Legacy,
@@ -70,7 +70,7 @@ impl Provided {
         Ok(provided)
     }
 
-    /// Provides all buffers, once all of them are used up.
+    /// Provides all buffers again, after all of them were consumed.
     pub fn provide_again(&mut self, ring: &mut Ring) -> io::Result<()> {
         if self.provision == Provision::Legacy {
             let length = i32::try_from(self.length).map_err(io::Error::other)?;
@@ -99,35 +99,35 @@ impl Provided {
         Ok(())
     }
 
-    /// The memory of all buffers, one after the other in the order of their numbers.
+    /// The memory of all buffers, in the order of their ids.
     pub fn memory(&self) -> &Region {
         &self.memory
     }
 
-    /// Bytes of one.
+    /// Bytes of one buffer.
     pub fn length(&self) -> usize {
         self.length
     }
 
-    /// How many there are.
+    /// Number of buffers.
     pub fn count(&self) -> usize {
         usize::from(self.count)
     }
 }
 
-/// How an operation has ended for which the kernel has chosen a buffer, or a part of
-/// it that has.
+/// Completion of an operation with a provided buffer, or of one shot of a multishot
+/// operation.
 #[derive(Debug)]
 pub struct Selected {
-    /// Number of the operation.
+    /// Tag of the operation.
     pub tag: u64,
     /// Bytes or error.
     pub result: io::Result<usize>,
-    /// Number of the buffer.
+    /// Id of the buffer.
     pub buffer: Option<u16>,
-    /// Whether the buffer is not used up (`IORING_CQE_F_BUF_MORE`).
+    /// Whether the buffer has space left (`IORING_CQE_F_BUF_MORE`).
     pub buffer_more: bool,
-    /// Whether the operation goes on (`IORING_CQE_F_MORE`).
+    /// Whether more completions follow (`IORING_CQE_F_MORE`).
     pub more: bool,
 }
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! Threads: what they do, where they run, signals to them.
+//! Threads: sleep states, CPU affinity, signals.
 
 use std::fs;
 use std::io;
@@ -11,19 +11,19 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::{Child, check};
 
-/// A thread of this process, or the only one of a child.
+/// A thread of this process or of a child.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Task {
     process: i32,
     thread: i32,
 }
 
-/// How a thread sleeps within a system call.
+/// State of a thread that sleeps in a system call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SleepState {
     /// Any signal wakes it (`S`).
     Interruptible,
-    /// At most a fatal one does (`D`).
+    /// At most a fatal signal wakes it (`D`).
     Uninterruptible,
 }
 
@@ -46,7 +46,7 @@ impl Task {
         }
     }
 
-    /// All threads of a child, also those that the kernel has made for it.
+    /// All threads of a child, including kernel-created ones such as io_uring's workers.
     pub fn all_of(child: &Child) -> io::Result<Vec<Self>> {
         let mut tasks = Vec::new();
         for entry in fs::read_dir(format!("/proc/{}/task", child.id()))? {
@@ -69,14 +69,14 @@ impl Task {
         fs::read_to_string(path)
     }
 
-    /// How it sleeps within the system call of this number; `None` when it runs, or
-    /// is in another call. An error when it has ended.
+    /// The sleep state in the system call with this number; `None` if the thread runs or
+    /// is in another call. An error if it has ended.
     ///
-    /// Not for a process that may be about to end: looking at its state holds its
-    /// memory for a moment, and if that is the last hold, it is the caller who gives
-    /// the memory up, and waits for asynchronous I/O that is in flight.
+    /// Not to be used for a process that may be about to end: reading its state takes a
+    /// reference to its memory for a moment. If that is the last one, the caller frees
+    /// the memory and waits for asynchronous I/O in flight.
     pub fn sleep_state_in(self, call: i64) -> io::Result<Option<SleepState>> {
-        // Names only the call of a thread that sleeps.
+        // The file names a call only for a sleeping thread.
         let found = self.read("syscall")?;
         let number = found.split_ascii_whitespace().next();
         if number.and_then(|number| number.parse().ok()) != Some(call) {
@@ -85,14 +85,13 @@ impl Task {
         Ok(state(&self.read("stat")?))
     }
 
-    /// The kernel's function in which it sleeps, `0` when it does not. Also for a
-    /// process that is about to end.
+    /// The kernel function in which the thread sleeps, `0` if it does not sleep. Also
+    /// usable for a process that is about to end.
     pub fn kernel_function(self) -> io::Result<String> {
         self.read("wchan")
     }
 
-    /// Whether it sleeps within a kernel module, and only a fatal signal may wake it, if
-    /// any.
+    /// Whether the thread sleeps in a kernel module, and at most a fatal signal wakes it.
     pub fn waits_in_module(self, module: &str) -> io::Result<bool> {
         let within = self.read("stack")?.contains(&format!("[{module}]"));
         Ok(within && state(&self.read("stat")?) == Some(SleepState::Uninterruptible))
@@ -106,8 +105,8 @@ impl Task {
     }
 }
 
-/// The state in the text of a `stat` file. It follows the name of the program,
-/// which may hold any character.
+/// The state in the text of a `stat` file, after the program's name, which may contain
+/// any character.
 fn state(stat: &str) -> Option<SleepState> {
     let (_, rest) = stat.rsplit_once(") ")?;
     match rest.as_bytes().first()? {
@@ -123,8 +122,8 @@ extern "C" fn counting_handler(_signal: i32) {
     COUNTED.fetch_add(1, Ordering::SeqCst);
 }
 
-/// Has a signal counted. System calls that it interrupts are restarted where
-/// `restart` says so (`SA_RESTART`).
+/// Counts a signal. Interrupted system calls are restarted if `restart` is set
+/// (`SA_RESTART`).
 pub fn count_signal(signal: i32, restart: bool) -> io::Result<()> {
     // SAFETY: all fields of the structure may be 0.
     let mut action: libc::sigaction = unsafe { mem::zeroed() };
@@ -135,7 +134,7 @@ pub fn count_signal(signal: i32, restart: bool) -> io::Result<()> {
     check(result as isize).map(drop)
 }
 
-/// How many signals were handled as [`count_signal`] says.
+/// Number of signals that [`count_signal`] has counted.
 pub fn signals_counted() -> u64 {
     COUNTED.load(Ordering::SeqCst)
 }
@@ -156,7 +155,7 @@ fn set_affinity(set: &libc::cpu_set_t) -> io::Result<()> {
     check(result as isize).map(drop)
 }
 
-/// The CPUs that this thread may run on.
+/// CPUs in the affinity mask of this thread.
 pub fn cpus() -> io::Result<Vec<usize>> {
     let set = affinity()?;
     let all = 0..libc::CPU_SETSIZE as usize;
@@ -166,7 +165,7 @@ pub fn cpus() -> io::Result<Vec<usize>> {
         .collect())
 }
 
-/// Keeps the calling thread on a CPU until dropped. Not to be sent elsewhere.
+/// Keeps the calling thread on a CPU until dropped. Must be dropped by the same thread.
 pub struct CpuAffinity {
     before: libc::cpu_set_t,
     _thread: std::marker::PhantomData<*const ()>,
@@ -189,13 +188,13 @@ pub fn pin_to_cpu(cpu: usize) -> io::Result<CpuAffinity> {
 
 impl Drop for CpuAffinity {
     fn drop(&mut self) {
-        // The set was in force before, so it is valid.
+        // The set is the earlier one, so it is valid.
         let _ = set_affinity(&self.before);
     }
 }
 
-/// Has the calling thread run, among others that called this, in the order in
-/// which they were woken, each until it sleeps (`SCHED_FIFO`).
+/// Sets `SCHED_FIFO`: threads with this policy run in the order in which they are woken,
+/// each until it sleeps.
 pub fn use_sched_fifo() -> io::Result<()> {
     let parameters = libc::sched_param { sched_priority: 1 };
     // SAFETY: the kernel reads the structure.

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! Another process's memory, as debuggers reach it.
+//! Access to another process's memory, as debuggers use it.
 
 use std::fs::File;
 use std::io;
@@ -8,7 +8,7 @@ use std::ptr;
 
 use super::{Child, check};
 
-/// A child that is traced and stopped. It goes on when this is dropped.
+/// A traced and stopped child, resumed when dropped.
 #[derive(Debug)]
 pub struct Traced<'a>(&'a Child);
 
@@ -48,7 +48,7 @@ impl<'a> Traced<'a> {
 
 impl Drop for Traced<'_> {
     fn drop(&mut self) {
-        // A child that has ended is traced no longer.
+        // A child that has ended is not traced any more.
         let _ = ptrace(libc::PTRACE_DETACH, self.0, 0, 0);
     }
 }
@@ -89,9 +89,9 @@ pub struct ReadImpliesExec {
 }
 
 impl ReadImpliesExec {
-    /// From now on what can be read can be executed.
+    /// Makes later readable maps executable as well.
     pub fn new() -> io::Result<Self> {
-        /// Only tells what there is (`personality(2)`).
+        /// Only reads the personality (`personality(2)`).
         const ASK: libc::c_ulong = 0xffff_ffff;
         // SAFETY: the call touches no memory.
         let before = check(unsafe { libc::personality(ASK) } as isize)? as libc::c_ulong;

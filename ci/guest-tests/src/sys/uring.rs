@@ -15,29 +15,29 @@ use super::file::Vectored;
 use super::memory::{IoVec, Region};
 use super::provided::{self, Provided, Selected};
 
-/// Which buffers an operation moves.
+/// Buffers of an operation.
 #[derive(Clone, Copy, Debug)]
 pub enum Buffers<'a> {
-    /// One.
+    /// One buffer.
     One(IoVec),
-    /// A list.
+    /// A list of buffers.
     List(&'a [IoVec]),
-    /// One within the registered buffer of this index.
+    /// One buffer within the registered buffer of this index.
     Registered(IoVec, u16),
 }
 
-/// A time for the kernel to wait.
+/// A timeout for the kernel.
 #[derive(Clone, Copy, Debug)]
 pub struct Delay(Timespec);
 
 impl Delay {
-    /// So long.
+    /// A timeout of this duration.
     pub fn new(delay: Duration) -> Self {
         Self(delay.into())
     }
 }
 
-/// One operation to submit. Vectored ones refer to their list of buffers.
+/// One operation to submit. A vectored operation refers to its list of buffers.
 #[derive(Clone, Debug)]
 pub struct UringOperation<'a> {
     entry: squeue::Entry,
@@ -62,12 +62,12 @@ enum Target {
 }
 
 impl<'a> UringOperation<'a> {
-    /// Device to memory.
+    /// A read.
     pub fn read(file: &File, buffers: Buffers<'a>, offset: u64) -> Self {
         Self::read_from(Target::File(Fd(file.as_raw_fd())), buffers, offset)
     }
 
-    /// Device to memory, the device being the registered file of this index.
+    /// A read from the registered file of this index.
     pub fn read_registered_file(index: u32, buffers: Buffers<'a>, offset: u64) -> Self {
         Self::read_from(Target::Registered(Fixed(index)), buffers, offset)
     }
@@ -100,8 +100,7 @@ impl<'a> UringOperation<'a> {
         }
     }
 
-    /// Device to memory; refused where it would have to wait for its turn
-    /// (`RWF_NOWAIT`).
+    /// A read that is refused if it would have to wait for a slot (`RWF_NOWAIT`).
     pub fn read_nowait(file: &File, buffer: IoVec, offset: u64) -> Self {
         let IoVec(iov) = buffer;
         let fd = Fd(file.as_raw_fd());
@@ -114,12 +113,12 @@ impl<'a> UringOperation<'a> {
         }
     }
 
-    /// Memory to device.
+    /// A write.
     pub fn write(file: &File, buffers: Buffers<'a>, offset: u64) -> Self {
         Self::write_to(Target::File(Fd(file.as_raw_fd())), buffers, offset)
     }
 
-    /// Memory to device, the device being the registered file of this index.
+    /// A write to the registered file of this index.
     pub fn write_registered_file(index: u32, buffers: Buffers<'a>, offset: u64) -> Self {
         Self::write_to(Target::Registered(Fixed(index)), buffers, offset)
     }
@@ -154,7 +153,7 @@ impl<'a> UringOperation<'a> {
         }
     }
 
-    /// Device to a pipe, within the kernel.
+    /// A splice from the device to a pipe.
     pub fn splice(file: &File, offset: u64, pipe: &PipeWriter, bytes: usize) -> Self {
         let entry = opcode::Splice::new(
             Fd(file.as_raw_fd()),
@@ -169,8 +168,7 @@ impl<'a> UringOperation<'a> {
         }
     }
 
-    /// Device to a memory that the kernel chooses from the provided buffers, at most
-    /// `length` bytes.
+    /// A read of at most `length` bytes into a provided buffer that the kernel selects.
     pub fn read_provided(file: &File, _buffers: &'a Provided, length: usize, offset: u64) -> Self {
         let entry = opcode::Read::new(
             Fd(file.as_raw_fd()),
@@ -187,7 +185,7 @@ impl<'a> UringOperation<'a> {
         }
     }
 
-    /// The same again and again, each time a whole buffer and behind the time before
+    /// Repeated reads of whole buffers at increasing offsets
     /// (`IORING_OP_READ_MULTISHOT`).
     pub fn read_multishot(file: &File, _buffers: &'a Provided, offset: u64) -> Self {
         let entry = opcode::ReadMulti::new(Fd(file.as_raw_fd()), 0, provided::GROUP)
@@ -214,7 +212,7 @@ impl<'a> UringOperation<'a> {
         }
     }
 
-    /// Cancels the operation with this number.
+    /// Cancels the operation with this tag.
     pub fn cancel(tag: u64) -> Self {
         Self {
             entry: opcode::AsyncCancel::new(tag).build(),
@@ -222,8 +220,7 @@ impl<'a> UringOperation<'a> {
         }
     }
 
-    /// Cancels the operation before, which is linked to this one, when so much time
-    /// has passed.
+    /// Cancels the previous, linked operation after this time.
     pub fn link_timeout(delay: &'a Delay) -> Self {
         Self {
             entry: opcode::LinkTimeout::new(&raw const delay.0).build(),
@@ -231,7 +228,7 @@ impl<'a> UringOperation<'a> {
         }
     }
 
-    /// Waits until one of these events of `poll` comes.
+    /// Waits for one of these poll events.
     pub fn poll(file: &File, events: i16) -> Self {
         let events = u32::from(events.cast_unsigned());
         Self {
@@ -245,13 +242,13 @@ impl<'a> UringOperation<'a> {
         self.entry
     }
 
-    /// Sets the number that comes back with the result.
+    /// Sets the tag of the result.
     pub fn tag(mut self, tag: u64) -> Self {
         self.entry = self.entry.user_data(tag);
         self
     }
 
-    /// Has a worker thread execute it (`IOSQE_ASYNC`).
+    /// Makes a worker thread execute the operation (`IOSQE_ASYNC`).
     pub fn on_worker(mut self) -> Self {
         self.entry = self.entry.flags(squeue::Flags::ASYNC);
         self
@@ -268,21 +265,20 @@ fn length(bytes: usize) -> u32 {
     u32::try_from(bytes).unwrap_or(u32::MAX)
 }
 
-/// How an io_uring instance works.
+/// Mode of an io_uring instance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// Completions come by task work at any system call.
+    /// Completions arrive by task work at any system call.
     Plain,
     /// A kernel thread submits (`IORING_SETUP_SQPOLL`).
     SqPoll,
-    /// Completions come when they are waited for (`IORING_SETUP_DEFER_TASKRUN`).
+    /// Completions arrive only during a wait (`IORING_SETUP_DEFER_TASKRUN`).
     DeferTaskrun,
     /// Completions are polled for (`IORING_SETUP_IOPOLL`). Files need `O_DIRECT`.
     IoPoll,
 }
 
-/// An io_uring instance. What [`super::AioContext`] says of buffers holds here
-/// as well.
+/// An io_uring instance. The rules of [`super::AioContext`] for buffers apply.
 pub struct Ring(IoUring);
 
 impl Ring {
@@ -308,7 +304,7 @@ impl Ring {
     ///
     /// # Safety
     ///
-    /// At `address` must be room for this many entries, which only the kernel and the
+    /// `address` must point to memory for this many entries that only the kernel and the
     /// caller use.
     pub(super) unsafe fn register_buffer_ring(
         &self,
@@ -351,21 +347,20 @@ impl Ring {
         self.0.submitter().register_files(&fds)
     }
 
-    /// Has an eventfd signalled for each result.
+    /// Makes the kernel signal an eventfd for each result.
     pub fn register_eventfd(&self, eventfd: BorrowedFd<'_>) -> io::Result<()> {
         self.0.submitter().register_eventfd(eventfd.as_raw_fd())
     }
 
-    /// Cancels the operation with this number and waits until that is done or
-    /// refused.
+    /// Cancels the operation with this tag and waits until that succeeds or is refused.
     pub fn cancel_now(&self, tag: u64) -> io::Result<()> {
         self.0
             .submitter()
             .register_sync_cancel(Some(Timespec::new()), CancelBuilder::user_data(tag))
     }
 
-    /// Queues operations and submits them; returns how many the kernel took. Where a
-    /// thread of the kernel submits, that is all: it takes them by and by.
+    /// Queues and submits operations; returns how many the kernel took. With `SqPoll`, a
+    /// kernel thread takes them later.
     pub fn submit(&mut self, operations: &[UringOperation<'_>]) -> io::Result<usize> {
         let by_thread = self.0.params().is_setup_sqpoll();
         for operation in operations {
@@ -383,8 +378,8 @@ impl Ring {
         Ok(if by_thread { operations.len() } else { taken })
     }
 
-    /// Takes exactly `count` results: tag, and bytes or error. Fewer only when
-    /// the time is up.
+    /// Takes exactly `count` results: tag, and bytes or error. Returns fewer only after
+    /// `timeout`.
     pub fn results(
         &mut self,
         count: usize,
@@ -395,7 +390,7 @@ impl Ring {
         })
     }
 
-    /// The same, with the buffers that the kernel has chosen.
+    /// Takes results together with the selected buffers.
     pub fn selected(&mut self, count: usize, timeout: Duration) -> io::Result<Vec<Selected>> {
         self.entries(count, timeout, Selected::from)
     }
@@ -424,7 +419,7 @@ impl Ring {
             match self.0.submitter().submit_with_args(missing, &arguments) {
                 Ok(_) => {}
                 Err(error) if error.raw_os_error() == Some(libc::ETIME) => {}
-                // A sleep of the machine interrupts whoever waits.
+                // A suspend interrupts the wait.
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
             }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! Memory whose pages come only when somebody in user space brings them
+//! Memory whose page faults user space handles
 //! (`Documentation/admin-guide/mm/userfaultfd.rst`).
 
 use std::fs::File;
@@ -45,11 +45,11 @@ struct RangeArgument {
     result: u64,
 }
 
-/// The page faults of a region that is not populated. Who touches a page that is not
-/// there waits until [`Self::zero_pages`].
+/// The page faults of an unpopulated region. A thread that accesses a missing page waits
+/// until [`Self::zero_pages`].
 ///
-/// A region of which a test ends early must be given back, or its readers wait for ever:
-/// see [`Self::unregister_on_drop`].
+/// After an early end of a test the region must be unregistered, or its readers wait for
+/// ever: see [`Self::unregister_on_drop`].
 #[derive(Debug)]
 pub struct UserFaults {
     fd: File,
@@ -58,7 +58,7 @@ pub struct UserFaults {
 }
 
 impl UserFaults {
-    /// Takes over the faults of a region, whose contents are lost.
+    /// Registers a region, whose contents are lost.
     pub fn of(region: &Region) -> io::Result<Self> {
         // SAFETY: the call touches no memory.
         let fd =
@@ -86,15 +86,15 @@ impl UserFaults {
         };
         check(result as isize)?;
         faults.range_ioctl(0, region.address(), region.len(), MISSING)?;
-        // It need not have been touched to have pages: a huge one for memory that was mapped
-        // next to it covers it as well.
+        // An untouched region may have pages: a huge page for adjacent memory covers it
+        // as well.
         region.advise(libc::MADV_DONTNEED)?;
         Ok(faults)
     }
 
-    /// Waits for a fault that nobody has taken yet; returns the address of its page.
+    /// Waits for the next fault; returns the address of its page.
     pub fn wait_for_fault(&self) -> io::Result<usize> {
-        // So that this has an end. It needs a descriptor that does not block.
+        // `poll` limits the wait. It needs a non-blocking descriptor.
         if poll(&self.fd, libc::POLLIN, PATIENCE)? == 0 {
             return Err(io::Error::new(io::ErrorKind::TimedOut, "no page fault"));
         }
@@ -117,14 +117,14 @@ impl UserFaults {
             .map_err(io::Error::other)
     }
 
-    /// Brings pages full of zeros, and wakes those who wait for them.
+    /// Maps zero pages and wakes the waiting threads (`UFFDIO_ZEROPAGE`).
     pub fn zero_pages(&self, address: usize, length: usize) -> io::Result<()> {
         self.range_ioctl(4, address, length, 0)
     }
 
-    /// Lets the kernel bring the pages again, which wakes those who wait, when the result is
-    /// dropped. To be held within a scope of threads that touch the region, which the scope
-    /// waits for.
+    /// Unregisters the region when the result is dropped: the kernel then handles its
+    /// faults, which wakes the waiting threads. To be held within a thread scope whose
+    /// threads access the region.
     pub fn unregister_on_drop(&self) -> UnregisterOnDrop<'_> {
         UnregisterOnDrop(self)
     }
