@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! All data goes through bounce buffers, of which there are few: as where memory is
-//! encrypted, or out of the device's reach.
+//! All data goes through a small pool of bounce buffers, as with encrypted memory, or
+//! memory that the device cannot address.
 
 use super::{data, stall};
 use crate::case::{Case, Context, During, Suite, Verdict};
 use crate::fio::{ENGINES, Fio};
 
-/// Bytes of all bounce buffers together, as the harness asks the guest's kernel for them:
-/// the smallest number that it makes.
+/// Bytes of all bounce buffers together, set on the guest's kernel command line: the
+/// smallest pool that the kernel creates.
 pub const BYTES: usize = 256 << 10;
 
 /// The suite.
@@ -26,7 +26,7 @@ pub fn suite() -> Suite {
     }
 }
 
-/// More at a time than there are buffers for.
+/// More bytes in flight than the bounce buffers hold.
 fn fio(context: &Context) -> Verdict {
     for engine in ENGINES {
         let during = || format!("fio with {engine}");

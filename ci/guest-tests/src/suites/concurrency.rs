@@ -16,7 +16,7 @@ use crate::pattern::{self, Random};
 use crate::sys::{self, Child, Region};
 use crate::{check, check_eq};
 
-/// How long a child may take to end.
+/// Timeout for the end of a child.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The suite.
@@ -43,8 +43,8 @@ pub fn suite() -> Suite {
 /// Largest transfer of a [`Worker`].
 const LARGEST: u64 = 200_000;
 
-/// Someone who has a range of the device to itself and knows what must be in
-/// it.
+/// A thread or process with a range of the device to itself, and the expected content of
+/// the range.
 struct Worker {
     start: u64,
     expected: Vec<u8>,
@@ -121,8 +121,7 @@ impl Worker {
     }
 }
 
-/// Methods that do not use the position of the file, which is shared by all
-/// who share the descriptor.
+/// Methods that do not use the file position, which all holders of a descriptor share.
 fn positional_free() -> Vec<Method> {
     Method::ALL
         .into_iter()
@@ -130,8 +129,8 @@ fn positional_free() -> Vec<Method> {
         .collect()
 }
 
-/// Takes the second CPU away and brings it back while others do I/O, which then
-/// goes on in the queue of another CPU.
+/// Takes the second CPU offline and online again during I/O, which then continues in
+/// another CPU's queue.
 fn cpu_hotplug(context: &Context) -> Verdict {
     const SWITCH: &str = "/sys/devices/system/cpu/cpu1/online";
     const WORKERS: u64 = 2;
@@ -159,7 +158,7 @@ fn cpu_hotplug(context: &Context) -> Verdict {
             })
             .collect();
         let switched = (0..ROUNDS).try_for_each(|round| {
-            // On the CPUs that are left, and on the one that has come back.
+            // On the remaining CPU, and on the one that is online again.
             for value in ["0", "1"] {
                 switch(value)?;
                 let mut worker = Worker::new((WORKERS + round) * RANGE as u64, RANGE, round)?;
@@ -226,8 +225,8 @@ fn threads(context: &Context, share: bool) -> Verdict {
     results.into_iter().collect()
 }
 
-/// Has a child work on a range; its exit status says whether all was well, and
-/// what was not goes to standard error.
+/// Starts a child that works on a range. Its exit status says whether it succeeded;
+/// errors go to standard error.
 fn child_worker(
     context: &Context,
     inherited: Option<&File>,
@@ -273,7 +272,7 @@ fn fork_with_descriptor(context: &Context) -> Verdict {
         worker.step(&file, &positional_free())?;
     }
     check_eq!(child.wait(PATIENCE)?, Ok(0), "end of the child");
-    // The descriptor is still good when the other holder has gone.
+    // The descriptor still works after the other holder has exited.
     for _ in 0..20 {
         worker.step(&file, &positional_free())?;
     }
@@ -304,7 +303,7 @@ fn sigkill(context: &Context) -> Verdict {
                 loop {
                     sys::pwrite(&file, buffer, 0)?;
                     sys::pread(&file, buffer, 0)?;
-                    // Nobody reads more than the first of these.
+                    // The parent reads only the first of these bytes.
                     let _ = start.write(b"x");
                 }
             };
@@ -317,9 +316,9 @@ fn sigkill(context: &Context) -> Verdict {
             1,
             "sign of life of process {round}"
         );
-        // Its pipe must not fill up, or it would wait there.
+        // The pipe must not fill up, or the child would block.
         let drain = thread::spawn(move || std::io::copy(&mut started, &mut std::io::sink()));
-        // A different moment of its transfers in each round.
+        // Kill the child at a different time in each round.
         thread::sleep(Duration::from_micros(1 + 700 * round));
         child.kill(libc::SIGKILL)?;
         let end = child

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! Moves data by every call, size and alignment, and looks at every byte that
-//! could have changed.
+//! Moves data by every call, size and alignment, and checks every byte that could have
+//! changed.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -28,27 +28,27 @@ const SIZES: [usize; 12] = [
     4 << 20,
 ];
 
-/// From this size on only some of the alignments are tried with each other.
+/// From this size on, only some combinations of alignments are tested.
 const LARGE: usize = 1 << 20;
 
-/// Where in a page the buffer begins.
+/// Offsets of the buffer in a page.
 const BUFFER_OFFSETS: [usize; 5] = [0, 1, 511, 2048, 4095];
 
-/// Where in the device memory the range begins; `None` for one that ends with
+/// Offsets of the range in the device memory; `None` for a range that ends at the end of
 /// the device.
 const DEVICE_OFFSETS: [Option<u64>; 5] =
     [Some(0), Some(1), Some(4093), Some((3 << 20) + 777), None];
 
-/// Bytes looked at on each side of a buffer and of a range in the device.
+/// Bytes checked on each side of a buffer and of a range in the device.
 const GUARD: usize = 64;
 
-/// What lies around a buffer.
+/// Value of the bytes around a buffer.
 const GUARD_BYTE: u8 = 0x5c;
 
 /// Space between the segments of a buffer.
 const GAP: usize = 67;
 
-/// Room for the largest transfer with all that lies around it.
+/// Room for the largest transfer and the bytes around it.
 const REGION: usize = (4 << 20) + 4 * PAGE;
 
 /// One test for each call and direction.
@@ -68,7 +68,7 @@ pub fn suite() -> Suite {
     }
 }
 
-/// What all transfers of a test share.
+/// State that all transfers of a test share.
 struct Matrix {
     file: File,
     bar: Region,
@@ -97,14 +97,14 @@ impl std::fmt::Display for Transfer {
 }
 
 impl Transfer {
-    /// The parts of the buffer: where in the region, and how long.
+    /// The segments of the buffer: offset in the region, and length.
     fn segments(&self) -> Vec<(usize, usize)> {
         let start = PAGE + self.buffer_offset;
         match self.method.segments() {
             Segments::One => vec![(start, self.size)],
             Segments::Three => {
-                // Some of them are empty for the smallest sizes, which is
-                // allowed as well.
+                // Some segments are empty for the smallest sizes, which is allowed as
+                // well.
                 let first = self.size.div_ceil(3);
                 let second = (self.size - first) / 2 + (self.size - first) % 2;
                 let third = self.size - first - second;
@@ -160,14 +160,14 @@ impl Matrix {
         Ok(())
     }
 
-    /// The range of the device that is looked at: where it begins, how many
-    /// bytes lie before the transfer's, and how long it is.
+    /// The checked range of the device: its offset, the number of bytes before the
+    /// transfer's, and its length.
     fn guarded_range(&self, transfer: &Transfer) -> (u64, usize, usize) {
         let before = transfer.device_offset.min(GUARD as u64);
         let start = transfer.device_offset - before;
         let end = transfer.device_offset + transfer.size as u64;
         let after = (self.size - end).min(GUARD as u64);
-        // All three are at most a transfer and two guards.
+        // All three are at most the size of a transfer and two guards.
         (
             start,
             before as usize,
@@ -243,7 +243,7 @@ impl Matrix {
         Ok(())
     }
 
-    /// Puts data into the parts of the buffer and the guard byte around them.
+    /// Stores data in the segments of the buffer, and guard bytes around them.
     fn fill_buffer(&self, segments: &[(usize, usize)], data: &[u8]) {
         let (start, end) = span(segments);
         self.memory.fill(start, end - start, GUARD_BYTE);
@@ -255,7 +255,7 @@ impl Matrix {
         }
     }
 
-    /// Looks at the parts of the buffer and at what lies around them.
+    /// Checks the segments of the buffer and the guard bytes around them.
     fn expect_buffer(&self, segments: &[(usize, usize)], data: &[u8], what: &str) -> Verdict {
         let (start, end) = span(segments);
         let seen = self.memory.load(start, end - start);
@@ -314,7 +314,7 @@ mod tests {
         }
     }
 
-    /// A file stands in for the device: the whole matrix must pass on it.
+    /// A file replaces the device: the whole matrix must pass on it.
     #[test]
     fn the_matrix_holds_for_a_file() {
         let dir = tempfile::tempdir_in("/dev/shm").unwrap();

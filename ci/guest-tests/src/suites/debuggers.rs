@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! Debuggers and other tools look at maps: what they can do with the maps of BARs
-//! that the kernel offers itself (`/sys/bus/pci/devices/*/resourceN`), they can do
-//! with those of the device.
+//! Debuggers and other tools access maps: every operation that works on the kernel's own
+//! maps of BARs (`/sys/bus/pci/devices/*/resourceN`) must work on the device's.
 
 use std::fs::{self, File};
 use std::io;
@@ -38,7 +37,7 @@ pub fn cases() -> Vec<Case> {
 /// A kind of map: name, offset in the file.
 type Kind = (&'static str, u64);
 
-/// One of each kind.
+/// One map of each kind.
 const KINDS: [Kind; 5] = [
     ("device memory", MEMORY),
     ("uncached device memory", UNCACHED),
@@ -48,7 +47,7 @@ const KINDS: [Kind; 5] = [
 ];
 const MEMORY: u64 = 7 * PAGE as u64;
 const UNCACHED: u64 = (uapi::MAP_MEMORY_UNCACHED << uapi::MAP_SHIFT) + MEMORY;
-/// That of the second queue.
+/// The used ring of the second queue.
 const USED_RING: u64 = (uapi::MAP_USED_RINGS << uapi::MAP_SHIFT) + uapi::USED_RING_STRIDE;
 
 fn is_memory((_, offset): Kind) -> bool {
@@ -117,7 +116,7 @@ fn device_memory(context: &Context) -> Verdict {
     Ok(())
 }
 
-/// Debuggers can write to these no more than the process itself.
+/// Debuggers cannot write to read-only maps, just like the process itself.
 fn read_only(context: &Context) -> Verdict {
     let reader = context.open_with(libc::O_RDONLY)?;
     for (name, offset) in KINDS {
@@ -125,7 +124,7 @@ fn read_only(context: &Context) -> Verdict {
             .during(|| format!("mapping {name}"))?;
         let child = sleeper()?;
         let traced = Traced::attach(&child)?;
-        // The device is at rest, so nothing moves but the counter of this log.
+        // The device is idle, so the content does not change.
         let data = map.load(0, PAGE);
         let peeked = traced
             .peek(map.address() + 64)
@@ -147,8 +146,8 @@ fn read_only(context: &Context) -> Verdict {
     Ok(())
 }
 
-/// Ordinary pages can be read so. Device memory is not RAM for the kernel, as
-/// everywhere; used rings may be either.
+/// `process_vm_readv` reads ordinary pages, but not device memory, which is not RAM for
+/// the kernel. Used rings may be either.
 fn vm_readv(context: &Context) -> Verdict {
     let reader = context.open_with(libc::O_RDONLY)?;
     for (name, offset) in KINDS {
@@ -194,7 +193,7 @@ fn gdb(context: &Context) -> Verdict {
 fn removed(context: &Context) -> Verdict {
     let address = context.pci_address()?;
     let file = context.open()?;
-    // Not the uncached one: it excludes the other.
+    // Without the uncached map, which excludes a write-combining one.
     let kinds = KINDS.into_iter().filter(|&(_, offset)| offset != UNCACHED);
     let maps = kinds
         .map(|(name, offset)| Ok((name, Region::of_file(&file, offset, PAGE, READ, SHARED)?)))
@@ -219,7 +218,7 @@ fn removed(context: &Context) -> Verdict {
     lifecycle::expect_working(context, 83)
 }
 
-/// Something that is done to a map of a page: its name, and the doing.
+/// An operation on a map of a page: its name and function.
 type Deed = (&'static str, fn(&File, u64) -> io::Result<()>);
 
 fn map_page(file: &File, offset: u64, protection: i32, flags: i32) -> io::Result<Region> {
@@ -240,7 +239,7 @@ fn debug(
     look(&sleeper()?, map.address())
 }
 
-/// What tools and programs do with maps.
+/// Operations of tools and programs on maps.
 const DEEDS: [Deed; 30] = [
     ("a shared map", |f, o| {
         map_page(f, o, READ, SHARED).map(drop)
@@ -337,7 +336,7 @@ const DEEDS: [Deed; 30] = [
     }),
 ];
 
-/// A BAR of another device that can be mapped by its resource file and only read.
+/// A BAR of another device that is safe to read and can be mapped by its resource file.
 fn resource_file() -> Verdict<(PathBuf, File)> {
     for device in fs::read_dir("/sys/bus/pci/devices")? {
         let device = device?.path();
@@ -379,7 +378,7 @@ fn as_resource_file(context: &Context) -> Verdict {
     Ok(())
 }
 
-/// The file offset and name of the map at `address`, as `/proc/self/maps` tells them.
+/// The file offset and name of the map at `address` in `/proc/self/maps`.
 fn told(address: usize) -> Verdict<(u64, PathBuf)> {
     let start = format!("{address:08x}-");
     let maps = fs::read_to_string("/proc/self/maps")?;

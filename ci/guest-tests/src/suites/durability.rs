@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! Writes that are made durable, each in a way of its own. The host is asked at once
-//! whether they are on its disk, and looks into the file behind the device in the end,
-//! where [`ranges`] says what must be.
+//! Durable writes by different methods. Each test asks the host at once whether the pages
+//! are on its disk. At the end, the host compares the file behind the device with
+//! [`ranges`].
 
 use std::fs::File;
 
@@ -12,22 +12,22 @@ use crate::host::Host;
 use crate::pattern;
 use crate::sys::{self, AioContext, AioOperation, Buffers, IoVec, Region, Ring, UringOperation};
 
-/// What a test leaves in the device.
+/// The data that a test leaves in the device.
 #[derive(Clone, Copy, Debug)]
 pub struct Range {
     /// Name of the test.
     pub test: &'static str,
-    /// Where the range begins in the device memory.
+    /// Offset in the device memory.
     pub offset: u64,
-    /// How long it is.
+    /// Length in bytes.
     pub length: usize,
-    /// Seed of its bytes ([`pattern::bytes`]).
+    /// Seed of the data ([`pattern::bytes`]).
     pub seed: u64,
 }
 
 type Write = fn(&Context, IoVec, u64) -> Verdict<usize>;
 
-/// The tests and how each writes.
+/// The tests and their write functions.
 const TESTS: [(&str, Write); 9] = [
     ("b7_fsync", |context, buffer, offset| {
         let file = context.open()?;
@@ -78,14 +78,14 @@ const TESTS: [(&str, Write); 9] = [
     }),
 ];
 
-/// What the tests leave in the device, one range for each.
+/// The data that the tests leave in the device, one range per test.
 pub fn ranges() -> Vec<Range> {
     TESTS
         .iter()
         .enumerate()
         .map(|(i, (test, _))| Range {
             test,
-            // Neither aligned nor multiples of anything.
+            // Unaligned offsets.
             offset: (i as u64 + 1) * 3_000_017,
             length: 100_003 + 4096 * i,
             seed: 500 + i as u64,
@@ -104,7 +104,7 @@ pub fn suite() -> Suite {
                 memory.store(3, pattern::bytes(range.seed, range.length));
                 let written = write(context, memory.buffer(3, range.length), range.offset)?;
                 check_eq!(written, range.length, "bytes written");
-                // Before any other test can have it written.
+                // Before another test can cause the pages to be written.
                 check_eq!(
                     host()?.unwritten(range.offset, range.length as u64)?,
                     0,
@@ -126,24 +126,24 @@ pub fn suite() -> Suite {
     }
 }
 
-/// The harness on the host. No test means anything without.
+/// The connection to the host, without which no test of this suite is meaningful.
 fn host() -> Verdict<Host> {
     Host::connect().map_err(|stop| match stop {
         Stop::Skipped(why) | Stop::Failed(why) => Stop::Failed(why),
     })
 }
 
-/// Pages that were only written to are not on the disk; else their absence would say
-/// nothing about those that were made durable.
+/// Pages of ordinary writes are not on the disk; otherwise the absence of unwritten pages
+/// would prove nothing.
 fn not_durable(context: &Context) -> Verdict {
-    // Behind the others.
+    // After the other tests' ranges.
     const OFFSET: u64 = 40 << 20;
     const LENGTH: usize = 100_003;
     let (file, host) = (context.open()?, host()?);
     let memory = Region::anonymous(LENGTH)?;
     for _ in 0..100 {
         sys::pwrite(&file, memory.buffer(0, LENGTH), OFFSET)?;
-        // The kernel of the host may write them by itself, but not each time.
+        // The host's kernel may write the pages at any time, but not in each round.
         if host.unwritten(OFFSET, LENGTH as u64)? > 0 {
             return Ok(());
         }
@@ -163,8 +163,8 @@ fn aio_sync(file: &File, buffer: IoVec, offset: u64, data_only: bool) -> Verdict
     Ok(written)
 }
 
-/// An `fsync` that never reached the device would go unnoticed as long as the
-/// host does not crash.
+/// An `fsync` that never reached the device would have no visible effect unless the host
+/// crashes.
 fn fsync_is_a_request(context: &Context) -> Verdict {
     let file = context.open()?;
     let before = context.counter("requests")?;

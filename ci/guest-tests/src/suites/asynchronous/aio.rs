@@ -90,7 +90,7 @@ pub(super) fn aio_eventfd(context: &Context) -> Verdict {
         signalled += more;
     }
     check_eq!(signalled, REQUESTS as u64, "signals");
-    // All of them are there by now.
+    // All results are available by now.
     let results = aio.results(REQUESTS, REQUESTS, Duration::ZERO)?;
     expect_results(results, REQUESTS, BLOCK)
 }
@@ -126,7 +126,7 @@ pub(super) fn aio_errors(context: &Context) -> Verdict {
 }
 
 pub(super) fn aio_user_space(context: &Context) -> Verdict {
-    /// So that the ring of events, somewhat larger than asked for, goes round.
+    /// Enough rounds for the event ring, which is larger than requested, to wrap.
     const ROUNDS: u64 = 30;
 
     let b = Bench::new(context, DEPTH * BLOCK)?;
@@ -146,7 +146,7 @@ pub(super) fn aio_user_space(context: &Context) -> Verdict {
         }
         expect_results(results, DEPTH, BLOCK)?;
         b.expect_in_device(seed)?;
-        // For the kernel they are gone as well.
+        // The kernel does not return them again.
         let again = aio.results(0, 1, Duration::ZERO)?;
         check_eq!(again.len(), 0, "results that come again");
     }

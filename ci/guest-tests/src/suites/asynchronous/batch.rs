@@ -10,7 +10,7 @@ use crate::{check, check_eq};
 /// Batches of [`DEPTH`] requests.
 const ROUNDS: u64 = 10;
 
-/// What is counted while something runs.
+/// Numbers of doorbells and interrupts.
 #[derive(Clone, Copy, Debug)]
 struct Counted {
     requests: u64,
@@ -45,8 +45,8 @@ impl Counted {
 }
 
 fn expect_batches(counted: Counted) -> Verdict {
-    // One each, and another where the submitter was moved to another CPU, and so
-    // to another queue.
+    // One of each per batch, and one more if the submitter migrated to another CPU, and
+    // so to another queue.
     check!(
         counted.doorbells <= 2 * ROUNDS,
         "{ROUNDS} batches of {DEPTH}: {counted:?}"

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! Owners that go while their requests are in flight.
+//! Processes that exit, and buffers that are unmapped, while requests are in flight.
 
 use super::{BLOCK, Bench, DEPTH, PATIENCE, expect_results};
 use crate::case::{Context, During, Verdict, expect_bytes};
@@ -8,11 +8,10 @@ use crate::check_eq;
 use crate::pattern;
 use crate::sys::{self, AioContext, AioOperation, Buffers, Region, Ring, UringOperation};
 
-/// Size of requests that are still in flight when their owner goes.
+/// Size of requests that are still in flight when their process exits.
 const LONG: usize = 1 << 20;
 
-/// Lets processes exit with requests in flight, then looks whether the device
-/// still works.
+/// Lets processes exit with requests in flight, then checks that the device still works.
 fn exit_in_flight(context: &Context, start: impl Fn(&Bench) -> Verdict) -> Verdict {
     const PROCESSES: usize = 20;
     for number in 0..PROCESSES {
@@ -20,7 +19,7 @@ fn exit_in_flight(context: &Context, start: impl Fn(&Bench) -> Verdict) -> Verdi
             let begin = || -> Verdict {
                 let b = Bench::new(context, 8 * LONG)?;
                 start(&b)?;
-                // Without running any destructor, which would wait.
+                // No destructor runs, because it would wait for the requests.
                 sys::exit_now(0)
             };
             i32::from(begin().is_err())
@@ -104,7 +103,7 @@ pub(super) fn unmap_in_flight(context: &Context) -> Verdict {
         drop(source);
         drop(target);
         expect_results(aio.results(2, 2, PATIENCE)?, 2, LONG)?;
-        // The device got the bytes from before, whoever has the pages now.
+        // The device got the original bytes, whoever owns the pages now.
         expect_bytes(&b.bar.load(0, LONG), data, "the device")?;
     }
     Ok(())

@@ -24,7 +24,7 @@ const DEPTH: usize = 32;
 /// Bytes of each request in the plain depth tests.
 const BLOCK: usize = 4096;
 
-/// How long results may take.
+/// Timeout for results.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The suite.
@@ -71,7 +71,7 @@ pub fn suite() -> Suite {
     }
 }
 
-/// What most tests need.
+/// The device and buffers of a test.
 struct Bench {
     file: File,
     bar: Region,
@@ -79,7 +79,7 @@ struct Bench {
 }
 
 impl Bench {
-    /// With this much memory for buffers.
+    /// Creates buffers of `length` bytes in all.
     fn new(context: &Context, length: usize) -> Verdict<Self> {
         Ok(Self {
             file: context.open()?,
@@ -93,7 +93,7 @@ impl Bench {
         self.memory.buffer(i * BLOCK, BLOCK)
     }
 
-    /// Puts test data of its own into each of the buffers.
+    /// Fills each buffer with its own test data.
     fn fill_blocks(&self, seed: u64) {
         for i in 0..DEPTH {
             let data = pattern::bytes(seed + i as u64, BLOCK);
@@ -101,12 +101,12 @@ impl Bench {
         }
     }
 
-    /// Where in the device buffer number `i` goes: not in order, not aligned.
+    /// Offset of buffer `i` in the device: neither in order nor aligned.
     fn place(i: usize) -> u64 {
         ((i * 7) % DEPTH) as u64 * (BLOCK as u64 + 513) + 3
     }
 
-    /// Looks for the data of each buffer in the device.
+    /// Checks the data of each buffer in the device.
     fn expect_in_device(&self, seed: u64) -> Verdict {
         for i in 0..DEPTH {
             let seen = self.bar.load(Self::place(i) as usize, BLOCK);
@@ -116,7 +116,7 @@ impl Bench {
         Ok(())
     }
 
-    /// Puts test data into the device and clears the buffers.
+    /// Stores test data in the device and clears the buffers.
     fn fill_device(&self, seed: u64) {
         for i in 0..DEPTH {
             let data = pattern::bytes(seed + i as u64, BLOCK);
@@ -125,7 +125,7 @@ impl Bench {
         self.memory.fill(0, DEPTH * BLOCK, 0);
     }
 
-    /// Looks for the device's data in each buffer.
+    /// Checks the device's data in each buffer.
     fn expect_in_memory(&self, seed: u64) -> Verdict {
         for i in 0..DEPTH {
             let seen = self.memory.load(i * BLOCK, BLOCK);
@@ -136,7 +136,7 @@ impl Bench {
     }
 }
 
-/// Checks that each tag below `count` came once, with this many bytes.
+/// Checks that each tag below `count` has one result, with `bytes` bytes.
 fn expect_results(
     results: Vec<(u64, std::io::Result<usize>)>,
     count: usize,

@@ -46,8 +46,8 @@ pub(super) fn uring_polled(context: &Context) -> Verdict {
     Ok(())
 }
 
-/// Two processes share the queue for polled requests. One fills it and never looks again,
-/// the other wants to get on.
+/// Two processes share the queue for polled requests. One fills it and never polls again;
+/// the other must still make progress.
 pub(super) fn uring_polled_by_nobody(context: &Context) -> Verdict {
     /// More than the queue has entries.
     const MANY: usize = 600;
@@ -77,7 +77,7 @@ pub(super) fn uring_polled_by_nobody(context: &Context) -> Verdict {
             Ok(())
         });
         let ended = eventually("the read of another", || Ok(other.is_finished()));
-        // Only now does anybody look.
+        // The first poll happens only here.
         let results = left_alone.results(MANY, PATIENCE)?;
         expect_results(results, MANY, LENGTH)?;
         ended?;
@@ -107,7 +107,7 @@ pub(super) fn uring_workers(context: &Context) -> Verdict {
     )
 }
 
-/// Writes and reads at full depth, with buffers and flags as the caller says.
+/// Writes and reads at full depth, with the caller's buffers and flags.
 fn uring_rounds(
     b: &Bench,
     mut ring: Ring,
@@ -169,7 +169,7 @@ pub(crate) fn workers() -> Verdict<usize> {
 }
 
 pub(super) fn uring_inline(context: &Context) -> Verdict {
-    // In a process of its own: workers of another test would still be around.
+    // A process of its own has no workers of earlier tests.
     let child = sys::fork(|| match count_workers(context) {
         Ok(()) => 0,
         Err(stop) => {
@@ -194,7 +194,7 @@ fn count_workers(context: &Context) -> Verdict {
             .collect();
         check_eq!(ring.submit(&writes)?, DEPTH, "operations taken");
         expect_results(ring.results(DEPTH, PATIENCE)?, DEPTH, BLOCK)?;
-        // A worker stays around for a while, so it cannot be missed.
+        // An idle worker exits only after a while, so none is missed.
         check_eq!(workers()?, 0, "worker threads after round {round}");
     }
     Ok(())

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! What both engines have to do alike.
+//! Tests for both engines.
 
 use std::fs::File;
 
@@ -73,15 +73,15 @@ impl Engine for Ring {
 /// Number of requests that [`window`] keeps in flight.
 pub(super) const WIDTH: usize = 8;
 
-/// Range of the device, and of memory, that belongs to one of them.
+/// Bytes of the device, and of memory, for each of these requests.
 pub(super) const SLOT: usize = 256 << 10;
 
-/// Keeps requests of random size and place in flight, each slot writing and
-/// then reading back what it wrote.
+/// Keeps requests of random size and offset in flight. Each slot writes, and reads back
+/// what it wrote.
 pub(super) fn window(b: &Bench, engine: &mut dyn Engine) -> Verdict {
     const ROUNDS: u64 = 200;
 
-    /// What a slot has in flight.
+    /// The request in flight of a slot.
     #[derive(Clone, Copy)]
     struct Request {
         direction: Direction,
@@ -149,7 +149,7 @@ pub(super) fn window(b: &Bench, engine: &mut dyn Engine) -> Verdict {
     Ok(())
 }
 
-/// Requests that must fail, and with what.
+/// Requests that must fail, with the expected results.
 fn bad_requests(context: &Context) -> [(Direction, IoVec, u64, Result<usize, i32>); 4] {
     let end = context.size();
     [
@@ -160,7 +160,7 @@ fn bad_requests(context: &Context) -> [(Direction, IoVec, u64, Result<usize, i32
     ]
 }
 
-/// A request that must fail, followed by one that must not.
+/// Makes requests that must fail, each followed by one that must succeed.
 pub(super) fn expect_failures(context: &Context, engine: &mut dyn Engine) -> Verdict {
     let b = Bench::new(context, BLOCK)?;
     let good = b.memory.buffer(0, BLOCK);
@@ -169,7 +169,7 @@ pub(super) fn expect_failures(context: &Context, engine: &mut dyn Engine) -> Ver
             buffer = b.memory.buffer(0, buffer.len());
         }
         let what = format!("{direction:?} of {} bytes at {offset}", buffer.len());
-        // An error may come at once or later, but it must be the right one.
+        // The error may come from the submission or with the result.
         let result = match engine.submit(7, direction, &b.file, buffer, offset) {
             Ok(_) => {
                 let results = engine.wait()?;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! A range of the device and what must be in it.
+//! A range of the device and its expected content.
 
 use std::fs::File;
 
@@ -12,10 +12,10 @@ use crate::uapi::{
     Command, OP_COMPARE, OP_COPY, OP_CRC32C, OP_DISCARD, OP_FILL, OP_FLUSH, OP_WRITE_ZEROES,
 };
 
-/// Where the range begins in the device.
+/// Offset of the range in the device.
 const START: u64 = (9 << 20) + 77;
 
-/// Bytes in the range: several times what the device works on in one go.
+/// Bytes in the range: several times the device's chunk size.
 pub(super) const WINDOW: usize = 300_007;
 
 /// An open device and a range of it, whose content is known.
@@ -38,8 +38,8 @@ impl Bench {
         Ok(bench)
     }
 
-    /// A command on `length` bytes at `at` of the range. Where the argument is an
-    /// offset it is one within the range too.
+    /// A command on `length` bytes at `at` of the range. An argument that is an offset is
+    /// relative to the range, too.
     pub(super) fn command(opcode: u32, at: usize, length: usize, argument: u64) -> Command {
         let argument = match opcode {
             OP_COPY | OP_COMPARE => START + argument,
@@ -54,8 +54,7 @@ impl Bench {
         }
     }
 
-    /// Does with the model what the device has to do, and returns the result that
-    /// is due.
+    /// Executes the command on the model, and returns the expected result.
     pub(super) fn model(&mut self, opcode: u32, at: usize, length: usize, argument: u64) -> u64 {
         let range = at..at + length;
         let other = argument as usize;
@@ -91,13 +90,13 @@ impl Bench {
         self.put(at, &[changed]);
     }
 
-    /// Has the device execute a command by `ioctl`, and compares the result and all
-    /// of the range with the model.
+    /// Executes a command on the device by `ioctl`, and compares the result and the whole
+    /// range with the model.
     pub(super) fn step(&mut self, opcode: u32, at: usize, length: usize, argument: u64) -> Verdict {
         self.step_with_flags(opcode, 0, at, length, argument)
     }
 
-    /// The same with flags.
+    /// As [`Self::step`], with flags.
     pub(super) fn step_with_flags(
         &mut self,
         opcode: u32,
@@ -109,7 +108,7 @@ impl Bench {
         let what = format!("opcode {opcode}, {length} bytes at {at}, argument {argument:#x}");
         let mut command = Self::command(opcode, at, length, argument);
         command.flags = flags;
-        // Not looked at on the way in.
+        // The driver ignores the input value.
         command.result = u64::MAX;
         let asked = command;
         sys::execute(&self.file, &mut command).during(|| what.clone())?;
@@ -124,7 +123,7 @@ impl Bench {
         self.expect(&what)
     }
 
-    /// Compares all of the range with the model, by the map and by DMA.
+    /// Compares the whole range with the model, by the map and by DMA.
     pub(super) fn expect(&self, what: &str) -> Verdict {
         let seen = self.bar.load(START as usize, WINDOW);
         expect_bytes(&seen, &self.model, &format!("{what}: through the map"))?;
@@ -135,7 +134,7 @@ impl Bench {
     }
 }
 
-/// CRC-32C (Castagnoli) of bytes that follow after others with the CRC `before`.
+/// CRC-32C (Castagnoli) of bytes, continuing from the CRC `before`.
 pub(super) fn crc32c(before: u32, bytes: &[u8]) -> u32 {
     const TABLE: [u32; 256] = {
         let mut table = [0; 256];

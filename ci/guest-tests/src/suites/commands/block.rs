@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! What programs ask block devices by `ioctl`, and some of these programs.
+//! The `ioctl`s of block devices, and programs that use them.
 
 use std::fs::File;
 use std::process::Command;
@@ -25,14 +25,14 @@ const BLKPBSZGET: u32 = 0x127b;
 const BLKSECDISCARD: u32 = 0x127d;
 const BLKROTATIONAL: u32 = 0x127e;
 const BLKZEROOUT: u32 = 0x127f;
-/// The same as above in 32-bit programs.
+/// `BLKBSZGET` and the others in 32-bit programs.
 const BLKBSZGET_32: u32 = 0x8004_1270;
 const BLKGETSIZE64_32: u32 = 0x8004_1272;
 
-/// What memory holds that the kernel has not written.
+/// Value of bytes that the kernel has not written.
 const UNTOUCHED: u8 = 0xa5;
 
-/// Asks for a value, and checks it and that no byte behind it was written.
+/// Queries a value; checks it, and that no byte after it was written.
 fn expect_value(
     memory: &Region,
     number: u32,
@@ -190,7 +190,7 @@ pub(super) fn refusals(context: &Context) -> Verdict {
     Ok(())
 }
 
-/// Runs a program; what it prints, and whether it has succeeded.
+/// Runs a program; returns its output, and whether it succeeded.
 fn run(program: &str, arguments: &[&str]) -> Verdict<(bool, String)> {
     let output = Command::new(program)
         .args(arguments)
@@ -247,7 +247,7 @@ pub(super) fn blkdiscard(context: &Context) -> Verdict {
     })
 }
 
-/// fio takes a character device for one of no size, and does nothing behind an offset.
+/// fio assumes size 0 for a character device, and does no I/O beyond an offset.
 pub(super) fn fio(context: &Context) -> Verdict {
     const TRIMMED: usize = 1 << 20;
 

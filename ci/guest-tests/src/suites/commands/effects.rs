@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! What each command does, by `ioctl`.
+//! The effect of each command, by `ioctl`.
 
 use super::ALL;
 use super::bench::{self, Bench, WINDOW};
@@ -13,8 +13,8 @@ use crate::uapi::{
     OP_WRITE_ZEROES,
 };
 
-/// Ranges within the window: empty, odd, around pages and around what the device
-/// works on in one go.
+/// Ranges within the window: empty, odd, around page boundaries and around the device's
+/// chunk size.
 const RANGES: [(usize, usize); 8] = [
     (0, 0),
     (5, 1),
@@ -50,8 +50,8 @@ pub(super) fn fill(context: &Context) -> Verdict {
 }
 
 pub(super) fn copy(context: &Context) -> Verdict {
-    // From, to, and how much: apart, overlapping by little and by nearly all, in
-    // both directions, onto itself.
+    // Source, target and length: disjoint, overlapping slightly and nearly completely, in
+    // both directions, and onto itself.
     let copies = [
         (1, 150_000, 100_001),
         (150_000, 1, 100_001),
@@ -81,10 +81,11 @@ pub(super) fn compare(context: &Context) -> Verdict {
     b.step(OP_COMPARE, 1, LENGTH, OTHER as u64)?;
     b.step(OP_COMPARE, OTHER, LENGTH, 1)?;
     b.step(OP_COMPARE, 9, 0, 10)?;
-    // With itself, and a shifted one.
+    // With itself, and with a shifted range.
     b.step(OP_COMPARE, 9, LENGTH, 9)?;
     b.step(OP_COMPARE, 9, LENGTH, 10)?;
-    // The last difference first, so that each one found is the first of several.
+    // From the last difference to the first, so that the device always finds the first of
+    // several.
     for at in [LENGTH - 1, 100_000, 65_536, 65_535, 4096, 1, 0] {
         b.flip(OTHER + at);
         b.step(OP_COMPARE, 1, LENGTH, OTHER as u64)?;
@@ -121,7 +122,7 @@ pub(super) fn crc32c(context: &Context) -> Verdict {
         b.bar.store(12345, &bytes);
         let length = bytes.len() as u64;
         check_eq!(device_crc(&b, 12345, length, 0)?, crc, "CRC of {bytes:?}");
-        // Each way to cut it in two.
+        // Each way to split it into two commands.
         for cut in 0..=length {
             let start = device_crc(&b, 12345, cut, 0)?;
             let whole = device_crc(&b, 12345 + cut, length - cut, start)?;
@@ -155,7 +156,7 @@ pub(super) fn durable(context: &Context) -> Verdict {
     b.step_with_flags(OP_FILL, COMMAND_DURABLE, 5, 70_003, 0x0123_4567_89ab_cdef)?;
     b.step_with_flags(OP_WRITE_ZEROES, COMMAND_DURABLE, 7, 30_001, 0)?;
     b.step_with_flags(OP_DISCARD, COMMAND_DURABLE, 9, 60_001, 0)?;
-    // What writes nothing cannot make it durable.
+    // A command that writes nothing cannot be durable.
     for opcode in [OP_COMPARE, OP_CRC32C, OP_FLUSH] {
         let mut command = Command {
             opcode,
@@ -208,7 +209,7 @@ pub(super) fn up_to_the_end(context: &Context) -> Verdict {
         run(opcode, start, LENGTH, 0)?;
         expect_bytes(&last(), &[0; LENGTH as usize], "zeroed")?;
     }
-    // Nothing, right behind the last byte.
+    // A length of 0, right after the last byte.
     for opcode in ALL.into_iter().filter(|opcode| *opcode != OP_FLUSH) {
         let argument = match opcode {
             OP_COPY | OP_COMPARE => end,
@@ -236,7 +237,8 @@ pub(super) fn random(context: &Context) -> Verdict {
             _ => 0,
         };
         b.step(opcode, at, length, argument)?;
-        // So that there is always something to move, and something to find.
+        // New data in each round, so that copies move something and compares find
+        // something.
         let data = pattern::bytes(below(1 << 30) as u64, 40_000);
         b.put(below(WINDOW - data.len()), data);
     }

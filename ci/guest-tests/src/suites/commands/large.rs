@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! Commands larger than what the device executes in one go.
+//! Commands larger than the device's limit.
 
 use std::fs::File;
 
@@ -11,13 +11,13 @@ use crate::pattern;
 use crate::sys::{self, Region};
 use crate::uapi::{Command, Info, OP_COMPARE, OP_COPY, OP_CRC32C, OP_FILL};
 
-/// Bytes of the command. Neither a multiple of what goes at once nor of a page.
+/// Bytes of the command: neither a multiple of the device's limit nor of the page size.
 pub(super) const LENGTH: usize = (100 << 20) + 12_345;
 
 /// Bytes that are stored and compared at a time.
 const STEP: usize = 4 << 20;
 
-/// A device with test data from `start` on, for [`LENGTH`] bytes.
+/// A device with [`LENGTH`] bytes of test data from `start` on.
 pub(super) struct Large {
     pub(super) file: File,
     pub(super) bar: Region,
@@ -43,7 +43,7 @@ impl Large {
         Ok(large)
     }
 
-    /// Looks for the test data from `start` on.
+    /// Checks the test data from `start` on.
     fn expect(&self, start: usize, what: &str) -> Verdict {
         for (at, data) in pieces() {
             let seen = self.bar.load(start + at, data.len());
@@ -69,7 +69,7 @@ pub(super) fn command(opcode: u32, offset: usize, argument: u64) -> Command {
     }
 }
 
-/// The test data, and where each piece of it goes.
+/// The test data in pieces, with their offsets.
 fn pieces() -> impl Iterator<Item = (usize, &'static [u8])> {
     (0..LENGTH).step_by(STEP).map(|at| {
         let length = STEP.min(LENGTH - at);
@@ -86,7 +86,7 @@ pub(super) fn copy(context: &Context) -> Verdict {
     const LOW: usize = 4099;
     const HIGH: usize = LOW + (3 << 20) + 5;
 
-    // Far less apart than what is copied at a time.
+    // The ranges are closer than one chunk of a copy.
     let b = Large::new(context, LOW)?;
     let copied = b.execute(OP_COPY, HIGH, LOW as u64)?;
     check_eq!(copied, LENGTH as u64, "bytes copied up");

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! What the device does beyond reading and writing, compared with a model.
+//! The device's commands, compared with a model.
 
 mod bench;
 mod block;
@@ -109,7 +109,7 @@ fn info(context: &Context) -> Verdict {
         info.io_queues,
         info.max_segments
     );
-    // A descriptor for writing may ask too.
+    // A write-only descriptor may query, too.
     let writer = context.open_with(libc::O_WRONLY)?;
     check_eq!(sys::info(&writer)?, bytes, "what a writer learns");
     Ok(())

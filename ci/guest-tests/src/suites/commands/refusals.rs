@@ -12,7 +12,7 @@ use crate::uapi::{
     OP_WRITE_ZEROES,
 };
 
-/// A command that would do nothing but be executed.
+/// A command without an effect.
 pub(super) fn harmless(opcode: u32) -> Command {
     Command {
         opcode,
@@ -152,7 +152,7 @@ pub(super) fn bad_pointer(context: &Context) -> Verdict {
     let command = harmless(OP_CRC32C).to_bytes();
     let last = PAGE - command.len();
     memory.store(last, &command);
-    // Behind the first page there is nothing.
+    // Nothing is mapped after the first page.
     memory.truncate(PAGE)?;
     sys::ioctl(&file, uapi::IOC_COMMAND, memory.buffer(last, 0))
         .during(|| "the last bytes of a page".into())?;
@@ -166,8 +166,8 @@ pub(super) fn bad_pointer(context: &Context) -> Verdict {
             expect_errno(sys::ioctl(&file, number, argument), EFAULT, what)?;
         }
     }
-    // Where it can be read, but the result not be written. Of what went across the
-    // end above some was.
+    // The argument can be read, but the result cannot be written. Some of the commands
+    // across the end of the map were executed above.
     memory.store(last, &command);
     memory.protect(libc::PROT_READ)?;
     for number in [uapi::IOC_COMMAND, uapi::IOC_INFO] {
@@ -181,7 +181,7 @@ pub(super) fn unknown_ioctl(context: &Context) -> Verdict {
     let file = context.open()?;
     let memory = Region::anonymous(PAGE)?;
     memory.fill(0, PAGE, 0x5a);
-    // Another number, direction, size, type; and what terminals ask.
+    // Another number, direction, size and type, and an `ioctl` of terminals.
     for number in [
         uapi::IOC_INFO + 2,
         uapi::IOC_INFO | 1 << 30,

@@ -13,7 +13,7 @@ use crate::sys::{self, Buffers, CommandEntry, CommandRing, Completed, UringOpera
 use crate::uapi::{self, COMMAND_DURABLE, Command, OP_COMPARE, OP_COPY, OP_CRC32C, OP_FILL};
 use crate::{check, check_eq};
 
-/// How long results may take.
+/// Timeout for results.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Executes a command that must succeed. Returns its value.
@@ -108,7 +108,7 @@ pub(super) fn linked(context: &Context) -> Verdict {
             length: LENGTH as u64,
             ..Command::default()
         };
-        // And what comes after a command waits for it too.
+        // An operation after a command must wait for it, too.
         let fill = Command {
             opcode: OP_FILL,
             argument: seed,
@@ -181,7 +181,7 @@ pub(super) fn errors(context: &Context) -> Verdict {
             expect(entry, errno, &format!("{command:?}"))?;
         }
     }
-    // There the result is not found.
+    // A completion entry of 16 bytes has no place for the value.
     let command = Command {
         result: 1,
         ..refusals::harmless(OP_CRC32C)

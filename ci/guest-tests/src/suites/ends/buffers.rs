@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! Buffers that are bad, odd or special.
+//! Invalid and unusual buffers.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -11,7 +11,7 @@ use crate::pattern;
 use crate::sys::{self, IoVec, PAGE, Region};
 use crate::{check, check_eq};
 
-/// Buffers that no process may use for either direction.
+/// Buffers that are invalid for both directions.
 fn bad_buffers(inaccessible: &Region) -> [(IoVec, &'static str); 4] {
     [
         (IoVec::null(PAGE), "address 0"),
@@ -41,8 +41,8 @@ pub(super) fn bad_address(context: &Context) -> Verdict {
     )
 }
 
-/// A transfer with a bad address in it either fails as a whole or moves some of
-/// what comes before that address, and nothing else.
+/// A transfer with a bad address either fails as a whole or moves only bytes before that
+/// address.
 pub(super) fn expect_prefix(
     b: &Bench,
     buffers: &[IoVec],
@@ -65,8 +65,8 @@ pub(super) fn expect_prefix(
     );
     let seen = b.bar.load(SOMEWHERE as usize, total);
     expect_bytes(&seen[..written], &source[..written], what)?;
-    // An attempt may have got further than what was acknowledged, but never
-    // beyond the bad address.
+    // A transfer may have moved more than it acknowledged, but never beyond the bad
+    // address.
     expect_bytes(
         &seen[good..],
         &background[good..],
@@ -122,7 +122,7 @@ pub(super) fn bad_page(context: &Context) -> Verdict {
         if bad == 0 {
             memory.protect(libc::PROT_NONE)?;
         } else {
-            // What lies behind is no longer mapped.
+            // The pages behind it are unmapped.
             memory.truncate(bad * PAGE)?;
         }
         expect_prefix(
@@ -174,7 +174,7 @@ pub(super) fn read_only_source(context: &Context) -> Verdict {
 pub(super) fn zero_page_source(context: &Context) -> Verdict {
     let b = Bench::new(context)?;
     b.bar.store(SOMEWHERE as usize, pattern::bytes(5, 4 * PAGE));
-    // Never written to: all its pages are the kernel's one page of zeroes.
+    // Memory that was never written: all its pages are the kernel's zero page.
     let memory = Region::anonymous_with(4 * PAGE, libc::PROT_READ, 0)?;
     let written = sys::pwrite(&b.file, memory.buffer(0, 4 * PAGE), SOMEWHERE)
         .during(|| "pwrite from the zero page".into())?;
@@ -186,7 +186,7 @@ pub(super) fn zero_page_source(context: &Context) -> Verdict {
     )
 }
 
-/// A file in memory with these bytes.
+/// A file on tmpfs with these bytes.
 pub(super) fn scratch_file(bytes: &[u8]) -> Verdict<File> {
     let path = format!("/tmp/ringbar-{}", std::process::id());
     let file = File::options()
@@ -250,7 +250,7 @@ pub(super) fn same_page_twice(context: &Context) -> Verdict {
     let read = sys::preadv(&b.file, &twice, SOMEWHERE)
         .during(|| "preadv into the same page twice".into())?;
     check_eq!(read, 2 * PAGE, "bytes read");
-    // Which of the two comes last is not promised, for no byte.
+    // Either buffer may be written last, for each byte.
     let seen = b.memory.load(0, PAGE);
     for (i, byte) in seen.iter().enumerate() {
         check!(

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! Transfers at the ends: of the device, and of what a buffer can be.
+//! Boundary cases: the end of the device, and unusual buffers.
 
 mod buffers;
 mod segments;
@@ -13,7 +13,7 @@ use crate::pattern;
 use crate::sys::{self, IoVec, PAGE, Region};
 use crate::{check, check_eq};
 
-/// Where in the device memory tests without a place of their own work.
+/// Default offset of tests in the device memory.
 const SOMEWHERE: u64 = 5 << 20;
 
 /// The suite.
@@ -117,7 +117,7 @@ fn read_across_the_end(context: &Context) -> Verdict {
             untouched.iter().all(|&byte| byte == 0x77),
             "bytes behind those read have changed"
         );
-        // A vectored one ends within its second segment.
+        // A vectored read ends within its second segment.
         let buffers = [b.memory.buffer(0, 1), b.memory.buffer(PAGE, 2 * PAGE)];
         let read = sys::preadv(&b.file, &buffers, offset)?;
         check_eq!(read, rest, "bytes of a preadv {rest} before the end");
@@ -131,7 +131,7 @@ fn write_at_the_end(context: &Context) -> Verdict {
         let result = sys::pwrite(&b.file, b.memory.buffer(0, PAGE), offset);
         expect_errno(result, &[libc::ENOSPC], &format!("pwrite at {offset}"))?;
     }
-    // Close to the largest offset a file can have.
+    // Close to the maximum offset of a file.
     let result = sys::pwrite(&b.file, b.memory.buffer(0, PAGE), i64::MAX as u64 - 100);
     let expected = [libc::ENOSPC, libc::EFBIG, libc::EINVAL, libc::EOVERFLOW];
     expect_errno(result, &expected, "pwrite near 2^63")
@@ -172,7 +172,7 @@ fn zero_length(context: &Context) -> Verdict {
             "pwritev of no buffer at {offset}"
         );
     }
-    // No byte is touched, so the address does not matter.
+    // No byte is accessed, so the address does not matter.
     check_eq!(
         sys::pread(&b.file, IoVec::null(0), 0)?,
         0,

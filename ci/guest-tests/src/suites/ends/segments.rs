@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! How many pieces of memory the device gets, compared with where the pages of a
-//! buffer really lie.
+//! Compares the number of DMA segments with the physical contiguity of the buffer's
+//! pages.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -13,8 +13,7 @@ use crate::{check, check_eq};
 
 const HUGE: usize = 2 << 20;
 
-/// Numbers of the page frames behind a part of a region, from
-/// `/proc/self/pagemap`.
+/// Page frame numbers of a part of a region, from `/proc/self/pagemap`.
 fn frames(region: &Region, offset: usize, length: usize) -> Verdict<Vec<u64>> {
     /// Bits of an entry.
     const PRESENT: u64 = 1 << 63;
@@ -45,7 +44,7 @@ fn runs(frames: &[u64]) -> u64 {
     1 + breaks.count() as u64
 }
 
-/// What was counted during a transfer that is one request.
+/// Number of segments of a transfer that is one request.
 fn segments(
     context: &Context,
     length: usize,
@@ -60,8 +59,8 @@ fn segments(
     Ok(after.1 - before.1)
 }
 
-/// Moves a part of a region in both directions and compares the segments with
-/// where its pages lie.
+/// Moves a part of a region in both directions, and compares the number of segments with
+/// the number of contiguous runs.
 fn expect_runs(context: &Context, b: &Bench, memory: &Region, at: usize, length: usize) -> Verdict {
     let expected = runs(&frames(memory, at, length)?);
     let buffer = memory.buffer(at, length);
@@ -87,7 +86,7 @@ impl Pool {
         Ok(Self)
     }
 
-    /// Memory of huge pages, all of them there.
+    /// Memory of populated huge pages.
     fn region(&self, pages: usize) -> Verdict<Region> {
         let protection = libc::PROT_READ | libc::PROT_WRITE;
         let memory = Region::anonymous_with(pages * HUGE, protection, libc::MAP_HUGETLB)
@@ -107,7 +106,7 @@ pub(super) fn huge_page(context: &Context) -> Verdict {
     let b = Bench::new(context)?;
     let pool = Pool::with(2)?;
     let memory = pool.region(2)?;
-    // That one page is one run is what this is about.
+    // The test relies on one huge page being one run.
     check_eq!(runs(&frames(&memory, 0, HUGE)?), 1, "runs of a huge page");
     for (at, length) in [
         (0, HUGE),
@@ -118,7 +117,7 @@ pub(super) fn huge_page(context: &Context) -> Verdict {
     ] {
         expect_runs(context, &b, &memory, at, length)?;
     }
-    // Across both, which may or may not lie side by side.
+    // Across both huge pages, which may or may not be adjacent.
     expect_runs(context, &b, &memory, HUGE / 2, HUGE)?;
     expect_runs(context, &b, &memory, 4095, 2 * HUGE - 4096)
 }
@@ -172,8 +171,8 @@ pub(super) fn scattered_pages(context: &Context) -> Verdict {
     for (at, length) in [(0, PAGES * PAGE), (1, PAGES * PAGE - 2), (100, 50 * PAGE)] {
         expect_runs(context, &b, &memory, at, length)?;
     }
-    // Page by page in an order in which no frame follows the one before it: each
-    // second one, then those between.
+    // An order in which no frame follows its predecessor: every second page, then those
+    // between.
     let frames = frames(&memory, 0, PAGES * PAGE)?;
     let mut sorted: Vec<usize> = (0..PAGES).collect();
     sorted.sort_by_key(|&page| frames[page]);
@@ -191,7 +190,7 @@ pub(super) fn scattered_pages(context: &Context) -> Verdict {
         })
     };
     check_eq!(counted(&scattered)?, PAGES as u64, "segments, scattered");
-    // Buffers that follow each other are merged as well as pages of one.
+    // Adjacent buffers are merged like the pages of one buffer.
     let in_order: Vec<_> = sorted.iter().map(|&page| frames[page]).collect();
     check_eq!(counted(&sorted)?, runs(&in_order), "segments, in order");
     Ok(())

@@ -14,10 +14,10 @@ use crate::{check, check_eq};
 
 const EFAULT: &[i32] = &[libc::EFAULT];
 
-/// Where in the device the map is that serves as a buffer.
+/// Offset in the device of the map that serves as a buffer.
 const BUFFER: usize = 20 << 20;
 
-/// Device memory is not memory that DMA may go to: there are no pages to pin.
+/// Device memory cannot be a buffer, because it has no pages to pin.
 pub(super) fn device_map(context: &Context) -> Verdict {
     let b = Bench::new(context)?;
     let (inside, outside) = (pattern::bytes(30, 2 * PAGE), pattern::bytes(31, 2 * PAGE));
@@ -39,7 +39,7 @@ pub(super) fn device_map(context: &Context) -> Verdict {
         let write = ring.run(&UringOperation::write(file, one, SOMEWHERE));
         expect_errno(write, EFAULT, "io_uring write")?;
     }
-    // Neither can it be registered.
+    // It cannot be registered, either.
     let part = Region::shared(&b.file, BUFFER as u64, 2 * PAGE)?;
     expect_errno(ring.register_buffers(&[&part]), EFAULT, "registering")?;
     expect_bytes(&b.bar.load(BUFFER, 2 * PAGE), inside, "the buffer")?;
