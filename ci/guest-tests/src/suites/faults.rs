@@ -1,12 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! Allocations that fail, one after the other, on every path into the driver.
+//! Fails every allocation on every path into the driver, one after the other.
 //!
-//! The kernel's fault injection lets the n-th attempt of this thread to allocate
-//! memory or to copy from or to user space fail
-//! (`Documentation/fault-injection/fault-injection.rst`). Each operation is
-//! repeated with the first failing, then the second, and so on, until one goes
-//! through without having met a failure: then each has had its turn.
+//! The kernel's fault injection fails the n-th attempt of a thread to allocate memory or
+//! to copy from or to user space (`Documentation/fault-injection/fault-injection.rst`).
+//! Each operation is repeated with the first attempt failing, then the second, and so on,
+//! until it completes without a failure.
 
 use std::fs::{self, File};
 use std::io;
@@ -24,14 +23,14 @@ use crate::sys::{
 use crate::uapi::{self, Command};
 use crate::{check, check_eq};
 
-/// More failures than any operation here can meet.
+/// Upper limit for the number of attempts of an operation.
 const LIMIT: u32 = 20_000;
 
-/// What the kernel says when there is no memory for the stack of a new thread, which may be
-/// a worker of io_uring.
+/// The kernel's message when it cannot allocate the stack of a new thread, which may be a
+/// worker of io_uring.
 const NO_STACK: &str = "ringbar-guest-t: vmalloc error: ";
 
-/// How long a process may take to end.
+/// Timeout for the end of a process.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The suite.
@@ -64,7 +63,7 @@ pub fn suite() -> Suite {
             Case::new("a4_faults_in_fork_and_split_of_a_map", fork_and_split),
             Case::new("d2_faults_in_probe", probe)
                 .provokes("probe with driver ringbar failed with error -12")
-                // What else the kernel says depends on which allocation it was.
+                // Further messages depend on the failed allocation.
                 .may_provoke("probe with driver ringbar failed with error ")
                 .may_provoke("driver_sysfs_add failed")
                 .may_provoke(": can't reserve [mem ")
@@ -78,11 +77,11 @@ pub fn suite() -> Suite {
     }
 }
 
-/// The switch of this thread.
+/// Fault injection for this thread.
 struct Injector(File);
 
 impl Injector {
-    /// Has failures hit everything: allocations that may sleep too, of any order.
+    /// Enables failures for all allocations: of any order, also those that may sleep.
     fn new() -> Verdict<Self> {
         let root = Path::new("/sys/kernel/debug");
         for (file, value) in [
@@ -103,8 +102,8 @@ impl Injector {
         Ok(Self(file))
     }
 
-    /// Runs `operation` with the `n`-th attempt failing. Returns whether there were
-    /// so many, and what came of it.
+    /// Runs `operation` with the `n`-th attempt failing. Returns whether there was an
+    /// `n`-th attempt, and the operation's result.
     fn with<T>(
         &self,
         n: u32,
@@ -115,11 +114,11 @@ impl Injector {
             .write_at(number.as_bytes(), 0)
             .during(|| "arming".into())?;
         let result = operation();
-        // What is left of the number. Where it runs out only in this very call, the call fails, and
-        // the operation has met no failure.
+        // Read the remaining count. If the count reaches 0 only in this call, the call
+        // fails, and the operation has met no failure.
         let mut left = [0; 16];
         let met = self.0.read_at(&mut left, 0).is_ok() && left.starts_with(b"0\n");
-        // As long as some of the number is left, this call may be the one that fails.
+        // While the count is not 0, this call itself may be the one that fails.
         while let Err(error) = self.0.write_at(b"0", 0) {
             let failed = error.raw_os_error() == Some(libc::EFAULT);
             check!(failed, "disarming: {error}");
@@ -128,13 +127,13 @@ impl Injector {
     }
 }
 
-/// What a failed allocation may look like to the caller: no memory, a user page
-/// that cannot be reached, no room for a mapping, come again.
+/// Errors of a failed allocation: no memory, an unreachable user page, no room for a
+/// mapping, try again.
 const ALLOWED: [i32; 4] = [libc::ENOMEM, libc::EFAULT, libc::EIO, libc::EAGAIN];
 
-/// Has each attempt within `operation` fail once; `prepare` makes what one run of
-/// it needs. What it makes is dropped without failures. After each the device must
-/// work. Returns how many there were.
+/// Fails each attempt within `operation` once; `prepare` creates the input of one run,
+/// which is dropped without failures. The device must work after each run. Returns the
+/// number of failures.
 fn attempts<T, U>(
     context: &Context,
     what: &str,
@@ -162,7 +161,7 @@ fn attempts<T, U>(
     Err(Stop::Failed(format!("{what}: no end of failures")))
 }
 
-/// As [`attempts`], of which there must be some.
+/// As [`attempts`]; at least one failure must occur.
 fn sweep<T, U>(
     context: &Context,
     what: &str,
@@ -200,13 +199,13 @@ fn small_transfer(context: &Context) -> Verdict {
     Ok(())
 }
 
-/// A file, and memory that has no pages yet, not even to be read.
+/// A file, and memory without any pages.
 fn fresh(context: &Context, length: usize) -> Verdict<(File, Region)> {
     Ok((context.open()?, Region::shared_anonymous(length)?))
 }
 
 fn moved(result: io::Result<usize>) -> io::Result<()> {
-    // A part is a result too.
+    // A short transfer is a valid result.
     match result? {
         0 => Err(io::ErrorKind::UnexpectedEof.into()),
         _ => Ok(()),
@@ -231,7 +230,7 @@ fn vectored(context: &Context) -> Verdict {
     const PIECES: usize = 40;
     let prepare = || {
         let (file, memory) = fresh(context, 2 * PIECES * PAGE)?;
-        // Every second page, so that no two are one segment.
+        // Every second page, so that no two pages are merged into a segment.
         let list: Vec<_> = (0..PIECES)
             .map(|i| memory.buffer(2 * i * PAGE + 100, 700))
             .collect();
@@ -260,9 +259,9 @@ fn aio(context: &Context) -> Verdict {
     })
 }
 
-/// io_uring passes a request that may wait to a worker, if only because a lock was taken just
-/// then, and cancels it where there is no memory to make the first worker (`io_wq_enqueue` in
-/// `io_uring/io-wq.c`).
+/// io_uring passes a request that may wait to a worker, for example because of a
+/// contended lock, and cancels it if it has no memory for the first worker
+/// (`io_wq_enqueue` in `io_uring/io-wq.c`).
 fn as_no_worker<T>(result: io::Result<T>) -> io::Result<T> {
     result.map_err(|error| match error.raw_os_error() {
         Some(libc::ECANCELED) => io::Error::from_raw_os_error(libc::ENOMEM),
@@ -294,7 +293,7 @@ fn io_uring(context: &Context) -> Verdict {
     )
 }
 
-/// Pages that io_uring keeps until a request is completed, and not longer.
+/// io_uring keeps registered pages until a request is completed, and not longer.
 fn registered(context: &Context) -> Verdict {
     const LENGTH: usize = 64 * PAGE;
     for write in [false, true] {
@@ -324,7 +323,7 @@ fn registered(context: &Context) -> Verdict {
 
 fn fsync(context: &Context) -> Verdict {
     let injector = Injector::new()?;
-    // A flush allocates nothing, so there is nothing that could fail.
+    // A flush allocates nothing, so nothing can fail.
     let file = context.open()?;
     let (met, result) = injector.with(1, || sys::fsync(&file))?;
     result.during(|| "fsync".into())?;
@@ -366,7 +365,7 @@ fn uring_commands(context: &Context) -> Verdict {
     })
 }
 
-/// What there is to map: selector and length.
+/// The maps: selector and length.
 const MAPS: [(u64, usize); 4] = [
     (uapi::MAP_MEMORY, 64 * PAGE),
     (uapi::MAP_STATISTICS, PAGE),
@@ -379,8 +378,8 @@ fn map(file: &File, selector: u64, length: usize) -> io::Result<Region> {
     Region::of_file(file, offset, length, libc::PROT_READ, libc::MAP_SHARED)
 }
 
-/// What an error of mapping the device memory stands for: where the kernel has no memory
-/// to note the memory type of the range, `remap_pfn_range` says EINVAL
+/// Converts an error of mapping the device memory: if the kernel has no memory to record
+/// the memory type of the range, `remap_pfn_range` returns EINVAL
 /// (`pfnmap_track_ctx_alloc` in `mm/memory.c`).
 fn as_no_memory(selector: u64, error: io::Error) -> io::Error {
     match error.raw_os_error() {
@@ -401,8 +400,8 @@ fn mmap(context: &Context) -> Verdict {
         )?;
         check_eq!(context.counter("maps")?, 0, "maps of {selector} left");
     }
-    // Page by page, where a fault handler provides them: it needs no memory itself, but maybe a page
-    // table.
+    // Page by page through a fault handler, which needs no memory itself, except perhaps
+    // for a page table.
     for (selector, length) in [MAPS[1], MAPS[2]] {
         attempts(
             context,
@@ -453,7 +452,7 @@ fn probe(context: &Context) -> Verdict {
             appears(context)?;
             return expect_working(context, 2);
         }
-        // Parts of the kernel have errors of their own for it: a resource without memory is busy.
+        // Parts of the kernel return other errors, for example EBUSY for a resource.
         if result.is_err() {
             failed += 1;
             bind.write_at(address.as_bytes(), 0)

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! Files that are waited for, files that do not wait, and files whose writes are
-//! durable.
+//! Files for poll, nonblocking files, and files whose writes are durable.
 
 use std::fs::File;
 use std::time::Duration;
@@ -13,16 +12,16 @@ use crate::sys::{
 };
 use crate::{check, check_eq};
 
-/// What `poll` says of a device with room for requests.
+/// Poll events of a device with a free slot.
 const READY: i16 = libc::POLLIN | libc::POLLOUT | libc::POLLRDNORM | libc::POLLWRNORM;
 
-/// How long an event may take that is there already.
+/// Timeout for an event that has already occurred.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Name of the test that makes durable writes, which the device counts.
 pub const DURABLE_TEST: &str = "b7_durable_writes";
 
-/// How many of them it makes. Nothing else in this suite does.
+/// Number of these durable writes, which are the only ones of this suite.
 pub const DURABLE_WRITES: u64 = 5;
 
 /// The suite.
@@ -45,13 +44,13 @@ pub fn suite() -> Suite {
     }
 }
 
-/// A file that can be polled: `O_NONBLOCK` when it was opened makes it one.
+/// A file that supports poll, because it was opened with `O_NONBLOCK`.
 fn pollable(context: &Context) -> Verdict<File> {
     context.open_with(libc::O_RDWR | libc::O_NONBLOCK)
 }
 
 fn poll(context: &Context) -> Verdict {
-    // Without O_NONBLOCK it is as for a block device, which is always ready.
+    // A file without O_NONBLOCK is always ready, like a block device.
     for file in [pollable(context)?, context.open()?] {
         expect_ready(&file)?;
     }
@@ -82,7 +81,7 @@ fn epoll(context: &Context) -> Verdict {
             .during(|| "adding the file".into())?;
     }
     let mut seen = [false; 2];
-    // Level-triggered: both are ready every time, and take turns.
+    // Level-triggered: both files are ready each time, and take turns.
     for _ in 0..8 {
         let found = epoll.wait(PATIENCE)?;
         let Some((found, tag)) = found else {
@@ -94,7 +93,7 @@ fn epoll(context: &Context) -> Verdict {
     check_eq!(seen, [true; 2], "files with events");
     drop(files);
     check_eq!(epoll.wait(Duration::ZERO)?, None, "event of a closed file");
-    // fcntl does not change what a file is.
+    // fcntl does not change the kind of the file.
     let other = context.open()?;
     let flags = sys::file_flags(&other)?;
     for flags in [flags, flags | libc::O_NONBLOCK] {
@@ -120,7 +119,7 @@ fn epoll_edge(context: &Context) -> Verdict {
     epoll.add(&file, events | libc::EPOLLET, 7)?;
     check_eq!(epoll.wait(PATIENCE)?, Some((events, 7)), "first event");
     check_eq!(epoll.wait(Duration::ZERO)?, None, "without a change");
-    // The queue never gets full, so there is no change either.
+    // The queue never gets full, so the state does not change.
     let memory = Region::anonymous(PAGE)?;
     check_eq!(
         sys::pread(&file, memory.buffer(0, PAGE), 0)?,
@@ -139,7 +138,7 @@ fn uring_poll(context: &Context) -> Verdict {
     Ok(())
 }
 
-/// Moves `length` bytes to the device and back, and looks at both.
+/// Moves `length` bytes to the device and back, and checks both.
 fn round_trip(
     context: &Context,
     seed: u64,
@@ -246,7 +245,7 @@ fn nowait(context: &Context) -> Verdict {
     Ok(())
 }
 
-/// A transfer of more than what goes at once may be cut, but must tell where.
+/// A large transfer may be short, but must return the right length.
 fn large(
     context: &Context,
     write: impl Fn(IoVec, u64) -> std::io::Result<usize>,
@@ -263,7 +262,7 @@ fn large(
         memory.store(at, piece(at));
         bar.store(OFFSET + at, &vec![0xee; STEP]);
     }
-    // Each piece that begins below `end`, cut there.
+    // The pieces below `end`, the last one cut there.
     let cut = |end: usize| {
         (0..end)
             .step_by(STEP)
@@ -278,7 +277,7 @@ fn large(
         let seen = bar.load(OFFSET + at, length);
         expect_bytes(&seen, &piece(at)[..length], &format!("from byte {at} on"))?;
     }
-    // No more than that was begun.
+    // Nothing after the returned length was transferred.
     let rest = bar.load(OFFSET + written, LENGTH - written);
     check!(
         rest.iter().all(|&byte| byte == 0xee),
@@ -329,8 +328,7 @@ fn nowait_large(context: &Context) -> Verdict {
     )
 }
 
-/// Each small enough to be one request. What the device says of them in the end,
-/// the harness compares.
+/// Each write is one request. The harness compares the device's count at its end.
 fn durable(context: &Context) -> Verdict {
     let memory = Region::anonymous(PAGE)?;
     let buffer = memory.buffer(7, 99);

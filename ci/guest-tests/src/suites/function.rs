@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! A device whose registers are not the virtual machine monitor's: a reset need not
-//! come to its end.
+//! A device with registers of its own, not the virtual machine monitor's: its reset need
+//! not complete.
 //!
-//! Such a device goes on with DMA until it is reset or the driver forbids it on the
-//! bus. What it keeps writing shows whether memory was given back too early.
+//! Such a device continues DMA until it is reset or the driver disables bus mastering.
+//! Its writes show whether memory was released too early.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -28,18 +28,18 @@ use crate::{check, check_eq};
 /// Bytes of a request.
 const BLOCK: usize = 16 << 10;
 
-/// Requests in flight: that they take a while to end shows which end before DMA does.
+/// Number of requests in flight: enough that a request which ends before the device's DMA
+/// does is noticed.
 const REQUESTS: usize = 128;
 
-/// What the device writes, and what the caller has in the memory afterwards.
+/// Byte that the device writes, and byte that the caller stores afterwards.
 const DEVICES: u8 = 0x5c;
 const OURS: u8 = 0xcc;
 
-/// For how long memory that was given back is watched: the device writes to it all the
-/// time.
+/// Time for which released memory is watched. The device writes to it continuously.
 const WATCH: Duration = Duration::from_millis(200);
 
-/// What the driver and the bus say.
+/// Messages of the driver and of the bus.
 const HELD: &str = "the device does not come out of reset";
 const BROKEN: &str = "the device broke queue 2: ";
 const FAILED: &str = "probe with driver ringbar failed";
@@ -71,7 +71,7 @@ pub fn suite() -> Suite {
     }
 }
 
-/// The function of a test, which is good again and bound when this is dropped.
+/// The function of a test, restored and bound when dropped.
 struct Function<'a> {
     context: &'a Context,
     host: Host,
@@ -95,7 +95,7 @@ impl<'a> Function<'a> {
         self.host.function_command(command)
     }
 
-    /// Has the function be good, and its driver bound.
+    /// Restores the function and binds its driver.
     fn restore(&self) -> Verdict {
         self.command(KeepRequestsPending(false))?;
         self.command(DelayReset(false))?;
@@ -107,13 +107,13 @@ impl<'a> Function<'a> {
         expect_transfer(self.context)
     }
 
-    /// Binds the driver; returns whether that went well.
+    /// Binds the driver; returns whether it succeeded.
     fn try_bind(&self) -> bool {
         std::fs::write("/sys/bus/pci/drivers/ringbar/bind", &self.address).is_ok()
     }
 
-    /// The driver must have said once that the reset did not come, and `others` lines
-    /// besides.
+    /// Checks that the driver logged one line about the reset, and `others` further
+    /// lines.
     fn expect_lines(&mut self, others: usize) -> Verdict {
         let lines = self.log.of_driver()?;
         let held = lines.iter().filter(|line| line.contains("reset")).count();
@@ -159,7 +159,7 @@ fn works(context: &Context) -> Verdict {
     Ok(())
 }
 
-/// Requests that the device keeps, and writes into the memory of.
+/// Requests that the device keeps pending, and whose memory it writes to.
 struct Kept {
     aio: AioContext,
     memory: Region,
@@ -184,8 +184,8 @@ impl Kept {
         Ok(Self { aio, memory })
     }
 
-    /// Takes each buffer for the caller the moment that its request has ended, with
-    /// `errno`; from then on the device must not write to it.
+    /// Overwrites each buffer as soon as its request has ended with `errno`. From then on
+    /// the device must not write to it.
     fn expect_ended(&self, errno: i32) -> Verdict {
         let mut left = REQUESTS;
         let deadline = Instant::now() + PATIENCE;
@@ -238,8 +238,8 @@ fn unbound(context: &Context) -> Verdict {
     function.restore()
 }
 
-/// What was found out when the device was taken out of service still counts when it is
-/// unbound.
+/// A device that did not reset when it was taken out of service is still treated so at
+/// unbind.
 fn unbound_later(context: &Context) -> Verdict {
     let mut function = Function::new(context)?;
     let kept = Kept::new(&function)?;
@@ -250,7 +250,7 @@ fn unbound_later(context: &Context) -> Verdict {
     ended?;
     expect_no_bus_master(&function.address)?;
     function.expect_lines(1)?;
-    // A device that is still in its reset cannot be used.
+    // A device whose reset has not completed cannot be used.
     check!(
         !function.try_bind(),
         "a device that does not come out of reset was bound"
@@ -258,7 +258,7 @@ fn unbound_later(context: &Context) -> Verdict {
     function.restore()
 }
 
-/// The bus does not let the device do DMA.
+/// Checks that bus mastering is disabled.
 fn expect_no_bus_master(address: &str) -> Verdict {
     const COMMAND: usize = 4;
     const BUS_MASTER: u8 = 4;
@@ -268,7 +268,7 @@ fn expect_no_bus_master(address: &str) -> Verdict {
     Ok(())
 }
 
-/// Each is seen at probe, and the device is not bound.
+/// Probe detects each invalid register, and the device is not bound.
 fn registers(context: &Context) -> Verdict {
     const DEVICE_FEATURE: u8 = 4;
     const CONFIG_VECTOR: u8 = 16;
@@ -307,7 +307,7 @@ fn registers(context: &Context) -> Verdict {
 }
 
 fn torn(context: &Context) -> Verdict {
-    // Neither half is as before.
+    // Both halves differ from the old value.
     let changed = (1 << 32) + (8 << 20);
     let function = Function::new(context)?;
     unbind(&function.address)?;

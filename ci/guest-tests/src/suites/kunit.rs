@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! The driver's own unit tests, which the kernel has run when it loaded the
-//! module.
+//! The driver's KUnit tests, which the kernel ran when it loaded the module.
 
 use std::fs;
 use std::path::Path;
@@ -9,7 +8,7 @@ use std::path::Path;
 use crate::case::{Case, Context, During, Verdict};
 use crate::check;
 
-/// Where the kernel keeps the results (`Documentation/dev-tools/kunit`).
+/// Directory of the results (`Documentation/dev-tools/kunit`).
 const RESULTS: &str = "/sys/kernel/debug/kunit";
 
 /// The cases, for a kernel with KUnit.
@@ -40,8 +39,8 @@ fn passed(suite: &str) -> Verdict {
     Ok(())
 }
 
-/// Whether KTAP output says that the suite has run and all of its tests passed. The kernel
-/// adds them up only where there are several, so the plan is what counts.
+/// Whether all tests of the suite in KTAP output have run and passed. The kernel prints a
+/// summary only for several tests, so the plan is what counts.
 fn all_passed(text: &str, suite: &str) -> bool {
     let mut tests = 0;
     let mut planned = None;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! Calls for a gibibyte, on a device that is larger than that.
+//! Calls of 1 GiB, on a larger device.
 
 use std::time::Duration;
 
@@ -18,25 +18,24 @@ pub const DEVICE: u64 = (1 << 30) + (64 << 20);
 /// Bytes of each call.
 const LENGTH: usize = 1 << 30;
 
-/// Bytes of each of its buffers. They all lie in the same memory, each a page
-/// further than the one before: so each has other content, and yet what comes
-/// back into all of them is the same for the bytes that they share.
+/// Bytes of each buffer. The buffers overlap, each one page after the previous one: so
+/// their content differs, and yet a read stores the same bytes where buffers overlap.
 const BUFFER: usize = 16 << 20;
 
 /// Buffers of a call.
 const COUNT: usize = LENGTH / BUFFER;
 
-/// Memory in which the buffers lie, and where the first begins.
+/// Size of the memory of the buffers, and offset of the first one.
 const MEMORY: usize = START + BUFFER + COUNT * PAGE;
 const START: usize = 1;
 
-/// Where the range begins in the device.
+/// Offset of the range in the device.
 const OFFSET: u64 = 4099;
 
 /// Bytes compared at a time.
 const STEP: usize = 4 << 20;
 
-/// How long a call may take.
+/// Timeout for a call.
 const PATIENCE: Duration = Duration::from_secs(120);
 
 /// The suite.

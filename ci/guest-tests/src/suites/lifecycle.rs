@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! The driver comes and goes, with I/O running.
+//! The driver is bound, unbound, loaded and unloaded, with I/O running.
 
 use std::collections::VecDeque;
 use std::fs::{self, File};
@@ -21,11 +21,11 @@ use crate::sys::{
 use crate::uapi;
 use crate::{check, check_eq};
 
-/// How often drivers come and go.
+/// Number of rounds.
 const ROUNDS: u64 = 20;
 
-/// The same under the checkers of the debug kernel, which need no luck to see what
-/// is wrong, and take their time.
+/// Number of rounds on the debug kernel, whose checkers are slow but detect errors
+/// without a lucky timing.
 const CHECKED_ROUNDS: u64 = 2;
 
 pub(super) fn rounds() -> u64 {
@@ -93,12 +93,12 @@ pub(super) fn load(context: &Context) -> Verdict {
     appears(context)
 }
 
-/// The kernel makes the node a moment after the driver has asked for it.
+/// Waits for the device node, which the kernel creates asynchronously.
 pub(super) fn appears(context: &Context) -> Verdict {
     eventually("the device node", || Ok(context.path().exists()))
 }
 
-/// Writes by DMA, looks through the map, reads back.
+/// Writes by DMA, loads through the map, and reads back.
 pub(super) fn expect_working(context: &Context, seed: u64) -> Verdict {
     const LENGTH: usize = 300_001;
     let file = context.open()?;
@@ -135,12 +135,12 @@ fn is_absent(error: &io::Error) -> bool {
     )
 }
 
-/// Memory that the test shares with the processes it makes: one byte that tells
-/// them to go on, and a count of what each has done.
+/// Memory that the test shares with its child processes: a stop flag, and a count of each
+/// child's progress.
 pub(super) struct Board(Region);
 
 impl Board {
-    /// Bytes of the signal, which is a row of its own.
+    /// Bytes of a row. The flag has a row of its own.
     const ROW: usize = 8;
 
     pub(super) fn new() -> Verdict<Self> {
@@ -167,7 +167,7 @@ impl Board {
             .store((process + 1) * Self::ROW, &count.to_le_bytes());
     }
 
-    /// Waits until a process has done this much.
+    /// Waits until the count of a process has reached `count`.
     pub(super) fn expect_done(&self, process: usize, count: u64) -> Verdict {
         eventually(&format!("progress of process {process}"), || {
             Ok(self.done(process) >= count)
@@ -175,8 +175,8 @@ impl Board {
     }
 }
 
-/// Makes a process that works for the test; what went wrong in it goes to
-/// standard error, and its exit status says that something did.
+/// Starts a child process. Errors in it go to standard error, and its exit status reports
+/// them.
 pub(super) fn process(number: usize, work: impl FnOnce() -> Verdict) -> Verdict<Child> {
     Ok(sys::fork(|| match work() {
         Ok(()) => 0,
@@ -195,8 +195,8 @@ pub(super) fn expect_good_end(number: usize, child: Child) -> Verdict {
     Ok(())
 }
 
-/// Opens the device and moves data until the device is gone, again and again,
-/// until told to stop.
+/// Opens the device and moves data until the device is gone, repeatedly, until told to
+/// stop.
 fn use_whenever_there(context: &Context, board: &Board, number: usize) -> Verdict {
     const LENGTH: usize = 64 << 10;
 
@@ -244,8 +244,7 @@ fn reload_with_io(context: &Context) -> Verdict {
             let more = board.done(number) + 2;
             board.expect_done(number, more).during(during)?;
         }
-        // Files that are open hold the module; those who have them find the
-        // device gone and close them.
+        // Open files hold the module. Their owners get ENODEV and close them.
         unbind(&address).during(during)?;
         remove().during(during)?;
         load(context).during(during)?;
@@ -274,12 +273,12 @@ fn rmmod_with_open_file(context: &Context) -> Verdict {
 
 const DRIVER: &str = "/sys/bus/pci/drivers/ringbar";
 
-/// Takes the device away from the driver.
+/// Unbinds the device from the driver.
 pub(super) fn unbind(address: &str) -> Verdict {
     fs::write(format!("{DRIVER}/unbind"), address).during(|| format!("unbinding {address}"))
 }
 
-/// Gives it back.
+/// Binds the device to the driver.
 pub(super) fn bind(context: &Context, address: &str) -> Verdict {
     fs::write(format!("{DRIVER}/bind"), address).during(|| format!("binding {address}"))?;
     appears(context)
@@ -293,7 +292,7 @@ fn open_file_after_unbind(context: &Context) -> Verdict {
     let result = expect_enodev(&file, &memory);
     bind(context, &address)?;
     result?;
-    // The old file does not come back to life with the new device.
+    // The old file stays invalid after the device is bound again.
     expect_enodev(&file, &memory).during(|| "after binding again".into())?;
     expect_working(context, 78)?;
     drop(file);
@@ -340,7 +339,7 @@ fn expect_enodev(file: &File, memory: &Region) -> Verdict {
     expect_errno(ring.run(&write), ENODEV, "io_uring write")
 }
 
-/// Moves data until the device is gone, in the way that belongs to the number.
+/// Moves data until the device is gone, by a method that depends on the process's number.
 fn until_gone(context: &Context, board: &Board, number: usize) -> Verdict {
     const DEPTH: usize = 8;
     const LENGTH: usize = 100_000;
@@ -409,15 +408,15 @@ fn unbind_with_io(context: &Context) -> Verdict {
     Ok(())
 }
 
-/// Those who wait, and those who come later.
+/// A poll that waits during the removal, and polls after it.
 fn poll_after_unbind(context: &Context) -> Verdict {
     const GONE: i16 = libc::POLLERR | libc::POLLHUP;
 
     let address = context.pci_address()?;
     let board = Board::new()?;
-    // Only such a file can be polled.
+    // Only nonblocking files support poll.
     let open = || context.open_with(libc::O_RDWR | libc::O_NONBLOCK);
-    // Of an idle device there is nothing else to wait for.
+    // An idle device has no other events.
     let waiter = process(0, || {
         let file = open()?;
         board.count(0);
@@ -440,7 +439,7 @@ fn poll_after_unbind(context: &Context) -> Verdict {
     bind(context, &address)?;
     let gone = ready | libc::EPOLLERR | libc::EPOLLHUP;
     check_eq!(edge?, Some((gone, 1)), "events by epoll");
-    // Whoever reads or writes learns at once that it is gone.
+    // A read or write returns at once, so the file is ready.
     check_eq!(late?, GONE | libc::POLLIN | libc::POLLOUT, "events by poll");
     expect_good_end(0, waiter)?;
     expect_working(context, 82)
@@ -482,8 +481,8 @@ fn map_after_unbind(context: &Context) -> Verdict {
     expect_working(context, 80)
 }
 
-/// Forks again and again, with a map and much other memory, so that there is nearly always a
-/// child in the making.
+/// Forks repeatedly, with a map and much other memory, so that a fork is nearly always in
+/// progress.
 fn fork_all_the_time(context: &Context, board: &Board, number: usize) -> Verdict {
     const LENGTH: usize = 96 << 20;
     const CHILDREN: usize = 4;
@@ -491,7 +490,8 @@ fn fork_all_the_time(context: &Context, board: &Board, number: usize) -> Verdict
     let memory = Region::anonymous(LENGTH)?;
     memory.advise(libc::MADV_NOHUGEPAGE)?;
     memory.fill(0, LENGTH, 1);
-    // Below the memory, so that a child has its map long before it is complete.
+    // At an address below the memory, so that a child gets the map long before its fork
+    // is complete.
     let _map = context.map()?;
     let mut children = VecDeque::new();
     while !board.signalled() {
@@ -504,7 +504,7 @@ fn fork_all_the_time(context: &Context, board: &Board, number: usize) -> Verdict
     Ok(())
 }
 
-/// Each child is one more process with maps, which is within a call that changes its memory.
+/// Each child is another process with maps, whose memory lock the fork holds.
 fn unbind_while_forking(context: &Context) -> Verdict {
     const PROCESSES: usize = 4;
 
@@ -531,7 +531,7 @@ fn unbind_while_forking(context: &Context) -> Verdict {
     expect_working(context, 83)
 }
 
-/// What an open file of debugfs runs is the module's.
+/// An open debugfs file uses the module's code.
 fn rmmod_with_open_counter(context: &Context) -> Verdict {
     let mut counter = File::open(context.counter_path("requests")?)?;
     let rmmod = Command::new("rmmod").arg("ringbar").output()?;
@@ -546,7 +546,7 @@ fn rmmod_with_open_counter(context: &Context) -> Verdict {
         "the counter shows {text:?}"
     );
 
-    // Without device it shows nothing any more, and the module is still there.
+    // Without the device it shows nothing, but the module stays loaded.
     let address = context.pci_address()?;
     unbind(&address)?;
     counter

@@ -14,7 +14,7 @@ const READ_WRITE: i32 = libc::PROT_READ | libc::PROT_WRITE;
 const SHARED: i32 = libc::MAP_SHARED;
 const PRIVATE: i32 = libc::MAP_PRIVATE;
 
-/// How long a child may take.
+/// Timeout for a child.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The suite.
@@ -48,7 +48,7 @@ pub fn suite() -> Suite {
     }
 }
 
-/// Where a map that must be refused begins.
+/// Offset of a map that must be refused.
 #[derive(Clone, Copy)]
 enum At {
     /// At this offset.
@@ -60,7 +60,7 @@ enum At {
 /// Maps that must be refused: name, offset, length, protection, flags, open
 /// flags, errors that may come.
 fn bounds() -> Vec<Case> {
-    // Some of the largest offsets are caught before the driver is asked.
+    // The kernel refuses some of the largest offsets before it calls the driver.
     const RANGE: &[i32] = &[libc::EINVAL, libc::EOVERFLOW, libc::ENXIO];
     const INVALID: &[i32] = &[libc::EINVAL];
     const RIGHTS: &[i32] = &[libc::EPERM, libc::EACCES];
@@ -449,7 +449,7 @@ fn mprotect_rights(context: &Context) -> Verdict {
 
 fn private_read_only(context: &Context) -> Verdict {
     let file = context.open()?;
-    // May be refused as well; what it must not become is a private copy.
+    // The driver may refuse the map, but must not create a private copy.
     match Region::of_file(&file, 0, PAGE, READ, PRIVATE) {
         Err(error) => {
             check_eq!(error.raw_os_error(), Some(libc::EINVAL), "refused with");

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! The tests. One suite runs in one virtual machine.
+//! The suites. Each suite runs in a virtual machine of its own.
 
 mod asynchronous;
 pub mod bounce;
@@ -56,7 +56,7 @@ pub fn all() -> Vec<Suite> {
     ]
 }
 
-/// Suites for the debug kernel. It takes long to boot, so all tests that do not
+/// Suites for the debug kernel. The debug kernel boots slowly, so all tests that do not
 /// need a device of their own share one machine.
 pub fn debug() -> Vec<Suite> {
     let (own, shared): (Vec<_>, Vec<_>) = all().into_iter().partition(|suite| {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! Device nodes on file systems other than devtmpfs, whose inodes are theirs.
+//! Device nodes on file systems other than devtmpfs.
 
 use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt;
@@ -45,7 +45,7 @@ fn text(path: &Path) -> Verdict<&str> {
         .ok_or_else(|| Stop::Failed("a name that is no text".into()))
 }
 
-/// A file system with a device node in it, gone when dropped.
+/// A mounted file system, unmounted when dropped.
 struct Mounted {
     folder: PathBuf,
     top: PathBuf,
@@ -60,7 +60,7 @@ impl Mounted {
         };
         fs::create_dir_all(&mounted.top)?;
         let top = text(&mounted.top)?;
-        // Where it is no module it is there anyway; mount will tell.
+        // A built-in file system is no module; mount reports a missing one.
         let _ = lifecycle::modprobe(&["-q", kind]);
         match kind {
             "ext4" => {
@@ -103,13 +103,13 @@ impl Mounted {
 
 impl Drop for Mounted {
     fn drop(&mut self) {
-        // Nothing hangs on it in a machine that ends soon.
+        // An error is harmless, because the machine ends soon.
         let _ = self.unmount();
         let _ = fs::remove_dir_all(&self.folder);
     }
 }
 
-/// A number of kilobytes that `/proc/self/smaps` tells of the map at `address`.
+/// A field in kB of the map at `address` in `/proc/self/smaps`.
 fn kilobytes(address: usize, what: &str) -> Verdict<u64> {
     let smaps = fs::read_to_string("/proc/self/smaps")?;
     let start = format!("{address:08x}-");
@@ -134,7 +134,7 @@ fn node_on(context: &Context, kind: &str) -> Verdict {
     )?;
     counters.load(0, 8);
 
-    // The file is none of tmpfs, whatever its file system is.
+    // The file is not a tmpfs file, whatever its file system is.
     expect_errno(sys::seals(&file), &[libc::EINVAL], "F_GET_SEALS")?;
     let sealed = sys::add_seals(&file, libc::F_SEAL_SEAL);
     expect_errno(sealed, &[libc::EINVAL], "F_ADD_SEALS")?;
@@ -147,7 +147,7 @@ fn node_on(context: &Context, kind: &str) -> Verdict {
     let removed = map.advise(libc::MADV_REMOVE);
     expect_errno(removed, &[libc::EINVAL, libc::ENODEV], "MADV_REMOVE")?;
 
-    // It is the device all the same.
+    // The node works like the device's own.
     let data = pattern::bytes(kind.len() as u64, 2 * PAGE);
     let memory = Region::anonymous(2 * PAGE)?;
     memory.store(0, data);
@@ -162,7 +162,7 @@ fn node_on(context: &Context, kind: &str) -> Verdict {
     mounted.unmount()
 }
 
-/// Maps by way of another node go with the device too.
+/// Maps of another node are removed with the device, too.
 pub(super) fn map_of_another_node(context: &Context) -> Verdict {
     let address = context.pci_address()?;
     let mounted = Mounted::new("ramfs")?;

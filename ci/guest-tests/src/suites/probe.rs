@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! What the system shows of the device once the driver is loaded.
+//! State of the system after the driver was loaded.
 
 use std::fs;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
@@ -54,7 +54,7 @@ fn pci_identity(context: &Context) -> Verdict {
         u64::from(PCI_DEVICE_ID),
         "device"
     );
-    // Bus master, or there would be no DMA.
+    // DMA needs bus mastering.
     let config = fs::read(device.join("config"))?;
     let command = config
         .get(4..6)
@@ -156,7 +156,7 @@ fn some_io(context: &Context, count: u64, length: usize) -> Verdict {
     Ok(())
 }
 
-/// How many interrupts so many reads take, one at a time.
+/// Number of interrupts of `count` reads, one at a time.
 fn interrupts_of(context: &Context, count: u64, length: usize) -> Verdict<u64> {
     let before = context.interrupts()?;
     some_io(context, count, length)?;
@@ -165,7 +165,7 @@ fn interrupts_of(context: &Context, count: u64, length: usize) -> Verdict<u64> {
 
 fn large_requests_interrupt(context: &Context) -> Verdict {
     const READS: u64 = 100;
-    /// More than the driver looks for the end of.
+    /// Larger than the requests for which the driver busy-polls.
     const LENGTH: usize = 2 << 20;
     let interrupts = interrupts_of(context, READS, LENGTH)?;
     check!(
@@ -175,10 +175,10 @@ fn large_requests_interrupt(context: &Context) -> Verdict {
     Ok(())
 }
 
-/// The driver looks for the end of so many reads, one at a time, so that most of them
-/// need no interrupt.
+/// Checks that the driver busy-polls for reads, one at a time, so that most of them need
+/// no interrupt.
 fn are_polled_for(context: &Context, reads: u64, length: usize) -> Verdict {
-    /// A host with more to do than processors answers late for a while.
+    /// An overloaded host may respond late for a while.
     const ATTEMPTS: usize = 5;
     let mut counts = Vec::new();
     for _ in 0..ATTEMPTS {
@@ -225,7 +225,7 @@ fn node_and_size(context: &Context) -> Verdict {
         "the end of the device is at {}",
         context.size()
     );
-    // The last byte is there, the next one is not.
+    // The last byte exists, the next one does not.
     let file = context.open()?;
     let memory = Region::anonymous(4096)?;
     let last = context.size() - 1;

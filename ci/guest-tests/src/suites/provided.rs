@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! Reads into buffers that io_uring chooses: each completion must name the buffer,
-//! and that must hold the data of this read and of no other.
+//! Reads into provided buffers of io_uring: each completion must name the buffer, which
+//! must hold the data of this read only.
 
 use std::fs::File;
 
@@ -10,14 +10,14 @@ use crate::pattern;
 use crate::sys::{self, Kind, Provided, Provision, Region, Ring, Selected, UringOperation};
 use crate::{check, check_eq};
 
-/// Most reads at once.
+/// Maximum number of concurrent reads.
 pub(super) const MOST: usize = 64;
 
-/// All ways to provide buffers.
+/// All methods of providing buffers.
 pub(super) const PROVISIONS: [Provision; 3] =
     [Provision::Ring, Provision::Incremental, Provision::Legacy];
 
-/// A ring, and buffers that a number of reads use up.
+/// A ring, and buffers for a number of reads.
 pub(super) struct Reads {
     pub(super) ring: Ring,
     provided: Provided,
@@ -28,7 +28,7 @@ pub(super) struct Reads {
     count: usize,
 }
 
-/// Where in the device read `i` of this many bytes is: not aligned.
+/// Offset of read `i` in the device: not aligned.
 fn place(i: usize, length: usize) -> u64 {
     (3 + i * (length + 513)) as u64
 }
@@ -60,7 +60,7 @@ impl Reads {
         pattern::bytes(seed + i as u64, self.length)
     }
 
-    /// Puts data into the device, and other bytes into the buffers.
+    /// Stores data in the device, and other bytes in the buffers.
     pub(super) fn prepare(&self, bar: &Region, seed: u64) {
         for i in 0..self.count {
             bar.store(place(i, self.length) as usize, self.data(seed, i));
@@ -82,12 +82,12 @@ impl Reads {
         Ok(())
     }
 
-    /// Takes the results of all reads, and compares.
+    /// Takes the results of all reads, and compares the data.
     pub(super) fn expect(&mut self, seed: u64) -> Verdict {
         let results = self.ring.selected(self.count, crate::case::PATIENCE)?;
         check_eq!(results.len(), self.count, "results");
         let mut ended = vec![false; self.count];
-        // Of each part of a buffer.
+        // One flag per part of a buffer.
         let mut filled = vec![false; self.count];
         let mut unfinished = vec![0; self.provided.count()];
         for selected in results {
@@ -121,7 +121,7 @@ impl Reads {
             };
             filled[part] = true;
         }
-        // All but the last read of a buffer leave something of it.
+        // All but the last read of a buffer leave space in it.
         let left = vec![self.parts - 1; self.provided.count()];
         check_eq!(unfinished, left, "reads that left a part of each buffer");
         Ok(())
@@ -139,7 +139,7 @@ impl Reads {
     }
 }
 
-/// Reads on an idle device, as many at once as the buffers last.
+/// Reads on an idle device, until the buffers are used up.
 fn rounds(context: &Context, kind: Kind, file: &File) -> Verdict {
     let bar = context.map()?;
     for provision in PROVISIONS {
@@ -179,7 +179,7 @@ pub(super) fn defer_taskrun(context: &Context) -> Verdict {
 pub(super) fn iopoll(context: &Context) -> Verdict {
     let direct = libc::O_RDWR | libc::O_DIRECT;
     rounds(context, Kind::IoPoll, &context.open_with(direct)?)?;
-    // There io_uring would lose the buffers.
+    // On a pollable file, io_uring would lose the buffers.
     let file = context.open_with(direct | libc::O_NONBLOCK)?;
     let mut reads = Reads::new(Kind::IoPoll, Provision::Ring, 1, 4096)?;
     reads.submit(&file)?;
@@ -190,7 +190,7 @@ pub(super) fn iopoll(context: &Context) -> Verdict {
     expect_errno(result, &[libc::EOPNOTSUPP], "a file that can be polled")
 }
 
-/// A file that can be polled, whatever its flags become later; and one that cannot.
+/// A pollable file, whatever its flags become later, and one that is not.
 pub(super) fn nonblock(context: &Context) -> Verdict {
     let pollable = context.open_with(libc::O_RDWR | libc::O_NONBLOCK)?;
     let other = context.open()?;
@@ -218,7 +218,7 @@ pub(super) fn multishot(context: &Context) -> Verdict {
     let data = pattern::bytes(4600, 3 * LENGTH + REST);
     bar.store(start as usize, data);
 
-    // Only a file that can be polled may be asked.
+    // Multishot reads need a pollable file.
     let other = context.open()?;
     let read = UringOperation::read_multishot(&other, &reads.provided, start);
     expect_errno(reads.ring.run(&read), &[libc::EBADFD], "not pollable")?;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! The device is reset by an administrator, and what its end leaves to be done later.
+//! Resets by an administrator, and work that the driver does after a reset or removal.
 
 use std::fs::File;
 use std::io;
@@ -86,7 +86,7 @@ fn reset_with_map(context: &Context) -> Verdict {
     let info = info(&file)?;
     check_eq!(info.state, uapi::STATE_IN_SERVICE, "state");
     check!(info.capabilities & uapi::CAP_MMAP != 0, "no maps any more");
-    // Device memory is what it was, and the file is as good as a new one.
+    // The device memory is unchanged, and the file works like a new one.
     let map = Region::shared(&file, 0, 4 * PAGE).during(|| "a new map".into())?;
     expect_bytes(&map.load(12345, 6), b"mapped", "the new map")?;
     let memory = Region::anonymous(PAGE)?;
@@ -96,8 +96,8 @@ fn reset_with_map(context: &Context) -> Verdict {
     expect_working(context, 91)
 }
 
-/// Moves data in the way that belongs to the number until told to stop. Nothing else may
-/// go wrong than that requests which are in flight at a reset end with `EIO`.
+/// Moves data by a method that depends on the process's number, until told to stop. The
+/// only allowed error is `EIO` of requests in flight at a reset.
 fn move_through_resets(context: &Context, board: &Board, number: usize) -> Verdict {
     const DEPTH: usize = 8;
     const LENGTH: usize = 100_000;
@@ -169,7 +169,7 @@ fn reset_with_io(context: &Context) -> Verdict {
     eventually("the release of all pages", || Ok(Pins::read()?.balanced()))
 }
 
-/// Makes and drops maps, also by forking. During a reset there are none to be had.
+/// Creates and drops maps, also by forking. During a reset, `mmap` fails.
 fn map_through_resets(context: &Context, board: &Board, number: usize) -> Verdict {
     let file = context.open()?;
     while !board.signalled() {
@@ -187,8 +187,8 @@ fn map_through_resets(context: &Context, board: &Board, number: usize) -> Verdic
     Ok(())
 }
 
-/// Maps that are being made while the device is reset are taken away later, or stay, but what
-/// is mapped afterwards is not lost.
+/// Maps that are created during a reset are removed later or stay, but maps created
+/// afterwards are not removed.
 fn reset_while_mapping(context: &Context) -> Verdict {
     const PROCESSES: usize = 3;
 
@@ -207,7 +207,7 @@ fn reset_while_mapping(context: &Context) -> Verdict {
             board.expect_done(number, more)?;
         }
         sys::reset(&file).during(|| format!("reset {round}"))?;
-        // Those who walk through the processes are still at work, and a new map outlives that.
+        // The work items that remove maps may still run, and a new map must survive them.
         expect_working(context, 100 + round).during(|| format!("round {round}"))?;
     }
     board.signal();
@@ -241,9 +241,9 @@ fn by_command(context: &Context) -> Verdict {
     expect_working(context, 92)
 }
 
-/// Pages that are taken out of a file while the device writes to them are clean when the
-/// read ends. They have to be made dirty again, which the interrupt handler leaves to
-/// somebody else; who does so even if the device is gone by then.
+/// Pages that are removed from a file during a DMA write are clean when the read ends.
+/// They must be made dirty again, which the interrupt handler leaves to a work item, even
+/// if the device is gone by then.
 fn cleaned_pages(context: &Context) -> Verdict {
     const LENGTH: usize = 1 << 20;
     const ROUNDS: u64 = 2;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! The device gets another size while its driver runs.
+//! Resizing the device while its driver runs.
 
 use std::fs::File;
 use std::io;
@@ -19,7 +19,7 @@ use crate::sys::{self, IoVec, PAGE, Region};
 use crate::uapi::{self, Info};
 use crate::{check, check_eq};
 
-/// What devices grow and shrink by.
+/// Bytes by which the tests grow and shrink the device.
 const STEP: u64 = 32 << 20;
 
 /// The suite.
@@ -41,7 +41,7 @@ pub fn suite() -> Suite {
     }
 }
 
-/// Resizes the device, and gives it its former size back in the end.
+/// Resizes the device; dropping it restores the former size.
 struct Resizer<'a> {
     host: Host,
     context: &'a Context,
@@ -57,7 +57,7 @@ impl<'a> Resizer<'a> {
         })
     }
 
-    /// Resizes the device, and waits until its driver has seen it.
+    /// Resizes the device, and waits until its driver has handled the event.
     fn resize(&self, bytes: u64) -> Verdict {
         self.host.resize(bytes)?;
         eventually(&format!("{bytes} bytes"), || {
@@ -91,7 +91,7 @@ fn expect_storage(file: &File, offset: u64, seed: u64, length: usize) -> Verdict
     expect_bytes(&memory.load(0, length), data, "what was read back")
 }
 
-/// Nothing can be read or written from `end` on.
+/// Checks that nothing can be read or written from `end` on.
 fn expect_end(file: &File, end: u64) -> Verdict {
     check_eq!(sys::lseek(file, 0, libc::SEEK_END)?, end, "SEEK_END");
     let memory = Region::anonymous(PAGE)?;
@@ -154,7 +154,7 @@ fn growth(context: &Context) -> Verdict {
         (events + 1, uapi::EVENT_CAPACITY, larger),
         "count, kind and value of the last event"
     );
-    // What was open before is as good as what is opened now.
+    // An old file works like a new one.
     for file in [file, &context.open()?] {
         expect_storage(file, larger - 300_001, larger, 300_001)?;
         expect_storage(file, context.size() - 5000, 7, 10_000)?;
@@ -165,8 +165,8 @@ fn growth(context: &Context) -> Verdict {
     expect_errno(map.map(drop), &[libc::EINVAL], "a map beyond the aperture")
 }
 
-/// The device decides how often it changes its size, but not how much the log takes. All
-/// are in the event log, which has an end.
+/// The device cannot flood the kernel log by changing its size often. All changes are in
+/// the event log, which has a fixed size.
 fn many(context: &Context) -> Verdict {
     const TIMES: u64 = 30;
     /// Lines in each of these times (`include/linux/ratelimit_types.h`).
@@ -222,7 +222,7 @@ fn smaller(context: &Context) -> Verdict {
     resizer.resize(end)?;
     expect_end(file, end)?;
     expect_storage(file, end - 10_000, 2, 10_000)?;
-    // The whole of it is still there when the size comes back.
+    // The content is unchanged when the size is restored.
     resizer.resize(context.size())?;
     let memory = Region::anonymous(10_000)?;
     sys::pread(file, memory.buffer(0, 10_000), end)?;
@@ -230,8 +230,8 @@ fn smaller(context: &Context) -> Verdict {
     expect_bytes(&memory.load(0, 10_000), expected, "what was beyond the end")
 }
 
-/// Whether the bytes from `offset` of a map on can be read; the kernel does it, so
-/// that the answer is no signal.
+/// Whether the bytes from `offset` of a map on can be read. The kernel reads them, so
+/// that the test gets an error instead of a signal.
 pub(super) fn reachable(map: &Region, offset: usize) -> Verdict<bool> {
     let (_reader, writer) = io::pipe()?;
     let writer = File::from(std::os::fd::OwnedFd::from(writer));
@@ -244,7 +244,7 @@ pub(super) fn reachable(map: &Region, offset: usize) -> Verdict<bool> {
 
 fn maps(context: &Context) -> Verdict {
     let resizer = Resizer::new(context)?;
-    // One after the other: all maps of device memory have one caching.
+    // One after the other, because all maps of device memory have the same caching.
     for selector in [uapi::MAP_MEMORY, uapi::MAP_MEMORY_UNCACHED] {
         maps_of(&resizer, selector).during(|| format!("selector {selector}"))?;
     }
@@ -264,7 +264,7 @@ fn maps_of(resizer: &Resizer<'_>, selector: u64) -> Verdict {
         libc::MAP_SHARED,
     )?;
 
-    // The last page is not whole, and ends with something that is not the device's.
+    // The last page is partial, and its end is not device memory.
     let end = context.size() - STEP + 100;
     let last = (end as usize - 100) - PAGE;
     check!(
@@ -287,7 +287,7 @@ fn maps_of(resizer: &Resizer<'_>, selector: u64) -> Verdict {
     expect_errno(two.map(drop), &[libc::EINVAL], "a map beyond the end")?;
     Region::shared(file, offset, PAGE).during(|| "mapping the last page".into())?;
 
-    // What was taken away stays away, but can be mapped again.
+    // Removed maps stay removed, but the memory can be mapped again.
     resizer.resize(context.size())?;
     check!(!reachable(&map, length - 8)?, "the map came back");
     let again = all()?;
@@ -295,7 +295,7 @@ fn maps_of(resizer: &Resizer<'_>, selector: u64) -> Verdict {
     expect_bytes(&again.load(last + PAGE - 8, 8), b"the last", "the map")
 }
 
-/// Used rings are none of the device memory, not even of its first page.
+/// Maps of used rings are independent of the device memory, even of its first page.
 fn used_ring(context: &Context) -> Verdict {
     let resizer = Resizer::new(context)?;
     let file = &resizer.file;
@@ -318,7 +318,7 @@ fn used_ring(context: &Context) -> Verdict {
 fn reload(context: &Context) -> Verdict {
     let resizer = Resizer::new(context)?;
     resizer.resize(context.size() - STEP)?;
-    // Gives the device its size back.
+    // Restores the size of the device.
     drop(resizer);
     lifecycle::remove()?;
     lifecycle::load(context)?;
@@ -362,8 +362,8 @@ fn with_io(context: &Context) -> Verdict {
     expect_end(&resizer.file, low)
 }
 
-/// A transfer near the end that comes and goes: done, as far as there is a device,
-/// or an error that says that there is none.
+/// A transfer near the changing end: it succeeds as far as there is device memory, or
+/// returns the error for its end.
 fn across(file: &File, offset: u64) -> Verdict {
     const LENGTH: usize = 100_000;
     let memory = Region::anonymous(LENGTH)?;
@@ -374,7 +374,7 @@ fn across(file: &File, offset: u64) -> Verdict {
     ] {
         match transfer(file, memory.buffer(0, LENGTH), offset) {
             Ok(bytes) if bytes <= LENGTH => {}
-            // ENXIO: on its way when the device became smaller.
+            // ENXIO: in flight when the device became smaller.
             Err(error) if matches!(error.raw_os_error(), Some(libc::ENOSPC | libc::ENXIO)) => {}
             other => return Err(Stop::Failed(format!("{what} at {offset}: {other:?}"))),
         }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! Maps of what is selected by the upper bits of the offset: device memory with
-//! another caching, counters, event log, used rings.
+//! Maps selected by the upper bits of the offset: device memory with another caching,
+//! counters, event log, used rings.
 
 use std::fs::{self, File};
 
@@ -128,7 +128,7 @@ fn event_log(context: &Context) -> Verdict {
 fn used_rings(context: &Context) -> Verdict {
     let file = context.open()?;
     let info = Info::from_bytes(&sys::info(&file).during(|| "asking for information".into())?);
-    // And the control queue.
+    // The I/O queues and the control queue.
     let queues = 1 + u64::from(info.io_queues);
     let rings = (0..queues)
         .map(|queue| {
@@ -164,9 +164,9 @@ fn used_rings(context: &Context) -> Verdict {
     Ok(())
 }
 
-/// Where the aperture is, which is the largest BAR.
+/// Address of the aperture, which is the largest BAR.
 fn aperture(context: &Context) -> Verdict<u64> {
-    // Each line of the file has first and last address of one.
+    // Each line has the first and last address of a BAR.
     let resources = fs::read_to_string(context.pci_device()?.join("resource"))?;
     let start = resources
         .lines()
@@ -182,8 +182,8 @@ fn aperture(context: &Context) -> Verdict<u64> {
     Ok(start)
 }
 
-/// Makes a map, and checks that it shows the device, with caching of this name in
-/// the kernel's list.
+/// Creates a map, and checks that it shows the device, and has this caching in the
+/// kernel's list.
 fn expect_caching(context: &Context, file: &File, selector: u64, name: &str) -> Verdict {
     let map = Region::shared(file, offset(selector), PAGE).during(|| format!("mapping {name}"))?;
     let expected = pattern::bytes(selector + 77, PAGE);
@@ -207,11 +207,11 @@ fn caching(context: &Context) -> Verdict {
     let file = context.open()?;
     expect_caching(context, &file, uapi::MAP_MEMORY, "write-combining")?;
     expect_caching(context, &file, uapi::MAP_MEMORY_UNCACHED, "uncached")?;
-    // MTRRs say that nothing below 4 GiB that is no RAM is cached.
+    // By the MTRRs, memory below 4 GiB that is not RAM is uncached.
     check!(aperture(context)? < 1 << 32, "the aperture is elsewhere");
     let cached = Region::shared(&file, offset(uapi::MAP_MEMORY_CACHED), PAGE);
     check_eq!(map_error(cached), Some(libc::EOPNOTSUPP), "cached");
-    // The attempt has left nothing behind.
+    // The failed attempt has no effect.
     expect_caching(context, &file, uapi::MAP_MEMORY_UNCACHED, "uncached")
 }
 
@@ -229,7 +229,7 @@ pub(super) fn cached(context: &Context) -> Verdict {
     expect_caching(context, &file, uapi::MAP_MEMORY, "write-combining")
 }
 
-/// All maps of device memory have one, wherever in it they are.
+/// All maps of device memory have the same caching, at any offset.
 fn one_caching(context: &Context) -> Verdict {
     let file = context.open()?;
     let kinds = [uapi::MAP_MEMORY, uapi::MAP_MEMORY_UNCACHED];

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! The command `ringbar`, on the device.
+//! Tests of the command `ringbar`.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -15,7 +15,7 @@ use crate::sys;
 use crate::uapi::{self, Info};
 use crate::{check, check_eq};
 
-/// Where the tests work: not page aligned, as the length.
+/// Offset of the tests in the device; neither it nor the length is page-aligned.
 const OFFSET: u64 = (5 << 20) + 4093;
 const LENGTH: usize = 200_003;
 
@@ -60,13 +60,13 @@ fn start(arguments: &[&str]) -> Verdict<Child> {
 fn ringbar(arguments: &[&str], input: &[u8]) -> Verdict<Output> {
     let mut child = start(arguments)?;
     if let Some(mut stdin) = child.stdin.take() {
-        // A run that fails may not read all of it.
+        // A failing run may not read all input.
         let _ = stdin.write_all(input);
     }
     Ok(child.wait_with_output()?)
 }
 
-/// What a run prints that must succeed.
+/// The output of a run, which must succeed.
 fn good(arguments: &[&str], input: &[u8]) -> Verdict<Vec<u8>> {
     let output = ringbar(arguments, input)?;
     check!(
@@ -176,7 +176,7 @@ fn write(context: &Context) -> Verdict {
     Ok(())
 }
 
-/// A folder in memory, removed with what is in it.
+/// A directory on tmpfs, removed with its content when dropped.
 struct Folder(PathBuf);
 
 impl Folder {
@@ -193,7 +193,7 @@ impl Folder {
 
 impl Drop for Folder {
     fn drop(&mut self) {
-        // Nothing hangs on it in a machine that ends soon.
+        // An error is harmless, because the machine ends soon.
         let _ = fs::remove_dir_all(&self.0);
     }
 }
@@ -281,7 +281,8 @@ fn statistics(context: &Context) -> Verdict {
         check!(words[place] > 0, "{name} is 0");
     }
 
-    // Watched, the counters come with what was added: here by five requests.
+    // With --watch, each line shows the counters and their increments: five requests
+    // here.
     let before = context.counter("requests")?;
     let mut child = start(&["stats", device, "--watch=0.05"])?;
     let found = watch(&mut child, || {
@@ -299,8 +300,8 @@ fn statistics(context: &Context) -> Verdict {
     Ok(())
 }
 
-/// Lets `ringbar stats --watch` print a first time, does `work`, and reads on until
-/// something was added: the requests then, and how many were added in all.
+/// Waits for the first output of `ringbar stats --watch`, does `work`, and reads until an
+/// increment: returns the number of requests then, and the sum of increments.
 fn watch(child: &mut Child, work: impl FnOnce() -> Verdict) -> Verdict<(u64, u64)> {
     let output = child
         .stdout
@@ -334,7 +335,7 @@ fn watch(child: &mut Child, work: impl FnOnce() -> Verdict) -> Verdict<(u64, u64
 fn used_rings(context: &Context) -> Verdict {
     const READS: u64 = 20;
     let device = path(context)?;
-    // That of control, and those for I/O.
+    // The control queue's and the I/O queues'.
     let info = Info::from_bytes(&sys::info(&context.open()?)?);
     let queues = 1 + info.io_queues;
     // The index is the second 16-bit word (VIRTIO 1.3, 2.7.8).
@@ -400,7 +401,7 @@ fn info(context: &Context) -> Verdict {
 
 fn unbound(context: &Context) -> Verdict {
     let address = context.pci_address()?;
-    // More than the pipe holds, so the dump waits for its reader.
+    // The dump is larger than the pipe's capacity, so it waits for its reader.
     let mut child = start(&["map", path(context)?, "--format=raw"])?;
     let mut some = [0; 100];
     if let Some(stdout) = &mut child.stdout {

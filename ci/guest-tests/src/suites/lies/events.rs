@@ -11,10 +11,10 @@ use crate::check;
 use crate::check_eq;
 use crate::suites::lifecycle::expect_working;
 
-/// Bytes that are no event.
+/// Bytes that are not a valid event.
 const GARBAGE: [u8; Event::SIZE] = [0xa5; Event::SIZE];
 
-/// What the driver says; of events that it does not know only once.
+/// Messages of the driver. It reports unknown events only once.
 const BROKEN: &str = "the device broke the event queue";
 const UNKNOWN: &str = "unknown event in buffer";
 
@@ -58,7 +58,7 @@ fn broken(context: &Context, lie: UsedLie) -> Verdict {
     liar.bring_back()
 }
 
-/// One line says that the event queue is broken.
+/// Checks that one line reports the broken event queue.
 fn expect_broken(liar: &mut Liar<'_>) -> Verdict {
     let mut lines = liar.log.of_driver()?;
     lines.retain(|line| !line.contains("unknown event"));
@@ -79,7 +79,7 @@ fn out_of_service(context: &Context) -> Verdict<bool> {
 fn garbage(context: &Context) -> Verdict {
     let mut liar = Liar::new(context)?;
     let file = context.open()?;
-    // Sizes that no device has are in the eighth and following bytes.
+    // Bytes 8 and following hold invalid sizes.
     let mut none = Event::CapacityChanged { capacity: 1 }.to_bytes();
     none[8..16].fill(0);
     let mut huge = none;
@@ -99,7 +99,7 @@ fn garbage(context: &Context) -> Verdict {
         expect_working(context, count)?;
         check_eq!(info(&file)?.capacity, context.size(), "bytes of the device");
     }
-    // Once, however many there are.
+    // One line, however many unknown events there are.
     let lines = liar.log.of_driver()?;
     check!(lines.len() <= 1, "the driver said {lines:?}");
     liar.expect_in_order()
@@ -113,7 +113,8 @@ fn unknown_queue(context: &Context) -> Verdict {
     };
     liar.host.lie(Lie::Event(event.to_bytes()))?;
     liar.expect_told(1)?;
-    // The device says that it does not go on, of whatever; that is believed.
+    // The driver believes that the device has given up a queue, even one that does not
+    // exist.
     eventually("the end of service", || out_of_service(context))?;
     liar.expect_out_of_service()?;
     liar.expect_line(&["the device has given up queue 65534"])?;
@@ -123,7 +124,8 @@ fn unknown_queue(context: &Context) -> Verdict {
 fn flood(context: &Context) -> Verdict {
     let mut liar = Liar::new(context)?;
     liar.host.lie(Lie::EventFlood(u32::MAX, GARBAGE))?;
-    // So many in a second that the driver gives the device up; until then the guest answers.
+    // The rate of events makes the driver give the device up. Until then the guest must
+    // respond.
     eventually("the end of service", || out_of_service(context))?;
     liar.host.end_lies()?;
     liar.expect_out_of_service()?;

@@ -1,16 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! A device that lies. The host falsifies what it says on its way to the driver; the
-//! driver has to see that, and to get by.
+//! A device that lies. The host falsifies the device's output on its way to the driver.
+//! The driver must detect each lie and recover.
 //!
 //! | module | what the device lies about |
 //! |---|---|
-//! | `ring` | used rings: the driver gives the device up |
-//! | `status` | results of requests: the request fails, or has what it says |
+//! | `ring` | used rings: the driver takes the device out of service |
+//! | `status` | results of requests: the request fails, or gets the false result |
 //! | `events` | events, and interrupts |
 //! | `start` | configuration and answers at the start |
 //! | `stop` | the end of DMA |
-//! | `recovery` | the same as the others: it is the way back that is tested |
+//! | `recovery` | the same; these tests cover the return to service |
 
 mod events;
 mod recovery;
@@ -36,8 +36,8 @@ use crate::sys::{
 };
 use crate::uapi::{self, Command, Info};
 
-/// Entries of each queue. Few, because the driver is bound often, and that takes a while
-/// for each entry.
+/// Entries of each queue. Few, because the driver is bound often, and each entry adds to
+/// the time of a probe.
 pub const QUEUE_SIZE: u16 = 32;
 
 /// Bytes of a request.
@@ -58,8 +58,8 @@ pub fn suite() -> Suite {
     }
 }
 
-/// The device of a test. One that the test does not leave in good order is bound anew
-/// when this is dropped.
+/// The device of a test. If the test does not leave it in order, it is bound again when
+/// dropped.
 struct Liar<'a> {
     context: &'a Context,
     host: Host,
@@ -70,7 +70,7 @@ struct Liar<'a> {
 }
 
 impl<'a> Liar<'a> {
-    /// The device, which works and is honest so far.
+    /// The device, which works and does not lie yet.
     fn new(context: &'a Context) -> Verdict<Self> {
         let host = Host::connect()?;
         host.end_lies()?;
@@ -86,20 +86,20 @@ impl<'a> Liar<'a> {
         })
     }
 
-    /// Has the next request of an I/O queue end with a lie.
+    /// Prepares a lie about the next request of an I/O queue.
     fn lie(&self, lie: UsedLie) -> Verdict {
         self.host.lie(Lie::Used(LieQueue::Io, lie))
     }
 
-    /// Waits until so many lies were told since the start of the test.
+    /// Waits until `count` lies were told since the start of the test.
     fn expect_told(&self, count: u64) -> Verdict {
         eventually(&format!("{count} lies"), || {
             Ok(self.host.lies_told()? - self.told >= count)
         })
     }
 
-    /// What the driver said since this was last asked must be one line that contains all
-    /// of these words.
+    /// Checks that the driver has logged one line since the last call, and that it
+    /// contains all of these words.
     fn expect_line(&mut self, words: &[&str]) -> Verdict {
         let lines = self.log.of_driver()?;
         check_eq!(lines.len(), 1, "lines of the driver, which are {lines:?}");
@@ -109,28 +109,28 @@ impl<'a> Liar<'a> {
         Ok(())
     }
 
-    /// The driver must have said nothing.
+    /// Checks that the driver has logged nothing.
     fn expect_no_line(&mut self) -> Verdict {
         let lines = self.log.of_driver()?;
         crate::check!(lines.is_empty(), "the driver said {lines:?}");
         Ok(())
     }
 
-    /// Whatever new comes ends with EIO, and no page is pinned.
+    /// Checks that new requests end with EIO, and no page is pinned.
     fn expect_out_of_service(&self) -> Verdict {
         let file = self.context.open()?;
         expect_all_fail(&file, &[libc::EIO])?;
         expect_all_released()
     }
 
-    /// The documented way to have a device back that was taken out of service.
+    /// Returns the device to service in the documented way.
     fn bring_back(&mut self) -> Verdict {
         unbind(&self.address)?;
         bind(self.context, &self.address)?;
         self.expect_in_order()
     }
 
-    /// The device works, and no page is pinned.
+    /// Checks that the device works, and no page is pinned.
     fn expect_in_order(&mut self) -> Verdict {
         expect_working(self.context, 2)?;
         expect_all_released()?;
@@ -145,7 +145,7 @@ impl Drop for Liar<'_> {
             eprintln!("ending lies: {stop:?}");
         }
         if !self.in_order {
-            // It may not be bound.
+            // The device may not be bound.
             let _ = unbind(&self.address);
             if let Err(stop) = bind(self.context, &self.address) {
                 eprintln!("bringing the device back: {stop:?}");
@@ -159,12 +159,12 @@ fn expect_all_released() -> Verdict {
     eventually("the release of all pages", || Ok(Pins::read()?.balanced()))
 }
 
-/// What is known of the device.
+/// Information about the device.
 fn info(file: &File) -> Verdict<Info> {
     Ok(Info::from_bytes(&sys::info(file)?))
 }
 
-/// How a transfer is made.
+/// I/O engine of a transfer.
 #[derive(Clone, Copy, Debug)]
 enum Engine {
     Synchronous,
@@ -198,7 +198,7 @@ impl Engine {
     }
 }
 
-/// Every kind of I/O fails with one of these errors.
+/// Checks that every kind of I/O fails with one of these errors.
 fn expect_all_fail(file: &File, errors: &[i32]) -> Verdict {
     let memory = Region::anonymous(PAGE)?;
     for engine in Engine::ALL {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! The ways back into service without unbind: an administrator resets the device, and the
-//! driver does so by itself when a request takes too long.
+//! The returns to service without unbind: an administrator resets the device, or the
+//! driver does after a request timed out.
 
 use super::stop::InFlight;
 use super::{Liar, info};
@@ -12,10 +12,10 @@ use crate::sys::{self, PAGE, Region};
 use crate::uapi;
 use crate::{check, check_eq};
 
-/// What the driver says when a request takes too long.
+/// The driver's message when a request times out.
 const LATE: &str = "has not answered a request in time";
 
-/// What the driver says after a reset.
+/// The driver's message after a reset.
 const BACK: &str = "is in service again";
 
 pub(super) fn cases() -> Vec<Case> {
@@ -30,7 +30,7 @@ pub(super) fn cases() -> Vec<Case> {
     ]
 }
 
-/// The same files go on; maps are made anew.
+/// Open files continue to work; maps must be made again.
 fn out_of_service(context: &Context) -> Verdict {
     const AT: usize = (5 << 20) + 54_321;
 
@@ -57,7 +57,8 @@ fn out_of_service(context: &Context) -> Verdict {
     Ok(())
 }
 
-/// Loads the driver with another timeout; with its own again when this is dropped.
+/// The driver, loaded with another timeout. Dropping it loads the driver with its
+/// default.
 struct Loaded<'a>(&'a Context);
 
 impl<'a> Loaded<'a> {
@@ -84,9 +85,9 @@ fn timeout(context: &Context) -> Verdict {
     {
         let mut liar = Liar::new(context)?;
         let requests = InFlight::new(&liar)?;
-        // Nobody does anything about it.
+        // No administrator acts; the driver's timeout ends the requests.
         requests.expect_ended(libc::EIO)?;
-        // Waits for the end of the reset.
+        // This waits for the end of the reset.
         expect_working(context, 3)?;
         let lines = liar.log.of_driver()?;
         let said = |words| lines.iter().filter(|line| line.contains(words)).count();
@@ -104,7 +105,7 @@ fn timeout(context: &Context) -> Verdict {
     expect_working(context, 4)
 }
 
-/// Where requests may take for ever, an administrator ends them.
+/// Without a timeout, an administrator ends the requests.
 fn without_timeout(context: &Context) -> Verdict {
     let loaded = Loaded::with_timeout(context, 0)?;
     {

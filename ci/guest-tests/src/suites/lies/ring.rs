@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! Lies about used rings. Each is the end of the device's service: all that is in
-//! flight ends with EIO, on all queues, and so does what comes later.
+//! Lies about used rings. Each takes the device out of service: all requests in flight
+//! end with EIO, on all queues, and so do later ones.
 
 use std::thread;
 
@@ -13,12 +13,12 @@ use crate::sys::{self, AioContext, AioOperation, PAGE, Region};
 use crate::uapi;
 use crate::{check, check_eq};
 
-/// Requests in flight on the queue that is lied about, besides a synchronous one.
+/// Requests in flight on the queue with the lie, besides a synchronous one.
 const REQUESTS: usize = 8;
 
 pub(super) fn cases() -> Vec<Case> {
-    // What the lie is, what the driver says, and how many requests end well before it
-    // is seen.
+    // The lie, the fault in the driver's message, and the number of requests that succeed
+    // before the driver detects it.
     let rows = [
         (
             "used_index_one_too_far",
@@ -73,7 +73,7 @@ pub(super) fn cases() -> Vec<Case> {
     cases
 }
 
-/// What the driver says, and what each test provokes.
+/// The driver's message, which each test provokes.
 pub(super) const BROKEN: &str = "the device broke queue ";
 
 /// The first I/O queue, which CPU 0 uses.
@@ -89,8 +89,8 @@ fn broken(context: &Context, lie: UsedLie, fault: &str, good: usize) -> Verdict 
     let (here, there) = (cpus[0], cpus[cpus.len() - 1]);
 
     let (results, mine, theirs) = thread::scope(|scope| -> Verdict<_> {
-        // A request on another queue that the device never answers, so that it is in flight
-        // when the lie comes.
+        // The device never answers this request on another queue, so it is in flight
+        // during the lie.
         liar.lie(UsedLie::Never)?;
         let theirs = scope.spawn(|| {
             let _pinned = sys::pin_to_cpu(there)?;
@@ -151,7 +151,7 @@ fn broken(context: &Context, lie: UsedLie, fault: &str, good: usize) -> Verdict 
     liar.bring_back()
 }
 
-/// Has the device taken out of service.
+/// Makes the driver take the device out of service.
 pub(super) fn take_out_of_service(liar: &Liar<'_>) -> Verdict {
     let file = liar.context.open()?;
     let memory = Region::anonymous(PAGE)?;

@@ -25,7 +25,7 @@ const MAX_REQUEST: u16 = 32;
 const OPERATIONS: u16 = 36;
 const MAX_COMMAND: u16 = 40;
 
-/// Code of a status: there is no aperture.
+/// Status code of a device without an aperture.
 const APERTURE_UNAVAILABLE: u32 = 6;
 
 pub(super) fn cases() -> Vec<Case> {
@@ -44,7 +44,7 @@ pub(super) fn cases() -> Vec<Case> {
     ]
 }
 
-/// A lie of the configuration space.
+/// A lie about the configuration space.
 fn config(offset: u16, length: u8, value: u64) -> Lie {
     Lie::Config {
         offset,
@@ -53,7 +53,7 @@ fn config(offset: u16, length: u8, value: u64) -> Lie {
     }
 }
 
-/// Binds the driver; returns whether that went well.
+/// Binds the driver; returns whether it succeeded.
 fn try_bind(liar: &Liar<'_>) -> bool {
     fs::write("/sys/bus/pci/drivers/ringbar/bind", &liar.address).is_ok()
 }
@@ -88,7 +88,7 @@ fn refused(context: &Context) -> Verdict {
         liar.host.end_lies()?;
         check!(!bound, "bound with {lie:?}");
         let mut lines = liar.log.of_driver()?;
-        // Of the bus: that probe has failed.
+        // The bus reports the failed probe.
         lines.retain(|line| !line.contains("probe with driver"));
         check_eq!(lines.len(), 1, "lines with {lie:?}, which are {lines:?}");
         check!(lines[0].contains(why), "{lines:?} with {lie:?}");
@@ -96,7 +96,7 @@ fn refused(context: &Context) -> Verdict {
     }
     for (lie, is_given_back) in [
         (config(MAGIC, 8, 0), true),
-        // The administrator has chosen the driver by then.
+        // `driver_override` names the driver by now.
         (config(MAGIC, 1, u64::from(b'r')), false),
     ] {
         liar.log.of_driver()?;
@@ -119,8 +119,8 @@ fn refused(context: &Context) -> Verdict {
     liar.expect_in_order()
 }
 
-/// Waits until a device that the driver has taken for another kind was given to the
-/// kernel's own driver, and takes it from there as an administrator would.
+/// Waits until virtio-pci has a device that the driver does not recognise, and takes it
+/// back as an administrator would.
 fn take_back(address: &str) -> Verdict {
     let device = Path::new("/sys/bus/pci/devices").join(address);
     eventually("virtio-pci to have the device", || {
@@ -132,7 +132,7 @@ fn take_back(address: &str) -> Verdict {
     Ok(())
 }
 
-/// Values that are odd but good.
+/// Unusual but valid values.
 fn limits(context: &Context) -> Verdict {
     let mut liar = Liar::new(context)?;
     for lie in [
@@ -185,7 +185,7 @@ fn capacity(context: &Context) -> Verdict {
         "bytes of the device"
     );
     let memory = Region::anonymous(BLOCK)?;
-    // The device knows its end.
+    // The device checks the offset against its own capacity.
     for at in [context.size(), i64::MAX as u64 - BLOCK as u64] {
         let read = sys::pread(&file, memory.buffer(0, BLOCK), at);
         expect_errno(read, &[libc::ENXIO], &format!("a read at {at}"))?;
@@ -242,7 +242,7 @@ fn control(context: &Context) -> Verdict {
         unbind(&liar.address)?;
         liar.log.of_driver()?;
         liar.host.lie(Lie::Used(LieQueue::Control, lie))?;
-        // Either it is not bound, or it is out of service.
+        // The device is either not bound or out of service.
         if try_bind(&liar) {
             appears(context)?;
             liar.expect_out_of_service()?;

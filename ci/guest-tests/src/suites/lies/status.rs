@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! Lies about how a request has ended. The request fails where the lie shows; the
-//! device stays in service.
+//! Lies about the status of a request. The request fails if the driver can detect the
+//! lie. The device stays in service.
 
 use std::io;
 
@@ -14,7 +14,7 @@ use crate::sys::{self, Region};
 use crate::uapi::{self, Command};
 use crate::{check, check_eq};
 
-/// Codes of a status (`StatusCode`).
+/// Status codes (`StatusCode`).
 const OK: u32 = 0;
 const IO_ERROR: u32 = 1;
 const UNSUPPORTED: u32 = 2;
@@ -23,7 +23,7 @@ const OUT_OF_RANGE: u32 = 4;
 const NO_SPACE: u32 = 5;
 const LAST: u32 = 6;
 
-/// What comes of a request: bytes or an error.
+/// Expected result of a request: bytes or an error.
 type Expected = Result<usize, i32>;
 
 pub(super) fn cases() -> Vec<Case> {
@@ -90,7 +90,7 @@ pub(super) fn cases() -> Vec<Case> {
                 result: 0,
             };
             let expected = Err(libc::EOPNOTSUPP);
-            // io_uring takes this error for one of IOCB_NOWAIT, and tries again (`io_write`).
+            // io_uring takes this error for one of IOCB_NOWAIT, and retries (`io_write`).
             let engines = [Engine::Synchronous, Engine::Aio];
             transfers_by(context, &engines, &[(lie, expected, expected)])
         }),
@@ -107,7 +107,8 @@ pub(super) fn cases() -> Vec<Case> {
         Case::new(
             "c7_read_of_which_less_was_written_than_it_says",
             |context| {
-                // What a write has written is its status, which is looked at.
+                // The device writes only the status of a write, and the driver checks
+                // that length.
                 let rows = [0, 1, BLOCK as u32 - 1]
                     .map(|written| (Length(written), Err(libc::EIO), Ok(BLOCK)));
                 transfers(context, &rows)
@@ -135,13 +136,13 @@ fn expect(result: io::Result<usize>, expected: Expected, what: &str) -> Verdict 
     }
 }
 
-/// Makes a read and a write with each engine for each lie, and a good one of each after
-/// it. The rows have the lie and what comes of a read and of a write.
+/// Makes a read and a write with each engine for each lie, and a correct one of each
+/// after it. The rows have the lie and the expected results of a read and a write.
 fn transfers(context: &Context, rows: &[(UsedLie, Expected, Expected)]) -> Verdict {
     transfers_by(context, &Engine::ALL, rows)
 }
 
-/// As [`transfers`], with these engines only.
+/// As [`transfers`], with some engines only.
 fn transfers_by(
     context: &Context,
     engines: &[Engine],
@@ -183,7 +184,7 @@ fn transfers_by(
     liar.expect_in_order()
 }
 
-/// A call that is made of several requests, one of which ends with a lie.
+/// A call of several requests, one of which ends with a lie.
 fn large(context: &Context) -> Verdict {
     const LENGTH: usize = 12 << 20;
     let mut liar = Liar::new(context)?;
@@ -200,7 +201,7 @@ fn large(context: &Context) -> Verdict {
         for engine in Engine::ALL {
             liar.lie(lie)?;
             let result = engine.read(&file, &memory, LENGTH, 0);
-            // Which of the requests ends first is the device's affair.
+            // The device may end the requests in any order.
             match result {
                 Ok(bytes) => check!(bytes < LENGTH, "{lie:?} by {engine:?}: the whole of it"),
                 other => expect_errno(other, &[libc::EIO], &format!("{lie:?} by {engine:?}"))?,
@@ -243,7 +244,7 @@ fn commands(context: &Context) -> Verdict {
             sys::execute(&file, &mut command(opcode))?;
         }
     }
-    // More bytes than were asked for are none.
+    // A result larger than the request is invalid.
     liar.lie(Status {
         code: OK,
         result: u64::MAX,

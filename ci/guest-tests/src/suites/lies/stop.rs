@@ -2,9 +2,9 @@
 
 //! Lies about the end of DMA.
 //!
-//! A virtual machine monitor that holds the status register itself shows the driver a
-//! reset only when it is done: the write of 0 does not return before. So over this
-//! transport a reset can be late, but it cannot fail.
+//! The virtual machine monitor implements the status register, and shows a reset only
+//! when it is complete: the write of 0 does not return before. So over this transport a
+//! reset can be late, but cannot fail.
 
 use std::time::{Duration, Instant};
 
@@ -17,7 +17,7 @@ use crate::suites::lifecycle::{bind, unbind};
 use crate::sys::{AioContext, AioOperation, Region};
 use crate::{check, check_eq};
 
-/// How late a reset is.
+/// Delay of a reset.
 const DELAY: Duration = Duration::from_millis(1500);
 
 pub(super) fn cases() -> Vec<Case> {
@@ -93,7 +93,7 @@ fn out_of_service_late(context: &Context) -> Verdict {
     liar.lie(UsedLie::Id(u32::MAX))?;
     let read = crate::sys::pread(&file, memory.buffer(0, BLOCK), 0);
     expect_errno(read, &[libc::EIO], "the read that is lied about")?;
-    // It was in flight too, so it ends after the reset.
+    // This read was in flight, too, so it ends after the reset.
     let took = begun.elapsed();
     check!(took >= DELAY, "the read took {took:?}, the reset {DELAY:?}");
     requests.expect_ended(libc::EIO)?;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! Buffers whose pages somebody else brings, as late as he likes: FUSE, NFS and the
-//! post-copy migration of a guest's guest look the same.
+//! Buffers whose page faults user space handles, arbitrarily late. FUSE, NFS and
+//! post-copy migration behave the same.
 
 use std::fs::{self, File};
 use std::io;
@@ -19,10 +19,10 @@ use crate::{check, check_eq};
 /// More readers than a queue has entries.
 const READERS: usize = 300;
 
-/// Stack of a reader, of which there are many.
+/// Stack size of a reader thread.
 const STACK: usize = 64 << 10;
 
-/// A call that takes pages.
+/// A call that pins pages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Call {
     Pread,
@@ -51,7 +51,7 @@ impl Call {
     }
 }
 
-/// Whether a thread waits for somebody to bring a page.
+/// Whether a thread waits in a page fault.
 fn waits_for_a_page(task: Task) -> Verdict<bool> {
     let function = task
         .kernel_function()
@@ -65,7 +65,7 @@ fn first_cpu() -> Verdict<usize> {
     first.ok_or_else(|| Stop::Failed("there is no CPU".into()))
 }
 
-/// Reads a block of test data, on the CPU and so from the queue that others block.
+/// Reads test data on the current CPU, and so by the queue of the blocked readers.
 fn read_elsewhere(file: &File, bar: &Region, memory: &Region) -> Verdict {
     let data = pattern::bytes(31, PAGE);
     bar.store(8 * PAGE, data);
@@ -78,7 +78,7 @@ fn read_elsewhere(file: &File, bar: &Region, memory: &Region) -> Verdict {
 /// A thread that reads a page.
 type Reader<'scope> = ScopedJoinHandle<'scope, io::Result<usize>>;
 
-/// Starts readers of a page each, all on one CPU.
+/// Starts readers of one page each, all on one CPU.
 fn start_readers<'scope>(
     scope: &'scope thread::Scope<'scope, '_>,
     file: &'scope File,
@@ -135,7 +135,7 @@ pub(super) fn blocked_readers(context: &Context) -> Verdict {
             }
             Ok(true)
         });
-        // In a thread of its own, so that the pages come even if it hangs.
+        // In a thread of its own, so that the faults are handled even if it hangs.
         let other = scope.spawn(|| {
             let _pinned = sys::pin_to_cpu(cpu)?;
             read_elsewhere(&file, &bar, &memory)
@@ -171,14 +171,14 @@ pub(super) fn handler_reads_the_device(context: &Context) -> Verdict {
             let _pinned = sys::pin_to_cpu(cpu)?;
             for _ in 0..READERS {
                 let page = faults.wait_for_fault()?;
-                // As a file system would that is on the device.
+                // Like a file system on the device.
                 read_elsewhere(&file, &bar, &memory)?;
                 faults.zero_pages(page, PAGE)?;
             }
             Ok(())
         });
         let ended = eventually("the end of the handler", || Ok(handler.is_finished()));
-        // Whatever the handler has left, so that the threads end.
+        // Handle the remaining faults, so that the threads end.
         drop(registered);
         let handled: Verdict = handler
             .join()

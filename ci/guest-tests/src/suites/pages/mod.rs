@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! The pages of callers: who waits while they are brought, and how often they are pinned.
+//! The pages of callers: the effect of slow page faults, and the number of pins.
 
 mod faults;
 mod pins;

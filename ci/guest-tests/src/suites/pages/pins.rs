@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! How often a call pins its pages, and who does it.
+//! How often a call pins its pages, and in which thread.
 
 use std::fs::File;
 use std::io;
@@ -12,13 +12,13 @@ use crate::suites::asynchronous::workers;
 use crate::sys::{self, AioContext, AioOperation, Buffers, PAGE, Region, Ring, UringOperation};
 use crate::{check, check_eq};
 
-/// How many requests calls take: as many as a batch, one more, and many.
+/// Numbers of requests of a call: one batch, one more, and many.
 pub(super) const REQUESTS: [usize; 3] = [8, 9, 64];
 
-/// Most bytes of a request, as the device of the suite has it.
+/// Maximum bytes of a request of this suite's device.
 const REQUEST: usize = 4 << 20;
 
-/// How a call is made.
+/// I/O engine of a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Engine {
     Pread,
@@ -44,7 +44,7 @@ impl Engine {
 }
 
 pub(super) fn each_page_once(context: &Context, requests: usize) -> Verdict {
-    // In a process of its own: workers of another test would still be around.
+    // A process of its own has no workers of earlier tests.
     let child = sys::fork(|| match count_pins(context, requests) {
         Ok(()) => 0,
         Err(stop) => {
@@ -78,7 +78,7 @@ fn count_pins(context: &Context, requests: usize) -> Verdict {
     Ok(())
 }
 
-/// What is not aligned to pages is pinned as often: requests end where pages do.
+/// Unaligned buffers need no additional pins, because requests end at page boundaries.
 pub(super) fn unaligned(context: &Context) -> Verdict {
     let file = context.open()?;
     let bar = context.map()?;
@@ -96,8 +96,8 @@ pub(super) fn unaligned(context: &Context) -> Verdict {
     expect_bytes(&memory.load(77, length), data, "what was read")
 }
 
-/// A synchronous call that must not wait gets as much as there is room for, which on an
-/// idle device is all of it.
+/// A nonblocking synchronous call is limited by the free slots, which suffice on an idle
+/// device.
 pub(super) fn nowait(context: &Context) -> Verdict {
     /// More than a batch.
     const REQUESTS: usize = 12;

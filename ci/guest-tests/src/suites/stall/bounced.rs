@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! Bounce buffers that are all in use, because the device does not answer for a while.
+//! All bounce buffers in use, because the device is stalled.
 
 use std::thread;
 
@@ -10,14 +10,15 @@ use crate::case::{Context, Verdict, expect_errno};
 use crate::check;
 use crate::sys::{self, SleepState};
 
-/// A call waits for them, one that must not wait is refused, and a signal ends the wait.
+/// A call waits for bounce buffers, a nonblocking call is refused, and a signal ends the
+/// wait.
 pub(super) fn all_in_use(context: &Context) -> Verdict {
     sys::count_signal(libc::SIGUSR1, false)?;
     let b = Bench::new(context, 1)?;
     b.prepare_read(0);
     let place = Bench::place(0);
     let stall = b.host.stall()?;
-    // What is refused lacks bounce buffers: there are fewer than entries of a ring.
+    // Bounce buffers run out first: there are fewer than ring entries.
     let full = Full::fill(&b.file)?;
     let nowait = sys::preadv2(&b.file, &[b.block(0)], Some(place), libc::RWF_NOWAIT);
     expect_errno(nowait, &[libc::EAGAIN], "preadv2 with RWF_NOWAIT")?;

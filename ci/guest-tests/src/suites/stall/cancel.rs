@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! Attempts to cancel what the device has. There is no way to take a request
-//! back from it, so each attempt is refused and each request ends once, in full.
+//! Attempts to cancel requests in flight. The device has no way to cancel a request, so
+//! each attempt is refused and each request completes once, in full.
 
 use std::time::Duration;
 
@@ -10,11 +10,11 @@ use crate::case::{Context, During, PATIENCE, Stop, Verdict, expect_bytes, expect
 use crate::sys::{AioContext, AioOperation, Buffers, Delay, Ring, UringOperation};
 use crate::{check, check_eq};
 
-/// What io_uring says of a request that cannot be cancelled any more: it does
-/// not look for those that a driver has, or it finds them too late.
+/// io_uring's errors for a request that cannot be cancelled any more: io_uring does not
+/// search requests that a driver has, or finds them too late.
 const REFUSED: [i32; 2] = [libc::ENOENT, libc::EALREADY];
 
-/// Number of whatever tries to cancel.
+/// Tag of the operation that tries to cancel.
 const ATTEMPT: u64 = 99;
 
 fn write(b: &Bench, i: usize) -> UringOperation<'static> {
@@ -22,7 +22,7 @@ fn write(b: &Bench, i: usize) -> UringOperation<'static> {
     UringOperation::write(&b.file, Buffers::One(b.block(i)), Bench::place(i)).tag(i as u64)
 }
 
-/// The only result that a ring has, which is that of the attempt.
+/// Checks that the only result of a ring is that of the attempt.
 fn expect_refused(ring: &mut Ring) -> Verdict {
     let mut results = ring.results(1, PATIENCE)?;
     let Some((tag, result)) = results.pop() else {
@@ -66,7 +66,7 @@ pub(super) fn uring_link_timeout(context: &Context) -> Verdict {
 }
 
 pub(super) fn uring_broken_link(context: &Context) -> Verdict {
-    /// Bytes that the device has behind the place of the short read.
+    /// Bytes between the offset of the short read and the end of the device.
     const LEFT: usize = 100;
 
     let b = Bench::new(context, 2)?;
@@ -108,7 +108,7 @@ pub(super) fn io_cancel(context: &Context) -> Verdict {
     let stall = b.host.stall()?;
     for operation in [&mut write, &mut read] {
         aio.submit_in_place(operation)?;
-        // Without a function to cancel, the kernel does not find it.
+        // The kernel does not find a request without a cancel function.
         expect_errno(aio.cancel(operation), &[libc::EINVAL], "io_cancel")?;
     }
     let early = aio.results(0, 4, Duration::ZERO)?;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! Queues without a free slot.
+//! Queues that have no free slot.
 
 use std::fs::File;
 use std::io;
@@ -15,10 +15,10 @@ use crate::{check, check_eq};
 /// Bytes of the requests that fill the queues.
 const LENGTH: usize = 512;
 
-/// More requests than all queues together hold.
+/// Maximum number of requests: more than all queues together hold.
 const MOST: usize = 4096;
 
-/// Where in the device those requests go.
+/// Offset of those requests in the device.
 const PLACE: u64 = 64 << 20;
 
 /// Requests that fill the queues of a stalled device.
@@ -29,7 +29,7 @@ pub(super) struct Full {
 }
 
 impl Full {
-    /// Fills the queues that each of the CPUs reaches.
+    /// Fills the queues of all CPUs.
     pub(super) fn fill(file: &File) -> Verdict<Self> {
         let mut full = Self {
             aio: AioContext::new(MOST as u32)?,
@@ -41,7 +41,7 @@ impl Full {
             let before = full.taken;
             for cpu in sys::cpus()? {
                 let _pinned = sys::pin_to_cpu(cpu)?;
-                // Twice: the first refusal may be another's doing.
+                // Two refusals in a row, because the first may have another cause.
                 let mut refused = 0;
                 while refused < 2 {
                     if full.add(file)? {
@@ -63,7 +63,7 @@ impl Full {
         pattern::bytes(77, MOST * LENGTH)
     }
 
-    /// Submits one more request; says whether it was taken.
+    /// Submits one more request; returns whether it was accepted.
     fn add(&mut self, file: &File) -> Verdict<bool> {
         let i = self.taken;
         check!(i < MOST, "the queues are not full after {i} requests");
@@ -83,7 +83,7 @@ impl Full {
         }
     }
 
-    /// Once the device goes on: that all of them end as they should.
+    /// Checks that all requests succeed after the device was resumed.
     pub(super) fn finish(self, bar: &Region) -> Verdict {
         let results = self.aio.results(self.taken, self.taken, PATIENCE)?;
         check_eq!(results.len(), self.taken, "results of the full queues");
@@ -101,7 +101,7 @@ impl Full {
     }
 }
 
-/// Checks on each CPU that calls are refused.
+/// Checks that calls are refused on each CPU.
 fn expect_refused(calls: &[(&str, &dyn Fn() -> io::Result<usize>)]) -> Verdict {
     for cpu in sys::cpus()? {
         let _pinned = sys::pin_to_cpu(cpu)?;
@@ -124,7 +124,7 @@ pub(super) fn nowait(context: &Context) -> Verdict {
     expect_refused(&[("preadv2", &read), ("pwritev2", &write)])?;
     stall.resume()?;
     full.finish(&b.bar)?;
-    // It is the wait for a slot that is refused, not the one for the device.
+    // Only the wait for a slot is refused, not that for the device.
     expect_whole(read(), "preadv2 afterwards")?;
     b.expect_read(0)?;
     expect_whole(write(), "pwritev2 afterwards")?;

@@ -116,7 +116,7 @@ pub(super) fn aio_eventfd(context: &Context) -> Verdict {
         signalled += more;
     }
     check_eq!(signalled, REQUESTS as u64, "signals");
-    // All of them are there by now.
+    // All results are available by now.
     let results = aio.results(REQUESTS, REQUESTS, Duration::ZERO)?;
     expect_results(results, REQUESTS)?;
     expect_moved(&b)?;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! An `ioctl` whose result has nowhere to go for a while.
+//! An `ioctl` whose result cannot be stored for a while.
 
 use std::thread;
 
@@ -11,7 +11,7 @@ use crate::check_eq;
 use crate::sys::{self, PAGE, Region, SleepState, UserFaults};
 use crate::uapi::{self, Command, OP_CRC32C};
 
-/// The page of the argument goes away while the device works; who brings it back does so
+/// The page of the argument is removed while the device works, and its fault is handled
 /// only after the device was unbound.
 pub(super) fn result_without_page(context: &Context) -> Verdict {
     let address = context.pci_address()?;
@@ -40,7 +40,7 @@ pub(super) fn result_without_page(context: &Context) -> Verdict {
         });
         let unbound = scope.spawn(|| unbind(&address));
         let ended = eventually("unbind", || Ok(unbound.is_finished()));
-        // Whatever has happened, so that the threads end.
+        // In any case, so that the threads end.
         faults.zero_pages(argument.address(), PAGE)?;
         let result = caller.join()?;
         unbound

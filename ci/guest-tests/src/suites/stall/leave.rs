@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! Processes that go while the device has requests of theirs.
+//! Processes that end while their requests are in flight.
 
 use std::io::{self, Read, Write};
 use std::os::unix::process::CommandExt;
@@ -14,14 +14,14 @@ use crate::sys::{
 };
 use crate::{check, check_eq};
 
-/// How requests are made.
+/// I/O engine of the requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Engine {
     Aio,
     Uring,
 }
 
-/// How a process goes.
+/// The way in which a process ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Leave {
     Exit,
@@ -46,14 +46,14 @@ pub(super) fn name(engine: Engine, way: Leave) -> String {
     format!("b10_{way}_with_{engine}_in_flight_while_the_device_stalls")
 }
 
-/// What the process does: submits, tells the parent, goes.
+/// Body of the process: submits, notifies the parent, and ends.
 fn submit_and_leave(
     context: &Context,
     engine: Engine,
     way: Leave,
     mut submitted: impl Write,
 ) -> Verdict {
-    // Of its own: all of it goes with the process.
+    // The process's own file and memory, released with the process.
     let file = context.open()?;
     let memory = Region::anonymous(REQUESTS * BLOCK)?;
     let buffer = |i: usize| memory.buffer(i * BLOCK, BLOCK);
@@ -96,9 +96,8 @@ fn submit_and_leave(
     }
 }
 
-/// Checks that a process which is gone but for its requests is kept by them. AIO
-/// waits for them as the process gives its memory up; io_uring leaves that to a
-/// worker of the kernel.
+/// Checks that an ending process waits for its requests. AIO waits as the process
+/// releases its memory; io_uring leaves the wait to a kernel worker.
 fn expect_waiting(child: &Child, engine: Engine) -> Verdict {
     if engine == Engine::Aio {
         eventually("the wait of the process for its requests", || {
@@ -111,7 +110,7 @@ fn expect_waiting(child: &Child, engine: Engine) -> Verdict {
 }
 
 pub(super) fn with_requests_in_flight(context: &Context, engine: Engine, way: Leave) -> Verdict {
-    /// Pages that all requests together hold.
+    /// Number of pages that all requests together pin.
     const PINNED: u64 = (REQUESTS * BLOCK / PAGE) as u64;
 
     let b = Bench::new(context, REQUESTS)?;
@@ -130,7 +129,7 @@ pub(super) fn with_requests_in_flight(context: &Context, engine: Engine, way: Le
     expect_waiting(&child, engine)?;
     check_eq!(Pins::read()?.pinned(), PINNED, "pages pinned");
 
-    // What the process had is free but for the pages that the device still has.
+    // All memory of the process is free except for the pages in flight.
     let others = Region::anonymous(4 << 20)?;
     others.fill(0, others.len(), 0xcc);
     stall.resume()?;

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! Transfers of pages that the kernel only lends to the driver: those of a pipe. They are
-//! given back when the call returns, so no call may return before the device is done with
-//! them, not even when its process is killed.
+//! Transfers of a pipe's pages, which the driver borrows without a pin. They are returned
+//! when the call returns, so no call may return before the device has finished with them,
+//! not even when its process is killed.
 
 use std::fs::File;
 use std::io::{self, PipeReader, PipeWriter, Read, Write};
@@ -14,7 +14,7 @@ use crate::pattern;
 use crate::sys::{self, Child, Region, Ring, Task, UringOperation};
 use crate::{check, check_eq};
 
-/// How the data moves.
+/// System call of the transfer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Call {
     SpliceToPipe,
@@ -45,7 +45,7 @@ impl Call {
     }
 }
 
-/// How much moves.
+/// Size of the transfer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Size {
     /// One request.
@@ -77,17 +77,17 @@ pub(super) fn name(call: Call, size: Size) -> String {
     )
 }
 
-/// Where in the device: behind what [`Bench::finish`] writes.
+/// Offset in the device, after the range that [`Bench::finish`] writes.
 const PLACE: u64 = (32 << 20) + 3;
 
-/// How long a caller that may not leave is given to do so.
+/// Time after which a caller must still wait.
 const LEAVE: Duration = Duration::from_millis(500);
 
-/// Memory of another process that takes over what the caller gives back.
+/// Size of another process's memory, which reuses pages that the caller releases.
 const OTHERS: usize = 64 << 20;
 const OTHERS_BYTE: u8 = 0xcc;
 
-/// What the process does until it is killed.
+/// Body of the process that is killed.
 fn move_data(
     call: Call,
     length: usize,
@@ -118,7 +118,7 @@ fn move_data(
 /// Whether some thread of the child waits for the device.
 fn waits_for_the_device(child: &Child) -> Verdict<bool> {
     for task in Task::all_of(child)? {
-        // A thread may have ended meanwhile.
+        // A thread may have ended.
         if task.waits_in_module("ringbar").unwrap_or(false) {
             return Ok(true);
         }
@@ -137,7 +137,8 @@ pub(super) fn killed(context: &Context, call: Call, size: Size) -> Verdict {
     }
     let stall = b.host.stall()?;
     let child = process(|| {
-        // Not the parent's as well: to close its ends would wait for what holds the pipe.
+        // The pipe must not be the parent's as well: closing its ends would wait for the
+        // pipe's lock.
         let pipe = sys::pipe_of(length)?;
         move_data(call, length, &context.open()?, pipe, data)
     })?;
@@ -146,14 +147,14 @@ pub(super) fn killed(context: &Context, call: Call, size: Size) -> Verdict {
     child.kill(libc::SIGKILL)?;
 
     let left = child.ends_within(LEAVE)?;
-    // Whatever was given back too early is this memory now.
+    // Pages that were released too early are reused here.
     let others = Region::anonymous(OTHERS)?;
     others.fill(0, OTHERS, OTHERS_BYTE);
     stall.resume()?;
     let end = child.wait(PATIENCE).during(|| "the process".into())?;
     check_eq!(end, Err(libc::SIGKILL), "end of the process");
     all_released()?;
-    // What is in flight on any queue comes before this.
+    // Earlier requests on all queues complete before this.
     b.finish()?;
     let seen = others.load(0, OTHERS);
     expect_bytes(&seen, &vec![OTHERS_BYTE; OTHERS], "memory of another")?;
@@ -165,7 +166,7 @@ pub(super) fn killed(context: &Context, call: Call, size: Size) -> Verdict {
     Ok(())
 }
 
-/// The same calls, of which nobody is killed.
+/// The same calls without a kill.
 pub(super) fn undisturbed(context: &Context) -> Verdict {
     let b = Bench::new(context, 1)?;
     for call in Call::ALL {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! A device that does not answer for a while. The host stops its process, so
-//! what is in flight stays so for as long as a test wants.
+//! A stalled device: the host stops its process, so requests stay in flight as long as a
+//! test needs.
 
 mod bounced;
 mod cancel;
@@ -132,7 +132,7 @@ pub(super) fn bounced() -> Case {
     )
 }
 
-/// What the tests need.
+/// The device, its host, and buffers.
 struct Bench {
     host: Host,
     file: File,
@@ -141,7 +141,7 @@ struct Bench {
 }
 
 impl Bench {
-    /// With memory for this many blocks.
+    /// Creates memory for `blocks` blocks.
     fn new(context: &Context, blocks: usize) -> Verdict<Self> {
         let bench = Self {
             host: Host::connect()?,
@@ -158,7 +158,7 @@ impl Bench {
         self.memory.buffer(i * BLOCK, BLOCK)
     }
 
-    /// Where in the device block number `i` goes: not aligned.
+    /// Offset of block `i` in the device: not aligned.
     fn place(i: usize) -> u64 {
         i as u64 * (BLOCK as u64 + 513) + 3
     }
@@ -170,25 +170,25 @@ impl Bench {
         self.bar.fill(Self::place(i) as usize, BLOCK, 0xaa);
     }
 
-    /// Prepares block `i` to be read: the other way round.
+    /// Prepares block `i` to be read: test data in the device, other bytes in memory.
     fn prepare_read(&self, i: usize) {
         self.bar.store(Self::place(i) as usize, data(i));
         self.memory.fill(i * BLOCK, BLOCK, 0xbb);
     }
 
-    /// Looks for the test data of block `i` in the device.
+    /// Checks the test data of block `i` in the device.
     fn expect_written(&self, i: usize) -> Verdict {
         let seen = self.bar.load(Self::place(i) as usize, BLOCK);
         expect_bytes(&seen, data(i), &format!("block {i} in the device"))
     }
 
-    /// Looks for the test data of block `i` in memory.
+    /// Checks the test data of block `i` in memory.
     fn expect_read(&self, i: usize) -> Verdict {
         let seen = self.memory.load(i * BLOCK, BLOCK);
         expect_bytes(&seen, data(i), &format!("block {i} in memory"))
     }
 
-    /// That ordinary I/O works, on every CPU, and no page is pinned any more.
+    /// Checks that ordinary I/O works on every CPU, and no page is pinned.
     fn finish(&self) -> Verdict {
         all_released()?;
         for cpu in sys::cpus()? {
@@ -211,14 +211,14 @@ fn data(i: usize) -> &'static [u8] {
     pattern::bytes(500 + i as u64, BLOCK)
 }
 
-/// Waits until no page is pinned. io_uring lets go some time after the ring was
+/// Waits until no page is pinned. io_uring unpins pages some time after the ring was
 /// closed.
 fn all_released() -> Verdict {
     eventually("the release of all pages", || Ok(Pins::read()?.balanced()))
 }
 
-/// Makes a process that works for the test; what went wrong in it goes to
-/// standard error, and its exit status says that something did.
+/// Starts a child process. Errors in it go to standard error, and its exit status reports
+/// them.
 fn process(work: impl FnOnce() -> Verdict) -> Verdict<Child> {
     Ok(sys::fork(|| match work() {
         Ok(()) => 0,
@@ -229,7 +229,7 @@ fn process(work: impl FnOnce() -> Verdict) -> Verdict<Child> {
     })?)
 }
 
-/// Waits until a thread sleeps in this way within the system call.
+/// Waits until a thread is in this sleep state in the system call.
 fn expect_asleep(task: Task, call: i64, how: SleepState) -> Verdict {
     eventually(&format!("{how:?} sleep in system call {call}"), || {
         Ok(task.sleep_state_in(call).during(|| "the caller".into())? == Some(how))
@@ -277,14 +277,14 @@ impl<'scope, T: Send + 'scope> Caller<'scope, T> {
     }
 }
 
-/// Checks that a transfer went through in full.
+/// Checks that a transfer is complete.
 fn expect_whole(result: std::io::Result<usize>, what: &str) -> Verdict {
     let moved = result.during(|| what.to_owned())?;
     check_eq!(moved, BLOCK, "bytes of {what}");
     Ok(())
 }
 
-/// Checks that each tag below `count` came once, with a whole block.
+/// Checks that each tag below `count` has one result, with a whole block.
 fn expect_results(results: Vec<(u64, std::io::Result<usize>)>, count: usize) -> Verdict {
     let mut seen = vec![false; count];
     check_eq!(results.len(), count, "number of results");

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! Reads into buffers that io_uring chooses, while the device stalls.
+//! Reads into provided buffers of io_uring, while the device is stalled.
 
 use std::thread;
 use std::time::Duration;
@@ -43,7 +43,7 @@ pub(super) fn in_flight(context: &Context) -> Verdict {
     b.finish()
 }
 
-/// A file that can be polled has the caller wait, who can be killed.
+/// On a pollable file the caller waits, and can be killed.
 pub(super) fn nonblock(context: &Context) -> Verdict {
     const CALL: i64 = libc::SYS_io_uring_enter;
 

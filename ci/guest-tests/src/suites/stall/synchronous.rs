@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! Callers that wait for the device.
+//! Synchronous callers that wait for the device.
 
 use std::fs::File;
 use std::io;
@@ -58,7 +58,7 @@ impl Call {
         matches!(self, Self::Pread | Self::Preadv | Self::LargePread)
     }
 
-    /// Bytes that it moves.
+    /// Number of bytes of the call.
     fn length(self) -> usize {
         match self {
             Self::Fsync => 0,
@@ -67,7 +67,7 @@ impl Call {
         }
     }
 
-    /// Pages that it pins. One that is part of two buffers counts twice.
+    /// Number of pages that the call pins. A page in two buffers counts twice.
     fn pins(self) -> usize {
         match self {
             Self::Preadv | Self::Pwritev => BLOCK / PAGE + 2,
@@ -79,7 +79,7 @@ impl Call {
         pattern::bytes(900 + self as u64, self.length())
     }
 
-    /// Makes the call, at offset 0 of the device. Returns the number of bytes.
+    /// Makes the call at offset 0 of the device. Returns the number of bytes.
     fn make(self, file: &File, memory: &Region) -> io::Result<usize> {
         let whole = memory.buffer(0, self.length());
         let parts = [
@@ -96,8 +96,7 @@ impl Call {
         }
     }
 
-    /// Puts test data where the call takes it from, and other bytes where it
-    /// takes it to.
+    /// Stores test data in the source of the call, and other bytes in its target.
     fn prepare(self, bar: &Region, memory: &Region) {
         if self.writes() {
             memory.store(0, self.data());
@@ -108,7 +107,7 @@ impl Call {
         }
     }
 
-    /// Looks for the test data where the call took it to.
+    /// Checks the test data in the target of the call.
     fn expect_moved(self, bar: &Region, memory: &Region) -> Verdict {
         let place = if self.writes() { bar } else { memory };
         let seen = place.load(0, self.length());
@@ -123,7 +122,7 @@ pub(super) fn killed(context: &Context) -> Verdict {
         call.prepare(&b.bar, &b.memory);
         let stall = b.host.stall()?;
         let child = process(|| {
-            // Fresh pages: those of the parent are shared until written to.
+            // Fresh pages, because the parent's are shared until written to.
             let memory = Region::anonymous(LARGE)?;
             memory.fill(0, LARGE, 0);
             memory.store(0, call.data());
@@ -140,7 +139,7 @@ pub(super) fn killed(context: &Context) -> Verdict {
         stall.resume()?;
         all_released().during(during)?;
         if call.writes() {
-            // The device had the request, and carries it out.
+            // The device has the request, and executes it.
             call.expect_moved(&b.bar, &b.memory)?;
         }
         b.finish().during(during)?;
@@ -149,7 +148,7 @@ pub(super) fn killed(context: &Context) -> Verdict {
 }
 
 pub(super) fn signals(context: &Context) -> Verdict {
-    /// Sent while the device stalls.
+    /// Number of signals sent while the device is stalled.
     const SIGNALS: usize = 20;
 
     sys::count_signal(libc::SIGUSR1, false)?;
@@ -170,7 +169,7 @@ pub(super) fn signals(context: &Context) -> Verdict {
             caller.expect_asleep(call.number(), SleepState::Uninterruptible)?;
             check!(!caller.has_ended(), "a signal ended the call");
             stall.resume()?;
-            // And while the call comes to its end.
+            // Further signals while the call ends.
             while !caller.has_ended() {
                 if caller.task.signal(libc::SIGUSR1).is_err() {
                     break;
@@ -192,8 +191,8 @@ pub(super) fn signals(context: &Context) -> Verdict {
     b.finish()
 }
 
-/// Reads into pages that are taken out of their file meanwhile, and so are clean when the
-/// device has written to them.
+/// Reads into pages that are removed from their file during the read, and so are clean
+/// when the device has written to them.
 pub(super) fn cleaned(context: &Context) -> Verdict {
     const ROUNDS: usize = 3;
 
@@ -217,7 +216,7 @@ pub(super) fn cleaned(context: &Context) -> Verdict {
         all_released()?;
         expect_bytes(&memory.load(0, BLOCK), &[0; BLOCK], "what the file has now")?;
     }
-    // In pages that stay.
+    // A read into pages that are not removed.
     expect_whole(read(), "the last read")?;
     expect_bytes(&memory.load(0, BLOCK), data(0), "what was read last")?;
     b.finish()
@@ -235,7 +234,7 @@ pub(super) fn vectored(context: &Context) -> Verdict {
             b.memory.buffer(at + 9001, BLOCK - 9001),
         ]
     };
-    // Each with a position of its own.
+    // Two files with a position each.
     let (writer, reader) = (context.open()?, context.open()?);
     for (file, i) in [(&writer, 0), (&reader, 1)] {
         sys::lseek(file, Bench::place(i).cast_signed(), libc::SEEK_SET)?;

@@ -20,7 +20,7 @@ const WAITERS: usize = 8;
 /// The call that waits.
 const CALL: i64 = libc::SYS_pwrite64;
 
-/// The CPU on which all of a test wait, and so for the same queue.
+/// The CPU on which all waiters of a test run, and so wait for the same queue.
 fn cpu() -> Verdict<usize> {
     let first = sys::cpus()?.first().copied();
     first.ok_or_else(|| Stop::Failed("there is no CPU".into()))
@@ -30,17 +30,17 @@ fn pwrite(b: &Bench, i: usize) -> std::io::Result<usize> {
     sys::pwrite(&b.file, b.block(i), Bench::place(i))
 }
 
-/// Writes by which the order shows in which the device got them.
+/// Overlapping writes that show the order in which the device executed them.
 ///
-/// All begin at the same place, and each is a step shorter than the one before it.
-/// Served in order, each leaves uncovered the last step of the one before. One
-/// that is served after a later one covers that one up.
+/// All writes begin at the same offset, and each is one step shorter than the previous
+/// one. Executed in order, each leaves the last step of the previous one uncovered. A
+/// write that is executed too late covers a later one.
 ///
-/// The order is strict: waiters get slots in the order in which they are woken;
-/// on one CPU under `SCHED_FIFO` they run in that order, each until its request is
-/// with the device; and the device serves a queue in order. In which order the
-/// calls return says less: one whose request has ended before it came to wait
-/// returns at once, ahead of those that have to be woken.
+/// The order is strict: waiters get slots in the order in which they are woken; on one
+/// CPU under `SCHED_FIFO` they run in that order, each until its request is submitted;
+/// and the device executes a queue in order. The order in which the calls return is no
+/// proof: a call whose request has ended before its wait returns at once, ahead of those
+/// that must be woken.
 struct Staircase<'a> {
     bench: &'a Bench,
     steps: usize,
@@ -74,7 +74,7 @@ impl<'a> Staircase<'a> {
     }
 
     /// Starts threads that make the first `count` writes and wait, each after the
-    /// one before it sleeps.
+    /// previous one sleeps.
     fn start<'scope>(
         &'scope self,
         scope: &'scope Scope<'scope, '_>,
@@ -91,7 +91,7 @@ impl<'a> Staircase<'a> {
         Ok(callers)
     }
 
-    /// Checks that the device got the writes in order.
+    /// Checks that the device executed the writes in order.
     fn expect_in_order(&self) -> Verdict {
         let place = Bench::place(0) as usize;
         let mut covered = 0;
@@ -126,9 +126,9 @@ pub(super) fn in_order(context: &Context) -> Verdict {
     b.finish()
 }
 
-/// A newcomer keeps the CPU of the waiters from them until all slots are free
-/// again, and only then asks for one: it finds free slots, and waiters that were
-/// woken but had no chance to take them.
+/// A newcomer occupies the CPU of the waiters until all slots are free again, and only
+/// then requests a slot: it finds free slots, and waiters that were woken but could not
+/// run yet.
 pub(super) fn newcomer(context: &Context) -> Verdict {
     let [cpu, other, ..] = sys::cpus()?[..] else {
         return Err(Stop::Skipped("needs two CPUs".into()));
@@ -144,7 +144,7 @@ pub(super) fn newcomer(context: &Context) -> Verdict {
         sys::use_sched_fifo()?;
         running.store(true, Ordering::SeqCst);
         let begun = Instant::now();
-        // The time is for a test that has failed.
+        // The timeout ends the loop of a failed test.
         while !go.load(Ordering::SeqCst) && begun.elapsed() < PATIENCE {
             std::hint::spin_loop();
         }
@@ -182,7 +182,7 @@ pub(super) fn interrupted(context: &Context) -> Verdict {
     let cpu = cpu()?;
     let stall = b.host.stall()?;
     let full = Full::fill(&b.file)?;
-    // The first of all, and so in front of those that stay.
+    // The first in the queue, ahead of the remaining waiters.
     let killed = process(|| {
         let _pinned = sys::pin_to_cpu(cpu)?;
         pwrite(&b, 0)?;

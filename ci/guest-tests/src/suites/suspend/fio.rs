@@ -1,20 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! A program that knows nothing of us goes on through a sleep.
+//! fio, which knows nothing of the driver, continues across a suspend.
 
 use crate::case::{Context, During, Verdict, eventually};
 use crate::check;
 use crate::fio::{ENGINES, Fio};
 
-/// For how long fio runs, not counting while the machine sleeps. The other clock that it
-/// knows goes on meanwhile.
+/// Run time of fio, without the time of the suspend. fio's other clock continues during a
+/// suspend.
 const TIME: [&str; 3] = [
     "--time_based=1",
     "--runtime=5",
     "--clocksource=clock_gettime",
 ];
 
-/// Requests before the machine sleeps, and after it.
+/// Number of requests before and after the suspend.
 const PROGRESS: u64 = 100;
 
 pub(super) fn continues(context: &Context, sleep: fn() -> Verdict) -> Verdict {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! Suspend to idle. Only the guest knows that it sleeps: the harness sees it on the
-//! console and presses the power button.
+//! Suspend to idle. QEMU does not know of it: the harness reads the console and presses
+//! the power button.
 
 use std::fs;
 
@@ -10,15 +10,15 @@ use crate::case::{During, Verdict};
 use crate::check;
 use crate::suites::lifecycle::modprobe;
 
-/// Settings by which the kernel says on its console that it goes to sleep, each with its
-/// value. The last makes it say the most, so the others come first.
+/// Settings that make the kernel report a suspend on its console, each with its value.
+/// The last one increases the output most, so the others come first.
 const SETTINGS: [(&str, &str); 3] = [
     ("/sys/module/printk/parameters/console_suspend", "N"),
     ("/sys/power/pm_debug_messages", "1"),
     ("/proc/sys/kernel/printk", "8"),
 ];
 
-/// The console says when the machine sleeps, until this is dropped.
+/// Enables messages about a suspend on the console, until dropped.
 struct Console {
     before: Vec<(&'static str, String)>,
 }
@@ -45,9 +45,9 @@ impl Drop for Console {
     }
 }
 
-/// Sleeps until the power button is pressed.
+/// Suspends until the power button is pressed.
 pub(super) fn sleep() -> Verdict {
-    // Whose interrupt it is.
+    // The driver of the power button.
     check!(modprobe(&["button"])?, "modprobe button failed");
     let _console = Console::on()?;
     sound("freeze")

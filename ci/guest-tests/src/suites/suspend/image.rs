@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! The machine writes its memory to a disk and reads it back: hibernation, but for the
-//! time without power (`Documentation/power/basic-pm-debugging.rst`, `test_resume`).
+//! Hibernation without the power-off: the kernel writes its memory to a disk and reads it
+//! back (`Documentation/power/basic-pm-debugging.rst`, `test_resume`).
 
 use std::fs;
 use std::path::Path;
@@ -16,10 +16,10 @@ use crate::suites::lifecycle::modprobe;
 /// The disk, which the harness provides for this.
 const DISK: &str = "vda";
 
-/// How the machine hibernates.
+/// Mode of hibernation.
 const MODE: &str = "/sys/power/disk";
 
-/// Memory is swapped to the disk until this is dropped.
+/// Swap space on the disk, until dropped.
 struct Swap;
 
 impl Swap {
@@ -66,7 +66,7 @@ pub(super) fn written_and_read(context: &Context) -> Verdict {
         said("hibernation: Normal pages needed"),
         "no image was made: {lines:?}"
     );
-    // What the kernel said while it wrote the image is not in the image.
+    // The kernel's messages during the write are not in the image.
     check!(!said("Image saving"), "the image was not read back");
     Ok(())
 }

@@ -1,10 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! The machine sleeps and wakes up, with files and maps of the device open and I/O
-//! going on.
+//! Suspend and resume, with open files and maps of the device, and with I/O.
 //!
-//! The kernel's own tests of its sleep (`/sys/power/pm_test`) go as far as a stage and
-//! come back; the real sleep is ended by the harness.
+//! The kernel's own suspend tests (`/sys/power/pm_test`) stop at a level and resume; the
+//! harness ends a real suspend.
 
 mod fio;
 mod idle;
@@ -31,7 +30,8 @@ pub fn suite() -> Suite {
         name: "suspend",
         about: "the machine sleeps and wakes up, with files and maps open and I/O going on",
         cases: vec![
-            // The first: no sleep leaves the port to the host behind.
+            // This test comes first, because the port to the host does not survive a
+            // suspend.
             Case::new(
                 "dr4_caller_of_a_stalled_device_refuses_sleep",
                 stalled_device,
@@ -78,19 +78,19 @@ fn set(path: &str, value: &str) -> Verdict {
     fs::write(path, value).during(|| format!("writing {value:?} to {path}"))
 }
 
-/// Has the machine go to sleep in this way, and returns when it is awake again.
+/// Suspends the machine to this state; returns after the resume.
 fn sleep(state: &str) -> io::Result<()> {
     fs::write("/sys/power/state", state)
 }
 
-/// How far the machine goes when it is to sleep, until dropped.
+/// Limits suspends to a level of `pm_test`, until dropped.
 struct Stage;
 
 impl Stage {
     const FILE: &str = "/sys/power/pm_test";
 
     fn new(stage: &str) -> Verdict<Self> {
-        // How long it stays there, in seconds.
+        // Delay at that level, in seconds.
         set("/sys/module/suspend/parameters/pm_test_delay", "0")?;
         set(Self::FILE, stage)?;
         Ok(Self)
@@ -105,7 +105,7 @@ impl Drop for Stage {
     }
 }
 
-/// How often the machine has slept.
+/// Number of suspends since boot.
 fn sleeps() -> Verdict<u64> {
     let path = Path::new("/sys/power/suspend_stats/success");
     let text = fs::read_to_string(path).during(|| format!("reading {}", path.display()))?;
@@ -114,7 +114,7 @@ fn sleeps() -> Verdict<u64> {
         .map_err(|_| crate::case::Stop::Failed(format!("{} holds {text:?}", path.display())))
 }
 
-/// Has the machine really sleep: nothing but the harness ends it.
+/// A complete suspend, which the harness ends.
 fn sound(state: &str) -> Verdict {
     let slept = sleeps()?;
     sleep(state).during(|| format!("sleep to {state:?}"))?;
@@ -127,7 +127,7 @@ fn to_ram() -> Verdict {
     sound("mem")
 }
 
-/// A file and a map that were there before the machine slept.
+/// A file and a map from before the suspend.
 struct Before {
     file: fs::File,
     map: Region,
@@ -150,7 +150,8 @@ impl Before {
         Ok(before)
     }
 
-    /// What was stored is there, by the map and by DMA, and both show what is new.
+    /// Checks that the old data is there, by the map and by DMA, and that both show new
+    /// data.
     fn expect_alive(&self) -> Verdict {
         let old = pattern::bytes(self.seed, Self::LENGTH);
         let new = pattern::bytes(self.seed + 1000, Self::LENGTH);
@@ -202,10 +203,10 @@ fn twice(context: &Context, sleep: fn() -> Verdict) -> Verdict {
     Ok(())
 }
 
-/// The ways to move data.
+/// Number of methods of moving data.
 const ENGINES: usize = 3;
 
-/// Writes and reads back, again and again, until told to stop.
+/// Writes and reads back repeatedly, until told to stop.
 fn move_data(context: &Context, board: &Board, engine: usize) -> Verdict {
     const DEPTH: usize = 4;
     const LENGTH: usize = 150_001;
@@ -273,7 +274,8 @@ fn move_data(context: &Context, board: &Board, engine: usize) -> Verdict {
     Ok(())
 }
 
-/// Sleeps so many times while data is moved in all ways, and checks that it goes on.
+/// Suspends `times` times while data is moved by all methods, and checks that the
+/// transfers continue.
 fn with_io(context: &Context, times: u32, mut sleep: impl FnMut() -> Verdict) -> Verdict {
     let before = Before::new(context, 5)?;
     let board = Board::new()?;
@@ -309,8 +311,8 @@ fn stages_with_io(context: &Context) -> Verdict {
     Ok(())
 }
 
-/// A task that waits for the device cannot be frozen. That ends the attempt, not the
-/// task.
+/// A task that waits for the device cannot be frozen, so the suspend fails, but the task
+/// continues.
 fn stalled_device(context: &Context) -> Verdict {
     const TIMEOUT: &str = "/sys/power/pm_freeze_timeout";
 
