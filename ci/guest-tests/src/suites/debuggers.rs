@@ -219,7 +219,7 @@ fn removed(context: &Context) -> Verdict {
 }
 
 /// An operation on a map of a page: its name and function.
-type Deed = (&'static str, fn(&File, u64) -> io::Result<()>);
+type MapOperation = (&'static str, fn(&File, u64) -> io::Result<()>);
 
 fn map_page(file: &File, offset: u64, protection: i32, flags: i32) -> io::Result<Region> {
     Region::of_file(file, offset, PAGE, protection, flags)
@@ -240,7 +240,7 @@ fn debug(
 }
 
 /// Operations of tools and programs on maps.
-const DEEDS: [Deed; 30] = [
+const MAP_OPERATIONS: [MapOperation; 30] = [
     ("a shared map", |f, o| {
         map_page(f, o, READ, SHARED).map(drop)
     }),
@@ -360,12 +360,12 @@ fn as_resource_file(context: &Context) -> Verdict {
     let (path, resource) = resource_file()?;
     let file = context.open_with(libc::O_RDONLY)?;
     let mut refused = String::new();
-    for (what, deed) in DEEDS {
-        if deed(&resource, 0).is_err() {
+    for (what, operation) in MAP_OPERATIONS {
+        if operation(&resource, 0).is_err() {
             continue;
         }
         for (name, offset) in KINDS {
-            if let Err(error) = deed(&file, offset) {
+            if let Err(error) = operation(&file, offset) {
                 refused += &format!("{what} of {name}: {error}\n");
             }
         }
@@ -379,7 +379,7 @@ fn as_resource_file(context: &Context) -> Verdict {
 }
 
 /// The file offset and name of the map at `address` in `/proc/self/maps`.
-fn told(address: usize) -> Verdict<(u64, PathBuf)> {
+fn proc_maps_entry(address: usize) -> Verdict<(u64, PathBuf)> {
     let start = format!("{address:08x}-");
     let maps = fs::read_to_string("/proc/self/maps")?;
     let line = maps
@@ -398,7 +398,7 @@ fn proc_maps(context: &Context) -> Verdict {
     let file = context.open_with(libc::O_RDONLY)?;
     for (name, offset) in KINDS {
         let map = Region::of_file(&file, offset, PAGE, READ, SHARED)?;
-        let (found, path) = told(map.address())?;
+        let (found, path) = proc_maps_entry(map.address())?;
         check_eq!((found, path.as_path()), (offset, context.path()), "{name}");
         let again = sys::open(&path, libc::O_RDONLY)?;
         let again = Region::of_file(&again, found, PAGE, READ, SHARED)

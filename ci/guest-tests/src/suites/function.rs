@@ -33,14 +33,14 @@ const BLOCK: usize = 16 << 10;
 const REQUESTS: usize = 128;
 
 /// Byte that the device writes, and byte that the caller stores afterwards.
-const DEVICES: u8 = 0x5c;
-const OURS: u8 = 0xcc;
+const DEVICE_BYTE: u8 = 0x5c;
+const CALLER_BYTE: u8 = 0xcc;
 
 /// Time for which released memory is watched. The device writes to it continuously.
-const WATCH: Duration = Duration::from_millis(200);
+const WATCH_TIME: Duration = Duration::from_millis(200);
 
 /// Messages of the driver and of the bus.
-const HELD: &str = "the device does not come out of reset";
+const RESET_DELAYED: &str = "the device does not come out of reset";
 const BROKEN: &str = "the device broke queue 2: ";
 const FAILED: &str = "probe with driver ringbar failed";
 
@@ -52,16 +52,16 @@ pub fn suite() -> Suite {
         cases: vec![
             Case::new("dr3_function_with_registers_of_its_own_works", works),
             Case::new("dr3_no_dma_after_service_has_ended", out_of_service)
-                .provokes(HELD)
+                .provokes(RESET_DELAYED)
                 .provokes(BROKEN),
-            Case::new("dr3_no_dma_after_unbind", unbound).provokes(HELD),
+            Case::new("dr3_no_dma_after_unbind", unbound).provokes(RESET_DELAYED),
             Case::new("dr3_unbind_after_service_has_ended", unbound_later)
-                .provokes(HELD)
+                .provokes(RESET_DELAYED)
                 .provokes(BROKEN)
                 .may_provoke(FAILED),
             Case::new("c7_registers_that_no_device_has", registers)
                 .provokes(FAILED)
-                .provokes(HELD)
+                .provokes(RESET_DELAYED)
                 .provokes("the device lacks needed VIRTIO features")
                 .provokes("the device rejects the features")
                 .provokes("gives the device no I/O queue")
@@ -116,8 +116,8 @@ impl<'a> Function<'a> {
     /// lines.
     fn expect_lines(&mut self, others: usize) -> Verdict {
         let lines = self.log.of_driver()?;
-        let held = lines.iter().filter(|line| line.contains("reset")).count();
-        check_eq!(held, 1, "lines about the reset in {lines:?}");
+        let delayed = lines.iter().filter(|line| line.contains("reset")).count();
+        check_eq!(delayed, 1, "lines about the reset in {lines:?}");
         check_eq!(lines.len(), 1 + others, "lines, which are {lines:?}");
         Ok(())
     }
@@ -160,12 +160,12 @@ fn works(context: &Context) -> Verdict {
 }
 
 /// Requests that the device keeps pending, and whose memory it writes to.
-struct Kept {
+struct PendingRequests {
     aio: AioContext,
     memory: Region,
 }
 
-impl Kept {
+impl PendingRequests {
     fn new(function: &Function<'_>) -> Verdict<Self> {
         let file = function.context.open()?;
         let aio = AioContext::new(REQUESTS as u32)?;
@@ -177,7 +177,7 @@ impl Kept {
         function.command(KeepRequestsPending(true))?;
         check_eq!(aio.submit(&reads)?, REQUESTS, "requests taken");
         eventually("DMA into all requests", || {
-            Ok((0..REQUESTS).all(|i| memory.load(i * BLOCK, 1) == [DEVICES]))
+            Ok((0..REQUESTS).all(|i| memory.load(i * BLOCK, 1) == [DEVICE_BYTE]))
         })?;
         let pages = (REQUESTS * BLOCK / PAGE) as u64;
         check_eq!(Pins::read()?.pinned(), pages, "pinned pages");
@@ -193,15 +193,15 @@ impl Kept {
             check!(Instant::now() < deadline, "{left} requests do not end");
             for (tag, result) in self.aio.reap()? {
                 expect_errno(result, &[errno], &format!("request {tag}"))?;
-                self.memory.fill(tag as usize * BLOCK, BLOCK, OURS);
+                self.memory.fill(tag as usize * BLOCK, BLOCK, CALLER_BYTE);
                 left -= 1;
             }
         }
-        thread::sleep(WATCH);
+        thread::sleep(WATCH_TIME);
         let stray = (0..REQUESTS)
             .filter(|i| {
                 let block = self.memory.load(i * BLOCK, BLOCK);
-                block.iter().any(|byte| *byte != OURS)
+                block.iter().any(|byte| *byte != CALLER_BYTE)
             })
             .count();
         check_eq!(stray, 0, "buffers written to after their request had ended");
@@ -211,10 +211,10 @@ impl Kept {
 
 fn out_of_service(context: &Context) -> Verdict {
     let mut function = Function::new(context)?;
-    let kept = Kept::new(&function)?;
+    let pending = PendingRequests::new(&function)?;
     function.command(DelayReset(true))?;
     function.command(BreakQueue)?;
-    kept.expect_ended(libc::EIO)?;
+    pending.expect_ended(libc::EIO)?;
     let memory = Region::anonymous(PAGE)?;
     let read = sys::pread(&context.open()?, memory.buffer(0, PAGE), 0);
     expect_errno(read, &[libc::EIO], "a read afterwards")?;
@@ -224,11 +224,11 @@ fn out_of_service(context: &Context) -> Verdict {
 
 fn unbound(context: &Context) -> Verdict {
     let mut function = Function::new(context)?;
-    let kept = Kept::new(&function)?;
+    let pending = PendingRequests::new(&function)?;
     function.command(DelayReset(true))?;
     let address = function.address.clone();
     let unbinding = thread::spawn(move || unbind(&address));
-    let ended = kept.expect_ended(libc::ENODEV);
+    let ended = pending.expect_ended(libc::ENODEV);
     unbinding
         .join()
         .map_err(|_| Stop::Failed("unbinding panicked".into()))??;
@@ -242,10 +242,10 @@ fn unbound(context: &Context) -> Verdict {
 /// unbind.
 fn unbound_later(context: &Context) -> Verdict {
     let mut function = Function::new(context)?;
-    let kept = Kept::new(&function)?;
+    let pending = PendingRequests::new(&function)?;
     function.command(DelayReset(true))?;
     function.command(BreakQueue)?;
-    let ended = kept.expect_ended(libc::EIO);
+    let ended = pending.expect_ended(libc::EIO);
     unbind(&function.address)?;
     ended?;
     expect_no_bus_master(&function.address)?;

@@ -137,9 +137,9 @@ fn is_absent(error: &io::Error) -> bool {
 
 /// Memory that the test shares with its child processes: a stop flag, and a count of each
 /// child's progress.
-pub(super) struct Board(Region);
+pub(super) struct SharedProgress(Region);
 
-impl Board {
+impl SharedProgress {
     /// Bytes of a row. The flag has a row of its own.
     const ROW: usize = 8;
 
@@ -197,13 +197,13 @@ pub(super) fn expect_good_end(number: usize, child: Child) -> Verdict {
 
 /// Opens the device and moves data until the device is gone, repeatedly, until told to
 /// stop.
-fn use_whenever_there(context: &Context, board: &Board, number: usize) -> Verdict {
+fn use_whenever_there(context: &Context, progress: &SharedProgress, number: usize) -> Verdict {
     const LENGTH: usize = 64 << 10;
 
     let memory = Region::anonymous(LENGTH)?;
     let buffer = memory.buffer(0, LENGTH);
     let aio = AioContext::new(4)?;
-    while !board.signalled() {
+    while !progress.signalled() {
         let file = match sys::open(context.path(), libc::O_RDWR) {
             Ok(file) => file,
             Err(error) if is_absent(&error) => {
@@ -213,7 +213,7 @@ fn use_whenever_there(context: &Context, board: &Board, number: usize) -> Verdic
             Err(error) => return Err(error.into()),
         };
         let offset = ((8 + number) << 20) as u64 + 1;
-        while !board.signalled() {
+        while !progress.signalled() {
             let result = sys::pwrite(&file, buffer, offset)
                 .and_then(|_| aio.run(AioOperation::pread(&file, buffer, offset)));
             match result {
@@ -221,7 +221,7 @@ fn use_whenever_there(context: &Context, board: &Board, number: usize) -> Verdic
                 Err(error) if error.raw_os_error() == Some(libc::ENODEV) => break,
                 Err(error) => return Err(error.into()),
             }
-            board.count(number);
+            progress.count(number);
         }
     }
     Ok(())
@@ -231,25 +231,25 @@ fn reload_with_io(context: &Context) -> Verdict {
     const PROCESSES: usize = 3;
 
     let address = context.pci_address()?;
-    let board = Board::new()?;
+    let progress = SharedProgress::new()?;
     let mut children = Vec::new();
     for number in 0..PROCESSES {
         children.push(process(number, || {
-            use_whenever_there(context, &board, number)
+            use_whenever_there(context, &progress, number)
         })?);
     }
     for round in 0..rounds() {
         let during = || format!("round {round}");
         for number in 0..PROCESSES {
-            let more = board.done(number) + 2;
-            board.expect_done(number, more).during(during)?;
+            let more = progress.done(number) + 2;
+            progress.expect_done(number, more).during(during)?;
         }
         // Open files hold the module. Their owners get ENODEV and close them.
         unbind(&address).during(during)?;
         remove().during(during)?;
         load(context).during(during)?;
     }
-    board.signal();
+    progress.signal();
     for (number, child) in children.into_iter().enumerate() {
         expect_good_end(number, child)?;
     }
@@ -340,7 +340,7 @@ fn expect_enodev(file: &File, memory: &Region) -> Verdict {
 }
 
 /// Moves data until the device is gone, by a method that depends on the process's number.
-fn until_gone(context: &Context, board: &Board, number: usize) -> Verdict {
+fn until_gone(context: &Context, progress: &SharedProgress, number: usize) -> Verdict {
     const DEPTH: usize = 8;
     const LENGTH: usize = 100_000;
 
@@ -381,7 +381,7 @@ fn until_gone(context: &Context, board: &Board, number: usize) -> Verdict {
                 Err(error) => return Err(error.into()),
             }
         }
-        board.count(number);
+        progress.count(number);
     }
 }
 
@@ -390,13 +390,13 @@ fn unbind_with_io(context: &Context) -> Verdict {
 
     let address = context.pci_address()?;
     for round in 0..rounds() {
-        let board = Board::new()?;
+        let progress = SharedProgress::new()?;
         let mut children = Vec::new();
         for number in 0..PROCESSES {
-            children.push(process(number, || until_gone(context, &board, number))?);
+            children.push(process(number, || until_gone(context, &progress, number))?);
         }
         for number in 0..PROCESSES {
-            board.expect_done(number, 2)?;
+            progress.expect_done(number, 2)?;
         }
         unbind(&address)?;
         for (number, child) in children.into_iter().enumerate() {
@@ -413,13 +413,13 @@ fn poll_after_unbind(context: &Context) -> Verdict {
     const GONE: i16 = libc::POLLERR | libc::POLLHUP;
 
     let address = context.pci_address()?;
-    let board = Board::new()?;
+    let progress = SharedProgress::new()?;
     // Only nonblocking files support poll.
     let open = || context.open_with(libc::O_RDWR | libc::O_NONBLOCK);
     // An idle device has no other events.
     let waiter = process(0, || {
         let file = open()?;
-        board.count(0);
+        progress.count(0);
         let events = sys::poll(&file, 0, PATIENCE)?;
         check_eq!(events, GONE, "events of a waiter");
         Ok(())
@@ -430,7 +430,7 @@ fn poll_after_unbind(context: &Context) -> Verdict {
     epoll.add(&file, ready | libc::EPOLLET, 1)?;
     check_eq!(epoll.wait(PATIENCE)?, Some((ready, 1)), "while it is there");
     check_eq!(epoll.wait(Duration::ZERO)?, None, "without a change");
-    board.expect_done(0, 1)?;
+    progress.expect_done(0, 1)?;
     eventually("the waiter to sleep", || asleep(waiter.id()))?;
 
     unbind(&address)?;
@@ -456,12 +456,12 @@ fn asleep(process: i32) -> Verdict<bool> {
 
 fn map_after_unbind(context: &Context) -> Verdict {
     let address = context.pci_address()?;
-    let board = Board::new()?;
+    let progress = SharedProgress::new()?;
     let child = process(0, || {
         let map = context.map()?;
         map.store(12345, b"mapped");
-        board.count(0);
-        while !board.signalled() {
+        progress.count(0);
+        while !progress.signalled() {
             std::thread::yield_now();
         }
         let seen = map.load(12345, 6);
@@ -469,9 +469,9 @@ fn map_after_unbind(context: &Context) -> Verdict {
             "the map of the removed device shows {seen:?}"
         )))
     })?;
-    board.expect_done(0, 1)?;
+    progress.expect_done(0, 1)?;
     unbind(&address)?;
-    board.signal();
+    progress.signal();
     let end = child.wait(PATIENCE)?;
     bind(context, &address)?;
     check!(
@@ -483,7 +483,7 @@ fn map_after_unbind(context: &Context) -> Verdict {
 
 /// Forks repeatedly, with a map and much other memory, so that a fork is nearly always in
 /// progress.
-fn fork_all_the_time(context: &Context, board: &Board, number: usize) -> Verdict {
+fn fork_all_the_time(context: &Context, progress: &SharedProgress, number: usize) -> Verdict {
     const LENGTH: usize = 96 << 20;
     const CHILDREN: usize = 4;
 
@@ -494,12 +494,12 @@ fn fork_all_the_time(context: &Context, board: &Board, number: usize) -> Verdict
     // is complete.
     let _map = context.map()?;
     let mut children = VecDeque::new();
-    while !board.signalled() {
+    while !progress.signalled() {
         if children.len() == CHILDREN {
             children.pop_front();
         }
         children.push_back(sys::fork(|| 0)?);
-        board.count(number);
+        progress.count(number);
     }
     Ok(())
 }
@@ -509,19 +509,19 @@ fn unbind_while_forking(context: &Context) -> Verdict {
     const PROCESSES: usize = 4;
 
     let address = context.pci_address()?;
-    let board = Board::new()?;
+    let progress = SharedProgress::new()?;
     let mut children = Vec::new();
     for number in 0..PROCESSES {
         children.push(process(number, || {
-            fork_all_the_time(context, &board, number)
+            fork_all_the_time(context, &progress, number)
         })?);
     }
     for number in 0..PROCESSES {
-        board.expect_done(number, 1)?;
+        progress.expect_done(number, 1)?;
     }
     let unbinder = process(PROCESSES, || unbind(&address))?;
     let ended = unbinder.ends_within(PATIENCE);
-    board.signal();
+    progress.signal();
     expect_good_end(PROCESSES, unbinder)?;
     for (number, child) in children.into_iter().enumerate() {
         expect_good_end(number, child)?;

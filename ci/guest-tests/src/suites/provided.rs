@@ -11,7 +11,7 @@ use crate::sys::{self, Kind, Provided, Provision, Region, Ring, Selected, UringO
 use crate::{check, check_eq};
 
 /// Maximum number of concurrent reads.
-pub(super) const MOST: usize = 64;
+pub(super) const MAX_READS: usize = 64;
 
 /// All methods of providing buffers.
 pub(super) const PROVISIONS: [Provision; 3] =
@@ -45,7 +45,7 @@ impl Reads {
             Provision::Incremental => count.min(4),
             Provision::Ring | Provision::Legacy => 1,
         };
-        let mut ring = Ring::of_kind(kind, MOST as u32)?;
+        let mut ring = Ring::of_kind(kind, MAX_READS as u32)?;
         let provided = Provided::new(&mut ring, provision, (count / parts) as u16, length * parts)?;
         Ok(Self {
             ring,
@@ -143,7 +143,7 @@ impl Reads {
 fn rounds(context: &Context, kind: Kind, file: &File) -> Verdict {
     let bar = context.map()?;
     for provision in PROVISIONS {
-        for count in [1, 2, 16, MOST] {
+        for count in [1, 2, 16, MAX_READS] {
             let what = || format!("{provision:?}, {count} reads");
             let mut reads = Reads::new(kind, provision, count, 4096).during(what)?;
             for round in 0..3 {

@@ -8,7 +8,9 @@ use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
-use super::lifecycle::{Board, bind, expect_good_end, expect_working, process, rounds, unbind};
+use super::lifecycle::{
+    SharedProgress, bind, expect_good_end, expect_working, process, rounds, unbind,
+};
 use super::resize::last_events;
 use crate::case::{
     Case, Context, During, PATIENCE, Stop, Verdict, eventually, expect_bytes, expect_errno,
@@ -51,18 +53,18 @@ fn administrators(context: &Context) -> Verdict {
 }
 
 fn reset_with_map(context: &Context) -> Verdict {
-    let board = Board::new()?;
+    let progress = SharedProgress::new()?;
     let victim = process(0, || {
         let map = context.map()?;
         map.store(12345, b"mapped");
-        board.count(0);
-        while !board.signalled() {
+        progress.count(0);
+        while !progress.signalled() {
             thread::yield_now();
         }
         let seen = map.load(12345, 6);
         Err(Stop::Failed(format!("the old map shows {seen:?}")))
     })?;
-    board.expect_done(0, 1)?;
+    progress.expect_done(0, 1)?;
     let file = context.open()?;
     let statistics = Region::of_file(
         &file,
@@ -74,7 +76,7 @@ fn reset_with_map(context: &Context) -> Verdict {
     statistics.load(0, 8);
 
     sys::reset(&file).during(|| "the reset".into())?;
-    board.signal();
+    progress.signal();
     let end = victim.wait(PATIENCE)?;
     check!(
         matches!(end, Err(libc::SIGBUS)),
@@ -98,7 +100,7 @@ fn reset_with_map(context: &Context) -> Verdict {
 
 /// Moves data by a method that depends on the process's number, until told to stop. The
 /// only allowed error is `EIO` of requests in flight at a reset.
-fn move_through_resets(context: &Context, board: &Board, number: usize) -> Verdict {
+fn move_through_resets(context: &Context, progress: &SharedProgress, number: usize) -> Verdict {
     const DEPTH: usize = 8;
     const LENGTH: usize = 100_000;
 
@@ -108,7 +110,7 @@ fn move_through_resets(context: &Context, board: &Board, number: usize) -> Verdi
     let place = |i: usize| ((2 * number) << 20) as u64 + (i * LENGTH) as u64;
     let aio = AioContext::new(DEPTH as u32)?;
     let mut ring = Ring::new(DEPTH as u32)?;
-    while !board.signalled() {
+    while !progress.signalled() {
         let results = match number {
             0 => vec![(0, sys::pwrite(&file, buffer(0), place(0)))],
             1 => vec![(0, sys::pread(&file, buffer(0), place(0)))],
@@ -136,7 +138,7 @@ fn move_through_resets(context: &Context, board: &Board, number: usize) -> Verdi
                 Err(error) => return Err(error.into()),
             }
         }
-        board.count(number);
+        progress.count(number);
     }
     Ok(())
 }
@@ -145,24 +147,24 @@ fn reset_with_io(context: &Context) -> Verdict {
     const PROCESSES: usize = 4;
 
     let file = context.open()?;
-    let board = Board::new()?;
+    let progress = SharedProgress::new()?;
     let mut children = Vec::new();
     for number in 0..PROCESSES {
         children.push(process(number, || {
-            move_through_resets(context, &board, number)
+            move_through_resets(context, &progress, number)
         })?);
     }
     for round in 0..rounds() {
         let during = || format!("round {round}");
         for number in 0..PROCESSES {
-            board
-                .expect_done(number, board.done(number) + 2)
+            progress
+                .expect_done(number, progress.done(number) + 2)
                 .during(during)?;
         }
         sys::reset(&file).during(during)?;
         expect_working(context, (20 << 20) + round).during(during)?;
     }
-    board.signal();
+    progress.signal();
     for (number, child) in children.into_iter().enumerate() {
         expect_good_end(number, child)?;
     }
@@ -170,9 +172,9 @@ fn reset_with_io(context: &Context) -> Verdict {
 }
 
 /// Creates and drops maps, also by forking. During a reset, `mmap` fails.
-fn map_through_resets(context: &Context, board: &Board, number: usize) -> Verdict {
+fn map_through_resets(context: &Context, progress: &SharedProgress, number: usize) -> Verdict {
     let file = context.open()?;
-    while !board.signalled() {
+    while !progress.signalled() {
         match Region::shared(&file, 0, 4 << 20) {
             Ok(map) => {
                 let child = sys::fork(|| 0)?;
@@ -182,7 +184,7 @@ fn map_through_resets(context: &Context, board: &Board, number: usize) -> Verdic
             Err(error) if error.raw_os_error() == Some(libc::ENODEV) => {}
             Err(error) => return Err(error.into()),
         }
-        board.count(number);
+        progress.count(number);
     }
     Ok(())
 }
@@ -193,24 +195,24 @@ fn reset_while_mapping(context: &Context) -> Verdict {
     const PROCESSES: usize = 3;
 
     let before = context.counter("maps")?;
-    let board = Board::new()?;
+    let progress = SharedProgress::new()?;
     let mut children = Vec::new();
     for number in 0..PROCESSES {
         children.push(process(number, || {
-            map_through_resets(context, &board, number)
+            map_through_resets(context, &progress, number)
         })?);
     }
     let file = context.open()?;
     for round in 0..rounds() {
         for number in 0..PROCESSES {
-            let more = board.done(number) + 1;
-            board.expect_done(number, more)?;
+            let more = progress.done(number) + 1;
+            progress.expect_done(number, more)?;
         }
         sys::reset(&file).during(|| format!("reset {round}"))?;
         // The work items that remove maps may still run, and a new map must survive them.
         expect_working(context, 100 + round).during(|| format!("round {round}"))?;
     }
-    board.signal();
+    progress.signal();
     for (number, child) in children.into_iter().enumerate() {
         expect_good_end(number, child)?;
     }

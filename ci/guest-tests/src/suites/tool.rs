@@ -177,9 +177,9 @@ fn write(context: &Context) -> Verdict {
 }
 
 /// A directory on tmpfs, removed with its content when dropped.
-struct Folder(PathBuf);
+struct TempDir(PathBuf);
 
-impl Folder {
+impl TempDir {
     fn new() -> Verdict<Self> {
         let path = PathBuf::from(format!("/dev/shm/tool-{}", std::process::id()));
         fs::create_dir(&path).during(|| format!("making {}", path.display()))?;
@@ -191,7 +191,7 @@ impl Folder {
     }
 }
 
-impl Drop for Folder {
+impl Drop for TempDir {
     fn drop(&mut self) {
         // An error is harmless, because the machine ends soon.
         let _ = fs::remove_dir_all(&self.0);
@@ -199,7 +199,7 @@ impl Drop for Folder {
 }
 
 fn round_trip(_: &Context) -> Verdict {
-    let folder = Folder::new()?;
+    let folder = TempDir::new()?;
     let (from, to) = (folder.file("from"), folder.file("to"));
     let data = pattern::bytes(4, LENGTH);
     fs::write(&from, data)?;

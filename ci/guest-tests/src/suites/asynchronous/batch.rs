@@ -12,13 +12,13 @@ const ROUNDS: u64 = 10;
 
 /// Numbers of doorbells and interrupts.
 #[derive(Clone, Copy, Debug)]
-struct Counted {
+struct NotificationCounts {
     requests: u64,
     doorbells: u64,
     interrupts: u64,
 }
 
-impl Counted {
+impl NotificationCounts {
     fn now(context: &Context) -> Verdict<Self> {
         Ok(Self {
             requests: context.counter("requests")?,
@@ -44,7 +44,7 @@ impl Counted {
     }
 }
 
-fn expect_batches(counted: Counted) -> Verdict {
+fn expect_batches(counted: NotificationCounts) -> Verdict {
     // One of each per batch, and one more if the submitter migrated to another CPU, and
     // so to another queue.
     check!(
@@ -62,7 +62,7 @@ pub(super) fn aio(context: &Context) -> Verdict {
     let b = Bench::new(context, DEPTH * BLOCK)?;
     b.fill_blocks(0);
     let aio = AioContext::new(DEPTH as u32)?;
-    let counted = Counted::during(context, || {
+    let counted = NotificationCounts::during(context, || {
         let reads: Vec<_> = (0..DEPTH)
             .map(|i| AioOperation::pread(&b.file, b.block(i), Bench::place(i)).tag(i as u64))
             .collect();
@@ -76,7 +76,7 @@ pub(super) fn uring(context: &Context) -> Verdict {
     let b = Bench::new(context, DEPTH * BLOCK)?;
     b.fill_blocks(0);
     let mut ring = Ring::new(DEPTH as u32)?;
-    let counted = Counted::during(context, || {
+    let counted = NotificationCounts::during(context, || {
         let reads: Vec<_> = (0..DEPTH)
             .map(|i| {
                 let buffer = Buffers::One(b.block(i));

@@ -18,12 +18,12 @@ pub(super) const LENGTH: usize = (100 << 20) + 12_345;
 const STEP: usize = 4 << 20;
 
 /// A device with [`LENGTH`] bytes of test data from `start` on.
-pub(super) struct Large {
+pub(super) struct LargeRange {
     pub(super) file: File,
     pub(super) bar: Region,
 }
 
-impl Large {
+impl LargeRange {
     pub(super) fn new(context: &Context, start: usize) -> Verdict<Self> {
         let large = Self {
             file: context.open()?,
@@ -87,7 +87,7 @@ pub(super) fn copy(context: &Context) -> Verdict {
     const HIGH: usize = LOW + (3 << 20) + 5;
 
     // The ranges are closer than one chunk of a copy.
-    let b = Large::new(context, LOW)?;
+    let b = LargeRange::new(context, LOW)?;
     let copied = b.execute(OP_COPY, HIGH, LOW as u64)?;
     check_eq!(copied, LENGTH as u64, "bytes copied up");
     b.expect(HIGH, "copied up")?;
@@ -100,7 +100,7 @@ pub(super) fn fill(context: &Context) -> Verdict {
     const START: usize = 777;
     const PATTERN: u64 = 0xf1e2_d3c4_b5a6_9788;
 
-    let b = Large::new(context, START)?;
+    let b = LargeRange::new(context, START)?;
     let around = [b.bar.load(0, START), b.bar.load(START + LENGTH, STEP)];
     check_eq!(
         b.execute(OP_FILL, START, PATTERN)?,
@@ -124,7 +124,7 @@ pub(super) fn fill(context: &Context) -> Verdict {
 pub(super) fn crc32c(context: &Context) -> Verdict {
     const START: usize = 31;
 
-    let b = Large::new(context, START)?;
+    let b = LargeRange::new(context, START)?;
     for before in [0, 0x1234_5678] {
         check_eq!(
             b.execute(OP_CRC32C, START, before.into())?,
@@ -138,7 +138,7 @@ pub(super) fn crc32c(context: &Context) -> Verdict {
 pub(super) fn compare(context: &Context) -> Verdict {
     const OTHER: usize = LENGTH + 4096;
 
-    let b = Large::new(context, 1)?;
+    let b = LargeRange::new(context, 1)?;
     b.execute(OP_COPY, OTHER, 1)?;
     let equal = || b.execute(OP_COMPARE, 1, OTHER as u64);
     check_eq!(equal()?, LENGTH as u64, "equal bytes");

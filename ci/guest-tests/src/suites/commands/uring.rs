@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use super::bench::{self, Bench, WINDOW};
-use super::large::{self, Large};
+use super::large::{self, LargeRange};
 use super::{ALL, refusals};
 use crate::case::{Context, During, Stop, Verdict, expect_bytes, expect_errno};
 use crate::pattern;
@@ -142,7 +142,7 @@ pub(super) fn linked(context: &Context) -> Verdict {
 pub(super) fn large(context: &Context) -> Verdict {
     const START: usize = 5;
 
-    let b = Large::new(context, START)?;
+    let b = LargeRange::new(context, START)?;
     let mut ring = CommandRing::new(4)?;
     let mut run = |command: Command| -> Verdict<u64> {
         let completed = ring.run(&CommandEntry::new(&b.file, &command))?;

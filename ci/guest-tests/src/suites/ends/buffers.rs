@@ -273,30 +273,30 @@ pub(super) fn same_page_twice(context: &Context) -> Verdict {
 
 pub(super) fn many_segments(context: &Context) -> Verdict {
     /// `UIO_MAXIOV`
-    const MOST: usize = 1024;
+    const UIO_MAXIOV: usize = 1024;
     /// Each segment on a page of its own, so that none can be merged.
     const LENGTH: usize = 33;
 
     let b = Bench::new(context)?;
-    let memory = Region::anonymous(MOST * PAGE)?;
-    let data = pattern::bytes(11, MOST * LENGTH);
+    let memory = Region::anonymous(UIO_MAXIOV * PAGE)?;
+    let data = pattern::bytes(11, UIO_MAXIOV * LENGTH);
     let mut buffers = Vec::new();
-    for i in 0..MOST {
+    for i in 0..UIO_MAXIOV {
         let at = i * PAGE + i % (PAGE - LENGTH);
         memory.store(at, &data[i * LENGTH..(i + 1) * LENGTH]);
         buffers.push(memory.buffer(at, LENGTH));
     }
     let written = sys::pwritev(&b.file, &buffers, SOMEWHERE + 1)
-        .during(|| format!("pwritev of {MOST} segments"))?;
-    check_eq!(written, MOST * LENGTH, "bytes written");
+        .during(|| format!("pwritev of {UIO_MAXIOV} segments"))?;
+    check_eq!(written, UIO_MAXIOV * LENGTH, "bytes written");
     let seen = b.bar.load(SOMEWHERE as usize + 1, written);
     expect_bytes(&seen, data, "the device")?;
 
     memory.fill(0, memory.len(), 0);
     let read = sys::preadv(&b.file, &buffers, SOMEWHERE + 1)
-        .during(|| format!("preadv of {MOST} segments"))?;
-    check_eq!(read, MOST * LENGTH, "bytes read");
-    for i in 0..MOST {
+        .during(|| format!("preadv of {UIO_MAXIOV} segments"))?;
+    check_eq!(read, UIO_MAXIOV * LENGTH, "bytes read");
+    for i in 0..UIO_MAXIOV {
         let at = i * PAGE + i % (PAGE - LENGTH);
         let expected = &data[i * LENGTH..(i + 1) * LENGTH];
         expect_bytes(&memory.load(at, LENGTH), expected, &format!("segment {i}"))?;

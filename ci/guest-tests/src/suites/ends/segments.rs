@@ -75,9 +75,9 @@ fn expect_runs(context: &Context, b: &Bench, memory: &Region, at: usize, length:
 }
 
 /// A pool of huge pages, emptied when dropped.
-struct Pool;
+struct HugePagePool;
 
-impl Pool {
+impl HugePagePool {
     const PATH: &str = "/proc/sys/vm/nr_hugepages";
 
     fn with(pages: usize) -> Verdict<Self> {
@@ -96,7 +96,7 @@ impl Pool {
     }
 }
 
-impl Drop for Pool {
+impl Drop for HugePagePool {
     fn drop(&mut self) {
         let _ = std::fs::write(Self::PATH, "0");
     }
@@ -104,7 +104,7 @@ impl Drop for Pool {
 
 pub(super) fn huge_page(context: &Context) -> Verdict {
     let b = Bench::new(context)?;
-    let pool = Pool::with(2)?;
+    let pool = HugePagePool::with(2)?;
     let memory = pool.region(2)?;
     // The test relies on one huge page being one run.
     check_eq!(runs(&frames(&memory, 0, HUGE)?), 1, "runs of a huge page");
@@ -124,7 +124,7 @@ pub(super) fn huge_page(context: &Context) -> Verdict {
 
 pub(super) fn registered_huge_page(context: &Context) -> Verdict {
     let b = Bench::new(context)?;
-    let pool = Pool::with(2)?;
+    let pool = HugePagePool::with(2)?;
     let memory = pool.region(2)?;
     let mut ring = Ring::new(4)?;
     ring.register_buffers(&[&memory])?;

@@ -5,7 +5,7 @@
 use ringbar_agent_protocol::host::{Lie, LieQueue, UsedLie};
 use ringbar_spec::{Event, QueueFault};
 
-use super::{Liar, info};
+use super::{LyingDevice, info};
 use crate::case::{Case, Context, Verdict, eventually};
 use crate::check;
 use crate::check_eq;
@@ -49,7 +49,7 @@ pub(super) fn cases() -> Vec<Case> {
 }
 
 fn broken(context: &Context, lie: UsedLie) -> Verdict {
-    let mut liar = Liar::new(context)?;
+    let mut liar = LyingDevice::new(context)?;
     liar.host.lie(Lie::Used(LieQueue::Event, lie))?;
     liar.expect_told(1)?;
     eventually("the end of service", || out_of_service(context))?;
@@ -59,7 +59,7 @@ fn broken(context: &Context, lie: UsedLie) -> Verdict {
 }
 
 /// Checks that one line reports the broken event queue.
-fn expect_broken(liar: &mut Liar<'_>) -> Verdict {
+fn expect_broken(liar: &mut LyingDevice<'_>) -> Verdict {
     let mut lines = liar.log.of_driver()?;
     lines.retain(|line| !line.contains("unknown event"));
     check_eq!(lines.len(), 1, "lines, which are {lines:?}");
@@ -77,7 +77,7 @@ fn out_of_service(context: &Context) -> Verdict<bool> {
 }
 
 fn garbage(context: &Context) -> Verdict {
-    let mut liar = Liar::new(context)?;
+    let mut liar = LyingDevice::new(context)?;
     let file = context.open()?;
     // Bytes 8 and following hold invalid sizes.
     let mut none = Event::CapacityChanged { capacity: 1 }.to_bytes();
@@ -106,7 +106,7 @@ fn garbage(context: &Context) -> Verdict {
 }
 
 fn unknown_queue(context: &Context) -> Verdict {
-    let mut liar = Liar::new(context)?;
+    let mut liar = LyingDevice::new(context)?;
     let event = Event::QueueBroken {
         queue: 0xfffe,
         fault: QueueFault::Chain,
@@ -122,7 +122,7 @@ fn unknown_queue(context: &Context) -> Verdict {
 }
 
 fn flood(context: &Context) -> Verdict {
-    let mut liar = Liar::new(context)?;
+    let mut liar = LyingDevice::new(context)?;
     liar.host.lie(Lie::EventFlood(u32::MAX, GARBAGE))?;
     // The rate of events makes the driver give the device up. Until then the guest must
     // respond.
@@ -137,7 +137,7 @@ fn flood(context: &Context) -> Verdict {
 
 fn storm(context: &Context) -> Verdict {
     const MILLISECONDS: u32 = 1500;
-    let mut liar = Liar::new(context)?;
+    let mut liar = LyingDevice::new(context)?;
     let before = context.interrupts()?;
     let requests = context.counter("requests")?;
     let mut rounds = 0;

@@ -60,7 +60,7 @@ pub fn suite() -> Suite {
 
 /// The device of a test. If the test does not leave it in order, it is bound again when
 /// dropped.
-struct Liar<'a> {
+struct LyingDevice<'a> {
     context: &'a Context,
     host: Host,
     address: String,
@@ -69,7 +69,7 @@ struct Liar<'a> {
     in_order: bool,
 }
 
-impl<'a> Liar<'a> {
+impl<'a> LyingDevice<'a> {
     /// The device, which works and does not lie yet.
     fn new(context: &'a Context) -> Verdict<Self> {
         let host = Host::connect()?;
@@ -139,7 +139,7 @@ impl<'a> Liar<'a> {
     }
 }
 
-impl Drop for Liar<'_> {
+impl Drop for LyingDevice<'_> {
     fn drop(&mut self) {
         if let Err(stop) = self.host.end_lies() {
             eprintln!("ending lies: {stop:?}");

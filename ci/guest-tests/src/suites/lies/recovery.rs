@@ -4,7 +4,7 @@
 //! driver does after a request timed out.
 
 use super::stop::InFlight;
-use super::{Liar, info};
+use super::{LyingDevice, info};
 use crate::case::{Case, Context, During, Verdict, expect_bytes};
 use crate::suites::lifecycle::{appears, expect_working, load, modprobe, remove};
 use crate::suites::resize::last_events;
@@ -34,7 +34,7 @@ pub(super) fn cases() -> Vec<Case> {
 fn out_of_service(context: &Context) -> Verdict {
     const AT: usize = (5 << 20) + 54_321;
 
-    let mut liar = Liar::new(context)?;
+    let mut liar = LyingDevice::new(context)?;
     let file = context.open()?;
     let memory = Region::anonymous(PAGE)?;
     context.map()?.store(AT, b"kept");
@@ -59,9 +59,9 @@ fn out_of_service(context: &Context) -> Verdict {
 
 /// The driver, loaded with another timeout. Dropping it loads the driver with its
 /// default.
-struct Loaded<'a>(&'a Context);
+struct LoadedDriver<'a>(&'a Context);
 
-impl<'a> Loaded<'a> {
+impl<'a> LoadedDriver<'a> {
     fn with_timeout(context: &'a Context, seconds: u32) -> Verdict<Self> {
         remove()?;
         let loaded = Self(context);
@@ -72,7 +72,7 @@ impl<'a> Loaded<'a> {
     }
 }
 
-impl Drop for Loaded<'_> {
+impl Drop for LoadedDriver<'_> {
     fn drop(&mut self) {
         if let Err(stop) = remove().and_then(|()| load(self.0)) {
             eprintln!("loading the driver as it was: {stop:?}");
@@ -81,9 +81,9 @@ impl Drop for Loaded<'_> {
 }
 
 fn timeout(context: &Context) -> Verdict {
-    let loaded = Loaded::with_timeout(context, 2)?;
+    let loaded = LoadedDriver::with_timeout(context, 2)?;
     {
-        let mut liar = Liar::new(context)?;
+        let mut liar = LyingDevice::new(context)?;
         let requests = InFlight::new(&liar)?;
         // No administrator acts; the driver's timeout ends the requests.
         requests.expect_ended(libc::EIO)?;
@@ -107,9 +107,9 @@ fn timeout(context: &Context) -> Verdict {
 
 /// Without a timeout, an administrator ends the requests.
 fn without_timeout(context: &Context) -> Verdict {
-    let loaded = Loaded::with_timeout(context, 0)?;
+    let loaded = LoadedDriver::with_timeout(context, 0)?;
     {
-        let mut liar = Liar::new(context)?;
+        let mut liar = LyingDevice::new(context)?;
         let requests = InFlight::new(&liar)?;
         sys::reset(&context.open()?).during(|| "the reset".into())?;
         requests.expect_ended(libc::EIO)?;

@@ -7,7 +7,7 @@ use std::thread;
 
 use ringbar_agent_protocol::host::UsedLie;
 
-use super::{BLOCK, Liar, QUEUE_SIZE, info};
+use super::{BLOCK, LyingDevice, QUEUE_SIZE, info};
 use crate::case::{Case, Context, PATIENCE, Stop, Verdict, eventually, expect_errno};
 use crate::sys::{self, AioContext, AioOperation, PAGE, Region};
 use crate::uapi;
@@ -80,7 +80,7 @@ pub(super) const BROKEN: &str = "the device broke queue ";
 const QUEUE: &str = "the device broke queue 2: ";
 
 fn broken(context: &Context, lie: UsedLie, fault: &str, good: usize) -> Verdict {
-    let mut liar = Liar::new(context)?;
+    let mut liar = LyingDevice::new(context)?;
     let file = context.open()?;
     let memory = Region::anonymous((REQUESTS + 2) * BLOCK)?;
     let buffer = |i: usize| memory.buffer(i * BLOCK, BLOCK);
@@ -152,7 +152,7 @@ fn broken(context: &Context, lie: UsedLie, fault: &str, good: usize) -> Verdict 
 }
 
 /// Makes the driver take the device out of service.
-pub(super) fn take_out_of_service(liar: &Liar<'_>) -> Verdict {
+pub(super) fn take_out_of_service(liar: &LyingDevice<'_>) -> Verdict {
     let file = liar.context.open()?;
     let memory = Region::anonymous(PAGE)?;
     liar.lie(UsedLie::Id(u32::MAX))?;
@@ -161,7 +161,7 @@ pub(super) fn take_out_of_service(liar: &Liar<'_>) -> Verdict {
 }
 
 fn maps(context: &Context) -> Verdict {
-    let mut liar = Liar::new(context)?;
+    let mut liar = LyingDevice::new(context)?;
     let file = context.open()?;
     let board = Region::shared_anonymous(PAGE)?;
     let told = |at: usize| board.load(at, 1) == [1];
@@ -208,7 +208,7 @@ fn maps(context: &Context) -> Verdict {
 
 fn again(context: &Context) -> Verdict {
     const ROUNDS: usize = 5;
-    let mut liar = Liar::new(context)?;
+    let mut liar = LyingDevice::new(context)?;
     for _ in 0..ROUNDS {
         liar.log.of_driver()?;
         take_out_of_service(&liar)?;

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use ringbar_agent_protocol::host::{Lie, LieQueue, UsedLie};
 
-use super::{BLOCK, Liar, info};
+use super::{BLOCK, LyingDevice, info};
 use crate::case::{Case, Context, During, Verdict, eventually, expect_errno};
 use crate::suites::lifecycle::{appears, bind, unbind};
 use crate::sys::{self, Region};
@@ -54,12 +54,12 @@ fn config(offset: u16, length: u8, value: u64) -> Lie {
 }
 
 /// Binds the driver; returns whether it succeeded.
-fn try_bind(liar: &Liar<'_>) -> bool {
+fn try_bind(liar: &LyingDevice<'_>) -> bool {
     fs::write("/sys/bus/pci/drivers/ringbar/bind", &liar.address).is_ok()
 }
 
 fn refused(context: &Context) -> Verdict {
-    let mut liar = Liar::new(context)?;
+    let mut liar = LyingDevice::new(context)?;
     const UNUSABLE: &str = "unusable device configuration: ";
     let rows = [
         (config(VERSION, 2, 0), "Version"),
@@ -134,7 +134,7 @@ fn take_back(address: &str) -> Verdict {
 
 /// Unusual but valid values.
 fn limits(context: &Context) -> Verdict {
-    let mut liar = Liar::new(context)?;
+    let mut liar = LyingDevice::new(context)?;
     for lie in [
         config(IO_QUEUES, 2, 64),
         config(IO_QUEUES, 2, 1),
@@ -173,7 +173,7 @@ fn transfer(context: &Context) -> Verdict {
 }
 
 fn capacity(context: &Context) -> Verdict {
-    let mut liar = Liar::new(context)?;
+    let mut liar = LyingDevice::new(context)?;
     unbind(&liar.address)?;
     liar.host.lie(config(CAPACITY, 8, i64::MAX as u64))?;
     bind(context, &liar.address)?;
@@ -195,7 +195,7 @@ fn capacity(context: &Context) -> Verdict {
 }
 
 fn aperture(context: &Context) -> Verdict {
-    let mut liar = Liar::new(context)?;
+    let mut liar = LyingDevice::new(context)?;
     let size = context.size();
     for lie in [
         UsedLie::Status {
@@ -237,7 +237,7 @@ fn aperture(context: &Context) -> Verdict {
 }
 
 fn control(context: &Context) -> Verdict {
-    let mut liar = Liar::new(context)?;
+    let mut liar = LyingDevice::new(context)?;
     for lie in [UsedLie::Id(9), UsedLie::Twice, UsedLie::IndexAhead(100)] {
         unbind(&liar.address)?;
         liar.log.of_driver()?;

@@ -7,7 +7,7 @@ use std::io;
 
 use ringbar_agent_protocol::host::UsedLie::{self, Length, Status, StatusUnwritten};
 
-use super::{BLOCK, Engine, Liar};
+use super::{BLOCK, Engine, LyingDevice};
 use crate::case::{Case, Context, Verdict, expect_bytes, expect_errno};
 use crate::pattern;
 use crate::sys::{self, Region};
@@ -149,7 +149,7 @@ fn transfers_by(
     rows: &[(UsedLie, Expected, Expected)],
 ) -> Verdict {
     const AT: u64 = 5000;
-    let mut liar = Liar::new(context)?;
+    let mut liar = LyingDevice::new(context)?;
     let file = context.open()?;
     let memory = Region::anonymous(BLOCK)?;
     let data = pattern::bytes(40, BLOCK);
@@ -187,7 +187,7 @@ fn transfers_by(
 /// A call of several requests, one of which ends with a lie.
 fn large(context: &Context) -> Verdict {
     const LENGTH: usize = 12 << 20;
-    let mut liar = Liar::new(context)?;
+    let mut liar = LyingDevice::new(context)?;
     let file = context.open()?;
     let memory = Region::anonymous(LENGTH)?;
     for lie in [
@@ -215,7 +215,7 @@ fn large(context: &Context) -> Verdict {
 }
 
 fn commands(context: &Context) -> Verdict {
-    let mut liar = Liar::new(context)?;
+    let mut liar = LyingDevice::new(context)?;
     let file = context.open()?;
     let command = |opcode| Command {
         opcode,

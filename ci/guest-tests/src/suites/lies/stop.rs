@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use ringbar_agent_protocol::host::{Lie, UsedLie};
 
-use super::{BLOCK, Liar, expect_all_released};
+use super::{BLOCK, LyingDevice, expect_all_released};
 use crate::case::{Case, Context, PATIENCE, Verdict, expect_errno};
 use crate::pins::Pins;
 use crate::suites::lifecycle::{bind, unbind};
@@ -40,7 +40,7 @@ pub(super) struct InFlight {
 impl InFlight {
     const REQUESTS: usize = 4;
 
-    pub(super) fn new(liar: &Liar<'_>) -> Verdict<Self> {
+    pub(super) fn new(liar: &LyingDevice<'_>) -> Verdict<Self> {
         let file = liar.context.open()?;
         let aio = AioContext::new(Self::REQUESTS as u32)?;
         let memory = Region::anonymous(Self::REQUESTS * BLOCK)?;
@@ -70,7 +70,7 @@ impl InFlight {
 }
 
 fn unbind_late(context: &Context) -> Verdict {
-    let mut liar = Liar::new(context)?;
+    let mut liar = LyingDevice::new(context)?;
     let requests = InFlight::new(&liar)?;
     liar.host.lie(Lie::SlowStop(DELAY.as_millis() as u32))?;
     let begun = Instant::now();
@@ -84,7 +84,7 @@ fn unbind_late(context: &Context) -> Verdict {
 }
 
 fn out_of_service_late(context: &Context) -> Verdict {
-    let mut liar = Liar::new(context)?;
+    let mut liar = LyingDevice::new(context)?;
     let requests = InFlight::new(&liar)?;
     liar.host.lie(Lie::SlowStop(DELAY.as_millis() as u32))?;
     let begun = Instant::now();

@@ -4,7 +4,7 @@
 
 use std::thread;
 
-use super::full::Full;
+use super::full::FullQueues;
 use super::{Bench, Caller, expect_whole};
 use crate::case::{Context, Verdict, expect_errno};
 use crate::check;
@@ -19,7 +19,7 @@ pub(super) fn all_in_use(context: &Context) -> Verdict {
     let place = Bench::place(0);
     let stall = b.host.stall()?;
     // Bounce buffers run out first: there are fewer than ring entries.
-    let full = Full::fill(&b.file)?;
+    let full = FullQueues::fill(&b.file)?;
     let nowait = sys::preadv2(&b.file, &[b.block(0)], Some(place), libc::RWF_NOWAIT);
     expect_errno(nowait, &[libc::EAGAIN], "preadv2 with RWF_NOWAIT")?;
     let read = thread::scope(|scope| {

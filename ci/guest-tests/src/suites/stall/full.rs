@@ -16,24 +16,24 @@ use crate::{check, check_eq};
 const LENGTH: usize = 512;
 
 /// Maximum number of requests: more than all queues together hold.
-const MOST: usize = 4096;
+const MAX_REQUESTS: usize = 4096;
 
 /// Offset of those requests in the device.
 const PLACE: u64 = 64 << 20;
 
 /// Requests that fill the queues of a stalled device.
-pub(super) struct Full {
+pub(super) struct FullQueues {
     aio: AioContext,
     memory: Region,
     taken: usize,
 }
 
-impl Full {
+impl FullQueues {
     /// Fills the queues of all CPUs.
     pub(super) fn fill(file: &File) -> Verdict<Self> {
         let mut full = Self {
-            aio: AioContext::new(MOST as u32)?,
-            memory: Region::anonymous(MOST * LENGTH)?,
+            aio: AioContext::new(MAX_REQUESTS as u32)?,
+            memory: Region::anonymous(MAX_REQUESTS * LENGTH)?,
             taken: 0,
         };
         full.memory.store(0, Self::data());
@@ -60,13 +60,16 @@ impl Full {
     }
 
     fn data() -> &'static [u8] {
-        pattern::bytes(77, MOST * LENGTH)
+        pattern::bytes(77, MAX_REQUESTS * LENGTH)
     }
 
     /// Submits one more request; returns whether it was accepted.
     fn add(&mut self, file: &File) -> Verdict<bool> {
         let i = self.taken;
-        check!(i < MOST, "the queues are not full after {i} requests");
+        check!(
+            i < MAX_REQUESTS,
+            "the queues are not full after {i} requests"
+        );
         let buffer = self.memory.buffer(i * LENGTH, LENGTH);
         let operation = AioOperation::pwrite(file, buffer, PLACE + (i * LENGTH) as u64)
             .tag(i as u64)
@@ -115,7 +118,7 @@ fn expect_refused(calls: &[(&str, &dyn Fn() -> io::Result<usize>)]) -> Verdict {
 pub(super) fn nowait(context: &Context) -> Verdict {
     let b = Bench::new(context, 1)?;
     let stall = b.host.stall()?;
-    let full = Full::fill(&b.file)?;
+    let full = FullQueues::fill(&b.file)?;
     b.prepare_read(0);
     let buffers = [b.block(0)];
     let place = Some(Bench::place(0));
@@ -135,7 +138,7 @@ pub(super) fn nonblock(context: &Context) -> Verdict {
     let b = Bench::new(context, 1)?;
     let file = context.open_with(libc::O_RDWR | libc::O_NONBLOCK)?;
     let stall = b.host.stall()?;
-    let full = Full::fill(&b.file)?;
+    let full = FullQueues::fill(&b.file)?;
     b.prepare_read(0);
     let buffers = [b.block(0)];
     let place = Bench::place(0);
@@ -168,7 +171,7 @@ pub(super) fn uring(context: &Context) -> Verdict {
     let b = Bench::new(context, REQUESTS)?;
     let mut ring = Ring::new(REQUESTS as u32)?;
     let stall = b.host.stall()?;
-    let full = Full::fill(&b.file)?;
+    let full = FullQueues::fill(&b.file)?;
     let operations: Vec<_> = (0..REQUESTS)
         .map(|i| {
             let (buffer, place) = (Buffers::One(b.block(i)), Bench::place(i));

@@ -23,7 +23,7 @@ pub(super) enum Engine {
 
 /// The way in which a process ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Leave {
+pub(super) enum ProcessEnd {
     Exit,
     Killed,
     Exec,
@@ -33,15 +33,15 @@ pub(super) enum Leave {
 const REQUESTS: usize = 8;
 
 /// Name of the test.
-pub(super) fn name(engine: Engine, way: Leave) -> String {
+pub(super) fn name(engine: Engine, way: ProcessEnd) -> String {
     let engine = match engine {
         Engine::Aio => "aio",
         Engine::Uring => "uring",
     };
     let way = match way {
-        Leave::Exit => "exit",
-        Leave::Killed => "sigkill",
-        Leave::Exec => "exec",
+        ProcessEnd::Exit => "exit",
+        ProcessEnd::Killed => "sigkill",
+        ProcessEnd::Exec => "exec",
     };
     format!("b10_{way}_with_{engine}_in_flight_while_the_device_stalls")
 }
@@ -50,7 +50,7 @@ pub(super) fn name(engine: Engine, way: Leave) -> String {
 fn submit_and_leave(
     context: &Context,
     engine: Engine,
-    way: Leave,
+    way: ProcessEnd,
     mut submitted: impl Write,
 ) -> Verdict {
     // The process's own file and memory, released with the process.
@@ -85,11 +85,11 @@ fn submit_and_leave(
     check_eq!(taken, REQUESTS, "requests taken");
     submitted.write_all(b"x")?;
     match way {
-        Leave::Exit => sys::exit_now(0),
-        Leave::Killed => loop {
+        ProcessEnd::Exit => sys::exit_now(0),
+        ProcessEnd::Killed => loop {
             std::thread::park();
         },
-        Leave::Exec => {
+        ProcessEnd::Exec => {
             let error = Command::new("true").exec();
             Err(error).during(|| "exec".into())
         }
@@ -109,7 +109,11 @@ fn expect_waiting(child: &Child, engine: Engine) -> Verdict {
     Ok(())
 }
 
-pub(super) fn with_requests_in_flight(context: &Context, engine: Engine, way: Leave) -> Verdict {
+pub(super) fn with_requests_in_flight(
+    context: &Context,
+    engine: Engine,
+    way: ProcessEnd,
+) -> Verdict {
     /// Number of pages that all requests together pin.
     const PINNED: u64 = (REQUESTS * BLOCK / PAGE) as u64;
 
@@ -123,7 +127,7 @@ pub(super) fn with_requests_in_flight(context: &Context, engine: Engine, way: Le
     if submitted.read(&mut [0])? != 1 {
         return Err(Stop::Failed("the process made no requests".into()));
     }
-    if way == Leave::Killed {
+    if way == ProcessEnd::Killed {
         child.kill(libc::SIGKILL)?;
     }
     expect_waiting(&child, engine)?;
@@ -135,8 +139,8 @@ pub(super) fn with_requests_in_flight(context: &Context, engine: Engine, way: Le
     stall.resume()?;
     let end = child.wait(PATIENCE).during(|| "the process".into())?;
     let expected = match way {
-        Leave::Exit | Leave::Exec => Ok(0),
-        Leave::Killed => Err(libc::SIGKILL),
+        ProcessEnd::Exit | ProcessEnd::Exec => Ok(0),
+        ProcessEnd::Killed => Err(libc::SIGKILL),
     };
     check_eq!(end, expected, "end of the process");
     all_released()?;

@@ -81,11 +81,11 @@ pub(super) fn name(call: Call, size: Size) -> String {
 const PLACE: u64 = (32 << 20) + 3;
 
 /// Time after which a caller must still wait.
-const LEAVE: Duration = Duration::from_millis(500);
+const EXIT_TIME: Duration = Duration::from_millis(500);
 
 /// Size of another process's memory, which reuses pages that the caller releases.
-const OTHERS: usize = 64 << 20;
-const OTHERS_BYTE: u8 = 0xcc;
+const OTHER_MEMORY: usize = 64 << 20;
+const OTHER_MEMORY_BYTE: u8 = 0xcc;
 
 /// Body of the process that is killed.
 fn move_data(
@@ -146,18 +146,22 @@ pub(super) fn killed(context: &Context, call: Call, size: Size) -> Verdict {
         .during(|| format!("{call:?}"))?;
     child.kill(libc::SIGKILL)?;
 
-    let left = child.ends_within(LEAVE)?;
+    let left = child.ends_within(EXIT_TIME)?;
     // Pages that were released too early are reused here.
-    let others = Region::anonymous(OTHERS)?;
-    others.fill(0, OTHERS, OTHERS_BYTE);
+    let others = Region::anonymous(OTHER_MEMORY)?;
+    others.fill(0, OTHER_MEMORY, OTHER_MEMORY_BYTE);
     stall.resume()?;
     let end = child.wait(PATIENCE).during(|| "the process".into())?;
     check_eq!(end, Err(libc::SIGKILL), "end of the process");
     all_released()?;
     // Earlier requests on all queues complete before this.
     b.finish()?;
-    let seen = others.load(0, OTHERS);
-    expect_bytes(&seen, &vec![OTHERS_BYTE; OTHERS], "memory of another")?;
+    let seen = others.load(0, OTHER_MEMORY);
+    expect_bytes(
+        &seen,
+        &vec![OTHER_MEMORY_BYTE; OTHER_MEMORY],
+        "memory of another",
+    )?;
     if call.writes() {
         let seen = b.bar.load(PLACE as usize, length);
         expect_bytes(&seen, data, "what the device got")?;

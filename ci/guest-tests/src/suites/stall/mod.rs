@@ -23,7 +23,7 @@ use crate::pattern;
 use crate::pins::Pins;
 use crate::sys::{self, Child, IoVec, Region, SleepState, Task};
 use crate::{check, check_eq};
-use leave::{Engine, Leave};
+use leave::{Engine, ProcessEnd};
 
 /// Bytes of a request.
 const BLOCK: usize = 16 << 10;
@@ -111,7 +111,7 @@ pub fn suite() -> Suite {
         }
     }
     for engine in [Engine::Aio, Engine::Uring] {
-        for way in [Leave::Exit, Leave::Killed, Leave::Exec] {
+        for way in [ProcessEnd::Exit, ProcessEnd::Killed, ProcessEnd::Exec] {
             cases.push(Case::new(leave::name(engine, way), move |context| {
                 leave::with_requests_in_flight(context, engine, way)
             }));

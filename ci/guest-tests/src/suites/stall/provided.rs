@@ -5,7 +5,7 @@
 use std::thread;
 use std::time::Duration;
 
-use super::super::provided::{MOST, PROVISIONS, Reads};
+use super::super::provided::{MAX_READS, PROVISIONS, Reads};
 use super::{Bench, Caller, expect_asleep, process};
 use crate::case::{Context, During, PATIENCE, Verdict};
 use crate::sys::{Kind, Provision, SleepState, Task};
@@ -20,7 +20,7 @@ pub(super) fn in_flight(context: &Context) -> Verdict {
             _ => &b.file,
         };
         for provision in PROVISIONS {
-            for count in [1, 2, MOST] {
+            for count in [1, 2, MAX_READS] {
                 let what = || format!("{kind:?}, {provision:?}, {count} reads");
                 let mut reads = Reads::new(kind, provision, count, 4096).during(what)?;
                 reads.prepare(&b.bar, 4700);

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, Scope};
 use std::time::{Duration, Instant};
 
-use super::full::Full;
+use super::full::FullQueues;
 use super::{BLOCK, Bench, Caller, data, expect_asleep, expect_results, expect_whole, process};
 use crate::case::{
     Context, During, PATIENCE, Stop, Verdict, eventually, expect_bytes, expect_errno,
@@ -41,25 +41,25 @@ fn pwrite(b: &Bench, i: usize) -> std::io::Result<usize> {
 /// and the device executes a queue in order. The order in which the calls return is no
 /// proof: a call whose request has ended before its wait returns at once, ahead of those
 /// that must be woken.
-struct Staircase<'a> {
+struct OverlappingWrites<'a> {
     bench: &'a Bench,
-    steps: usize,
+    count: usize,
     cpu: usize,
 }
 
-impl<'a> Staircase<'a> {
+impl<'a> OverlappingWrites<'a> {
     const STEP: usize = 512;
 
-    fn new(bench: &'a Bench, steps: usize, cpu: usize) -> Self {
-        for i in 0..steps {
+    fn new(bench: &'a Bench, count: usize, cpu: usize) -> Self {
+        for i in 0..count {
             bench.prepare_write(i);
         }
-        Self { bench, steps, cpu }
+        Self { bench, count, cpu }
     }
 
     /// Length of write `i`.
     fn length(&self, i: usize) -> usize {
-        (self.steps - i) * Self::STEP
+        (self.count - i) * Self::STEP
     }
 
     /// Makes write `i`.
@@ -95,7 +95,7 @@ impl<'a> Staircase<'a> {
     fn expect_in_order(&self) -> Verdict {
         let place = Bench::place(0) as usize;
         let mut covered = 0;
-        for i in (0..self.steps).rev() {
+        for i in (0..self.count).rev() {
             let end = self.length(i);
             let seen = self.bench.bar.load(place + covered, end - covered);
             expect_bytes(
@@ -111,9 +111,9 @@ impl<'a> Staircase<'a> {
 
 pub(super) fn in_order(context: &Context) -> Verdict {
     let b = Bench::new(context, WAITERS)?;
-    let writes = Staircase::new(&b, WAITERS, cpu()?);
+    let writes = OverlappingWrites::new(&b, WAITERS, cpu()?);
     let stall = b.host.stall()?;
-    let full = Full::fill(&b.file)?;
+    let full = FullQueues::fill(&b.file)?;
     thread::scope(|scope| {
         // Within, so that it ends before the threads are waited for.
         let stall = stall;
@@ -134,9 +134,9 @@ pub(super) fn newcomer(context: &Context) -> Verdict {
         return Err(Stop::Skipped("needs two CPUs".into()));
     };
     let b = Bench::new(context, WAITERS + 1)?;
-    let writes = Staircase::new(&b, WAITERS + 1, cpu);
+    let writes = OverlappingWrites::new(&b, WAITERS + 1, cpu);
     let stall = b.host.stall()?;
-    let full = Full::fill(&b.file)?;
+    let full = FullQueues::fill(&b.file)?;
     let elsewhere = sys::pin_to_cpu(other)?;
     let (running, go) = (AtomicBool::new(false), AtomicBool::new(false));
     let keep_cpu = || -> Verdict {
@@ -181,7 +181,7 @@ pub(super) fn interrupted(context: &Context) -> Verdict {
     }
     let cpu = cpu()?;
     let stall = b.host.stall()?;
-    let full = Full::fill(&b.file)?;
+    let full = FullQueues::fill(&b.file)?;
     // The first in the queue, ahead of the remaining waiters.
     let killed = process(|| {
         let _pinned = sys::pin_to_cpu(cpu)?;
@@ -259,7 +259,7 @@ pub(super) fn asynchronous(context: &Context) -> Verdict {
         Ok(aio.submit(&writes)?)
     };
     let stall = b.host.stall()?;
-    let full = Full::fill(&b.file)?;
+    let full = FullQueues::fill(&b.file)?;
     let killed = process(|| submit(&AioContext::new(REQUESTS as u32)?).map(drop))?;
     expect_asleep(
         Task::of(&killed),

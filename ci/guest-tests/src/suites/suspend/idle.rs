@@ -5,7 +5,7 @@
 
 use std::fs;
 
-use super::{set, sound};
+use super::{set, suspend};
 use crate::case::{During, Verdict};
 use crate::check;
 use crate::suites::lifecycle::modprobe;
@@ -19,11 +19,11 @@ const SETTINGS: [(&str, &str); 3] = [
 ];
 
 /// Enables messages about a suspend on the console, until dropped.
-struct Console {
+struct ConsoleMessages {
     before: Vec<(&'static str, String)>,
 }
 
-impl Console {
+impl ConsoleMessages {
     fn on() -> Verdict<Self> {
         let mut console = Self { before: Vec::new() };
         for (path, value) in SETTINGS {
@@ -35,7 +35,7 @@ impl Console {
     }
 }
 
-impl Drop for Console {
+impl Drop for ConsoleMessages {
     fn drop(&mut self) {
         for (path, value) in self.before.iter().rev() {
             if let Err(stop) = set(path, value.trim()) {
@@ -49,6 +49,6 @@ impl Drop for Console {
 pub(super) fn sleep() -> Verdict {
     // The driver of the power button.
     check!(modprobe(&["button"])?, "modprobe button failed");
-    let _console = Console::on()?;
-    sound("freeze")
+    let _console = ConsoleMessages::on()?;
+    suspend("freeze")
 }

@@ -18,7 +18,7 @@ use crate::case::{Case, Context, During, PATIENCE, Suite, Verdict, expect_bytes,
 use crate::host::Host;
 use crate::pattern;
 use crate::pins::Pins;
-use crate::suites::lifecycle::{Board, expect_good_end, expect_working, process};
+use crate::suites::lifecycle::{SharedProgress, expect_good_end, expect_working, process};
 use crate::sys::{
     self, AioContext, AioOperation, Buffers, PAGE, Region, Ring, SleepState, Task, UringOperation,
 };
@@ -38,13 +38,13 @@ pub fn suite() -> Suite {
             )
             .provokes("Freezing user space processes failed"),
             Case::new("dr4_stages_of_suspend_to_idle", |context| {
-                stages(context, "freeze", &["devices", "platform"])
+                pm_tests(context, "freeze", &["devices", "platform"])
             }),
             Case::new("dr4_stages_of_suspend_to_ram", |context| {
-                stages(context, "mem", &["devices", "platform", "core"])
+                pm_tests(context, "mem", &["devices", "platform", "core"])
             }),
             Case::new("dr4_stages_of_hibernation", |context| {
-                stages(context, "disk", &["devices", "platform", "core"])
+                pm_tests(context, "disk", &["devices", "platform", "core"])
             }),
             // Before suspend to RAM: QEMU 11.1.3 has no ACPI registers after that, with any
             // guest, and so no power button.
@@ -58,7 +58,7 @@ pub fn suite() -> Suite {
                 fio::continues(context, idle::sleep)
             }),
             Case::new("dr4_suspend_to_ram_twice", |context| twice(context, to_ram)),
-            Case::new("dr4_stages_with_io", stages_with_io),
+            Case::new("dr4_stages_with_io", pm_tests_with_io),
             Case::new("dr4_suspend_to_ram_with_io", |context| {
                 with_io(context, 2, to_ram)
             }),
@@ -84,20 +84,20 @@ fn sleep(state: &str) -> io::Result<()> {
 }
 
 /// Limits suspends to a level of `pm_test`, until dropped.
-struct Stage;
+struct PmTest;
 
-impl Stage {
+impl PmTest {
     const FILE: &str = "/sys/power/pm_test";
 
-    fn new(stage: &str) -> Verdict<Self> {
+    fn new(level: &str) -> Verdict<Self> {
         // Delay at that level, in seconds.
         set("/sys/module/suspend/parameters/pm_test_delay", "0")?;
-        set(Self::FILE, stage)?;
+        set(Self::FILE, level)?;
         Ok(Self)
     }
 }
 
-impl Drop for Stage {
+impl Drop for PmTest {
     fn drop(&mut self) {
         if let Err(stop) = set(Self::FILE, "none") {
             eprintln!("{stop:?}");
@@ -106,7 +106,7 @@ impl Drop for Stage {
 }
 
 /// Number of suspends since boot.
-fn sleeps() -> Verdict<u64> {
+fn suspend_count() -> Verdict<u64> {
     let path = Path::new("/sys/power/suspend_stats/success");
     let text = fs::read_to_string(path).during(|| format!("reading {}", path.display()))?;
     text.trim()
@@ -115,39 +115,37 @@ fn sleeps() -> Verdict<u64> {
 }
 
 /// A complete suspend, which the harness ends.
-fn sound(state: &str) -> Verdict {
-    let slept = sleeps()?;
+fn suspend(state: &str) -> Verdict {
+    let count = suspend_count()?;
     sleep(state).during(|| format!("sleep to {state:?}"))?;
-    check_eq!(sleeps()?, slept + 1, "how often the machine slept");
+    check_eq!(suspend_count()?, count + 1, "how often the machine slept");
     Ok(())
 }
 
 /// Suspend to RAM.
 fn to_ram() -> Verdict {
-    sound("mem")
+    suspend("mem")
 }
 
 /// A file and a map from before the suspend.
-struct Before {
+struct OpenDevice {
     file: fs::File,
     map: Region,
     seed: u64,
 }
 
-impl Before {
+impl OpenDevice {
     const AT: usize = (3 << 20) + 5;
     const LENGTH: usize = 3 * PAGE;
 
     fn new(context: &Context, seed: u64) -> Verdict<Self> {
-        let before = Self {
+        let open = Self {
             file: context.open()?,
             map: context.map()?,
             seed,
         };
-        before
-            .map
-            .store(Self::AT, pattern::bytes(seed, Self::LENGTH));
-        Ok(before)
+        open.map.store(Self::AT, pattern::bytes(seed, Self::LENGTH));
+        Ok(open)
     }
 
     /// Checks that the old data is there, by the map and by DMA, and that both show new
@@ -178,26 +176,26 @@ impl Before {
     }
 }
 
-fn stages(context: &Context, state: &str, stages: &[&str]) -> Verdict {
-    let before = Before::new(context, 1)?;
-    for stage in stages {
-        let during = || format!("{state} as far as {stage}");
+fn pm_tests(context: &Context, state: &str, pm_tests: &[&str]) -> Verdict {
+    let open = OpenDevice::new(context, 1)?;
+    for level in pm_tests {
+        let during = || format!("{state} as far as {level}");
         {
-            let _stage = Stage::new(stage)?;
+            let _pm_test = PmTest::new(level)?;
             sleep(state).during(during)?;
         }
-        before.expect_alive().during(during)?;
+        open.expect_alive().during(during)?;
         expect_working(context, 2).during(during)?;
     }
     Ok(())
 }
 
 fn twice(context: &Context, sleep: fn() -> Verdict) -> Verdict {
-    let before = Before::new(context, 3)?;
+    let open = OpenDevice::new(context, 3)?;
     for round in 0..2 {
         let during = || format!("round {round}");
         sleep().during(during)?;
-        before.expect_alive().during(during)?;
+        open.expect_alive().during(during)?;
         expect_working(context, 4 + round).during(during)?;
     }
     Ok(())
@@ -207,7 +205,7 @@ fn twice(context: &Context, sleep: fn() -> Verdict) -> Verdict {
 const ENGINES: usize = 3;
 
 /// Writes and reads back repeatedly, until told to stop.
-fn move_data(context: &Context, board: &Board, engine: usize) -> Verdict {
+fn move_data(context: &Context, progress: &SharedProgress, engine: usize) -> Verdict {
     const DEPTH: usize = 4;
     const LENGTH: usize = 150_001;
 
@@ -254,7 +252,7 @@ fn move_data(context: &Context, board: &Board, engine: usize) -> Verdict {
         Ok(())
     };
     let mut seed = 1;
-    while !board.signalled() {
+    while !progress.signalled() {
         for i in 0..DEPTH {
             memory.store(i * LENGTH, pattern::bytes(seed + i as u64, LENGTH));
         }
@@ -269,7 +267,7 @@ fn move_data(context: &Context, board: &Board, engine: usize) -> Verdict {
             )?;
         }
         seed = seed % 50 + 1;
-        board.count(engine);
+        progress.count(engine);
     }
     Ok(())
 }
@@ -277,35 +275,35 @@ fn move_data(context: &Context, board: &Board, engine: usize) -> Verdict {
 /// Suspends `times` times while data is moved by all methods, and checks that the
 /// transfers continue.
 fn with_io(context: &Context, times: u32, mut sleep: impl FnMut() -> Verdict) -> Verdict {
-    let before = Before::new(context, 5)?;
-    let board = Board::new()?;
+    let open = OpenDevice::new(context, 5)?;
+    let progress = SharedProgress::new()?;
     let mut children = Vec::new();
     for engine in 0..ENGINES {
-        children.push(process(engine, || move_data(context, &board, engine))?);
+        children.push(process(engine, || move_data(context, &progress, engine))?);
     }
-    let progress = || -> Verdict {
+    let wait_for_progress = || -> Verdict {
         for engine in 0..ENGINES {
-            board.expect_done(engine, board.done(engine) + 2)?;
+            progress.expect_done(engine, progress.done(engine) + 2)?;
         }
         Ok(())
     };
     let slept: Verdict = (0..times).try_for_each(|round| {
         let during = || format!("round {round}");
-        progress().during(during)?;
+        wait_for_progress().during(during)?;
         sleep().during(during)?;
-        progress().during(during)?;
-        before.expect_alive().during(during)
+        wait_for_progress().during(during)?;
+        open.expect_alive().during(during)
     });
-    board.signal();
+    progress.signal();
     for (engine, child) in children.into_iter().enumerate() {
         expect_good_end(engine, child)?;
     }
     slept
 }
 
-fn stages_with_io(context: &Context) -> Verdict {
-    for (state, stage) in [("mem", "devices"), ("disk", "core"), ("freeze", "platform")] {
-        let _stage = Stage::new(stage)?;
+fn pm_tests_with_io(context: &Context) -> Verdict {
+    for (state, level) in [("mem", "devices"), ("disk", "core"), ("freeze", "platform")] {
+        let _pm_test = PmTest::new(level)?;
         with_io(context, 2, || sleep(state).during(|| state.into()))?;
     }
     Ok(())
@@ -317,7 +315,7 @@ fn stalled_device(context: &Context) -> Verdict {
     const TIMEOUT: &str = "/sys/power/pm_freeze_timeout";
 
     let host = Host::connect()?;
-    let before = Before::new(context, 6)?;
+    let open = OpenDevice::new(context, 6)?;
     let memory = Region::anonymous(PAGE)?;
     let timeout = fs::read_to_string(TIMEOUT)?;
     set(TIMEOUT, "1000")?;
@@ -330,7 +328,7 @@ fn stalled_device(context: &Context) -> Verdict {
             let sender = sender;
             // The receiver waits for it.
             let _ = sender.send(Task::current());
-            sys::pread(&before.file, memory.buffer(0, PAGE), 0)
+            sys::pread(&open.file, memory.buffer(0, PAGE), 0)
         });
         let task = receiver
             .recv()
@@ -346,14 +344,14 @@ fn stalled_device(context: &Context) -> Verdict {
     });
     set(TIMEOUT, timeout.trim())?;
     check_eq!(result??, PAGE, "bytes read meanwhile");
-    before.expect_alive()?;
+    open.expect_alive()?;
     expect_working(context, 7)
 }
 
 fn rebind(context: &Context) -> Verdict {
     let address = context.pci_address()?;
     {
-        let _stage = Stage::new("devices")?;
+        let _pm_test = PmTest::new("devices")?;
         sleep("mem")?;
     }
     crate::suites::lifecycle::unbind(&address)?;
