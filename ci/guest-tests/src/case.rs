@@ -108,11 +108,11 @@ pub fn expect_bytes(found: &[u8], expected: &[u8], what: &str) -> Verdict {
     }
 }
 
-/// Repeats `attempt` until it succeeds, for at most [`PATIENCE`].
+/// Repeats `attempt` until it succeeds, for at most [`TIMEOUT`].
 pub fn eventually(what: &str, mut attempt: impl FnMut() -> Verdict<bool>) -> Verdict {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     while !attempt()? {
-        check!(Instant::now() < deadline, "{what}: not within {PATIENCE:?}");
+        check!(Instant::now() < deadline, "{what}: not within {TIMEOUT:?}");
         // The condition causes no event, so it is polled.
         std::thread::sleep(Duration::from_millis(5));
     }
@@ -120,7 +120,7 @@ pub fn eventually(what: &str, mut attempt: impl FnMut() -> Verdict<bool>) -> Ver
 }
 
 /// Default timeout.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+pub const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The device under test.
 #[derive(Clone, Debug)]

@@ -17,7 +17,7 @@ use crate::sys::{self, Child, Region};
 use crate::{check, check_eq};
 
 /// Timeout for the end of a child.
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The suite.
 pub fn suite() -> Suite {
@@ -271,7 +271,7 @@ fn fork_with_descriptor(context: &Context) -> Verdict {
     for _ in 0..150 {
         worker.step(&file, &positional_free())?;
     }
-    check_eq!(child.wait(PATIENCE)?, Ok(0), "end of the child");
+    check_eq!(child.wait(TIMEOUT)?, Ok(0), "end of the child");
     // The descriptor still works after the other holder has exited.
     for _ in 0..20 {
         worker.step(&file, &positional_free())?;
@@ -285,7 +285,7 @@ fn processes(context: &Context) -> Verdict {
         children.push(child_worker(context, None, i * (2 << 20) + 1, 10 + i, 150)?);
     }
     for (i, child) in children.into_iter().enumerate() {
-        check_eq!(child.wait(PATIENCE)?, Ok(0), "end of process {i}");
+        check_eq!(child.wait(TIMEOUT)?, Ok(0), "end of process {i}");
     }
     Ok(())
 }
@@ -322,7 +322,7 @@ fn sigkill(context: &Context) -> Verdict {
         thread::sleep(Duration::from_micros(1 + 700 * round));
         child.kill(libc::SIGKILL)?;
         let end = child
-            .wait(PATIENCE)
+            .wait(TIMEOUT)
             .during(|| format!("waiting for process {round} to die"))?;
         check_eq!(end, Err(libc::SIGKILL), "end of process {round}");
         check!(drain.join().is_ok(), "the thread that drains the pipe");

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use super::lifecycle;
-use crate::case::{Case, Context, During, PATIENCE, Stop, Verdict, expect_bytes, expect_errno};
+use crate::case::{Case, Context, During, Stop, TIMEOUT, Verdict, expect_bytes, expect_errno};
 use crate::pattern;
 use crate::sys::{
     self, Child, PAGE, ReadImpliesExec, Region, Traced, process_memory, process_vm_read,
@@ -111,7 +111,7 @@ fn device_memory(context: &Context) -> Verdict {
             .poke(map.address() + 16, 0x600d_600d)
             .during(|| format!("PTRACE_POKEDATA of {name}"))?;
         drop(traced);
-        check_eq!(child.wait(PATIENCE)?, Ok(7), "end of the debugged process");
+        check_eq!(child.wait(TIMEOUT)?, Ok(7), "end of the debugged process");
     }
     Ok(())
 }
@@ -314,7 +314,7 @@ const MAP_OPERATIONS: [MapOperation; 30] = [
             map.load(0, 8);
             0
         })?;
-        match child.wait(PATIENCE)? {
+        match child.wait(TIMEOUT)? {
             Ok(0) => Ok(()),
             end => Err(io::Error::other(format!("the child ended with {end:?}"))),
         }

@@ -31,7 +31,7 @@ const LIMIT: u32 = 20_000;
 const NO_STACK: &str = "ringbar-guest-t: vmalloc error: ";
 
 /// Timeout for the end of a process.
-const PATIENCE: Duration = Duration::from_secs(30);
+const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The suite.
 pub fn suite() -> Suite {
@@ -416,7 +416,7 @@ fn mmap(context: &Context) -> Verdict {
 fn fork_and_split(context: &Context) -> Verdict {
     let prepare = || Ok(map(&context.open()?, uapi::MAP_MEMORY, 64 * PAGE)?);
     sweep(context, "fork", prepare, |_region| {
-        match sys::fork(|| 0)?.wait(PATIENCE)? {
+        match sys::fork(|| 0)?.wait(TIMEOUT)? {
             Ok(0) => Ok(()),
             _ => Err(io::Error::from_raw_os_error(libc::EFAULT)),
         }

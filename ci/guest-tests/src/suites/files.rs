@@ -16,7 +16,7 @@ use crate::{check, check_eq};
 const READY: i16 = libc::POLLIN | libc::POLLOUT | libc::POLLRDNORM | libc::POLLWRNORM;
 
 /// Timeout for an event that has already occurred.
-const PATIENCE: Duration = Duration::from_secs(30);
+const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Name of the test that makes durable writes, which the device counts.
 pub const DURABLE_TEST: &str = "b7_durable_writes";
@@ -83,7 +83,7 @@ fn epoll(context: &Context) -> Verdict {
     let mut seen = [false; 2];
     // Level-triggered: both files are ready each time, and take turns.
     for _ in 0..8 {
-        let found = epoll.wait(PATIENCE)?;
+        let found = epoll.wait(TIMEOUT)?;
         let Some((found, tag)) = found else {
             return Err(crate::case::Stop::Failed("no event".into()));
         };
@@ -105,7 +105,7 @@ fn epoll(context: &Context) -> Verdict {
     sys::set_file_flags(&file, flags)?;
     epoll.add(&file, events, 5)?;
     check_eq!(
-        epoll.wait(PATIENCE)?,
+        epoll.wait(TIMEOUT)?,
         Some((events, 5)),
         "the flag taken away"
     );
@@ -117,7 +117,7 @@ fn epoll_edge(context: &Context) -> Verdict {
     let file = pollable(context)?;
     let events = libc::EPOLLIN | libc::EPOLLOUT;
     epoll.add(&file, events | libc::EPOLLET, 7)?;
-    check_eq!(epoll.wait(PATIENCE)?, Some((events, 7)), "first event");
+    check_eq!(epoll.wait(TIMEOUT)?, Some((events, 7)), "first event");
     check_eq!(epoll.wait(Duration::ZERO)?, None, "without a change");
     // The queue never gets full, so the state does not change.
     let memory = Region::anonymous(PAGE)?;

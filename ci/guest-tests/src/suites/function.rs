@@ -16,7 +16,7 @@ use ringbar_agent_protocol::host::FunctionCommand::{
 
 use super::lifecycle::{bind, unbind};
 use crate::case::{
-    Case, Context, PATIENCE, Stop, Suite, Verdict, eventually, expect_bytes, expect_errno,
+    Case, Context, Stop, Suite, TIMEOUT, Verdict, eventually, expect_bytes, expect_errno,
 };
 use crate::host::Host;
 use crate::kernel_log::KernelLog;
@@ -188,7 +188,7 @@ impl PendingRequests {
     /// the device must not write to it.
     fn expect_ended(&self, errno: i32) -> Verdict {
         let mut left = REQUESTS;
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         while left > 0 {
             check!(Instant::now() < deadline, "{left} requests do not end");
             for (tag, result) in self.aio.reap()? {

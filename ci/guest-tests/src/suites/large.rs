@@ -36,7 +36,7 @@ const OFFSET: u64 = 4099;
 const STEP: usize = 4 << 20;
 
 /// Timeout for a call.
-const PATIENCE: Duration = Duration::from_secs(120);
+const TIMEOUT: Duration = Duration::from_secs(120);
 
 /// The suite.
 pub fn suite() -> Suite {
@@ -85,7 +85,7 @@ fn transfer(
                 Write => AioOperation::pwritev(&file, buffers, OFFSET),
             };
             check_eq!(aio.submit(&[operation])?, 1, "operations taken");
-            let mut results = aio.results(1, 1, PATIENCE)?;
+            let mut results = aio.results(1, 1, TIMEOUT)?;
             results.pop().map(|(_, result)| result)
         }
         (Method::UringVectored(_), direction) => {
@@ -96,13 +96,13 @@ fn transfer(
                 Write => UringOperation::write(&file, list, OFFSET),
             };
             check_eq!(ring.submit(&[operation])?, 1, "operations taken");
-            let mut results = ring.results(1, PATIENCE)?;
+            let mut results = ring.results(1, TIMEOUT)?;
             results.pop().map(|(_, result)| result)
         }
         (_, Read) => Some(sys::preadv(&file, buffers, OFFSET)),
         (_, Write) => Some(sys::pwritev(&file, buffers, OFFSET)),
     };
-    let result = moved.ok_or_else(|| Stop::Failed(format!("no result within {PATIENCE:?}")))?;
+    let result = moved.ok_or_else(|| Stop::Failed(format!("no result within {TIMEOUT:?}")))?;
     result.during(|| format!("{direction:?}"))
 }
 

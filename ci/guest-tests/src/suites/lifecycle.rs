@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use super::recovery;
 use crate::case::{
-    Case, Context, During, PATIENCE, Stop, Suite, Verdict, eventually, expect_bytes, expect_errno,
+    Case, Context, During, Stop, Suite, TIMEOUT, Verdict, eventually, expect_bytes, expect_errno,
 };
 use crate::pattern;
 use crate::sys::{
@@ -189,7 +189,7 @@ pub(super) fn process(number: usize, work: impl FnOnce() -> Verdict) -> Verdict<
 
 pub(super) fn expect_good_end(number: usize, child: Child) -> Verdict {
     let end = child
-        .wait(PATIENCE)
+        .wait(TIMEOUT)
         .during(|| format!("waiting for process {number}"))?;
     check_eq!(end, Ok(0), "end of process {number}");
     Ok(())
@@ -359,7 +359,7 @@ fn until_gone(context: &Context, progress: &SharedProgress, number: usize) -> Ve
                     .map(|i| AioOperation::pwrite(&file, buffer(i), place(i)))
                     .collect();
                 match aio.submit(&operations) {
-                    Ok(taken) => aio.results(taken, taken, PATIENCE)?,
+                    Ok(taken) => aio.results(taken, taken, TIMEOUT)?,
                     Err(error) => vec![(0, Err(error))],
                 }
             }
@@ -368,7 +368,7 @@ fn until_gone(context: &Context, progress: &SharedProgress, number: usize) -> Ve
                     .map(|i| UringOperation::read(&file, Buffers::One(buffer(i)), place(i)))
                     .collect();
                 check_eq!(ring.submit(&operations)?, DEPTH, "operations taken");
-                let results = ring.results(DEPTH, PATIENCE)?;
+                let results = ring.results(DEPTH, TIMEOUT)?;
                 check_eq!(results.len(), DEPTH, "results");
                 results
             }
@@ -420,7 +420,7 @@ fn poll_after_unbind(context: &Context) -> Verdict {
     let waiter = process(0, || {
         let file = open()?;
         progress.count(0);
-        let events = sys::poll(&file, 0, PATIENCE)?;
+        let events = sys::poll(&file, 0, TIMEOUT)?;
         check_eq!(events, GONE, "events of a waiter");
         Ok(())
     })?;
@@ -428,13 +428,13 @@ fn poll_after_unbind(context: &Context) -> Verdict {
     let epoll = Epoll::new()?;
     let ready = libc::EPOLLIN | libc::EPOLLOUT;
     epoll.add(&file, ready | libc::EPOLLET, 1)?;
-    check_eq!(epoll.wait(PATIENCE)?, Some((ready, 1)), "while it is there");
+    check_eq!(epoll.wait(TIMEOUT)?, Some((ready, 1)), "while it is there");
     check_eq!(epoll.wait(Duration::ZERO)?, None, "without a change");
     progress.expect_done(0, 1)?;
     eventually("the waiter to sleep", || asleep(waiter.id()))?;
 
     unbind(&address)?;
-    let edge = epoll.wait(PATIENCE);
+    let edge = epoll.wait(TIMEOUT);
     let late = sys::poll(&file, libc::POLLIN | libc::POLLOUT, Duration::ZERO);
     bind(context, &address)?;
     let gone = ready | libc::EPOLLERR | libc::EPOLLHUP;
@@ -472,7 +472,7 @@ fn map_after_unbind(context: &Context) -> Verdict {
     progress.expect_done(0, 1)?;
     unbind(&address)?;
     progress.signal();
-    let end = child.wait(PATIENCE)?;
+    let end = child.wait(TIMEOUT)?;
     bind(context, &address)?;
     check!(
         matches!(end, Err(libc::SIGBUS | libc::SIGSEGV)),
@@ -520,7 +520,7 @@ fn unbind_while_forking(context: &Context) -> Verdict {
         progress.expect_done(number, 1)?;
     }
     let unbinder = process(PROCESSES, || unbind(&address))?;
-    let ended = unbinder.ends_within(PATIENCE);
+    let ended = unbinder.ends_within(TIMEOUT);
     progress.signal();
     expect_good_end(PROCESSES, unbinder)?;
     for (number, child) in children.into_iter().enumerate() {

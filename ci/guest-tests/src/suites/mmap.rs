@@ -15,7 +15,7 @@ const SHARED: i32 = libc::MAP_SHARED;
 const PRIVATE: i32 = libc::MAP_PRIVATE;
 
 /// Timeout for a child.
-const PATIENCE: Duration = Duration::from_secs(30);
+const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The suite.
 pub fn suite() -> Suite {
@@ -394,7 +394,7 @@ fn map_across_fork(context: &Context) -> Verdict {
         map.store(PAGE, b"child");
         i32::from(!seen)
     })?;
-    check_eq!(child.wait(PATIENCE)?, Ok(0), "end of the child");
+    check_eq!(child.wait(TIMEOUT)?, Ok(0), "end of the child");
     expect_bytes(&map.load(PAGE, 5), b"child", "what the child stored")
 }
 

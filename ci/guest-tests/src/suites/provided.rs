@@ -84,7 +84,7 @@ impl Reads {
 
     /// Takes the results of all reads, and compares the data.
     pub(super) fn expect(&mut self, seed: u64) -> Verdict {
-        let results = self.ring.selected(self.count, crate::case::PATIENCE)?;
+        let results = self.ring.selected(self.count, crate::case::TIMEOUT)?;
         check_eq!(results.len(), self.count, "results");
         let mut ended = vec![false; self.count];
         // One flag per part of a buffer.
@@ -183,7 +183,7 @@ pub(super) fn iopoll(context: &Context) -> Verdict {
     let file = context.open_with(direct | libc::O_NONBLOCK)?;
     let mut reads = Reads::new(Kind::IoPoll, Provision::Ring, 1, 4096)?;
     reads.submit(&file)?;
-    let result = reads.ring.results(1, crate::case::PATIENCE)?.pop();
+    let result = reads.ring.results(1, crate::case::TIMEOUT)?.pop();
     let Some((_, result)) = result else {
         return Err(Stop::Failed("no result".into()));
     };
@@ -226,7 +226,7 @@ pub(super) fn multishot(context: &Context) -> Verdict {
     let file = context.open_with(libc::O_RDWR | libc::O_NONBLOCK)?;
     let read = UringOperation::read_multishot(&file, &reads.provided, start);
     check_eq!(reads.ring.submit(&[read])?, 1, "reads taken");
-    let results = reads.ring.selected(5, crate::case::PATIENCE)?;
+    let results = reads.ring.selected(5, crate::case::TIMEOUT)?;
     check_eq!(results.len(), 5, "results");
     let mut at = 0;
     for (i, selected) in results.into_iter().enumerate() {

@@ -13,7 +13,7 @@ use super::lifecycle::{
 };
 use super::resize::last_events;
 use crate::case::{
-    Case, Context, During, PATIENCE, Stop, Verdict, eventually, expect_bytes, expect_errno,
+    Case, Context, During, Stop, TIMEOUT, Verdict, eventually, expect_bytes, expect_errno,
 };
 use crate::pins::Pins;
 use crate::sys::{self, AioContext, AioOperation, Buffers, PAGE, Region, Ring, UringOperation};
@@ -77,7 +77,7 @@ fn reset_with_map(context: &Context) -> Verdict {
 
     sys::reset(&file).during(|| "the reset".into())?;
     progress.signal();
-    let end = victim.wait(PATIENCE)?;
+    let end = victim.wait(TIMEOUT)?;
     check!(
         matches!(end, Err(libc::SIGBUS)),
         "the process with the map ended with {end:?}, not SIGBUS"
@@ -120,14 +120,14 @@ fn move_through_resets(context: &Context, progress: &SharedProgress, number: usi
                     .collect();
                 let taken = aio.submit(&operations)?;
                 check_eq!(taken, DEPTH, "operations taken");
-                aio.results(DEPTH, DEPTH, PATIENCE)?
+                aio.results(DEPTH, DEPTH, TIMEOUT)?
             }
             _ => {
                 let operations: Vec<_> = (0..DEPTH)
                     .map(|i| UringOperation::read(&file, Buffers::One(buffer(i)), place(i)))
                     .collect();
                 check_eq!(ring.submit(&operations)?, DEPTH, "operations taken");
-                ring.results(DEPTH, PATIENCE)?
+                ring.results(DEPTH, TIMEOUT)?
             }
         };
         check!(!results.is_empty(), "no result in time");
@@ -274,7 +274,7 @@ fn cleaned_pages(context: &Context) -> Verdict {
                         })
                         .collect();
                     let results = match aio.submit(&operations) {
-                        Ok(taken) => aio.results(taken, taken, PATIENCE)?,
+                        Ok(taken) => aio.results(taken, taken, TIMEOUT)?,
                         Err(error) => vec![(0, Err(error))],
                     };
                     for (_, result) in results {

@@ -5,7 +5,7 @@
 
 use std::fs::{self, File};
 
-use crate::case::{Case, Context, During, PATIENCE, Verdict, expect_bytes};
+use crate::case::{Case, Context, During, TIMEOUT, Verdict, expect_bytes};
 use crate::pattern;
 use crate::sys::{self, PAGE, Region, map_error};
 use crate::uapi::{self, Info};
@@ -257,7 +257,7 @@ fn one_caching(context: &Context) -> Verdict {
         drop(map);
         expect_busy("beside a child's map")?;
         child.kill(libc::SIGKILL)?;
-        child.wait(PATIENCE)?.ok();
+        child.wait(TIMEOUT)?.ok();
         Region::shared(&file, offset(other), PAGE).during(|| "beside no map".into())?;
         check_eq!(context.counter("maps")?, 0, "maps after");
     }

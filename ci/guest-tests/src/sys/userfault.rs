@@ -9,7 +9,7 @@ use std::os::fd::{AsRawFd, FromRawFd};
 
 use super::memory::{PAGE, Region};
 use super::{check, poll};
-use crate::case::PATIENCE;
+use crate::case::TIMEOUT;
 
 /// `UFFD_API`
 const API_VERSION: u64 = 0xaa;
@@ -95,7 +95,7 @@ impl UserFaults {
     /// Waits for the next fault; returns the address of its page.
     pub fn wait_for_fault(&self) -> io::Result<usize> {
         // `poll` limits the wait. It needs a non-blocking descriptor.
-        if poll(&self.fd, libc::POLLIN, PATIENCE)? == 0 {
+        if poll(&self.fd, libc::POLLIN, TIMEOUT)? == 0 {
             return Err(io::Error::new(io::ErrorKind::TimedOut, "no page fault"));
         }
         // `struct uffd_msg`: the event in the first byte, flags at 8, the address at 16.

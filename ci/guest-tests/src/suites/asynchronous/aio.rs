@@ -6,7 +6,7 @@ use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use super::window::{SLOT, WIDTH, expect_failures, window};
-use super::{BLOCK, Bench, DEPTH, PATIENCE, expect_results};
+use super::{BLOCK, Bench, DEPTH, TIMEOUT, expect_results};
 use crate::case::{Context, Verdict, expect_bytes};
 use crate::pattern;
 use crate::sys::{self, AioContext, AioOperation, IoVec};
@@ -20,7 +20,7 @@ pub(super) fn aio_depth(context: &Context) -> Verdict {
         .map(|i| AioOperation::pwrite(&b.file, b.block(i), Bench::place(i)).tag(i as u64))
         .collect();
     check_eq!(aio.submit(&writes)?, DEPTH, "operations taken");
-    expect_results(aio.results(DEPTH, DEPTH, PATIENCE)?, DEPTH, BLOCK)?;
+    expect_results(aio.results(DEPTH, DEPTH, TIMEOUT)?, DEPTH, BLOCK)?;
     b.expect_in_device(1000)?;
 
     b.fill_device(2000);
@@ -28,7 +28,7 @@ pub(super) fn aio_depth(context: &Context) -> Verdict {
         .map(|i| AioOperation::pread(&b.file, b.block(i), Bench::place(i)).tag(i as u64))
         .collect();
     check_eq!(aio.submit(&reads)?, DEPTH, "operations taken");
-    expect_results(aio.results(DEPTH, DEPTH, PATIENCE)?, DEPTH, BLOCK)?;
+    expect_results(aio.results(DEPTH, DEPTH, TIMEOUT)?, DEPTH, BLOCK)?;
     b.expect_in_memory(2000)
 }
 
@@ -51,7 +51,7 @@ pub(super) fn aio_vectored(context: &Context) -> Verdict {
         .map(|i| AioOperation::pwritev(&b.file, &lists[i], Bench::place(i)).tag(i as u64))
         .collect();
     check_eq!(aio.submit(&writes)?, DEPTH, "operations taken");
-    expect_results(aio.results(DEPTH, DEPTH, PATIENCE)?, DEPTH, BLOCK)?;
+    expect_results(aio.results(DEPTH, DEPTH, TIMEOUT)?, DEPTH, BLOCK)?;
     b.expect_in_device(3000)?;
 
     b.fill_device(4000);
@@ -59,7 +59,7 @@ pub(super) fn aio_vectored(context: &Context) -> Verdict {
         .map(|i| AioOperation::preadv(&b.file, &lists[i], Bench::place(i)).tag(i as u64))
         .collect();
     check_eq!(aio.submit(&reads)?, DEPTH, "operations taken");
-    expect_results(aio.results(DEPTH, DEPTH, PATIENCE)?, DEPTH, BLOCK)?;
+    expect_results(aio.results(DEPTH, DEPTH, TIMEOUT)?, DEPTH, BLOCK)?;
     b.expect_in_memory(4000)
 }
 
@@ -85,7 +85,7 @@ pub(super) fn aio_eventfd(context: &Context) -> Verdict {
     check_eq!(aio.submit(&writes)?, REQUESTS, "operations taken");
     let mut signalled = 0;
     while signalled < REQUESTS as u64 {
-        let more = sys::eventfd_wait(&eventfd, PATIENCE)?;
+        let more = sys::eventfd_wait(&eventfd, TIMEOUT)?;
         check!(more > 0, "only {signalled} signals for {REQUESTS} requests");
         signalled += more;
     }
@@ -116,7 +116,7 @@ pub(super) fn aio_many(context: &Context) -> Verdict {
         check!(more > 0, "only {taken} of {REQUESTS} operations taken");
         taken += more;
     }
-    let results = aio.results(REQUESTS, REQUESTS, PATIENCE)?;
+    let results = aio.results(REQUESTS, REQUESTS, TIMEOUT)?;
     expect_results(results, REQUESTS, LENGTH)?;
     expect_bytes(&b.bar.load(0, data.len()), data, "the device")
 }
@@ -137,7 +137,7 @@ pub(super) fn aio_user_space(context: &Context) -> Verdict {
             .map(|i| AioOperation::pwrite(&b.file, b.block(i), Bench::place(i)).tag(i as u64))
             .collect();
         check_eq!(aio.submit(&writes)?, DEPTH, "operations taken");
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         let mut results = Vec::new();
         while results.len() < DEPTH {
             results.extend(aio.reap()?);

@@ -2,7 +2,7 @@
 
 //! Doorbells and interrupts of requests that are submitted together.
 
-use super::{BLOCK, Bench, DEPTH, PATIENCE, expect_results};
+use super::{BLOCK, Bench, DEPTH, TIMEOUT, expect_results};
 use crate::case::{Context, Verdict};
 use crate::sys::{AioContext, AioOperation, Buffers, Ring, UringOperation};
 use crate::{check, check_eq};
@@ -67,7 +67,7 @@ pub(super) fn aio(context: &Context) -> Verdict {
             .map(|i| AioOperation::pread(&b.file, b.block(i), Bench::place(i)).tag(i as u64))
             .collect();
         check_eq!(aio.submit(&reads)?, DEPTH, "operations taken");
-        expect_results(aio.results(DEPTH, DEPTH, PATIENCE)?, DEPTH, BLOCK)
+        expect_results(aio.results(DEPTH, DEPTH, TIMEOUT)?, DEPTH, BLOCK)
     })?;
     expect_batches(counted)
 }
@@ -84,7 +84,7 @@ pub(super) fn uring(context: &Context) -> Verdict {
             })
             .collect();
         check_eq!(ring.submit(&reads)?, DEPTH, "operations taken");
-        expect_results(ring.results(DEPTH, PATIENCE)?, DEPTH, BLOCK)
+        expect_results(ring.results(DEPTH, TIMEOUT)?, DEPTH, BLOCK)
     })?;
     expect_batches(counted)
 }

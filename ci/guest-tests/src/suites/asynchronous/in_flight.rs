@@ -2,7 +2,7 @@
 
 //! Processes that exit, and buffers that are unmapped, while requests are in flight.
 
-use super::{BLOCK, Bench, DEPTH, PATIENCE, expect_results};
+use super::{BLOCK, Bench, DEPTH, TIMEOUT, expect_results};
 use crate::case::{Context, During, Verdict, expect_bytes};
 use crate::check_eq;
 use crate::pattern;
@@ -25,7 +25,7 @@ fn exit_in_flight(context: &Context, start: impl Fn(&Bench) -> Verdict) -> Verdi
             i32::from(begin().is_err())
         })?;
         let end = child
-            .wait(PATIENCE)
+            .wait(TIMEOUT)
             .during(|| format!("waiting for process {number}"))?;
         check_eq!(end, Ok(0), "end of process {number}");
     }
@@ -102,7 +102,7 @@ pub(super) fn unmap_in_flight(context: &Context) -> Verdict {
         check_eq!(aio.submit(&operations)?, 2, "operations taken");
         drop(source);
         drop(target);
-        expect_results(aio.results(2, 2, PATIENCE)?, 2, LONG)?;
+        expect_results(aio.results(2, 2, TIMEOUT)?, 2, LONG)?;
         // The device got the original bytes, whoever owns the pages now.
         expect_bytes(&b.bar.load(0, LONG), data, "the device")?;
     }

@@ -25,7 +25,7 @@ const DEPTH: usize = 32;
 const BLOCK: usize = 4096;
 
 /// Timeout for results.
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The suite.
 pub fn suite() -> Suite {

@@ -5,7 +5,7 @@
 use std::fs;
 
 use super::window::{SLOT, WIDTH, expect_failures, window};
-use super::{BLOCK, Bench, DEPTH, PATIENCE, expect_results};
+use super::{BLOCK, Bench, DEPTH, TIMEOUT, expect_results};
 use crate::case::{Context, Stop, Verdict, eventually, expect_bytes};
 use crate::check_eq;
 use crate::pattern;
@@ -78,7 +78,7 @@ pub(super) fn uring_polled_by_nobody(context: &Context) -> Verdict {
         });
         let ended = eventually("the read of another", || Ok(other.is_finished()));
         // The first poll happens only here.
-        let results = left_alone.results(MANY, PATIENCE)?;
+        let results = left_alone.results(MANY, TIMEOUT)?;
         expect_results(results, MANY, LENGTH)?;
         ended?;
         other
@@ -123,7 +123,7 @@ fn uring_rounds(
         })
         .collect();
     check_eq!(ring.submit(&writes)?, DEPTH, "operations taken");
-    expect_results(ring.results(DEPTH, PATIENCE)?, DEPTH, BLOCK)?;
+    expect_results(ring.results(DEPTH, TIMEOUT)?, DEPTH, BLOCK)?;
     b.expect_in_device(7000)?;
 
     b.fill_device(8000);
@@ -134,7 +134,7 @@ fn uring_rounds(
         })
         .collect();
     check_eq!(ring.submit(&reads)?, DEPTH, "operations taken");
-    expect_results(ring.results(DEPTH, PATIENCE)?, DEPTH, BLOCK)?;
+    expect_results(ring.results(DEPTH, TIMEOUT)?, DEPTH, BLOCK)?;
     b.expect_in_memory(8000)
 }
 
@@ -177,7 +177,7 @@ pub(super) fn uring_inline(context: &Context) -> Verdict {
             1
         }
     })?;
-    check_eq!(child.wait(PATIENCE)?, Ok(0), "end of the process");
+    check_eq!(child.wait(TIMEOUT)?, Ok(0), "end of the process");
     Ok(())
 }
 
@@ -193,7 +193,7 @@ fn count_workers(context: &Context) -> Verdict {
             })
             .collect();
         check_eq!(ring.submit(&writes)?, DEPTH, "operations taken");
-        expect_results(ring.results(DEPTH, PATIENCE)?, DEPTH, BLOCK)?;
+        expect_results(ring.results(DEPTH, TIMEOUT)?, DEPTH, BLOCK)?;
         // An idle worker exits only after a while, so none is missed.
         check_eq!(workers()?, 0, "worker threads after round {round}");
     }
@@ -210,7 +210,7 @@ pub(super) fn uring_linked(context: &Context) -> Verdict {
         let write = UringOperation::write(&b.file, Buffers::One(b.block(0)), 999).tag(0);
         let read = UringOperation::read(&b.file, Buffers::One(b.block(1)), 999).tag(1);
         check_eq!(ring.submit(&[write.linked(), read])?, 2, "operations taken");
-        expect_results(ring.results(2, PATIENCE)?, 2, BLOCK)?;
+        expect_results(ring.results(2, TIMEOUT)?, 2, BLOCK)?;
         expect_bytes(&b.memory.load(BLOCK, BLOCK), data, "what was read")?;
     }
     Ok(())

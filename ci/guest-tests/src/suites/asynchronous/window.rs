@@ -4,7 +4,7 @@
 
 use std::fs::File;
 
-use super::{BLOCK, Bench, PATIENCE};
+use super::{BLOCK, Bench, TIMEOUT};
 use crate::case::{Context, During, Stop, Verdict, expect_bytes, expect_errno};
 use crate::method::Direction;
 use crate::pattern::{self, Random};
@@ -44,7 +44,7 @@ impl Engine for AioContext {
     }
 
     fn wait(&mut self) -> std::io::Result<Vec<(u64, std::io::Result<usize>)>> {
-        self.results(1, 1, PATIENCE)
+        self.results(1, 1, TIMEOUT)
     }
 }
 
@@ -66,7 +66,7 @@ impl Engine for Ring {
     }
 
     fn wait(&mut self) -> std::io::Result<Vec<(u64, std::io::Result<usize>)>> {
-        self.results(1, PATIENCE)
+        self.results(1, TIMEOUT)
     }
 }
 

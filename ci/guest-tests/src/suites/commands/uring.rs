@@ -14,7 +14,7 @@ use crate::uapi::{self, COMMAND_DURABLE, Command, OP_COMPARE, OP_COPY, OP_CRC32C
 use crate::{check, check_eq};
 
 /// Timeout for results.
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Executes a command that must succeed. Returns its value.
 fn value(ring: &mut CommandRing, b: &Bench, command: &Command) -> Verdict<u64> {
@@ -63,7 +63,7 @@ fn checksums(context: &Context, count: usize, length: usize) -> Verdict {
         })
         .collect();
     check_eq!(ring.submit(&entries)?, count, "commands taken");
-    let results = ring.results(count, PATIENCE)?;
+    let results = ring.results(count, TIMEOUT)?;
     check_eq!(results.len(), count, "results");
     let mut seen = vec![false; count];
     for Completed { tag, result, value } in results {
@@ -120,7 +120,7 @@ pub(super) fn linked(context: &Context) -> Verdict {
             CommandEntry::new(&b.file, &fill).tag(2),
         ];
         check_eq!(ring.submit(&entries)?, 3, "operations taken");
-        let mut results = ring.results(3, PATIENCE)?;
+        let mut results = ring.results(3, TIMEOUT)?;
         check_eq!(results.len(), 3, "results");
         results.sort_by_key(|completed| completed.tag);
         let mut values = Vec::new();

@@ -8,7 +8,7 @@ use std::thread;
 use ringbar_agent_protocol::host::UsedLie;
 
 use super::{BLOCK, LyingDevice, QUEUE_SIZE, info};
-use crate::case::{Case, Context, PATIENCE, Stop, Verdict, eventually, expect_errno};
+use crate::case::{Case, Context, Stop, TIMEOUT, Verdict, eventually, expect_errno};
 use crate::sys::{self, AioContext, AioOperation, PAGE, Region};
 use crate::uapi;
 use crate::{check, check_eq};
@@ -119,7 +119,7 @@ fn broken(context: &Context, lie: UsedLie, fault: &str, good: usize) -> Verdict 
         })?;
         liar.lie(lie)?;
         stall.resume()?;
-        let results = aio.results(REQUESTS, REQUESTS, PATIENCE)?;
+        let results = aio.results(REQUESTS, REQUESTS, TIMEOUT)?;
         let panicked = |_| Stop::Failed("a caller panicked".into());
         Ok((
             results,
@@ -180,7 +180,7 @@ fn maps(context: &Context) -> Verdict {
     eventually("the map", || Ok(told(0)))?;
     take_out_of_service(&liar)?;
     board.store(1, &[1]);
-    let end = user.wait(PATIENCE)?;
+    let end = user.wait(TIMEOUT)?;
     check!(
         matches!(end, Err(libc::SIGBUS)),
         "the process with a map ended with {end:?}, not SIGBUS"

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use ringbar_agent_protocol::host::{Lie, UsedLie};
 
 use super::{BLOCK, LyingDevice, expect_all_released};
-use crate::case::{Case, Context, PATIENCE, Verdict, expect_errno};
+use crate::case::{Case, Context, TIMEOUT, Verdict, expect_errno};
 use crate::pins::Pins;
 use crate::suites::lifecycle::{bind, unbind};
 use crate::sys::{AioContext, AioOperation, Region};
@@ -58,7 +58,7 @@ impl InFlight {
     }
 
     pub(super) fn expect_ended(self, errno: i32) -> Verdict {
-        let results = self.aio.results(Self::REQUESTS, Self::REQUESTS, PATIENCE)?;
+        let results = self.aio.results(Self::REQUESTS, Self::REQUESTS, TIMEOUT)?;
         check_eq!(results.len(), Self::REQUESTS, "results");
         for (_, result) in results {
             expect_errno(result, &[errno], "a request without an answer")?;

@@ -5,7 +5,7 @@
 use std::fs::File;
 use std::io;
 
-use crate::case::{Context, During, PATIENCE, Verdict, expect_bytes};
+use crate::case::{Context, During, TIMEOUT, Verdict, expect_bytes};
 use crate::pattern;
 use crate::pins::Pins;
 use crate::suites::asynchronous::workers;
@@ -52,7 +52,7 @@ pub(super) fn each_page_once(context: &Context, requests: usize) -> Verdict {
             1
         }
     })?;
-    check_eq!(child.wait(PATIENCE)?, Ok(0), "end of the process");
+    check_eq!(child.wait(TIMEOUT)?, Ok(0), "end of the process");
     Ok(())
 }
 

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use super::{BLOCK, Bench, expect_results, expect_whole};
-use crate::case::{Context, During, PATIENCE, Stop, Verdict, expect_bytes, expect_errno};
+use crate::case::{Context, During, Stop, TIMEOUT, Verdict, expect_bytes, expect_errno};
 use crate::sys::{AioContext, AioOperation, Buffers, Delay, Ring, UringOperation};
 use crate::{check, check_eq};
 
@@ -24,7 +24,7 @@ fn write(b: &Bench, i: usize) -> UringOperation<'static> {
 
 /// Checks that the only result of a ring is that of the attempt.
 fn expect_refused(ring: &mut Ring) -> Verdict {
-    let mut results = ring.results(1, PATIENCE)?;
+    let mut results = ring.results(1, TIMEOUT)?;
     let Some((tag, result)) = results.pop() else {
         return Err(Stop::Failed("the attempt has no result".into()));
     };
@@ -45,7 +45,7 @@ pub(super) fn uring_cancel(context: &Context) -> Verdict {
     expect_refused(&mut ring)?;
     expect_errno(ring.cancel_now(0), &REFUSED, "the synchronous attempt")?;
     stall.resume()?;
-    expect_results(ring.results(1, PATIENCE)?, 1)?;
+    expect_results(ring.results(1, TIMEOUT)?, 1)?;
     b.expect_written(0)?;
     b.finish()
 }
@@ -60,7 +60,7 @@ pub(super) fn uring_link_timeout(context: &Context) -> Verdict {
     check_eq!(taken, 2, "operations taken");
     expect_refused(&mut ring)?;
     stall.resume()?;
-    expect_results(ring.results(1, PATIENCE)?, 1)?;
+    expect_results(ring.results(1, TIMEOUT)?, 1)?;
     b.expect_written(0)?;
     b.finish()
 }
@@ -82,7 +82,7 @@ pub(super) fn uring_broken_link(context: &Context) -> Verdict {
     let early = ring.results(1, Duration::ZERO)?;
     check!(early.is_empty(), "results of a stalled device: {early:?}");
     stall.resume()?;
-    let mut results = ring.results(2, PATIENCE)?;
+    let mut results = ring.results(2, TIMEOUT)?;
     results.sort_by_key(|(tag, _)| *tag);
     let [(0, first), (1, second)] = <[_; 2]>::try_from(results)
         .map_err(|results| Stop::Failed(format!("results {results:?}")))?
@@ -114,7 +114,7 @@ pub(super) fn io_cancel(context: &Context) -> Verdict {
     let early = aio.results(0, 4, Duration::ZERO)?;
     check!(early.is_empty(), "results of a stalled device: {early:?}");
     stall.resume()?;
-    expect_results(aio.results(2, 4, PATIENCE)?, 2)?;
+    expect_results(aio.results(2, 4, TIMEOUT)?, 2)?;
     expect_errno(
         aio.cancel(&write),
         &[libc::EINVAL],

@@ -7,7 +7,7 @@ use std::io;
 use std::time::Duration;
 
 use super::{Bench, expect_results, expect_whole};
-use crate::case::{Context, PATIENCE, Stop, Verdict, expect_bytes, expect_errno};
+use crate::case::{Context, Stop, TIMEOUT, Verdict, expect_bytes, expect_errno};
 use crate::pattern;
 use crate::sys::{self, AioContext, AioOperation, Buffers, Region, Ring, UringOperation};
 use crate::{check, check_eq};
@@ -88,7 +88,7 @@ impl FullQueues {
 
     /// Checks that all requests succeed after the device was resumed.
     pub(super) fn finish(self, bar: &Region) -> Verdict {
-        let results = self.aio.results(self.taken, self.taken, PATIENCE)?;
+        let results = self.aio.results(self.taken, self.taken, TIMEOUT)?;
         check_eq!(results.len(), self.taken, "results of the full queues");
         let mut seen = vec![false; self.taken];
         for (tag, result) in results {
@@ -190,7 +190,7 @@ pub(super) fn uring(context: &Context) -> Verdict {
     check!(early.is_empty(), "results of a stalled device: {early:?}");
     stall.resume()?;
     full.finish(&b.bar)?;
-    expect_results(ring.results(REQUESTS, PATIENCE)?, REQUESTS)?;
+    expect_results(ring.results(REQUESTS, TIMEOUT)?, REQUESTS)?;
     for i in 0..REQUESTS {
         if i.is_multiple_of(2) {
             b.expect_written(i)?;

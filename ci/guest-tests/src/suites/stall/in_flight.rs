@@ -6,7 +6,7 @@ use std::os::fd::AsFd;
 use std::time::Duration;
 
 use super::{Bench, expect_results};
-use crate::case::{Context, PATIENCE, Verdict};
+use crate::case::{Context, TIMEOUT, Verdict};
 use crate::sys::{self, AioContext, AioOperation, Buffers, Ring, UringOperation};
 use crate::{check, check_eq};
 
@@ -75,7 +75,7 @@ pub(super) fn aio(context: &Context) -> Verdict {
     let early = aio.results(0, REQUESTS, Duration::ZERO)?;
     check!(early.is_empty(), "results of a stalled device: {early:?}");
     stall.resume()?;
-    expect_results(aio.results(REQUESTS, REQUESTS, PATIENCE)?, REQUESTS)?;
+    expect_results(aio.results(REQUESTS, REQUESTS, TIMEOUT)?, REQUESTS)?;
     expect_moved(&b)?;
     b.finish()
 }
@@ -90,7 +90,7 @@ pub(super) fn uring(context: &Context) -> Verdict {
     let early = ring.results(REQUESTS, Duration::ZERO)?;
     check!(early.is_empty(), "results of a stalled device: {early:?}");
     stall.resume()?;
-    expect_results(ring.results(REQUESTS, PATIENCE)?, REQUESTS)?;
+    expect_results(ring.results(REQUESTS, TIMEOUT)?, REQUESTS)?;
     expect_moved(&b)?;
     b.finish()
 }
@@ -111,7 +111,7 @@ pub(super) fn aio_eventfd(context: &Context) -> Verdict {
     stall.resume()?;
     let mut signalled = 0;
     while signalled < REQUESTS as u64 {
-        let more = sys::eventfd_wait(&eventfd, PATIENCE)?;
+        let more = sys::eventfd_wait(&eventfd, TIMEOUT)?;
         check!(more > 0, "only {signalled} signals for {REQUESTS} requests");
         signalled += more;
     }
@@ -138,7 +138,7 @@ pub(super) fn uring_eventfd(context: &Context) -> Verdict {
     // One signal may stand for many results, and each comes after its result.
     let mut results = Vec::new();
     while results.len() < REQUESTS {
-        let signals = sys::eventfd_wait(&eventfd, PATIENCE)?;
+        let signals = sys::eventfd_wait(&eventfd, TIMEOUT)?;
         check!(signals > 0, "no signal after {} results", results.len());
         results.extend(ring.results(REQUESTS - results.len(), Duration::ZERO)?);
     }

@@ -7,7 +7,7 @@ use std::os::unix::process::CommandExt;
 use std::process::Command;
 
 use super::{BLOCK, Bench, all_released, data, process};
-use crate::case::{Context, During, PATIENCE, Stop, Verdict, eventually, expect_bytes};
+use crate::case::{Context, During, Stop, TIMEOUT, Verdict, eventually, expect_bytes};
 use crate::pins::Pins;
 use crate::sys::{
     self, AioContext, AioOperation, Buffers, Child, PAGE, Region, Ring, Task, UringOperation,
@@ -137,7 +137,7 @@ pub(super) fn with_requests_in_flight(
     let others = Region::anonymous(4 << 20)?;
     others.fill(0, others.len(), 0xcc);
     stall.resume()?;
-    let end = child.wait(PATIENCE).during(|| "the process".into())?;
+    let end = child.wait(TIMEOUT).during(|| "the process".into())?;
     let expected = match way {
         ProcessEnd::Exit | ProcessEnd::Exec => Ok(0),
         ProcessEnd::Killed => Err(libc::SIGKILL),

@@ -9,7 +9,7 @@ use std::io::{self, PipeReader, PipeWriter, Read, Write};
 use std::time::Duration;
 
 use super::{Bench, all_released, process};
-use crate::case::{Context, During, PATIENCE, Verdict, eventually, expect_bytes};
+use crate::case::{Context, During, TIMEOUT, Verdict, eventually, expect_bytes};
 use crate::pattern;
 use crate::sys::{self, Child, Region, Ring, Task, UringOperation};
 use crate::{check, check_eq};
@@ -151,7 +151,7 @@ pub(super) fn killed(context: &Context, call: Call, size: Size) -> Verdict {
     let others = Region::anonymous(OTHER_MEMORY)?;
     others.fill(0, OTHER_MEMORY, OTHER_MEMORY_BYTE);
     stall.resume()?;
-    let end = child.wait(PATIENCE).during(|| "the process".into())?;
+    let end = child.wait(TIMEOUT).during(|| "the process".into())?;
     check_eq!(end, Err(libc::SIGKILL), "end of the process");
     all_released()?;
     // Earlier requests on all queues complete before this.

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::super::provided::{MAX_READS, PROVISIONS, Reads};
 use super::{Bench, Caller, expect_asleep, process};
-use crate::case::{Context, During, PATIENCE, Verdict};
+use crate::case::{Context, During, TIMEOUT, Verdict};
 use crate::sys::{Kind, Provision, SleepState, Task};
 use crate::{check, check_eq};
 
@@ -73,7 +73,7 @@ pub(super) fn nonblock(context: &Context) -> Verdict {
     let killed = process(|| Reads::new(Kind::Plain, Provision::Ring, 1, 4096)?.submit(&file))?;
     expect_asleep(Task::of(&killed), CALL, SleepState::Uninterruptible)?;
     killed.kill(libc::SIGKILL)?;
-    let end = killed.wait(PATIENCE)?;
+    let end = killed.wait(TIMEOUT)?;
     check_eq!(end, Err(libc::SIGKILL), "end of the killed process");
     stall.resume()?;
     b.finish()

@@ -7,7 +7,7 @@ use std::io;
 use std::thread;
 
 use super::{BLOCK, Bench, Caller, all_released, data, expect_asleep, expect_whole, process};
-use crate::case::{Context, During, PATIENCE, Verdict, expect_bytes};
+use crate::case::{Context, During, TIMEOUT, Verdict, expect_bytes};
 use crate::pattern;
 use crate::pins::Pins;
 use crate::sys::{self, PAGE, Region, SleepState, Task};
@@ -132,7 +132,7 @@ pub(super) fn killed(context: &Context) -> Verdict {
         expect_asleep(Task::of(&child), call.number(), SleepState::Uninterruptible)
             .during(during)?;
         child.kill(libc::SIGKILL)?;
-        let end = child.wait(PATIENCE).during(during)?;
+        let end = child.wait(TIMEOUT).during(during)?;
         check_eq!(end, Err(libc::SIGKILL), "end of the process in {call:?}");
         let held = Pins::read()?.pinned();
         check_eq!(held, call.pins() as u64, "pages pinned after {call:?}");

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use super::full::FullQueues;
 use super::{BLOCK, Bench, Caller, data, expect_asleep, expect_results, expect_whole, process};
 use crate::case::{
-    Context, During, PATIENCE, Stop, Verdict, eventually, expect_bytes, expect_errno,
+    Context, During, Stop, TIMEOUT, Verdict, eventually, expect_bytes, expect_errno,
 };
 use crate::sys::{self, AioContext, AioOperation, SleepState, Task};
 use crate::{check, check_eq};
@@ -145,7 +145,7 @@ pub(super) fn newcomer(context: &Context) -> Verdict {
         running.store(true, Ordering::SeqCst);
         let begun = Instant::now();
         // The timeout ends the loop of a failed test.
-        while !go.load(Ordering::SeqCst) && begun.elapsed() < PATIENCE {
+        while !go.load(Ordering::SeqCst) && begun.elapsed() < TIMEOUT {
             std::hint::spin_loop();
         }
         writes.write(WAITERS)
@@ -206,9 +206,7 @@ pub(super) fn interrupted(context: &Context) -> Verdict {
         let undisturbed = start(3)?;
 
         killed.kill(libc::SIGKILL)?;
-        let end = killed
-            .wait(PATIENCE)
-            .during(|| "the killed waiter".into())?;
+        let end = killed.wait(TIMEOUT).during(|| "the killed waiter".into())?;
         check_eq!(end, Err(libc::SIGKILL), "end of the killed waiter");
 
         interrupted.task.signal(libc::SIGUSR1)?;
@@ -274,7 +272,7 @@ pub(super) fn asynchronous(context: &Context) -> Verdict {
 
         killed.kill(libc::SIGKILL)?;
         let end = killed
-            .wait(PATIENCE)
+            .wait(TIMEOUT)
             .during(|| "the killed submitter".into())?;
         check_eq!(end, Err(libc::SIGKILL), "end of the killed submitter");
 
@@ -291,7 +289,7 @@ pub(super) fn asynchronous(context: &Context) -> Verdict {
             sys::signals_counted() > before,
             "the signal was not handled"
         );
-        expect_results(aio.results(REQUESTS, REQUESTS, PATIENCE)?, REQUESTS)
+        expect_results(aio.results(REQUESTS, REQUESTS, TIMEOUT)?, REQUESTS)
     })?;
     full.finish(&b.bar)?;
     for i in 0..REQUESTS {

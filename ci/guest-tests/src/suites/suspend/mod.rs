@@ -14,7 +14,7 @@ use std::io;
 use std::path::Path;
 use std::thread;
 
-use crate::case::{Case, Context, During, PATIENCE, Suite, Verdict, expect_bytes, expect_errno};
+use crate::case::{Case, Context, During, Suite, TIMEOUT, Verdict, expect_bytes, expect_errno};
 use crate::host::Host;
 use crate::pattern;
 use crate::pins::Pins;
@@ -232,7 +232,7 @@ fn move_data(context: &Context, progress: &SharedProgress, engine: usize) -> Ver
                     .collect();
                 let taken = aio.submit(&operations)?;
                 check_eq!(taken, DEPTH, "operations taken");
-                aio.results(DEPTH, DEPTH, PATIENCE)?
+                aio.results(DEPTH, DEPTH, TIMEOUT)?
             }
             _ => {
                 let operations: Vec<_> = (0..DEPTH)
@@ -242,7 +242,7 @@ fn move_data(context: &Context, progress: &SharedProgress, engine: usize) -> Ver
                     })
                     .collect();
                 check_eq!(ring.submit(&operations)?, DEPTH, "operations taken");
-                ring.results(DEPTH, PATIENCE)?
+                ring.results(DEPTH, TIMEOUT)?
             }
         };
         check_eq!(results.len(), DEPTH, "results");
@@ -312,13 +312,13 @@ fn pm_tests_with_io(context: &Context) -> Verdict {
 /// A task that waits for the device cannot be frozen, so the suspend fails, but the task
 /// continues.
 fn stalled_device(context: &Context) -> Verdict {
-    const TIMEOUT: &str = "/sys/power/pm_freeze_timeout";
+    const FREEZE_TIMEOUT: &str = "/sys/power/pm_freeze_timeout";
 
     let host = Host::connect()?;
     let open = OpenDevice::new(context, 6)?;
     let memory = Region::anonymous(PAGE)?;
-    let timeout = fs::read_to_string(TIMEOUT)?;
-    set(TIMEOUT, "1000")?;
+    let timeout = fs::read_to_string(FREEZE_TIMEOUT)?;
+    set(FREEZE_TIMEOUT, "1000")?;
     let stall = host.stall()?;
     let result = thread::scope(|scope| {
         // Within, so that it ends before the thread is waited for.
@@ -342,7 +342,7 @@ fn stalled_device(context: &Context) -> Verdict {
             .join()
             .map_err(|_| crate::case::Stop::Failed("the thread panicked".into()))
     });
-    set(TIMEOUT, timeout.trim())?;
+    set(FREEZE_TIMEOUT, timeout.trim())?;
     check_eq!(result??, PAGE, "bytes read meanwhile");
     open.expect_alive()?;
     expect_working(context, 7)
