@@ -6,18 +6,18 @@ use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use super::window::{SLOT, WIDTH, expect_failures, window};
-use super::{BLOCK, Bench, DEPTH, TIMEOUT, expect_results};
+use super::{BLOCK, DEPTH, Fixture, TIMEOUT, expect_results};
 use crate::case::{Context, Verdict, expect_bytes};
 use crate::pattern;
 use crate::sys::{self, AioContext, AioOperation, IoVec};
 use crate::{check, check_eq};
 
 pub(super) fn aio_depth(context: &Context) -> Verdict {
-    let b = Bench::new(context, DEPTH * BLOCK)?;
+    let b = Fixture::new(context, DEPTH * BLOCK)?;
     let aio = AioContext::new(DEPTH as u32)?;
     b.fill_blocks(1000);
     let writes: Vec<_> = (0..DEPTH)
-        .map(|i| AioOperation::pwrite(&b.file, b.block(i), Bench::place(i)).tag(i as u64))
+        .map(|i| AioOperation::pwrite(&b.file, b.block(i), Fixture::place(i)).tag(i as u64))
         .collect();
     check_eq!(aio.submit(&writes)?, DEPTH, "operations taken");
     expect_results(aio.results(DEPTH, DEPTH, TIMEOUT)?, DEPTH, BLOCK)?;
@@ -25,7 +25,7 @@ pub(super) fn aio_depth(context: &Context) -> Verdict {
 
     b.fill_device(2000);
     let reads: Vec<_> = (0..DEPTH)
-        .map(|i| AioOperation::pread(&b.file, b.block(i), Bench::place(i)).tag(i as u64))
+        .map(|i| AioOperation::pread(&b.file, b.block(i), Fixture::place(i)).tag(i as u64))
         .collect();
     check_eq!(aio.submit(&reads)?, DEPTH, "operations taken");
     expect_results(aio.results(DEPTH, DEPTH, TIMEOUT)?, DEPTH, BLOCK)?;
@@ -33,7 +33,7 @@ pub(super) fn aio_depth(context: &Context) -> Verdict {
 }
 
 /// Splits buffer `i` into three parts.
-fn split(b: &Bench, i: usize) -> [IoVec; 3] {
+fn split(b: &Fixture, i: usize) -> [IoVec; 3] {
     let at = i * BLOCK;
     [
         b.memory.buffer(at, 1),
@@ -43,12 +43,12 @@ fn split(b: &Bench, i: usize) -> [IoVec; 3] {
 }
 
 pub(super) fn aio_vectored(context: &Context) -> Verdict {
-    let b = Bench::new(context, DEPTH * BLOCK)?;
+    let b = Fixture::new(context, DEPTH * BLOCK)?;
     let aio = AioContext::new(DEPTH as u32)?;
     let lists: Vec<_> = (0..DEPTH).map(|i| split(&b, i)).collect();
     b.fill_blocks(3000);
     let writes: Vec<_> = (0..DEPTH)
-        .map(|i| AioOperation::pwritev(&b.file, &lists[i], Bench::place(i)).tag(i as u64))
+        .map(|i| AioOperation::pwritev(&b.file, &lists[i], Fixture::place(i)).tag(i as u64))
         .collect();
     check_eq!(aio.submit(&writes)?, DEPTH, "operations taken");
     expect_results(aio.results(DEPTH, DEPTH, TIMEOUT)?, DEPTH, BLOCK)?;
@@ -56,7 +56,7 @@ pub(super) fn aio_vectored(context: &Context) -> Verdict {
 
     b.fill_device(4000);
     let reads: Vec<_> = (0..DEPTH)
-        .map(|i| AioOperation::preadv(&b.file, &lists[i], Bench::place(i)).tag(i as u64))
+        .map(|i| AioOperation::preadv(&b.file, &lists[i], Fixture::place(i)).tag(i as u64))
         .collect();
     check_eq!(aio.submit(&reads)?, DEPTH, "operations taken");
     expect_results(aio.results(DEPTH, DEPTH, TIMEOUT)?, DEPTH, BLOCK)?;
@@ -64,20 +64,20 @@ pub(super) fn aio_vectored(context: &Context) -> Verdict {
 }
 
 pub(super) fn aio_window(context: &Context) -> Verdict {
-    let b = Bench::new(context, WIDTH * SLOT)?;
+    let b = Fixture::new(context, WIDTH * SLOT)?;
     window(&b, &mut AioContext::new(WIDTH as u32)?)
 }
 
 pub(super) fn aio_eventfd(context: &Context) -> Verdict {
     const REQUESTS: usize = 5;
 
-    let b = Bench::new(context, DEPTH * BLOCK)?;
+    let b = Fixture::new(context, DEPTH * BLOCK)?;
     let aio = AioContext::new(DEPTH as u32)?;
     let eventfd = sys::eventfd()?;
     b.fill_blocks(5000);
     let writes: Vec<_> = (0..REQUESTS)
         .map(|i| {
-            AioOperation::pwrite(&b.file, b.block(i), Bench::place(i))
+            AioOperation::pwrite(&b.file, b.block(i), Fixture::place(i))
                 .tag(i as u64)
                 .notify(eventfd.as_fd())
         })
@@ -100,7 +100,7 @@ pub(super) fn aio_many(context: &Context) -> Verdict {
     const REQUESTS: usize = 2048;
     const LENGTH: usize = 512;
 
-    let b = Bench::new(context, REQUESTS * LENGTH)?;
+    let b = Fixture::new(context, REQUESTS * LENGTH)?;
     let aio = AioContext::new(REQUESTS as u32)?;
     let data = pattern::bytes(6000, REQUESTS * LENGTH);
     b.memory.store(0, data);
@@ -129,12 +129,12 @@ pub(super) fn aio_user_space(context: &Context) -> Verdict {
     /// Enough rounds for the event ring, which is larger than requested, to wrap.
     const ROUNDS: u64 = 30;
 
-    let b = Bench::new(context, DEPTH * BLOCK)?;
+    let b = Fixture::new(context, DEPTH * BLOCK)?;
     let aio = AioContext::new(DEPTH as u32)?;
     for seed in 0..ROUNDS {
         b.fill_blocks(seed);
         let writes: Vec<_> = (0..DEPTH)
-            .map(|i| AioOperation::pwrite(&b.file, b.block(i), Bench::place(i)).tag(i as u64))
+            .map(|i| AioOperation::pwrite(&b.file, b.block(i), Fixture::place(i)).tag(i as u64))
             .collect();
         check_eq!(aio.submit(&writes)?, DEPTH, "operations taken");
         let deadline = Instant::now() + TIMEOUT;

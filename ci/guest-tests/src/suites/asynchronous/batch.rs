@@ -2,7 +2,7 @@
 
 //! Doorbells and interrupts of requests that are submitted together.
 
-use super::{BLOCK, Bench, DEPTH, TIMEOUT, expect_results};
+use super::{BLOCK, DEPTH, Fixture, TIMEOUT, expect_results};
 use crate::case::{Context, Verdict};
 use crate::sys::{AioContext, AioOperation, Buffers, Ring, UringOperation};
 use crate::{check, check_eq};
@@ -59,12 +59,12 @@ fn expect_batches(counted: NotificationCounts) -> Verdict {
 }
 
 pub(super) fn aio(context: &Context) -> Verdict {
-    let b = Bench::new(context, DEPTH * BLOCK)?;
+    let b = Fixture::new(context, DEPTH * BLOCK)?;
     b.fill_blocks(0);
     let aio = AioContext::new(DEPTH as u32)?;
     let counted = NotificationCounts::during(context, || {
         let reads: Vec<_> = (0..DEPTH)
-            .map(|i| AioOperation::pread(&b.file, b.block(i), Bench::place(i)).tag(i as u64))
+            .map(|i| AioOperation::pread(&b.file, b.block(i), Fixture::place(i)).tag(i as u64))
             .collect();
         check_eq!(aio.submit(&reads)?, DEPTH, "operations taken");
         expect_results(aio.results(DEPTH, DEPTH, TIMEOUT)?, DEPTH, BLOCK)
@@ -73,14 +73,14 @@ pub(super) fn aio(context: &Context) -> Verdict {
 }
 
 pub(super) fn uring(context: &Context) -> Verdict {
-    let b = Bench::new(context, DEPTH * BLOCK)?;
+    let b = Fixture::new(context, DEPTH * BLOCK)?;
     b.fill_blocks(0);
     let mut ring = Ring::new(DEPTH as u32)?;
     let counted = NotificationCounts::during(context, || {
         let reads: Vec<_> = (0..DEPTH)
             .map(|i| {
                 let buffer = Buffers::One(b.block(i));
-                UringOperation::read(&b.file, buffer, Bench::place(i)).tag(i as u64)
+                UringOperation::read(&b.file, buffer, Fixture::place(i)).tag(i as u64)
             })
             .collect();
         check_eq!(ring.submit(&reads)?, DEPTH, "operations taken");

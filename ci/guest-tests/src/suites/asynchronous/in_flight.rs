@@ -2,7 +2,7 @@
 
 //! Processes that exit, and buffers that are unmapped, while requests are in flight.
 
-use super::{BLOCK, Bench, DEPTH, TIMEOUT, expect_results};
+use super::{BLOCK, DEPTH, Fixture, TIMEOUT, expect_results};
 use crate::case::{Context, During, Verdict, expect_bytes};
 use crate::check_eq;
 use crate::pattern;
@@ -12,12 +12,12 @@ use crate::sys::{self, AioContext, AioOperation, Buffers, Region, Ring, UringOpe
 const LONG: usize = 1 << 20;
 
 /// Lets processes exit with requests in flight, then checks that the device still works.
-fn exit_in_flight(context: &Context, start: impl Fn(&Bench) -> Verdict) -> Verdict {
+fn exit_in_flight(context: &Context, start: impl Fn(&Fixture) -> Verdict) -> Verdict {
     const PROCESSES: usize = 20;
     for number in 0..PROCESSES {
         let child = sys::fork(|| {
             let begin = || -> Verdict {
-                let b = Bench::new(context, 8 * LONG)?;
+                let b = Fixture::new(context, 8 * LONG)?;
                 start(&b)?;
                 // No destructor runs, because it would wait for the requests.
                 sys::exit_now(0)
@@ -29,12 +29,12 @@ fn exit_in_flight(context: &Context, start: impl Fn(&Bench) -> Verdict) -> Verdi
             .during(|| format!("waiting for process {number}"))?;
         check_eq!(end, Ok(0), "end of process {number}");
     }
-    let b = Bench::new(context, DEPTH * BLOCK)?;
+    let b = Fixture::new(context, DEPTH * BLOCK)?;
     window_after(&b)
 }
 
 /// A few requests that must simply work.
-fn window_after(b: &Bench) -> Verdict {
+fn window_after(b: &Fixture) -> Verdict {
     for seed in 0..10 {
         let data = pattern::bytes(seed, BLOCK);
         b.memory.store(0, data);
@@ -88,7 +88,7 @@ pub(super) fn exit_with_uring(context: &Context) -> Verdict {
 }
 
 pub(super) fn unmap_in_flight(context: &Context) -> Verdict {
-    let b = Bench::new(context, DEPTH * BLOCK)?;
+    let b = Fixture::new(context, DEPTH * BLOCK)?;
     for round in 0..10 {
         let data = pattern::bytes(round, LONG);
         let source = Region::anonymous(LONG)?;

@@ -72,13 +72,13 @@ pub fn suite() -> Suite {
 }
 
 /// The device and buffers of a test.
-struct Bench {
+struct Fixture {
     file: File,
     bar: Region,
     memory: Region,
 }
 
-impl Bench {
+impl Fixture {
     /// Creates buffers of `length` bytes in all.
     fn new(context: &Context, length: usize) -> Verdict<Self> {
         Ok(Self {

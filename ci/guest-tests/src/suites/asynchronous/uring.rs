@@ -5,14 +5,14 @@
 use std::fs;
 
 use super::window::{SLOT, WIDTH, expect_failures, window};
-use super::{BLOCK, Bench, DEPTH, TIMEOUT, expect_results};
+use super::{BLOCK, DEPTH, Fixture, TIMEOUT, expect_results};
 use crate::case::{Context, Stop, Verdict, eventually, expect_bytes};
 use crate::check_eq;
 use crate::pattern;
 use crate::sys::{self, Buffers, Region, Ring, UringOperation};
 
 pub(super) fn uring_window(context: &Context) -> Verdict {
-    let b = Bench::new(context, WIDTH * SLOT)?;
+    let b = Fixture::new(context, WIDTH * SLOT)?;
     window(&b, &mut Ring::new(WIDTH as u32)?)
 }
 
@@ -22,7 +22,7 @@ pub(super) fn uring_errors(context: &Context) -> Verdict {
 
 pub(super) fn uring_depth(context: &Context) -> Verdict {
     uring_rounds(
-        &Bench::new(context, DEPTH * BLOCK)?,
+        &Fixture::new(context, DEPTH * BLOCK)?,
         Ring::new(DEPTH as u32)?,
         |b, i| Buffers::One(b.block(i)),
         |operation| operation,
@@ -30,10 +30,10 @@ pub(super) fn uring_depth(context: &Context) -> Verdict {
 }
 
 pub(super) fn uring_polled(context: &Context) -> Verdict {
-    let b = Bench {
+    let b = Fixture {
         // io_uring polls only for direct I/O.
         file: context.open_with(libc::O_RDWR | libc::O_DIRECT)?,
-        ..Bench::new(context, DEPTH * BLOCK)?
+        ..Fixture::new(context, DEPTH * BLOCK)?
     };
     let before = context.interrupts()?;
     uring_rounds(
@@ -88,9 +88,9 @@ pub(super) fn uring_polled_by_nobody(context: &Context) -> Verdict {
 }
 
 pub(super) fn uring_fixed(context: &Context) -> Verdict {
-    let place = |b: &Bench, i| Buffers::Registered(b.block(i), 0);
+    let place = |b: &Fixture, i| Buffers::Registered(b.block(i), 0);
     uring_rounds(
-        &Bench::new(context, DEPTH * BLOCK)?,
+        &Fixture::new(context, DEPTH * BLOCK)?,
         Ring::new(DEPTH as u32)?,
         place,
         |operation| operation,
@@ -98,9 +98,9 @@ pub(super) fn uring_fixed(context: &Context) -> Verdict {
 }
 
 pub(super) fn uring_workers(context: &Context) -> Verdict {
-    let place = |b: &Bench, i| Buffers::One(b.block(i));
+    let place = |b: &Fixture, i| Buffers::One(b.block(i));
     uring_rounds(
-        &Bench::new(context, DEPTH * BLOCK)?,
+        &Fixture::new(context, DEPTH * BLOCK)?,
         Ring::new(DEPTH as u32)?,
         place,
         UringOperation::on_worker,
@@ -109,16 +109,16 @@ pub(super) fn uring_workers(context: &Context) -> Verdict {
 
 /// Writes and reads at full depth, with the caller's buffers and flags.
 fn uring_rounds(
-    b: &Bench,
+    b: &Fixture,
     mut ring: Ring,
-    buffers: impl Fn(&Bench, usize) -> Buffers<'static>,
+    buffers: impl Fn(&Fixture, usize) -> Buffers<'static>,
     adapt: impl Fn(UringOperation<'static>) -> UringOperation<'static>,
 ) -> Verdict {
     ring.register_buffers(&[&b.memory])?;
     b.fill_blocks(7000);
     let writes: Vec<_> = (0..DEPTH)
         .map(|i| {
-            let operation = UringOperation::write(&b.file, buffers(b, i), Bench::place(i));
+            let operation = UringOperation::write(&b.file, buffers(b, i), Fixture::place(i));
             adapt(operation.tag(i as u64))
         })
         .collect();
@@ -129,7 +129,7 @@ fn uring_rounds(
     b.fill_device(8000);
     let reads: Vec<_> = (0..DEPTH)
         .map(|i| {
-            let operation = UringOperation::read(&b.file, buffers(b, i), Bench::place(i));
+            let operation = UringOperation::read(&b.file, buffers(b, i), Fixture::place(i));
             adapt(operation.tag(i as u64))
         })
         .collect();
@@ -139,7 +139,7 @@ fn uring_rounds(
 }
 
 pub(super) fn uring_registered_file(context: &Context) -> Verdict {
-    let b = Bench::new(context, DEPTH * BLOCK)?;
+    let b = Fixture::new(context, DEPTH * BLOCK)?;
     let mut ring = Ring::new(4)?;
     ring.register_files(&[&b.file])?;
     b.fill_blocks(9000);
@@ -182,14 +182,14 @@ pub(super) fn uring_inline(context: &Context) -> Verdict {
 }
 
 fn count_workers(context: &Context) -> Verdict {
-    let b = Bench::new(context, DEPTH * BLOCK)?;
+    let b = Fixture::new(context, DEPTH * BLOCK)?;
     let mut ring = Ring::new(DEPTH as u32)?;
     for round in 0..20 {
         b.fill_blocks(round);
         let writes: Vec<_> = (0..DEPTH)
             .map(|i| {
                 let buffer = Buffers::One(b.block(i));
-                UringOperation::write(&b.file, buffer, Bench::place(i)).tag(i as u64)
+                UringOperation::write(&b.file, buffer, Fixture::place(i)).tag(i as u64)
             })
             .collect();
         check_eq!(ring.submit(&writes)?, DEPTH, "operations taken");
@@ -201,7 +201,7 @@ fn count_workers(context: &Context) -> Verdict {
 }
 
 pub(super) fn uring_linked(context: &Context) -> Verdict {
-    let b = Bench::new(context, DEPTH * BLOCK)?;
+    let b = Fixture::new(context, DEPTH * BLOCK)?;
     let mut ring = Ring::new(8)?;
     for seed in 0..50 {
         let data = pattern::bytes(seed, BLOCK);

@@ -4,7 +4,7 @@
 
 use std::fs::File;
 
-use super::{BLOCK, Bench, TIMEOUT};
+use super::{BLOCK, Fixture, TIMEOUT};
 use crate::case::{Context, During, Stop, Verdict, expect_bytes, expect_errno};
 use crate::method::Direction;
 use crate::pattern::{self, Random};
@@ -78,7 +78,7 @@ pub(super) const SLOT: usize = 256 << 10;
 
 /// Keeps requests of random size and offset in flight. Each slot writes, and reads back
 /// what it wrote.
-pub(super) fn window(b: &Bench, engine: &mut dyn Engine) -> Verdict {
+pub(super) fn window(b: &Fixture, engine: &mut dyn Engine) -> Verdict {
     const ROUNDS: u64 = 200;
 
     /// The request in flight of a slot.
@@ -162,7 +162,7 @@ fn bad_requests(context: &Context) -> [(Direction, IoVec, u64, Result<usize, i32
 
 /// Makes requests that must fail, each followed by one that must succeed.
 pub(super) fn expect_failures(context: &Context, engine: &mut dyn Engine) -> Verdict {
-    let b = Bench::new(context, BLOCK)?;
+    let b = Fixture::new(context, BLOCK)?;
     let good = b.memory.buffer(0, BLOCK);
     for (direction, mut buffer, offset, expected) in bad_requests(context) {
         if expected != Err(libc::EFAULT) {

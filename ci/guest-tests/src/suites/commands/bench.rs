@@ -19,23 +19,23 @@ const START: u64 = (9 << 20) + 77;
 pub(super) const WINDOW: usize = 300_007;
 
 /// An open device and a range of it, whose content is known.
-pub(super) struct Bench {
+pub(super) struct Fixture {
     pub(super) file: File,
     pub(super) bar: Region,
     pub(super) memory: Region,
     model: Vec<u8>,
 }
 
-impl Bench {
+impl Fixture {
     pub(super) fn new(context: &Context, seed: u64) -> Verdict<Self> {
-        let bench = Self {
+        let fixture = Self {
             file: context.open()?,
             bar: context.map()?,
             memory: Region::anonymous(WINDOW)?,
             model: pattern::bytes(seed, WINDOW).to_vec(),
         };
-        bench.bar.store(START as usize, &bench.model);
-        Ok(bench)
+        fixture.bar.store(START as usize, &fixture.model);
+        Ok(fixture)
     }
 
     /// A command on `length` bytes at `at` of the range. An argument that is an offset is

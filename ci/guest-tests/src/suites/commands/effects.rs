@@ -3,7 +3,7 @@
 //! The effect of each command, by `ioctl`.
 
 use super::ALL;
-use super::bench::{self, Bench, WINDOW};
+use super::bench::{self, Fixture, WINDOW};
 use crate::case::{Context, During, Verdict, expect_bytes, expect_errno};
 use crate::check_eq;
 use crate::pattern::{self, Random};
@@ -28,7 +28,7 @@ const RANGES: [(usize, usize); 8] = [
 
 fn zeroing(context: &Context, opcode: u32) -> Verdict {
     for (seed, (at, length)) in RANGES.into_iter().enumerate() {
-        Bench::new(context, seed as u64)?.step(opcode, at, length, 0)?;
+        Fixture::new(context, seed as u64)?.step(opcode, at, length, 0)?;
     }
     Ok(())
 }
@@ -42,7 +42,7 @@ pub(super) fn write_zeroes(context: &Context) -> Verdict {
 }
 
 pub(super) fn fill(context: &Context) -> Verdict {
-    let mut b = Bench::new(context, 20)?;
+    let mut b = Fixture::new(context, 20)?;
     for (i, (at, length)) in RANGES.into_iter().enumerate() {
         b.step(OP_FILL, at, length, 0x8877_6655_4433_2211 + i as u64)?;
     }
@@ -65,7 +65,7 @@ pub(super) fn copy(context: &Context) -> Verdict {
         (77, 9999, 0),
     ];
     for (seed, (from, to, length)) in copies.into_iter().enumerate() {
-        let mut b = Bench::new(context, 40 + seed as u64)?;
+        let mut b = Fixture::new(context, 40 + seed as u64)?;
         b.step(OP_COPY, to, length, from)?;
     }
     Ok(())
@@ -75,7 +75,7 @@ pub(super) fn compare(context: &Context) -> Verdict {
     const LENGTH: usize = 140_000;
     const OTHER: usize = 150_003;
 
-    let mut b = Bench::new(context, 60)?;
+    let mut b = Fixture::new(context, 60)?;
     b.step(OP_COMPARE, 0, LENGTH, OTHER as u64)?;
     b.step(OP_COPY, OTHER, LENGTH, 1)?;
     b.step(OP_COMPARE, 1, LENGTH, OTHER as u64)?;
@@ -94,7 +94,7 @@ pub(super) fn compare(context: &Context) -> Verdict {
 }
 
 /// The CRC by the device of `length` bytes at `offset`, after `before`.
-fn device_crc(b: &Bench, offset: u64, length: u64, before: u64) -> Verdict<u64> {
+fn device_crc(b: &Fixture, offset: u64, length: u64, before: u64) -> Verdict<u64> {
     let mut command = Command {
         opcode: OP_CRC32C,
         offset,
@@ -117,7 +117,7 @@ fn crc32c_vectors() -> [(Vec<u8>, u64); 4] {
 }
 
 pub(super) fn crc32c(context: &Context) -> Verdict {
-    let mut b = Bench::new(context, 80)?;
+    let mut b = Fixture::new(context, 80)?;
     for (bytes, crc) in crc32c_vectors() {
         b.bar.store(12345, &bytes);
         let length = bytes.len() as u64;
@@ -151,7 +151,7 @@ pub(super) fn flush(context: &Context) -> Verdict {
 }
 
 pub(super) fn durable(context: &Context) -> Verdict {
-    let mut b = Bench::new(context, 100)?;
+    let mut b = Fixture::new(context, 100)?;
     b.step_with_flags(OP_COPY, COMMAND_DURABLE, 3, 100_000, 70_001)?;
     b.step_with_flags(OP_FILL, COMMAND_DURABLE, 5, 70_003, 0x0123_4567_89ab_cdef)?;
     b.step_with_flags(OP_WRITE_ZEROES, COMMAND_DURABLE, 7, 30_001, 0)?;
@@ -172,7 +172,7 @@ pub(super) fn durable(context: &Context) -> Verdict {
 pub(super) fn up_to_the_end(context: &Context) -> Verdict {
     const LENGTH: u64 = 5001;
 
-    let b = Bench::new(context, 120)?;
+    let b = Fixture::new(context, 120)?;
     let end = context.size();
     let start = end - LENGTH;
     let run = |opcode, offset, length, argument| -> Verdict<u64> {
@@ -223,7 +223,7 @@ pub(super) fn up_to_the_end(context: &Context) -> Verdict {
 pub(super) fn random(context: &Context) -> Verdict {
     const STEPS: usize = 120;
 
-    let mut b = Bench::new(context, 140)?;
+    let mut b = Fixture::new(context, 140)?;
     let mut random = Random::new(141);
     let mut below = |bound: usize| random.below(bound as u64) as usize;
     for _ in 0..STEPS {

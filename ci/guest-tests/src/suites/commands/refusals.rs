@@ -3,7 +3,7 @@
 //! Commands that the driver must refuse, by `ioctl`.
 
 use super::ALL;
-use super::bench::Bench;
+use super::bench::Fixture;
 use crate::case::{Context, During, Verdict, expect_errno};
 use crate::check_eq;
 use crate::sys::{self, IoVec, PAGE, Region};
@@ -98,7 +98,7 @@ pub(super) fn unknown() -> Vec<Command> {
     commands
 }
 
-fn expect_refused(b: &Bench, commands: Vec<Command>, errno: i32) -> Verdict {
+fn expect_refused(b: &Fixture, commands: Vec<Command>, errno: i32) -> Verdict {
     for mut command in commands {
         let what = format!("{command:?}");
         expect_errno(sys::execute(&b.file, &mut command), &[errno], &what)?;
@@ -107,12 +107,12 @@ fn expect_refused(b: &Bench, commands: Vec<Command>, errno: i32) -> Verdict {
 }
 
 pub(super) fn ranges(context: &Context) -> Verdict {
-    let b = Bench::new(context, 200)?;
+    let b = Fixture::new(context, 200)?;
     expect_refused(&b, beyond(context.size()), libc::ENXIO)
 }
 
 pub(super) fn arguments(context: &Context) -> Verdict {
-    let b = Bench::new(context, 201)?;
+    let b = Fixture::new(context, 201)?;
     expect_refused(&b, unknown(), libc::EINVAL)
 }
 

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use super::bench::{self, Bench, WINDOW};
+use super::bench::{self, Fixture, WINDOW};
 use super::large::{self, LargeRange};
 use super::{ALL, refusals};
 use crate::case::{Context, During, Stop, Verdict, expect_bytes, expect_errno};
@@ -17,7 +17,7 @@ use crate::{check, check_eq};
 const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Executes a command that must succeed. Returns its value.
-fn value(ring: &mut CommandRing, b: &Bench, command: &Command) -> Verdict<u64> {
+fn value(ring: &mut CommandRing, b: &Fixture, command: &Command) -> Verdict<u64> {
     let completed = ring.run(&CommandEntry::new(&b.file, command))?;
     let result = completed.result.during(|| format!("{command:?}"))?;
     check_eq!(result, 0, "result of {command:?}");
@@ -25,7 +25,7 @@ fn value(ring: &mut CommandRing, b: &Bench, command: &Command) -> Verdict<u64> {
 }
 
 pub(super) fn each(context: &Context) -> Verdict {
-    let mut b = Bench::new(context, 300)?;
+    let mut b = Fixture::new(context, 300)?;
     let mut ring = CommandRing::new(4)?;
     for opcode in ALL {
         let (at, length, argument) = match opcode {
@@ -35,7 +35,7 @@ pub(super) fn each(context: &Context) -> Verdict {
             OP_CRC32C => (3, WINDOW - 7, 0x8899_aabb),
             _ => (opcode as usize * 30_011, 9_999, 0),
         };
-        let mut command = Bench::command(opcode, at, length, argument);
+        let mut command = Fixture::command(opcode, at, length, argument);
         if opcode == uapi::OP_FLUSH {
             command.offset = 0;
         }
@@ -52,13 +52,13 @@ pub(super) fn each(context: &Context) -> Verdict {
 
 /// Checksums of `count` ranges, all in flight at once.
 fn checksums(context: &Context, count: usize, length: usize) -> Verdict {
-    let mut b = Bench::new(context, 310)?;
+    let mut b = Fixture::new(context, 310)?;
     let mut ring = CommandRing::new(count as u32)?;
     let range = |i: usize| (i * 97 % (WINDOW - 2 * length), length + i % length);
     let entries: Vec<_> = (0..count)
         .map(|i| {
             let (at, length) = range(i);
-            let command = Bench::command(OP_CRC32C, at, length, i as u64);
+            let command = Fixture::command(OP_CRC32C, at, length, i as u64);
             CommandEntry::new(&b.file, &command).tag(i as u64)
         })
         .collect();
@@ -95,7 +95,7 @@ pub(super) fn linked(context: &Context) -> Verdict {
     const LENGTH: usize = 4099;
     const OFFSET: u64 = 1_000_003;
 
-    let b = Bench::new(context, 320)?;
+    let b = Fixture::new(context, 320)?;
     let mut ring = CommandRing::new(8)?;
     for seed in 0..50 {
         let data = pattern::bytes(seed, LENGTH);
@@ -164,7 +164,7 @@ pub(super) fn large(context: &Context) -> Verdict {
 }
 
 pub(super) fn errors(context: &Context) -> Verdict {
-    let b = Bench::new(context, 340)?;
+    let b = Fixture::new(context, 340)?;
     let mut ring = CommandRing::new(4)?;
     let mut expect = |entry: CommandEntry<'_>, errno, what: &str| -> Verdict {
         let completed = ring.run(&entry)?;
@@ -213,7 +213,7 @@ pub(super) fn entry_sizes(context: &Context) -> Verdict {
     const OFFSET: usize = 2_000_001;
     const LENGTH: usize = 5000;
 
-    let b = Bench::new(context, 350)?;
+    let b = Fixture::new(context, 350)?;
     let fill = Command {
         opcode: OP_FILL,
         offset: OFFSET as u64,

@@ -5,7 +5,7 @@
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 
-use super::{Bench, SOMEWHERE};
+use super::{Fixture, SOMEWHERE};
 use crate::case::{Context, During, Stop, Verdict, expect_bytes, expect_errno};
 use crate::pattern;
 use crate::sys::{self, IoVec, PAGE, Region};
@@ -22,7 +22,7 @@ fn bad_buffers(inaccessible: &Region) -> [(IoVec, &'static str); 4] {
 }
 
 pub(super) fn bad_address(context: &Context) -> Verdict {
-    let b = Bench::new(context)?;
+    let b = Fixture::new(context)?;
     let inaccessible = Region::anonymous_with(PAGE, libc::PROT_NONE, 0)?;
     let content = pattern::bytes(7, 2 * PAGE);
     b.bar.store(SOMEWHERE as usize, content);
@@ -44,7 +44,7 @@ pub(super) fn bad_address(context: &Context) -> Verdict {
 /// A transfer with a bad address either fails as a whole or moves only bytes before that
 /// address.
 pub(super) fn expect_prefix(
-    b: &Bench,
+    b: &Fixture,
     buffers: &[IoVec],
     good: usize,
     source: &[u8],
@@ -89,7 +89,7 @@ pub(super) fn bad_segment(context: &Context) -> Verdict {
     const SEGMENTS: usize = 5;
     const LENGTH: usize = 1000;
 
-    let b = Bench::new(context)?;
+    let b = Fixture::new(context)?;
     let inaccessible = Region::anonymous_with(PAGE, libc::PROT_NONE, 0)?;
     for bad in 0..SEGMENTS {
         let source = pattern::bytes(bad as u64, SEGMENTS * LENGTH);
@@ -111,7 +111,7 @@ pub(super) fn bad_segment(context: &Context) -> Verdict {
 
 pub(super) fn bad_page(context: &Context) -> Verdict {
     const PAGES: usize = 6;
-    let b = Bench::new(context)?;
+    let b = Fixture::new(context)?;
     for bad in 0..PAGES {
         let mut memory = Region::anonymous(PAGES * PAGE)?;
         let offset = 9;
@@ -137,7 +137,7 @@ pub(super) fn bad_page(context: &Context) -> Verdict {
 }
 
 pub(super) fn read_only_target(context: &Context) -> Verdict {
-    let b = Bench::new(context)?;
+    let b = Fixture::new(context)?;
     b.bar.store(SOMEWHERE as usize, pattern::bytes(3, 4 * PAGE));
     let mut memory = Region::anonymous(4 * PAGE)?;
     memory.fill(0, 4 * PAGE, 0x42);
@@ -156,7 +156,7 @@ pub(super) fn read_only_target(context: &Context) -> Verdict {
 }
 
 pub(super) fn read_only_source(context: &Context) -> Verdict {
-    let b = Bench::new(context)?;
+    let b = Fixture::new(context)?;
     let data = pattern::bytes(4, 3 * PAGE);
     let mut memory = Region::anonymous(3 * PAGE)?;
     memory.store(0, data);
@@ -172,7 +172,7 @@ pub(super) fn read_only_source(context: &Context) -> Verdict {
 }
 
 pub(super) fn zero_page_source(context: &Context) -> Verdict {
-    let b = Bench::new(context)?;
+    let b = Fixture::new(context)?;
     b.bar.store(SOMEWHERE as usize, pattern::bytes(5, 4 * PAGE));
     // Memory that was never written: all its pages are the kernel's zero page.
     let memory = Region::anonymous_with(4 * PAGE, libc::PROT_READ, 0)?;
@@ -202,7 +202,7 @@ pub(super) fn scratch_file(bytes: &[u8]) -> Verdict<File> {
 }
 
 pub(super) fn private_file_source(context: &Context) -> Verdict {
-    let b = Bench::new(context)?;
+    let b = Fixture::new(context)?;
     let data = pattern::bytes(6, 3 * PAGE);
     let file = scratch_file(data)?;
     let memory = Region::of_file(&file, 0, 3 * PAGE, libc::PROT_READ, libc::MAP_PRIVATE)?;
@@ -213,7 +213,7 @@ pub(super) fn private_file_source(context: &Context) -> Verdict {
 }
 
 pub(super) fn file_buffer(context: &Context) -> Verdict {
-    let b = Bench::new(context)?;
+    let b = Fixture::new(context)?;
     let file = scratch_file(&[0; 4 * PAGE])?;
     let memory = Region::shared(&file, 0, 4 * PAGE)?;
     let data = pattern::bytes(8, 3 * PAGE);
@@ -231,7 +231,7 @@ pub(super) fn file_buffer(context: &Context) -> Verdict {
 }
 
 pub(super) fn same_page_twice(context: &Context) -> Verdict {
-    let b = Bench::new(context)?;
+    let b = Fixture::new(context)?;
     let page = pattern::bytes(9, PAGE);
     b.memory.store(0, page);
     let twice = [b.memory.buffer(0, PAGE), b.memory.buffer(0, PAGE)];
@@ -277,7 +277,7 @@ pub(super) fn many_segments(context: &Context) -> Verdict {
     /// Each segment on a page of its own, so that none can be merged.
     const LENGTH: usize = 33;
 
-    let b = Bench::new(context)?;
+    let b = Fixture::new(context)?;
     let memory = Region::anonymous(UIO_MAXIOV * PAGE)?;
     let data = pattern::bytes(11, UIO_MAXIOV * LENGTH);
     let mut buffers = Vec::new();
@@ -308,7 +308,7 @@ const HUGE: usize = 2 << 20;
 
 /// Moves data through a region in both directions, at odd offsets.
 fn exercise(context: &Context, memory: &Region, at: usize, length: usize) -> Verdict {
-    let b = Bench::new(context)?;
+    let b = Fixture::new(context)?;
     let data = pattern::bytes(12, length);
     memory.store(at, data);
     let written = sys::pwrite(&b.file, memory.buffer(at, length), SOMEWHERE)?;

@@ -73,14 +73,14 @@ pub fn suite() -> Suite {
 }
 
 /// An open device, its map, and a buffer.
-struct Bench {
+struct Fixture {
     file: File,
     bar: Region,
     memory: Region,
     size: u64,
 }
 
-impl Bench {
+impl Fixture {
     fn new(context: &Context) -> Verdict<Self> {
         Ok(Self {
             file: context.open()?,
@@ -92,7 +92,7 @@ impl Bench {
 }
 
 fn read_at_the_end(context: &Context) -> Verdict {
-    let b = Bench::new(context)?;
+    let b = Fixture::new(context)?;
     b.memory.fill(0, PAGE, 0x77);
     for offset in [b.size, b.size + 1, b.size + (1 << 40), 1 << 62] {
         let read = sys::pread(&b.file, b.memory.buffer(0, PAGE), offset)
@@ -103,7 +103,7 @@ fn read_at_the_end(context: &Context) -> Verdict {
 }
 
 fn read_across_the_end(context: &Context) -> Verdict {
-    let b = Bench::new(context)?;
+    let b = Fixture::new(context)?;
     for (seed, rest) in [1usize, 511, 4096, 5000].into_iter().enumerate() {
         let data = pattern::bytes(seed as u64, rest);
         let offset = b.size - rest as u64;
@@ -126,7 +126,7 @@ fn read_across_the_end(context: &Context) -> Verdict {
 }
 
 fn write_at_the_end(context: &Context) -> Verdict {
-    let b = Bench::new(context)?;
+    let b = Fixture::new(context)?;
     for offset in [b.size, b.size + 1, b.size + (1 << 40)] {
         let result = sys::pwrite(&b.file, b.memory.buffer(0, PAGE), offset);
         expect_errno(result, &[libc::ENOSPC], &format!("pwrite at {offset}"))?;
@@ -138,7 +138,7 @@ fn write_at_the_end(context: &Context) -> Verdict {
 }
 
 fn write_across_the_end(context: &Context) -> Verdict {
-    let b = Bench::new(context)?;
+    let b = Fixture::new(context)?;
     for (seed, rest) in [1usize, 511, 4096, 5000].into_iter().enumerate() {
         let data = pattern::bytes(100 + seed as u64, 3 * PAGE);
         let offset = b.size - rest as u64;
@@ -155,7 +155,7 @@ fn write_across_the_end(context: &Context) -> Verdict {
 }
 
 fn zero_length(context: &Context) -> Verdict {
-    let b = Bench::new(context)?;
+    let b = Fixture::new(context)?;
     let buffer = b.memory.buffer(0, 0);
     for offset in [0, SOMEWHERE, b.size - 1, b.size] {
         let what = format!("0 bytes at {offset}");
@@ -182,7 +182,7 @@ fn zero_length(context: &Context) -> Verdict {
 }
 
 fn lseek(context: &Context) -> Verdict {
-    let b = Bench::new(context)?;
+    let b = Fixture::new(context)?;
     let size = b.size.cast_signed();
     check_eq!(sys::lseek(&b.file, 0, libc::SEEK_END)?, b.size, "the end");
     check_eq!(
@@ -238,7 +238,7 @@ fn large_write(context: &Context) -> Verdict {
     const LENGTH: usize = 64 << 20;
     const STEP: usize = 4 << 20;
 
-    let b = Bench::new(context)?;
+    let b = Fixture::new(context)?;
     check!(b.size > LENGTH as u64, "the device is too small");
     let memory = Region::anonymous(LENGTH + PAGE)?;
     for i in 0..LENGTH / STEP {

@@ -6,7 +6,7 @@
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 
-use super::{Bench, SOMEWHERE};
+use super::{Fixture, SOMEWHERE};
 use crate::case::{Context, During, Stop, Verdict};
 use crate::sys::{self, Buffers, IoVec, PAGE, Region, Ring, UringOperation};
 use crate::{check, check_eq};
@@ -61,7 +61,13 @@ fn segments(
 
 /// Moves a part of a region in both directions, and compares the number of segments with
 /// the number of contiguous runs.
-fn expect_runs(context: &Context, b: &Bench, memory: &Region, at: usize, length: usize) -> Verdict {
+fn expect_runs(
+    context: &Context,
+    b: &Fixture,
+    memory: &Region,
+    at: usize,
+    length: usize,
+) -> Verdict {
     let expected = runs(&frames(memory, at, length)?);
     let buffer = memory.buffer(at, length);
     let what = format!("{length} bytes at {at}");
@@ -103,7 +109,7 @@ impl Drop for HugePagePool {
 }
 
 pub(super) fn huge_page(context: &Context) -> Verdict {
-    let b = Bench::new(context)?;
+    let b = Fixture::new(context)?;
     let pool = HugePagePool::with(2)?;
     let memory = pool.region(2)?;
     // The test relies on one huge page being one run.
@@ -123,7 +129,7 @@ pub(super) fn huge_page(context: &Context) -> Verdict {
 }
 
 pub(super) fn registered_huge_page(context: &Context) -> Verdict {
-    let b = Bench::new(context)?;
+    let b = Fixture::new(context)?;
     let pool = HugePagePool::with(2)?;
     let memory = pool.region(2)?;
     let mut ring = Ring::new(4)?;
@@ -147,7 +153,7 @@ pub(super) fn registered_huge_page(context: &Context) -> Verdict {
 }
 
 pub(super) fn transparent_huge_page(context: &Context) -> Verdict {
-    let b = Bench::new(context)?;
+    let b = Fixture::new(context)?;
     let memory = Region::anonymous(4 * HUGE)?;
     memory.advise(libc::MADV_HUGEPAGE)?;
     memory.fill(0, memory.len(), 1);
@@ -164,7 +170,7 @@ pub(super) fn scattered_pages(context: &Context) -> Verdict {
     /// Fewer than a request has segments.
     const PAGES: usize = 200;
 
-    let b = Bench::new(context)?;
+    let b = Fixture::new(context)?;
     let memory = Region::anonymous(PAGES * PAGE)?;
     memory.advise(libc::MADV_NOHUGEPAGE)?;
     memory.fill(0, memory.len(), 1);

@@ -5,7 +5,7 @@
 use std::os::unix::fs::FileExt;
 
 use super::buffers::{expect_prefix, scratch_file};
-use super::{Bench, SOMEWHERE};
+use super::{Fixture, SOMEWHERE};
 use crate::case::{Context, During, Verdict, expect_bytes, expect_errno};
 use crate::pattern;
 use crate::sys::{self, AioContext, AioOperation, Buffers, PAGE, Region, Ring, UringOperation};
@@ -19,7 +19,7 @@ const BUFFER: usize = 20 << 20;
 
 /// Device memory cannot be a buffer, because it has no pages to pin.
 pub(super) fn device_map(context: &Context) -> Verdict {
-    let b = Bench::new(context)?;
+    let b = Fixture::new(context)?;
     let (inside, outside) = (pattern::bytes(30, 2 * PAGE), pattern::bytes(31, 2 * PAGE));
     b.bar.store(BUFFER, inside);
     b.bar.store(SOMEWHERE as usize, outside);
@@ -50,7 +50,7 @@ pub(super) fn device_map(context: &Context) -> Verdict {
 pub(super) fn device_map_in_segment(context: &Context) -> Verdict {
     const LENGTH: usize = 5000;
 
-    let b = Bench::new(context)?;
+    let b = Fixture::new(context)?;
     let source = pattern::bytes(33, 3 * LENGTH);
     for bad in 0..3 {
         let mut buffers = Vec::new();
@@ -71,7 +71,7 @@ pub(super) fn device_map_in_segment(context: &Context) -> Verdict {
 
 /// The page of counters is the driver's own memory, and read-only.
 pub(super) fn counters_map(context: &Context) -> Verdict {
-    let b = Bench::new(context)?;
+    let b = Fixture::new(context)?;
     let page = Region::of_file(
         &b.file,
         uapi::MAP_STATISTICS << uapi::MAP_SHIFT,
@@ -102,7 +102,7 @@ pub(super) fn counters_map(context: &Context) -> Verdict {
 }
 
 pub(super) fn private_file_target(context: &Context) -> Verdict {
-    let b = Bench::new(context)?;
+    let b = Fixture::new(context)?;
     let (old, new) = (pattern::bytes(35, 3 * PAGE), pattern::bytes(36, PAGE));
     let file = scratch_file(old)?;
     let protection = libc::PROT_READ | libc::PROT_WRITE;

@@ -5,7 +5,7 @@
 use std::thread;
 
 use super::full::FullQueues;
-use super::{Bench, Caller, expect_whole};
+use super::{Caller, Fixture, expect_whole};
 use crate::case::{Context, Verdict, expect_errno};
 use crate::check;
 use crate::sys::{self, SleepState};
@@ -14,9 +14,9 @@ use crate::sys::{self, SleepState};
 /// wait.
 pub(super) fn all_in_use(context: &Context) -> Verdict {
     sys::count_signal(libc::SIGUSR1, false)?;
-    let b = Bench::new(context, 1)?;
+    let b = Fixture::new(context, 1)?;
     b.prepare_read(0);
-    let place = Bench::place(0);
+    let place = Fixture::place(0);
     let stall = b.host.stall()?;
     // Bounce buffers run out first: there are fewer than ring entries.
     let full = FullQueues::fill(&b.file)?;

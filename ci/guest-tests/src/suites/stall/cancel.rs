@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use super::{BLOCK, Bench, expect_results, expect_whole};
+use super::{BLOCK, Fixture, expect_results, expect_whole};
 use crate::case::{Context, During, Stop, TIMEOUT, Verdict, expect_bytes, expect_errno};
 use crate::sys::{AioContext, AioOperation, Buffers, Delay, Ring, UringOperation};
 use crate::{check, check_eq};
@@ -17,9 +17,9 @@ const REFUSED: [i32; 2] = [libc::ENOENT, libc::EALREADY];
 /// Tag of the operation that tries to cancel.
 const ATTEMPT: u64 = 99;
 
-fn write(b: &Bench, i: usize) -> UringOperation<'static> {
+fn write(b: &Fixture, i: usize) -> UringOperation<'static> {
     b.prepare_write(i);
-    UringOperation::write(&b.file, Buffers::One(b.block(i)), Bench::place(i)).tag(i as u64)
+    UringOperation::write(&b.file, Buffers::One(b.block(i)), Fixture::place(i)).tag(i as u64)
 }
 
 /// Checks that the only result of a ring is that of the attempt.
@@ -36,7 +36,7 @@ fn expect_refused(ring: &mut Ring) -> Verdict {
 }
 
 pub(super) fn uring_cancel(context: &Context) -> Verdict {
-    let b = Bench::new(context, 1)?;
+    let b = Fixture::new(context, 1)?;
     let mut ring = Ring::new(4)?;
     let stall = b.host.stall()?;
     check_eq!(ring.submit(&[write(&b, 0)])?, 1, "requests taken");
@@ -51,7 +51,7 @@ pub(super) fn uring_cancel(context: &Context) -> Verdict {
 }
 
 pub(super) fn uring_link_timeout(context: &Context) -> Verdict {
-    let b = Bench::new(context, 1)?;
+    let b = Fixture::new(context, 1)?;
     let mut ring = Ring::new(4)?;
     let delay = Delay::new(Duration::from_millis(10));
     let stall = b.host.stall()?;
@@ -69,7 +69,7 @@ pub(super) fn uring_broken_link(context: &Context) -> Verdict {
     /// Bytes between the offset of the short read and the end of the device.
     const LEFT: usize = 100;
 
-    let b = Bench::new(context, 2)?;
+    let b = Fixture::new(context, 2)?;
     let end = context.size() - LEFT as u64;
     b.bar.store(end as usize, &[7; LEFT]);
     b.memory.fill(0, BLOCK, 0xbb);
@@ -93,18 +93,18 @@ pub(super) fn uring_broken_link(context: &Context) -> Verdict {
     expect_errno(second, &[libc::ECANCELED], "the request behind")?;
     let seen = b.memory.load(0, LEFT);
     expect_bytes(&seen, &[7; LEFT], "what was read")?;
-    let untouched = b.bar.load(Bench::place(1) as usize, BLOCK);
+    let untouched = b.bar.load(Fixture::place(1) as usize, BLOCK);
     expect_bytes(&untouched, &[0xaa; BLOCK], "the device behind the link")?;
     b.finish()
 }
 
 pub(super) fn io_cancel(context: &Context) -> Verdict {
-    let b = Bench::new(context, 2)?;
+    let b = Fixture::new(context, 2)?;
     let aio = AioContext::new(4)?;
     b.prepare_write(0);
     b.prepare_read(1);
-    let mut write = AioOperation::pwrite(&b.file, b.block(0), Bench::place(0)).tag(0);
-    let mut read = AioOperation::pread(&b.file, b.block(1), Bench::place(1)).tag(1);
+    let mut write = AioOperation::pwrite(&b.file, b.block(0), Fixture::place(0)).tag(0);
+    let mut read = AioOperation::pread(&b.file, b.block(1), Fixture::place(1)).tag(1);
     let stall = b.host.stall()?;
     for operation in [&mut write, &mut read] {
         aio.submit_in_place(operation)?;
@@ -126,7 +126,7 @@ pub(super) fn io_cancel(context: &Context) -> Verdict {
     let late = aio.results(0, 4, Duration::ZERO)?;
     check!(late.is_empty(), "results came twice: {late:?}");
     expect_whole(
-        aio.run(AioOperation::pwrite(&b.file, b.block(1), Bench::place(1))),
+        aio.run(AioOperation::pwrite(&b.file, b.block(1), Fixture::place(1))),
         "a request afterwards",
     )
 }

@@ -6,7 +6,7 @@ use std::fs::File;
 use std::io;
 use std::time::Duration;
 
-use super::{Bench, expect_results, expect_whole};
+use super::{Fixture, expect_results, expect_whole};
 use crate::case::{Context, Stop, TIMEOUT, Verdict, expect_bytes, expect_errno};
 use crate::pattern;
 use crate::sys::{self, AioContext, AioOperation, Buffers, Region, Ring, UringOperation};
@@ -116,12 +116,12 @@ fn expect_refused(calls: &[(&str, &dyn Fn() -> io::Result<usize>)]) -> Verdict {
 }
 
 pub(super) fn nowait(context: &Context) -> Verdict {
-    let b = Bench::new(context, 1)?;
+    let b = Fixture::new(context, 1)?;
     let stall = b.host.stall()?;
     let full = FullQueues::fill(&b.file)?;
     b.prepare_read(0);
     let buffers = [b.block(0)];
-    let place = Some(Bench::place(0));
+    let place = Some(Fixture::place(0));
     let read = || sys::preadv2(&b.file, &buffers, place, libc::RWF_NOWAIT);
     let write = || sys::pwritev2(&b.file, &buffers, place, libc::RWF_NOWAIT);
     expect_refused(&[("preadv2", &read), ("pwritev2", &write)])?;
@@ -135,13 +135,13 @@ pub(super) fn nowait(context: &Context) -> Verdict {
 }
 
 pub(super) fn nonblock(context: &Context) -> Verdict {
-    let b = Bench::new(context, 1)?;
+    let b = Fixture::new(context, 1)?;
     let file = context.open_with(libc::O_RDWR | libc::O_NONBLOCK)?;
     let stall = b.host.stall()?;
     let full = FullQueues::fill(&b.file)?;
     b.prepare_read(0);
     let buffers = [b.block(0)];
-    let place = Bench::place(0);
+    let place = Fixture::place(0);
     let pread = || sys::pread(&file, b.block(0), place);
     let pwrite = || sys::pwrite(&file, b.block(0), place);
     expect_refused(&[
@@ -168,13 +168,13 @@ pub(super) fn nonblock(context: &Context) -> Verdict {
 pub(super) fn uring(context: &Context) -> Verdict {
     const REQUESTS: usize = 16;
 
-    let b = Bench::new(context, REQUESTS)?;
+    let b = Fixture::new(context, REQUESTS)?;
     let mut ring = Ring::new(REQUESTS as u32)?;
     let stall = b.host.stall()?;
     let full = FullQueues::fill(&b.file)?;
     let operations: Vec<_> = (0..REQUESTS)
         .map(|i| {
-            let (buffer, place) = (Buffers::One(b.block(i)), Bench::place(i));
+            let (buffer, place) = (Buffers::One(b.block(i)), Fixture::place(i));
             let operation = if i.is_multiple_of(2) {
                 b.prepare_write(i);
                 UringOperation::write(&b.file, buffer, place)

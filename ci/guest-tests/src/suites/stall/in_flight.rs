@@ -5,7 +5,7 @@
 use std::os::fd::AsFd;
 use std::time::Duration;
 
-use super::{Bench, expect_results};
+use super::{Fixture, expect_results};
 use crate::case::{Context, TIMEOUT, Verdict};
 use crate::sys::{self, AioContext, AioOperation, Buffers, Ring, UringOperation};
 use crate::{check, check_eq};
@@ -17,7 +17,7 @@ fn is_write(i: usize) -> bool {
     i.is_multiple_of(2)
 }
 
-fn prepare(b: &Bench) {
+fn prepare(b: &Fixture) {
     for i in 0..REQUESTS {
         if is_write(i) {
             b.prepare_write(i);
@@ -27,7 +27,7 @@ fn prepare(b: &Bench) {
     }
 }
 
-fn expect_moved(b: &Bench) -> Verdict {
+fn expect_moved(b: &Fixture) -> Verdict {
     for i in 0..REQUESTS {
         if is_write(i) {
             b.expect_written(i)?;
@@ -38,10 +38,10 @@ fn expect_moved(b: &Bench) -> Verdict {
     Ok(())
 }
 
-fn aio_operations(b: &Bench) -> Vec<AioOperation<'static>> {
+fn aio_operations(b: &Fixture) -> Vec<AioOperation<'static>> {
     (0..REQUESTS)
         .map(|i| {
-            let (buffer, place) = (b.block(i), Bench::place(i));
+            let (buffer, place) = (b.block(i), Fixture::place(i));
             let operation = if is_write(i) {
                 AioOperation::pwrite(&b.file, buffer, place)
             } else {
@@ -52,10 +52,10 @@ fn aio_operations(b: &Bench) -> Vec<AioOperation<'static>> {
         .collect()
 }
 
-fn uring_operations(b: &Bench) -> Vec<UringOperation<'static>> {
+fn uring_operations(b: &Fixture) -> Vec<UringOperation<'static>> {
     (0..REQUESTS)
         .map(|i| {
-            let (buffer, place) = (Buffers::One(b.block(i)), Bench::place(i));
+            let (buffer, place) = (Buffers::One(b.block(i)), Fixture::place(i));
             let operation = if is_write(i) {
                 UringOperation::write(&b.file, buffer, place)
             } else {
@@ -67,7 +67,7 @@ fn uring_operations(b: &Bench) -> Vec<UringOperation<'static>> {
 }
 
 pub(super) fn aio(context: &Context) -> Verdict {
-    let b = Bench::new(context, REQUESTS)?;
+    let b = Fixture::new(context, REQUESTS)?;
     let aio = AioContext::new(REQUESTS as u32)?;
     prepare(&b);
     let stall = b.host.stall()?;
@@ -81,7 +81,7 @@ pub(super) fn aio(context: &Context) -> Verdict {
 }
 
 pub(super) fn uring(context: &Context) -> Verdict {
-    let b = Bench::new(context, REQUESTS)?;
+    let b = Fixture::new(context, REQUESTS)?;
     let mut ring = Ring::new(REQUESTS as u32)?;
     prepare(&b);
     let stall = b.host.stall()?;
@@ -96,7 +96,7 @@ pub(super) fn uring(context: &Context) -> Verdict {
 }
 
 pub(super) fn aio_eventfd(context: &Context) -> Verdict {
-    let b = Bench::new(context, REQUESTS)?;
+    let b = Fixture::new(context, REQUESTS)?;
     let aio = AioContext::new(REQUESTS as u32)?;
     let eventfd = sys::eventfd()?;
     prepare(&b);
@@ -124,7 +124,7 @@ pub(super) fn aio_eventfd(context: &Context) -> Verdict {
 }
 
 pub(super) fn uring_eventfd(context: &Context) -> Verdict {
-    let b = Bench::new(context, REQUESTS)?;
+    let b = Fixture::new(context, REQUESTS)?;
     let mut ring = Ring::new(REQUESTS as u32)?;
     let eventfd = sys::eventfd()?;
     ring.register_eventfd(eventfd.as_fd())?;

@@ -5,7 +5,7 @@
 use std::thread;
 
 use super::super::lifecycle::{bind, expect_working, unbind};
-use super::{Bench, Caller};
+use super::{Caller, Fixture};
 use crate::case::{Context, During, Stop, Verdict, eventually};
 use crate::check_eq;
 use crate::sys::{self, PAGE, Region, SleepState, UserFaults};
@@ -15,7 +15,7 @@ use crate::uapi::{self, Command, OP_CRC32C};
 /// only after the device was unbound.
 pub(super) fn result_without_page(context: &Context) -> Verdict {
     let address = context.pci_address()?;
-    let b = Bench::new(context, 1)?;
+    let b = Fixture::new(context, 1)?;
     let argument = Region::anonymous(PAGE)?;
     let faults = UserFaults::of(&argument)?;
     faults.zero_pages(argument.address(), PAGE)?;

@@ -6,7 +6,7 @@ use std::io::{self, Read, Write};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
-use super::{BLOCK, Bench, all_released, data, process};
+use super::{BLOCK, Fixture, all_released, data, process};
 use crate::case::{Context, During, Stop, TIMEOUT, Verdict, eventually, expect_bytes};
 use crate::pins::Pins;
 use crate::sys::{
@@ -66,8 +66,8 @@ fn submit_and_leave(
         Engine::Aio => {
             let operations: Vec<_> = (0..REQUESTS)
                 .map(|i| match i % 2 {
-                    0 => AioOperation::pwrite(&file, buffer(i), Bench::place(i)),
-                    _ => AioOperation::pread(&file, buffer(i), Bench::place(i)),
+                    0 => AioOperation::pwrite(&file, buffer(i), Fixture::place(i)),
+                    _ => AioOperation::pread(&file, buffer(i), Fixture::place(i)),
                 })
                 .collect();
             aio.submit(&operations)?
@@ -75,8 +75,8 @@ fn submit_and_leave(
         Engine::Uring => {
             let operations: Vec<_> = (0..REQUESTS)
                 .map(|i| match i % 2 {
-                    0 => UringOperation::write(&file, Buffers::One(buffer(i)), Bench::place(i)),
-                    _ => UringOperation::read(&file, Buffers::One(buffer(i)), Bench::place(i)),
+                    0 => UringOperation::write(&file, Buffers::One(buffer(i)), Fixture::place(i)),
+                    _ => UringOperation::read(&file, Buffers::One(buffer(i)), Fixture::place(i)),
                 })
                 .collect();
             ring.submit(&operations)?
@@ -117,9 +117,9 @@ pub(super) fn with_requests_in_flight(
     /// Number of pages that all requests together pin.
     const PINNED: u64 = (REQUESTS * BLOCK / PAGE) as u64;
 
-    let b = Bench::new(context, REQUESTS)?;
+    let b = Fixture::new(context, REQUESTS)?;
     for i in 0..REQUESTS {
-        b.bar.fill(Bench::place(i) as usize, BLOCK, 0xaa);
+        b.bar.fill(Fixture::place(i) as usize, BLOCK, 0xaa);
     }
     let stall = b.host.stall()?;
     let (mut submitted, notify) = io::pipe()?;

@@ -8,7 +8,7 @@ use std::fs::File;
 use std::io::{self, PipeReader, PipeWriter, Read, Write};
 use std::time::Duration;
 
-use super::{Bench, all_released, process};
+use super::{Fixture, all_released, process};
 use crate::case::{Context, During, TIMEOUT, Verdict, eventually, expect_bytes};
 use crate::pattern;
 use crate::sys::{self, Child, Region, Ring, Task, UringOperation};
@@ -77,7 +77,7 @@ pub(super) fn name(call: Call, size: Size) -> String {
     )
 }
 
-/// Offset in the device, after the range that [`Bench::finish`] writes.
+/// Offset in the device, after the range that [`Fixture::finish`] writes.
 const PLACE: u64 = (32 << 20) + 3;
 
 /// Time after which a caller must still wait.
@@ -128,7 +128,7 @@ fn waits_for_the_device(child: &Child) -> Verdict<bool> {
 
 pub(super) fn killed(context: &Context, call: Call, size: Size) -> Verdict {
     let length = size.bytes();
-    let b = Bench::new(context, 1)?;
+    let b = Fixture::new(context, 1)?;
     let data = pattern::bytes(4000 + length as u64, length);
     if call.writes() {
         b.bar.fill(PLACE as usize, length, 0xaa);
@@ -172,7 +172,7 @@ pub(super) fn killed(context: &Context, call: Call, size: Size) -> Verdict {
 
 /// The same calls without a kill.
 pub(super) fn undisturbed(context: &Context) -> Verdict {
-    let b = Bench::new(context, 1)?;
+    let b = Fixture::new(context, 1)?;
     for call in Call::ALL {
         for size in Size::ALL {
             let during = || format!("{call:?} {size:?}");

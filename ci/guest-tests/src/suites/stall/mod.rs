@@ -133,24 +133,24 @@ pub(super) fn bounced() -> Case {
 }
 
 /// The device, its host, and buffers.
-struct Bench {
+struct Fixture {
     host: Host,
     file: File,
     bar: Region,
     memory: Region,
 }
 
-impl Bench {
+impl Fixture {
     /// Creates memory for `blocks` blocks.
     fn new(context: &Context, blocks: usize) -> Verdict<Self> {
-        let bench = Self {
+        let fixture = Self {
             host: Host::connect()?,
             file: context.open()?,
             bar: context.map()?,
             memory: Region::anonymous(blocks * BLOCK)?,
         };
         all_released()?;
-        Ok(bench)
+        Ok(fixture)
     }
 
     /// Buffer number `i`.

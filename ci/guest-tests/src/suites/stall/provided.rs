@@ -6,13 +6,13 @@ use std::thread;
 use std::time::Duration;
 
 use super::super::provided::{MAX_READS, PROVISIONS, Reads};
-use super::{Bench, Caller, expect_asleep, process};
+use super::{Caller, Fixture, expect_asleep, process};
 use crate::case::{Context, During, TIMEOUT, Verdict};
 use crate::sys::{Kind, Provision, SleepState, Task};
 use crate::{check, check_eq};
 
 pub(super) fn in_flight(context: &Context) -> Verdict {
-    let b = Bench::new(context, 1)?;
+    let b = Fixture::new(context, 1)?;
     let direct = context.open_with(libc::O_RDWR | libc::O_DIRECT)?;
     for kind in [Kind::Plain, Kind::SqPoll, Kind::DeferTaskrun, Kind::IoPoll] {
         let file = match kind {
@@ -47,7 +47,7 @@ pub(super) fn in_flight(context: &Context) -> Verdict {
 pub(super) fn nonblock(context: &Context) -> Verdict {
     const CALL: i64 = libc::SYS_io_uring_enter;
 
-    let b = Bench::new(context, 1)?;
+    let b = Fixture::new(context, 1)?;
     let file = context.open_with(libc::O_RDWR | libc::O_NONBLOCK)?;
     for provision in PROVISIONS {
         let mut reads = Reads::new(Kind::Plain, provision, 16, 4096)?;

@@ -6,7 +6,7 @@ use std::fs::File;
 use std::io;
 use std::thread;
 
-use super::{BLOCK, Bench, Caller, all_released, data, expect_asleep, expect_whole, process};
+use super::{BLOCK, Caller, Fixture, all_released, data, expect_asleep, expect_whole, process};
 use crate::case::{Context, During, TIMEOUT, Verdict, expect_bytes};
 use crate::pattern;
 use crate::pins::Pins;
@@ -116,7 +116,7 @@ impl Call {
 }
 
 pub(super) fn killed(context: &Context) -> Verdict {
-    let b = Bench::new(context, LARGE / BLOCK)?;
+    let b = Fixture::new(context, LARGE / BLOCK)?;
     for call in Call::ALL {
         let during = || format!("{call:?}");
         call.prepare(&b.bar, &b.memory);
@@ -152,7 +152,7 @@ pub(super) fn signals(context: &Context) -> Verdict {
     const SIGNALS: usize = 20;
 
     sys::count_signal(libc::SIGUSR1, false)?;
-    let b = Bench::new(context, LARGE / BLOCK)?;
+    let b = Fixture::new(context, LARGE / BLOCK)?;
     for call in Call::ALL {
         let during = || format!("{call:?}");
         let before = sys::signals_counted();
@@ -196,10 +196,10 @@ pub(super) fn signals(context: &Context) -> Verdict {
 pub(super) fn cleaned(context: &Context) -> Verdict {
     const ROUNDS: usize = 3;
 
-    let b = Bench::new(context, 1)?;
+    let b = Fixture::new(context, 1)?;
     let memfd = sys::memfd(BLOCK as u64)?;
     let memory = Region::shared(&memfd, 0, BLOCK)?;
-    let read = || sys::pread(&b.file, memory.buffer(0, BLOCK), Bench::place(0));
+    let read = || sys::pread(&b.file, memory.buffer(0, BLOCK), Fixture::place(0));
     for round in 0..ROUNDS {
         b.prepare_read(0);
         let stall = b.host.stall()?;
@@ -223,7 +223,7 @@ pub(super) fn cleaned(context: &Context) -> Verdict {
 }
 
 pub(super) fn vectored(context: &Context) -> Verdict {
-    let b = Bench::new(context, 2)?;
+    let b = Fixture::new(context, 2)?;
     b.prepare_write(0);
     b.prepare_read(1);
     let split = |i: usize| {
@@ -237,7 +237,7 @@ pub(super) fn vectored(context: &Context) -> Verdict {
     // Two files with a position each.
     let (writer, reader) = (context.open()?, context.open()?);
     for (file, i) in [(&writer, 0), (&reader, 1)] {
-        sys::lseek(file, Bench::place(i).cast_signed(), libc::SEEK_SET)?;
+        sys::lseek(file, Fixture::place(i).cast_signed(), libc::SEEK_SET)?;
     }
     let stall = b.host.stall()?;
     let results: Verdict<_> = thread::scope(|scope| {
@@ -256,7 +256,7 @@ pub(super) fn vectored(context: &Context) -> Verdict {
     b.expect_read(1)?;
     for (file, i) in [(&writer, 0), (&reader, 1)] {
         let position = sys::lseek(file, 0, libc::SEEK_CUR)?;
-        let end = Bench::place(i) + data(i).len() as u64;
+        let end = Fixture::place(i) + data(i).len() as u64;
         check_eq!(position, end, "position of file {i}");
     }
     b.finish()

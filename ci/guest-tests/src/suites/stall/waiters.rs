@@ -7,7 +7,7 @@ use std::thread::{self, Scope};
 use std::time::{Duration, Instant};
 
 use super::full::FullQueues;
-use super::{BLOCK, Bench, Caller, data, expect_asleep, expect_results, expect_whole, process};
+use super::{BLOCK, Caller, Fixture, data, expect_asleep, expect_results, expect_whole, process};
 use crate::case::{
     Context, During, Stop, TIMEOUT, Verdict, eventually, expect_bytes, expect_errno,
 };
@@ -26,8 +26,8 @@ fn cpu() -> Verdict<usize> {
     first.ok_or_else(|| Stop::Failed("there is no CPU".into()))
 }
 
-fn pwrite(b: &Bench, i: usize) -> std::io::Result<usize> {
-    sys::pwrite(&b.file, b.block(i), Bench::place(i))
+fn pwrite(b: &Fixture, i: usize) -> std::io::Result<usize> {
+    sys::pwrite(&b.file, b.block(i), Fixture::place(i))
 }
 
 /// Overlapping writes that show the order in which the device executed them.
@@ -42,7 +42,7 @@ fn pwrite(b: &Bench, i: usize) -> std::io::Result<usize> {
 /// proof: a call whose request has ended before its wait returns at once, ahead of those
 /// that must be woken.
 struct OverlappingWrites<'a> {
-    bench: &'a Bench,
+    fixture: &'a Fixture,
     count: usize,
     cpu: usize,
 }
@@ -50,11 +50,15 @@ struct OverlappingWrites<'a> {
 impl<'a> OverlappingWrites<'a> {
     const STEP: usize = 512;
 
-    fn new(bench: &'a Bench, count: usize, cpu: usize) -> Self {
+    fn new(fixture: &'a Fixture, count: usize, cpu: usize) -> Self {
         for i in 0..count {
-            bench.prepare_write(i);
+            fixture.prepare_write(i);
         }
-        Self { bench, count, cpu }
+        Self {
+            fixture,
+            count,
+            cpu,
+        }
     }
 
     /// Length of write `i`.
@@ -66,8 +70,8 @@ impl<'a> OverlappingWrites<'a> {
     fn write(&self, i: usize) -> Verdict {
         let _pinned = sys::pin_to_cpu(self.cpu)?;
         sys::use_sched_fifo()?;
-        let buffer = self.bench.memory.buffer(i * BLOCK, self.length(i));
-        let moved = sys::pwrite(&self.bench.file, buffer, Bench::place(0))
+        let buffer = self.fixture.memory.buffer(i * BLOCK, self.length(i));
+        let moved = sys::pwrite(&self.fixture.file, buffer, Fixture::place(0))
             .during(|| format!("waiter {i}"))?;
         check_eq!(moved, self.length(i), "bytes of waiter {i}");
         Ok(())
@@ -93,11 +97,11 @@ impl<'a> OverlappingWrites<'a> {
 
     /// Checks that the device executed the writes in order.
     fn expect_in_order(&self) -> Verdict {
-        let place = Bench::place(0) as usize;
+        let place = Fixture::place(0) as usize;
         let mut covered = 0;
         for i in (0..self.count).rev() {
             let end = self.length(i);
-            let seen = self.bench.bar.load(place + covered, end - covered);
+            let seen = self.fixture.bar.load(place + covered, end - covered);
             expect_bytes(
                 &seen,
                 &data(i)[covered..end],
@@ -110,7 +114,7 @@ impl<'a> OverlappingWrites<'a> {
 }
 
 pub(super) fn in_order(context: &Context) -> Verdict {
-    let b = Bench::new(context, WAITERS)?;
+    let b = Fixture::new(context, WAITERS)?;
     let writes = OverlappingWrites::new(&b, WAITERS, cpu()?);
     let stall = b.host.stall()?;
     let full = FullQueues::fill(&b.file)?;
@@ -133,7 +137,7 @@ pub(super) fn newcomer(context: &Context) -> Verdict {
     let [cpu, other, ..] = sys::cpus()?[..] else {
         return Err(Stop::Skipped("needs two CPUs".into()));
     };
-    let b = Bench::new(context, WAITERS + 1)?;
+    let b = Fixture::new(context, WAITERS + 1)?;
     let writes = OverlappingWrites::new(&b, WAITERS + 1, cpu);
     let stall = b.host.stall()?;
     let full = FullQueues::fill(&b.file)?;
@@ -175,7 +179,7 @@ pub(super) fn newcomer(context: &Context) -> Verdict {
 pub(super) fn interrupted(context: &Context) -> Verdict {
     sys::count_signal(libc::SIGUSR1, false)?;
     sys::count_signal(libc::SIGUSR2, true)?;
-    let b = Bench::new(context, 4)?;
+    let b = Fixture::new(context, 4)?;
     for i in 0..4 {
         b.prepare_write(i);
     }
@@ -243,7 +247,7 @@ pub(super) fn asynchronous(context: &Context) -> Verdict {
     const REQUESTS: usize = 4;
 
     sys::count_signal(libc::SIGUSR1, false)?;
-    let b = Bench::new(context, REQUESTS)?;
+    let b = Fixture::new(context, REQUESTS)?;
     for i in 0..REQUESTS {
         b.prepare_write(i);
     }
@@ -252,7 +256,7 @@ pub(super) fn asynchronous(context: &Context) -> Verdict {
     let submit = |aio: &AioContext| -> Verdict<usize> {
         let _pinned = sys::pin_to_cpu(cpu)?;
         let writes: Vec<_> = (0..REQUESTS)
-            .map(|i| AioOperation::pwrite(&b.file, b.block(i), Bench::place(i)).tag(i as u64))
+            .map(|i| AioOperation::pwrite(&b.file, b.block(i), Fixture::place(i)).tag(i as u64))
             .collect();
         Ok(aio.submit(&writes)?)
     };
