@@ -131,7 +131,7 @@ impl Device {
         &self.socket
     }
 
-    /// What was started.
+    /// The options that the device was started with.
     pub fn options(&self) -> &DeviceOptions {
         &self.options
     }

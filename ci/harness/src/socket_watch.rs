@@ -80,7 +80,7 @@ fn is_listening(socket: &Path) -> Result<bool> {
     ))
 }
 
-/// Looks for a listening socket of this path in the text of `/proc/net/unix`.
+/// Whether the text of `/proc/net/unix` lists a listening socket with this path.
 fn lists_listener(table: &str, path: &str) -> bool {
     /// `__SO_ACCEPTCON` of the kernel.
     const SO_ACCEPTCON: u32 = 1 << 16;

@@ -125,7 +125,7 @@ impl Check {
             checks.push(Self::CorruptionIsFound);
         }
         if kernel == Kernel::Debug {
-            // Where allocations fail, the checker of the DMA API is off.
+            // The DMA API checker is disabled in this suite.
             if suite != FAULTS {
                 checks.push(Self::DmaMappingsGone);
             }
@@ -193,7 +193,7 @@ pub fn run(setup: &Setup, plan: &Plan, results: &Sender<Report>) {
             Ok(()) => (Outcome::Passed, String::new()),
             Err(message) => (Outcome::Failed, message),
         };
-        // Nobody may be left to hear it.
+        // The receiver may be gone.
         let _ = results.send(Report {
             name: name.to_owned(),
             outcome,
@@ -238,11 +238,11 @@ pub fn run(setup: &Setup, plan: &Plan, results: &Sender<Report>) {
             check(Check::FileHoldsWhatWasSynced, synced);
         }
         drop(vm);
-        // A device image is of no use to anyone, unlike the logs beside it.
+        // Only the logs are kept, not the device image.
         let _ = fs::remove_file(&image);
     } else if alive {
         check(Check::CleanEnd, shut_down(vm));
-        // It is of no use to anyone, unlike the logs beside it.
+        // Only the logs are kept, not the swap file.
         let _ = fs::remove_file(plan.log_dir.join(SWAP_FILE));
         if plan.suite == FILES {
             check(Check::DurableWritesCounted, device_report::durable(plan));
@@ -267,20 +267,20 @@ fn options(plan: &Plan, image: &Path) -> Result<VmOptions> {
         device.storage = Storage::File(image.to_owned());
     }
     if plan.suite == FAULTS {
-        // Probe allocates for each entry, and each of these is to fail once: that there are few
-        // leaves no line of the driver out.
+        // Probe allocates memory for each entry, and the suite fails each allocation
+        // once. Few entries still cover every line of the driver.
         device.queues = 1;
         device.queue_size = 8;
-        // What fails in the checker of the DMA API switches it off with a warning; and each probe
-        // would evaluate ACPI methods, which have a hundred allocations of their own.
+        // A failed allocation disables the DMA API checker with a warning, and ACPI
+        // methods have a hundred allocations of their own in each probe.
         kernel_args.extend(["dma_debug=off", "pci=noacpi"].map(str::to_owned));
     }
     if plan.suite == ASYNC {
-        // Doorbells are counted, and a device that looks for requests by itself needs few.
+        // The suite counts doorbells, and a busy-polling device needs few.
         device.extra = vec!["--poll-us=0".into()];
     }
     if plan.suite == BOUNCE {
-        // In one area, so that any CPU finds what there is.
+        // One area, so that every CPU can use all bounce buffers.
         kernel_args.push(format!("swiotlb={},1,force", bounce::BYTES / IO_TLB_SIZE));
     }
     if plan.suite == LIES {
@@ -343,7 +343,7 @@ fn run_tests(
     if let Err(error) = &followed
         && error.is_timeout()
     {
-        // Where everything hangs, the log tells what it waits for.
+        // The log of a hanging guest shows where its tasks wait.
         let blocked = GuestCommand::shell("echo w > /proc/sysrq-trigger");
         let _ = vm.agent().run(&blocked, Duration::from_secs(10));
     }
@@ -415,7 +415,7 @@ fn read_results(
         match event {
             Event::Stdout(bytes) => {
                 for result in reader.push(&bytes) {
-                    // Nobody may be left to hear it.
+                    // The receiver may be gone.
                     let _ = results.send(report(result, vm.console_log()));
                 }
             }

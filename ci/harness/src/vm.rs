@@ -77,7 +77,7 @@ pub struct VmOptions {
     pub log_dir: Option<PathBuf>,
 }
 
-/// Where the share is mounted in the guest.
+/// Mount point of the share in the guest.
 pub const SHARE_TARGET: &str = "/mnt";
 
 impl Default for VmOptions {

@@ -77,8 +77,8 @@ pub fn debug() -> Vec<Suite> {
     suites
 }
 
-/// Tests of what the debug kernel is too slow for, such as when it takes longer to look once
-/// than the driver looks for in all; and of what it has not.
+/// Tests for which the debug kernel is too slow, for example because one poll takes
+/// longer than the driver's limit, or which need a feature that it lacks.
 const NOT_IN_DEBUG: [&str; 5] = [
     "c4_small_requests_are_polled_for",
     "c4_larger_requests_are_polled_for",

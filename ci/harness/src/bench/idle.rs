@@ -75,7 +75,7 @@ impl Idle {
         Some(daemon.wakeups_per_second)
     }
 
-    /// One line for people.
+    /// Summary in one line.
     pub fn line(&self) -> String {
         let mut line = format!("idle for {} s:", self.seconds);
         for (column, daemon) in &self.daemons {
