@@ -28,7 +28,7 @@ pub fn suite() -> Suite {
         name: "resize",
         about: "the host resizes the device while its driver runs",
         cases: vec![
-            // The first: the driver takes only so many events a second from any device.
+            // This test comes first, because the driver limits the events per second of a device.
             Case::new("c6_many_sizes_do_not_fill_the_log", many),
             Case::new("c6_growth_is_seen_without_reload", growth),
             Case::new("c6_size_need_not_be_a_multiple_of_a_page", odd_size),

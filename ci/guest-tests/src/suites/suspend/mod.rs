@@ -46,7 +46,7 @@ pub fn suite() -> Suite {
             Case::new("dr4_stages_of_hibernation", |context| {
                 pm_tests(context, "disk", &["devices", "platform", "core"])
             }),
-            // Before suspend to RAM: QEMU 11.1.3 has no ACPI registers after that, with any
+            // Before the suspends to RAM: after one, QEMU 11.1.3 has no ACPI registers, with any
             // guest, and so no power button.
             Case::new("dr4_suspend_to_idle_twice", |context| {
                 twice(context, idle::sleep)
