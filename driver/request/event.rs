@@ -40,9 +40,9 @@ use kernel::{
 /// Buffers the device has at hand. Events are rare.
 const BUFFERS: u16 = 16;
 
-/// Most events in a [`WINDOW`]. A device that has more is out of its mind, and would keep a
-/// CPU busy for ever.
-const MAX_EVENTS: usize = 64;
+/// Greatest number of events in a [`WINDOW`]. A device that sends more keeps a CPU busy. An
+/// administrator's script that resizes the device sends fewer.
+const MAX_EVENTS: usize = 1000;
 
 /// In what time events are counted.
 const WINDOW: Delta = Delta::from_secs(1);
