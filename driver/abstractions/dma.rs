@@ -22,11 +22,8 @@ use kernel::{
     },
     pci,
     prelude::*,
-    sizes::SZ_1G,
-    transmute::{
-        AsBytes,
-        FromBytes, //
-    }, //
+    ptr::KnownSize,
+    sizes::SZ_1G, //
 };
 
 /// A range of memory as a device sees it: comes from memory that is allocated or mapped
@@ -54,22 +51,22 @@ impl<'a> DmaRange<'a> {
         }
     }
 
-    /// The elements `range` of coherent memory.
+    /// The bytes `range` of coherent memory.
     ///
     /// # Panics
     ///
-    /// Where there are no such elements, as a slice does.
+    /// Where there are no such bytes, as a slice does.
     #[inline]
-    pub(crate) fn of_coherent<T: AsBytes + FromBytes>(
-        memory: &'a Coherent<[T]>,
+    pub(crate) fn of_coherent<T: KnownSize + ?Sized>(
+        memory: &'a Coherent<T>,
         range: Range<usize>,
         writable: bool,
     ) -> Self {
-        assert!(range.start <= range.end && range.end <= memory.len());
+        assert!(range.start <= range.end && range.end <= memory.size());
         Self {
-            address: memory.dma_address() + (range.start * size_of::<T>()) as u64,
+            address: memory.dma_address() + range.start as u64,
             // CAST: An allocation is far below 4 GiB.
-            len: (range.len() * size_of::<T>()) as u32,
+            len: range.len() as u32,
             writable,
             _memory: PhantomData,
         }

@@ -244,8 +244,8 @@ impl State {
     }
 
     fn offer(&mut self, entry: EntryId) {
-        let start = EVENT_WORDS * usize::from(entry.number());
-        let buffer = DmaRange::of_coherent(&self.buffers, start..start + EVENT_WORDS, true);
+        let start = Event::SIZE * usize::from(entry.number());
+        let buffer = DmaRange::of_coherent(&self.buffers, start..start + Event::SIZE, true);
         self.ring.push(entry, buffer, 0);
         self.offered[entry] = true;
     }

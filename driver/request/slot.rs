@@ -37,12 +37,15 @@ use crate::{
         DESCRIPTOR_WORDS, //
     },
 };
+use core::ops::Range;
 use kernel::{
     device::Bound,
     dma::Coherent,
     io::{
         io_read,
-        io_write, //
+        io_write,
+        IoBase,
+        SysMem, //
     },
     page::PAGE_SIZE,
     pci,
@@ -52,6 +55,7 @@ use kernel::{
 
 /// The page of a slot in 64-bit words: the indirect descriptor table, the request
 /// header, the status.
+type Page = [u64; PAGE_WORDS];
 const PAGE_WORDS: usize = PAGE_SIZE / 8;
 const STATUS_WORDS: usize = RequestStatus::SIZE / 8;
 const HEADER_WORDS: usize = RequestHeader::SIZE / 8;
@@ -136,7 +140,7 @@ impl Outcome {
 /// One request.
 pub(crate) struct Slot {
     entry: EntryId,
-    page: Coherent<[u64]>,
+    page: Coherent<Page>,
     /// The caller's memory, which the device may use.
     data: Option<Mapped>,
     /// The list of segments, while `data` has none.
@@ -151,7 +155,7 @@ pub(crate) struct Slot {
     length: usize,
     /// Greatest result that a command can have.
     most: u64,
-    descriptors: usize,
+    descriptors: u16,
     /// Bytes that the device says it has written, from the start on.
     written: u32,
     failure: Option<Error>,
@@ -167,7 +171,7 @@ impl Slot {
         Ok(KBox::new(
             Self {
                 entry,
-                page: Coherent::zeroed_slice(device.as_ref(), PAGE_WORDS, GFP_KERNEL)?,
+                page: Coherent::zeroed(device.as_ref(), GFP_KERNEL)?,
                 data: None,
                 room: if with_data {
                     Room::new()?
@@ -203,7 +207,8 @@ impl Slot {
     /// The indirect descriptor table.
     #[inline]
     pub(super) fn table(&self) -> DmaRange<'_> {
-        DmaRange::of_coherent(&self.page, 0..self.descriptors * DESCRIPTOR_WORDS, false)
+        let words = usize::from(self.descriptors) * DESCRIPTOR_WORDS;
+        DmaRange::of_coherent(&self.page, bytes(0..words), false)
     }
 
     /// Makes the slot a request without data.
@@ -241,32 +246,31 @@ impl Slot {
     fn write_page(&mut self, header: RequestHeader) {
         self.opcode = header.opcode;
         let page = &self.page;
-        let mut next = 0u16;
-        let mut put = |range: DmaRange<'_>, flags: u16| {
-            let at = usize::from(next) * DESCRIPTOR_WORDS;
-            next += 1;
-            let [first, second] = descriptor(range, flags, next);
-            io_write!(page, [panic: at], first);
-            io_write!(page, [panic: at + 1], second);
+        let mut table = Table {
+            page: memory(page),
+            next: 0,
         };
-        put(
-            DmaRange::of_coherent(page, HEADER_AT..STATUS_AT, false),
+        table.put(
+            DmaRange::of_coherent(page, bytes(HEADER_AT..STATUS_AT), false),
             descriptor_flag::NEXT,
         );
         if let Some(data) = &self.data {
             // No more than there is room for in the table, as of `Limits::new`.
             for range in data.ranges() {
-                put(range, descriptor_flag::NEXT);
+                table.put(range, descriptor_flag::NEXT);
             }
         }
-        put(DmaRange::of_coherent(page, STATUS_AT..PAGE_WORDS, true), 0);
-        self.descriptors = usize::from(next);
+        table.put(
+            DmaRange::of_coherent(page, bytes(STATUS_AT..PAGE_WORDS), true),
+            0,
+        );
+        self.descriptors = table.next;
 
         for (i, word) in words(&header.to_bytes()).enumerate() {
-            io_write!(page, [panic: HEADER_AT + i], word);
+            io_write!(memory(page), [panic: HEADER_AT + i], word);
         }
         for (i, word) in words(&RequestStatus::UNWRITTEN).enumerate() {
-            io_write!(page, [panic: STATUS_AT + i], word);
+            io_write!(memory(page), [panic: STATUS_AT + i], word);
         }
     }
 
@@ -285,7 +289,7 @@ impl Slot {
     #[inline]
     pub(super) fn segments(&self) -> usize {
         // Header and status have a descriptor each.
-        self.descriptors.saturating_sub(2)
+        usize::from(self.descriptors.saturating_sub(2))
     }
 
     /// Notes how many bytes the device says it has written.
@@ -311,7 +315,7 @@ impl Slot {
     fn status(&self) -> Result<RequestStatus> {
         let mut bytes = [0; RequestStatus::SIZE];
         for (i, chunk) in bytes.chunks_exact_mut(8).enumerate() {
-            let word: u64 = io_read!(self.page, [panic: STATUS_AT + i]);
+            let word: u64 = io_read!(memory(&self.page), [panic: STATUS_AT + i]);
             chunk.copy_from_slice(&word.to_ne_bytes());
         }
         RequestStatus::parse(&bytes).ok_or(EIO)
@@ -391,6 +395,35 @@ impl Slot {
         self.written = 0;
         self.failure = None;
     }
+}
+
+/// The table of descriptors in a slot's page, while it is written.
+struct Table<'a> {
+    page: SysMem<'a, Page>,
+    next: u16,
+}
+
+impl Table<'_> {
+    /// Appends a descriptor.
+    #[inline]
+    fn put(&mut self, range: DmaRange<'_>, flags: u16) {
+        let at = usize::from(self.next) * DESCRIPTOR_WORDS;
+        self.next += 1;
+        let [first, second] = descriptor(range, flags, self.next);
+        io_write!(self.page, [panic: at], first);
+        io_write!(self.page, [panic: at + 1], second);
+    }
+}
+
+/// A slot's page as the CPU sees it: to find out the bus address of each word takes time.
+#[inline]
+fn memory(page: &Coherent<Page>) -> SysMem<'_, Page> {
+    page.as_view().as_sys_mem()
+}
+
+/// Words as bytes.
+const fn bytes(words: Range<usize>) -> Range<usize> {
+    words.start * size_of::<u64>()..words.end * size_of::<u64>()
 }
 
 /// The bytes as words in memory order.

@@ -21,7 +21,9 @@ use kernel::{
     dma::Coherent,
     io::{
         io_read,
-        io_write, //
+        io_write,
+        IoBase,
+        SysMem, //
     },
     pci,
     prelude::*,
@@ -194,12 +196,19 @@ pub(crate) struct Areas {
     pub(super) device: u64,
 }
 
+/// A part of a ring as the CPU sees it: to find out the bus address of each element takes
+/// time.
+#[inline]
+fn memory<T>(part: &Coherent<[T]>) -> SysMem<'_, [T]> {
+    part.as_view().as_sys_mem()
+}
+
 /// Index that the device has used entries up to, from a used ring by itself. Says
 /// only that it is worth to take the lock: the entries may not be there yet.
 #[inline]
 pub(crate) fn used_index(used: &Coherent<[u32]>) -> u16 {
     // CAST: The index is the second half.
-    (u32::from_le(io_read!(used, [panic: USED_HEAD])) >> 16) as u16
+    (u32::from_le(io_read!(memory(used), [panic: USED_HEAD])) >> 16) as u16
 }
 
 impl Ring {
@@ -234,10 +243,10 @@ impl Ring {
         (self.next_avail, self.announced, self.last_used) = (0, 0, 0);
         let n = usize::from(self.size);
         for word in [AVAIL_FLAGS, AVAIL_INDEX, AVAIL_RING + n] {
-            io_write!(self.avail, [panic: word], 0);
+            io_write!(memory(&self.avail), [panic: word], 0);
         }
         for word in [USED_HEAD, USED_RING + 2 * n] {
-            io_write!(&**self.used, [panic: word], 0);
+            io_write!(memory(&self.used), [panic: word], 0);
         }
     }
 
@@ -279,9 +288,9 @@ impl Ring {
         let at = DESCRIPTOR_WORDS * self.slot(entry.0);
         let [first, second] = descriptor(range, flags, 0);
         let next = AVAIL_RING + self.slot(self.next_avail);
-        io_write!(self.descriptors, [panic: at], first);
-        io_write!(self.descriptors, [panic: at + 1], second);
-        io_write!(self.avail, [panic: next], entry.0.to_le());
+        io_write!(memory(&self.descriptors), [panic: at], first);
+        io_write!(memory(&self.descriptors), [panic: at + 1], second);
+        io_write!(memory(&self.avail), [panic: next], entry.0.to_le());
         self.next_avail = self.next_avail.wrapping_add(1);
     }
 
@@ -290,7 +299,7 @@ impl Ring {
     pub(crate) fn publish(&mut self) {
         // The entries before the index (2.7.13).
         dma_mb(Write);
-        io_write!(self.avail, [panic: AVAIL_INDEX], self.next_avail.to_le());
+        io_write!(memory(&self.avail), [panic: AVAIL_INDEX], self.next_avail.to_le());
     }
 
     /// Index up to which everything was pushed.
@@ -324,11 +333,11 @@ impl Ring {
         if self.event_idx {
             let at = USED_RING + 2 * usize::from(self.size);
             // CAST: The event is the first half of the word, whose rest is padding.
-            let event = u32::from_le(io_read!(&**self.used, [panic: at])) as u16;
+            let event = u32::from_le(io_read!(memory(&self.used), [panic: at])) as u16;
             passed(event, self.announced, old)
         } else {
             // CAST: The flags are the first half.
-            let flags = u32::from_le(io_read!(&**self.used, [panic: USED_HEAD])) as u16;
+            let flags = u32::from_le(io_read!(memory(&self.used), [panic: USED_HEAD])) as u16;
             flags == 0
         }
     }
@@ -363,8 +372,8 @@ impl Ring {
         // The index before the elements (2.7.14).
         dma_mb(Read);
         let at = USED_RING + 2 * self.slot(self.last_used);
-        let id = u32::from_le(io_read!(&**self.used, [panic: at]));
-        let len = u32::from_le(io_read!(&**self.used, [panic: at + 1]));
+        let id = u32::from_le(io_read!(memory(&self.used), [panic: at]));
+        let len = u32::from_le(io_read!(memory(&self.used), [panic: at + 1]));
         if id >= u32::from(self.size) {
             return Err(RingFault::UsedEntry(id));
         }
@@ -382,9 +391,9 @@ impl Ring {
     pub(crate) fn enable_interrupts(&mut self) -> bool {
         if self.event_idx {
             let at = AVAIL_RING + usize::from(self.size);
-            io_write!(self.avail, [panic: at], self.last_used.to_le());
+            io_write!(memory(&self.avail), [panic: at], self.last_used.to_le());
         } else {
-            io_write!(self.avail, [panic: AVAIL_FLAGS], 0);
+            io_write!(memory(&self.avail), [panic: AVAIL_FLAGS], 0);
         }
         // The request before the look at what came in the meantime (2.7.7.2).
         dma_mb(Full);
@@ -399,9 +408,9 @@ impl Ring {
             // middle of a batch that has passed it.
             let at = AVAIL_RING + usize::from(self.size);
             let event = self.last_used.wrapping_add(1 << 15);
-            io_write!(self.avail, [panic: at], event.to_le());
+            io_write!(memory(&self.avail), [panic: at], event.to_le());
         } else {
-            io_write!(self.avail, [panic: AVAIL_FLAGS], NO_INTERRUPT.to_le());
+            io_write!(memory(&self.avail), [panic: AVAIL_FLAGS], NO_INTERRUPT.to_le());
         }
     }
 }
