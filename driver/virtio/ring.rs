@@ -284,6 +284,7 @@ impl Ring {
     /// Makes `entry` available: the memory in `range`, which is what `flags` say beside
     /// whether the device may write to it. The device sees it after [`Self::publish`],
     /// and uses it until the entry is used.
+    #[inline]
     pub(crate) fn push(&mut self, entry: EntryId, range: DmaRange<'_>, flags: u16) {
         let at = DESCRIPTOR_WORDS * self.slot(entry.0);
         let [first, second] = descriptor(range, flags, 0);
@@ -296,6 +297,7 @@ impl Ring {
 
     /// Shows the device what was pushed. It may see it at once, but is only sure to
     /// after a notification.
+    #[inline]
     pub(crate) fn publish(&mut self) {
         // The entries before the index (2.7.13).
         dma_mb(Write);
@@ -322,6 +324,7 @@ impl Ring {
 
     /// Whether the device wants to be notified of what was published since this was
     /// last asked.
+    #[inline]
     pub(crate) fn wants_notification(&mut self) -> bool {
         let old = self.announced;
         if old == self.next_avail {
@@ -354,19 +357,25 @@ impl Ring {
     }
 
     /// Whether there are used entries to be taken.
+    #[inline]
     pub(crate) fn has_used(&self) -> bool {
         self.used_index() != self.last_used
     }
 
     /// Takes the next used entry, if there is one. Whether the entry was available
     /// at all is for the owner to check.
+    #[inline]
     pub(crate) fn pop(&mut self) -> Result<Option<Used>, RingFault> {
         let index = self.used_index();
-        let ready = index.wrapping_sub(self.last_used);
-        if ready == 0 {
+        if index == self.last_used {
             return Ok(None);
         }
-        if ready > self.size {
+        self.pop_up_to(index).map(Some)
+    }
+
+    /// As [`Self::pop`], where the device has used entries up to `index`.
+    fn pop_up_to(&mut self, index: u16) -> Result<Used, RingFault> {
+        if index.wrapping_sub(self.last_used) > self.size {
             return Err(RingFault::UsedIndex(index));
         }
         // The index before the elements (2.7.14).
@@ -378,16 +387,17 @@ impl Ring {
             return Err(RingFault::UsedEntry(id));
         }
         self.last_used = self.last_used.wrapping_add(1);
-        Ok(Some(Used {
+        Ok(Used {
             // CAST: Below the size, which is 16 bits.
             entry: EntryId(id as u16),
             len,
-        }))
+        })
     }
 
     /// Asks for an interrupt at the next used entry. Returns whether there is one
     /// already: then no interrupt may come for it, and the caller has to look
     /// again.
+    #[inline]
     pub(crate) fn enable_interrupts(&mut self) -> bool {
         if self.event_idx {
             let at = AVAIL_RING + usize::from(self.size);
@@ -402,6 +412,7 @@ impl Ring {
 
     /// Asks for no interrupts. Without `EVENT_IDX` the device may raise one all the
     /// same; with it, it does after 32768 entries unless this is repeated before.
+    #[inline]
     pub(crate) fn disable_interrupts(&mut self) {
         if self.event_idx {
             // As far away as it gets. An index just behind would not do: the device may be in the
