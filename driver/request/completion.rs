@@ -26,7 +26,13 @@ use crate::{
         RingFault, //
     }, //
 };
-use core::mem::replace;
+use core::{
+    mem::{
+        forget,
+        replace, //
+    },
+    slice::IterMut, //
+};
 use kernel::{
     device::Bound,
     pci,
@@ -158,11 +164,13 @@ impl Queue {
         let mut seen = Reaped::default();
         loop {
             let mut batch = [const { None }; REAP_BATCH];
-            let more = self.take_used(&mut batch, &mut seen);
-            for slot in batch.into_iter().flatten() {
+            let (taken, more) = self.take_used(&mut batch, &mut seen);
+            for slot in batch.iter_mut().take(taken).filter_map(Option::take) {
                 budget.spend(slot.segments(), slot.length());
                 self.end(device, slot);
             }
+            // Nothing is left in it, and to drop it is a look at each place.
+            forget(batch);
             if !more {
                 return seen;
             }
@@ -173,22 +181,23 @@ impl Queue {
         }
     }
 
-    /// Moves used requests to `batch`, and wakes those that are waited for. Returns
-    /// whether there may be more.
-    fn take_used(&self, batch: &mut [Option<KBox<Slot>>], seen: &mut Reaped) -> bool {
+    /// Moves used requests to `batch`, and wakes those that are waited for. Returns how many
+    /// places were filled, and whether there may be more.
+    fn take_used(&self, batch: &mut [Option<KBox<Slot>>], seen: &mut Reaped) -> (usize, bool) {
+        let places = batch.len();
+        let mut rest = batch.iter_mut();
         let mut state = self.state.lock();
-        let more = self.take_used_locked(&mut state, batch, seen);
+        let more = self.take_used_locked(&mut state, &mut rest, seen);
         seen.taken = state.ring.taken();
-        more
+        (places - rest.len(), more)
     }
 
     fn take_used_locked(
         &self,
         state: &mut State,
-        batch: &mut [Option<KBox<Slot>>],
+        places: &mut IterMut<'_, Option<KBox<Slot>>>,
         seen: &mut Reaped,
     ) -> bool {
-        let mut places = batch.iter_mut();
         loop {
             if places.len() == 0 {
                 return true;
