@@ -365,26 +365,34 @@ impl<T: FileOperations> CharDevice<T> {
         // SAFETY: The VFS passes pointers to both.
         let (kiocb, iter) =
             unsafe { (NonNull::new_unchecked(kiocb), NonNull::new_unchecked(iter)) };
-        // SAFETY: The VFS hands both over for this call. `operation` works for any lifetime, and
-        // gets this one control block for the one of this call.
-        let (kiocb, mut iter) =
-            unsafe { (Kiocb::from_raw(kiocb, within_call), IovIter::from_raw(iter)) };
+        // SAFETY: The VFS hands over a valid control block.
+        let file = unsafe { kiocb.as_ref() }.ki_filp;
         // SAFETY: The caller of `read_iter` and `write_iter` holds a reference to the file during
         // the call, even where the operation completes within it.
-        let data = unsafe { Self::data(kiocb.file()) };
+        let data = unsafe { Self::data(file) };
         // SAFETY: As above; an open file holds a reference to the data.
-        unsafe { Self::prepare_batch(kiocb.file(), data) };
+        let batched = unsafe { Self::prepare_batch(file, data) };
+        // SAFETY: The VFS hands both over for this call. `operation` works for any lifetime, and
+        // gets this one control block for the one of this call.
+        let (kiocb, mut iter) = unsafe {
+            (
+                Kiocb::from_raw(kiocb, within_call, batched),
+                IovIter::from_raw(iter),
+            )
+        };
         operation(data, kiocb, &mut iter).into_raw()
     }
 
+    /// Returns whether there is a batch.
+    ///
     /// # Safety
     ///
     /// `file` must be a file that [`Self::open`] has opened, with this data.
-    unsafe fn prepare_batch(file: *mut bindings::file, data: ArcBorrow<'_, T>) {
-        if let Some(file) = NonNull::new(file) {
+    unsafe fn prepare_batch(file: *mut bindings::file, data: ArcBorrow<'_, T>) -> bool {
+        NonNull::new(file).is_some_and(|file| {
             // SAFETY: By the requirement. The file is one of this module, as its operations say.
-            unsafe { plug::prepare(file, data) };
-        }
+            unsafe { plug::prepare(file, data) }
+        })
     }
 
     /// # Safety

@@ -52,6 +52,7 @@ use kernel::{
 pub(crate) struct Kiocb<'call> {
     inner: NonNull<bindings::kiocb>,
     within_call: bool,
+    batched: bool,
     _call: Brand<'call>,
 }
 
@@ -78,7 +79,8 @@ impl Answer<'_> {
 }
 
 impl<'call> Kiocb<'call> {
-    /// With `within_call` the operation has to end within the call whoever asks for it.
+    /// With `within_call` the operation has to end within the call whoever asks for it;
+    /// `batched` says whether it may be one of a batch.
     ///
     /// # Safety
     ///
@@ -86,11 +88,16 @@ impl<'call> Kiocb<'call> {
     /// to no other `Kiocb`. `'call` must be given to no other `Kiocb`: it is the
     /// lifetime parameter of the callback that this one is handed to.
     #[inline]
-    pub(super) unsafe fn from_raw(inner: NonNull<bindings::kiocb>, within_call: bool) -> Self {
+    pub(super) unsafe fn from_raw(
+        inner: NonNull<bindings::kiocb>,
+        within_call: bool,
+        batched: bool,
+    ) -> Self {
         // INVARIANT: By the requirements of this function.
         Self {
             inner,
             within_call,
+            batched,
             _call: PhantomData,
         }
     }
@@ -103,7 +110,7 @@ impl<'call> Kiocb<'call> {
 
     /// The file that the operation is on.
     #[inline]
-    pub(super) fn file(&self) -> *mut bindings::file {
+    fn file(&self) -> *mut bindings::file {
         self.get().ki_filp
     }
 
@@ -200,6 +207,15 @@ impl<'call> Kiocb<'call> {
 pub(crate) struct AsyncKiocb<'call>(Kiocb<'call>);
 
 impl<'call> AsyncKiocb<'call> {
+    /// Whether the operation may be one of a batch, as of [`defer`], which has to be asked
+    /// then.
+    ///
+    /// [`defer`]: super::plug::defer
+    #[inline]
+    pub(crate) fn may_be_batched(&self) -> bool {
+        self.0.batched
+    }
+
     /// As [`Kiocb::done`].
     #[inline]
     pub(crate) fn done(self, result: Result<usize>) -> Answer<'call> {

@@ -54,21 +54,29 @@ fn callback<T: Unplug>(target: ArcBorrow<'_, T>) -> Option<NonNull<Callback>> {
 
 /// Prepares for [`defer`] within a call on `file`. Task context; does not sleep.
 ///
+/// Returns false where there is no batch; then there is none later in the call, because it
+/// belongs to whoever makes the call.
+///
 /// # Safety
 ///
 /// `file` must be valid, hold a reference to `target` until its end, and belong to
 /// this module.
-pub(super) unsafe fn prepare<T: Unplug>(file: NonNull<bindings::file>, target: ArcBorrow<'_, T>) {
-    if let Some(callback) = callback(target) {
-        // SAFETY: The callback belongs to the current task, and is one of `Callback`: only here it
-        // is made, with `unplug::<T>` in it.
-        let held = unsafe { &mut (*callback.as_ptr()).file };
-        if held.is_none() {
-            // SAFETY: Valid by the requirement.
-            unsafe { bindings::get_file(file.as_ptr()) };
-            *held = Some(file);
-        }
+pub(super) unsafe fn prepare<T: Unplug>(
+    file: NonNull<bindings::file>,
+    target: ArcBorrow<'_, T>,
+) -> bool {
+    let Some(callback) = callback(target) else {
+        return false;
+    };
+    // SAFETY: The callback belongs to the current task, and is one of `Callback`: only here it
+    // is made, with `unplug::<T>` in it.
+    let held = unsafe { &mut (*callback.as_ptr()).file };
+    if held.is_none() {
+        // SAFETY: Valid by the requirement.
+        unsafe { bindings::get_file(file.as_ptr()) };
+        *held = Some(file);
     }
+    true
 }
 
 /// Calls `T::unplug` at the end of the current task's batch, however often

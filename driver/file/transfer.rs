@@ -354,7 +354,7 @@ impl Call {
             }
         };
 
-        let batch = Device::in_batch(device);
+        let batch = kiocb.may_be_batched() && Device::in_batch(device);
         let limit = if batch {
             None
         } else {
