@@ -22,7 +22,10 @@ use kernel::{
     pci,
     prelude::*,
     sync::{
-        atomic::Relaxed,
+        atomic::{
+            Atomic,
+            Relaxed, //
+        },
         Arc, //
     }, //
 };
@@ -40,25 +43,27 @@ impl Stats {
     /// large call is several.
     #[inline]
     pub(crate) fn requests(&self, requests: u64, segments: u64) {
-        self.add(COUNTER_REQUESTS, requests);
-        self.add(COUNTER_SEGMENTS, segments);
+        // To find the page is a call.
+        let words = self.0.words();
+        Self::add(words, COUNTER_REQUESTS, requests);
+        Self::add(words, COUNTER_SEGMENTS, segments);
     }
 
     /// Counts a notification of the device.
     #[inline]
     pub(crate) fn doorbell(&self) {
-        self.add(COUNTER_DOORBELLS, 1);
+        Self::add(self.0.words(), COUNTER_DOORBELLS, 1);
     }
 
     /// Counts an interrupt.
     #[inline]
     pub(crate) fn interrupt(&self) {
-        self.add(COUNTER_INTERRUPTS, 1);
+        Self::add(self.0.words(), COUNTER_INTERRUPTS, 1);
     }
 
     #[inline]
-    fn add(&self, counter: usize, n: u64) {
-        if let Some(counter) = self.0.words().get(counter) {
+    fn add(words: &[Atomic<u64>], counter: usize, n: u64) {
+        if let Some(counter) = words.get(counter) {
             counter.add(n, Relaxed);
         }
     }
