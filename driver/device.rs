@@ -236,7 +236,21 @@ impl Device {
 
     /// Notes what was seen of a queue, and leaves to the work item what sleeps. Any
     /// context.
+    #[inline]
     pub(crate) fn note(
+        this: ArcBorrow<'_, Self>,
+        hardware: &Entered<'_, Hardware>,
+        queue: &Queue,
+        reaped: &Reaped,
+    ) {
+        if reaped.more || reaped.fault.is_some() {
+            Self::note_unusual(this, hardware, queue, reaped);
+        }
+    }
+
+    /// As [`Self::note`], where there is something for the work item.
+    #[cold]
+    fn note_unusual(
         this: ArcBorrow<'_, Self>,
         hardware: &Entered<'_, Hardware>,
         queue: &Queue,
@@ -255,9 +269,7 @@ impl Device {
                 );
             }
         }
-        if reaped.more || reaped.fault.is_some() {
-            Self::schedule_work(this, hardware);
-        }
+        Self::schedule_work(this, hardware);
     }
 
     /// Ends what the hardware has done of the polled requests. Returns whether there
