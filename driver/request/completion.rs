@@ -131,6 +131,7 @@ pub(super) enum Ended {
 
 impl Ended {
     /// Reads the outcome from the slot.
+    #[inline]
     pub(super) fn new(owner: Owner, slot: &Slot) -> Self {
         match owner {
             Owner::Kiocb(kiocb) => Self::Kiocb(kiocb, slot.transfer_outcome()),
@@ -141,6 +142,7 @@ impl Ended {
     }
 
     /// Tells. Any context, no lock held: the owner may submit again.
+    #[inline]
     pub(super) fn tell(self) {
         match self {
             Self::Kiocb(kiocb, outcome) => kiocb.complete(outcome.into_result()),

@@ -274,6 +274,7 @@ impl Queue {
         }
     }
 
+    #[inline(always)]
     fn go_ahead(
         &self,
         mut state: SpinLockIrqGuard<'_, State>,

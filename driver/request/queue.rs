@@ -560,6 +560,7 @@ impl Queue {
     }
 
     /// Puts one request in flight and publishes it. On an error all comes back.
+    #[inline(always)]
     pub(super) fn submit_locked<'a, C: Caller>(
         &self,
         state: &mut State,

@@ -387,6 +387,7 @@ impl Slot {
     }
 
     /// Tells the owner last: by then everything was given back.
+    #[inline]
     fn clear(&mut self) {
         self.owner = Owner::Nobody;
         self.age = 0;
