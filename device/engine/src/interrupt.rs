@@ -1,0 +1,149 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! Notifications from the device to the driver.
+
+use std::fmt;
+use std::io;
+
+#[cfg(loom)]
+use loom::sync::{Mutex, MutexGuard};
+use std::sync::PoisonError;
+#[cfg(not(loom))]
+use std::sync::{Mutex, MutexGuard};
+
+use tracing::warn;
+
+/// Where the interrupts of a queue go.
+pub trait Interrupt: Send {
+    /// Raises the interrupt. Never blocks; several that nobody has taken yet may become one.
+    fn raise(&self) -> io::Result<()>;
+}
+
+/// The interrupt of a queue, whose target comes and goes while the queue runs.
+///
+/// ```text
+///            set(Some)
+///   absent ────────────► present: raise() goes out
+///     │  ▲                  │
+///     │  └──── set(None) ───┘
+///     ▼ raise()
+///   absent and pending: set(Some) raises
+/// ```
+#[derive(Default)]
+pub(crate) struct InterruptSlot(Mutex<State>);
+
+#[derive(Default)]
+struct State {
+    target: Option<Box<dyn Interrupt>>,
+    /// Raised while there was no target.
+    pending: bool,
+}
+
+impl fmt::Debug for InterruptSlot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("InterruptSlot").finish_non_exhaustive()
+    }
+}
+
+impl InterruptSlot {
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Each change is a single assignment.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Raises the interrupt, or keeps it until there is a target.
+    pub(crate) fn raise(&self) {
+        let mut state = self.state();
+        match &state.target {
+            Some(target) => raise(target.as_ref()),
+            None => state.pending = true,
+        }
+    }
+
+    /// Replaces the target.
+    pub(crate) fn set(&self, target: Option<Box<dyn Interrupt>>) {
+        let mut state = self.state();
+        if let Some(target) = &target
+            && std::mem::take(&mut state.pending)
+        {
+            raise(target.as_ref());
+        }
+        state.target = target;
+    }
+}
+
+fn raise(target: &dyn Interrupt) {
+    match target.raise() {
+        Ok(()) => {}
+        // The target is full of interrupts that nobody has taken yet.
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+        Err(error) => warn!(%error, "cannot interrupt the driver"),
+    }
+}
+
+#[cfg(all(test, loom))]
+mod models {
+    use loom::sync::Arc;
+    use loom::sync::atomic::{AtomicU32, Ordering};
+    use loom::thread;
+
+    use super::*;
+
+    struct Count(Arc<AtomicU32>);
+
+    impl Interrupt for Count {
+        fn raise(&self) -> io::Result<()> {
+            self.0.fetch_add(1, Ordering::Relaxed);
+            Ok(())
+        }
+    }
+
+    /// Whatever the transport does with the target meanwhile, an interrupt reaches one.
+    #[test]
+    fn interrupts_are_not_lost_between_targets() {
+        loom::model(|| {
+            let slot = Arc::new(InterruptSlot::default());
+            let count = Arc::new(AtomicU32::new(0));
+            slot.set(Some(Box::new(Count(count.clone()))));
+            let device = {
+                let slot = slot.clone();
+                thread::spawn(move || slot.raise())
+            };
+            slot.set(None);
+            slot.set(Some(Box::new(Count(count.clone()))));
+            device.join().unwrap();
+            assert_eq!(count.load(Ordering::Relaxed), 1);
+        });
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use super::*;
+
+    struct Count(Arc<AtomicU32>);
+
+    impl Interrupt for Count {
+        fn raise(&self) -> io::Result<()> {
+            self.0.fetch_add(1, Ordering::Relaxed);
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn interrupts_without_a_target_are_kept_as_one() {
+        let (slot, count) = (InterruptSlot::default(), Arc::<AtomicU32>::default());
+        slot.raise();
+        slot.raise();
+        slot.set(Some(Box::new(Count(Arc::clone(&count)))));
+        assert_eq!(count.load(Ordering::Relaxed), 1);
+        slot.raise();
+        assert_eq!(count.load(Ordering::Relaxed), 2);
+        slot.set(None);
+        slot.set(Some(Box::new(Count(Arc::clone(&count)))));
+        assert_eq!(count.load(Ordering::Relaxed), 2);
+    }
+}

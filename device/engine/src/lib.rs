@@ -1,0 +1,76 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! Virtqueues of any device over any transport.
+//!
+//! A transport gives the engine what its messages say: guest memory, the setup of a queue,
+//! where a doorbell comes from and an interrupt goes to. A [`DeviceModel`] gives requests
+//! their meaning. The engine does what lies between: it takes descriptor chains from the
+//! available ring, submits them, writes used entries, and decides when to poll, when to
+//! sleep and when to interrupt.
+//!
+//! | module | holds |
+//! |---|---|
+//! | [`engine`] | [`Engine`]: the entry point, and the handle of a queue for transports |
+//! | [`model`] | [`DeviceModel`]: what a device is |
+//! | [`request`] | [`Request`]: a descriptor chain, completed exactly once |
+//! | [`chain`] | reading a descriptor chain out of guest memory |
+//! | [`doorbell`], [`interrupt`] | how driver and device notify each other |
+//! | [`counters`] | what the queues have done |
+//! | [`fault`] | why a queue is broken |
+//! | `testing` | a driver, for tests of devices and transports |
+//! | `worker` | a thread with its queues: poll, process, sleep |
+//! | `queue` | one queue, owned by its worker |
+//! | `ring` | the rings in guest memory |
+//! | `mailbox`, `sleeper` | how other threads reach a worker |
+//! | `polling`, `backoff`, `moderation` | when to poll and when to delay an interrupt |
+//!
+//! # Who owns what
+//!
+//! A worker owns its queues; nothing about a queue is behind a lock. Transports change a
+//! queue by mail, which its worker reads before each request. So a change waits for one
+//! step of one request, never for a batch.
+//!
+//! ```text
+//!            start               pop                    Completed
+//!  stopped ───────► running ─────────► request: model ─────────────► used ring
+//!     ▲               │                  │      ▲  │                     ▲
+//!     │ stop          │ fault            │      │  │ Deferred            │ mailbox
+//!     └───────────────┤                  └──────┘  └──► any thread ──────┘
+//!                     ▼                  Yielded
+//!                  broken
+//! ```
+//!
+//! # What the engine does not do
+//!
+//! It knows no opcode, no storage, no PCI and no socket. It does not interpret the bytes of
+//! a request.
+
+mod backoff;
+pub mod chain;
+pub mod counters;
+pub mod doorbell;
+pub mod engine;
+pub mod fault;
+pub mod interrupt;
+mod mailbox;
+mod memory;
+pub mod model;
+mod moderation;
+mod polling;
+mod queue;
+pub mod request;
+mod ring;
+mod sleeper;
+#[cfg(feature = "testing")]
+pub mod testing;
+mod worker;
+
+pub use chain::{Buffer, Chain};
+pub use counters::{Counters, Counts};
+pub use doorbell::Doorbell;
+pub use engine::{Engine, Options, QueueControl};
+pub use fault::Fault;
+pub use interrupt::Interrupt;
+pub use model::DeviceModel;
+pub use request::{Request, Submission};
+pub use ring::{QueueSetup, StoppedAt};

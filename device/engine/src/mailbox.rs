@@ -1,0 +1,172 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! How other threads reach a worker.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::mpsc::Sender;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use rustix::event::{EventfdFlags, eventfd};
+use tracing::warn;
+
+use crate::doorbell::Doorbell;
+use crate::model::DeviceModel;
+use crate::request::{Body, Returned};
+use crate::ring::{QueueSetup, StoppedAt};
+use crate::sleeper::Sleeper;
+
+/// What a worker is asked to do. The sender of each gets its answer when it is done, or is
+/// dropped where the worker has ended.
+pub(crate) enum Mail {
+    Start {
+        queue: u16,
+        setup: QueueSetup,
+        done: Sender<()>,
+    },
+    Stop {
+        queue: u16,
+        done: Sender<StoppedAt>,
+    },
+    Enable {
+        queue: u16,
+        enabled: bool,
+        done: Sender<()>,
+    },
+    Doorbell {
+        queue: u16,
+        doorbell: Option<Box<dyn Doorbell>>,
+        done: Sender<()>,
+    },
+    /// To be answered when the worker uses no guest memory that it got before.
+    Barrier {
+        done: Sender<()>,
+    },
+    /// The worker is to end, and leaves what is in the rings.
+    End,
+}
+
+/// A request that came back.
+pub(crate) type Completion<D> = (Box<Body<D>>, Returned<D>);
+
+pub(crate) struct Contents<D: DeviceModel> {
+    pub(crate) mail: VecDeque<Mail>,
+    pub(crate) completions: Vec<Completion<D>>,
+}
+
+impl<D: DeviceModel> Default for Contents<D> {
+    fn default() -> Self {
+        Self {
+            mail: VecDeque::new(),
+            completions: Vec::new(),
+        }
+    }
+}
+
+struct State<D: DeviceModel> {
+    contents: Contents<D>,
+    /// The worker has ended.
+    closed: bool,
+}
+
+/// The mailbox of one worker.
+pub(crate) struct Mailbox<D: DeviceModel> {
+    state: Mutex<State<D>>,
+    sleeper: Sleeper,
+    wake: OwnedFd,
+}
+
+impl<D: DeviceModel> fmt::Debug for Mailbox<D> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Mailbox").finish_non_exhaustive()
+    }
+}
+
+impl<D: DeviceModel> Mailbox<D> {
+    pub(crate) fn new() -> io::Result<Self> {
+        Ok(Self {
+            state: Mutex::new(State {
+                contents: Contents::default(),
+                closed: false,
+            }),
+            sleeper: Sleeper::new(),
+            wake: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
+        })
+    }
+
+    fn state(&self) -> MutexGuard<'_, State<D>> {
+        // Nothing that is done with the lock held can panic half-way.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Puts mail in. Mail to a worker that has ended is dropped.
+    pub(crate) fn post(&self, mail: Mail) {
+        self.put(|contents| contents.mail.push_back(mail));
+    }
+
+    /// Returns a request to its queue.
+    pub(crate) fn give_back(&self, body: Box<Body<D>>, returned: Returned<D>) {
+        self.put(|contents| contents.completions.push((body, returned)));
+    }
+
+    fn put(&self, put: impl FnOnce(&mut Contents<D>)) {
+        {
+            let mut state = self.state();
+            if state.closed {
+                return;
+            }
+            put(&mut state.contents);
+        }
+        if self.sleeper.notify() {
+            self.wake();
+        }
+    }
+
+    /// Says that a queue of the worker has requests.
+    pub(crate) fn ring(&self) {
+        if self.sleeper.ring() {
+            self.wake();
+        }
+    }
+
+    fn wake(&self) {
+        match rustix::io::write(&self.wake, &1u64.to_ne_bytes()) {
+            Ok(_) | Err(rustix::io::Errno::AGAIN) => {}
+            Err(error) => warn!(%error, "cannot wake a worker"),
+        }
+    }
+
+    /// How the worker sleeps.
+    pub(crate) fn sleeper(&self) -> &Sleeper {
+        &self.sleeper
+    }
+
+    /// Readable once the worker was woken.
+    pub(crate) fn wake_fd(&self) -> BorrowedFd<'_> {
+        self.wake.as_fd()
+    }
+
+    /// Makes [`Self::wake_fd`] unreadable.
+    pub(crate) fn acknowledge(&self) {
+        // The count does not matter, and there may be none.
+        let _ = rustix::io::read(&self.wake, &mut [0; 8]);
+    }
+
+    /// Swaps what there is for `empty`, so that its memory is used again.
+    pub(crate) fn take(&self, empty: &mut Contents<D>) {
+        std::mem::swap(&mut self.state().contents, empty);
+    }
+
+    /// The worker has ended: drops what there is and what will come.
+    pub(crate) fn close(&self) {
+        let contents = {
+            let mut state = self.state();
+            state.closed = true;
+            std::mem::take(&mut state.contents)
+        };
+        // Not with the lock held: a request that is dropped comes back here.
+        drop(contents);
+    }
+}

@@ -1,0 +1,95 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! Whether a worker busy-polls empty rings instead of sleeping until the doorbell rings.
+//!
+//! While the worker polls, the driver need not ring the doorbell, which costs the guest an
+//! exit and the worker a wake-up. Polling wastes a CPU where the next request does not come
+//! soon, and worse where the guest needs the CPU to make it. So a worker whose polls miss
+//! skips a number of them that doubles, and the worker of an idle device sleeps.
+
+use std::time::{Duration, Instant};
+
+use crate::backoff::Backoff;
+
+/// What one worker has seen of late.
+#[derive(Debug)]
+pub(crate) struct Polling {
+    limit: Duration,
+    backoff: Backoff,
+}
+
+impl Polling {
+    /// For queues that nothing is known of. A poll lasts at most `limit`; zero disables
+    /// polling.
+    pub(crate) fn new(limit: Duration) -> Self {
+        Self {
+            limit,
+            backoff: Backoff::default(),
+        }
+    }
+
+    /// Whether to poll before the worker sleeps this time. To be asked once for each time
+    /// that the worker is woken.
+    pub(crate) const fn should_poll(&mut self) -> bool {
+        !self.limit.is_zero() && self.backoff.should_try()
+    }
+
+    /// Calls `check` with the time until it finds something (`Some(true)`), or there is
+    /// nothing to poll any more (`None`), or the time is up. Returns whether something was
+    /// found.
+    pub(crate) fn poll(&mut self, mut check: impl FnMut(Instant) -> Option<bool>) -> bool {
+        let start = Instant::now();
+        let mut now = start;
+        loop {
+            match check(now) {
+                Some(true) => {
+                    self.backoff.hit();
+                    return true;
+                }
+                None => return false,
+                Some(false) if now.duration_since(start) >= self.limit => break,
+                Some(false) => std::hint::spin_loop(),
+            }
+            now = Instant::now();
+        }
+        self.backoff.miss();
+        false
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn polls_until_there_is_something() {
+        let mut polling = Polling::new(Duration::from_secs(1000));
+        for rounds in [1, 2, 100] {
+            let mut left = rounds;
+            assert!(polling.poll(|_| {
+                left -= 1;
+                Some(left == 0)
+            }));
+            assert_eq!(left, 0);
+        }
+        assert!(!polling.poll(|_| None));
+        assert!(polling.should_poll());
+    }
+
+    #[test]
+    fn misses_are_followed_by_skips() {
+        let mut polling = Polling::new(Duration::from_nanos(1));
+        let mut polls = 0;
+        while polling.should_poll() {
+            polls += 1;
+            assert!(!polling.poll(|_| Some(false)));
+        }
+        assert!((1..10).contains(&polls), "{polls} polls");
+    }
+
+    #[test]
+    fn a_limit_of_zero_disables_polling() {
+        let mut polling = Polling::new(Duration::ZERO);
+        assert!((0..100).all(|_| !polling.should_poll()));
+    }
+}

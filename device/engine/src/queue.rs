@@ -1,0 +1,481 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! One queue, owned by its worker.
+
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tracing::{debug, error, warn};
+use vm_memory::GuestMemory;
+
+use crate::chain::Chain;
+use crate::counters::{Counters, Counts};
+use crate::doorbell::Doorbell;
+use crate::fault::Fault;
+use crate::interrupt::InterruptSlot;
+use crate::mailbox::{Completion, Mailbox};
+use crate::model::DeviceModel;
+use crate::moderation::Moderation;
+use crate::request::{Body, Request, Returned, Submission};
+use crate::ring::{QueueSetup, Ring, StoppedAt};
+
+/// For how long a worker processes one of several queues before it goes on to the next: the
+/// others wait meanwhile, and so do their delayed interrupts.
+const MAX_TURN: Duration = Duration::from_micros(100);
+
+/// For how long a worker with a single queue processes a batch. The driver hears of the
+/// requests of a batch at its end.
+const MAX_BATCH: Duration = Duration::from_millis(5);
+
+/// A worker with a single queue reads the clock once for so many requests.
+const CLOCK_INTERVAL: u16 = 16;
+
+/// What the queues of a worker share, for as long as it uses the memory.
+pub(crate) struct Context<'a, D: DeviceModel, M: GuestMemory> {
+    pub(crate) model: &'a D,
+    pub(crate) memory: &'a M,
+    pub(crate) mailbox: &'a Arc<Mailbox<D>>,
+    pub(crate) counters: &'a Counters,
+    /// Whether the worker polls when the rings are empty, so that no doorbell is needed and
+    /// an interrupt can be delayed.
+    pub(crate) polling: bool,
+    /// Whether the worker has a single queue.
+    pub(crate) single: bool,
+}
+
+/// What a queue needs next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum QueueStatus {
+    /// Nothing: it does not run.
+    Stopped,
+    /// The ring is empty.
+    Empty,
+    /// To be processed again: there may be more.
+    More,
+}
+
+/// A queue with everything that belongs to it.
+pub(crate) struct Queue<D: DeviceModel> {
+    index: u16,
+    ring: Ring,
+    started: bool,
+    enabled: bool,
+    broken: bool,
+    /// Counts how often the queue was stopped. Requests of an earlier run are of no use.
+    run: u64,
+    model: D::Queue,
+    max_buffers: usize,
+    /// Bodies of requests that are done.
+    spare: Vec<Box<Body<D>>>,
+    /// A request of which some steps are done, not among `deferred`.
+    yielded: Option<Request<D>>,
+    /// Heads of the requests that the model has kept, in their order.
+    deferred: Vec<u16>,
+    /// Heads of requests that the model had when the queue was stopped, in their order.
+    interrupted: Vec<u16>,
+    moderation: Moderation,
+    interrupt: Arc<InterruptSlot>,
+    doorbell: Option<Box<dyn Doorbell>>,
+    /// How often the doorbell was rung since this was last published.
+    kicks: u64,
+}
+
+impl<D: DeviceModel> Queue<D> {
+    /// A stopped queue, whose interrupts may be delayed for `delay`.
+    pub(crate) fn new(
+        index: u16,
+        model: &D,
+        interrupt: Arc<InterruptSlot>,
+        delay: Duration,
+    ) -> Self {
+        Self {
+            index,
+            ring: Ring::new(),
+            started: false,
+            enabled: false,
+            broken: false,
+            run: 0,
+            model: model.queue(index),
+            max_buffers: model.max_buffers(index),
+            spare: Vec::new(),
+            yielded: None,
+            deferred: Vec::new(),
+            interrupted: Vec::new(),
+            moderation: Moderation::new(delay),
+            interrupt,
+            doorbell: None,
+            kicks: 0,
+        }
+    }
+
+    pub(crate) const fn index(&self) -> u16 {
+        self.index
+    }
+
+    /// Whether the queue is to be processed.
+    pub(crate) const fn runs(&self) -> bool {
+        self.started && self.enabled && !self.broken
+    }
+
+    /// Starts the queue, or starts it anew with another setup.
+    pub(crate) fn start(&mut self, model: &D, setup: &QueueSetup) {
+        self.stop(model);
+        self.ring.set_up(setup);
+        // A queue that goes on where it was has so many requests that are not used. Any
+        // other was reset, and they are gone.
+        let unused = setup.next_avail.wrapping_sub(setup.next_used);
+        if usize::from(unused) != self.interrupted.len() {
+            self.interrupted.clear();
+        }
+        self.started = true;
+        self.begin(model);
+    }
+
+    /// Stops the queue. Requests that the model has kept are submitted again when the queue
+    /// goes on.
+    pub(crate) fn stop(&mut self, model: &D) -> StoppedAt {
+        self.end(model);
+        self.started = false;
+        StoppedAt {
+            next_avail: self.ring.next_avail(),
+            next_used: self.ring.next_used(),
+        }
+    }
+
+    /// Enables or disables the queue.
+    pub(crate) fn enable(&mut self, model: &D, enabled: bool) {
+        if enabled == self.enabled {
+            return;
+        }
+        if !enabled {
+            self.end(model);
+        }
+        self.enabled = enabled;
+        if enabled {
+            self.begin(model);
+        }
+    }
+
+    /// The queue runs from here on, if nothing else is in the way.
+    fn begin(&mut self, model: &D) {
+        if !self.started || !self.enabled {
+            return;
+        }
+        if self.ring.next_avail() == 0 {
+            // Only a driver that has reset the device starts here.
+            self.broken = false;
+        }
+        if self.runs() {
+            model.queue_started(self.index);
+        }
+    }
+
+    /// The queue does not run from here on.
+    fn end(&mut self, model: &D) {
+        self.moderation.flush(&self.interrupt);
+        self.run += 1;
+        if let Some(request) = self.yielded.take() {
+            // Its steps bear repetition, and it was taken last.
+            self.recycle(request);
+            self.ring.unpop();
+        }
+        self.interrupted.append(&mut self.deferred);
+        model.queue_stopped(self.index);
+    }
+
+    fn set_broken(&mut self, model: &D, fault: Fault) {
+        self.broken = true;
+        model.queue_broken(self.index, fault);
+        self.end(model);
+        self.interrupted.clear();
+    }
+
+    pub(crate) fn set_doorbell(&mut self, doorbell: Option<Box<dyn Doorbell>>) {
+        self.doorbell = doorbell;
+    }
+
+    /// The descriptor of the doorbell is readable. Returns whether it can be waited for any
+    /// longer.
+    pub(crate) fn acknowledge_doorbell(&mut self, model: &D, counters: &Counters) -> bool {
+        match self.doorbell.as_ref().map(|bell| bell.acknowledge()) {
+            Some(Ok(true)) => self.kicks += 1,
+            // The doorbell was replaced meanwhile.
+            Some(Ok(false)) | None => {}
+            Some(Err(error)) => {
+                error!(
+                    queue = self.index,
+                    %error,
+                    "cannot read the doorbell: the queue is not processed any more"
+                );
+                counters.add(&Counts {
+                    broken_queues: 1,
+                    ..Counts::default()
+                });
+                self.set_broken(model, Fault::Ring);
+                return false;
+            }
+        }
+        true
+    }
+
+    /// How often the doorbell was rung since this was last asked.
+    pub(crate) const fn take_kicks(&mut self) -> u64 {
+        std::mem::replace(&mut self.kicks, 0)
+    }
+
+    /// The descriptor that the worker waits for.
+    pub(crate) fn doorbell_fd(&self) -> Option<BorrowedFd<'_>> {
+        self.doorbell.as_ref().map(AsFd::as_fd)
+    }
+
+    /// Processes at most one ring full of requests, and interrupts the driver once.
+    pub(crate) fn process<M: GuestMemory<Bitmap = ()>>(
+        &mut self,
+        context: &Context<'_, D, M>,
+    ) -> QueueStatus {
+        if !self.runs() {
+            return QueueStatus::Stopped;
+        }
+        let mut counts = Counts {
+            kicks: self.take_kicks(),
+            ..Counts::default()
+        };
+        let status = self.batch(context, &mut counts);
+        context.model.batch_done(&mut self.model);
+        let status = status.unwrap_or_else(|fault| self.fail(context.model, fault, &mut counts));
+        context.counters.add(&counts);
+        status
+    }
+
+    /// The driver broke the queue.
+    fn fail(&mut self, model: &D, fault: Fault, counts: &mut Counts) -> QueueStatus {
+        warn!(
+            queue = self.index,
+            ?fault,
+            "driver broke a queue: not processed until it resets the device"
+        );
+        counts.broken_queues += 1;
+        self.set_broken(model, fault);
+        QueueStatus::Stopped
+    }
+
+    fn batch<M: GuestMemory<Bitmap = ()>>(
+        &mut self,
+        context: &Context<'_, D, M>,
+        counts: &mut Counts,
+    ) -> Result<QueueStatus, Fault> {
+        self.ring.validate(context.memory)?;
+        self.ring.disable_doorbell(context.memory)?;
+        let processed = self.submit_available(context, counts);
+        // Also for what was used before a fault.
+        let may_delay = context.polling && matches!(processed, Ok(QueueStatus::Empty));
+        counts.interrupts += self.moderation.batch_done(
+            may_delay,
+            counts.requests > 0,
+            &mut self.ring,
+            context.memory,
+            &self.interrupt,
+        )?;
+        processed
+    }
+
+    /// Submits what is available, until the worker must leave the queue.
+    fn submit_available<M: GuestMemory<Bitmap = ()>>(
+        &mut self,
+        context: &Context<'_, D, M>,
+        counts: &mut Counts,
+    ) -> Result<QueueStatus, Fault> {
+        let start = Instant::now();
+        for number in 1..=self.ring.size() {
+            let Some(request) = self.next_request(context)? else {
+                return Ok(QueueStatus::Empty);
+            };
+            let head = request.head();
+            let submission = context
+                .model
+                .submit(&mut self.model, context.memory, request);
+            match submission {
+                Submission::Completed(request, outcome) => {
+                    self.finish(context, request, outcome)?;
+                    counts.requests += 1;
+                }
+                Submission::Deferred => self.deferred.push(head),
+                Submission::Yielded(mut request) => {
+                    request.body_mut().resumed = true;
+                    self.yielded = Some(request);
+                    return Ok(QueueStatus::More);
+                }
+                Submission::Fault(request, fault) => {
+                    self.recycle(request);
+                    return Err(fault);
+                }
+            }
+            let is_over = || match context.single {
+                true => number % CLOCK_INTERVAL == 0 && start.elapsed() > MAX_BATCH,
+                false => start.elapsed() > MAX_TURN,
+            };
+            if context.mailbox.sleeper().is_notified() || is_over() {
+                break;
+            }
+        }
+        Ok(QueueStatus::More)
+    }
+
+    /// The request to submit next.
+    fn next_request<M: GuestMemory>(
+        &mut self,
+        context: &Context<'_, D, M>,
+    ) -> Result<Option<Request<D>>, Fault> {
+        if let Some(request) = self.yielded.take() {
+            return Ok(Some(request));
+        }
+        let head = match self.interrupted.is_empty() {
+            true => self.ring.pop(context.memory)?,
+            false => Some(self.interrupted.remove(0)),
+        };
+        let Some(head) = head else {
+            return Ok(None);
+        };
+        let mut body = self.spare.pop().unwrap_or_else(|| {
+            Box::new(Body {
+                queue: self.index,
+                run: 0,
+                head: 0,
+                chain: Chain::with_limit(self.max_buffers),
+                scratch: D::Scratch::default(),
+                resumed: false,
+                mailbox: Arc::clone(context.mailbox),
+            })
+        });
+        body.head = head;
+        body.run = self.run;
+        body.resumed = false;
+        let read = body.chain.read(context.memory, self.ring.head(head));
+        if let Err(fault) = read {
+            self.spare.push(body);
+            return Err(fault);
+        }
+        Ok(Some(Request::new(body)))
+    }
+
+    fn finish<M: GuestMemory<Bitmap = ()>>(
+        &mut self,
+        context: &Context<'_, D, M>,
+        mut request: Request<D>,
+        outcome: D::Outcome,
+    ) -> Result<(), Fault> {
+        let length = context
+            .model
+            .finish(&mut self.model, context.memory, &mut request, outcome);
+        let used =
+            length.and_then(|length| self.ring.push_used(context.memory, request.head(), length));
+        self.recycle(request);
+        used
+    }
+
+    fn recycle(&mut self, request: Request<D>) {
+        self.spare.push(request.into_body());
+    }
+
+    /// Takes back requests that were completed elsewhere, and interrupts the driver once.
+    pub(crate) fn complete<M: GuestMemory<Bitmap = ()>>(
+        &mut self,
+        context: &Context<'_, D, M>,
+        completions: impl Iterator<Item = Completion<D>>,
+    ) {
+        let mut counts = Counts::default();
+        let finished = self.finish_all(context, completions, &mut counts);
+        context.model.batch_done(&mut self.model);
+        if let Err(fault) = finished {
+            self.fail(context.model, fault, &mut counts);
+        }
+        context.counters.add(&counts);
+    }
+
+    fn finish_all<M: GuestMemory<Bitmap = ()>>(
+        &mut self,
+        context: &Context<'_, D, M>,
+        completions: impl Iterator<Item = Completion<D>>,
+        counts: &mut Counts,
+    ) -> Result<(), Fault> {
+        let mut result = Ok(());
+        for (body, returned) in completions {
+            let deferred = self.deferred.iter().position(|head| *head == body.head);
+            let (true, true, Some(at)) = (
+                self.runs() && result.is_ok(),
+                body.run == self.run,
+                deferred,
+            ) else {
+                debug!(queue = self.index, head = body.head, "completed too late");
+                self.spare.push(body);
+                continue;
+            };
+            self.deferred.remove(at);
+            let outcome = match returned {
+                Returned::Completed(outcome) => outcome,
+                Returned::Dropped => {
+                    error!(queue = self.index, "a request was dropped: this is a bug");
+                    context.model.dropped()
+                }
+            };
+            if counts.requests == 0 {
+                result = self.ring.validate(context.memory);
+            }
+            result = result.and_then(|()| self.finish(context, Request::new(body), outcome));
+            counts.requests += u64::from(result.is_ok());
+        }
+        if counts.requests > 0 {
+            counts.interrupts += self.moderation.batch_done(
+                context.polling,
+                true,
+                &mut self.ring,
+                context.memory,
+                &self.interrupt,
+            )?;
+        }
+        result
+    }
+
+    /// Whether there is a request in the ring; `None` where the queue is not to be processed
+    /// any more. Sends the delayed interrupt when it is time to.
+    pub(crate) fn poll<M: GuestMemory>(
+        &mut self,
+        context: &Context<'_, D, M>,
+        now: Instant,
+    ) -> Option<bool> {
+        if !self.runs() {
+            return None;
+        }
+        let sent = self
+            .moderation
+            .poll(now, &self.ring, context.memory, &self.interrupt);
+        // A fault of the ring is met again when the queue is processed.
+        let Ok(interrupts) = sent else {
+            return Some(true);
+        };
+        if interrupts > 0 {
+            context.counters.add(&Counts {
+                interrupts,
+                ..Counts::default()
+            });
+        }
+        Some(self.ring.has_available(context.memory).unwrap_or(true))
+    }
+
+    /// The worker is about to sleep: asks the driver to ring the doorbell. Returns whether
+    /// the queue has to be processed first.
+    pub(crate) fn prepare_sleep<M: GuestMemory>(&mut self, memory: &M) -> bool {
+        if !self.runs() {
+            return false;
+        }
+        // A fault of the ring is met again when the queue is processed.
+        self.yielded.is_some() || self.ring.enable_doorbell(memory).unwrap_or(true)
+    }
+
+    /// The worker does not poll any more: the delayed interrupt goes out. Returns the number
+    /// of interrupts.
+    pub(crate) fn flush_interrupt(&mut self) -> u64 {
+        self.moderation.flush(&self.interrupt)
+    }
+}

@@ -1,0 +1,337 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! A thread with its queues.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustix::buffer::spare_capacity;
+use rustix::event::epoll;
+use rustix::io::Errno;
+use tracing::{debug, error, warn};
+use vm_memory::GuestMemory;
+
+use crate::counters::{Counters, Counts};
+use crate::doorbell::Doorbell;
+use crate::mailbox::{Contents, Mail, Mailbox};
+use crate::memory::SharedMemory;
+use crate::model::DeviceModel;
+use crate::polling::Polling;
+use crate::queue::{Context, Queue, QueueStatus};
+use crate::ring::QueueSetup;
+
+/// The number by which the worker's epoll knows its own mailbox; others are queues.
+const MAILBOX: u64 = u64::MAX;
+
+/// What the workers of an engine share.
+pub(crate) struct Shared<D: DeviceModel, M: GuestMemory> {
+    pub(crate) model: Arc<D>,
+    pub(crate) memory: SharedMemory<M>,
+    pub(crate) counters: Arc<Counters>,
+}
+
+/// The worker has been asked to end.
+struct Ended;
+
+/// A thread with its queues.
+pub(crate) struct Worker<D: DeviceModel, M: GuestMemory> {
+    shared: Arc<Shared<D, M>>,
+    mailbox: Arc<Mailbox<D>>,
+    queues: Vec<Queue<D>>,
+    polling: Polling,
+    epoll: OwnedFd,
+    /// Empty, for what is taken out of the mailbox.
+    contents: Contents<D>,
+}
+
+impl<D: DeviceModel, M: GuestMemory> Drop for Worker<D, M> {
+    fn drop(&mut self) {
+        // Also after a panic: whoever waits for an answer hears that there is none.
+        self.mailbox.close();
+    }
+}
+
+impl<D, M> Worker<D, M>
+where
+    D: DeviceModel,
+    M: GuestMemory<Bitmap = ()>,
+{
+    /// For these queues, polled for at most `poll` at a time.
+    pub(crate) fn new(
+        shared: Arc<Shared<D, M>>,
+        mailbox: Arc<Mailbox<D>>,
+        queues: Vec<Queue<D>>,
+        poll: Duration,
+    ) -> io::Result<Self> {
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        let data = epoll::EventData::new_u64(MAILBOX);
+        epoll::add(&epoll, mailbox.wake_fd(), data, epoll::EventFlags::IN)?;
+        Ok(Self {
+            shared,
+            mailbox,
+            queues,
+            polling: Polling::new(poll),
+            epoll,
+            contents: Contents::default(),
+        })
+    }
+
+    /// Processes the queues until asked to end.
+    pub(crate) fn run(mut self) {
+        let mut events = Vec::with_capacity(self.queues.len() + 1);
+        while let Ok(()) = self.run_until_asleep() {
+            if let Err(errno) = self.sleep(&mut events) {
+                // Bad descriptors only: nothing can be waited for.
+                error!(error = %io::Error::from(errno), "a worker cannot wait and ends");
+                return;
+            }
+        }
+        for queue in &mut self.queues {
+            queue.stop(&self.shared.model);
+        }
+    }
+
+    /// Returns when all rings are empty and the driver will ring.
+    fn run_until_asleep(&mut self) -> Result<(), Ended> {
+        let mut polling = self.polling.should_poll();
+        loop {
+            self.read_mail(polling)?;
+            match self.process(polling) {
+                QueueStatus::More => {}
+                QueueStatus::Empty if polling => polling = self.poll(),
+                QueueStatus::Empty | QueueStatus::Stopped => {
+                    self.flush_interrupts();
+                    if self.prepare_sleep() {
+                        return Ok(());
+                    }
+                }
+            }
+        }
+    }
+
+    /// Processes each queue once.
+    fn process(&mut self, polling: bool) -> QueueStatus {
+        let Some(memory) = self.shared.memory.get() else {
+            self.report_missing_memory();
+            return QueueStatus::Stopped;
+        };
+        let single = self.queues.len() == 1;
+        let context = self.shared.context(&memory, &self.mailbox, polling, single);
+        self.queues
+            .iter_mut()
+            .map(|queue| queue.process(&context))
+            .max()
+            .unwrap_or(QueueStatus::Stopped)
+    }
+
+    /// The driver rings, but nothing can be read.
+    fn report_missing_memory(&mut self) {
+        for queue in &mut self.queues {
+            if queue.runs() && queue.take_kicks() > 0 {
+                warn!(
+                    queue = queue.index(),
+                    "doorbell without guest memory: the transport has given none"
+                );
+            }
+        }
+    }
+
+    /// Polls the rings and the mailbox. Returns whether to go on polling.
+    fn poll(&mut self) -> bool {
+        let Self {
+            shared,
+            mailbox,
+            queues,
+            polling,
+            ..
+        } = self;
+        let single = queues.len() == 1;
+        polling.poll(|now| {
+            if mailbox.sleeper().is_notified() {
+                return Some(true);
+            }
+            let memory = shared.memory.get()?;
+            let context = shared.context(&memory, mailbox, true, single);
+            queues
+                .iter_mut()
+                .filter_map(|queue| queue.poll(&context, now))
+                .reduce(|any, found| any || found)
+        })
+    }
+
+    fn flush_interrupts(&mut self) {
+        let interrupts = self.queues.iter_mut().map(Queue::flush_interrupt).sum();
+        self.shared.counters.add(&Counts {
+            interrupts,
+            ..Counts::default()
+        });
+    }
+
+    /// Returns whether the worker may wait to be woken.
+    fn prepare_sleep(&mut self) -> bool {
+        let (shared, queues) = (&self.shared, &mut self.queues);
+        self.mailbox.sleeper().fall_asleep(|| {
+            let memory = shared.memory.get();
+            memory.is_some_and(|memory| {
+                let unfinished = queues.iter_mut().map(|queue| queue.prepare_sleep(&*memory));
+                // Each has to ask for the doorbell.
+                unfinished.fold(false, |any, more| any | more)
+            })
+        })
+    }
+
+    /// Waits until there is mail or a doorbell rings.
+    fn sleep(&mut self, events: &mut Vec<epoll::Event>) -> Result<(), Errno> {
+        let waited = epoll::wait(&self.epoll, spare_capacity(events), None);
+        self.mailbox.sleeper().wake_up();
+        match waited {
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(errno) => return Err(errno),
+        }
+        for event in events.drain(..) {
+            match event.data.u64() {
+                MAILBOX => self.mailbox.acknowledge(),
+                index => {
+                    let queue = self
+                        .queues
+                        .iter_mut()
+                        .find(|q| u64::from(q.index()) == index);
+                    let Some(queue) = queue else { continue };
+                    let (model, counters) = (&self.shared.model, &self.shared.counters);
+                    if !queue.acknowledge_doorbell(model, counters) {
+                        forget_doorbell(&self.epoll, queue);
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Does what the mail says, and takes back requests that were completed elsewhere.
+    fn read_mail(&mut self, polling: bool) -> Result<(), Ended> {
+        if !self.mailbox.sleeper().take_notified() {
+            return Ok(());
+        }
+        let mut contents = std::mem::take(&mut self.contents);
+        self.mailbox.take(&mut contents);
+        let read = contents.mail.drain(..).try_for_each(|mail| self.act(mail));
+        if read.is_ok() {
+            self.complete(&mut contents, polling);
+        }
+        contents.completions.clear();
+        self.contents = contents;
+        read
+    }
+
+    fn complete(&mut self, contents: &mut Contents<D>, polling: bool) {
+        let completions = &mut contents.completions;
+        if completions.is_empty() {
+            return;
+        }
+        let memory = self.shared.memory.get();
+        let single = self.queues.len() == 1;
+        for queue in &mut self.queues {
+            let index = queue.index();
+            let own = completions.extract_if(.., |(body, _)| body.queue == index);
+            match &memory {
+                Some(memory) => {
+                    let context = self.shared.context(memory, &self.mailbox, polling, single);
+                    queue.complete(&context, own);
+                }
+                // Nothing can be written: as if the queue had stopped.
+                None => drop(own),
+            }
+        }
+    }
+
+    fn act(&mut self, mail: Mail) -> Result<(), Ended> {
+        let (done, queue) = match mail {
+            Mail::End => return Err(Ended),
+            Mail::Barrier { done } => (done, None),
+            Mail::Start { queue, setup, done } => (done, Some((queue, Change::Start(setup)))),
+            Mail::Enable {
+                queue,
+                enabled,
+                done,
+            } => (done, Some((queue, Change::Enable(enabled)))),
+            Mail::Doorbell {
+                queue,
+                doorbell,
+                done,
+            } => (done, Some((queue, Change::Doorbell(doorbell)))),
+            Mail::Stop { queue, done } => {
+                if let Some(queue) = self.queues.iter_mut().find(|q| q.index() == queue) {
+                    // Whoever asked may not wait any more.
+                    let _ = done.send(queue.stop(&self.shared.model));
+                }
+                return Ok(());
+            }
+        };
+        if let Some((index, change)) = queue
+            && let Some(queue) = self.queues.iter_mut().find(|q| q.index() == index)
+        {
+            let model = self.shared.model.as_ref();
+            match change {
+                Change::Start(setup) => queue.start(model, &setup),
+                Change::Enable(enabled) => queue.enable(model, enabled),
+                Change::Doorbell(doorbell) => set_doorbell(&self.epoll, queue, doorbell),
+            }
+        }
+        // Whoever asked may not wait any more.
+        let _ = done.send(());
+        Ok(())
+    }
+}
+
+/// What mail changes of a queue.
+enum Change {
+    Start(QueueSetup),
+    Enable(bool),
+    Doorbell(Option<Box<dyn Doorbell>>),
+}
+
+impl<D: DeviceModel, M: GuestMemory> Shared<D, M> {
+    fn context<'a>(
+        &'a self,
+        memory: &'a M,
+        mailbox: &'a Arc<Mailbox<D>>,
+        polling: bool,
+        single: bool,
+    ) -> Context<'a, D, M> {
+        Context {
+            model: self.model.as_ref(),
+            memory,
+            mailbox,
+            counters: &self.counters,
+            polling,
+            single,
+        }
+    }
+}
+
+/// Has the worker wait for another doorbell of a queue.
+fn set_doorbell<D: DeviceModel>(
+    epoll: &OwnedFd,
+    queue: &mut Queue<D>,
+    doorbell: Option<Box<dyn Doorbell>>,
+) {
+    forget_doorbell(epoll, queue);
+    queue.set_doorbell(doorbell);
+    let Some(fd) = queue.doorbell_fd() else {
+        return;
+    };
+    let data = epoll::EventData::new_u64(queue.index().into());
+    if let Err(error) = epoll::add(epoll, fd, data, epoll::EventFlags::IN) {
+        warn!(queue = queue.index(), %error, "cannot wait for the doorbell");
+    }
+}
+
+fn forget_doorbell<D: DeviceModel>(epoll: &OwnedFd, queue: &Queue<D>) {
+    if let Some(fd) = queue.doorbell_fd()
+        && let Err(error) = epoll::delete(epoll, fd)
+    {
+        debug!(queue = queue.index(), %error, "the doorbell was not waited for");
+    }
+}

@@ -1,0 +1,296 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! A device that is not storage, and a transport without messages.
+
+// Not every test program uses all of it.
+#![allow(dead_code)]
+
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use ringbar_engine::testing::{Driver, Notify, wait_until};
+use ringbar_engine::{Counters, DeviceModel, Engine, Fault, Options, Request, Submission};
+use vm_memory::{Bytes, GuestAddress, GuestMemory, GuestMemoryMmap};
+
+/// What a request to the [`Adder`] asks for: its first byte. The bytes after it are added up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Op {
+    /// Answer at once.
+    Now = 0,
+    /// Keep the request until the test takes it.
+    Later = 1,
+    /// Yield after each byte.
+    Slowly = 2,
+    /// Lose the request.
+    Lose = 3,
+}
+
+/// A device that adds bytes up. The answer is one byte, the sum.
+#[derive(Debug)]
+pub struct Adder {
+    queues: u16,
+    kept: Mutex<Vec<Request<Adder>>>,
+    /// Number of steps of slow requests.
+    pub steps: AtomicU32,
+    /// Called within each step of a slow request.
+    hook: Mutex<Option<Hook>>,
+    /// What the engine said of queues.
+    pub log: Mutex<Vec<(u16, &'static str)>>,
+}
+
+struct Hook(Box<dyn Fn(u32) + Send>);
+
+impl std::fmt::Debug for Hook {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Hook")
+    }
+}
+
+/// What the adder keeps with a request.
+#[derive(Debug, Default)]
+pub struct Progress {
+    bytes: Vec<u8>,
+    sum: u8,
+}
+
+impl Adder {
+    pub fn new(queues: u16) -> Arc<Self> {
+        Arc::new(Self {
+            queues,
+            kept: Mutex::default(),
+            steps: AtomicU32::new(0),
+            hook: Mutex::default(),
+            log: Mutex::default(),
+        })
+    }
+
+    /// Takes the requests that were kept.
+    pub fn take(&self) -> Vec<Request<Self>> {
+        std::mem::take(&mut self.kept.lock().unwrap())
+    }
+
+    /// Takes the requests that were kept, once there are `count`.
+    #[track_caller]
+    pub fn wait_kept(&self, count: usize) -> Vec<Request<Self>> {
+        wait_until("requests are kept", || {
+            self.kept.lock().unwrap().len() >= count
+        });
+        self.take()
+    }
+
+    /// Has `hook` called with the number of each step of slow requests.
+    pub fn on_step(&self, hook: impl Fn(u32) + Send + 'static) {
+        *self.hook.lock().unwrap() = Some(Hook(Box::new(hook)));
+    }
+
+    fn note(&self, queue: u16, what: &'static str) {
+        self.log.lock().unwrap().push((queue, what));
+    }
+}
+
+impl DeviceModel for Adder {
+    type Queue = ();
+    type Scratch = Progress;
+    type Outcome = u8;
+
+    fn queue_count(&self) -> u16 {
+        self.queues
+    }
+
+    fn is_polled(&self, _queue: u16) -> bool {
+        true
+    }
+
+    fn max_buffers(&self, _queue: u16) -> usize {
+        4
+    }
+
+    fn queue(&self, _queue: u16) {}
+
+    fn submit<M: GuestMemory<Bitmap = ()>>(
+        &self,
+        (): &mut (),
+        memory: &M,
+        mut request: Request<Self>,
+    ) -> Submission<Self> {
+        let resumed = request.is_resumed();
+        let (buffers, progress) = request.parts();
+        let [input, .., answer] = buffers else {
+            return Submission::Fault(request, Fault::NoAnswer);
+        };
+        if input.writable || !answer.writable || input.len == 0 {
+            return Submission::Fault(request, Fault::NoAnswer);
+        }
+        if !resumed {
+            *progress = Progress::default();
+            progress.bytes.resize(input.len as usize, 0);
+            if memory.read_slice(&mut progress.bytes, input.addr).is_err() {
+                return Submission::Fault(request, Fault::Address);
+            }
+        }
+        let op = progress.bytes[0];
+        let sum = |bytes: &[u8]| {
+            bytes
+                .iter()
+                .fold(0, |sum: u8, byte| sum.wrapping_add(*byte))
+        };
+        if op == Op::Later as u8 {
+            self.kept.lock().unwrap().push(request);
+            return Submission::Deferred;
+        }
+        if op == Op::Lose as u8 {
+            drop(request);
+            return Submission::Deferred;
+        }
+        if op != Op::Slowly as u8 {
+            let sum = sum(&progress.bytes[1..]);
+            return Submission::Completed(request, sum);
+        }
+        let step = self.steps.fetch_add(1, Ordering::Relaxed) + 1;
+        if let Some(hook) = &*self.hook.lock().unwrap() {
+            (hook.0)(step);
+        }
+        match progress.bytes.pop_if(|_| resumed) {
+            Some(byte) if progress.bytes.len() > 1 => {
+                progress.sum = progress.sum.wrapping_add(byte);
+                Submission::Yielded(request)
+            }
+            Some(byte) => {
+                let sum = progress.sum.wrapping_add(byte);
+                Submission::Completed(request, sum)
+            }
+            None => Submission::Yielded(request),
+        }
+    }
+
+    fn finish<M: GuestMemory<Bitmap = ()>>(
+        &self,
+        (): &mut (),
+        memory: &M,
+        request: &mut Request<Self>,
+        sum: u8,
+    ) -> Result<u32, Fault> {
+        let answer = request.buffers().last().ok_or(Fault::NoAnswer)?;
+        memory
+            .write_obj(sum, answer.addr)
+            .map_err(|_| Fault::Address)?;
+        Ok(1)
+    }
+
+    fn dropped(&self) -> u8 {
+        u8::MAX
+    }
+
+    fn queue_started(&self, queue: u16) {
+        self.note(queue, "started");
+    }
+
+    fn queue_stopped(&self, queue: u16) {
+        self.note(queue, "stopped");
+        let stale: Vec<_> = self
+            .kept
+            .lock()
+            .unwrap()
+            .extract_if(.., |request| request.queue() == queue)
+            .collect();
+        drop(stale);
+    }
+
+    fn queue_broken(&self, queue: u16, _fault: Fault) {
+        self.note(queue, "broken");
+    }
+
+    fn config(&self) -> Vec<u8> {
+        Vec::new()
+    }
+}
+
+/// A driver for the adder.
+pub struct AdderDriver(Driver);
+
+impl std::ops::Deref for AdderDriver {
+    type Target = Driver;
+
+    fn deref(&self) -> &Driver {
+        &self.0
+    }
+}
+
+impl std::ops::DerefMut for AdderDriver {
+    fn deref_mut(&mut self) -> &mut Driver {
+        &mut self.0
+    }
+}
+
+impl AdderDriver {
+    pub fn put(&mut self, op: Op, bytes: &[u8]) -> u16 {
+        self.put_request(&[&[op as u8], bytes].concat(), 1)
+    }
+
+    pub fn ask(&mut self, op: Op, bytes: &[u8]) -> u16 {
+        let number = self.put(op, bytes);
+        self.ring();
+        number
+    }
+
+    /// Waits for the next sum; returns the number of its request with it.
+    #[track_caller]
+    pub fn sum(&mut self) -> (u16, u8) {
+        let (number, output) = self.wait();
+        (number, output[0])
+    }
+}
+
+/// A device with its engine, and a driver for each queue.
+pub struct Machine {
+    pub engine: Engine<Adder, GuestMemoryMmap>,
+    pub device: Arc<Adder>,
+    pub counters: Arc<Counters>,
+    pub mem: GuestMemoryMmap,
+    pub drivers: Vec<AdderDriver>,
+}
+
+impl Machine {
+    /// With guest memory and all queues running, polled for `poll` at a time.
+    pub fn start(queues: u16, poll: Duration, notify: Notify) -> Self {
+        let mut machine = Self::stopped(queues, poll, notify);
+        machine.engine.replace_memory(Some(machine.mem.clone()));
+        machine.drivers.iter_mut().for_each(|driver| driver.start());
+        machine
+    }
+
+    /// Without guest memory, and with all queues stopped.
+    pub fn stopped(queues: u16, poll: Duration, notify: Notify) -> Self {
+        let device = Adder::new(queues);
+        let counters = Arc::<Counters>::default();
+        let options = Options { poll, cpus: 2 };
+        let engine = Engine::new(Arc::clone(&device), Arc::clone(&counters), options).unwrap();
+        let size = Driver::AREA * u64::from(queues);
+        let mem = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), size as usize)]).unwrap();
+        let drivers = engine
+            .queues()
+            .into_iter()
+            .enumerate()
+            .map(|(index, control)| AdderDriver(Driver::new(mem.clone(), index, control, notify)))
+            .collect();
+        Self {
+            engine,
+            device,
+            counters,
+            mem,
+            drivers,
+        }
+    }
+}
+
+/// Both ways to notify, with and without polling.
+pub fn variants() -> impl Iterator<Item = (Duration, Notify)> {
+    let polls = [Duration::ZERO, Duration::from_micros(200)];
+    polls.into_iter().flat_map(|poll| {
+        [Notify::ByDescriptor, Notify::ByCall]
+            .into_iter()
+            .map(move |notify| (poll, notify))
+    })
+}
