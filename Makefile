@@ -79,6 +79,10 @@ test: image debug ## Format, lints, unit and property tests, tests in VMs
 	@$(cargo) test --workspace --no-fail-fast 2>&1 | tee build/test/unit.log || grep -q '^test result: FAILED' build/test/unit.log
 	@guest-image/test.sh 2>&1 | tee build/test/setup.log || grep -q '^test result: FAILED' build/test/setup.log
 	@cat build/test/setup.log >>build/test/unit.log
+	$(call stage,models of what threads do to each other)
+	@$(cargo) --config 'target.x86_64-unknown-linux-gnu.rustflags=["--cfg=loom"]' \
+		test --target-dir build/loom -p ringbar-engine --lib models 2>&1 | tee build/test/models.log || grep -q '^test result: FAILED' build/test/models.log
+	@cat build/test/models.log >>build/test/unit.log
 	$(call stage,tests in the VM)
 	@$(ringbar-ci) test $(all) --unit-log build/test/unit.log
 

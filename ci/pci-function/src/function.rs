@@ -6,12 +6,13 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::sync::Arc;
 
-use ringbar_model::{ChainHead, QueueRole, RequestQueue, Storage};
+use ringbar_engine::chain::ChainHead;
+use ringbar_model::{QueueRole, RequestQueue};
 use ringbar_spec::{
     CONTROL_QUEUE, ConfigParts, DeviceConfig, EVENT_QUEUE, FIRST_IO_QUEUE, Opcode, RequestStatus,
     StatusCode,
 };
-use ringbar_storage::MemoryStorage;
+use ringbar_storage::{MemoryStorage, Storage};
 use vfio_bindings::bindings::vfio::{
     VFIO_IRQ_SET_DATA_EVENTFD, VFIO_PCI_BAR0_REGION_INDEX, VFIO_PCI_CONFIG_REGION_INDEX,
     VFIO_PCI_MSIX_IRQ_INDEX,

@@ -19,7 +19,7 @@ pub fn json() -> String {
         "operations": [
             "read", "write", "flush", "discard", "write-zeroes", "copy", "fill", "compare", "crc32c",
         ],
-        "max-io-queues": ringbar_vhost_user::MAX_IO_QUEUES,
+        "max-io-queues": ringbar_spec::MAX_IO_QUEUES,
     })
     .to_string()
 }
@@ -33,7 +33,7 @@ mod tests {
         let parsed: serde_json::Value = serde_json::from_str(&json()).unwrap();
         assert_eq!(parsed["type"], "ringbar");
         assert_eq!(parsed["virtio-id"], 21);
-        assert_eq!(parsed["max-io-queues"], 62);
+        assert_eq!(parsed["max-io-queues"], 64);
         assert_eq!(parsed["operations"][8], "crc32c");
     }
 }

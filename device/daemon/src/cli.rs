@@ -9,10 +9,13 @@ use std::time::Duration;
 
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser, ValueEnum};
-use ringbar_spec::MIN_COMMAND_BYTES;
-use ringbar_vhost_user::{DeviceOptions, MAX_IO_QUEUES};
+use ringbar_model::DeviceOptions;
+use ringbar_spec::{MAX_IO_QUEUES, MIN_COMMAND_BYTES};
 
 use crate::size;
+
+/// Busy-poll time unless another is asked for, in microseconds.
+const DEFAULT_POLL_US: u64 = 200;
 
 /// Longest that can be asked for. Longer than that a sleeping device is no slower.
 const MAX_POLL_US: u64 = 1000;
@@ -92,8 +95,7 @@ pub struct Args {
     max_request_size: u64,
 
     /// Greatest length of one command within the device (discard, write zeroes,
-    /// copy, fill, compare, CRC-32C). A command keeps its queue busy until it is
-    /// done, and a reset of the device has to wait for it
+    /// copy, fill, compare, CRC-32C). A command keeps its queue busy until it is done
     #[arg(long, value_name = "SIZE", default_value = "64M", value_parser = size::parse)]
     max_command_size: u64,
 
@@ -104,12 +106,12 @@ pub struct Args {
     #[arg(long, value_name = "PATH")]
     control_socket: Option<PathBuf>,
 
-    /// Microseconds for which to look for the next request before sleeping; 0 for
-    /// never. Even then only while that pays: an idle device sleeps
+    /// Busy-poll time in microseconds before a worker with empty queues sleeps. 0 disables
+    /// polling. A worker whose polls miss skips some, so an idle device sleeps
     #[arg(
         long,
         value_name = "N",
-        default_value_t = DeviceOptions::default().poll.as_micros() as u64,
+        default_value_t = DEFAULT_POLL_US,
         value_parser = clap::value_parser!(u64).range(..=MAX_POLL_US),
     )]
     poll_us: u64,
@@ -119,7 +121,7 @@ pub struct Args {
     keep_running: bool,
 
     /// What to log: error, warn, info, debug, trace, or filters for each module
-    /// (such as "info,ringbar_vhost_user=debug")
+    /// (such as "info,ringbar_engine=debug")
     #[arg(
         long,
         value_name = "FILTER",
@@ -202,6 +204,8 @@ pub struct Options {
     pub size: Option<u64>,
     /// The device's own options.
     pub device: DeviceOptions,
+    /// For how long an empty ring is polled before its worker sleeps.
+    pub poll: Duration,
     /// Where to take requests to the running device.
     pub control_socket: Option<PathBuf>,
     /// Whether to serve more than one connection.
@@ -266,8 +270,8 @@ impl TryFrom<Args> for Command {
                 io_queues: args.queues,
                 max_request_bytes,
                 max_command_bytes: args.max_command_size,
-                poll: Duration::from_micros(args.poll_us),
             },
+            poll: Duration::from_micros(args.poll_us),
             control_socket: args.control_socket,
             keep_running: args.keep_running,
             log: args.log,
@@ -338,7 +342,7 @@ mod tests {
             &["--socket-path", "s", "--size", "8388608T"],
             &["--socket-path", "s", "--size", "lots"],
             &["--socket-path", "s", "--size", "1M", "--queues", "0"],
-            &["--socket-path", "s", "--size", "1M", "--queues", "63"],
+            &["--socket-path", "s", "--size", "1M", "--queues", "65"],
             &["--socket-path", "s", "--size", "1M", "--storage", "tape"],
             &["--socket-path", "s", "--size", "1M", "--storage", "file:"],
             &["--socket-path", "s", "--size", "1M", "--socket-mode", "9"],

@@ -9,7 +9,7 @@
 //! |---|---|
 //! | `{"execute": "resize", "arguments": {"bytes": N}}` | `{"return": {}}` once the device has that size and its driver was told |
 //! | `{"execute": "query-device"}` | `{"return": {"bytes": N, "io-queues": N, "storage-failure": null}}`, or a text that says why the storage has failed for good |
-//! | `{"execute": "query-statistics"}` | `{"return": {"requests": N, ...}}`, see [`ringbar_vhost_user::Counts`] |
+//! | `{"execute": "query-statistics"}` | `{"return": {"requests": N, ...}}`, see [`ringbar_model::Counts`] |
 //! | anything else | `{"error": {"desc": "..."}}` |
 //!
 //! As there, `"arguments": {}` may be left out, and the answer to a request with an `id`,
@@ -25,7 +25,7 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::Context;
-use ringbar_vhost_user::Device;
+use ringbar_model::Device;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use tracing::{debug, info, warn};
@@ -185,7 +185,7 @@ fn carry_out(request: &Request, device: &Device) -> Value {
                 "storage-failure": device.storage().failure(),
             })
         }
-        Request::QueryStatistics {} => json!(device.counters().get()),
+        Request::QueryStatistics {} => json!(device.counts()),
     };
     json!({"return": value})
 }
@@ -193,9 +193,8 @@ fn carry_out(request: &Request, device: &Device) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ringbar_model::Storage;
-    use ringbar_storage::MemoryStorage;
-    use ringbar_vhost_user::DeviceOptions;
+    use ringbar_model::DeviceOptions;
+    use ringbar_storage::{MemoryStorage, Storage};
     use std::os::unix::fs::PermissionsExt;
 
     fn device() -> Arc<Device> {

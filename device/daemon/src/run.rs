@@ -3,13 +3,15 @@
 //! From the first message to the exit.
 
 use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixListener;
 use std::sync::Arc;
+use std::thread::available_parallelism;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use ringbar_model::Storage;
-use ringbar_storage::{FileStorage, MemoryStorage};
-use ringbar_vhost_user::{Connection, Device};
+use ringbar_model::{Counts, Device, Session};
+use ringbar_storage::{FileStorage, MemoryStorage, Storage};
+use ringbar_vhost_user::Connection;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use tracing::{error, info, warn};
@@ -47,7 +49,7 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
     };
     announce(&device, options);
 
-    let served = serve(&device, &mut socket, &termination, options.keep_running);
+    let served = serve(&device, &mut socket, &termination, options);
     let flushed = storage
         .flush()
         .context("cannot write the last data to the storage");
@@ -79,17 +81,16 @@ fn serve(
     device: &Arc<Device>,
     socket: &mut Socket,
     termination: &Termination,
-    keep_running: bool,
+    options: &Options,
 ) -> anyhow::Result<()> {
     while let Some(listener) = socket.listener() {
         if let Ready::Termination = wait(termination, Some(listener.as_fd()), None)? {
             info!("asked to end");
             return Ok(());
         }
-        let connection = match Connection::accept(Arc::clone(device), listener) {
+        let connection = match accept(device, listener, options.poll) {
             Ok(connection) => connection,
-            Err(error) if keep_running => {
-                let error = anyhow::Error::new(error);
+            Err(error) if options.keep_running => {
                 error!("cannot serve a connection now: {error:#}");
                 // Whoever connects may still be waiting, so the listener would be
                 // ready again at once.
@@ -101,7 +102,7 @@ fn serve(
             }
             Err(error) => return Err(error).context("cannot serve a connection"),
         };
-        if !keep_running {
+        if !options.keep_running {
             socket.close();
         }
 
@@ -120,11 +121,25 @@ fn serve(
         }
         match connection.join() {
             Ok(()) => info!("virtual machine monitor disconnected"),
-            Err(error) if keep_running => error!("{error}"),
+            Err(error) if options.keep_running => error!("{error}"),
             Err(error) => return Err(error.into()),
         }
     }
     Ok(())
+}
+
+fn accept(
+    device: &Arc<Device>,
+    listener: &UnixListener,
+    poll: Duration,
+) -> anyhow::Result<Connection> {
+    let session = Arc::new(Session::new(Arc::clone(device))?);
+    let engine = ringbar_engine::Options {
+        poll,
+        cpus: available_parallelism().map_or(1, usize::from),
+    };
+    let counters = Arc::clone(session.queue_counters());
+    Ok(Connection::accept(session, counters, engine, listener)?)
 }
 
 /// Waits until the process is asked to end, which comes first, or another descriptor
@@ -166,26 +181,26 @@ fn poll_retry(fds: &mut [PollFd<'_>], timeout: Option<Duration>) -> anyhow::Resu
 }
 
 fn report(device: &Device) {
-    let counts = device.counters().get();
+    let Counts { queues, requests } = device.counts();
     info!(
-        requests = counts.requests,
-        reads = counts.reads,
-        writes = counts.writes,
-        durable_writes = counts.durable_writes,
-        flushes = counts.flushes,
-        discards = counts.discards,
-        write_zeroes = counts.write_zeroes,
-        copies = counts.copies,
-        fills = counts.fills,
-        compares = counts.compares,
-        checksums = counts.checksums,
-        bytes_read = counts.bytes_read,
-        bytes_written = counts.bytes_written,
-        errors = counts.errors,
-        kicks = counts.kicks,
-        interrupts = counts.interrupts,
-        events = counts.events,
-        broken_queues = counts.broken_queues,
+        requests = queues.requests,
+        reads = requests.reads,
+        writes = requests.writes,
+        durable_writes = requests.durable_writes,
+        flushes = requests.flushes,
+        discards = requests.discards,
+        write_zeroes = requests.write_zeroes,
+        copies = requests.copies,
+        fills = requests.fills,
+        compares = requests.compares,
+        checksums = requests.checksums,
+        bytes_read = requests.bytes_read,
+        bytes_written = requests.bytes_written,
+        errors = requests.errors,
+        kicks = queues.kicks,
+        interrupts = queues.interrupts,
+        events = requests.events,
+        broken_queues = queues.broken_queues,
         "done"
     );
 }

@@ -5,8 +5,8 @@
 use std::io;
 use std::sync::Arc;
 
-use ringbar_model::StorageError;
-use ringbar_model::storage::with_causes;
+use crate::storage::StorageError;
+use crate::storage::with_causes;
 
 /// Why a storage has failed for good. Each operation that meets it gets a copy.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -43,7 +43,7 @@ impl Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ringbar_spec::StatusCode;
+    use crate::storage::ErrorKind;
 
     #[test]
     fn ho15_it_says_what_the_kernel_said() {
@@ -53,17 +53,17 @@ mod tests {
             failure.chain(),
             "a disk is lost: Input/output error (os error 5)"
         );
-        assert_eq!(failure.error().status(), StatusCode::IoError);
+        assert_eq!(failure.error().kind(), ErrorKind::Io);
         let lost = Failure::new("lost".into(), None);
         assert_eq!(lost.chain(), "lost");
-        assert_eq!(lost.error().status(), StatusCode::IoError);
+        assert_eq!(lost.error().kind(), ErrorKind::Io);
     }
 
     #[test]
     fn a_lack_of_space_stays_one() {
         for errno in [rustix::io::Errno::NOSPC, rustix::io::Errno::DQUOT] {
             let failure = Failure::new("full".into(), Some(errno.into()));
-            assert_eq!(failure.error().status(), StatusCode::NoSpace);
+            assert_eq!(failure.error().kind(), ErrorKind::NoSpace);
         }
     }
 }

@@ -7,8 +7,8 @@ use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use ringbar_model::storage::{Mappable, ResizeError};
-use ringbar_model::{Storage, StorageError};
+use crate::storage::{Mappable, ResizeError};
+use crate::storage::{Storage, StorageError};
 use rustix::fs::{FallocateFlags, FlockOperation, fallocate, fdatasync, flock, ftruncate};
 use rustix::io::{Errno, retry_on_intr};
 use tracing::{error, info, warn};

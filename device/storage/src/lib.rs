@@ -6,6 +6,7 @@
 //!
 //! | module | holds |
 //! |---|---|
+//! | [`storage`] | [`Storage`], the interface for device models |
 //! | [`memory`] | [`MemoryStorage`], a memfd |
 //! | [`file`] | [`FileStorage`], a regular file |
 //! | [`mapping`] | the shared mapping below both |
@@ -26,8 +27,10 @@ mod guard;
 mod holes;
 pub mod mapping;
 pub mod memory;
+pub mod storage;
 mod write_back;
 
 pub use error::OpenError;
 pub use file::FileStorage;
 pub use memory::MemoryStorage;
+pub use storage::{ErrorKind, Mappable, ResizeError, Storage, StorageError, with_causes};

@@ -8,9 +8,9 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
+use crate::storage::StorageError;
+use crate::storage::{Mappable, ResizeError};
 use arc_swap::{ArcSwap, Guard};
-use ringbar_model::StorageError;
-use ringbar_model::storage::{Mappable, ResizeError};
 use rustix::fs::{FallocateFlags, fallocate};
 use rustix::io::{Errno, retry_on_intr};
 use rustix::mm::{MsyncFlags, msync};

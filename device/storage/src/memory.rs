@@ -5,8 +5,8 @@
 use std::fs::File;
 use std::io;
 
-use ringbar_model::storage::{Mappable, ResizeError};
-use ringbar_model::{Storage, StorageError};
+use crate::storage::{Mappable, ResizeError};
+use crate::storage::{Storage, StorageError};
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create};
 use vm_memory::VolatileSlice;
 
@@ -98,6 +98,10 @@ impl Storage for MemoryStorage {
     /// Nothing to do: this memory is as durable as it will ever be.
     fn flush(&self) -> Result<(), StorageError> {
         self.mapping.check()
+    }
+
+    fn flush_waits(&self) -> bool {
+        false
     }
 
     fn flush_range(&self, _offset: u64, _length: u64) -> Result<(), StorageError> {

@@ -6,9 +6,9 @@ mod support;
 
 use std::sync::Arc;
 
-use ringbar_model::Storage;
 use ringbar_page_cache::Unwritten;
 use ringbar_storage::FileStorage;
+use ringbar_storage::Storage;
 use support::{directory_on_disk, write};
 use vm_memory::{FileOffset, MmapRegion, VolatileMemory};
 

@@ -7,9 +7,9 @@ mod support;
 use std::fs;
 
 use libc::{SYS_fallocate, SYS_fdatasync, SYS_msync};
-use ringbar_model::Storage;
-use ringbar_spec::StatusCode;
+use ringbar_storage::ErrorKind;
 use ringbar_storage::MemoryStorage;
+use ringbar_storage::Storage;
 use rustix::io::Errno;
 use support::seccomp::with_failing;
 use support::{CAPACITY, WRITING, assert_lost, open, read, status, write};
@@ -24,7 +24,7 @@ fn ho8_a_truncated_file_is_an_error() {
         let path = directory.path().join("disk");
         let cut = fs::OpenOptions::new().write(true).open(&path).unwrap();
         cut.set_len(length).unwrap();
-        assert_eq!(status(read(&storage, CAPACITY - 1, 1)), StatusCode::IoError);
+        assert_eq!(status(read(&storage, CAPACITY - 1, 1)), Some(ErrorKind::Io));
         assert_lost(&storage, "truncated");
         // It is the memory that is lost, and not for the next process.
         cut.set_len(CAPACITY).unwrap();
@@ -43,7 +43,7 @@ fn ho8_every_operation_meets_a_truncated_file() {
         let directory = TempDir::new().unwrap();
         let storage = open(directory.path());
         fs::write(directory.path().join("disk"), "").unwrap();
-        assert_eq!(status(operation(&storage)), StatusCode::IoError, "{name}");
+        assert_eq!(status(operation(&storage)), Some(ErrorKind::Io), "{name}");
         assert_lost(&storage, "truncated");
     }
     // Where something was discarded, a read takes another way.
@@ -52,17 +52,17 @@ fn ho8_every_operation_meets_a_truncated_file() {
     storage.discard(0, CAPACITY).unwrap();
     assert_eq!(read(&storage, 0, 10).unwrap(), [0; 10]);
     fs::write(directory.path().join("disk"), "").unwrap();
-    assert_eq!(status(read(&storage, 0, 10)), StatusCode::IoError);
+    assert_eq!(status(read(&storage, 0, 10)), Some(ErrorKind::Io));
     assert_lost(&storage, "truncated");
 }
 
 #[test]
 fn ho7_an_error_of_writing_back_is_told_to_every_flush() {
     for (call, errno, code) in [
-        (SYS_fdatasync, Errno::IO, StatusCode::IoError),
-        (SYS_msync, Errno::IO, StatusCode::IoError),
-        (SYS_fdatasync, Errno::NOSPC, StatusCode::NoSpace),
-        (SYS_msync, Errno::DQUOT, StatusCode::NoSpace),
+        (SYS_fdatasync, Errno::IO, Some(ErrorKind::Io)),
+        (SYS_msync, Errno::IO, Some(ErrorKind::Io)),
+        (SYS_fdatasync, Errno::NOSPC, Some(ErrorKind::NoSpace)),
+        (SYS_msync, Errno::DQUOT, Some(ErrorKind::NoSpace)),
     ] {
         let directory = TempDir::new().unwrap();
         let storage = open(directory.path());
@@ -133,16 +133,16 @@ fn ho9_zeroing_that_fails_may_have_given_up_blocks() {
     let failed = with_failing(&[SYS_fallocate], Errno::NOSPC, || {
         storage.write_zeroes(100_000, 200_000)
     });
-    assert_eq!(status(failed), StatusCode::NoSpace);
+    assert_eq!(status(failed), Some(ErrorKind::NoSpace));
     let write_at = |offset| {
         with_failing(&[SYS_fallocate], Errno::NOSPC, || {
             status(write(&storage, offset, &[7; 4096]))
         })
     };
-    assert_eq!(write_at(150_000), StatusCode::NoSpace);
-    assert_eq!(write_at(500_000), StatusCode::Ok);
+    assert_eq!(write_at(150_000), Some(ErrorKind::NoSpace));
+    assert_eq!(write_at(500_000), None);
     write(&storage, 150_000, &[7; 4096]).unwrap();
-    assert_eq!(write_at(150_000), StatusCode::Ok);
+    assert_eq!(write_at(150_000), None);
     assert_eq!(storage.failure(), None);
 }
 
@@ -150,7 +150,7 @@ fn ho9_zeroing_that_fails_may_have_given_up_blocks() {
 fn memory_has_no_failure() {
     let storage = MemoryStorage::new(CAPACITY).unwrap();
     for (name, operation) in WRITING {
-        assert_eq!(status(operation(&storage)), StatusCode::Ok, "{name}");
+        assert_eq!(status(operation(&storage)), None, "{name}");
     }
     assert_eq!(storage.failure(), None);
 }

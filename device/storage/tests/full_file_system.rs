@@ -15,8 +15,8 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use ringbar_model::Storage;
-use ringbar_spec::StatusCode;
+use ringbar_storage::ErrorKind;
+use ringbar_storage::Storage;
 use rustix::fs::{FallocateFlags, Mode, OFlags, fallocate};
 use rustix::io::Errno;
 use rustix::mount::{
@@ -131,7 +131,7 @@ fn ho8_a_page_that_the_file_system_has_no_space_for_is_an_error() {
     // What has its pages works.
     write(&storage, 65536, &[7; 5000]).unwrap();
     assert_eq!(read(&storage, 65536, 1).unwrap(), [7]);
-    assert_eq!(status(write(&storage, 100, &[7])), StatusCode::IoError);
+    assert_eq!(status(write(&storage, 100, &[7])), Some(ErrorKind::Io));
     assert_lost(&storage, "no space");
 }
 
@@ -149,8 +149,11 @@ fn ho8_discarded_space_that_is_not_to_be_had_again_fails_the_request_alone() {
     write(&storage, 0, &vec![7; CAPACITY as usize]).unwrap();
     storage.discard(0, 300_000).unwrap();
     fill(&directory);
-    assert_eq!(status(write(&storage, 0, &[1])), StatusCode::NoSpace);
-    assert_eq!(status(storage.write_zeroes(0, 5000)), StatusCode::NoSpace);
+    assert_eq!(status(write(&storage, 0, &[1])), Some(ErrorKind::NoSpace));
+    assert_eq!(
+        status(storage.write_zeroes(0, 5000)),
+        Some(ErrorKind::NoSpace)
+    );
     assert_eq!(read(&storage, 0, 200_000).unwrap(), [0; 200_000]);
     assert_eq!(storage.failure(), None);
     write(&storage, 400_000, &[1; 100_000]).unwrap();

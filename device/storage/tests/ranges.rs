@@ -6,8 +6,8 @@ use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
-use ringbar_model::{Storage, StorageError};
 use ringbar_storage::{FileStorage, MemoryStorage};
+use ringbar_storage::{Storage, StorageError};
 use tempfile::TempDir;
 use vm_memory::VolatileSlice;
 

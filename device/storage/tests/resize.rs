@@ -8,8 +8,8 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
-use ringbar_model::{Storage, StorageError};
 use ringbar_storage::{FileStorage, MemoryStorage};
+use ringbar_storage::{Storage, StorageError};
 use tempfile::TempDir;
 use vm_memory::VolatileSlice;
 

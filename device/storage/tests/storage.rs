@@ -7,8 +7,8 @@ use std::io::Write;
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
 use std::path::PathBuf;
 
-use ringbar_model::{Storage, StorageError};
 use ringbar_storage::{FileStorage, MemoryStorage, OpenError};
+use ringbar_storage::{Storage, StorageError};
 use rustix::fs::{SealFlags, fcntl_get_seals, ftruncate};
 use tempfile::TempDir;
 use vm_memory::VolatileSlice;

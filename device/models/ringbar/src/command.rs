@@ -3,64 +3,116 @@
 //! Commands: what the device does within its own memory.
 //!
 //! The driver may change the device memory through the aperture while a command
-//! works on it. So the bytes are looked at only in private copies, one piece
+//! works on it. So the bytes are looked at only in private copies, one chunk
 //! after the other, and nothing needs more of a storage than to read and write.
 
 use ringbar_spec::{Opcode, RequestHeader};
+use ringbar_storage::{Storage, StorageError};
 use vm_memory::VolatileSlice;
 
-use crate::queue::Outcome;
-use crate::storage::{Storage, StorageError};
+/// Bytes copied at a time: small enough for two chunks to stay in the cache, and a multiple
+/// of the pattern of a fill.
+const CHUNK: usize = 64 << 10;
 
-/// Bytes copied at a time: small enough for two of them to stay in the cache,
-/// and a multiple of the pattern of a fill.
-const PIECE: usize = 64 << 10;
+/// Bytes of one step of a command that copies, which takes some 0.1 ms. A queue that is
+/// stopped waits for one step.
+const COPY_STEP: u64 = 1 << 20;
+
+/// Bytes of one step of a command that the storage executes by itself.
+const STORAGE_STEP: u64 = 8 << 20;
+
+/// How far a command has got.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Progress {
+    /// Bytes that are done.
+    done: u64,
+    /// Checksum of these.
+    crc: u32,
+}
+
+/// What one step of a command came to.
+#[derive(Debug)]
+pub(crate) enum Step {
+    /// The command is done, with this result.
+    Done(Result<u64, StorageError>),
+    /// There are more steps.
+    More,
+}
 
 /// Executes commands. Made to be used again without a new allocation.
 #[derive(Debug, Default)]
 pub(crate) struct Executor {
-    /// Empty until the first command that needs them, then of [`PIECE`] bytes.
+    /// Empty until the first command that needs them, then of [`CHUNK`] bytes.
     first: Vec<u8>,
     second: Vec<u8>,
 }
 
 impl Executor {
-    /// Executes the command, whose ranges lie within the storage, to the end.
-    pub(crate) fn execute(&mut self, storage: &dyn Storage, header: &RequestHeader) -> Outcome {
-        let done = self.run(storage, header).and_then(|result| {
-            if header.flags & RequestHeader::FUA != 0 {
-                storage.flush_range(header.offset, header.length)?;
+    /// Executes the next step of a command, whose ranges lie within the storage.
+    ///
+    /// A command that is not executed to its end can be executed anew from the start.
+    pub(crate) fn step(
+        &mut self,
+        storage: &dyn Storage,
+        header: &RequestHeader,
+        progress: &mut Progress,
+    ) -> Step {
+        let left = header.length - progress.done;
+        let length = match header.opcode {
+            Opcode::Discard | Opcode::WriteZeroes => left.min(STORAGE_STEP),
+            // Half of it would have overwritten its own source.
+            Opcode::Copy if overlaps(header) => left,
+            _ => left.min(COPY_STEP),
+        };
+        match self.execute(storage, header, progress, length) {
+            Err(error) => Step::Done(Err(error)),
+            Ok(Some(result)) => Step::Done(Ok(result)),
+            Ok(None) => {
+                progress.done += length;
+                if progress.done < header.length {
+                    return Step::More;
+                }
+                Step::Done(Ok(match header.opcode {
+                    Opcode::Crc32c => progress.crc.into(),
+                    _ => header.length,
+                }))
             }
-            Ok(result)
-        });
-        match done {
-            Ok(result) => Outcome::of(result, Ok(())),
-            Err(error) => Outcome::of(0, Err(error)),
         }
     }
 
-    fn run(&mut self, storage: &dyn Storage, header: &RequestHeader) -> Result<u64, StorageError> {
-        let &RequestHeader {
-            offset,
-            length,
-            argument,
-            ..
-        } = header;
+    /// Executes the next `length` bytes. A result ends the command early.
+    fn execute(
+        &mut self,
+        storage: &dyn Storage,
+        header: &RequestHeader,
+        progress: &mut Progress,
+        length: u64,
+    ) -> Result<Option<u64>, StorageError> {
+        let at = header.offset + progress.done;
+        let second = header.argument.wrapping_add(progress.done);
         match header.opcode {
-            Opcode::Discard => storage.discard(offset, length)?,
-            Opcode::WriteZeroes => storage.write_zeroes(offset, length)?,
-            Opcode::Copy => self.copy(storage, argument, offset, length)?,
-            Opcode::Fill => self.fill(storage, offset, length, argument)?,
-            Opcode::Compare => return self.compare(storage, offset, argument, length),
+            Opcode::Discard => storage.discard(at, length)?,
+            Opcode::WriteZeroes => storage.write_zeroes(at, length)?,
+            Opcode::Copy => self.copy(storage, second, at, length)?,
+            Opcode::Fill => self.fill(storage, at, length, header.argument)?,
+            Opcode::Compare => {
+                let equal = self.compare(storage, at, second, length)?;
+                if equal < length {
+                    return Ok(Some(progress.done + equal));
+                }
+            }
             Opcode::Crc32c => {
-                // Fits: the header was parsed.
-                let crc = self.crc32c(storage, offset, length, argument as u32)?;
-                return Ok(u64::from(crc));
+                let before = match progress.done {
+                    // Fits: the header was parsed.
+                    0 => header.argument as u32,
+                    _ => progress.crc,
+                };
+                progress.crc = self.crc32c(storage, at, length, before)?;
             }
             // Not commands.
             Opcode::Read | Opcode::Write | Opcode::Flush | Opcode::MapAperture => {}
         }
-        Ok(length)
+        Ok(None)
     }
 
     fn copy(
@@ -74,9 +126,9 @@ impl Executor {
         // Where the target begins within the source, going forwards would
         // overwrite what is still to be copied.
         let backwards = target > source && target - source < length;
-        let count = length.div_ceil(PIECE as u64);
+        let count = length.div_ceil(CHUNK as u64);
         for i in 0..count {
-            let (at, len) = piece(length, if backwards { count - 1 - i } else { i });
+            let (at, len) = chunk(length, if backwards { count - 1 - i } else { i });
             storage.read(source + at, VolatileSlice::from(&mut buffer[..len]))?;
             storage.write(target + at, VolatileSlice::from(&mut buffer[..len]))?;
         }
@@ -94,7 +146,7 @@ impl Executor {
         for word in buffer.chunks_exact_mut(8) {
             word.copy_from_slice(&pattern.to_le_bytes());
         }
-        for (at, len) in pieces(length) {
+        for (at, len) in chunks(length) {
             storage.write(offset + at, VolatileSlice::from(&mut buffer[..len]))?;
         }
         Ok(())
@@ -110,11 +162,11 @@ impl Executor {
     ) -> Result<u64, StorageError> {
         let first = prepare(&mut self.first);
         let second = prepare(&mut self.second);
-        for (at, len) in pieces(length) {
+        for (at, len) in chunks(length) {
             let (first, second) = (&mut first[..len], &mut second[..len]);
             storage.read(one + at, VolatileSlice::from(&mut *first))?;
             storage.read(other + at, VolatileSlice::from(&mut *second))?;
-            // Most pieces are equal, which is found out faster in one go.
+            // Most chunks are equal, which is found out faster in one go.
             if first != second {
                 let equal = first.iter().zip(&*second).take_while(|(a, b)| a == b);
                 return Ok(at + equal.count() as u64);
@@ -132,7 +184,7 @@ impl Executor {
     ) -> Result<u32, StorageError> {
         let buffer = prepare(&mut self.first);
         let mut crc = before;
-        for (at, len) in pieces(length) {
+        for (at, len) in chunks(length) {
             storage.read(offset + at, VolatileSlice::from(&mut buffer[..len]))?;
             crc = crc32c::crc32c_append(crc, &buffer[..len]);
         }
@@ -140,19 +192,24 @@ impl Executor {
     }
 }
 
+/// Whether the two ranges of a copy overlap.
+fn overlaps(header: &RequestHeader) -> bool {
+    header.offset.abs_diff(header.argument) < header.length
+}
+
 fn prepare(buffer: &mut Vec<u8>) -> &mut [u8] {
-    buffer.resize(PIECE, 0);
+    buffer.resize(CHUNK, 0);
     buffer
 }
 
-/// Start and length of each piece of `length` bytes, in order.
-fn pieces(length: u64) -> impl Iterator<Item = (u64, usize)> {
-    (0..length.div_ceil(PIECE as u64)).map(move |index| piece(length, index))
+/// Start and length of each chunk of `length` bytes, in order.
+fn chunks(length: u64) -> impl Iterator<Item = (u64, usize)> {
+    (0..length.div_ceil(CHUNK as u64)).map(move |index| chunk(length, index))
 }
 
-/// Start and length of piece `index` of `length` bytes, of which it is a piece.
-fn piece(length: u64, index: u64) -> (u64, usize) {
-    let at = index * PIECE as u64;
-    // Fits: no more than a piece.
-    (at, (length - at).min(PIECE as u64) as usize)
+/// Start and length of chunk `index` of `length` bytes.
+fn chunk(length: u64, index: u64) -> (u64, usize) {
+    let at = index * CHUNK as u64;
+    // Fits: no more than a chunk.
+    (at, (length - at).min(CHUNK as u64) as usize)
 }

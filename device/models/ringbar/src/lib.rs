@@ -1,17 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! What a Ringbar device does with a descriptor chain, and nothing else: no
-//! sockets, no threads, no files. Transports feed it ring entries, a
-//! [`Storage`] stands behind it.
+//! The Ringbar device: a byte-addressable memory with a DMA engine.
 //!
 //! | module | holds |
 //! |---|---|
-//! | [`chain`] | reading a descriptor chain out of guest memory |
+//! | [`device`] | [`Device`]: what outlives a connection |
+//! | [`session`] | [`Session`]: the device on one connection, as the engine runs it |
 //! | [`request`] | validating a chain as a request |
-//! | [`queue`] | executing the requests of one queue |
-//! | `command` | executing commands, which work within the device memory |
-//! | [`event`] | writing an event into a buffer of the event queue |
-//! | [`storage`] | the trait behind which the device memory lives |
+//! | `executor`, `command` | executing requests, step by step |
+//! | `flusher` | making data durable beside the queues |
+//! | `events` | events and their delivery |
+//! | `aperture` | whether the shared memory region shows the device memory |
+//! | [`counters`] | what the device has done |
+//! | [`request_queue`] | requests without an engine |
 //!
 //! # Trust
 //!
@@ -21,9 +22,7 @@
 //! request is not interpreted at all.
 //!
 //! A request that is wrong but has a valid place for its status is answered
-//! with that status. One that cannot be answered breaks its queue: the caller
-//! gets a [`QueueFault`](ringbar_spec::QueueFault) and is to serve the queue no
-//! longer until the driver resets it.
+//! with that status. One that cannot be answered breaks its queue.
 //!
 //! # Guest memory
 //!
@@ -32,15 +31,39 @@
 //! that range out, so that a data segment inside the device's own aperture is
 //! answered with `Invalid`: source and target would be the same bytes behind
 //! two addresses, where no order of copying is right for every overlap.
+//!
+//! # What the device does not do
+//!
+//! It knows no threads but the one that flushes, no rings and no transport.
 
-pub mod chain;
+mod aperture;
 mod command;
-pub mod event;
-pub mod queue;
+pub mod counters;
+pub mod device;
+pub mod error;
+mod events;
+mod executor;
+mod flusher;
 pub mod request;
-pub mod storage;
+pub mod request_queue;
+pub mod session;
 
-pub use chain::{Buffer, Chain, ChainHead};
-pub use queue::{QueueRole, RequestQueue, Served};
-pub use request::Limits;
-pub use storage::{Storage, StorageError};
+pub use counters::Counts;
+pub use device::{Device, DeviceOptions};
+pub use error::Error;
+pub use request::{Limits, QueueRole};
+pub use request_queue::{RequestQueue, Served};
+pub use session::Session;
+
+use ringbar_engine::Fault;
+use ringbar_spec::QueueFault;
+
+/// How the driver is told of a fault of a queue.
+pub const fn queue_fault(fault: Fault) -> QueueFault {
+    match fault {
+        Fault::Chain => QueueFault::Chain,
+        Fault::Address => QueueFault::Address,
+        Fault::NoAnswer => QueueFault::NoStatus,
+        Fault::Ring => QueueFault::Ring,
+    }
+}

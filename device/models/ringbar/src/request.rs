@@ -2,17 +2,16 @@
 
 //! Descriptor chain to request.
 //!
-//! How the bytes of a request are cut into descriptors means nothing
+//! How the bytes of a request are distributed over descriptors means nothing
 //! (VIRTIO 1.3, 2.7.4): the header is the first [`RequestHeader::SIZE`]
 //! device-readable bytes, the status the last [`RequestStatus::SIZE`]
 //! device-writable ones, the data what lies between.
 
-use ringbar_spec::{
-    DeviceConfig, HeaderError, Opcode, QueueFault, RequestHeader, RequestStatus, StatusCode,
-};
+use ringbar_engine::{Buffer, Fault};
+use ringbar_spec::{DeviceConfig, HeaderError, Opcode, RequestHeader, RequestStatus, StatusCode};
 use vm_memory::{Address, Bytes, GuestAddress, GuestMemory, Permissions};
 
-use crate::chain::{Buffer, Chain, ChainHead};
+use crate::command::Progress;
 
 /// What a device accepts, but for its capacity, which may change.
 #[derive(Clone, Copy, Debug)]
@@ -33,7 +32,7 @@ impl Limits {
     }
 }
 
-/// A piece of guest memory.
+/// A range of guest memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Segment {
     /// Guest physical address.
@@ -67,133 +66,100 @@ impl StatusSlot {
     ///
     /// # Errors
     ///
-    /// [`QueueFault::Address`] where `mem` has no such memory any more.
-    pub fn write<M: GuestMemory>(&self, mem: &M, status: RequestStatus) -> Result<(), QueueFault> {
+    /// [`Fault::Address`] where `mem` has no such memory any more.
+    pub fn write<M: GuestMemory>(&self, mem: &M, status: RequestStatus) -> Result<(), Fault> {
         let bytes = status.to_bytes();
         let mut rest = &bytes[..];
         for segment in &self.segments {
-            let (piece, after) = rest
+            let (chunk, after) = rest
                 .split_at_checked(segment.len as usize)
-                .ok_or(QueueFault::Address)?;
-            mem.write_slice(piece, segment.addr)
-                .map_err(|_| QueueFault::Address)?;
+                .ok_or(Fault::Address)?;
+            mem.write_slice(chunk, segment.addr)
+                .map_err(|_| Fault::Address)?;
             rest = after;
         }
         Ok(())
     }
 }
 
-/// A validated request.
-///
-/// # Invariants
-///
-/// The opcode fits the queue's role and is executed by the device; offset plus
-/// length is within the capacity, and so is the second range of a command that
-/// has one; the segments lie in guest memory, and have `length` bytes in sum
-/// where the opcode is read or write and none elsewhere.
-#[derive(Clone, Copy, Debug)]
-pub struct Request<'a> {
-    header: RequestHeader,
-    data: &'a [Segment],
+/// A chain that was read and validated, kept with the request that it belongs to. Made to
+/// be used again for the next one without a new allocation.
+#[derive(Debug, Default)]
+pub struct ParsedChain {
+    /// Where the status goes.
+    pub(crate) status: StatusSlot,
+    /// Number of device-writable bytes before the status.
+    pub(crate) writable: u64,
+    data: Vec<Segment>,
+    /// # Invariants
+    ///
+    /// Where there is one: the opcode fits the queue's role and is executed by the device;
+    /// offset plus length is within the capacity, and so is the second range of a command
+    /// that has one; the data segments lie in guest memory, and have `length` bytes in sum
+    /// where the opcode is read or write and none elsewhere.
+    header: Option<RequestHeader>,
+    /// How much of a command is done.
+    pub(crate) progress: Progress,
 }
 
-impl Request<'_> {
-    /// What the driver asks for.
-    pub const fn header(&self) -> &RequestHeader {
-        &self.header
+impl ParsedChain {
+    /// What the driver asks for; `None` where the request was refused.
+    pub const fn header(&self) -> Option<&RequestHeader> {
+        self.header.as_ref()
     }
 
     /// The data segments.
-    pub const fn data(&self) -> &[Segment] {
-        self.data
-    }
-}
-
-/// What a chain asks for and where the answer goes.
-#[derive(Debug)]
-pub struct Parsed<'a> {
-    /// Where the status goes.
-    pub status: &'a StatusSlot,
-    /// Number of device-writable bytes before the status.
-    pub writable: u64,
-    /// The request, or the code with which to refuse it.
-    pub request: Result<Request<'a>, StatusCode>,
-}
-
-/// Turns chains into requests. Made to be used again for the next chain
-/// without a new allocation.
-#[derive(Debug)]
-pub struct Parser {
-    config: DeviceConfig,
-    role: QueueRole,
-    chain: Chain,
-    data: Vec<Segment>,
-    status: StatusSlot,
-}
-
-impl Parser {
-    /// A parser for one queue.
-    pub fn new(limits: Limits, role: QueueRole) -> Self {
-        Self {
-            config: limits.config,
-            role,
-            chain: Chain::with_limit(limits.max_buffers()),
-            data: Vec::with_capacity(limits.max_buffers()),
-            status: StatusSlot {
-                segments: Vec::with_capacity(RequestStatus::SIZE),
-            },
-        }
+    pub fn data(&self) -> &[Segment] {
+        &self.data
     }
 
-    /// Reads and validates the chain at `head`, for a device of `capacity` bytes.
+    /// Validates what the driver put into `buffers`, on a queue with this role, for a device
+    /// of `capacity` bytes. `Ok(Err)` is the code with which to refuse the request.
     ///
     /// # Errors
     ///
-    /// Chains that cannot be answered, see [`Chain::read`]; in addition
-    /// [`QueueFault::NoStatus`] without [`RequestStatus::SIZE`] writable bytes
-    /// and [`QueueFault::Address`] with some of these outside guest memory.
+    /// Chains that cannot be answered: [`Fault::NoAnswer`] without [`RequestStatus::SIZE`]
+    /// writable bytes and [`Fault::Address`] with some of these outside guest memory.
     pub fn parse<M: GuestMemory>(
         &mut self,
+        limits: &Limits,
+        role: QueueRole,
         mem: &M,
-        head: ChainHead,
+        buffers: &[Buffer],
         capacity: u64,
-    ) -> Result<Parsed<'_>, QueueFault> {
-        self.chain.read(mem, head)?;
-        let writable = self.find_status(mem)?;
-        let header = self.validate(mem, writable, capacity);
-        Ok(Parsed {
-            status: &self.status,
-            writable,
-            request: header.map(|header| Request {
-                header,
-                data: &self.data,
-            }),
-        })
+    ) -> Result<Result<(), StatusCode>, Fault> {
+        self.header = None;
+        self.progress = Progress::default();
+        self.find_status(mem, buffers)?;
+        Ok(self
+            .validate(&limits.config, role, mem, buffers, capacity)
+            .map(|header| self.header = Some(header)))
     }
 
-    /// Finds the status; returns the number of writable bytes before it.
-    fn find_status<M: GuestMemory>(&mut self, mem: &M) -> Result<u64, QueueFault> {
-        let writable = total(self.chain.buffers(), true);
-        let before = writable
+    fn find_status<M: GuestMemory>(&mut self, mem: &M, buffers: &[Buffer]) -> Result<(), Fault> {
+        let writable = total(buffers, true);
+        self.writable = writable
             .checked_sub(RequestStatus::SIZE as u64)
-            .ok_or(QueueFault::NoStatus)?;
+            .ok_or(Fault::NoAnswer)?;
         let segments = &mut self.status.segments;
         segments.clear();
-        segments.extend(cut(self.chain.buffers(), true, before, writable));
+        segments.extend(slice(buffers, true, self.writable, writable));
         // INVARIANT: the segments are the last SIZE writable bytes, checked here.
         if !segments.iter().all(|segment| in_memory(mem, segment, true)) {
-            return Err(QueueFault::Address);
+            return Err(Fault::Address);
         }
-        Ok(before)
+        Ok(())
     }
 
     fn validate<M: GuestMemory>(
         &mut self,
+        config: &DeviceConfig,
+        role: QueueRole,
         mem: &M,
-        data_writable: u64,
+        buffers: &[Buffer],
         capacity: u64,
     ) -> Result<RequestHeader, StatusCode> {
-        let buffers = self.chain.buffers();
+        let data_writable = self.writable;
         // VIRTIO 1.3, 2.7.4.2: device-writable after device-readable.
         if !buffers.is_sorted_by_key(|buffer| buffer.writable) {
             return Err(StatusCode::Invalid);
@@ -204,13 +170,13 @@ impl Parser {
             .ok_or(StatusCode::Invalid)?;
         let header = read_header(mem, buffers)?;
 
-        if header.opcode.is_control() != (self.role == QueueRole::Control)
-            || !self.config.supports(header.opcode)
+        if header.opcode.is_control() != (role == QueueRole::Control)
+            || !config.supports(header.opcode)
         {
             return Err(StatusCode::Unsupported);
         }
 
-        let max_data = u64::from(self.config.max_request_bytes());
+        let max_data = u64::from(config.max_request_bytes());
         let (writable, wrong_way, data, max_length) = match header.opcode {
             Opcode::Read => (true, data_readable, header.length, max_data),
             Opcode::Write => (false, data_writable, header.length, max_data),
@@ -225,7 +191,7 @@ impl Parser {
             | Opcode::Copy
             | Opcode::Fill
             | Opcode::Compare
-            | Opcode::Crc32c => (true, data_readable, 0, self.config.max_command_bytes()),
+            | Opcode::Crc32c => (true, data_readable, 0, config.max_command_bytes()),
         };
         let (from, to) = if writable {
             (0, data_writable)
@@ -237,8 +203,8 @@ impl Parser {
         }
 
         self.data.clear();
-        self.data.extend(cut(buffers, writable, from, to));
-        if self.data.len() > usize::from(self.config.max_segments()) {
+        self.data.extend(slice(buffers, writable, from, to));
+        if self.data.len() > usize::from(config.max_segments()) {
             return Err(StatusCode::Invalid);
         }
         // INVARIANT: everything below is checked before the request is made.
@@ -265,14 +231,14 @@ impl Parser {
 fn read_header<M: GuestMemory>(mem: &M, buffers: &[Buffer]) -> Result<RequestHeader, StatusCode> {
     let mut bytes = [0; RequestHeader::SIZE];
     let mut rest = &mut bytes[..];
-    for segment in cut(buffers, false, 0, RequestHeader::SIZE as u64) {
-        let (piece, after) = rest
+    for segment in slice(buffers, false, 0, RequestHeader::SIZE as u64) {
+        let (chunk, after) = rest
             .split_at_mut_checked(segment.len as usize)
             .ok_or(StatusCode::Invalid)?;
         if !in_memory(mem, &segment, false) {
             return Err(StatusCode::Invalid);
         }
-        mem.read_slice(piece, segment.addr)
+        mem.read_slice(chunk, segment.addr)
             .map_err(|_| StatusCode::Invalid)?;
         rest = after;
     }
@@ -294,10 +260,10 @@ fn total(buffers: &[Buffer], writable: bool) -> u64 {
         .sum()
 }
 
-/// The pieces of memory that hold the bytes `from..to` of the buffers of one
+/// The segments of memory that hold the bytes `from..to` of the buffers of one
 /// direction, counted over these buffers in order. An address that would wrap
 /// is kept at the top, where no guest has memory.
-fn cut(
+fn slice(
     buffers: &[Buffer],
     writable: bool,
     from: u64,
@@ -320,7 +286,7 @@ fn cut(
                     .addr
                     .checked_add(low - start)
                     .unwrap_or(GuestAddress(u64::MAX)),
-                // Fits: the piece is no longer than the buffer.
+                // Fits: the segment is no longer than the buffer.
                 len: (high - low) as u32,
             })
         })

@@ -9,7 +9,8 @@ mod support;
 use commands_reference::{COMMANDS, execute};
 use proptest::prelude::*;
 use proptest::sample::select;
-use ringbar_model::{Chain, Served};
+use ringbar_engine::Chain;
+use ringbar_model::Served;
 use ringbar_spec::{HeaderError, Opcode, QueueFault, RequestHeader, RequestStatus, StatusCode};
 use support::{
     CAPACITY, Desc, Guest, INDIRECT, MAX_REQUEST, MAX_SEGMENTS, NEXT, QUEUE_SIZE, REGIONS, TABLE,

@@ -6,9 +6,9 @@ mod support;
 
 use std::sync::atomic::Ordering;
 
-use ringbar_model::storage::with_causes;
-use ringbar_model::{Served, Storage};
+use ringbar_model::Served;
 use ringbar_spec::{Opcode, QueueFault, RequestHeader, RequestStatus, StatusCode};
+use ringbar_storage::{Storage, with_causes};
 use support::{
     CAPACITY, Desc, Guest, INDIRECT, MAX_REQUEST, NEXT, QUEUE_SIZE, TestStorage, WRITE, desc, head,
     put_table,

@@ -9,9 +9,8 @@ pub mod seccomp;
 
 use std::path::Path;
 
-use ringbar_model::{Storage, StorageError};
-use ringbar_spec::StatusCode;
 use ringbar_storage::FileStorage;
+use ringbar_storage::{ErrorKind, Storage, StorageError};
 use tempfile::TempDir;
 use vm_memory::VolatileSlice;
 
@@ -51,8 +50,8 @@ pub fn open(directory: &Path) -> FileStorage {
     FileStorage::open(&directory.join("disk"), Some(CAPACITY)).unwrap()
 }
 
-pub fn status<T>(result: Result<T, StorageError>) -> StatusCode {
-    result.err().map_or(StatusCode::Ok, |error| error.status())
+pub fn status<T>(result: Result<T, StorageError>) -> Option<ErrorKind> {
+    result.err().map(|error| error.kind())
 }
 
 /// Asserts that nothing works any more, for good, and that there is a reason.
@@ -60,10 +59,10 @@ pub fn status<T>(result: Result<T, StorageError>) -> StatusCode {
 pub fn assert_lost(storage: &FileStorage, reason: &str) {
     for _ in 0..2 {
         for (name, operation) in WRITING {
-            assert_eq!(status(operation(storage)), StatusCode::IoError, "{name}");
+            assert_eq!(status(operation(storage)), Some(ErrorKind::Io), "{name}");
         }
         for offset in [0, CAPACITY - 1] {
-            assert_eq!(status(read(storage, offset, 1)), StatusCode::IoError);
+            assert_eq!(status(read(storage, offset, 1)), Some(ErrorKind::Io));
         }
     }
     let failure = storage.failure().unwrap();
@@ -74,5 +73,8 @@ pub fn assert_lost(storage: &FileStorage, reason: &str) {
     storage.resize(10).unwrap_err();
     assert_eq!(storage.capacity(), CAPACITY);
     // A range outside is still that.
-    assert_eq!(status(read(storage, CAPACITY, 1)), StatusCode::OutOfRange);
+    assert_eq!(
+        status(read(storage, CAPACITY, 1)),
+        Some(ErrorKind::OutOfRange)
+    );
 }

@@ -8,13 +8,14 @@ use std::os::unix::net::UnixListener;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 
+use ringbar_engine::model::DeviceModel;
+use ringbar_engine::{Counters, Options};
 use tracing::{debug, info};
 use vhost::vhost_user::{Error as ProtocolError, Listener};
 use vhost_user_backend::{Error as BackendError, ShutdownHandle, VhostUserDaemon};
 use vm_memory::{GuestMemoryAtomic, GuestMemoryMmap};
 
 use crate::backend::DeviceBackend;
-use crate::device::Device;
 use crate::error::Error;
 
 /// A connection that is being served by threads of its own.
@@ -25,23 +26,24 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// Accepts a connection and starts to serve it. Waits for one if there is
-    /// none yet.
-    pub fn accept(device: Arc<Device>, listener: &UnixListener) -> Result<Self, Error> {
+    /// Accepts a connection and starts to serve it with `device`, which counts in
+    /// `counters`. Waits for a connection if there is none yet.
+    pub fn accept<D: DeviceModel>(
+        device: Arc<D>,
+        counters: Arc<Counters>,
+        options: Options,
+        listener: &UnixListener,
+    ) -> Result<Self, Error> {
         let mut listener = Listener::from(listener.try_clone().map_err(Error::Resources)?);
-        let backend = Arc::new(DeviceBackend::new(device)?);
+        let backend = Arc::new(DeviceBackend::new(device, counters, options)?);
+        let queues = backend.hand_over_queues();
         let mut daemon = VhostUserDaemon::new(
             "vhost-user".to_owned(),
             Arc::clone(&backend),
             GuestMemoryAtomic::new(GuestMemoryMmap::new()),
         )
-        .map_err(|error| {
-            // Those that were started before the one that could not be.
-            backend.end_workers();
-            refused(error)
-        })?;
-        let workers = daemon.get_epoll_handlers();
-        backend.register(&workers).map_err(Error::Resources)?;
+        .map_err(refused)?;
+        drop(queues);
         // The write end closes when the thread is done, whichever way. Made before
         // the connection is accepted: it would be lost if there were no descriptors.
         let (finished, running) = io::pipe().map_err(Error::Resources)?;
@@ -55,12 +57,9 @@ impl Connection {
                 let _running = running;
                 let result = daemon.wait();
                 debug!(?result, "message handler ended");
-                backend.end();
-                // Tells the workers to end and waits for them. The library holds on to the
-                // workers' epolls as well as we do.
+                // Whatever is in the rings: each worker ends after the step that it is at.
+                backend.engine().ender().end();
                 drop(daemon);
-                drop(workers);
-                // The last that holds on to it: what the workers were told by is closed.
                 drop(backend);
                 ended(result)
             })

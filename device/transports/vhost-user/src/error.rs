@@ -4,25 +4,13 @@
 
 use std::io;
 
-use ringbar_model::storage::ResizeError;
-use ringbar_spec::ConfigError;
-
-/// Why a device cannot be made or a connection ended badly.
+/// Why a connection cannot be served or ended badly.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The options make no valid device.
-    #[error("the device cannot have this configuration: {0:?}")]
-    Config(ConfigError),
-    /// The storage cannot be given another size.
-    #[error("the device keeps its size")]
-    Resize(#[source] ResizeError),
-    /// More I/O queues than this transport carries.
-    #[error("{0} I/O queues are too many: vhost-user carries at most {max}", max = crate::MAX_IO_QUEUES)]
+    /// More queues than this transport carries.
+    #[error("{0} queues are too many: vhost-user carries at most {max}", max = crate::MAX_QUEUES)]
     TooManyQueues(u16),
-    /// The aperture would be larger than a shared memory region can be.
-    #[error("device memory of {0} bytes is too large for a shared memory region")]
-    ApertureSize(u64),
     /// A file descriptor or thread that the connection needs cannot be had.
     #[error("cannot prepare a connection")]
     Resources(#[source] io::Error),

@@ -9,9 +9,10 @@
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock, Mutex};
 
-use ringbar_model::storage::{Mappable, ResizeError};
-use ringbar_model::{ChainHead, QueueRole, RequestQueue, Served, Storage, StorageError};
+use ringbar_engine::chain::ChainHead;
+use ringbar_model::{QueueRole, RequestQueue, Served};
 use ringbar_spec::{ConfigParts, DeviceConfig, Opcode, QueueFault, RequestStatus};
+use ringbar_storage::{Mappable, ResizeError, Storage, StorageError};
 use virtio_queue::desc::split::Descriptor;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, VolatileSlice};
 
@@ -61,7 +62,6 @@ pub fn pattern(len: u64) -> Vec<u8> {
 }
 
 /// Storage in plain memory that can be told to fail.
-#[derive(Debug)]
 pub struct TestStorage {
     bytes: GuestMemoryMmap,
     capacity: AtomicU64,
@@ -71,6 +71,14 @@ pub struct TestStorage {
     pub discards: AtomicU32,
     /// Offset and length of each write that no flush has covered since.
     unflushed: Mutex<Vec<(u64, u64)>>,
+    /// Called before each flush.
+    pub on_flush: Option<Box<dyn Fn() + Send + Sync>>,
+}
+
+impl std::fmt::Debug for TestStorage {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("TestStorage").finish_non_exhaustive()
+    }
 }
 
 impl TestStorage {
@@ -90,6 +98,7 @@ impl TestStorage {
             flushes: 0.into(),
             discards: 0.into(),
             unflushed: Mutex::default(),
+            on_flush: None,
         }
     }
 
@@ -124,6 +133,9 @@ impl TestStorage {
     }
 
     fn flushed(&self, offset: u64, length: u64) -> Result<(), StorageError> {
+        if let Some(on_flush) = &self.on_flush {
+            on_flush();
+        }
         let covers = |(at, len): &(u64, u64)| *at >= offset && at + len <= offset + length;
         self.unflushed
             .lock()

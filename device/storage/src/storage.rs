@@ -1,13 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! The interface between the device model and what holds its memory.
+//! The interface between device models and what holds their memory.
 
 use std::error::Error;
 use std::fmt::Debug;
 use std::fs::File;
 use std::io;
 
-use ringbar_spec::StatusCode;
 use vm_memory::VolatileSlice;
 
 /// Why a storage could not do what it was asked for.
@@ -32,13 +31,45 @@ pub enum StorageError {
     Io(#[source] io::Error),
 }
 
+/// Kinds of [`StorageError`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ErrorKind {
+    /// [`StorageError::OutOfRange`]
+    OutOfRange,
+    /// [`StorageError::NoSpace`]
+    NoSpace,
+    /// [`StorageError::Io`]
+    Io,
+}
+
 impl StorageError {
-    /// The status with which a request ends that met this error.
-    pub const fn status(&self) -> StatusCode {
+    /// Which kind of error it is.
+    pub const fn kind(&self) -> ErrorKind {
         match self {
-            Self::OutOfRange { .. } => StatusCode::OutOfRange,
-            Self::NoSpace(_) => StatusCode::NoSpace,
-            Self::Io(_) => StatusCode::IoError,
+            Self::OutOfRange { .. } => ErrorKind::OutOfRange,
+            Self::NoSpace(_) => ErrorKind::NoSpace,
+            Self::Io(_) => ErrorKind::Io,
+        }
+    }
+
+    /// The same error for another request that failed for the same reason.
+    pub fn duplicate(&self) -> Self {
+        let same = |error: &io::Error| match error.raw_os_error() {
+            Some(errno) => io::Error::from_raw_os_error(errno),
+            None => io::Error::new(error.kind(), error.to_string()),
+        };
+        match self {
+            Self::OutOfRange {
+                offset,
+                length,
+                capacity,
+            } => Self::OutOfRange {
+                offset: *offset,
+                length: *length,
+                capacity: *capacity,
+            },
+            Self::NoSpace(error) => Self::NoSpace(same(error)),
+            Self::Io(error) => Self::Io(same(error)),
         }
     }
 }
@@ -141,6 +172,12 @@ pub trait Storage: Debug + Send + Sync {
     /// Makes everything durable that was written before the call, whoever wrote
     /// it and through whichever mapping.
     fn flush(&self) -> Result<(), StorageError>;
+
+    /// Whether [`Self::flush`] and [`Self::flush_range`] may wait for a disk. Then they are
+    /// better called on a thread that nothing else needs.
+    fn flush_waits(&self) -> bool {
+        true
+    }
 
     /// Like [`Self::flush`], for `length` bytes from `offset` on.
     fn flush_range(&self, offset: u64, length: u64) -> Result<(), StorageError>;

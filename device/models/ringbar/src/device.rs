@@ -3,15 +3,15 @@
 //! What outlives a connection.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::time::Duration;
 
-use ringbar_model::Storage;
 use ringbar_spec::{ConfigParts, DeviceConfig, Opcode, aperture_of};
+use ringbar_storage::Storage;
 
 use crate::aperture::ApertureLayout;
-use crate::counters::Counters;
+use crate::counters::{Counters, Counts};
 use crate::error::Error;
-use crate::events::PendingEvents;
+use crate::events::Events;
+use crate::flusher::Flusher;
 
 /// Most data segments of a request. With header and status that makes the 256
 /// descriptors of a usual queue, which no chain may exceed (VIRTIO 1.3,
@@ -25,26 +25,22 @@ const OPERATIONS: u32 =
 /// Choices of whoever runs the device.
 #[derive(Clone, Copy, Debug)]
 pub struct DeviceOptions {
-    /// Number of I/O queues, at least 1 and at most [`crate::MAX_IO_QUEUES`].
+    /// Number of I/O queues, at least 1 and at most [`ringbar_spec::MAX_IO_QUEUES`].
     pub io_queues: u16,
     /// Most data bytes in one request, at least 1.
     pub max_request_bytes: u32,
-    /// Greatest length of one command, at least [`ringbar_spec::MIN_COMMAND_BYTES`]. A command keeps its queue busy
-    /// until it is done, and a reset of the device has to wait for it.
+    /// Greatest length of one command, at least [`ringbar_spec::MIN_COMMAND_BYTES`]. A
+    /// command keeps its queue busy until it is done.
     pub max_command_bytes: u64,
-    /// How long to look for the next request in an empty ring before sleeping. The
-    /// device looks only while that pays; zero for never.
-    pub poll: Duration,
 }
 
 impl Default for DeviceOptions {
-    /// 4 I/O queues, requests of 4 MiB, commands of 64 MiB, and 200 us.
+    /// 4 I/O queues, requests of 4 MiB, commands of 64 MiB.
     fn default() -> Self {
         Self {
             io_queues: 4,
             max_request_bytes: 4 << 20,
             max_command_bytes: 64 << 20,
-            poll: Duration::from_micros(200),
         }
     }
 }
@@ -57,8 +53,9 @@ pub struct Device {
     /// Held while the size changes, which may take long. Taken before the state.
     resizing: Mutex<()>,
     storage: Arc<dyn Storage>,
-    poll: Duration,
+    flusher: Flusher,
     counters: Counters,
+    queue_counters: Arc<ringbar_engine::Counters>,
 }
 
 #[derive(Debug)]
@@ -67,7 +64,7 @@ struct State {
     /// What the aperture of the connection shows of the largest device.
     aperture: u64,
     /// Those of the connection, if there is one.
-    events: Weak<PendingEvents>,
+    events: Weak<Events>,
 }
 
 impl State {
@@ -82,9 +79,6 @@ impl State {
 impl Device {
     /// A device whose memory is `storage`.
     pub fn new(storage: Arc<dyn Storage>, options: DeviceOptions) -> Result<Self, Error> {
-        if options.io_queues > crate::MAX_IO_QUEUES {
-            return Err(Error::TooManyQueues(options.io_queues));
-        }
         let capacity = storage.capacity();
         let config = DeviceConfig::new(ConfigParts {
             io_queues: options.io_queues,
@@ -105,9 +99,10 @@ impl Device {
                 events: Weak::new(),
             }),
             resizing: Mutex::new(()),
+            flusher: Flusher::new(Arc::clone(&storage)).map_err(Error::Flusher)?,
             storage,
-            poll: options.poll,
             counters: Counters::default(),
+            queue_counters: Arc::default(),
         })
     }
 
@@ -148,19 +143,30 @@ impl Device {
         &self.storage
     }
 
-    /// How long to look for the next request.
-    pub(crate) const fn poll(&self) -> Duration {
-        self.poll
+    pub(crate) const fn flusher(&self) -> &Flusher {
+        &self.flusher
     }
 
-    /// What the device has done.
-    pub const fn counters(&self) -> &Counters {
+    pub(crate) const fn counters(&self) -> &Counters {
         &self.counters
+    }
+
+    /// Where the engines that run the device count what their queues do.
+    pub const fn queue_counters(&self) -> &Arc<ringbar_engine::Counters> {
+        &self.queue_counters
+    }
+
+    /// What the device and its queues have done.
+    pub fn counts(&self) -> Counts {
+        Counts {
+            queues: self.queue_counters.get(),
+            requests: self.counters.get(),
+        }
     }
 
     /// Begins a connection, to which `events` belong. Returns what the aperture
     /// shows on it, which is all of the device memory.
-    pub(crate) fn connect(&self, events: &Arc<PendingEvents>) -> Result<ApertureLayout, Error> {
+    pub(crate) fn connect(&self, events: &Arc<Events>) -> Result<ApertureLayout, Error> {
         let mut state = self.state();
         let capacity = state.config.capacity();
         let layout = ApertureLayout::new(capacity)?;
@@ -178,13 +184,14 @@ impl Device {
 mod tests {
     use std::sync::mpsc::{Receiver, Sender, channel};
     use std::thread;
+    use std::time::Duration;
 
     use ringbar_spec::Event;
 
     use super::*;
-    use crate::testing::{HookedStorage, Thread};
+    use crate::session::tests::{HookedStorage, Thread};
 
-    const PATIENCE: Duration = Duration::from_secs(10);
+    const TIMEOUT: Duration = Duration::from_secs(10);
 
     /// A device whose storage says that it begins to change its size, and waits to be
     /// told to go on.
@@ -195,7 +202,7 @@ mod tests {
         let mut storage = HookedStorage::new(4096);
         storage.on_resize = Box::new(move || {
             begun.send(()).unwrap();
-            goes_on.lock().unwrap().recv_timeout(PATIENCE).unwrap();
+            goes_on.lock().unwrap().recv_timeout(TIMEOUT).unwrap();
         });
         let device = Device::new(Arc::new(storage), DeviceOptions::default()).unwrap();
         (Arc::new(device), begins, go_on)
@@ -206,22 +213,22 @@ mod tests {
         let (device, begins, go_on) = slow_device();
         go_on.send(()).unwrap();
         device.resize(8192).unwrap();
-        begins.recv_timeout(PATIENCE).unwrap();
+        begins.recv_timeout(TIMEOUT).unwrap();
         let config = device.config();
         assert_eq!((config.capacity(), config.aperture_bytes()), (8192, 4096));
 
         let other = Arc::clone(&device);
         let resize = thread::spawn(move || other.resize(12288));
-        begins.recv_timeout(PATIENCE).unwrap();
+        begins.recv_timeout(TIMEOUT).unwrap();
         let (sender, done) = channel();
         let other = Arc::clone(&device);
-        let events = Arc::new(PendingEvents::new(3).unwrap());
+        let events = Arc::new(Events::default());
         let connected = Arc::clone(&events);
         thread::spawn(move || {
             other.connect(&connected).unwrap();
             sender.send(other.config()).unwrap();
         });
-        let config = done.recv_timeout(PATIENCE / 2).expect("it waits");
+        let config = done.recv_timeout(TIMEOUT / 2).expect("it waits");
         assert_eq!((config.capacity(), config.aperture_bytes()), (8192, 8192));
         assert_eq!(events.front(), None);
 
@@ -247,12 +254,12 @@ mod tests {
             handle
         };
         let first = resize(8192);
-        begins.recv_timeout(PATIENCE).unwrap();
+        begins.recv_timeout(TIMEOUT).unwrap();
         let second = resize(12288);
         assert!(begins.try_recv().is_err());
         go_on.send(()).unwrap();
         first.join().unwrap().unwrap();
-        begins.recv_timeout(PATIENCE).unwrap();
+        begins.recv_timeout(TIMEOUT).unwrap();
         assert_eq!(device.config().capacity(), 8192);
         go_on.send(()).unwrap();
         second.join().unwrap().unwrap();

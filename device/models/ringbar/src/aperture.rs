@@ -1,0 +1,229 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! The aperture: the device memory as a VIRTIO shared memory region (VIRTIO 1.3, 2.10),
+//! which the transport has the virtual machine monitor map.
+//!
+//! The monitor forgets the mapping when the driver resets the device, and takes the request
+//! only while the device is started. So it is sent when the driver asks over the control
+//! queue, which it can do in that time only.
+//!
+//! ```text
+//!            MapAperture            mapped
+//!   Absent ──────────────► Pending ─────────► Present
+//!     ▲                       │                  │
+//!     ├───── refused ─────────┘                  │
+//!     └───── device stopped ─────────────────────┘
+//! ```
+
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use ringbar_engine::Request;
+use ringbar_engine::model::{Mapper, SharedRegion};
+use ringbar_spec::{APERTURE_PAGE, RequestStatus, StatusCode, aperture_of};
+use ringbar_storage::Storage;
+use tracing::{info, warn};
+
+use crate::error::Error;
+use crate::session::{Answer, Session};
+
+/// Sizes of the shared memory region and of the mapping in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct ApertureLayout {
+    /// Size of the region: a power of two, because QEMU makes a BAR of it.
+    pub(crate) region: u64,
+    /// Bytes mapped: the whole pages of the device memory. A last one that it does not
+    /// fill is left out, because the rest of that is not the device's: a longer file may
+    /// go on there.
+    pub(crate) mapped: u64,
+}
+
+impl ApertureLayout {
+    /// For `bytes` of device memory.
+    pub(crate) fn new(bytes: u64) -> Result<Self, Error> {
+        let mapped = aperture_of(bytes);
+        match mapped.max(APERTURE_PAGE).checked_next_power_of_two() {
+            Some(region) if region <= 1 << 62 => Ok(Self { region, mapped }),
+            _ => Err(Error::ApertureSize(bytes)),
+        }
+    }
+}
+
+#[derive(Debug)]
+enum Mapping {
+    /// Not mapped, or not any more.
+    Absent,
+    /// The monitor was asked; these requests wait for its answer.
+    Pending(Vec<Request<Session>>),
+    /// Mapped since the driver started the device.
+    Present,
+}
+
+#[derive(Debug)]
+struct State {
+    mapping: Mapping,
+    /// Counts the stops of the device: a mapping is worth nothing after one.
+    run: u64,
+    mapper: Option<Arc<dyn Mapper>>,
+}
+
+/// The aperture of one connection.
+#[derive(Debug)]
+pub(crate) struct Aperture {
+    layout: ApertureLayout,
+    storage: Arc<dyn Storage>,
+    state: Mutex<State>,
+}
+
+impl Aperture {
+    pub(crate) fn new(layout: ApertureLayout, storage: Arc<dyn Storage>) -> Self {
+        Self {
+            layout,
+            storage,
+            state: Mutex::new(State {
+                mapping: Mapping::Absent,
+                run: 0,
+                mapper: None,
+            }),
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Each change of the state is a single assignment.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The shared memory region, for transports.
+    pub(crate) const fn region(&self) -> SharedRegion {
+        SharedRegion {
+            bytes: self.layout.region,
+        }
+    }
+
+    /// What has regions mapped.
+    pub(crate) fn set_mapper(&self, mapper: Arc<dyn Mapper>) {
+        self.state().mapper = Some(mapper);
+    }
+
+    /// The device was stopped: the mapping is gone. Requests that wait are of no use.
+    pub(crate) fn stopped(&self) {
+        let before = {
+            let mut state = self.state();
+            state.run += 1;
+            std::mem::replace(&mut state.mapping, Mapping::Absent)
+        };
+        // Not with the lock held: the requests go back to their worker.
+        drop(before);
+    }
+
+    /// The driver asks for the aperture with `request`. Returns it with its answer where
+    /// that is known.
+    pub(crate) fn map(
+        aperture: &Arc<Self>,
+        request: Request<Session>,
+    ) -> Option<(Request<Session>, Answer)> {
+        let mut state = aperture.state();
+        match &mut state.mapping {
+            Mapping::Absent if aperture.layout.mapped > 0 => {}
+            // Without a whole page there is nothing to map.
+            Mapping::Absent | Mapping::Present => return Some((request, aperture.mapped())),
+            Mapping::Pending(waiting) => {
+                waiting.push(request);
+                return None;
+            }
+        }
+        let (run, mapper) = (state.run, state.mapper.clone());
+        state.mapping = Mapping::Pending(vec![request]);
+        drop(state);
+        let Some(mapper) = mapper else {
+            let error =
+                io::Error::other("the monitor opened no channel for requests of the device");
+            aperture.answered(run, Err(error));
+            return None;
+        };
+        let source = aperture
+            .storage
+            .mappable()
+            .ok_or_else(|| io::Error::other("this storage cannot be mapped, or has failed"));
+        match source.and_then(|source| Ok((source.file.try_clone()?, source.offset))) {
+            Err(error) => aperture.answered(run, Err(error)),
+            Ok((file, offset)) => {
+                let other = Arc::clone(aperture);
+                let done = Box::new(move |result| other.answered(run, result));
+                mapper.map(file, offset, aperture.layout.mapped, done);
+            }
+        }
+        None
+    }
+
+    fn mapped(&self) -> Answer {
+        Answer::Status(
+            RequestStatus {
+                code: StatusCode::Ok,
+                result: self.layout.mapped,
+            }
+            .into(),
+        )
+    }
+
+    /// The monitor has answered a request of this run of the device.
+    fn answered(&self, run: u64, result: io::Result<()>) {
+        let mapping = match &result {
+            Ok(()) => {
+                info!(bytes = self.layout.mapped, "aperture mapped");
+                Mapping::Present
+            }
+            Err(error) => {
+                warn!(%error, "aperture cannot be mapped");
+                Mapping::Absent
+            }
+        };
+        let before = {
+            let mut state = self.state();
+            if state.run != run {
+                return;
+            }
+            std::mem::replace(&mut state.mapping, mapping)
+        };
+        let Mapping::Pending(waiting) = before else {
+            return;
+        };
+        for request in waiting {
+            request.complete(match result {
+                Ok(()) => self.mapped(),
+                Err(_) => Answer::Status(crate::executor::Outcome::refused(
+                    StatusCode::ApertureUnavailable,
+                )),
+            });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ho10_region_is_a_power_of_two_that_holds_the_whole_pages() {
+        for (bytes, mapped, region) in [
+            (1, 0, 4096),
+            (4095, 0, 4096),
+            (4096, 4096, 4096),
+            (8191, 4096, 4096),
+            (8192, 8192, 8192),
+            (12 << 10, 12 << 10, 16 << 10),
+            (256 << 20, 256 << 20, 256 << 20),
+            ((256 << 20) + 4096, (256 << 20) + 4096, 512 << 20),
+        ] {
+            let layout = ApertureLayout::new(bytes).unwrap();
+            assert_eq!((layout.mapped, layout.region), (mapped, region), "{bytes}");
+        }
+    }
+
+    #[test]
+    fn impossible_regions_are_refused() {
+        for bytes in [(1 << 62) + APERTURE_PAGE, i64::MAX as u64, u64::MAX] {
+            assert!(ApertureLayout::new(bytes).is_err(), "{bytes}");
+        }
+    }
+}

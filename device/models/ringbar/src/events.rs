@@ -1,0 +1,227 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! Events, and the buffers of the driver that they wait for.
+
+use std::collections::VecDeque;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use ringbar_engine::{Fault, Request, Submission};
+use ringbar_spec::{Event, QueueFault};
+use vm_memory::{Bytes, GuestMemory};
+
+use crate::session::{Answer, Session};
+
+/// Most descriptors that a buffer of the event queue may consist of.
+pub(crate) const MAX_BUFFERS: usize = Event::SIZE;
+
+#[derive(Clone, Copy, Debug)]
+struct Pending {
+    event: Event,
+    /// A buffer for it is on the way back to the driver.
+    in_flight: bool,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// Those that stop I/O come before those that do not; at most one for each queue, and
+    /// one for the capacity.
+    pending: VecDeque<Pending>,
+    /// Buffers of the driver, oldest first.
+    buffers: VecDeque<Request<Session>>,
+}
+
+impl State {
+    /// The first event that is not on its way.
+    fn take(&mut self) -> Option<Event> {
+        let pending = self.pending.iter_mut().find(|pending| !pending.in_flight)?;
+        pending.in_flight = true;
+        Some(pending.event)
+    }
+
+    /// Forgets what is not true any more, whether on its way or not.
+    fn retract(&mut self, mut is_outdated: impl FnMut(&Event) -> bool) {
+        self.pending.retain(|pending| !is_outdated(&pending.event));
+    }
+}
+
+/// Events on their way to the driver. Any thread adds to them.
+#[derive(Debug, Default)]
+pub(crate) struct Events(Mutex<State>);
+
+impl Events {
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Plain values are whole whatever happened.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Reports a broken queue.
+    pub(crate) fn queue_broken(&self, queue: u16, fault: QueueFault) {
+        let event = Event::QueueBroken { queue, fault };
+        self.add(event, |state, pending| {
+            state.retract(|event| concerns(event, queue));
+            let is_broken = |pending: &Pending| matches!(pending.event, Event::QueueBroken { .. });
+            let at = state.pending.iter().take_while(|p| is_broken(p)).count();
+            state.pending.insert(at, pending);
+        });
+    }
+
+    /// A queue that was broken is whole: nobody needs to hear of it any more.
+    pub(crate) fn queue_started(&self, queue: u16) {
+        self.state().retract(|event| concerns(event, queue));
+    }
+
+    /// Reports that the device memory has another size.
+    pub(crate) fn capacity_changed(&self, capacity: u64) {
+        let event = Event::CapacityChanged { capacity };
+        self.add(event, |state, pending| {
+            // The latest counts.
+            state.retract(|event| matches!(event, Event::CapacityChanged { .. }));
+            state.pending.push_back(pending);
+        });
+    }
+
+    fn add(&self, event: Event, put: impl FnOnce(&mut State, Pending)) {
+        let mut state = self.state();
+        let in_flight = false;
+        put(&mut state, Pending { event, in_flight });
+        while let Some(buffer) = state.buffers.pop_front() {
+            match state.take() {
+                Some(event) => buffer.complete(Answer::Event(event)),
+                None => {
+                    state.buffers.push_front(buffer);
+                    return;
+                }
+            }
+        }
+    }
+
+    /// A buffer of the driver has come.
+    pub(crate) fn offer(&self, buffer: Request<Session>) -> Submission<Session> {
+        let mut state = self.state();
+        match state.take() {
+            Some(event) => Submission::Completed(buffer, Answer::Event(event)),
+            None => {
+                state.buffers.push_back(buffer);
+                Submission::Deferred
+            }
+        }
+    }
+
+    /// The driver can read `event`.
+    pub(crate) fn delivered(&self, event: Event) {
+        let pending = &mut self.state().pending;
+        let delivered = |pending: &Pending| pending.in_flight && pending.event == event;
+        if let Some(at) = pending.iter().position(delivered) {
+            pending.remove(at);
+        }
+    }
+
+    /// The event queue was stopped: what was on its way did not arrive, and the buffers are
+    /// not ours any more.
+    pub(crate) fn stopped(&self) {
+        let buffers = {
+            let mut state = self.state();
+            for pending in &mut state.pending {
+                pending.in_flight = false;
+            }
+            std::mem::take(&mut state.buffers)
+        };
+        // Not with the lock held: they go back to their worker.
+        drop(buffers);
+    }
+
+    /// Forgets everything: the device was reset, and whoever starts it reads the
+    /// configuration first.
+    pub(crate) fn clear(&self) {
+        self.state().pending.clear();
+    }
+
+    #[cfg(test)]
+    pub(crate) fn front(&self) -> Option<Event> {
+        self.state().pending.front().map(|pending| pending.event)
+    }
+}
+
+/// Whether an event is about a broken queue, and this one.
+fn concerns(event: &Event, number: u16) -> bool {
+    matches!(event, Event::QueueBroken { queue, .. } if *queue == number)
+}
+
+/// Writes `event` into a buffer of the driver; returns the length for the used ring.
+///
+/// # Errors
+///
+/// [`Fault::NoAnswer`] for a buffer with device-readable parts or fewer than
+/// [`Event::SIZE`] bytes, and [`Fault::Address`] for one outside guest memory.
+pub(crate) fn write<M: GuestMemory>(
+    mem: &M,
+    buffer: &Request<Session>,
+    event: Event,
+) -> Result<u32, Fault> {
+    let bytes = event.to_bytes();
+    let mut rest = &bytes[..];
+    for buffer in buffer.buffers() {
+        if !buffer.writable {
+            return Err(Fault::NoAnswer);
+        }
+        let (chunk, after) = rest.split_at(rest.len().min(buffer.len as usize));
+        mem.write_slice(chunk, buffer.addr)
+            .map_err(|_| Fault::Address)?;
+        rest = after;
+    }
+    if !rest.is_empty() {
+        return Err(Fault::NoAnswer);
+    }
+    Ok(Event::SIZE as u32)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reset_leaves_nothing_to_tell() {
+        let events = Events::default();
+        events.queue_broken(2, QueueFault::Chain);
+        events.capacity_changed(4096);
+        events.clear();
+        assert_eq!(events.front(), None);
+    }
+
+    #[test]
+    fn broken_queues_come_first_in_their_order_and_are_told_once() {
+        let events = Events::default();
+        events.capacity_changed(4096);
+        events.capacity_changed(8192);
+        events.queue_broken(3, QueueFault::Chain);
+        events.queue_broken(2, QueueFault::Chain);
+        events.queue_broken(2, QueueFault::Ring);
+        let take = || events.state().take();
+        let broken = |queue, fault| Event::QueueBroken { queue, fault };
+        assert_eq!(take(), Some(broken(3, QueueFault::Chain)));
+        let broken = broken(2, QueueFault::Ring);
+        let changed = Event::CapacityChanged { capacity: 8192 };
+        assert_eq!(
+            [take(), take(), take()],
+            [Some(broken), Some(changed), None]
+        );
+        events.delivered(Event::QueueBroken {
+            queue: 3,
+            fault: QueueFault::Chain,
+        });
+        events.delivered(broken);
+        // The buffer for the other did not arrive.
+        events.stopped();
+        assert_eq!([take(), take()], [Some(changed), None]);
+    }
+
+    #[test]
+    fn a_queue_that_is_whole_again_is_not_reported() {
+        let events = Events::default();
+        events.queue_broken(2, QueueFault::Chain);
+        events.queue_broken(3, QueueFault::Chain);
+        events.queue_started(2);
+        let fault = QueueFault::Chain;
+        assert_eq!(events.front(), Some(Event::QueueBroken { queue: 3, fault }));
+    }
+}

@@ -1,0 +1,372 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! The device on one connection, as the engine runs it.
+
+use std::fs::File;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+
+use ringbar_engine::model::{Mapper, SharedRegion};
+use ringbar_engine::{DeviceModel, Fault, Request, Submission};
+use ringbar_spec::{CONTROL_QUEUE, EVENT_QUEUE, Event, FIRST_IO_QUEUE, Opcode, StatusCode};
+use ringbar_storage::{StorageError, with_causes};
+use rustix::fs::fstat;
+use tracing::{debug, info, warn};
+use vm_memory::GuestMemory;
+
+use crate::aperture::Aperture;
+use crate::counters::RequestCounts;
+use crate::device::Device;
+use crate::error::Error;
+use crate::events::{self, Events};
+use crate::executor::{Executed, Executor, Outcome, after_flush, write_status};
+use crate::queue_fault;
+use crate::request::{Limits, ParsedChain, QueueRole};
+
+/// What the answer to a request is made of.
+#[derive(Debug)]
+pub enum Answer {
+    /// A status.
+    Status(Outcome),
+    /// An event, in a buffer of the event queue.
+    Event(Event),
+}
+
+/// Working memory of one queue.
+#[derive(Debug)]
+pub struct QueueState {
+    index: u16,
+    executor: Executor,
+    /// Not published yet.
+    counts: RequestCounts,
+}
+
+/// The device on one connection.
+#[derive(Debug)]
+pub struct Session {
+    device: Arc<Device>,
+    limits: Limits,
+    io_queues: u16,
+    events: Arc<Events>,
+    aperture: Arc<Aperture>,
+    /// Which file holds the device memory: device and inode number.
+    own_file: Option<(u64, u64)>,
+}
+
+impl Session {
+    /// Begins a connection.
+    ///
+    /// # Errors
+    ///
+    /// Where the device has become too large for a shared memory region.
+    pub fn new(device: Arc<Device>) -> Result<Self, Error> {
+        let events = Arc::<Events>::default();
+        let layout = device.connect(&events)?;
+        let config = device.config();
+        let storage = Arc::clone(device.storage());
+        Ok(Self {
+            limits: Limits::new(config),
+            io_queues: config.io_queues(),
+            own_file: storage.mappable().and_then(|own| file_id(own.file)),
+            aperture: Arc::new(Aperture::new(layout, storage)),
+            events,
+            device,
+        })
+    }
+
+    /// Where the engine that runs this counts.
+    pub fn queue_counters(&self) -> &Arc<ringbar_engine::Counters> {
+        self.device.queue_counters()
+    }
+
+    fn submit_request<M: GuestMemory<Bitmap = ()>>(
+        &self,
+        queue: &mut QueueState,
+        memory: &M,
+        mut request: Request<Self>,
+    ) -> Submission<Self> {
+        if !request.is_resumed() {
+            let role = match queue.index {
+                CONTROL_QUEUE => QueueRole::Control,
+                _ => QueueRole::Io,
+            };
+            let capacity = queue.executor.storage().capacity();
+            let (buffers, parsed) = request.parts();
+            match parsed.parse(&self.limits, role, memory, buffers, capacity) {
+                Err(fault) => return Submission::Fault(request, fault),
+                Ok(Err(code)) => return done(request, Outcome::refused(code)),
+                Ok(Ok(())) => {}
+            }
+            let opcode = request.scratch().header().map(|header| header.opcode);
+            if opcode == Some(Opcode::MapAperture) {
+                return match Aperture::map(&self.aperture, request) {
+                    Some((request, answer)) => Submission::Completed(request, answer),
+                    None => Submission::Deferred,
+                };
+            }
+        }
+        let (_, parsed) = request.parts();
+        match queue.executor.step(memory, parsed) {
+            Executed::Done(outcome) => done(request, outcome),
+            Executed::More => Submission::Yielded(request),
+            Executed::Flush(result, flush) => {
+                let storage = queue.executor.storage();
+                if !storage.flush_waits() {
+                    let flushed = flush.execute(storage.as_ref());
+                    let outcome = after_flush(request.scratch().header(), result, flushed);
+                    return done(request, outcome);
+                }
+                self.device.flusher().flush(flush, move |flushed| {
+                    let outcome = after_flush(request.scratch().header(), result, flushed);
+                    request.complete(Answer::Status(outcome));
+                });
+                Submission::Deferred
+            }
+        }
+    }
+}
+
+fn done(request: Request<Session>, outcome: Outcome) -> Submission<Session> {
+    Submission::Completed(request, Answer::Status(outcome))
+}
+
+impl DeviceModel for Session {
+    type Queue = QueueState;
+    type Scratch = ParsedChain;
+    type Outcome = Answer;
+
+    fn queue_count(&self) -> u16 {
+        FIRST_IO_QUEUE + self.io_queues
+    }
+
+    /// Requests of the control queue are rare, and events are not made by the driver.
+    fn is_polled(&self, queue: u16) -> bool {
+        queue >= FIRST_IO_QUEUE
+    }
+
+    fn max_buffers(&self, queue: u16) -> usize {
+        match queue {
+            EVENT_QUEUE => events::MAX_BUFFERS,
+            _ => self.limits.max_buffers(),
+        }
+    }
+
+    fn queue(&self, queue: u16) -> QueueState {
+        QueueState {
+            index: queue,
+            executor: Executor::new(Arc::clone(self.device.storage())),
+            counts: RequestCounts::default(),
+        }
+    }
+
+    fn submit<M: GuestMemory<Bitmap = ()>>(
+        &self,
+        queue: &mut QueueState,
+        memory: &M,
+        request: Request<Self>,
+    ) -> Submission<Self> {
+        match queue.index {
+            EVENT_QUEUE => self.events.offer(request),
+            _ => self.submit_request(queue, memory, request),
+        }
+    }
+
+    fn finish<M: GuestMemory<Bitmap = ()>>(
+        &self,
+        queue: &mut QueueState,
+        memory: &M,
+        request: &mut Request<Self>,
+        answer: Answer,
+    ) -> Result<u32, Fault> {
+        let outcome = match answer {
+            Answer::Event(event) => {
+                let length = events::write(memory, request, event)?;
+                self.events.delivered(event);
+                queue.counts.events += 1;
+                return Ok(length);
+            }
+            Answer::Status(outcome) => outcome,
+        };
+        let parsed = request.scratch();
+        let length = write_status(memory, parsed, outcome.status)?;
+        let opcode = parsed.header().map(|header| header.opcode);
+        if let Some(error) = &outcome.failure {
+            report(queue.index, error, opcode);
+        }
+        let code = outcome.status.code;
+        if code != StatusCode::Ok {
+            debug!(queue = queue.index, ?opcode, ?code, "request failed");
+        }
+        queue.counts.count(parsed.header(), outcome.status);
+        Ok(length)
+    }
+
+    fn dropped(&self) -> Answer {
+        Answer::Status(Outcome::refused(StatusCode::IoError))
+    }
+
+    fn batch_done(&self, queue: &mut QueueState) {
+        self.device.counters().add(&queue.counts);
+        queue.counts = RequestCounts::default();
+    }
+
+    fn queue_started(&self, queue: u16) {
+        self.events.queue_started(queue);
+    }
+
+    fn queue_stopped(&self, queue: u16) {
+        match queue {
+            EVENT_QUEUE => self.events.stopped(),
+            CONTROL_QUEUE => self.aperture.stopped(),
+            _ => {}
+        }
+    }
+
+    fn queue_broken(&self, queue: u16, fault: Fault) {
+        // There is no queue to report the event queue on.
+        if queue != EVENT_QUEUE {
+            self.events.queue_broken(queue, queue_fault(fault));
+        }
+    }
+
+    fn config(&self) -> Vec<u8> {
+        self.device.config().to_bytes().to_vec()
+    }
+
+    fn reset(&self) {
+        info!("device reset");
+        self.aperture.stopped();
+        self.events.clear();
+    }
+
+    fn shared_region(&self) -> Option<SharedRegion> {
+        Some(self.aperture.region())
+    }
+
+    fn owns(&self, file: &File) -> bool {
+        self.own_file.is_some() && file_id(file) == self.own_file
+    }
+
+    fn set_mapper(&self, mapper: Arc<dyn Mapper>) {
+        self.aperture.set_mapper(mapper);
+    }
+
+    fn unmapped(&self) {
+        self.aperture.stopped();
+    }
+}
+
+fn file_id(file: impl AsFd) -> Option<(u64, u64)> {
+    fstat(file).ok().map(|stat| (stat.st_dev, stat.st_ino))
+}
+
+/// Says why the storage failed a request. The driver, which gets a status only, can bring
+/// about as many of these as it likes; the log has a limit for each message.
+fn report(queue: u16, error: &StorageError, opcode: Option<Opcode>) {
+    match error {
+        // It was about to become smaller, which is no failure.
+        StorageError::OutOfRange { .. } => {
+            debug!(queue, ?opcode, "request failed: {error}");
+        }
+        _ => warn!(queue, ?opcode, "request failed: {}", with_causes(error)),
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use std::fmt;
+    use std::fs;
+    use std::thread;
+    use std::time::{Duration, Instant};
+
+    use ringbar_storage::{Mappable, MemoryStorage, ResizeError, Storage};
+    use rustix::thread::{Pid, gettid};
+    use vm_memory::VolatileSlice;
+
+    use super::*;
+
+    type Hook = Box<dyn Fn() + Send + Sync>;
+
+    /// Memory that calls back before it flushes or changes its size.
+    pub(crate) struct HookedStorage {
+        memory: MemoryStorage,
+        pub(crate) on_flush: Hook,
+        pub(crate) on_resize: Hook,
+    }
+
+    impl HookedStorage {
+        pub(crate) fn new(capacity: u64) -> Self {
+            Self {
+                memory: MemoryStorage::new(capacity).unwrap(),
+                on_flush: Box::new(|| ()),
+                on_resize: Box::new(|| ()),
+            }
+        }
+    }
+
+    impl fmt::Debug for HookedStorage {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            self.memory.fmt(f)
+        }
+    }
+
+    impl Storage for HookedStorage {
+        fn capacity(&self) -> u64 {
+            self.memory.capacity()
+        }
+
+        fn resize(&self, capacity: u64) -> Result<(), ResizeError> {
+            (self.on_resize)();
+            self.memory.resize(capacity)
+        }
+
+        fn read(&self, offset: u64, target: VolatileSlice<'_>) -> Result<(), StorageError> {
+            self.memory.read(offset, target)
+        }
+
+        fn write(&self, offset: u64, source: VolatileSlice<'_>) -> Result<(), StorageError> {
+            self.memory.write(offset, source)
+        }
+
+        fn discard(&self, offset: u64, length: u64) -> Result<(), StorageError> {
+            self.memory.discard(offset, length)
+        }
+
+        fn write_zeroes(&self, offset: u64, length: u64) -> Result<(), StorageError> {
+            self.memory.write_zeroes(offset, length)
+        }
+
+        fn flush(&self) -> Result<(), StorageError> {
+            (self.on_flush)();
+            self.memory.flush()
+        }
+
+        fn flush_range(&self, offset: u64, length: u64) -> Result<(), StorageError> {
+            self.memory.flush_range(offset, length)
+        }
+
+        fn mappable(&self) -> Option<Mappable<'_>> {
+            self.memory.mappable()
+        }
+    }
+
+    /// A thread of this process.
+    #[derive(Clone, Copy, Debug)]
+    pub(crate) struct Thread(Pid);
+
+    impl Thread {
+        pub(crate) fn current() -> Self {
+            Self(gettid())
+        }
+
+        /// Waits until the thread sleeps, as it does when it waits for a lock.
+        pub(crate) fn until_asleep(self) {
+            let stat = format!("/proc/self/task/{}/stat", self.0.as_raw_nonzero());
+            let deadline = Instant::now() + Duration::from_secs(10);
+            while !fs::read_to_string(&stat).unwrap().contains(") S ") {
+                assert!(Instant::now() < deadline, "the thread does not sleep");
+                thread::yield_now();
+            }
+        }
+    }
+}

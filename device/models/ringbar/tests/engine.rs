@@ -1,0 +1,234 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! The device in an engine: requests that take long hold nothing up.
+
+mod support;
+
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use ringbar_engine::testing::{Driver, Notify, TIMEOUT};
+use ringbar_engine::{Engine, Options, StoppedAt};
+use ringbar_model::{Device, DeviceOptions, Session};
+use ringbar_spec::{FIRST_IO_QUEUE, Opcode, RequestHeader, RequestStatus, StatusCode};
+use ringbar_storage::Storage;
+use support::{CAPACITY, TestStorage, pattern};
+use vm_memory::{GuestAddress, GuestMemoryMmap};
+
+/// I/O queues, which share a worker.
+const QUEUES: u16 = 2;
+
+/// A device whose flushes say that they begin, and wait to be told to go on.
+struct Machine {
+    engine: Engine<Session, GuestMemoryMmap>,
+    drivers: Vec<Driver>,
+    begins: Receiver<()>,
+    go_on: Sender<()>,
+    storage: Arc<TestStorage>,
+}
+
+impl Machine {
+    fn start() -> Self {
+        let ((begun, begins), (go_on, goes_on)) = (channel(), channel());
+        let goes_on = Mutex::new(goes_on);
+        let mut storage = TestStorage::new();
+        storage.on_flush = Some(Box::new(move || {
+            begun.send(()).unwrap();
+            goes_on.lock().unwrap().recv_timeout(TIMEOUT).unwrap();
+        }));
+        let storage = Arc::new(storage);
+        let options = DeviceOptions {
+            io_queues: QUEUES,
+            ..DeviceOptions::default()
+        };
+        let device = Device::new(Arc::clone(&storage) as Arc<dyn Storage>, options).unwrap();
+        let session = Arc::new(Session::new(Arc::new(device)).unwrap());
+        let counters = Arc::clone(session.queue_counters());
+        let poll = Duration::from_micros(200);
+        let options = Options { poll, cpus: 2 };
+        let engine = Engine::new(session, counters, options).unwrap();
+        let controls = engine.queues();
+        let bytes = Driver::AREA * controls.len() as u64;
+        let mem = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), bytes as usize)]).unwrap();
+        engine.replace_memory(Some(mem.clone()));
+        let mut drivers: Vec<_> = controls
+            .into_iter()
+            .enumerate()
+            .map(|(index, control)| Driver::new(mem.clone(), index, control, Notify::ByDescriptor))
+            .collect();
+        drivers.iter_mut().for_each(Driver::start);
+        Self {
+            engine,
+            drivers,
+            begins,
+            go_on,
+            storage,
+        }
+    }
+
+    fn io(&mut self, queue: u16) -> &mut Driver {
+        &mut self.drivers[usize::from(FIRST_IO_QUEUE + queue)]
+    }
+
+    /// Waits until the storage flushes.
+    #[track_caller]
+    fn wait_flush(&self) {
+        self.begins.recv_timeout(TIMEOUT).unwrap();
+    }
+
+    /// Has so many flushes of the storage go on, now or later.
+    fn let_flush(&self, count: usize) {
+        for _ in 0..count {
+            self.go_on.send(()).unwrap();
+        }
+    }
+}
+
+/// Asks for a request without data.
+fn submit(driver: &mut Driver, opcode: Opcode, flags: u16, length: u64, argument: u64) -> u16 {
+    let mut header = RequestHeader::command(opcode, 0, length, argument);
+    header.flags = flags;
+    driver.submit(&header.to_bytes(), RequestStatus::SIZE as u64)
+}
+
+/// Waits for a request without data; returns its number with its status.
+#[track_caller]
+fn wait(driver: &mut Driver) -> (u16, RequestStatus) {
+    let (number, output) = driver.wait();
+    (number, status(&output, 0))
+}
+
+fn status(output: &[u8], at: usize) -> RequestStatus {
+    let bytes = output[at..at + RequestStatus::SIZE].try_into().unwrap();
+    RequestStatus::parse(&bytes).unwrap()
+}
+
+/// Reads the first bytes of the device.
+#[track_caller]
+fn read(driver: &mut Driver) {
+    const LENGTH: usize = 40;
+    let header = RequestHeader::command(Opcode::Read, 0, LENGTH as u64, 0);
+    let number = driver.submit(&header.to_bytes(), (LENGTH + RequestStatus::SIZE) as u64);
+    let (done, output) = driver.wait();
+    assert_eq!(done, number);
+    assert_eq!(output[..LENGTH], pattern(CAPACITY)[..LENGTH]);
+    assert_eq!(status(&output, LENGTH).code, StatusCode::Ok);
+}
+
+const OK: RequestStatus = RequestStatus {
+    code: StatusCode::Ok,
+    result: 0,
+};
+
+#[test]
+fn ho6_a_flush_holds_up_neither_its_queue_nor_another() {
+    let mut machine = Machine::start();
+    let number = submit(machine.io(0), Opcode::Flush, 0, 0, 0);
+    machine.wait_flush();
+    // The storage flushes for as long as these take.
+    for queue in [1, 0, 1] {
+        read(machine.io(queue));
+    }
+    machine.let_flush(1);
+    assert_eq!(wait(machine.io(0)), (number, OK));
+}
+
+/// Also where the flush belongs to a write or a command.
+#[test]
+fn ho6_durable_commands_hold_nothing_up() {
+    let mut machine = Machine::start();
+    let flags = RequestHeader::FUA;
+    let number = submit(
+        machine.io(0),
+        Opcode::Fill,
+        flags,
+        100,
+        u64::from_le_bytes([7; 8]),
+    );
+    machine.wait_flush();
+    submit(machine.io(1), Opcode::Crc32c, 0, 100, 0);
+    let (_, checksum) = wait(machine.io(1));
+    assert_eq!(checksum.result, u64::from(crc32c::crc32c(&[7; 100])));
+    assert_eq!(machine.io(0).used(), 0);
+    machine.let_flush(1);
+    let (done, status) = wait(machine.io(0));
+    assert_eq!(
+        (done, status.code, status.result),
+        (number, StatusCode::Ok, 100)
+    );
+    assert!(machine.storage.unflushed().is_empty());
+}
+
+/// A stop during many flushes that take long answers while the first is not done, and all are
+/// answered when the queue goes on.
+#[test]
+fn ho4_a_stop_waits_for_no_flush() {
+    const FLUSHES: u16 = 30;
+    let mut machine = Machine::start();
+    for _ in 0..FLUSHES {
+        submit(machine.io(0), Opcode::Flush, 0, 0, 0);
+    }
+    machine.wait_flush();
+    // The worker has taken all that came before this.
+    read(machine.io(1));
+    let driver = machine.io(0);
+    let stopped = driver.control.stop().unwrap();
+    assert_eq!(stopped.next_used, 0);
+    let mut setup = driver.setup();
+    setup.go_on_from(stopped);
+    driver.control.start(setup);
+    machine.let_flush(usize::from(FLUSHES) + 1);
+    let mut done: Vec<_> = (0..FLUSHES).map(|_| wait(machine.io(0)).0).collect();
+    done.sort_unstable();
+    assert!(done.into_iter().eq(0..FLUSHES));
+    assert_eq!(machine.io(0).used(), FLUSHES);
+}
+
+/// The end of a connection waits for neither a flush nor what is in the rings.
+#[test]
+fn ho5_the_end_waits_for_no_flush() {
+    let mut machine = Machine::start();
+    for _ in 0..10 {
+        submit(machine.io(0), Opcode::Flush, 0, 0, 0);
+        submit(machine.io(0), Opcode::Copy, 0, CAPACITY / 2, CAPACITY / 2);
+    }
+    machine.wait_flush();
+    let Machine {
+        engine,
+        drivers,
+        go_on,
+        ..
+    } = machine;
+    drop(engine);
+    assert_eq!(drivers[usize::from(FIRST_IO_QUEUE)].control.stop(), None);
+    go_on.send(()).unwrap();
+}
+
+/// Commands of many steps that are stopped begin anew.
+#[test]
+fn ho4_a_command_that_was_stopped_is_done_when_the_queue_goes_on() {
+    let mut machine = Machine::start();
+    let word = u64::from_le_bytes([9; 8]);
+    for _ in 0..20 {
+        let length = CAPACITY - 1000;
+        let number = submit(machine.io(0), Opcode::Fill, 0, length, word);
+        let driver = machine.io(0);
+        let stopped = driver.control.stop().unwrap();
+        let StoppedAt {
+            next_avail,
+            next_used,
+        } = stopped;
+        assert_eq!(next_avail, next_used);
+        let mut setup = driver.setup();
+        setup.go_on_from(stopped);
+        driver.control.start(setup);
+        let (done, status) = wait(driver);
+        assert_eq!((done, status.result), (number, length));
+    }
+    assert!(
+        machine.storage.contents()[..CAPACITY as usize - 1000]
+            .iter()
+            .all(|b| *b == 9)
+    );
+}

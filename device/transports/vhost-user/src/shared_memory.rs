@@ -1,0 +1,73 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! Requests to the monitor to map the device's memory
+//! (vhost-user, `VHOST_USER_BACKEND_SHMEM_MAP`).
+//!
+//! A thread of its own sends the request and waits for the answer, without limit: the crate
+//! below knows none. Before it answers, the monitor sends messages of its own (the new
+//! memory table) and waits for them to be handled.
+
+use std::fmt;
+use std::fs::File;
+use std::io;
+use std::sync::{Mutex, PoisonError};
+use std::thread;
+
+use ringbar_engine::model::{Mapped, Mapper};
+use tracing::debug;
+use vhost::vhost_user::message::{VhostUserMMap, VhostUserMMapFlags};
+use vhost::vhost_user::{Backend, VhostUserFrontendReqHandler};
+
+/// Number of the only shared memory region.
+const REGION: u8 = 0;
+
+/// Has the monitor of one connection map memory.
+#[derive(Default)]
+pub(crate) struct MonitorMapper(Mutex<Option<Backend>>);
+
+impl fmt::Debug for MonitorMapper {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MonitorMapper").finish_non_exhaustive()
+    }
+}
+
+impl MonitorMapper {
+    /// The channel over which the monitor takes requests.
+    pub(crate) fn set_backend(&self, backend: Backend) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(backend);
+    }
+}
+
+impl Mapper for MonitorMapper {
+    fn map(&self, file: File, offset: u64, length: u64, done: Mapped) {
+        let backend = self
+            .0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
+        let request = move || done(request(backend, &file, offset, length));
+        let thread = thread::Builder::new().name("mapper".into()).spawn(request);
+        if let Err(error) = thread {
+            // What the thread would have called is dropped, and says so by itself.
+            debug!(%error, "no thread to have the aperture mapped");
+        }
+    }
+}
+
+fn request(backend: Option<Backend>, file: &File, offset: u64, length: u64) -> io::Result<()> {
+    let backend = backend.ok_or_else(|| {
+        io::Error::other("the monitor opened no channel for requests of the device")
+    })?;
+    let request = VhostUserMMap {
+        shmid: REGION,
+        padding: [0; 7],
+        fd_offset: offset,
+        shm_offset: 0,
+        len: length,
+        flags: VhostUserMMapFlags::WRITABLE.bits(),
+    };
+    match backend.shmem_map(&request, file)? {
+        0 => Ok(()),
+        code => Err(io::Error::other(format!("the monitor answered {code:#x}"))),
+    }
+}

@@ -1,0 +1,229 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! A vring of the `vhost-user-backend` crate, which forwards to a queue of the engine.
+//!
+//! The crate keeps what the messages say in a vring and would serve it on threads of its
+//! own. This vring has no kick descriptor as far as the crate can see, so the crate leaves
+//! it alone, and the engine has the descriptor.
+//!
+//! | message | here |
+//! |---|---|
+//! | `SET_VRING_NUM`, `_ADDR`, `_BASE`, `SET_FEATURES` | setup of the next start; a queue that runs is started anew |
+//! | `SET_VRING_KICK` | doorbell; starts the queue |
+//! | `SET_VRING_CALL` | interrupt |
+//! | `SET_VRING_ENABLE` | enables or disables |
+//! | `GET_VRING_BASE` | stops the queue |
+//!
+//! The crate makes its vrings by itself and says neither for which device nor in which
+//! order. It makes them on the thread that makes the daemon, in the order of their numbers,
+//! so that thread hands the queues over ([`Queues`]).
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use ringbar_engine::{QueueControl, QueueSetup};
+use vhost_user_backend::{VringMutex, VringStateGuard, VringStateMutGuard, VringT};
+use virtio_queue::Error as QueueError;
+use vm_memory::{GuestAddressSpace, GuestMemoryAtomic, GuestMemoryMmap};
+
+use crate::descriptors::{Call, Kick};
+
+/// Guest memory as the crate keeps it.
+pub(crate) type Memory = GuestMemoryAtomic<GuestMemoryMmap>;
+
+thread_local! {
+    /// Queues for the vrings that this thread makes next.
+    static QUEUES: RefCell<VecDeque<Arc<dyn QueueControl>>> = RefCell::default();
+}
+
+/// The queues for which this thread makes vrings, until this is dropped.
+pub(crate) struct Queues(());
+
+impl Queues {
+    pub(crate) fn hand_over(queues: Vec<Arc<dyn QueueControl>>) -> Self {
+        QUEUES.set(queues.into());
+        Self(())
+    }
+}
+
+impl Drop for Queues {
+    fn drop(&mut self) {
+        QUEUES.take();
+    }
+}
+
+/// A vring that forwards to a queue.
+#[derive(Clone)]
+pub(crate) struct Vring<M: GuestAddressSpace = Memory> {
+    /// The crate's own idea of it, without descriptors.
+    mirror: VringMutex<M>,
+    queue: Arc<dyn QueueControl>,
+    /// What the queue was told.
+    told: Arc<Mutex<Told>>,
+}
+
+/// What a queue was told.
+#[derive(Debug, Default)]
+struct Told {
+    setup: QueueSetup,
+    started: bool,
+}
+
+impl<M: GuestAddressSpace + 'static> Vring<M> {
+    fn told(&self) -> MutexGuard<'_, Told> {
+        // Each change is a single assignment.
+        self.told.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Changes the setup. A queue that runs goes on with the new one.
+    fn set_up(&self, change: impl FnOnce(&mut QueueSetup)) {
+        let mut told = self.told();
+        if told.started
+            && let Some(stopped) = self.queue.stop()
+        {
+            told.setup.go_on_from(stopped);
+        }
+        change(&mut told.setup);
+        if told.started {
+            self.queue.start(told.setup);
+        }
+    }
+}
+
+impl<'a, M: GuestAddressSpace + 'static> VringStateGuard<'a, M> for Vring<M> {
+    type G = <VringMutex<M> as VringStateGuard<'a, M>>::G;
+}
+
+impl<'a, M: GuestAddressSpace + 'static> VringStateMutGuard<'a, M> for Vring<M> {
+    type G = <VringMutex<M> as VringStateMutGuard<'a, M>>::G;
+}
+
+impl<M: GuestAddressSpace + 'static> VringT<M> for Vring<M> {
+    fn new(mem: M, max_queue_size: u16) -> Result<Self, QueueError> {
+        Ok(Self {
+            mirror: VringMutex::new(mem, max_queue_size)?,
+            // The crate makes as many as the device has queues.
+            queue: QUEUES
+                .with_borrow_mut(VecDeque::pop_front)
+                .ok_or(QueueError::QueueNotReady)?,
+            told: Arc::default(),
+        })
+    }
+
+    fn get_ref(&self) -> <Self as VringStateGuard<'_, M>>::G {
+        self.mirror.get_ref()
+    }
+
+    fn get_mut(&self) -> <Self as VringStateMutGuard<'_, M>>::G {
+        self.mirror.get_mut()
+    }
+
+    // The crate calls these for devices that process a vring by its means.
+
+    fn add_used(&self, _desc_index: u16, _len: u32) -> Result<(), QueueError> {
+        Err(QueueError::QueueNotReady)
+    }
+
+    fn signal_used_queue(&self) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    fn enable_notification(&self) -> Result<bool, QueueError> {
+        Err(QueueError::QueueNotReady)
+    }
+
+    fn disable_notification(&self) -> Result<(), QueueError> {
+        Err(QueueError::QueueNotReady)
+    }
+
+    fn needs_notification(&self) -> Result<bool, QueueError> {
+        Err(QueueError::QueueNotReady)
+    }
+
+    fn read_kick(&self) -> io::Result<bool> {
+        Ok(false)
+    }
+
+    // And these for messages.
+
+    fn set_enabled(&self, enabled: bool) {
+        self.mirror.set_enabled(enabled);
+        self.queue.enable(enabled);
+    }
+
+    fn set_queue_info(
+        &self,
+        desc_table: u64,
+        avail_ring: u64,
+        used_ring: u64,
+    ) -> Result<(), QueueError> {
+        self.mirror
+            .set_queue_info(desc_table, avail_ring, used_ring)?;
+        self.set_up(|setup| {
+            setup.desc_table = desc_table;
+            setup.avail_ring = avail_ring;
+            setup.used_ring = used_ring;
+        });
+        Ok(())
+    }
+
+    fn queue_next_avail(&self) -> u16 {
+        self.told().setup.next_avail
+    }
+
+    fn set_queue_next_avail(&self, base: u16) {
+        self.set_up(|setup| setup.next_avail = base);
+    }
+
+    fn set_queue_next_used(&self, idx: u16) {
+        self.set_up(|setup| setup.next_used = idx);
+    }
+
+    fn queue_used_idx(&self) -> Result<u16, QueueError> {
+        self.mirror.queue_used_idx()
+    }
+
+    fn set_queue_size(&self, num: u16) {
+        self.set_up(|setup| setup.size = num);
+    }
+
+    fn set_queue_event_idx(&self, enabled: bool) {
+        self.set_up(|setup| setup.event_idx = enabled);
+    }
+
+    /// The crate calls this for a stop only: it starts vrings that have a kick descriptor.
+    fn set_queue_ready(&self, ready: bool) {
+        let mut told = self.told();
+        if ready || !told.started {
+            return;
+        }
+        told.started = false;
+        if let Some(stopped) = self.queue.stop() {
+            told.setup.go_on_from(stopped);
+        }
+        self.queue.set_doorbell(None);
+    }
+
+    fn set_kick(&self, file: Option<File>) {
+        let Some(file) = file else {
+            self.queue.set_doorbell(None);
+            return;
+        };
+        self.queue.set_doorbell(Some(Box::new(Kick::new(file))));
+        let mut told = self.told();
+        if !told.started {
+            told.started = true;
+            self.queue.start(told.setup);
+        }
+    }
+
+    fn set_call(&self, file: Option<File>) {
+        self.queue
+            .set_interrupt(file.map(|file| Box::new(Call::new(file)) as Box<_>));
+    }
+
+    fn set_err(&self, _file: Option<File>) {}
+}
