@@ -296,9 +296,14 @@ impl<D: DeviceModel> Queue<D> {
                 .model
                 .submit(&mut self.model, context.memory, request);
             match submission {
-                Submission::Completed(request, outcome) => {
+                Submission::Completed(request, outcome) if self.is_own(&request, head) => {
                     self.finish(context, request, outcome)?;
                     counts.requests += 1;
+                }
+                // One that was deferred before, in exchange for this one.
+                Submission::Completed(other, outcome) => {
+                    self.deferred.push(head);
+                    other.complete(outcome);
                 }
                 Submission::Deferred => self.deferred.push(head),
                 Submission::Yielded(mut request) => {
@@ -337,6 +342,10 @@ impl<D: DeviceModel> Queue<D> {
         let Some(head) = head else {
             return Ok(None);
         };
+        // Each chain in flight has at least one descriptor of its own (VIRTIO 1.3, 2.7.13).
+        if self.deferred.len() >= usize::from(self.ring.size()) {
+            return Err(Fault::Ring);
+        }
         let mut body = self.spare.pop().unwrap_or_else(|| {
             Box::new(Body {
                 queue: self.index,
@@ -357,6 +366,10 @@ impl<D: DeviceModel> Queue<D> {
             return Err(fault);
         }
         Ok(Some(Request::new(body)))
+    }
+
+    fn is_own(&self, request: &Request<D>, head: u16) -> bool {
+        request.is(self.index, self.run, head)
     }
 
     fn finish<M: GuestMemory<Bitmap = ()>>(

@@ -84,6 +84,12 @@ impl<D: DeviceModel> Request<D> {
         self.body().queue
     }
 
+    /// Whether this is the request with this head of this run of a queue.
+    pub(crate) fn is(&self, queue: u16, run: u64, head: u16) -> bool {
+        let body = self.body();
+        body.queue == queue && body.run == run && body.head == head
+    }
+
     pub(crate) fn head(&self) -> u16 {
         self.body().head
     }

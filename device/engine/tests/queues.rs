@@ -344,3 +344,36 @@ fn memory_is_replaced_under_load() {
     machine.engine.replace_memory(Some(mem));
     assert_eq!(second.sum(), (0, 4));
 }
+
+/// The device keeps no more requests than a driver can have in flight.
+#[test]
+fn more_requests_in_flight_than_entries_break_the_queue() {
+    let mut machine = machine();
+    let driver = &mut machine.drivers[0];
+    for round in 0..=Driver::SIZE {
+        driver.ask(Op::Later, &[round as u8]);
+        if round < Driver::SIZE {
+            wait_until("the request is kept", || {
+                machine.device.kept() > usize::from(round)
+            });
+        }
+    }
+    wait_until("the queue is broken", || {
+        machine.counters.get().broken_queues == 1
+    });
+}
+
+/// A device may answer another request than the one that it is given.
+#[test]
+fn requests_can_be_exchanged() {
+    let mut machine = machine();
+    let driver = &mut machine.drivers[0];
+    driver.ask(Op::Later, &[1]);
+    wait_until("the request is kept", || machine.device.kept() == 1);
+    driver.ask(Op::Exchange, &[2]);
+    assert_eq!(driver.sum(), (0, 77));
+    for request in machine.device.wait_kept(1) {
+        request.complete(78);
+    }
+    assert_eq!(driver.sum(), (1, 78));
+}

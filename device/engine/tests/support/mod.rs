@@ -25,6 +25,8 @@ pub enum Op {
     Slowly = 2,
     /// Lose the request.
     Lose = 3,
+    /// Keep the request and answer the oldest that was kept.
+    Exchange = 4,
 }
 
 /// A device that adds bytes up. The answer is one byte, the sum.
@@ -69,6 +71,11 @@ impl Adder {
     /// Takes the requests that were kept.
     pub fn take(&self) -> Vec<Request<Self>> {
         std::mem::take(&mut self.kept.lock().unwrap())
+    }
+
+    /// How many requests are kept.
+    pub fn kept(&self) -> usize {
+        self.kept.lock().unwrap().len()
     }
 
     /// Takes the requests that were kept, once there are `count`.
@@ -139,6 +146,12 @@ impl DeviceModel for Adder {
         if op == Op::Later as u8 {
             self.kept.lock().unwrap().push(request);
             return Submission::Deferred;
+        }
+        if op == Op::Exchange as u8 {
+            let mut kept = self.kept.lock().unwrap();
+            let other = kept.remove(0);
+            kept.push(request);
+            return Submission::Completed(other, 77);
         }
         if op == Op::Lose as u8 {
             drop(request);

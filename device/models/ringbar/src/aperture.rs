@@ -25,6 +25,7 @@ use ringbar_storage::Storage;
 use tracing::{info, warn};
 
 use crate::error::Error;
+use crate::executor::Outcome;
 use crate::session::{Answer, Session};
 
 /// Sizes of the shared memory region and of the mapping in it.
@@ -64,6 +65,9 @@ struct State {
     mapping: Mapping,
     /// Counts the stops of the device: a mapping is worth nothing after one.
     run: u64,
+    /// The monitor was asked and has not answered yet, in whichever run. There is one such
+    /// request at a time, and none while the device is stopped.
+    asked: bool,
     mapper: Option<Arc<dyn Mapper>>,
 }
 
@@ -83,6 +87,7 @@ impl Aperture {
             state: Mutex::new(State {
                 mapping: Mapping::Absent,
                 run: 0,
+                asked: false,
                 mapper: None,
             }),
         }
@@ -124,76 +129,81 @@ impl Aperture {
     ) -> Option<(Request<Session>, Answer)> {
         let mut state = aperture.state();
         match &mut state.mapping {
-            Mapping::Absent if aperture.layout.mapped > 0 => {}
+            Mapping::Absent if aperture.layout.mapped > 0 => {
+                state.mapping = Mapping::Pending(vec![request]);
+            }
             // Without a whole page there is nothing to map.
             Mapping::Absent | Mapping::Present => return Some((request, aperture.mapped())),
-            Mapping::Pending(waiting) => {
-                waiting.push(request);
-                return None;
-            }
+            Mapping::Pending(waiting) => waiting.push(request),
         }
-        let (run, mapper) = (state.run, state.mapper.clone());
-        state.mapping = Mapping::Pending(vec![request]);
         drop(state);
-        let Some(mapper) = mapper else {
-            let error =
-                io::Error::other("the monitor opened no channel for requests of the device");
-            aperture.answered(run, Err(error));
-            return None;
-        };
-        let source = aperture
-            .storage
-            .mappable()
-            .ok_or_else(|| io::Error::other("this storage cannot be mapped, or has failed"));
-        match source.and_then(|source| Ok((source.file.try_clone()?, source.offset))) {
-            Err(error) => aperture.answered(run, Err(error)),
-            Ok((file, offset)) => {
-                let other = Arc::clone(aperture);
-                let done = Box::new(move |result| other.answered(run, result));
-                mapper.map(file, offset, aperture.layout.mapped, done);
-            }
-        }
+        Self::ask(aperture);
         None
     }
 
-    fn mapped(&self) -> Answer {
-        Answer::Status(
-            RequestStatus {
-                code: StatusCode::Ok,
-                result: self.layout.mapped,
+    /// Asks the monitor if requests wait for that and it was not asked yet.
+    fn ask(aperture: &Arc<Self>) {
+        let (run, mapper) = {
+            let mut state = aperture.state();
+            if state.asked || !matches!(state.mapping, Mapping::Pending(_)) {
+                return;
             }
-            .into(),
-        )
+            state.asked = true;
+            (state.run, state.mapper.clone())
+        };
+        let other = Arc::clone(aperture);
+        let done = Box::new(move |result| {
+            other.answered(run, result);
+            // A run that has begun meanwhile waits for its turn.
+            Self::ask(&other);
+        });
+        let asked = || {
+            let mapper = mapper.ok_or_else(|| io::Error::other("nobody has memory mapped"))?;
+            let source = aperture
+                .storage
+                .mappable()
+                .ok_or_else(|| io::Error::other("this storage cannot be mapped, or has failed"))?;
+            let file = source.file.try_clone()?;
+            mapper.map(file, source.offset, aperture.layout.mapped, done)
+        };
+        if let Err(error) = asked() {
+            aperture.answered(run, Err(error));
+        }
     }
 
-    /// The monitor has answered a request of this run of the device.
-    fn answered(&self, run: u64, result: io::Result<()>) {
-        let mapping = match &result {
-            Ok(()) => {
-                info!(bytes = self.layout.mapped, "aperture mapped");
-                Mapping::Present
-            }
-            Err(error) => {
-                warn!(%error, "aperture cannot be mapped");
-                Mapping::Absent
-            }
+    fn mapped(&self) -> Answer {
+        let status = RequestStatus {
+            code: StatusCode::Ok,
+            result: self.layout.mapped,
         };
-        let before = {
+        Answer::Status(status.into())
+    }
+
+    /// The monitor has answered what it was asked in this run of the device.
+    fn answered(&self, run: u64, result: io::Result<()>) {
+        let waiting = {
             let mut state = self.state();
+            state.asked = false;
             if state.run != run {
                 return;
             }
-            std::mem::replace(&mut state.mapping, mapping)
+            let mapping = match &result {
+                Ok(()) => Mapping::Present,
+                Err(_) => Mapping::Absent,
+            };
+            match std::mem::replace(&mut state.mapping, mapping) {
+                Mapping::Pending(waiting) => waiting,
+                Mapping::Absent | Mapping::Present => Vec::new(),
+            }
         };
-        let Mapping::Pending(waiting) = before else {
-            return;
-        };
+        match &result {
+            Ok(()) => info!(bytes = self.layout.mapped, "aperture mapped"),
+            Err(error) => warn!(%error, "aperture cannot be mapped"),
+        }
         for request in waiting {
             request.complete(match result {
                 Ok(()) => self.mapped(),
-                Err(_) => Answer::Status(crate::executor::Outcome::refused(
-                    StatusCode::ApertureUnavailable,
-                )),
+                Err(_) => Answer::Status(Outcome::refused(StatusCode::ApertureUnavailable)),
             });
         }
     }

@@ -8,6 +8,7 @@
 
 use std::fmt;
 use std::io;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
@@ -16,11 +17,20 @@ use ringbar_storage::{Storage, StorageError};
 
 use crate::executor::Flush;
 
+/// Most flushes that wait. More are executed by whoever asks: a guest that resets the device
+/// again and again leaves flushes behind that nobody needs.
+const LIMIT: usize = 1 << 14;
+
 /// Called with the result, on the thread that flushes. It must not block.
 type Done = Box<dyn FnOnce(Result<(), StorageError>) + Send>;
 
 /// Asks for flushes. The thread ends when this is dropped, after the flush that it is at.
-pub(crate) struct Flusher(Mutex<Sender<(Flush, Done)>>);
+pub(crate) struct Flusher {
+    sender: Mutex<Sender<(Flush, Done)>>,
+    storage: Arc<dyn Storage>,
+    /// Number of flushes that wait.
+    waiting: Arc<AtomicUsize>,
+}
 
 impl fmt::Debug for Flusher {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -32,29 +42,40 @@ impl Flusher {
     /// Starts the thread.
     pub(crate) fn new(storage: Arc<dyn Storage>) -> io::Result<Self> {
         let (sender, receiver) = channel();
+        let waiting = Arc::<AtomicUsize>::default();
+        let (own, count) = (Arc::clone(&storage), Arc::clone(&waiting));
         thread::Builder::new()
             .name("flusher".into())
-            .spawn(move || run(storage.as_ref(), &receiver))?;
-        Ok(Self(Mutex::new(sender)))
+            .spawn(move || run(own.as_ref(), &receiver, &count))?;
+        Ok(Self {
+            sender: Mutex::new(sender),
+            storage,
+            waiting,
+        })
     }
 
-    /// Asks for a flush. Does not wait. Where the thread has ended, `done` is dropped.
+    /// Asks for a flush, and does not wait for it unless too many do. Where the thread has
+    /// panicked, `done` is dropped.
     pub(crate) fn flush(
         &self,
         flush: Flush,
         done: impl FnOnce(Result<(), StorageError>) + Send + 'static,
     ) {
-        let sender = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.waiting.fetch_add(1, Ordering::Relaxed) >= LIMIT {
+            self.waiting.fetch_sub(1, Ordering::Relaxed);
+            return done(flush.execute(self.storage.as_ref()));
+        }
+        let sender = self.sender.lock().unwrap_or_else(PoisonError::into_inner);
         // It fails only where the thread has panicked.
         let _ = sender.send((flush, Box::new(done)));
     }
 }
 
-fn run(storage: &dyn Storage, receiver: &Receiver<(Flush, Done)>) {
+fn run(storage: &dyn Storage, receiver: &Receiver<(Flush, Done)>, count: &AtomicUsize) {
     while let Ok(first) = receiver.recv() {
         let waiting: Vec<_> = std::iter::once(first).chain(receiver.try_iter()).collect();
-        let all = waiting.iter().any(|(flush, _)| *flush == Flush::All);
-        if !all {
+        count.fetch_sub(waiting.len(), Ordering::Relaxed);
+        if waiting.iter().all(|(flush, _)| *flush != Flush::All) {
             for (flush, done) in waiting {
                 done(flush.execute(storage));
             }

@@ -4,15 +4,20 @@
 
 mod support;
 
+use std::fs::File;
+use std::io;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use ringbar_engine::model::{Mapped, Mapper};
 use ringbar_engine::testing::{Driver, Notify, TIMEOUT};
-use ringbar_engine::{Engine, Options, StoppedAt};
+use ringbar_engine::{DeviceModel, Engine, Options, StoppedAt};
 use ringbar_model::{Device, DeviceOptions, Session};
-use ringbar_spec::{FIRST_IO_QUEUE, Opcode, RequestHeader, RequestStatus, StatusCode};
-use ringbar_storage::Storage;
+use ringbar_spec::{
+    CONTROL_QUEUE, FIRST_IO_QUEUE, Opcode, RequestHeader, RequestStatus, StatusCode,
+};
+use ringbar_storage::{MemoryStorage, Storage};
 use support::{CAPACITY, TestStorage, pattern};
 use vm_memory::{GuestAddress, GuestMemoryMmap};
 
@@ -38,26 +43,7 @@ impl Machine {
             goes_on.lock().unwrap().recv_timeout(TIMEOUT).unwrap();
         }));
         let storage = Arc::new(storage);
-        let options = DeviceOptions {
-            io_queues: QUEUES,
-            ..DeviceOptions::default()
-        };
-        let device = Device::new(Arc::clone(&storage) as Arc<dyn Storage>, options).unwrap();
-        let session = Arc::new(Session::new(Arc::new(device)).unwrap());
-        let counters = Arc::clone(session.queue_counters());
-        let poll = Duration::from_micros(200);
-        let options = Options { poll, cpus: 2 };
-        let engine = Engine::new(session, counters, options).unwrap();
-        let controls = engine.queues();
-        let bytes = Driver::AREA * controls.len() as u64;
-        let mem = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), bytes as usize)]).unwrap();
-        engine.replace_memory(Some(mem.clone()));
-        let mut drivers: Vec<_> = controls
-            .into_iter()
-            .enumerate()
-            .map(|(index, control)| Driver::new(mem.clone(), index, control, Notify::ByDescriptor))
-            .collect();
-        drivers.iter_mut().for_each(Driver::start);
+        let (engine, drivers) = run(&session(Arc::clone(&storage) as Arc<dyn Storage>));
         Self {
             engine,
             drivers,
@@ -83,6 +69,34 @@ impl Machine {
             self.go_on.send(()).unwrap();
         }
     }
+}
+
+fn session(storage: Arc<dyn Storage>) -> Arc<Session> {
+    let options = DeviceOptions {
+        io_queues: QUEUES,
+        ..DeviceOptions::default()
+    };
+    let device = Device::new(storage, options).unwrap();
+    Arc::new(Session::new(Arc::new(device)).unwrap())
+}
+
+/// An engine for the device, and a driver for each queue, which runs.
+fn run(session: &Arc<Session>) -> (Engine<Session, GuestMemoryMmap>, Vec<Driver>) {
+    let counters = Arc::clone(session.queue_counters());
+    let poll = Duration::from_micros(200);
+    let options = Options { poll, cpus: 2 };
+    let engine = Engine::new(Arc::clone(session), counters, options).unwrap();
+    let controls = engine.queues();
+    let bytes = Driver::AREA * controls.len() as u64;
+    let mem = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), bytes as usize)]).unwrap();
+    engine.replace_memory(Some(mem.clone()));
+    let mut drivers: Vec<_> = controls
+        .into_iter()
+        .enumerate()
+        .map(|(index, control)| Driver::new(mem.clone(), index, control, Notify::ByDescriptor))
+        .collect();
+    drivers.iter_mut().for_each(Driver::start);
+    (engine, drivers)
 }
 
 /// Asks for a request without data.
@@ -231,4 +245,56 @@ fn ho4_a_command_that_was_stopped_is_done_when_the_queue_goes_on() {
             .iter()
             .all(|b| *b == 9)
     );
+}
+
+/// A monitor that answers when the test says so.
+#[derive(Debug)]
+struct Monitor(Mutex<Sender<Mapped>>);
+
+impl Mapper for Monitor {
+    fn map(&self, _file: File, _offset: u64, length: u64, done: Mapped) -> io::Result<()> {
+        assert_eq!(length, 8192);
+        self.0.lock().unwrap().send(done).unwrap();
+        Ok(())
+    }
+}
+
+#[test]
+fn the_aperture_is_mapped_once_for_each_run_of_the_device() {
+    let session = session(Arc::new(MemoryStorage::new(8192).unwrap()));
+    let (sender, asked) = channel();
+    session.set_mapper(Arc::new(Monitor(Mutex::new(sender))));
+    let (_engine, mut drivers) = run(&session);
+    let control = &mut drivers[usize::from(CONTROL_QUEUE)];
+    let map = |control: &mut Driver| submit(control, Opcode::MapAperture, 0, 0, 0);
+    let mapped = RequestStatus {
+        code: StatusCode::Ok,
+        result: 8192,
+    };
+
+    // Two requests, one question.
+    map(control);
+    map(control);
+    let first = asked.recv_timeout(TIMEOUT).unwrap();
+    // The device is stopped before the monitor answers, and started anew.
+    control.control.stop().unwrap();
+    control.start();
+    map(control);
+    // Other requests are answered meanwhile.
+    submit(control, Opcode::Read, 0, 0, 0);
+    assert_eq!(wait(control).1.code, StatusCode::Unsupported);
+    assert!(asked.try_recv().is_err(), "asked while there was no answer");
+    first(Ok(()));
+    let second = asked.recv_timeout(TIMEOUT).unwrap();
+    assert_eq!(control.used(), 1);
+    second(Err(io::Error::other("no")));
+    assert_eq!(wait(control).1.code, StatusCode::ApertureUnavailable);
+
+    // A refusal is not for good, and a mapping lasts.
+    map(control);
+    asked.recv_timeout(TIMEOUT).unwrap()(Ok(()));
+    assert_eq!(wait(control).1, mapped);
+    map(control);
+    assert_eq!(wait(control).1, mapped);
+    assert!(asked.try_recv().is_err());
 }

@@ -14,7 +14,6 @@ use std::sync::{Mutex, PoisonError};
 use std::thread;
 
 use ringbar_engine::model::{Mapped, Mapper};
-use tracing::debug;
 use vhost::vhost_user::message::{VhostUserMMap, VhostUserMMapFlags};
 use vhost::vhost_user::{Backend, VhostUserFrontendReqHandler};
 
@@ -39,18 +38,15 @@ impl MonitorMapper {
 }
 
 impl Mapper for MonitorMapper {
-    fn map(&self, file: File, offset: u64, length: u64, done: Mapped) {
+    fn map(&self, file: File, offset: u64, length: u64, done: Mapped) -> io::Result<()> {
         let backend = self
             .0
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .clone();
         let request = move || done(request(backend, &file, offset, length));
-        let thread = thread::Builder::new().name("mapper".into()).spawn(request);
-        if let Err(error) = thread {
-            // What the thread would have called is dropped, and says so by itself.
-            debug!(%error, "no thread to have the aperture mapped");
-        }
+        let thread = thread::Builder::new().name("mapper".into());
+        thread.spawn(request).map(drop)
     }
 }
 
