@@ -5,11 +5,16 @@
 //! While the worker polls, the driver need not ring the doorbell, which costs the guest an
 //! exit and the worker a wake-up. Polling wastes a CPU where the next request does not come
 //! soon, and worse where the guest needs the CPU to make it. So a worker whose polls miss
-//! skips a number of them that doubles, and the worker of an idle device sleeps.
+//! skips a number of them that doubles, and the worker of an idle device sleeps. A poll that
+//! finds something late is a miss as well: a slow driver would keep the worker busy for
+//! little work.
 
 use std::time::{Duration, Instant};
 
 use crate::backoff::Backoff;
+
+/// Which part of the longest poll is worth what it saves.
+const LATE_DIVISOR: u32 = 2;
 
 /// What one worker has seen of late.
 #[derive(Debug)]
@@ -43,7 +48,10 @@ impl Polling {
         loop {
             match check(now) {
                 Some(true) => {
-                    self.backoff.hit();
+                    match now.duration_since(start) <= self.limit / LATE_DIVISOR {
+                        true => self.backoff.hit(),
+                        false => self.backoff.miss(),
+                    }
                     return true;
                 }
                 None => return false,
@@ -74,6 +82,27 @@ mod tests {
         }
         assert!(!polling.poll(|_| None));
         assert!(polling.should_poll());
+    }
+
+    /// Polls for a request that comes after `wait`. Returns whether it did.
+    fn poll_for(polling: &mut Polling, wait: Duration) -> bool {
+        if !polling.should_poll() {
+            return false;
+        }
+        let start = Instant::now();
+        polling.poll(|now| Some(now.saturating_duration_since(start) >= wait))
+    }
+
+    #[test]
+    fn ho14_a_slow_driver_does_not_keep_the_worker_busy() {
+        const LIMIT: Duration = Duration::from_millis(40);
+        let mut polling = Polling::new(LIMIT);
+        let slow = LIMIT * 3 / 4;
+        let polls = (0..200).filter(|_| poll_for(&mut polling, slow)).count();
+        assert!((1..20).contains(&polls), "{polls} of 200");
+        // A quick one is polled for as soon as that shows.
+        while !poll_for(&mut polling, Duration::ZERO) {}
+        assert!((0..100).all(|_| poll_for(&mut polling, Duration::ZERO)));
     }
 
     #[test]
