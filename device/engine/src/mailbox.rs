@@ -6,6 +6,7 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Sender;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -75,6 +76,8 @@ struct State<D: DeviceModel> {
 pub(crate) struct Mailbox<D: DeviceModel> {
     state: Mutex<State<D>>,
     sleeper: Sleeper,
+    /// Somebody waits for an answer to mail.
+    has_mail: AtomicBool,
     wake: OwnedFd,
 }
 
@@ -92,6 +95,7 @@ impl<D: DeviceModel> Mailbox<D> {
                 closed: false,
             }),
             sleeper: Sleeper::new(),
+            has_mail: AtomicBool::new(false),
             wake: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
         })
     }
@@ -103,7 +107,16 @@ impl<D: DeviceModel> Mailbox<D> {
 
     /// Puts mail in. Mail to a worker that has ended is dropped.
     pub(crate) fn post(&self, mail: Mail) {
-        self.put(|contents| contents.mail.push_back(mail));
+        self.put(|contents| {
+            contents.mail.push_back(mail);
+            self.has_mail.store(true, Ordering::Relaxed);
+        });
+    }
+
+    /// Whether the worker should read its mail before the next step of a request. Requests
+    /// that were completed elsewhere can wait for the end of a batch.
+    pub(crate) fn has_mail(&self) -> bool {
+        self.has_mail.load(Ordering::Relaxed)
     }
 
     /// Returns a request to its queue.
@@ -156,7 +169,9 @@ impl<D: DeviceModel> Mailbox<D> {
 
     /// Swaps what there is for `empty`, so that its memory is used again.
     pub(crate) fn take(&self, empty: &mut Contents<D>) {
-        std::mem::swap(&mut self.state().contents, empty);
+        let mut state = self.state();
+        std::mem::swap(&mut state.contents, empty);
+        self.has_mail.store(false, Ordering::Relaxed);
     }
 
     /// The worker has ended: drops what there is and what will come.

@@ -111,6 +111,6 @@ pub type Mapped = Box<dyn FnOnce(io::Result<()>) + Send>;
 /// Has a file mapped into the shared region of a device.
 pub trait Mapper: Debug + Send + Sync {
     /// Asks for `length` bytes of `file` from `offset` on at the start of the region. Does
-    /// not wait for the answer. After an error `done` is not called.
-    fn map(&self, file: File, offset: u64, length: u64, done: Mapped) -> io::Result<()>;
+    /// not wait for the answer. `done` is dropped where there will be none.
+    fn map(&self, file: File, offset: u64, length: u64, done: Mapped);
 }

@@ -175,12 +175,17 @@ impl<D: DeviceModel> Queue<D> {
     fn end(&mut self, model: &D) {
         self.moderation.flush(&self.interrupt);
         self.run += 1;
-        if let Some(request) = self.yielded.take() {
-            // Its steps bear repetition, and it was taken last.
+        // Their steps bear repetition. The order is that of the available ring, but for one that
+        // was resubmitted before and yielded.
+        let yielded = self.yielded.take().map(|request| {
+            let head = request.head();
             self.recycle(request);
-            self.ring.unpop();
-        }
+            head
+        });
+        self.interrupted.extend(yielded);
         self.interrupted.append(&mut self.deferred);
+        // What a guest had in flight at most is no measure of what it will have.
+        self.spare = Vec::new();
         model.queue_stopped(self.index);
     }
 
@@ -320,7 +325,7 @@ impl<D: DeviceModel> Queue<D> {
                 true => number % CLOCK_INTERVAL == 0 && start.elapsed() > MAX_BATCH,
                 false => start.elapsed() > MAX_TURN,
             };
-            if context.mailbox.sleeper().is_notified() || is_over() {
+            if context.mailbox.has_mail() || is_over() {
                 break;
             }
         }
@@ -397,6 +402,10 @@ impl<D: DeviceModel> Queue<D> {
         context: &Context<'_, D, M>,
         completions: impl Iterator<Item = Completion<D>>,
     ) {
+        let mut completions = completions.peekable();
+        if completions.peek().is_none() {
+            return;
+        }
         let mut counts = Counts::default();
         let finished = self.finish_all(context, completions, &mut counts);
         context.model.batch_done(&mut self.model);

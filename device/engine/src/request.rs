@@ -139,10 +139,11 @@ impl<D: DeviceModel> Drop for Request<D> {
 pub enum Submission<D: DeviceModel> {
     /// It is done.
     Completed(Request<D>, D::Outcome),
-    /// The device has kept it, to complete it later.
+    /// The device has kept it, to complete it later. A queue that is stopped meanwhile submits
+    /// it anew when it goes on, so whatever was done of it must bear repetition.
     Deferred,
-    /// One step of it is done; it is submitted again soon, unless the queue is stopped. Then
-    /// it starts anew when the queue does, so each of its steps must bear repetition.
+    /// One step of it is done; it is submitted again soon. A queue that is stopped meanwhile
+    /// submits it anew when it goes on, so each of its steps must bear repetition.
     Yielded(Request<D>),
     /// It cannot be answered: the queue is broken.
     Fault(Request<D>, Fault),

@@ -44,7 +44,8 @@ pub struct StoppedAt {
     /// Index of the next available entry to take.
     pub next_avail: u16,
     /// Index of the next used entry to write. Where it is behind the other, requests were
-    /// not completed; they are submitted again when the queue goes on from here.
+    /// not completed; they are submitted again when the queue goes on from here, in this
+    /// process: another one would not know which they are.
     pub next_used: u16,
 }
 
@@ -69,6 +70,9 @@ impl Ring {
     /// [`Self::validate`].
     pub(crate) fn set_up(&mut self, setup: &QueueSetup) {
         *self = Self::new();
+        // Told again when it is stopped, whatever is wrong with the rest.
+        self.queue.set_next_avail(setup.next_avail);
+        self.queue.set_next_used(setup.next_used);
         if !setup.size.is_power_of_two() {
             warn!(
                 size = setup.size,
@@ -127,11 +131,6 @@ impl Ring {
         // An available index that is ahead by more than the ring is an error of the iterator.
         let mut entries = self.queue.iter(mem).map_err(|_| Fault::Ring)?;
         Ok(entries.next().map(|chain| chain.head_index()))
-    }
-
-    /// Puts the entry that was taken last back.
-    pub(crate) fn unpop(&mut self) {
-        self.queue.go_to_previous_position();
     }
 
     /// Where the descriptor chain of an entry starts.

@@ -15,7 +15,7 @@ use vm_memory::GuestMemory;
 
 use crate::counters::{Counters, Counts};
 use crate::doorbell::Doorbell;
-use crate::mailbox::{Contents, Mail, Mailbox};
+use crate::mailbox::{Completion, Contents, Mail, Mailbox};
 use crate::memory::SharedMemory;
 use crate::model::DeviceModel;
 use crate::polling::Polling;
@@ -40,6 +40,10 @@ pub(crate) struct Worker<D: DeviceModel, M: GuestMemory> {
     shared: Arc<Shared<D, M>>,
     mailbox: Arc<Mailbox<D>>,
     queues: Vec<Queue<D>>,
+    /// Which queue is processed next.
+    next: usize,
+    /// Requests that were completed elsewhere while there was no guest memory.
+    unwritten: Vec<Completion<D>>,
     polling: Polling,
     epoll: OwnedFd,
     /// Empty, for what is taken out of the mailbox.
@@ -72,6 +76,8 @@ where
             shared,
             mailbox,
             queues,
+            next: 0,
+            unwritten: Vec::new(),
             polling: Polling::new(poll),
             epoll,
             contents: Contents::default(),
@@ -111,7 +117,8 @@ where
         }
     }
 
-    /// Processes each queue once.
+    /// Processes each queue once, but reads mail first where there is some: a transport waits
+    /// for one step of one request, whatever is in the other queues.
     fn process(&mut self, polling: bool) -> QueueStatus {
         let Some(memory) = self.shared.memory.get() else {
             self.report_missing_memory();
@@ -119,11 +126,15 @@ where
         };
         let single = self.queues.len() == 1;
         let context = self.shared.context(&memory, &self.mailbox, polling, single);
-        self.queues
-            .iter_mut()
-            .map(|queue| queue.process(&context))
-            .max()
-            .unwrap_or(QueueStatus::Stopped)
+        let mut status = QueueStatus::Stopped;
+        for _ in 0..self.queues.len() {
+            if self.mailbox.has_mail() {
+                return QueueStatus::More;
+            }
+            status = status.max(self.queues[self.next].process(&context));
+            self.next = (self.next + 1) % self.queues.len();
+        }
+        status
     }
 
     /// The driver rings, but nothing can be read.
@@ -217,32 +228,30 @@ where
         let mut contents = std::mem::take(&mut self.contents);
         self.mailbox.take(&mut contents);
         let read = contents.mail.drain(..).try_for_each(|mail| self.act(mail));
-        if read.is_ok() {
-            self.complete(&mut contents, polling);
-        }
-        contents.completions.clear();
+        self.unwritten.append(&mut contents.completions);
         self.contents = contents;
+        if read.is_ok() {
+            self.complete(polling);
+        }
         read
     }
 
-    fn complete(&mut self, contents: &mut Contents<D>, polling: bool) {
-        let completions = &mut contents.completions;
-        if completions.is_empty() {
+    /// Writes the answers of requests that were completed elsewhere, once there is memory.
+    fn complete(&mut self, polling: bool) {
+        let Some(memory) = self.shared.memory.get() else {
+            return;
+        };
+        if self.unwritten.is_empty() {
             return;
         }
-        let memory = self.shared.memory.get();
         let single = self.queues.len() == 1;
+        let context = self.shared.context(&memory, &self.mailbox, polling, single);
         for queue in &mut self.queues {
             let index = queue.index();
-            let own = completions.extract_if(.., |(body, _)| body.queue == index);
-            match &memory {
-                Some(memory) => {
-                    let context = self.shared.context(memory, &self.mailbox, polling, single);
-                    queue.complete(&context, own);
-                }
-                // Nothing can be written: as if the queue had stopped.
-                None => drop(own),
-            }
+            let own = self
+                .unwritten
+                .extract_if(.., |(body, _)| body.queue == index);
+            queue.complete(&context, own);
         }
     }
 

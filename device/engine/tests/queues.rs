@@ -137,9 +137,15 @@ fn ho4_a_stop_waits_for_one_step() {
     let stopped = stop.join().unwrap().unwrap();
     let steps = machine.device.steps.load(Ordering::Relaxed);
     assert_eq!(steps, 3);
-    assert_eq!(stopped, StoppedAt::default());
+    let expected = StoppedAt {
+        next_avail: 1,
+        next_used: 0,
+    };
+    assert_eq!(stopped, expected);
     assert_eq!(driver.used(), 0);
-    driver.control.start(driver.setup());
+    let mut setup = driver.setup();
+    setup.go_on_from(stopped);
+    driver.control.start(setup);
     assert_eq!(driver.sum(), (0, 50));
     assert_eq!(driver.sum(), (1, 7));
 }
@@ -376,4 +382,110 @@ fn requests_can_be_exchanged() {
         request.complete(78);
     }
     assert_eq!(driver.sum(), (1, 78));
+}
+
+/// A request that was resubmitted and yields is not taken for the last one of the ring.
+#[test]
+fn a_resubmitted_request_that_yields_survives_another_stop() {
+    let mut machine = machine();
+    let driver = &mut machine.drivers[0];
+    driver.ask(Op::LaterSlowly, &[1, 2, 3]);
+    driver.ask(Op::Now, &[50]);
+    assert_eq!(driver.sum(), (1, 50));
+    let kept = machine.device.wait_kept(1);
+    let go_on = |driver: &Driver, stopped| {
+        let mut setup = driver.setup();
+        setup.go_on_from(stopped);
+        driver.control.start(setup);
+    };
+    let stopped = driver.control.stop().unwrap();
+    drop(kept);
+    // Submitted again, it takes many steps, and is stopped within.
+    let ((reached, reach), (go, goes)) = (channel(), channel());
+    machine.device.on_step(move |step| {
+        if step == 2 {
+            reached.send(()).unwrap();
+            goes.recv_timeout(TIMEOUT).unwrap();
+        }
+    });
+    go_on(driver, stopped);
+    reach.recv_timeout(TIMEOUT).unwrap();
+    let control = Arc::clone(&driver.control);
+    let stop = asleep(move || control.stop());
+    go.send(()).unwrap();
+    let stopped = stop.join().unwrap().unwrap();
+    let expected = StoppedAt {
+        next_avail: 2,
+        next_used: 1,
+    };
+    assert_eq!(stopped, expected);
+    go_on(driver, stopped);
+    assert_eq!(driver.sum(), (0, 6));
+    assert_eq!(driver.used(), 2);
+}
+
+/// A message about one queue does not wait for the others of its worker.
+#[test]
+fn ho4_a_stop_does_not_wait_for_other_queues() {
+    const QUEUES: u16 = 8;
+    let mut machine = Machine::start(QUEUES, POLL, Notify::ByDescriptor);
+    let ((begun, begin), (go, goes)) = (channel(), channel());
+    machine.device.on_step(move |_| {
+        // The receiver goes when the test is over.
+        let _ = begun.send(());
+        let _ = goes.recv_timeout(TIMEOUT);
+    });
+    for driver in &mut machine.drivers {
+        driver.ask(Op::Slowly, &[1; 50]);
+    }
+    begin.recv_timeout(TIMEOUT).unwrap();
+    for driver in &machine.drivers {
+        let control = Arc::clone(&driver.control);
+        let stop = asleep(move || control.stop());
+        // The step that the worker is at, and no other.
+        go.send(()).unwrap();
+        stop.join().unwrap().unwrap();
+        if begin.recv_timeout(TIMEOUT).is_err() {
+            break;
+        }
+    }
+    assert_eq!(
+        machine.device.steps.load(Ordering::Relaxed),
+        u32::from(QUEUES)
+    );
+    drop(go);
+}
+
+/// Requests that are completed while there is no guest memory are answered when there is.
+#[test]
+fn completions_wait_for_memory() {
+    let mut machine = machine();
+    let driver = &mut machine.drivers[0];
+    driver.ask(Op::Later, &[1]);
+    let kept = machine.device.wait_kept(1);
+    machine.engine.replace_memory(None);
+    for request in kept {
+        request.complete(5);
+    }
+    // The worker has read its mail when it answers.
+    driver.control.set_doorbell(None);
+    assert_eq!(driver.used(), 0);
+    machine.engine.replace_memory(Some(machine.mem.clone()));
+    assert_eq!(driver.sum(), (0, 5));
+}
+
+/// The indices survive a setup that no ring can have.
+#[test]
+fn a_setup_that_is_corrected_later_keeps_its_place() {
+    let machine = machine();
+    let driver = &machine.drivers[0];
+    let mut setup = driver.setup();
+    setup.size = 0;
+    (setup.next_avail, setup.next_used) = (7, 7);
+    driver.control.start(setup);
+    let expected = StoppedAt {
+        next_avail: 7,
+        next_used: 7,
+    };
+    assert_eq!(driver.control.stop(), Some(expected));
 }

@@ -56,7 +56,7 @@ impl StorageError {
     pub fn duplicate(&self) -> Self {
         let same = |error: &io::Error| match error.raw_os_error() {
             Some(errno) => io::Error::from_raw_os_error(errno),
-            None => io::Error::new(error.kind(), error.to_string()),
+            None => io::Error::new(error.kind(), with_causes(error)),
         };
         match self {
             Self::OutOfRange {

@@ -27,6 +27,8 @@ pub enum Op {
     Lose = 3,
     /// Keep the request and answer the oldest that was kept.
     Exchange = 4,
+    /// Keep the request the first time, and yield after each byte when it comes again.
+    LaterSlowly = 5,
 }
 
 /// A device that adds bytes up. The answer is one byte, the sum.
@@ -36,6 +38,8 @@ pub struct Adder {
     kept: Mutex<Vec<Request<Adder>>>,
     /// Number of steps of slow requests.
     pub steps: AtomicU32,
+    /// A request that was kept to be slow the next time has come.
+    kept_slow: std::sync::atomic::AtomicBool,
     /// Called within each step of a slow request.
     hook: Mutex<Option<Hook>>,
     /// What the engine said of queues.
@@ -63,6 +67,7 @@ impl Adder {
             queues,
             kept: Mutex::default(),
             steps: AtomicU32::new(0),
+            kept_slow: false.into(),
             hook: Mutex::default(),
             log: Mutex::default(),
         })
@@ -157,7 +162,11 @@ impl DeviceModel for Adder {
             drop(request);
             return Submission::Deferred;
         }
-        if op != Op::Slowly as u8 {
+        if op == Op::LaterSlowly as u8 && !self.kept_slow.swap(true, Ordering::Relaxed) {
+            self.kept.lock().unwrap().push(request);
+            return Submission::Deferred;
+        }
+        if op != Op::Slowly as u8 && op != Op::LaterSlowly as u8 {
             let sum = sum(&progress.bytes[1..]);
             return Submission::Completed(request, sum);
         }

@@ -143,31 +143,31 @@ impl Aperture {
 
     /// Asks the monitor if requests wait for that and it was not asked yet.
     fn ask(aperture: &Arc<Self>) {
-        let (run, mapper) = {
+        let (question, mapper) = {
             let mut state = aperture.state();
             if state.asked || !matches!(state.mapping, Mapping::Pending(_)) {
                 return;
             }
             state.asked = true;
-            (state.run, state.mapper.clone())
+            let question = Question {
+                aperture: Arc::clone(aperture),
+                run: state.run,
+                answer: None,
+            };
+            (question, state.mapper.clone())
         };
-        let other = Arc::clone(aperture);
-        let done = Box::new(move |result| {
-            other.answered(run, result);
-            // A run that has begun meanwhile waits for its turn.
-            Self::ask(&other);
-        });
-        let asked = || {
-            let mapper = mapper.ok_or_else(|| io::Error::other("nobody has memory mapped"))?;
-            let source = aperture
-                .storage
-                .mappable()
-                .ok_or_else(|| io::Error::other("this storage cannot be mapped, or has failed"))?;
-            let file = source.file.try_clone()?;
-            mapper.map(file, source.offset, aperture.layout.mapped, done)
-        };
-        if let Err(error) = asked() {
-            aperture.answered(run, Err(error));
+        let source = aperture
+            .storage
+            .mappable()
+            .ok_or_else(|| io::Error::other("this storage cannot be mapped, or has failed"));
+        let source = source.and_then(|source| Ok((source.file.try_clone()?, source.offset)));
+        match (mapper, source) {
+            (Some(mapper), Ok((file, offset))) => {
+                let done = Box::new(move |result| question.answer(result));
+                mapper.map(file, offset, aperture.layout.mapped, done);
+            }
+            (None, _) => question.answer(Err(io::Error::other("nobody has memory mapped"))),
+            (_, Err(error)) => question.answer(Err(error)),
         }
     }
 
@@ -206,6 +206,30 @@ impl Aperture {
                 Err(_) => Answer::Status(Outcome::refused(StatusCode::ApertureUnavailable)),
             });
         }
+    }
+}
+
+/// The monitor was asked in this run of the device, and has not answered. Dropped, it will
+/// not.
+struct Question {
+    aperture: Arc<Aperture>,
+    run: u64,
+    answer: Option<io::Result<()>>,
+}
+
+impl Question {
+    fn answer(mut self, result: io::Result<()>) {
+        self.answer = Some(result);
+    }
+}
+
+impl Drop for Question {
+    fn drop(&mut self) {
+        let answer = self.answer.take();
+        let answer = answer.unwrap_or_else(|| Err(io::Error::other("nobody answers")));
+        self.aperture.answered(self.run, answer);
+        // For a run that has begun meanwhile.
+        Aperture::ask(&self.aperture);
     }
 }
 

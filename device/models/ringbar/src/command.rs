@@ -50,7 +50,8 @@ pub(crate) struct Executor {
 impl Executor {
     /// Executes the next step of a command, whose ranges lie within the storage.
     ///
-    /// A command that is not executed to its end can be executed anew from the start.
+    /// A command that has more steps can be executed anew from the start. One that changes its
+    /// own source has one step, however long.
     pub(crate) fn step(
         &mut self,
         storage: &dyn Storage,
@@ -60,8 +61,7 @@ impl Executor {
         let left = header.length - progress.done;
         let length = match header.opcode {
             Opcode::Discard | Opcode::WriteZeroes => left.min(STORAGE_STEP),
-            // Half of it would have overwritten its own source.
-            Opcode::Copy if overlaps(header) => left,
+            _ if is_unrepeatable(header) => left,
             _ => left.min(COPY_STEP),
         };
         match self.execute(storage, header, progress, length) {
@@ -192,9 +192,10 @@ impl Executor {
     }
 }
 
-/// Whether the two ranges of a copy overlap.
-fn overlaps(header: &RequestHeader) -> bool {
-    header.offset.abs_diff(header.argument) < header.length
+/// Whether a command changes its own source: a copy of overlapping ranges. It cannot be
+/// executed twice.
+pub(crate) fn is_unrepeatable(header: &RequestHeader) -> bool {
+    header.opcode == Opcode::Copy && header.offset.abs_diff(header.argument) < header.length
 }
 
 fn prepare(buffer: &mut Vec<u8>) -> &mut [u8] {

@@ -21,6 +21,9 @@ use crate::executor::Flush;
 /// again and again leaves flushes behind that nobody needs.
 const LIMIT: usize = 1 << 14;
 
+/// Most ranges that are flushed one after the other; more are one flush of everything.
+const MAX_RANGES: usize = 8;
+
 /// Called with the result, on the thread that flushes. It must not block.
 type Done = Box<dyn FnOnce(Result<(), StorageError>) + Send>;
 
@@ -28,7 +31,7 @@ type Done = Box<dyn FnOnce(Result<(), StorageError>) + Send>;
 pub(crate) struct Flusher {
     sender: Mutex<Sender<(Flush, Done)>>,
     storage: Arc<dyn Storage>,
-    /// Number of flushes that wait.
+    /// Number of flushes that are not done.
     waiting: Arc<AtomicUsize>,
 }
 
@@ -74,18 +77,21 @@ impl Flusher {
 fn run(storage: &dyn Storage, receiver: &Receiver<(Flush, Done)>, count: &AtomicUsize) {
     while let Ok(first) = receiver.recv() {
         let waiting: Vec<_> = std::iter::once(first).chain(receiver.try_iter()).collect();
-        count.fetch_sub(waiting.len(), Ordering::Relaxed);
-        if waiting.iter().all(|(flush, _)| *flush != Flush::All) {
+        let number = waiting.len();
+        let all = number > MAX_RANGES || waiting.iter().any(|(flush, _)| *flush == Flush::All);
+        if all {
+            let mut flushed = storage.flush();
+            for (_, done) in waiting {
+                // One of them gets the error itself, with its causes.
+                let same = flushed.as_ref().copied().map_err(StorageError::duplicate);
+                done(std::mem::replace(&mut flushed, same));
+            }
+        } else {
             for (flush, done) in waiting {
                 done(flush.execute(storage));
             }
-            continue;
         }
-        let flushed = storage.flush();
-        for (_, done) in waiting {
-            let result = flushed.as_ref().copied();
-            done(result.map_err(StorageError::duplicate));
-        }
+        count.fetch_sub(number, Ordering::Relaxed);
     }
 }
 

@@ -15,6 +15,7 @@ use tracing::{debug, info, warn};
 use vm_memory::GuestMemory;
 
 use crate::aperture::Aperture;
+use crate::command::is_unrepeatable;
 use crate::counters::RequestCounts;
 use crate::device::Device;
 use crate::error::Error;
@@ -111,7 +112,9 @@ impl Session {
             Executed::More => Submission::Yielded(request),
             Executed::Flush(result, flush) => {
                 let storage = queue.executor.storage();
-                if !storage.flush_waits() {
+                // A request that waits may be submitted anew.
+                let repeatable = !request.scratch().header().is_some_and(is_unrepeatable);
+                if !repeatable || !storage.flush_waits() {
                     let flushed = flush.execute(storage.as_ref());
                     let outcome = after_flush(request.scratch().header(), result, flushed);
                     return done(request, outcome);

@@ -14,6 +14,7 @@ use std::sync::{Mutex, PoisonError};
 use std::thread;
 
 use ringbar_engine::model::{Mapped, Mapper};
+use tracing::warn;
 use vhost::vhost_user::message::{VhostUserMMap, VhostUserMMapFlags};
 use vhost::vhost_user::{Backend, VhostUserFrontendReqHandler};
 
@@ -38,7 +39,7 @@ impl MonitorMapper {
 }
 
 impl Mapper for MonitorMapper {
-    fn map(&self, file: File, offset: u64, length: u64, done: Mapped) -> io::Result<()> {
+    fn map(&self, file: File, offset: u64, length: u64, done: Mapped) {
         let backend = self
             .0
             .lock()
@@ -46,7 +47,9 @@ impl Mapper for MonitorMapper {
             .clone();
         let request = move || done(request(backend, &file, offset, length));
         let thread = thread::Builder::new().name("mapper".into());
-        thread.spawn(request).map(drop)
+        if let Err(error) = thread.spawn(request) {
+            warn!(%error, "no thread to have memory mapped");
+        }
     }
 }
 

@@ -79,8 +79,13 @@ impl<M: GuestAddressSpace + 'static> Vring<M> {
     }
 
     /// Changes the setup. A queue that runs goes on with the new one.
-    fn set_up(&self, change: impl FnOnce(&mut QueueSetup)) {
+    fn set_up(&self, change: impl Fn(&mut QueueSetup)) {
         let mut told = self.told();
+        let mut setup = told.setup;
+        change(&mut setup);
+        if setup == told.setup {
+            return;
+        }
         if told.started
             && let Some(stopped) = self.queue.stop()
         {
@@ -178,8 +183,12 @@ impl<M: GuestAddressSpace + 'static> VringT<M> for Vring<M> {
         self.set_up(|setup| setup.next_avail = base);
     }
 
+    /// The crate reads the index out of guest memory, where a queue that runs moves it.
     fn set_queue_next_used(&self, idx: u16) {
-        self.set_up(|setup| setup.next_used = idx);
+        let mut told = self.told();
+        if !told.started {
+            told.setup.next_used = idx;
+        }
     }
 
     fn queue_used_idx(&self) -> Result<u16, QueueError> {
