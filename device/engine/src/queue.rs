@@ -17,7 +17,7 @@ use crate::interrupt::InterruptSlot;
 use crate::mailbox::{Completion, Mailbox};
 use crate::model::DeviceModel;
 use crate::moderation::Moderation;
-use crate::request::{Body, Request, Returned, Submission};
+use crate::request::{Body, Entry, Request, Returned, Submission};
 use crate::ring::{QueueSetup, Ring, StoppedAt};
 
 /// For how long a worker processes one of several queues before it goes on to the next: the
@@ -70,10 +70,10 @@ pub(crate) struct Queue<D: DeviceModel> {
     spare: Vec<Box<Body<D>>>,
     /// A request of which some steps are done, not among `deferred`.
     yielded: Option<Request<D>>,
-    /// Heads of the requests that the model has kept, in their order.
-    deferred: Vec<u16>,
-    /// Heads of requests that the model had when the queue was stopped, in their order.
-    interrupted: Vec<u16>,
+    /// Entries of the requests that the model has kept.
+    deferred: Vec<Entry>,
+    /// Entries that were taken but not used when the queue was stopped.
+    interrupted: Vec<Entry>,
     moderation: Moderation,
     interrupt: Arc<InterruptSlot>,
     doorbell: Option<Box<dyn Doorbell>>,
@@ -175,18 +175,33 @@ impl<D: DeviceModel> Queue<D> {
     fn end(&mut self, model: &D) {
         self.moderation.flush(&self.interrupt);
         self.run += 1;
-        // Their steps bear repetition. The order is that of the available ring, but for one that
-        // was resubmitted before and yielded.
+        // Their steps bear repetition.
         let yielded = self.yielded.take().map(|request| {
-            let head = request.head();
+            let entry = request.entry();
             self.recycle(request);
-            head
+            entry
         });
         self.interrupted.extend(yielded);
         self.interrupted.append(&mut self.deferred);
+        self.give_back_interrupted();
         // What a guest had in flight at most is no measure of what it will have.
         self.spare = Vec::new();
         model.queue_stopped(self.index);
+    }
+
+    /// Puts entries that were taken last back into the ring, so that no more than necessary are
+    /// known to this process only.
+    fn give_back_interrupted(&mut self) {
+        let end = self.ring.next_avail();
+        // The oldest first; the indices wrap.
+        self.interrupted
+            .sort_by_key(|entry| std::cmp::Reverse(end.wrapping_sub(entry.index)));
+        while let Some(last) = self.interrupted.last()
+            && last.index == self.ring.next_avail().wrapping_sub(1)
+        {
+            self.ring.unpop();
+            self.interrupted.pop();
+        }
     }
 
     fn set_broken(&mut self, model: &D, fault: Fault) {
@@ -296,21 +311,21 @@ impl<D: DeviceModel> Queue<D> {
             let Some(request) = self.next_request(context)? else {
                 return Ok(QueueStatus::Empty);
             };
-            let head = request.head();
+            let entry = request.entry();
             let submission = context
                 .model
                 .submit(&mut self.model, context.memory, request);
             match submission {
-                Submission::Completed(request, outcome) if self.is_own(&request, head) => {
+                Submission::Completed(request, outcome) if self.is_own(&request, entry) => {
                     self.finish(context, request, outcome)?;
                     counts.requests += 1;
                 }
                 // One that was deferred before, in exchange for this one.
                 Submission::Completed(other, outcome) => {
-                    self.deferred.push(head);
+                    self.deferred.push(entry);
                     other.complete(outcome);
                 }
-                Submission::Deferred => self.deferred.push(head),
+                Submission::Deferred => self.deferred.push(entry),
                 Submission::Yielded(mut request) => {
                     request.body_mut().resumed = true;
                     self.yielded = Some(request);
@@ -340,11 +355,11 @@ impl<D: DeviceModel> Queue<D> {
         if let Some(request) = self.yielded.take() {
             return Ok(Some(request));
         }
-        let head = match self.interrupted.is_empty() {
+        let entry = match self.interrupted.is_empty() {
             true => self.ring.pop(context.memory)?,
             false => Some(self.interrupted.remove(0)),
         };
-        let Some(head) = head else {
+        let Some(entry) = entry else {
             return Ok(None);
         };
         // Each chain in flight has at least one descriptor of its own (VIRTIO 1.3, 2.7.13).
@@ -355,17 +370,17 @@ impl<D: DeviceModel> Queue<D> {
             Box::new(Body {
                 queue: self.index,
                 run: 0,
-                head: 0,
+                entry: Entry::default(),
                 chain: Chain::with_limit(self.max_buffers),
                 scratch: D::Scratch::default(),
                 resumed: false,
                 mailbox: Arc::clone(context.mailbox),
             })
         });
-        body.head = head;
+        body.entry = entry;
         body.run = self.run;
         body.resumed = false;
-        let read = body.chain.read(context.memory, self.ring.head(head));
+        let read = body.chain.read(context.memory, self.ring.head(entry.head));
         if let Err(fault) = read {
             self.spare.push(body);
             return Err(fault);
@@ -373,8 +388,8 @@ impl<D: DeviceModel> Queue<D> {
         Ok(Some(Request::new(body)))
     }
 
-    fn is_own(&self, request: &Request<D>, head: u16) -> bool {
-        request.is(self.index, self.run, head)
+    fn is_own(&self, request: &Request<D>, entry: Entry) -> bool {
+        request.is(self.index, self.run, entry)
     }
 
     fn finish<M: GuestMemory<Bitmap = ()>>(
@@ -386,8 +401,10 @@ impl<D: DeviceModel> Queue<D> {
         let length = context
             .model
             .finish(&mut self.model, context.memory, &mut request, outcome);
-        let used =
-            length.and_then(|length| self.ring.push_used(context.memory, request.head(), length));
+        let used = length.and_then(|length| {
+            self.ring
+                .push_used(context.memory, request.entry().head, length)
+        });
         self.recycle(request);
         used
     }
@@ -423,13 +440,17 @@ impl<D: DeviceModel> Queue<D> {
     ) -> Result<(), Fault> {
         let mut result = Ok(());
         for (body, returned) in completions {
-            let deferred = self.deferred.iter().position(|head| *head == body.head);
+            let deferred = self.deferred.iter().position(|entry| *entry == body.entry);
             let (true, true, Some(at)) = (
                 self.runs() && result.is_ok(),
                 body.run == self.run,
                 deferred,
             ) else {
-                debug!(queue = self.index, head = body.head, "completed too late");
+                debug!(
+                    queue = self.index,
+                    head = body.entry.head,
+                    "completed too late"
+                );
                 self.spare.push(body);
                 continue;
             };

@@ -10,13 +10,21 @@ use crate::fault::Fault;
 use crate::mailbox::Mailbox;
 use crate::model::DeviceModel;
 
+/// An entry of the available ring.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Entry {
+    /// Its index in the ring, which wraps.
+    pub(crate) index: u16,
+    /// Index of the first descriptor of its chain.
+    pub(crate) head: u16,
+}
+
 /// Contents of a [`Request`], allocated once and used again by its queue.
 pub(crate) struct Body<D: DeviceModel> {
     pub(crate) queue: u16,
     /// Of which run of the queue the request is.
     pub(crate) run: u64,
-    /// Index of the first descriptor.
-    pub(crate) head: u16,
+    pub(crate) entry: Entry,
     pub(crate) chain: Chain,
     pub(crate) scratch: D::Scratch,
     /// It was submitted before, and yielded.
@@ -53,7 +61,7 @@ impl<D: DeviceModel> fmt::Debug for Request<D> {
         let body = self.body();
         f.debug_struct("Request")
             .field("queue", &body.queue)
-            .field("head", &body.head)
+            .field("entry", &body.entry)
             .finish_non_exhaustive()
     }
 }
@@ -84,14 +92,14 @@ impl<D: DeviceModel> Request<D> {
         self.body().queue
     }
 
-    /// Whether this is the request with this head of this run of a queue.
-    pub(crate) fn is(&self, queue: u16, run: u64, head: u16) -> bool {
+    /// Whether this is the request of this entry, of this run of a queue.
+    pub(crate) fn is(&self, queue: u16, run: u64, entry: Entry) -> bool {
         let body = self.body();
-        body.queue == queue && body.run == run && body.head == head
+        body.queue == queue && body.run == run && body.entry == entry
     }
 
-    pub(crate) fn head(&self) -> u16 {
-        self.body().head
+    pub(crate) fn entry(&self) -> Entry {
+        self.body().entry
     }
 
     /// Whether the request yielded when it was last submitted, and goes on. Otherwise what the

@@ -10,6 +10,7 @@ use vm_memory::{Bytes, GuestAddress, GuestMemory};
 
 use crate::chain::ChainHead;
 use crate::fault::Fault;
+use crate::request::Entry;
 
 /// What a transport knows of a queue when it starts it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -126,11 +127,20 @@ impl Ring {
         self.queue.event_idx_enabled()
     }
 
-    /// Takes the next available entry: the head of a descriptor chain.
-    pub(crate) fn pop<M: GuestMemory>(&mut self, mem: &M) -> Result<Option<u16>, Fault> {
+    /// Takes the next available entry.
+    pub(crate) fn pop<M: GuestMemory>(&mut self, mem: &M) -> Result<Option<Entry>, Fault> {
+        let index = self.queue.next_avail();
         // An available index that is ahead by more than the ring is an error of the iterator.
         let mut entries = self.queue.iter(mem).map_err(|_| Fault::Ring)?;
-        Ok(entries.next().map(|chain| chain.head_index()))
+        Ok(entries.next().map(|chain| Entry {
+            index,
+            head: chain.head_index(),
+        }))
+    }
+
+    /// Puts the entry that was taken last back.
+    pub(crate) fn unpop(&mut self) {
+        self.queue.go_to_previous_position();
     }
 
     /// Where the descriptor chain of an entry starts.

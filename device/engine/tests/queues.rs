@@ -137,11 +137,7 @@ fn ho4_a_stop_waits_for_one_step() {
     let stopped = stop.join().unwrap().unwrap();
     let steps = machine.device.steps.load(Ordering::Relaxed);
     assert_eq!(steps, 3);
-    let expected = StoppedAt {
-        next_avail: 1,
-        next_used: 0,
-    };
-    assert_eq!(stopped, expected);
+    assert_eq!(stopped, StoppedAt::default());
     assert_eq!(driver.used(), 0);
     let mut setup = driver.setup();
     setup.go_on_from(stopped);

@@ -68,8 +68,10 @@ pub(crate) struct Vring<M: GuestAddressSpace = Memory> {
 /// What a queue was told.
 #[derive(Debug, Default)]
 struct Told {
+    /// As of the last start.
     setup: QueueSetup,
     started: bool,
+    enabled: bool,
 }
 
 impl<M: GuestAddressSpace + 'static> Vring<M> {
@@ -78,14 +80,18 @@ impl<M: GuestAddressSpace + 'static> Vring<M> {
         self.told.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Changes the setup. A queue that runs goes on with the new one.
+    /// Changes the setup, but for the indices.
     fn set_up(&self, change: impl Fn(&mut QueueSetup)) {
         let mut told = self.told();
         let mut setup = told.setup;
         change(&mut setup);
-        if setup == told.setup {
-            return;
+        if setup != told.setup {
+            self.set_up_anew(&mut told, change);
         }
+    }
+
+    /// Changes the setup. A queue that was started is started with the new one.
+    fn set_up_anew(&self, told: &mut Told, change: impl Fn(&mut QueueSetup)) {
         if told.started
             && let Some(stopped) = self.queue.stop()
         {
@@ -156,6 +162,7 @@ impl<M: GuestAddressSpace + 'static> VringT<M> for Vring<M> {
 
     fn set_enabled(&self, enabled: bool) {
         self.mirror.set_enabled(enabled);
+        self.told().enabled = enabled;
         self.queue.enable(enabled);
     }
 
@@ -180,14 +187,14 @@ impl<M: GuestAddressSpace + 'static> VringT<M> for Vring<M> {
     }
 
     fn set_queue_next_avail(&self, base: u16) {
-        self.set_up(|setup| setup.next_avail = base);
+        self.set_up_anew(&mut self.told(), |setup| setup.next_avail = base);
     }
 
     /// The crate reads the index out of guest memory, where a queue that runs moves it.
     fn set_queue_next_used(&self, idx: u16) {
         let mut told = self.told();
-        if !told.started {
-            told.setup.next_used = idx;
+        if !told.started || !told.enabled {
+            self.set_up_anew(&mut told, |setup| setup.next_used = idx);
         }
     }
 
