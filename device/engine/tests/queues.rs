@@ -146,6 +146,66 @@ fn ho4_a_stop_waits_for_one_step() {
     assert_eq!(driver.sum(), (1, 7));
 }
 
+/// A stop during a batch waits for the request that the worker is at.
+#[test]
+fn ho4_a_stop_waits_for_one_request() {
+    let mut machine = machine();
+    let driver = &mut machine.drivers[0];
+    let ((reached, reach), (go_on, goes_on)) = (channel(), channel());
+    machine.device.on_step(move |step| {
+        if step == 3 {
+            reached.send(()).unwrap();
+            goes_on.recv_timeout(TIMEOUT).unwrap();
+        }
+    });
+    for byte in 0..20 {
+        driver.put(Op::OneStep, &[byte]);
+    }
+    driver.ring();
+    reach.recv_timeout(TIMEOUT).unwrap();
+    let control = Arc::clone(&driver.control);
+    let stop = asleep(move || control.stop());
+    go_on.send(()).unwrap();
+    let stopped = stop.join().unwrap().unwrap();
+    let expected = StoppedAt {
+        next_avail: 3,
+        next_used: 3,
+    };
+    assert_eq!(stopped, expected);
+    let mut setup = driver.setup();
+    setup.go_on_from(stopped);
+    driver.control.start(setup);
+    for byte in 0..20 {
+        assert_eq!(driver.sum(), (byte.into(), byte));
+    }
+}
+
+/// An answer of an earlier run of the queue is none for a request that was submitted again.
+#[test]
+fn answers_of_an_earlier_run_are_not_taken() {
+    let mut machine = machine();
+    let driver = &mut machine.drivers[0];
+    driver.ask(Op::Later, &[]);
+    driver.ask(Op::Now, &[9]);
+    assert_eq!(driver.sum(), (1, 9));
+    let early = machine.device.wait_kept(1);
+    let stopped = driver.control.stop().unwrap();
+    let mut setup = driver.setup();
+    setup.go_on_from(stopped);
+    driver.control.start(setup);
+    let late = machine.device.wait_kept(1);
+    for request in early {
+        request.complete(1);
+    }
+    // The worker has seen that one when this is answered.
+    driver.ask(Op::Now, &[8]);
+    assert_eq!(driver.sum(), (2, 8));
+    for request in late {
+        request.complete(2);
+    }
+    assert_eq!(driver.sum(), (0, 2));
+}
+
 /// A stop does not wait for requests that the device has kept; the queue goes on with them.
 #[test]
 fn ho4_a_stop_does_not_wait_for_deferred_requests() {

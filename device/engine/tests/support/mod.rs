@@ -29,6 +29,8 @@ pub enum Op {
     Exchange = 4,
     /// Keep the request the first time, and yield after each byte when it comes again.
     LaterSlowly = 5,
+    /// Answer within one step, as if it were slow.
+    OneStep = 6,
 }
 
 /// A device that adds bytes up. The answer is one byte, the sum.
@@ -95,6 +97,13 @@ impl Adder {
     /// Has `hook` called with the number of each step of slow requests.
     pub fn on_step(&self, hook: impl Fn(u32) + Send + 'static) {
         *self.hook.lock().unwrap() = Some(Hook(Box::new(hook)));
+    }
+
+    fn step(&self) {
+        let step = self.steps.fetch_add(1, Ordering::Relaxed) + 1;
+        if let Some(hook) = &*self.hook.lock().unwrap() {
+            (hook.0)(step);
+        }
     }
 
     fn note(&self, queue: u16, what: &'static str) {
@@ -166,14 +175,14 @@ impl DeviceModel for Adder {
             self.kept.lock().unwrap().push(request);
             return Submission::Deferred;
         }
+        if op == Op::OneStep as u8 {
+            self.step();
+        }
         if op != Op::Slowly as u8 && op != Op::LaterSlowly as u8 {
             let sum = sum(&progress.bytes[1..]);
             return Submission::Completed(request, sum);
         }
-        let step = self.steps.fetch_add(1, Ordering::Relaxed) + 1;
-        if let Some(hook) = &*self.hook.lock().unwrap() {
-            (hook.0)(step);
-        }
+        self.step();
         match progress.bytes.pop_if(|_| resumed) {
             Some(byte) if progress.bytes.len() > 1 => {
                 progress.sum = progress.sum.wrapping_add(byte);
