@@ -237,19 +237,26 @@ fn ho4_a_stop_does_not_wait_for_deferred_requests() {
     }
 }
 
-/// A driver that has reset the device hears nothing of the requests before.
+/// A driver that has reset the device hears nothing of the requests before, neither of the
+/// last one nor of one that was overtaken.
 #[test]
 fn a_reset_forgets_deferred_requests() {
-    let mut machine = machine();
-    let driver = &mut machine.drivers[0];
-    driver.ask(Op::Later, &[1]);
-    let kept = machine.device.wait_kept(1);
-    driver.control.stop().unwrap();
-    driver.start();
-    drop(kept);
-    driver.ask(Op::Now, &[3]);
-    assert_eq!(driver.sum(), (0, 3));
-    assert_eq!(driver.used(), 1);
+    for overtaken in [false, true] {
+        let mut machine = machine();
+        let driver = &mut machine.drivers[0];
+        driver.ask(Op::Later, &[1]);
+        if overtaken {
+            driver.ask(Op::Now, &[9]);
+            assert_eq!(driver.sum(), (1, 9));
+        }
+        let kept = machine.device.wait_kept(1);
+        driver.control.stop().unwrap();
+        driver.start();
+        drop(kept);
+        driver.ask(Op::Now, &[3]);
+        assert_eq!(driver.sum(), (0, 3));
+        assert_eq!(driver.used(), 1);
+    }
 }
 
 /// A full ring, and requests of many steps on top: the workers leave it all.
