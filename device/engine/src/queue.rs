@@ -62,6 +62,8 @@ pub(crate) struct Queue<D: DeviceModel> {
     started: bool,
     enabled: bool,
     broken: bool,
+    /// How many entries were taken out of the ring.
+    taken: u64,
     /// Counts how often the queue was stopped. Requests of an earlier run are of no use.
     run: u64,
     model: D::Queue,
@@ -95,6 +97,7 @@ impl<D: DeviceModel> Queue<D> {
             started: false,
             enabled: false,
             broken: false,
+            taken: 0,
             run: 0,
             model: model.queue(index),
             max_buffers: model.max_buffers(index),
@@ -183,7 +186,11 @@ impl<D: DeviceModel> Queue<D> {
         });
         self.interrupted.extend(yielded);
         self.interrupted.append(&mut self.deferred);
-        self.give_back_interrupted();
+        match self.broken {
+            // Nothing is submitted again, and the indices tell where the queue broke.
+            true => self.interrupted.clear(),
+            false => self.give_back_interrupted(),
+        }
         // What a guest had in flight at most is no measure of what it will have.
         self.spare = Vec::new();
         model.queue_stopped(self.index);
@@ -192,15 +199,13 @@ impl<D: DeviceModel> Queue<D> {
     /// Puts entries that were taken last back into the ring, so that no more than necessary are
     /// known to this process only.
     fn give_back_interrupted(&mut self) {
-        let end = self.ring.next_avail();
-        // The oldest first; the indices wrap.
-        self.interrupted
-            .sort_by_key(|entry| std::cmp::Reverse(end.wrapping_sub(entry.index)));
+        self.interrupted.sort_by_key(|entry| entry.number);
         while let Some(last) = self.interrupted.last()
-            && last.index == self.ring.next_avail().wrapping_sub(1)
+            && last.number + 1 == self.taken
         {
-            self.ring.unpop();
             self.interrupted.pop();
+            self.ring.unpop();
+            self.taken -= 1;
         }
     }
 
@@ -208,7 +213,6 @@ impl<D: DeviceModel> Queue<D> {
         self.broken = true;
         model.queue_broken(self.index, fault);
         self.end(model);
-        self.interrupted.clear();
     }
 
     pub(crate) fn set_doorbell(&mut self, doorbell: Option<Box<dyn Doorbell>>) {
@@ -356,7 +360,7 @@ impl<D: DeviceModel> Queue<D> {
             return Ok(Some(request));
         }
         let entry = match self.interrupted.is_empty() {
-            true => self.ring.pop(context.memory)?,
+            true => self.pop(context)?,
             false => Some(self.interrupted.remove(0)),
         };
         let Some(entry) = entry else {
@@ -386,6 +390,15 @@ impl<D: DeviceModel> Queue<D> {
             return Err(fault);
         }
         Ok(Some(Request::new(body)))
+    }
+
+    fn pop<M: GuestMemory>(&mut self, context: &Context<'_, D, M>) -> Result<Option<Entry>, Fault> {
+        let head = self.ring.pop(context.memory)?;
+        Ok(head.map(|head| {
+            let number = self.taken;
+            self.taken += 1;
+            Entry { number, head }
+        }))
     }
 
     fn is_own(&self, request: &Request<D>, entry: Entry) -> bool {
@@ -451,7 +464,6 @@ impl<D: DeviceModel> Queue<D> {
                     head = body.entry.head,
                     "completed too late"
                 );
-                self.spare.push(body);
                 continue;
             };
             self.deferred.remove(at);

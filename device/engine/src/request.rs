@@ -13,8 +13,9 @@ use crate::model::DeviceModel;
 /// An entry of the available ring.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Entry {
-    /// Its index in the ring, which wraps.
-    pub(crate) index: u16,
+    /// How many were taken before it. The ring's own index wraps, and one request can be
+    /// overtaken by any number of others.
+    pub(crate) number: u64,
     /// Index of the first descriptor of its chain.
     pub(crate) head: u16,
 }

@@ -10,7 +10,6 @@ use vm_memory::{Bytes, GuestAddress, GuestMemory};
 
 use crate::chain::ChainHead;
 use crate::fault::Fault;
-use crate::request::Entry;
 
 /// What a transport knows of a queue when it starts it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -103,9 +102,18 @@ impl Ring {
         };
     }
 
+    /// Without a setup the ring would be wherever a new one is.
+    const fn check_setup(&self) -> Result<(), Fault> {
+        match self.possible {
+            true => Ok(()),
+            false => Err(Fault::Ring),
+        }
+    }
+
     /// Checks that the setup is possible and the rings lie within guest memory.
     pub(crate) fn validate<M: GuestMemory>(&self, mem: &M) -> Result<(), Fault> {
-        match self.possible && self.queue.is_valid(mem) {
+        self.check_setup()?;
+        match self.queue.is_valid(mem) {
             true => Ok(()),
             false => Err(Fault::Ring),
         }
@@ -127,15 +135,16 @@ impl Ring {
         self.queue.event_idx_enabled()
     }
 
-    /// Takes the next available entry.
-    pub(crate) fn pop<M: GuestMemory>(&mut self, mem: &M) -> Result<Option<Entry>, Fault> {
-        let index = self.queue.next_avail();
-        // An available index that is ahead by more than the ring is an error of the iterator.
+    /// Takes the next available entry: the index of the first descriptor of its chain.
+    pub(crate) fn pop<M: GuestMemory>(&mut self, mem: &M) -> Result<Option<u16>, Fault> {
+        if !self.has_available(mem)? {
+            return Ok(None);
+        }
+        // An available index that is ahead by more than the ring is an error of the iterator,
+        // which says of an entry that it cannot read that there is none.
         let mut entries = self.queue.iter(mem).map_err(|_| Fault::Ring)?;
-        Ok(entries.next().map(|chain| Entry {
-            index,
-            head: chain.head_index(),
-        }))
+        let chain = entries.next().ok_or(Fault::Ring)?;
+        Ok(Some(chain.head_index()))
     }
 
     /// Puts the entry that was taken last back.
@@ -154,6 +163,7 @@ impl Ring {
 
     /// Whether there is an entry to take.
     pub(crate) fn has_available<M: GuestMemory>(&self, mem: &M) -> Result<bool, Fault> {
+        self.check_setup()?;
         let index = self.queue.avail_idx(mem, Ordering::Acquire);
         Ok(index.map_err(|_| Fault::Ring)?.0 != self.queue.next_avail())
     }
@@ -178,6 +188,7 @@ impl Ring {
     /// The driver has to ring the doorbell for what it makes available. Returns whether
     /// there is something available already, for which it may not.
     pub(crate) fn enable_doorbell<M: GuestMemory>(&mut self, mem: &M) -> Result<bool, Fault> {
+        self.check_setup()?;
         self.queue.enable_notification(mem).map_err(|_| Fault::Ring)
     }
 

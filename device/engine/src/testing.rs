@@ -178,14 +178,21 @@ impl Driver {
             .set_interrupt(Some(Box::new(Line(self.line.clone()))));
     }
 
-    /// Makes a request available without a notification: a device-readable buffer that holds
-    /// `input`, and a device-writable one of `output` bytes. Returns its number.
+    /// As [`Self::put_request_in`], in one buffer after the other. Returns the request's number.
     pub fn put_request(&mut self, input: &[u8], output: u64) -> u16 {
+        let number = self.next_avail;
+        self.put_request_in(number % (Self::SIZE / 2), input, output);
+        number
+    }
+
+    /// Makes a request available without a notification: a device-readable buffer that holds
+    /// `input`, and a device-writable one of `output` bytes; both are number `at` of half as
+    /// many as the ring has entries, and not in use.
+    pub fn put_request_in(&mut self, at: u16, input: &[u8], output: u64) {
         const NEXT: u16 = 1;
         const WRITE: u16 = 2;
-        let number = self.next_avail;
         // Two descriptors each.
-        let at = u64::from(number % (Self::SIZE / 2));
+        let at = u64::from(at);
         let length = input.len() as u64;
         assert!(length <= Self::STRIDE && output <= Self::STRIDE);
         let readable = Self::INPUT + Self::STRIDE * at;
@@ -205,7 +212,6 @@ impl Driver {
             self.put((index as u16 + 1).to_le_bytes(), descriptor + 14);
         }
         self.put_head(2 * at as u16);
-        number
     }
 
     /// Makes the chain at this descriptor available.
@@ -251,8 +257,8 @@ impl Driver {
         self.get16(Self::USED + 2)
     }
 
-    /// Waits for the next used entry; returns its number, modulo half of the ring, and what
-    /// the device has written.
+    /// Waits for the next used entry; returns the number of its buffers, and what the device
+    /// has written.
     #[track_caller]
     pub fn wait(&mut self) -> (u16, Vec<u8>) {
         wait_until("a request is used", || self.used() != self.next_used);

@@ -222,7 +222,8 @@ where
 
     /// Does what the mail says, and takes back requests that were completed elsewhere.
     fn read_mail(&mut self, polling: bool) -> Result<(), Ended> {
-        if !self.mailbox.sleeper().take_notified() {
+        // Either may be seen first; a worker that waited for the other would spin.
+        if !self.mailbox.sleeper().take_notified() && !self.mailbox.has_mail() {
             return Ok(());
         }
         let mut contents = std::mem::take(&mut self.contents);

@@ -237,6 +237,56 @@ fn ho4_a_stop_does_not_wait_for_deferred_requests() {
     }
 }
 
+/// A request that 65,536 others have overtaken is not taken for the last one, though the index
+/// of the ring says so.
+#[test]
+fn indices_of_the_ring_wrap_around_a_deferred_request() {
+    let mut machine = machine();
+    let driver = &mut machine.drivers[0];
+    driver.put_request_in(0, &[Op::Later as u8], 1);
+    driver.ring();
+    let kept = machine.device.wait_kept(1);
+    for _ in 0..=u16::MAX {
+        driver.put_request_in(1, &[Op::Now as u8, 1], 1);
+        driver.ring();
+        assert_eq!(driver.sum(), (1, 1));
+    }
+    let stopped = driver.control.stop().unwrap();
+    assert_eq!(stopped.next_avail.wrapping_sub(stopped.next_used), 1);
+    drop(kept);
+    let mut setup = driver.setup();
+    setup.go_on_from(stopped);
+    driver.control.start(setup);
+    for request in machine.device.wait_kept(1) {
+        request.complete(4);
+    }
+    assert_eq!(driver.sum(), (0, 4));
+}
+
+/// Requests that the device has kept do not change where a queue broke: it is not whole where it
+/// goes on.
+#[test]
+fn a_queue_that_broke_with_requests_in_flight_stays_broken() {
+    let mut machine = machine();
+    let driver = &mut machine.drivers[0];
+    driver.ask(Op::Later, &[]);
+    let _kept = machine.device.wait_kept(1);
+    driver.put_head(Driver::SIZE);
+    driver.ring();
+    wait_until("the queue is broken", || {
+        machine.counters.get().broken_queues == 1
+    });
+    let stopped = driver.control.stop().unwrap();
+    assert_ne!(stopped.next_avail, 0);
+    let mut setup = driver.setup();
+    setup.go_on_from(stopped);
+    driver.control.start(setup);
+    driver.ask(Op::Now, &[]);
+    // The worker has seen the doorbell when it answers this.
+    driver.control.set_doorbell(None);
+    assert_eq!(driver.used(), 0);
+}
+
 /// A driver that has reset the device hears nothing of the requests before, neither of the
 /// last one nor of one that was overtaken.
 #[test]
