@@ -6,8 +6,8 @@
 //! exit and the worker a wake-up. Polling wastes a CPU where the next request does not come
 //! soon, and worse where the guest needs the CPU to make it. So a worker whose polls miss
 //! skips a number of them that doubles, and the worker of an idle device sleeps. A poll that
-//! finds something late is a miss as well: a slow driver would keep the worker busy for
-//! little work.
+//! finds something late is a miss as well, unless it took less time than the requests before
+//! it: a slow driver would keep the worker busy for little work.
 
 use std::time::{Duration, Instant};
 
@@ -21,6 +21,8 @@ const LATE_DIVISOR: u32 = 2;
 pub(crate) struct Polling {
     limit: Duration,
     backoff: Backoff,
+    /// When the worker was woken, or the last poll ended.
+    since: Instant,
 }
 
 impl Polling {
@@ -30,13 +32,18 @@ impl Polling {
         Self {
             limit,
             backoff: Backoff::default(),
+            since: Instant::now(),
         }
     }
 
     /// Whether to poll before the worker sleeps this time. To be asked once for each time
     /// that the worker is woken.
-    pub(crate) const fn should_poll(&mut self) -> bool {
-        !self.limit.is_zero() && self.backoff.should_try()
+    pub(crate) fn should_poll(&mut self) -> bool {
+        if self.limit.is_zero() || !self.backoff.should_try() {
+            return false;
+        }
+        self.since = Instant::now();
+        true
     }
 
     /// Calls `check` with the time until it finds something (`Some(true)`), or there is
@@ -44,24 +51,25 @@ impl Polling {
     /// found.
     pub(crate) fn poll(&mut self, mut check: impl FnMut(Instant) -> Option<bool>) -> bool {
         let start = Instant::now();
+        let useful = start.duration_since(self.since);
         let mut now = start;
-        loop {
+        let found = loop {
             match check(now) {
-                Some(true) => {
-                    match now.duration_since(start) <= self.limit / LATE_DIVISOR {
-                        true => self.backoff.hit(),
-                        false => self.backoff.miss(),
-                    }
-                    return true;
-                }
                 None => return false,
-                Some(false) if now.duration_since(start) >= self.limit => break,
+                Some(true) => break true,
+                Some(false) if now.duration_since(start) >= self.limit => break false,
                 Some(false) => std::hint::spin_loop(),
             }
             now = Instant::now();
+        };
+        self.since = now;
+        let waited = now.duration_since(start);
+        let late = waited > self.limit / LATE_DIVISOR && waited > useful;
+        match found && !late {
+            true => self.backoff.hit(),
+            false => self.backoff.miss(),
         }
-        self.backoff.miss();
-        false
+        found
     }
 }
 
@@ -100,6 +108,20 @@ mod tests {
         let slow = LIMIT * 3 / 4;
         let polls = (0..200).filter(|_| poll_for(&mut polling, slow)).count();
         assert!((1..20).contains(&polls), "{polls} of 200");
+        // Where each request takes as long as the wait for the next one, that is worthwhile.
+        let busy = || {
+            let start = Instant::now();
+            while start.elapsed() < LIMIT {
+                std::hint::spin_loop();
+            }
+        };
+        while !poll_for(&mut polling, Duration::ZERO) {}
+        for _ in 0..20 {
+            assert!(polling.should_poll());
+            busy();
+            let start = Instant::now();
+            assert!(polling.poll(|now| Some(now.saturating_duration_since(start) >= slow)));
+        }
         // A quick one is polled for as soon as that shows.
         while !poll_for(&mut polling, Duration::ZERO) {}
         assert!((0..100).all(|_| poll_for(&mut polling, Duration::ZERO)));
