@@ -25,6 +25,15 @@ const MAX_JOBS: u32 = 64;
 /// Maximum bytes of all buffers together: they must fit into the guest's memory.
 pub const MAX_IN_FLIGHT: u64 = 512 << 20;
 
+/// How long a job runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Extent {
+    /// For this time.
+    Time(Duration),
+    /// For this number of transfers, all processes together.
+    Transfers(u64),
+}
+
 /// A fio job, run on each device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Job {
@@ -202,8 +211,8 @@ impl Job {
         self.engine.name() == Engine::IoUring.name()
     }
 
-    /// fio's arguments for `size` bytes of this file and this run time.
-    pub fn arguments(&self, file: &str, direct: bool, size: u64, time: Duration) -> Vec<String> {
+    /// fio's arguments for `size` bytes of this file.
+    pub fn arguments(&self, file: &str, direct: bool, size: u64, extent: Extent) -> Vec<String> {
         let mut arguments = vec![
             format!("--name={self}"),
             format!("--filename={file}"),
@@ -214,13 +223,21 @@ impl Job {
             format!("--iodepth={}", self.depth),
             format!("--numjobs={}", self.jobs),
             format!("--direct={}", u8::from(direct)),
-            format!("--runtime={}ms", time.as_millis()),
         ];
+        match extent {
+            Extent::Time(time) => arguments.extend([
+                "--time_based".to_owned(),
+                format!("--runtime={}ms", time.as_millis()),
+            ]),
+            Extent::Transfers(transfers) => {
+                let each = transfers.div_ceil(u64::from(self.jobs));
+                arguments.push(format!("--io_size={}", each * self.block));
+            }
+        }
         // These options switch off fio's own work: time stamps of each transfer, a map of
         // the blocks done, fresh data for each block.
         arguments.extend(
             [
-                "--time_based",
                 "--group_reporting",
                 "--gtod_reduce=1",
                 "--norandommap=1",
@@ -304,7 +321,12 @@ mod tests {
     #[test]
     fn arguments_are_fios() {
         let line = job("randread-4k-qd32-io_uring-fixed-iopoll-batch8-j2")
-            .arguments("/dev/x", true, 1 << 20, Duration::from_millis(1500))
+            .arguments(
+                "/dev/x",
+                true,
+                1 << 20,
+                Extent::Time(Duration::from_millis(1500)),
+            )
             .join(" ");
         for argument in [
             "--filename=/dev/x",
@@ -313,7 +335,7 @@ mod tests {
             "--bs=4096",
             "--iodepth=32",
             "--numjobs=2",
-            "--runtime=1500ms",
+            "--time_based --runtime=1500ms",
             "--hipri=1",
             "--fixedbufs=1",
             "--iodepth_batch_submit=8",
@@ -322,10 +344,15 @@ mod tests {
             assert!(line.contains(argument), "{argument} is not in {line}");
         }
         let line = job("write-1m-qd1-psync")
-            .arguments("/dev/zero", false, 1 << 20, Duration::from_secs(2))
+            .arguments("/dev/zero", false, 1 << 20, Extent::Transfers(7))
             .join(" ");
         assert!(line.contains("--direct=0") && line.contains("--ioengine=psync"));
         assert!(!line.contains("hipri") && !line.contains("batch"), "{line}");
+        assert!(line.contains("--io_size=7340032") && !line.contains("time"));
+        let line = job("read-4k-qd1-psync-j2")
+            .arguments("/dev/x", true, 1 << 20, Extent::Transfers(9))
+            .join(" ");
+        assert!(line.contains("--io_size=20480"), "{line}");
     }
 
     /// Any job that has a name.

@@ -12,7 +12,7 @@ use crate::fio;
 
 use super::column::Column;
 use super::guest::Node;
-use super::job::Job;
+use super::job::{Extent, Job};
 use super::usage::Usage;
 
 /// Lines that fio prints when a job begins and ends.
@@ -71,50 +71,69 @@ impl BenchContext<'_> {
         if column == Column::Memcpy {
             return self.copy(job, time);
         }
-        let node = self
-            .nodes
-            .get(&column)
-            .ok_or_else(|| Error::Protocol(format!("{column} has no device")))?;
-        self.check_size(column, job)?;
-        let mut arguments = job.arguments(&node.path, node.direct, self.size, time);
-        // The lines bracket the job without fio's start, which takes most of a second
-        // under TCG.
-        arguments.push(format!("--exec_prerun=echo {BEGIN} >&9; :"));
-        arguments.push(format!("--exec_postrun=echo {END} >&9; :"));
-
+        let node = self.node(column)?;
         let before = self.counters(column, node)?;
-        let mut recorder = UsageRecorder::default();
-        let run = fio::run(self.agent, arguments, &[FILL_BUFFERS], |bytes| {
-            recorder.on_output(bytes, || self.host_usage(column));
-        })?;
+        let run = self.run(column, job, Extent::Time(time), || self.host_usage(column))?;
         let after = self.counters(column, node)?;
 
-        let report = match (run.failure(), run.report) {
-            (None, Ok(report)) => report,
-            (failure, _) => {
-                return Err(Error::Guest {
-                    what: format!("fio {job} on {column}"),
-                    message: failure.unwrap_or_else(|| "no report".into()),
-                });
-            }
-        };
-        let ios = report.read.total_ios + report.write.total_ios;
-        if ios == 0 {
-            return Err(Error::Guest {
-                what: format!("fio {job} on {column}"),
-                message: "nothing was transferred".into(),
-            });
-        }
-        let per_io = |count: u64| count as f64 / ios as f64;
-        let used = recorder.used()?;
-        let cpu = |time: Duration| time.as_secs_f64() * 1e6 / ios as f64;
+        let per_io = |count: u64| count as f64 / run.ios as f64;
+        let used = run.end.since(run.begin);
+        let cpu = |time: Duration| time.as_secs_f64() * 1e6 / run.ios as f64;
         Ok(Sample {
-            iops: report.read.iops + report.write.iops,
+            iops: run.iops,
             interrupts_per_io: after.interrupts_since(before).map(per_io),
             doorbells_per_io: after.doorbells_since(before).map(per_io),
             daemon_cpu_us_per_io: used.daemon.map(|usage| cpu(usage.cpu)),
             qemu_cpu_us_per_io: Some(cpu(used.qemu.cpu)),
         })
+    }
+
+    /// Runs `job` on `column` and calls `read` when fio has started and when it is done.
+    /// `job` is the column's own variant.
+    pub(super) fn run<T>(
+        &self,
+        column: Column,
+        job: &Job,
+        extent: Extent,
+        read: impl Fn() -> Result<T>,
+    ) -> Result<Run<T>> {
+        let node = self.node(column)?;
+        self.check_size(column, job)?;
+        let mut arguments = job.arguments(&node.path, node.direct, self.size, extent);
+        // The lines bracket the job without fio's start, which takes most of a second
+        // under TCG.
+        arguments.push(format!("--exec_prerun=echo {BEGIN} >&9; :"));
+        arguments.push(format!("--exec_postrun=echo {END} >&9; :"));
+
+        let mut recorder = Recorder::default();
+        let run = fio::run(self.agent, arguments, &[FILL_BUFFERS], |bytes| {
+            recorder.on_output(bytes, &read);
+        })?;
+        let failed = |message| Error::Guest {
+            what: format!("fio {job} on {column}"),
+            message,
+        };
+        let report = match (run.failure(), run.report) {
+            (None, Ok(report)) => report,
+            (failure, _) => return Err(failed(failure.unwrap_or_else(|| "no report".into()))),
+        };
+        let ios = report.read.total_ios + report.write.total_ios;
+        if ios == 0 {
+            return Err(failed("nothing was transferred".into()));
+        }
+        let (begin, end) = recorder.finish()?;
+        Ok(Run {
+            ios,
+            iops: report.read.iops + report.write.iops,
+            begin,
+            end,
+        })
+    }
+
+    fn node(&self, column: Column) -> Result<&Node> {
+        self.nodes
+            .get(&column)
+            .ok_or_else(|| Error::Protocol(format!("{column} has no device")))
     }
 
     fn check_size(&self, column: Column, job: &Job) -> Result<()> {
@@ -202,6 +221,18 @@ impl BenchContext<'_> {
     }
 }
 
+/// A run of fio.
+pub(super) struct Run<T> {
+    /// Number of transfers.
+    pub ios: u64,
+    /// Transfers per second.
+    iops: f64,
+    /// The value that was read when fio began its transfers.
+    pub begin: T,
+    /// The value that was read when fio ended them.
+    pub end: T,
+}
+
 /// Counters of the guest.
 #[derive(Clone, Copy, Debug)]
 struct GuestCounters {
@@ -226,17 +257,39 @@ struct HostUsage {
     daemon: Option<Usage>,
 }
 
-/// Records the CPU time of the processes when a fio job begins and ends.
-#[derive(Default)]
-struct UsageRecorder {
+impl HostUsage {
+    fn since(self, earlier: Self) -> Self {
+        Self {
+            qemu: self.qemu.since(earlier.qemu),
+            daemon: self
+                .daemon
+                .zip(earlier.daemon)
+                .map(|(later, earlier)| later.since(earlier)),
+        }
+    }
+}
+
+/// Reads a value when a fio job begins and when it ends.
+struct Recorder<T> {
     output: Vec<u8>,
-    begin: Option<HostUsage>,
-    end: Option<HostUsage>,
+    begin: Option<T>,
+    end: Option<T>,
     problem: Option<Error>,
 }
 
-impl UsageRecorder {
-    fn on_output(&mut self, bytes: &[u8], read_usage: impl Fn() -> Result<HostUsage>) {
+impl<T> Default for Recorder<T> {
+    fn default() -> Self {
+        Self {
+            output: Vec::new(),
+            begin: None,
+            end: None,
+            problem: None,
+        }
+    }
+}
+
+impl<T> Recorder<T> {
+    fn on_output(&mut self, bytes: &[u8], read: impl Fn() -> Result<T>) {
         self.output.extend_from_slice(bytes);
         while let Some(length) = self.output.iter().position(|byte| *byte == b'\n') {
             let line: Vec<_> = self.output.drain(..=length).collect();
@@ -247,29 +300,20 @@ impl UsageRecorder {
                 line if line == END.as_bytes() => &mut self.end,
                 _ => continue,
             };
-            match read_usage() {
-                Ok(processes) => *place = Some(processes),
+            match read() {
+                Ok(value) => *place = Some(value),
                 Err(error) => self.problem = Some(error),
             }
         }
     }
 
-    fn used(self) -> Result<HostUsage> {
+    fn finish(self) -> Result<(T, T)> {
         if let Some(problem) = self.problem {
             return Err(problem);
         }
-        let (Some(begin), Some(end)) = (self.begin, self.end) else {
-            return Err(Error::Protocol(
-                "fio printed no line when it began or ended".into(),
-            ));
-        };
-        Ok(HostUsage {
-            qemu: end.qemu.since(begin.qemu),
-            daemon: end
-                .daemon
-                .zip(begin.daemon)
-                .map(|(end, begin)| end.since(begin)),
-        })
+        self.begin
+            .zip(self.end)
+            .ok_or_else(|| Error::Protocol("fio printed no line when it began or ended".into()))
     }
 }
 
@@ -292,26 +336,22 @@ mod tests {
                 daemon: Some(usage),
             })
         };
-        let mut recorder = UsageRecorder::default();
+        let mut recorder = Recorder::default();
         for piece in ["fio-3\nbeg", "in\nbegin\n", "end\n", "en", "d\n"] {
             recorder.on_output(piece.as_bytes(), read_usage);
         }
         assert_eq!(seconds.get(), 3);
-        let used = recorder.used().unwrap();
+        let (begin, end) = recorder.finish().unwrap();
+        let used = end.since(begin);
         assert_eq!(used.qemu.cpu, Duration::from_secs(8));
         assert_eq!(used.daemon, Some(used.qemu));
     }
 
     #[test]
     fn silence_is_an_error() {
-        let mut recorder = UsageRecorder::default();
-        recorder.on_output(b"begin\n", || {
-            Ok(HostUsage {
-                qemu: Usage::default(),
-                daemon: None,
-            })
-        });
-        assert!(recorder.used().is_err());
+        let mut recorder = Recorder::default();
+        recorder.on_output(b"begin\n", || Ok(1));
+        assert!(recorder.finish().is_err());
     }
 
     #[test]
