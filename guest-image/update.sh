@@ -16,7 +16,7 @@ if compgen -G "$cache/rust-*" >/dev/null; then
 fi
 
 mapfile -t unused < <(find "$cache" -mindepth 1 -maxdepth 1 -type d -mtime +30 \
-    \( -name 'toolbox-*' -o -name 'rust-*' -o -name 'kernel-*' -o -name 'debug-kernel-*' -o -name 'guest-*' -o -name 'download-*' \))
+    \( -name 'toolbox-*' -o -name 'rust-*' -o -name 'kernel-*' -o -name 'debug-kernel-*' -o -name 'guest-*' -o -name 'download-*' -o -name 'bench-plugin-*' \))
 for folder in "${unused[@]}"; do
     note "deleting ${folder##*/}, not used for a month"
     remove "$folder"
