@@ -2,11 +2,11 @@
 
 //! `ringbar-ci bench`: Ringbar against the other virtual disks.
 
-use std::collections::HashMap;
+mod machine;
+
 use std::fs;
 use std::path::Path;
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -15,15 +15,13 @@ use ringbar_harness::bench::column::Column;
 use ringbar_harness::bench::idle::Idle;
 use ringbar_harness::bench::jobs::{self, Selection};
 use ringbar_harness::bench::measure::BenchContext;
-use ringbar_harness::bench::peers::Peers;
+use ringbar_harness::bench::plot;
 use ringbar_harness::bench::report::{Environment, Report, Results};
 use ringbar_harness::bench::rounds::{self, Schedule};
-use ringbar_harness::bench::{guest, plot};
-use ringbar_harness::device::DeviceOptions;
 use ringbar_harness::error::Result;
-use ringbar_harness::kernel_log;
 use ringbar_harness::setup::{OutputDir, Setup};
-use ringbar_harness::vm::{Vm, VmOptions};
+
+use machine::Machine;
 
 /// Run time of the warm-up before a job's first round.
 const WARM_UP: Duration = Duration::from_millis(300);
@@ -117,110 +115,50 @@ pub fn run(setup: &Setup, options: &Options) -> anyhow::Result<ExitCode> {
     let output = OutputDir::of(setup, "bench")?;
     let directory = output.path();
 
-    let device = DeviceOptions {
-        extra: options.device_args.clone(),
-        ..DeviceOptions::default()
-    };
-    let mut vm_options = VmOptions {
-        devices: vec![device.clone()],
-        log_dir: Some(directory.to_owned()),
-        cpus: CPUS,
-        kernel_args: options.kernel_args.clone(),
-        ..VmOptions::default()
-    };
-    // Dropped after the machine, which uses the peers until it ends.
-    let mut peers = Peers::start(setup, device.size, CPUS, directory)?;
-    vm_options.qemu_args = peers.qemu_arguments().to_vec();
-    eprintln!(
-        "Booting Linux {} in QEMU {} ({})",
-        setup.kernel_release, setup.qemu_version, setup.accel
-    );
-    let mut vm = Vm::start(setup, &vm_options)?;
-    vm.load_driver()?;
-
     let mut results = Results::default();
-    let measured = measure(
-        &mut vm,
-        &mut peers,
-        &device,
-        &selection,
-        options,
-        &mut results,
-    );
-    // If the daemon has ended, that is the cause of the failure.
-    let measured = match peers.daemon().exit_error("the guest still used it") {
-        Some(error) => Err(error),
-        None => measured,
-    };
-    let (idle, failure) = match vm.with_logs(measured) {
+    let mut machine = Machine::start(setup, options, directory, &[])?;
+    let measured = machine.run(&selection.columns, |bench| {
+        measure(bench, &selection, options, &mut results)
+    });
+    let (idle, mut failure) = match measured {
         Ok(idle) => (Some(idle), None),
-        Err(error) => (None, Some(error)),
+        Err(error) => (None, Some(anyhow::Error::from(error))),
     };
+    let environment = Environment {
+        kernel: machine.kernel_release().to_owned(),
+        qemu: setup.qemu_version.clone(),
+        accel: setup.accel.to_string(),
+        host_cpus: std::thread::available_parallelism().map_or(1, usize::from),
+        guest_cpus: CPUS,
+        device_size: machine.device_size(),
+        peer_access: machine.peer_access().to_owned(),
+        rounds: options.rounds,
+        seconds: options.seconds.as_secs_f64(),
+    };
+    match failure {
+        None => failure = machine.end().err(),
+        Some(_) => drop(machine),
+    }
     // Results from before a failure are kept.
+    let report = Report::new(environment, &results, idle);
     if failure.is_none() || !results.lines().is_empty() {
-        let environment = Environment {
-            kernel: vm.agent().kernel_release().to_owned(),
-            qemu: setup.qemu_version.clone(),
-            accel: setup.accel.to_string(),
-            host_cpus: std::thread::available_parallelism().map_or(1, usize::from),
-            guest_cpus: CPUS,
-            device_size: device.size,
-            peer_access: peers.access().to_owned(),
-            rounds: options.rounds,
-            seconds: options.seconds.as_secs_f64(),
-        };
-        let report = Report::new(environment, &results, idle);
         write(directory, &report)?;
         print!("\n{}", report.text());
-        if failure.is_none() {
-            end(vm)?;
-            return Ok(match options.check && !report.all_met() {
-                true => ExitCode::FAILURE,
-                false => ExitCode::SUCCESS,
-            });
-        }
     }
-    Err(failure.map_or_else(|| anyhow::anyhow!("nothing was measured"), Into::into))
-}
-
-/// Powers the guest off. Results with errors in the kernel log do not count.
-fn end(vm: Vm) -> anyhow::Result<()> {
-    let log = vm.agent().kernel_log()?;
-    vm.power_off()?;
-    match kernel_log::report(&log, &[]) {
-        None => Ok(()),
-        Some(complaints) => anyhow::bail!("{complaints}"),
+    match failure {
+        Some(error) => Err(error),
+        None if options.check && !report.all_met() => Ok(ExitCode::FAILURE),
+        None => Ok(ExitCode::SUCCESS),
     }
 }
 
 /// Runs the jobs, one after the other, and measures the idle devices.
 fn measure(
-    vm: &mut Vm,
-    peers: &mut Peers,
-    device: &DeviceOptions,
+    bench: &BenchContext<'_>,
     selection: &Selection,
     options: &Options,
     results: &mut Results,
 ) -> Result<Idle> {
-    let agent = Arc::clone(vm.agent());
-    let mut daemons = HashMap::from([(Column::VhostUserBlk, peers.daemon().id())]);
-    if let Some(ringbar) = vm.devices().first_mut() {
-        let pid = ringbar.process().id();
-        let columns = Column::ALL.into_iter().filter(|column| column.is_ringbar());
-        daemons.extend(columns.map(|column| (column, pid)));
-    }
-    let bench = BenchContext {
-        agent: &agent,
-        nodes: guest::prepare(&agent, CPUS)?,
-        size: device.size,
-        qemu: vm.qemu_id(),
-        daemons,
-    };
-    eprintln!("Filling the devices");
-    for column in &selection.columns {
-        bench.fill(*column)?;
-    }
-
     let schedule = Schedule {
         rounds: options.rounds,
         time: options.seconds,
@@ -255,7 +193,7 @@ fn measure(
         .into_iter()
         .filter_map(|column| Some((column, *bench.daemons.get(&column)?)))
         .collect();
-    Idle::measure(&agent, &watched, IDLE_TIME)
+    Idle::measure(bench.agent, &watched, IDLE_TIME)
 }
 
 fn write(directory: &Path, report: &Report) -> anyhow::Result<()> {
