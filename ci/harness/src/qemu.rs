@@ -216,6 +216,12 @@ pub fn further_monitor(id: &str, socket: &Path) -> [String; 4] {
     ]
 }
 
+/// Arguments for a TCG plugin that listens on this socket.
+pub fn plugin(plugin: &Path, socket: &Path) -> [String; 2] {
+    let (file, socket) = (escape(plugin), escape(socket));
+    ["-plugin".into(), format!("file={file},socket={socket}")]
+}
+
 /// A path as the value of a QEMU option, where a comma is written twice.
 fn escape(path: &Path) -> String {
     path.display().to_string().replace(',', ",,")

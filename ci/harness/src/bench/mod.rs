@@ -16,6 +16,7 @@
 //! | [`guest`] | the devices in the guest |
 //! | [`measure`] | runs one job on one device |
 //! | [`usage`] | CPU time of processes on the host |
+//! | [`instructions`] | counts the guest's instructions |
 //! | [`rounds`] | runs a job on all devices |
 //! | [`statistics`] | medians and ratios |
 //! | [`idle`] | measures idle devices |
@@ -27,6 +28,7 @@
 pub mod column;
 pub mod guest;
 pub mod idle;
+pub mod instructions;
 pub mod job;
 pub mod jobs;
 pub mod measure;
