@@ -11,7 +11,7 @@ ringbar-ci := build/cargo/x86_64-unknown-linux-gnu/release/ringbar-ci
 
 # Through the environment, literally: neither make nor the shell gets to see
 # quotes and dollar signs in a command that is meant for the guest.
-unexport CMD SHARE TIMEOUT JOB DEVICES ROUNDS
+unexport CMD SHARE TIMEOUT JOB DEVICES ROUNDS INSTRUCTIONS
 ifdef CMD
 export RINGBAR_CMD := $(value CMD)
 endif
@@ -30,6 +30,9 @@ endif
 ifdef ROUNDS
 export RINGBAR_ROUNDS := $(value ROUNDS)
 endif
+ifdef INSTRUCTIONS
+export RINGBAR_INSTRUCTIONS := $(value INSTRUCTIONS)
+endif
 
 # Says what comes next, and after how many seconds.
 started := $(shell date +%s)
@@ -43,6 +46,7 @@ help: ## Show this text
 	@echo 'Variables:'
 	@echo '  CMD, SHARE, TIMEOUT     for exec: the command, a folder to mount at /mnt, seconds'
 	@echo '  JOB, DEVICES, ROUNDS    for bench: jobs (also: targets, sweep), only these devices, how often'
+	@echo '  INSTRUCTIONS=off        for bench: do not count the instructions of the guest'
 	@echo '  RINGBAR_ACCEL           kvm or tcg: how QEMU runs the guest'
 	@echo '  RINGBAR_QEMU            path or toolbox: which QEMU'
 	@echo '  RINGBAR_RUST            host or toolbox: which Rust for the user-space programs'
@@ -92,7 +96,7 @@ test-all: test ## The same, with the suites that take long on the debug kernel
 
 .PHONY: bench
 bench: image ## Compare with virtio-blk, vhost-user-blk and NVMe; JOB=... for one job
-	@$(ringbar-ci) bench
+	@plugin=$$(guest-image/bench-plugin.sh); RINGBAR_PLUGIN=$$plugin $(ringbar-ci) bench
 
 .PHONY: setup
 setup: ## Fetch and prepare everything that the other targets need

@@ -99,6 +99,11 @@ impl Column {
         )
     }
 
+    /// Whether the column is a peer, polled or not.
+    pub fn is_peer(self) -> bool {
+        Self::PEERS.contains(&self) || matches!(self, Self::VirtioBlkPoll | Self::NvmePoll)
+    }
+
     /// The variant of `job` that this column runs; `None` if the column does not take
     /// part.
     pub fn variant(self, job: Job) -> Option<Job> {

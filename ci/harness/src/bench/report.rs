@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use super::column::Column;
 use super::idle::Idle;
+use super::instructions::NotCounted;
 use super::job::Job;
 use super::measure::Sample;
 use super::rounds::JobSamples;
@@ -33,6 +34,8 @@ pub struct Environment {
     pub rounds: u32,
     /// Run time of each job on each device in each round, in seconds.
     pub seconds: f64,
+    /// Reason for which instructions were not counted.
+    pub instructions_not_counted: Option<NotCounted>,
 }
 
 /// One job on one device. Medians are over the rounds.
@@ -58,6 +61,19 @@ pub struct JobLine {
     pub daemon_cpu_us_per_io: Option<f64>,
     /// CPU time of QEMU per transfer. With TCG it includes the guest.
     pub qemu_cpu_us_per_io: Option<f64>,
+    /// Instructions of the guest per transfer, counted in a run of its own.
+    pub instructions_per_io: Option<f64>,
+}
+
+/// Ringbar's instructions per transfer relative to those of another column.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct InstructionRatio {
+    /// Name of the job.
+    pub job: String,
+    /// The peer with the fewest instructions, polled or not.
+    pub peer: Column,
+    /// The ratio; less is better.
+    pub ratio: f64,
 }
 
 /// Ringbar's ratio to another column.
@@ -106,6 +122,7 @@ impl JobLine {
             doorbells_per_io: median(|sample| sample.doorbells_per_io, 4),
             daemon_cpu_us_per_io: median(|sample| sample.daemon_cpu_us_per_io, 2),
             qemu_cpu_us_per_io: median(|sample| sample.qemu_cpu_us_per_io, 2),
+            instructions_per_io: None,
         })
     }
 }
@@ -141,6 +158,30 @@ impl Results {
         });
         self.ratios.extend(ratios);
         self.jobs.extend(lines);
+    }
+
+    /// Adds the instructions for each transfer of a job that was measured before.
+    pub fn add_instructions(&mut self, job: Job, column: Column, instructions_per_io: f64) {
+        let job = job.to_string();
+        let lines = self.jobs.iter_mut();
+        for line in lines.filter(|line| line.job == job && line.device == column) {
+            line.instructions_per_io = Some(round(instructions_per_io, 0));
+        }
+    }
+
+    /// Ringbar's instructions relative to those of the best peer.
+    pub fn instruction_ratio(&self, job: &str) -> Option<InstructionRatio> {
+        let ours = self.line(job, Column::Ringbar)?.instructions_per_io?;
+        let peers = self.jobs.iter().filter(|line| line.job == job);
+        let (peer, theirs) = peers
+            .filter(|line| line.device.is_peer())
+            .filter_map(|line| Some((line.device, line.instructions_per_io?)))
+            .min_by(|a, b| a.1.total_cmp(&b.1))?;
+        (theirs > 0.0).then(|| InstructionRatio {
+            job: job.to_owned(),
+            peer,
+            ratio: round(ours / theirs, 3),
+        })
     }
 
     /// All lines.
@@ -202,6 +243,8 @@ pub struct Report {
     pub jobs: Vec<JobLine>,
     /// Ringbar's ratios to the other columns.
     pub ratios: Vec<RatioLine>,
+    /// Ringbar's instructions relative to those of the best peer.
+    pub instruction_ratios: Vec<InstructionRatio>,
     /// The targets of the jobs that were run.
     pub targets: Vec<TargetResult>,
     /// The measurement of the idle devices.
@@ -221,6 +264,11 @@ impl Report {
             devices,
             jobs: results.jobs.clone(),
             ratios: results.ratios.clone(),
+            instruction_ratios: results
+                .job_names()
+                .iter()
+                .filter_map(|job| results.instruction_ratio(job))
+                .collect(),
             targets: evaluate(results, idle.as_ref()),
             idle,
         }
@@ -268,13 +316,22 @@ pub(super) mod tests {
     const JOB: &str = "randread-4k-qd32-io_uring";
 
     pub(crate) fn report() -> Report {
-        let results = results(&[
+        let mut results = results(&[
             (JOB, Column::Ringbar, &[500.0, 1200.0, 800.0]),
             (JOB, Column::VirtioBlk, &[100.0, 400.0, 200.0]),
             (JOB, Column::Nvme, &[90.0, 300.0, 210.0]),
             (JOB, Column::NvmePoll, &[1000.0, 2400.0, 1600.0]),
             (JOB, Column::Floor, &[5000.0, 5000.0, 5000.0]),
         ]);
+        let job = JOB.parse().unwrap();
+        for (column, instructions) in [
+            (Column::Ringbar, 7200.4),
+            (Column::VirtioBlk, 11200.0),
+            (Column::NvmePoll, 9600.0),
+            (Column::Floor, 3800.0),
+        ] {
+            results.add_instructions(job, column, instructions);
+        }
         let environment = Environment {
             kernel: "7.3.4".into(),
             qemu: "11.1.3".into(),
@@ -285,6 +342,7 @@ pub(super) mod tests {
             peer_access: "aio=native".into(),
             rounds: 3,
             seconds: 2.0,
+            instructions_not_counted: None,
         };
         Report::new(environment, &results, Some(Idle::example(0.0, 0.0)))
     }
@@ -299,6 +357,19 @@ pub(super) mod tests {
         let poll = report.ratios.iter().find(|line| line.vs == "nvme-poll");
         assert_eq!(poll.unwrap().ratio, 0.5);
         assert!(!report.all_met());
+    }
+
+    #[test]
+    fn instructions_are_compared_with_the_fewest_of_all_peers() {
+        let report = report();
+        let [ratio] = &report.instruction_ratios[..] else {
+            panic!("{:?}", report.instruction_ratios);
+        };
+        assert_eq!((ratio.peer, ratio.ratio), (Column::NvmePoll, 0.75));
+        let mut none = results(&[(JOB, Column::Ringbar, &[1.0])]);
+        assert_eq!(none.instruction_ratio(JOB), None);
+        none.add_instructions(JOB.parse().unwrap(), Column::Ringbar, 7000.0);
+        assert_eq!(none.instruction_ratio(JOB), None);
     }
 
     #[test]
@@ -324,6 +395,11 @@ pub(super) mod tests {
         );
         assert!(line.as_object().unwrap().contains_key("qemu_cpu_us_per_io"));
         assert!(json["jobs"][1]["doorbells_per_io"].is_null());
+        assert_eq!(line["instructions_per_io"], 7200.0);
+        assert!(json["jobs"][2]["instructions_per_io"].is_null());
+        assert_eq!(json["instruction_ratios"][0]["peer"], "nvme-poll");
+        assert_eq!(json["instruction_ratios"][0]["ratio"], 0.75);
+        assert!(json["environment"]["instructions_not_counted"].is_null());
         let ratio = &json["ratios"][0];
         assert_eq!(ratio["job"], JOB);
         assert_eq!(ratio["vs"], "best_peer");

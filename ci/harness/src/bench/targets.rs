@@ -29,6 +29,8 @@ enum Metric {
     Doorbells,
     /// Interrupts per transfer.
     Interrupts,
+    /// Instructions per transfer relative to those of the best peer, polled or not.
+    Instructions,
 }
 
 /// The bound that a value must meet.
@@ -43,7 +45,7 @@ pub enum Bound {
 }
 
 use Bound::{AtLeast, AtMost};
-use Metric::{Doorbells, Interrupts, Ratio};
+use Metric::{Doorbells, Instructions, Interrupts, Ratio};
 
 /// Maximum number of CPUs that the idle guest may keep busy: its clock and the agent. A
 /// CPU that polls counts as 1.
@@ -62,26 +64,34 @@ const TARGETS: &[(&str, Metric, Bound)] = &[
     ("randread-4k-qd32-io_uring", BEST_PEER, AtLeast(5.0)),
     ("randread-4k-qd32-io_uring", Doorbells, AtMost(0.5)),
     ("randread-4k-qd32-io_uring", Interrupts, AtMost(0.5)),
+    ("randread-4k-qd32-io_uring", Instructions, AtMost(0.70)),
     ("randwrite-4k-qd32-io_uring", BEST_PEER, AtLeast(5.0)),
     ("randwrite-4k-qd32-io_uring", Doorbells, AtMost(0.5)),
     ("randwrite-4k-qd32-io_uring", Interrupts, AtMost(0.5)),
+    ("randwrite-4k-qd32-io_uring", Instructions, AtMost(0.70)),
     ("randread-4k-qd32-libaio", BEST_PEER, AtLeast(4.0)),
     ("randread-4k-qd32-libaio", Doorbells, AtMost(0.5)),
     ("randread-4k-qd32-libaio", Interrupts, AtMost(0.5)),
+    ("randread-4k-qd32-libaio", Instructions, AtMost(0.70)),
     ("randwrite-4k-qd32-libaio", BEST_PEER, AtLeast(4.0)),
     ("randwrite-4k-qd32-libaio", Doorbells, AtMost(0.5)),
     ("randwrite-4k-qd32-libaio", Interrupts, AtMost(0.5)),
+    ("randwrite-4k-qd32-libaio", Instructions, AtMost(0.70)),
     ("randread-4k-qd1-io_uring", BEST_PEER, AtLeast(5.0)),
     ("randread-4k-qd1-psync", BEST_PEER, AtLeast(5.0)),
     ("randread-4k-qd32-io_uring-batch8", BEST_PEER, AtLeast(2.0)),
     ("randread-4k-qd32-io_uring-batch8", Doorbells, AtMost(0.1)),
     ("randread-4k-qd32-io_uring-batch8", Interrupts, AtMost(0.1)),
     ("read-128k-qd8-io_uring", BEST_PEER, AtLeast(4.0)),
+    ("read-128k-qd8-io_uring", Instructions, AtMost(0.75)),
     ("write-128k-qd8-io_uring", BEST_PEER, AtLeast(4.0)),
+    ("write-128k-qd8-io_uring", Instructions, AtMost(0.75)),
     ("read-1m-qd4-io_uring", BEST_PEER, AtLeast(2.5)),
     ("read-1m-qd4-io_uring", MEMCPY, AtLeast(0.8)),
+    ("read-1m-qd4-io_uring", Instructions, AtMost(0.75)),
     ("write-1m-qd4-io_uring", BEST_PEER, AtLeast(2.5)),
     ("write-1m-qd4-io_uring", MEMCPY, AtLeast(0.8)),
+    ("write-1m-qd4-io_uring", Instructions, AtMost(0.75)),
     ("randread-4k-qd32-io_uring-fixed", PLAIN, AtLeast(1.2)),
     ("randwrite-4k-qd32-io_uring-fixed", PLAIN, AtLeast(1.2)),
     ("read-128k-qd8-io_uring-fixed", PLAIN, AtLeast(1.2)),
@@ -144,6 +154,7 @@ impl Metric {
             Ratio(Reference::Column(column)) => format!("ratio to {column}"),
             Doorbells => "doorbells_per_io".into(),
             Interrupts => "interrupts_per_io".into(),
+            Instructions => "instructions to best peer's".into(),
         }
     }
 
@@ -152,6 +163,7 @@ impl Metric {
             Ratio(reference) => results.ratio(job, reference).map(|line| line.ratio),
             Doorbells => results.line(job, Column::Ringbar)?.doorbells_per_io,
             Interrupts => results.line(job, Column::Ringbar)?.interrupts_per_io,
+            Instructions => results.instruction_ratio(job).map(|line| line.ratio),
         }
     }
 }
@@ -265,17 +277,36 @@ mod tests {
             (name, Column::Nvme, &[300.0, 310.0, 400.0]),
         ]);
         let evaluated = evaluate(&measured, None);
-        assert_eq!(evaluated.len(), 2);
+        assert_eq!(evaluated.len(), 3);
         assert_eq!(
             (evaluated[0].value, evaluated[0].met),
             (Some(3.0), Some(true))
         );
         assert_eq!((evaluated[1].value, evaluated[1].met), (None, None));
+        assert_eq!((evaluated[2].value, evaluated[2].met), (None, None));
         let measured = results(&[
             (name, Column::Ringbar, &[700.0]),
             (name, Column::Memcpy, &[1000.0]),
         ]);
         assert_eq!(evaluate(&measured, None)[1].met, Some(false));
+    }
+
+    #[test]
+    fn few_instructions_meet_a_target() {
+        let name = "randread-4k-qd32-io_uring";
+        for (ours, met) in [(7000.0, true), (7100.0, false)] {
+            let mut measured = results(&[
+                (name, Column::Ringbar, &[1.0]),
+                (name, Column::VirtioBlk, &[1.0]),
+            ]);
+            let job = name.parse().unwrap();
+            measured.add_instructions(job, Column::Ringbar, ours);
+            measured.add_instructions(job, Column::VirtioBlk, 10_000.0);
+            let evaluated = evaluate(&measured, None);
+            let metric = Instructions.name();
+            let target = evaluated.iter().find(|target| target.metric == metric);
+            assert_eq!(target.unwrap().met, Some(met));
+        }
     }
 
     #[test]
@@ -305,7 +336,7 @@ mod tests {
             .iter()
             .map(|verdict| verdict.met)
             .collect();
-        assert_eq!(met, [Some(false)]);
+        assert_eq!(met, [Some(false), None]);
     }
 
     #[test]

@@ -49,6 +49,7 @@ impl Report {
             "doorbells/IO",
             "daemon us/IO",
             "QEMU us/IO",
+            "instructions/IO",
         ])];
         for line in &self.jobs {
             let block = line.job.parse().map_or(0, |job: super::job::Job| job.block);
@@ -66,9 +67,18 @@ impl Report {
                 format_value(line.doorbells_per_io, 3),
                 format_value(line.daemon_cpu_us_per_io, 1),
                 format_value(line.qemu_cpu_us_per_io, 1),
+                self.instructions_cell(line.instructions_per_io, 0),
             ]);
         }
         table::align(&rows, 2)
+    }
+
+    /// A value that needs instructions to be counted, or the reason why they were not.
+    fn instructions_cell(&self, value: Option<f64>, digits: usize) -> String {
+        match self.environment.instructions_not_counted {
+            Some(reason) => reason.cell().to_owned(),
+            None => format_value(value, digits),
+        }
     }
 
     fn ratios_table(&self) -> String {
@@ -78,7 +88,15 @@ impl Report {
             .filter(|column| **column != Column::Ringbar)
             .map(|column| column.name())
             .collect();
-        let mut heading = headings(&["job", "best peer", "ratio", "min", "max"]);
+        let mut heading = headings(&[
+            "job",
+            "best peer",
+            "ratio",
+            "min",
+            "max",
+            "instructions",
+            "of best peer",
+        ]);
         heading.extend(headings(&others));
         let mut rows = vec![heading];
         let mut jobs: Vec<&str> = self.ratios.iter().map(|line| line.job.as_str()).collect();
@@ -90,12 +108,15 @@ impl Report {
                     .find(|line| line.job == job && line.vs == vs)
             };
             let best = find(BEST_PEER);
+            let fewest = self.instruction_ratios.iter().find(|line| line.job == job);
             let mut row = vec![
                 job.to_owned(),
                 best.map_or(NO_VALUE, |line| line.peer.name()).to_owned(),
                 format_value(best.map(|line| line.ratio), 2),
                 format_value(best.map(|line| line.min), 2),
                 format_value(best.map(|line| line.max), 2),
+                self.instructions_cell(fewest.map(|line| line.ratio), 2),
+                fewest.map_or(NO_VALUE, |line| line.peer.name()).to_owned(),
             ];
             row.extend(
                 others
@@ -143,7 +164,16 @@ fn headings(names: &[&str]) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::instructions::NotCounted;
     use super::super::report::tests::report;
+
+    #[test]
+    fn a_column_says_why_it_is_empty() {
+        let mut report = report();
+        report.environment.instructions_not_counted = Some(NotCounted::Kvm);
+        let text = report.text();
+        assert!(text.contains("not with KVM"), "{text}");
+    }
 
     #[test]
     fn tables_show_devices_ratios_and_targets() {
@@ -155,13 +185,23 @@ mod tests {
         let job = "randread-4k-qd32-io_uring";
         for line in [
             &[
-                job, "ringbar", "800", "500", "1200", "3.1", "0.250", "0.125", "-", "-",
+                job, "ringbar", "800", "500", "1200", "3.1", "0.250", "0.125", "-", "-", "7200",
             ][..],
             &[
-                job, "floor", "5000", "5000", "5000", "19.5", "0.250", "-", "-", "-",
+                job, "floor", "5000", "5000", "5000", "19.5", "0.250", "-", "-", "-", "3800",
             ],
             &[
-                job, "nvme", "4.00", "3.81", "5.56", "4.00", "4.00", "0.50", "0.16",
+                job,
+                "nvme",
+                "4.00",
+                "3.81",
+                "5.56",
+                "0.75",
+                "nvme-poll",
+                "4.00",
+                "4.00",
+                "0.50",
+                "0.16",
             ],
             &[
                 job,

@@ -5,7 +5,7 @@
 mod machine;
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -13,6 +13,7 @@ use anyhow::Context;
 use clap::Args;
 use ringbar_harness::bench::column::Column;
 use ringbar_harness::bench::idle::Idle;
+use ringbar_harness::bench::instructions::{self, InstructionCounter};
 use ringbar_harness::bench::jobs::{self, Selection};
 use ringbar_harness::bench::measure::BenchContext;
 use ringbar_harness::bench::plot;
@@ -70,6 +71,16 @@ pub struct Options {
     #[arg(long = "device-arg", value_name = "ARG", allow_hyphen_values = true)]
     device_args: Vec<String>,
 
+    /// Whether to count the guest's instructions for each transfer as well: on or off.
+    /// Needs TCG and --plugin
+    #[arg(long, env = "RINGBAR_INSTRUCTIONS", value_name = "on|off", default_value = "on",
+          value_parser = parse_switch, action = clap::ArgAction::Set)]
+    instructions: bool,
+
+    /// QEMU plugin that counts instructions, built by guest-image/bench-plugin.sh
+    #[arg(long, env = "RINGBAR_PLUGIN", value_name = "FILE")]
+    plugin: Option<PathBuf>,
+
     /// Exit with status 1 if a target is missed
     #[arg(long)]
     check: bool,
@@ -81,6 +92,14 @@ fn parse_time(text: &str) -> std::result::Result<Duration, String> {
         .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
         .filter(|time| (Duration::from_millis(100)..=Duration::from_secs(60)).contains(time))
         .ok_or_else(|| "a number of seconds from 0.1 to 60".into())
+}
+
+fn parse_switch(text: &str) -> std::result::Result<bool, String> {
+    match text {
+        "on" => Ok(true),
+        "off" => Ok(false),
+        _ => Err("on or off".into()),
+    }
 }
 
 impl Options {
@@ -115,6 +134,7 @@ pub fn run(setup: &Setup, options: &Options) -> anyhow::Result<ExitCode> {
     let output = OutputDir::of(setup, "bench")?;
     let directory = output.path();
 
+    let plugin = instructions::plugin(options.instructions, setup.accel, options.plugin.as_deref());
     let mut results = Results::default();
     let mut machine = Machine::start(setup, options, directory, &[])?;
     let measured = machine.run(&selection.columns, |bench| {
@@ -134,10 +154,21 @@ pub fn run(setup: &Setup, options: &Options) -> anyhow::Result<ExitCode> {
         peer_access: machine.peer_access().to_owned(),
         rounds: options.rounds,
         seconds: options.seconds.as_secs_f64(),
+        instructions_not_counted: plugin.err(),
     };
     match failure {
         None => failure = machine.end().err(),
         Some(_) => drop(machine),
+    }
+    if failure.is_none() {
+        match plugin {
+            Ok(plugin) => {
+                let counted =
+                    count_instructions(setup, options, directory, plugin, &selection, &mut results);
+                failure = counted.err();
+            }
+            Err(reason) => eprintln!("Instructions are not counted: {reason}"),
+        }
     }
     // Results from before a failure are kept.
     let report = Report::new(environment, &results, idle);
@@ -196,6 +227,39 @@ fn measure(
     Idle::measure(bench.agent, &watched, IDLE_TIME)
 }
 
+/// Counts the instructions of each job on each device, in a machine with the plugin.
+fn count_instructions(
+    setup: &Setup,
+    options: &Options,
+    directory: &Path,
+    plugin: &Path,
+    selection: &Selection,
+    results: &mut Results,
+) -> anyhow::Result<()> {
+    eprintln!("Counting instructions");
+    let counter = InstructionCounter::new()?;
+    let arguments = counter.qemu_arguments(plugin);
+    let mut machine = Machine::start(setup, options, &directory.join("instructions"), &arguments)
+        .context("starting QEMU with its plugin; --instructions off does without")?;
+    machine.run(&selection.columns, |bench| {
+        for (i, job) in selection.jobs.iter().enumerate() {
+            eprint!("[{:2}/{}] {job}:", i + 1, selection.jobs.len());
+            for column in &selection.columns {
+                let Some(variant) = column.variant(*job) else {
+                    continue;
+                };
+                if let Some(count) = counter.per_transfer(bench, *column, &variant)? {
+                    eprint!(" {column} {count:.0}");
+                    results.add_instructions(*job, *column, count);
+                }
+            }
+            eprintln!();
+        }
+        Ok(())
+    })?;
+    machine.end()
+}
+
 fn write(directory: &Path, report: &Report) -> anyhow::Result<()> {
     let json = serde_json::to_string_pretty(report).context("writing the result as JSON")?;
     let svg = plot::svg(report)?;
@@ -223,6 +287,8 @@ mod tests {
             seconds: Duration::from_secs(1),
             kernel_args: Vec::new(),
             device_args: Vec::new(),
+            instructions: true,
+            plugin: None,
             check: false,
         }
     }
@@ -234,6 +300,13 @@ mod tests {
         for text in ["", "0", "-1", "61", "NaN", "1e300", "2s"] {
             assert!(parse_time(text).is_err(), "{text:?}");
         }
+    }
+
+    #[test]
+    fn a_switch_is_on_or_off() {
+        assert_eq!(parse_switch("on"), Ok(true));
+        assert_eq!(parse_switch("off"), Ok(false));
+        assert!(parse_switch("").is_err() && parse_switch("yes").is_err());
     }
 
     #[test]
