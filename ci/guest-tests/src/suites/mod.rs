@@ -60,7 +60,7 @@ pub fn all() -> Vec<Suite> {
 /// need a device of their own share one machine.
 pub fn debug() -> Vec<Suite> {
     let (own, shared): (Vec<_>, Vec<_>) = all().into_iter().partition(|suite| {
-        OWN_DEVICE.contains(&suite.name) || LEFT_TO_TEST_ALL.contains(&suite.name)
+        OWN_DEVICE.contains(&suite.name) || SUITES_OF_TEST_ALL.contains(&suite.name)
     });
     let mut suites = vec![Suite {
         name: "driver",
@@ -95,7 +95,16 @@ const OWN_DEVICE: [&str; 2] = ["durability", "large"];
 
 /// More of those, which `make test` runs on the stock kernel only: on the debug kernel the
 /// start of a machine alone takes a minute.
-pub const LEFT_TO_TEST_ALL: [&str; 4] = ["bounce", "function", "lies", "suspend"];
+const SUITES_OF_TEST_ALL: [&str; 4] = ["bounce", "function", "lies", "suspend"];
+
+/// Tests on the debug kernel that take minutes: this one fails each allocation of a probe, some
+/// 400, one after the other.
+const TESTS_OF_TEST_ALL: [&str; 1] = ["d2_faults_in_probe"];
+
+/// Whether `make test` leaves a test of the debug kernel to `make test-all`.
+pub fn is_left_to_test_all(suite: &str, test: &str) -> bool {
+    SUITES_OF_TEST_ALL.contains(&suite) || TESTS_OF_TEST_ALL.contains(&test)
+}
 
 #[cfg(test)]
 mod tests {
