@@ -306,6 +306,7 @@ fn a_reset_forgets_deferred_requests() {
         driver.ask(Op::Now, &[3]);
         assert_eq!(driver.sum(), (0, 3));
         assert_eq!(driver.used(), 1);
+        assert_eq!(machine.device.kept(), 0, "submitted again");
     }
 }
 
