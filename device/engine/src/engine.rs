@@ -5,7 +5,7 @@
 use std::fmt;
 use std::io;
 use std::sync::Arc;
-use std::sync::mpsc::{Sender, channel};
+use std::sync::mpsc::channel;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use vm_memory::GuestMemory;
 use crate::counters::Counters;
 use crate::doorbell::Doorbell;
 use crate::interrupt::{Interrupt, InterruptSlot};
-use crate::mailbox::{Mail, Mailbox};
+use crate::mailbox::{Change, Mail, Mailbox};
 use crate::memory::SharedMemory;
 use crate::model::DeviceModel;
 use crate::queue::Queue;
@@ -77,36 +77,33 @@ impl<D: DeviceModel> fmt::Debug for Handle<D> {
 }
 
 impl<D: DeviceModel> Handle<D> {
-    fn ask<T>(&self, mail: impl FnOnce(u16, Sender<T>) -> Mail) -> Option<T> {
+    /// Has the worker change the queue. Returns where that is then, unless the worker has ended.
+    fn change(&self, change: Change) -> Option<StoppedAt> {
         let (done, answer) = channel();
-        self.mailbox.post(mail(self.queue, done));
+        self.mailbox.post(Mail::Change {
+            queue: self.queue,
+            change,
+            done,
+        });
         answer.recv().ok()
     }
 }
 
 impl<D: DeviceModel> QueueControl for Handle<D> {
     fn start(&self, setup: QueueSetup) {
-        self.ask(|queue, done| Mail::Start { queue, setup, done });
+        self.change(Change::Start(setup));
     }
 
     fn stop(&self) -> Option<StoppedAt> {
-        self.ask(|queue, done| Mail::Stop { queue, done })
+        self.change(Change::Stop)
     }
 
     fn enable(&self, enabled: bool) {
-        self.ask(|queue, done| Mail::Enable {
-            queue,
-            enabled,
-            done,
-        });
+        self.change(Change::Enable(enabled));
     }
 
     fn set_doorbell(&self, doorbell: Option<Box<dyn Doorbell>>) {
-        self.ask(|queue, done| Mail::Doorbell {
-            queue,
-            doorbell,
-            done,
-        });
+        self.change(Change::Doorbell(doorbell));
     }
 
     fn ring_doorbell(&self) {

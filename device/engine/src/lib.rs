@@ -20,6 +20,7 @@
 //! | `testing` | a driver, for tests of devices and transports |
 //! | `worker` | a thread with its queues: poll, process, sleep |
 //! | `queue` | one queue, owned by its worker |
+//! | `in_flight` | entries that were taken and are not used |
 //! | `ring` | the rings in guest memory |
 //! | `mailbox`, `sleeper` | how other threads reach a worker |
 //! | `polling`, `backoff`, `moderation` | when to poll and when to delay an interrupt |
@@ -51,6 +52,7 @@ pub mod counters;
 pub mod doorbell;
 pub mod engine;
 pub mod fault;
+mod in_flight;
 pub mod interrupt;
 mod mailbox;
 mod memory;

@@ -19,32 +19,25 @@ use crate::request::{Body, Returned};
 use crate::ring::{QueueSetup, StoppedAt};
 use crate::sleeper::Sleeper;
 
-/// What a worker is asked to do. The sender of each gets its answer when it is done, or is
-/// dropped where the worker has ended.
+/// What is to change about a queue.
+pub(crate) enum Change {
+    Start(QueueSetup),
+    Stop,
+    Enable(bool),
+    Doorbell(Option<Box<dyn Doorbell>>),
+}
+
+/// What a worker is asked to do. The sender gets its answer when that is done, or is dropped
+/// where the worker has ended.
 pub(crate) enum Mail {
-    Start {
+    /// The answer is where the queue is, which means something where it is stopped.
+    Change {
         queue: u16,
-        setup: QueueSetup,
-        done: Sender<()>,
-    },
-    Stop {
-        queue: u16,
+        change: Change,
         done: Sender<StoppedAt>,
     },
-    Enable {
-        queue: u16,
-        enabled: bool,
-        done: Sender<()>,
-    },
-    Doorbell {
-        queue: u16,
-        doorbell: Option<Box<dyn Doorbell>>,
-        done: Sender<()>,
-    },
     /// To be answered when the worker uses no guest memory that it got before.
-    Barrier {
-        done: Sender<()>,
-    },
+    Barrier { done: Sender<()> },
     /// The worker is to end, and leaves what is in the rings.
     End,
 }

@@ -13,11 +13,12 @@ use crate::chain::Chain;
 use crate::counters::{Counters, Counts};
 use crate::doorbell::Doorbell;
 use crate::fault::Fault;
+use crate::in_flight::{Entry, InFlight};
 use crate::interrupt::InterruptSlot;
 use crate::mailbox::{Completion, Mailbox};
 use crate::model::DeviceModel;
 use crate::moderation::Moderation;
-use crate::request::{Body, Entry, Request, Returned, Submission};
+use crate::request::{Body, Request, Returned, Submission};
 use crate::ring::{QueueSetup, Ring, StoppedAt};
 
 /// For how long a worker processes one of several queues before it goes on to the next: the
@@ -62,20 +63,15 @@ pub(crate) struct Queue<D: DeviceModel> {
     started: bool,
     enabled: bool,
     broken: bool,
-    /// How many entries were taken out of the ring.
-    taken: u64,
     /// Counts how often the queue was stopped. Requests of an earlier run are of no use.
     run: u64,
     model: D::Queue,
     max_buffers: usize,
     /// Bodies of requests that are done.
     spare: Vec<Box<Body<D>>>,
-    /// A request of which some steps are done, not among `deferred`.
+    /// A request of which some steps are done.
     yielded: Option<Request<D>>,
-    /// Entries of the requests that the model has kept.
-    deferred: Vec<Entry>,
-    /// Entries that were taken but not used when the queue was stopped.
-    interrupted: Vec<Entry>,
+    in_flight: InFlight,
     moderation: Moderation,
     interrupt: Arc<InterruptSlot>,
     doorbell: Option<Box<dyn Doorbell>>,
@@ -97,14 +93,12 @@ impl<D: DeviceModel> Queue<D> {
             started: false,
             enabled: false,
             broken: false,
-            taken: 0,
             run: 0,
             model: model.queue(index),
             max_buffers: model.max_buffers(index),
             spare: Vec::new(),
             yielded: None,
-            deferred: Vec::new(),
-            interrupted: Vec::new(),
+            in_flight: InFlight::default(),
             moderation: Moderation::new(delay),
             interrupt,
             doorbell: None,
@@ -125,21 +119,21 @@ impl<D: DeviceModel> Queue<D> {
     pub(crate) fn start(&mut self, model: &D, setup: &QueueSetup) {
         self.stop(model);
         self.ring.set_up(setup);
-        // A queue that goes on where it was has so many requests that are not used. Any
-        // other was reset, and they are gone.
-        let unused = setup.next_avail.wrapping_sub(setup.next_used);
-        if usize::from(unused) != self.interrupted.len() {
-            self.interrupted.clear();
-        }
+        self.in_flight
+            .start(setup.next_avail.wrapping_sub(setup.next_used));
         self.started = true;
         self.begin(model);
     }
 
     /// Stops the queue. Requests that the model has kept are submitted again when the queue
     /// goes on.
-    pub(crate) fn stop(&mut self, model: &D) -> StoppedAt {
+    pub(crate) fn stop(&mut self, model: &D) {
         self.end(model);
         self.started = false;
+    }
+
+    /// Where the queue is.
+    pub(crate) fn position(&self) -> StoppedAt {
         StoppedAt {
             next_avail: self.ring.next_avail(),
             next_used: self.ring.next_used(),
@@ -184,29 +178,15 @@ impl<D: DeviceModel> Queue<D> {
             self.recycle(request);
             entry
         });
-        self.interrupted.extend(yielded);
-        self.interrupted.append(&mut self.deferred);
+        self.in_flight.interrupt(yielded);
         match self.broken {
             // Nothing is submitted again, and the indices tell where the queue broke.
-            true => self.interrupted.clear(),
-            false => self.give_back_interrupted(),
+            true => self.in_flight.forget_interrupted(),
+            false => (0..self.in_flight.give_back()).for_each(|_| self.ring.unpop()),
         }
         // What a guest had in flight at most is no measure of what it will have.
         self.spare = Vec::new();
         model.queue_stopped(self.index);
-    }
-
-    /// Puts entries that were taken last back into the ring, so that no more than necessary are
-    /// known to this process only.
-    fn give_back_interrupted(&mut self) {
-        self.interrupted.sort_by_key(|entry| entry.number);
-        while let Some(last) = self.interrupted.last()
-            && last.number + 1 == self.taken
-        {
-            self.interrupted.pop();
-            self.ring.unpop();
-            self.taken -= 1;
-        }
     }
 
     fn set_broken(&mut self, model: &D, fault: Fault) {
@@ -320,16 +300,18 @@ impl<D: DeviceModel> Queue<D> {
                 .model
                 .submit(&mut self.model, context.memory, request);
             match submission {
-                Submission::Completed(request, outcome) if self.is_own(&request, entry) => {
+                Submission::Completed(request, outcome)
+                    if request.is(self.index, self.run, entry) =>
+                {
                     self.finish(context, request, outcome)?;
                     counts.requests += 1;
                 }
                 // One that was deferred before, in exchange for this one.
                 Submission::Completed(other, outcome) => {
-                    self.deferred.push(entry);
+                    self.in_flight.defer(entry);
                     other.complete(outcome);
                 }
-                Submission::Deferred => self.deferred.push(entry),
+                Submission::Deferred => self.in_flight.defer(entry),
                 Submission::Yielded(mut request) => {
                     request.body_mut().resumed = true;
                     self.yielded = Some(request);
@@ -359,15 +341,15 @@ impl<D: DeviceModel> Queue<D> {
         if let Some(request) = self.yielded.take() {
             return Ok(Some(request));
         }
-        let entry = match self.interrupted.is_empty() {
-            true => self.pop(context)?,
-            false => Some(self.interrupted.remove(0)),
-        };
-        let Some(entry) = entry else {
-            return Ok(None);
+        let entry = match self.in_flight.next_interrupted() {
+            Some(entry) => entry,
+            None => match self.ring.pop(context.memory)? {
+                Some(head) => self.in_flight.take(head),
+                None => return Ok(None),
+            },
         };
         // Each chain in flight has at least one descriptor of its own (VIRTIO 1.3, 2.7.13).
-        if self.deferred.len() >= usize::from(self.ring.size()) {
+        if self.in_flight.deferred() >= usize::from(self.ring.size()) {
             return Err(Fault::Ring);
         }
         let mut body = self.spare.pop().unwrap_or_else(|| {
@@ -390,19 +372,6 @@ impl<D: DeviceModel> Queue<D> {
             return Err(fault);
         }
         Ok(Some(Request::new(body)))
-    }
-
-    fn pop<M: GuestMemory>(&mut self, context: &Context<'_, D, M>) -> Result<Option<Entry>, Fault> {
-        let head = self.ring.pop(context.memory)?;
-        Ok(head.map(|head| {
-            let number = self.taken;
-            self.taken += 1;
-            Entry { number, head }
-        }))
-    }
-
-    fn is_own(&self, request: &Request<D>, entry: Entry) -> bool {
-        request.is(self.index, self.run, entry)
     }
 
     fn finish<M: GuestMemory<Bitmap = ()>>(
@@ -453,20 +422,12 @@ impl<D: DeviceModel> Queue<D> {
     ) -> Result<(), Fault> {
         let mut result = Ok(());
         for (body, returned) in completions {
-            let deferred = self.deferred.iter().position(|entry| *entry == body.entry);
-            let (true, true, Some(at)) = (
-                self.runs() && result.is_ok(),
-                body.run == self.run,
-                deferred,
-            ) else {
-                debug!(
-                    queue = self.index,
-                    head = body.entry.head,
-                    "completed too late"
-                );
+            let entry = body.entry;
+            let in_time = result.is_ok() && self.runs() && body.run == self.run;
+            if !in_time || !self.in_flight.complete(entry) {
+                debug!(queue = self.index, head = entry.head, "completed too late");
                 continue;
-            };
-            self.deferred.remove(at);
+            }
             let outcome = match returned {
                 Returned::Completed(outcome) => outcome,
                 Returned::Dropped => {

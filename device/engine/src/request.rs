@@ -7,18 +7,9 @@ use std::sync::Arc;
 
 use crate::chain::{Buffer, Chain};
 use crate::fault::Fault;
+use crate::in_flight::Entry;
 use crate::mailbox::Mailbox;
 use crate::model::DeviceModel;
-
-/// An entry of the available ring.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Entry {
-    /// How many were taken before it. The ring's own index wraps, and one request can be
-    /// overtaken by any number of others.
-    pub(crate) number: u64,
-    /// Index of the first descriptor of its chain.
-    pub(crate) head: u16,
-}
 
 /// Contents of a [`Request`], allocated once and used again by its queue.
 pub(crate) struct Body<D: DeviceModel> {

@@ -15,12 +15,11 @@ use vm_memory::GuestMemory;
 
 use crate::counters::{Counters, Counts};
 use crate::doorbell::Doorbell;
-use crate::mailbox::{Completion, Contents, Mail, Mailbox};
+use crate::mailbox::{Change, Completion, Contents, Mail, Mailbox};
 use crate::memory::SharedMemory;
 use crate::model::DeviceModel;
 use crate::polling::Polling;
 use crate::queue::{Context, Queue, QueueStatus};
-use crate::ring::QueueSetup;
 
 /// The number by which the worker's epoll knows its own mailbox; others are queues.
 const MAILBOX: u64 = u64::MAX;
@@ -257,49 +256,31 @@ where
     }
 
     fn act(&mut self, mail: Mail) -> Result<(), Ended> {
-        let (done, queue) = match mail {
+        match mail {
             Mail::End => return Err(Ended),
-            Mail::Barrier { done } => (done, None),
-            Mail::Start { queue, setup, done } => (done, Some((queue, Change::Start(setup)))),
-            Mail::Enable {
-                queue,
-                enabled,
-                done,
-            } => (done, Some((queue, Change::Enable(enabled)))),
-            Mail::Doorbell {
-                queue,
-                doorbell,
-                done,
-            } => (done, Some((queue, Change::Doorbell(doorbell)))),
-            Mail::Stop { queue, done } => {
-                if let Some(queue) = self.queues.iter_mut().find(|q| q.index() == queue) {
-                    // Whoever asked may not wait any more.
-                    let _ = done.send(queue.stop(&self.shared.model));
-                }
-                return Ok(());
+            Mail::Barrier { done } => {
+                // Whoever asked may not wait any more.
+                let _ = done.send(());
             }
-        };
-        if let Some((index, change)) = queue
-            && let Some(queue) = self.queues.iter_mut().find(|q| q.index() == index)
-        {
-            let model = self.shared.model.as_ref();
-            match change {
-                Change::Start(setup) => queue.start(model, &setup),
-                Change::Enable(enabled) => queue.enable(model, enabled),
-                Change::Doorbell(doorbell) => set_doorbell(&self.epoll, queue, doorbell),
+            Mail::Change {
+                queue,
+                change,
+                done,
+            } => {
+                if let Some(queue) = self.queues.iter_mut().find(|q| q.index() == queue) {
+                    let model = self.shared.model.as_ref();
+                    match change {
+                        Change::Start(setup) => queue.start(model, &setup),
+                        Change::Stop => queue.stop(model),
+                        Change::Enable(enabled) => queue.enable(model, enabled),
+                        Change::Doorbell(doorbell) => set_doorbell(&self.epoll, queue, doorbell),
+                    }
+                    let _ = done.send(queue.position());
+                }
             }
         }
-        // Whoever asked may not wait any more.
-        let _ = done.send(());
         Ok(())
     }
-}
-
-/// What mail changes of a queue.
-enum Change {
-    Start(QueueSetup),
-    Enable(bool),
-    Doorbell(Option<Box<dyn Doorbell>>),
 }
 
 impl<D: DeviceModel, M: GuestMemory> Shared<D, M> {
