@@ -5,9 +5,19 @@
 use std::fmt;
 use std::io;
 
+#[cfg(all(test, loom))]
+use loom::sync::{
+    Arc,
+    atomic::{AtomicU32, Ordering},
+};
 #[cfg(loom)]
 use loom::sync::{Mutex, MutexGuard};
 use std::sync::PoisonError;
+#[cfg(all(test, not(loom)))]
+use std::sync::{
+    Arc,
+    atomic::{AtomicU32, Ordering},
+};
 #[cfg(not(loom))]
 use std::sync::{Mutex, MutexGuard};
 
@@ -81,22 +91,23 @@ fn raise(target: &dyn Interrupt) {
     }
 }
 
+/// A target that counts, for tests and models.
+#[cfg(test)]
+pub(crate) struct Count(pub(crate) Arc<AtomicU32>);
+
+#[cfg(test)]
+impl Interrupt for Count {
+    fn raise(&self) -> io::Result<()> {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    }
+}
+
 #[cfg(all(test, loom))]
 mod models {
-    use loom::sync::Arc;
-    use loom::sync::atomic::{AtomicU32, Ordering};
     use loom::thread;
 
     use super::*;
-
-    struct Count(Arc<AtomicU32>);
-
-    impl Interrupt for Count {
-        fn raise(&self) -> io::Result<()> {
-            self.0.fetch_add(1, Ordering::Relaxed);
-            Ok(())
-        }
-    }
 
     /// Whatever the transport does with the target meanwhile, an interrupt reaches one.
     #[test]
@@ -119,23 +130,11 @@ mod models {
 
 #[cfg(all(test, not(loom)))]
 mod tests {
-    use std::sync::Arc;
-    use std::sync::atomic::{AtomicU32, Ordering};
-
     use super::*;
-
-    struct Count(Arc<AtomicU32>);
-
-    impl Interrupt for Count {
-        fn raise(&self) -> io::Result<()> {
-            self.0.fetch_add(1, Ordering::Relaxed);
-            Ok(())
-        }
-    }
 
     #[test]
     fn interrupts_without_a_target_are_kept_as_one() {
-        let (slot, count) = (InterruptSlot::default(), Arc::<AtomicU32>::default());
+        let (slot, count) = (InterruptSlot::default(), Arc::new(AtomicU32::new(0)));
         slot.raise();
         slot.raise();
         slot.set(Some(Box::new(Count(Arc::clone(&count)))));

@@ -127,30 +127,20 @@ impl Moderation {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests {
-    use std::io;
     use std::sync::Arc;
     use std::sync::atomic::{AtomicU32, Ordering};
 
     use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
     use super::*;
-    use crate::interrupt::Interrupt;
+    use crate::interrupt::Count;
     use crate::ring::QueueSetup;
 
     const SIZE: u16 = 16;
     const AVAIL: u64 = 0x1000;
     const DELAY: Duration = Duration::from_micros(100);
-
-    struct Count(Arc<AtomicU32>);
-
-    impl Interrupt for Count {
-        fn raise(&self) -> io::Result<()> {
-            self.0.fetch_add(1, Ordering::Relaxed);
-            Ok(())
-        }
-    }
 
     /// A ring in guest memory, and the two sides of it.
     struct TestQueue {

@@ -16,7 +16,7 @@ use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 use crate::doorbell::Doorbell;
 use crate::engine::QueueControl;
 use crate::interrupt::Interrupt;
-use crate::ring::QueueSetup;
+use crate::ring::{QueueSetup, StoppedAt};
 
 /// Longest that anything may take.
 pub const TIMEOUT: Duration = Duration::from_secs(20);
@@ -166,6 +166,13 @@ impl Driver {
         self.put([0; 0x800], Self::USED);
         self.control.start(self.setup());
         self.control.enable(true);
+    }
+
+    /// Starts the queue where it was stopped.
+    pub fn go_on(&self, stopped: StoppedAt) {
+        let mut setup = self.setup();
+        setup.go_on_from(stopped);
+        self.control.start(setup);
     }
 
     /// Connects doorbell and interrupt.

@@ -139,9 +139,7 @@ fn ho4_a_stop_waits_for_one_step() {
     assert_eq!(steps, 3);
     assert_eq!(stopped, StoppedAt::default());
     assert_eq!(driver.used(), 0);
-    let mut setup = driver.setup();
-    setup.go_on_from(stopped);
-    driver.control.start(setup);
+    driver.go_on(stopped);
     assert_eq!(driver.sum(), (0, 50));
     assert_eq!(driver.sum(), (1, 7));
 }
@@ -172,9 +170,7 @@ fn ho4_a_stop_waits_for_one_request() {
         next_used: 3,
     };
     assert_eq!(stopped, expected);
-    let mut setup = driver.setup();
-    setup.go_on_from(stopped);
-    driver.control.start(setup);
+    driver.go_on(stopped);
     for byte in 0..20 {
         assert_eq!(driver.sum(), (byte.into(), byte));
     }
@@ -190,9 +186,7 @@ fn answers_of_an_earlier_run_are_not_taken() {
     assert_eq!(driver.sum(), (1, 9));
     let early = machine.device.wait_kept(1);
     let stopped = driver.control.stop().unwrap();
-    let mut setup = driver.setup();
-    setup.go_on_from(stopped);
-    driver.control.start(setup);
+    driver.go_on(stopped);
     let late = machine.device.wait_kept(1);
     for request in early {
         request.complete(1);
@@ -227,9 +221,7 @@ fn ho4_a_stop_does_not_wait_for_deferred_requests() {
     for request in kept {
         request.complete(1);
     }
-    let mut setup = driver.setup();
-    setup.go_on_from(stopped);
-    driver.control.start(setup);
+    driver.go_on(stopped);
     for (byte, request) in machine.device.wait_kept(5).into_iter().enumerate() {
         assert_eq!(driver.used(), 1 + byte as u16);
         request.complete(byte as u8 + 100);
@@ -254,9 +246,7 @@ fn indices_of_the_ring_wrap_around_a_deferred_request() {
     let stopped = driver.control.stop().unwrap();
     assert_eq!(stopped.next_avail.wrapping_sub(stopped.next_used), 1);
     drop(kept);
-    let mut setup = driver.setup();
-    setup.go_on_from(stopped);
-    driver.control.start(setup);
+    driver.go_on(stopped);
     for request in machine.device.wait_kept(1) {
         request.complete(4);
     }
@@ -278,9 +268,7 @@ fn a_queue_that_broke_with_requests_in_flight_stays_broken() {
     });
     let stopped = driver.control.stop().unwrap();
     assert_ne!(stopped.next_avail, 0);
-    let mut setup = driver.setup();
-    setup.go_on_from(stopped);
-    driver.control.start(setup);
+    driver.go_on(stopped);
     driver.ask(Op::Now, &[]);
     // The worker has seen the doorbell when it answers this.
     driver.control.set_doorbell(None);
@@ -363,10 +351,8 @@ fn a_broken_queue_costs_no_other_and_is_whole_after_a_reset() {
     assert_eq!(second.sum(), (0, 5));
     // It stays broken where it goes on, and is whole where it begins.
     let stopped = first.control.stop().unwrap();
-    let mut setup = first.setup();
-    setup.go_on_from(stopped);
     assert_ne!(stopped.next_avail, 0);
-    first.control.start(setup);
+    first.go_on(stopped);
     first.ask(Op::Now, &[5]);
     second.ask(Op::Now, &[6]);
     assert_eq!(second.sum(), (1, 6));
@@ -507,11 +493,6 @@ fn a_resubmitted_request_that_yields_survives_another_stop() {
     driver.ask(Op::Now, &[50]);
     assert_eq!(driver.sum(), (1, 50));
     let kept = machine.device.wait_kept(1);
-    let go_on = |driver: &Driver, stopped| {
-        let mut setup = driver.setup();
-        setup.go_on_from(stopped);
-        driver.control.start(setup);
-    };
     let stopped = driver.control.stop().unwrap();
     drop(kept);
     // Submitted again, it takes many steps, and is stopped within.
@@ -522,7 +503,7 @@ fn a_resubmitted_request_that_yields_survives_another_stop() {
             goes.recv_timeout(TIMEOUT).unwrap();
         }
     });
-    go_on(driver, stopped);
+    driver.go_on(stopped);
     reach.recv_timeout(TIMEOUT).unwrap();
     let control = Arc::clone(&driver.control);
     let stop = asleep(move || control.stop());
@@ -533,7 +514,7 @@ fn a_resubmitted_request_that_yields_survives_another_stop() {
         next_used: 1,
     };
     assert_eq!(stopped, expected);
-    go_on(driver, stopped);
+    driver.go_on(stopped);
     assert_eq!(driver.sum(), (0, 6));
     assert_eq!(driver.used(), 2);
 }

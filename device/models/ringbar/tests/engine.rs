@@ -192,9 +192,7 @@ fn a_copy_within_itself_is_not_executed_twice() {
     machine.let_flush(1);
     let stopped = stop.join().unwrap().unwrap();
     let driver = machine.io(0);
-    let mut setup = driver.setup();
-    setup.go_on_from(stopped);
-    driver.control.start(setup);
+    driver.go_on(stopped);
     assert_eq!(wait(driver).1.result, LENGTH);
     let expected = &pattern(CAPACITY)[..LENGTH as usize];
     assert_eq!(
@@ -218,9 +216,7 @@ fn ho4_a_stop_waits_for_no_flush() {
     let driver = machine.io(0);
     let stopped = driver.control.stop().unwrap();
     assert_eq!(stopped.next_used, 0);
-    let mut setup = driver.setup();
-    setup.go_on_from(stopped);
-    driver.control.start(setup);
+    driver.go_on(stopped);
     machine.let_flush(usize::from(FLUSHES) + 1);
     let mut done: Vec<_> = (0..FLUSHES).map(|_| wait(machine.io(0)).0).collect();
     done.sort_unstable();
@@ -258,9 +254,7 @@ fn ho4_a_command_that_was_stopped_is_done_when_the_queue_goes_on() {
         let number = submit(machine.io(0), Opcode::Fill, 0, length, word);
         let driver = machine.io(0);
         let stopped = driver.control.stop().unwrap();
-        let mut setup = driver.setup();
-        setup.go_on_from(stopped);
-        driver.control.start(setup);
+        driver.go_on(stopped);
         let (done, status) = wait(driver);
         assert_eq!((done, status.result), (number, length));
     }
