@@ -40,9 +40,10 @@ use kernel::{
 /// Buffers the device has at hand. Events are rare.
 const BUFFERS: u16 = 16;
 
-/// Greatest number of events in a [`WINDOW`]. A device that sends more keeps a CPU busy. An
-/// administrator's script that resizes the device sends fewer.
-const MAX_EVENTS: usize = 1000;
+/// Greatest number of events in a [`WINDOW`]. A device that sends more keeps a CPU busy: one
+/// interrupt handles all of them. An administrator's script that resizes the device sends
+/// fewer. The event log holds twice as many.
+const MAX_EVENTS: usize = 256;
 
 /// In what time events are counted.
 const WINDOW: Delta = Delta::from_secs(1);

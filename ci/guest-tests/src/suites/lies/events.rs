@@ -130,7 +130,7 @@ fn flood(context: &Context) -> Verdict {
     liar.host.end_lies()?;
     liar.expect_out_of_service()?;
     let told = liar.host.lies_told()? - liar.told;
-    check!(told >= 1000, "only {told} events");
+    check!(told >= 256, "only {told} events");
     expect_broken(&mut liar)?;
     liar.bring_back()
 }
