@@ -75,7 +75,8 @@ pub struct Args {
     #[arg(long, value_name = "SIZE", value_parser = size::parse)]
     size: Option<u64>,
 
-    /// Number of I/O queues
+    /// Number of I/O queues, 1 to 64. The driver uses no more than one for each CPU and one for
+    /// polled requests
     #[arg(
         long,
         value_name = "N",
@@ -107,7 +108,8 @@ pub struct Args {
     control_socket: Option<PathBuf>,
 
     /// Busy-poll time in microseconds before a worker with empty queues sleeps. 0 disables
-    /// polling. A worker whose polls miss skips some, so an idle device sleeps
+    /// polling, and the delay of interrupts that goes with it. A worker whose polls miss skips
+    /// some, so an idle device sleeps
     #[arg(
         long,
         value_name = "N",
