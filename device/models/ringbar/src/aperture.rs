@@ -26,7 +26,7 @@ use tracing::{info, warn};
 
 use crate::error::Error;
 use crate::executor::Outcome;
-use crate::session::{Answer, Session};
+use crate::session::{Response, Session};
 
 /// Sizes of the shared memory region and of the mapping in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -126,7 +126,7 @@ impl Aperture {
     pub(crate) fn map(
         aperture: &Arc<Self>,
         request: Request<Session>,
-    ) -> Option<(Request<Session>, Answer)> {
+    ) -> Option<(Request<Session>, Response)> {
         let mut state = aperture.state();
         match &mut state.mapping {
             Mapping::Absent if aperture.layout.mapped > 0 => {
@@ -171,12 +171,12 @@ impl Aperture {
         }
     }
 
-    fn mapped(&self) -> Answer {
+    fn mapped(&self) -> Response {
         let status = RequestStatus {
             code: StatusCode::Ok,
             result: self.layout.mapped,
         };
-        Answer::Status(status.into())
+        Response::Status(status.into())
     }
 
     /// The monitor has answered what it was asked in this run of the device.
@@ -203,7 +203,7 @@ impl Aperture {
         for request in waiting {
             request.complete(match result {
                 Ok(()) => self.mapped(),
-                Err(_) => Answer::Status(Outcome::refused(StatusCode::ApertureUnavailable)),
+                Err(_) => Response::Status(Outcome::refused(StatusCode::ApertureUnavailable)),
             });
         }
     }

@@ -9,7 +9,7 @@ use ringbar_engine::{Fault, Request, Submission};
 use ringbar_spec::{Event, QueueFault};
 use vm_memory::{Bytes, GuestMemory};
 
-use crate::session::{Answer, Session};
+use crate::session::{Response, Session};
 
 /// Most descriptors that a buffer of the event queue may consist of.
 pub(crate) const MAX_BUFFERS: usize = Event::SIZE;
@@ -86,7 +86,7 @@ impl Events {
         put(&mut state, Pending { event, in_flight });
         while let Some(buffer) = state.buffers.pop_front() {
             match state.take() {
-                Some(event) => buffer.complete(Answer::Event(event)),
+                Some(event) => buffer.complete(Response::Event(event)),
                 None => {
                     state.buffers.push_front(buffer);
                     return;
@@ -99,7 +99,7 @@ impl Events {
     pub(crate) fn offer(&self, buffer: Request<Session>) -> Submission<Session> {
         let mut state = self.state();
         match state.take() {
-            Some(event) => Submission::Completed(buffer, Answer::Event(event)),
+            Some(event) => Submission::Completed(buffer, Response::Event(event)),
             None => {
                 state.buffers.push_back(buffer);
                 Submission::Deferred

@@ -24,9 +24,9 @@ pub struct Outcome {
 impl Outcome {
     /// That of an operation on the storage whose status has this result, whether it
     /// ended well or not.
-    pub(crate) fn of(result: u64, operation: Result<(), StorageError>) -> Self {
+    pub(crate) fn from_storage(result: u64, operation: Result<(), StorageError>) -> Self {
         let failure = operation.err();
-        let code = failure.as_ref().map_or(StatusCode::Ok, code_of);
+        let code = failure.as_ref().map_or(StatusCode::Ok, status_code);
         Self {
             status: RequestStatus { code, result },
             failure,
@@ -52,7 +52,7 @@ impl From<RequestStatus> for Outcome {
 }
 
 /// The status code of a request that met this error.
-fn code_of(error: &StorageError) -> StatusCode {
+fn status_code(error: &StorageError) -> StatusCode {
     match error.kind() {
         ErrorKind::OutOfRange => StatusCode::OutOfRange,
         ErrorKind::NoSpace => StatusCode::NoSpace,
@@ -139,8 +139,8 @@ impl Executor {
             | Opcode::Compare
             | Opcode::Crc32c => match self.commands.step(storage, &header, &mut parsed.progress) {
                 Step::More => return Executed::More,
-                Step::Done(Ok(result)) => Outcome::of(result, Ok(())),
-                Step::Done(Err(error)) => Outcome::of(0, Err(error)),
+                Step::Done(Ok(result)) => Outcome::from_storage(result, Ok(())),
+                Step::Done(Err(error)) => Outcome::from_storage(0, Err(error)),
             },
         };
         if outcome.status.code == StatusCode::Ok && header.flags & RequestHeader::FUA != 0 {
@@ -163,7 +163,7 @@ pub(crate) fn after_flush(
         Err(_) if is_command => 0,
         _ => result,
     };
-    Outcome::of(result, flushed)
+    Outcome::from_storage(result, flushed)
 }
 
 /// Walks the data segments in step with the storage. A segment is handed over
@@ -191,12 +191,12 @@ fn transfer<M: GuestMemory<Bitmap = ()>>(
             };
             let length = slice.len() as u64;
             if let Err(error) = copy(header.offset + done, slice) {
-                return Outcome::of(done, Err(error));
+                return Outcome::from_storage(done, Err(error));
             }
             done += length;
         }
     }
-    Outcome::of(done, Ok(()))
+    Outcome::from_storage(done, Ok(()))
 }
 
 /// Writes the status of a request. Returns the length for the used ring (VIRTIO 1.3,

@@ -24,10 +24,10 @@ use crate::executor::{Executed, Executor, Outcome, after_flush, write_status};
 use crate::queue_fault;
 use crate::request::{Limits, ParsedChain, QueueRole};
 
-/// What the answer to a request is made of.
+/// What the device writes into a completed request.
 #[derive(Debug)]
-pub enum Answer {
-    /// A status.
+pub enum Response {
+    /// The status of a request.
     Status(Outcome),
     /// An event, in a buffer of the event queue.
     Event(Event),
@@ -95,20 +95,20 @@ impl Session {
             let (buffers, parsed) = request.parts();
             match parsed.parse(&self.limits, role, memory, buffers, capacity) {
                 Err(fault) => return Submission::Fault(request, fault),
-                Ok(Err(code)) => return done(request, Outcome::refused(code)),
+                Ok(Err(code)) => return completed(request, Outcome::refused(code)),
                 Ok(Ok(())) => {}
             }
             let opcode = request.scratch().header().map(|header| header.opcode);
             if opcode == Some(Opcode::MapAperture) {
                 return match Aperture::map(&self.aperture, request) {
-                    Some((request, answer)) => Submission::Completed(request, answer),
+                    Some((request, response)) => Submission::Completed(request, response),
                     None => Submission::Deferred,
                 };
             }
         }
         let (_, parsed) = request.parts();
         match queue.executor.step(memory, parsed) {
-            Executed::Done(outcome) => done(request, outcome),
+            Executed::Done(outcome) => completed(request, outcome),
             Executed::More => Submission::Yielded(request),
             Executed::Flush(result, flush) => {
                 let storage = queue.executor.storage();
@@ -117,11 +117,11 @@ impl Session {
                 if !repeatable || !storage.flush_waits() {
                     let flushed = flush.execute(storage.as_ref());
                     let outcome = after_flush(request.scratch().header(), result, flushed);
-                    return done(request, outcome);
+                    return completed(request, outcome);
                 }
                 self.device.flusher().flush(flush, move |flushed| {
                     let outcome = after_flush(request.scratch().header(), result, flushed);
-                    request.complete(Answer::Status(outcome));
+                    request.complete(Response::Status(outcome));
                 });
                 Submission::Deferred
             }
@@ -129,14 +129,14 @@ impl Session {
     }
 }
 
-fn done(request: Request<Session>, outcome: Outcome) -> Submission<Session> {
-    Submission::Completed(request, Answer::Status(outcome))
+fn completed(request: Request<Session>, outcome: Outcome) -> Submission<Session> {
+    Submission::Completed(request, Response::Status(outcome))
 }
 
 impl DeviceModel for Session {
     type Queue = QueueState;
     type Scratch = ParsedChain;
-    type Outcome = Answer;
+    type Outcome = Response;
 
     fn queue_count(&self) -> u16 {
         FIRST_IO_QUEUE + self.io_queues
@@ -179,16 +179,16 @@ impl DeviceModel for Session {
         queue: &mut QueueState,
         memory: &M,
         request: &mut Request<Self>,
-        answer: Answer,
+        response: Response,
     ) -> Result<u32, Fault> {
-        let outcome = match answer {
-            Answer::Event(event) => {
+        let outcome = match response {
+            Response::Event(event) => {
                 let length = events::write(memory, request, event)?;
                 self.events.delivered(event);
                 queue.counts.events += 1;
                 return Ok(length);
             }
-            Answer::Status(outcome) => outcome,
+            Response::Status(outcome) => outcome,
         };
         let parsed = request.scratch();
         let length = write_status(memory, parsed, outcome.status)?;
@@ -204,8 +204,8 @@ impl DeviceModel for Session {
         Ok(length)
     }
 
-    fn dropped(&self) -> Answer {
-        Answer::Status(Outcome::refused(StatusCode::IoError))
+    fn dropped(&self) -> Response {
+        Response::Status(Outcome::refused(StatusCode::IoError))
     }
 
     fn batch_done(&self, queue: &mut QueueState) {
