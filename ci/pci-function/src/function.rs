@@ -236,14 +236,14 @@ impl Function {
                     result: 0,
                 })
             };
-            let served = started
+            let completed = started
                 .requests
-                .serve(&self.memory, head, no_aperture)
+                .process(&self.memory, head, no_aperture)
                 .map_err(|fault| io::Error::other(format!("{fault:?}")))?
                 .ok_or_else(|| io::Error::other("a request without an answer"))?;
             started
                 .queue
-                .add_used(&self.memory, head.index, served.used_len)
+                .add_used(&self.memory, head.index, completed.used_len)
                 .map_err(io::Error::other)?;
             used = true;
         }

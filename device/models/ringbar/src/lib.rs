@@ -52,7 +52,7 @@ pub use counters::Counts;
 pub use device::{Device, DeviceOptions};
 pub use error::Error;
 pub use request::{Limits, QueueRole};
-pub use request_queue::{RequestQueue, Served};
+pub use request_queue::{Completed, RequestQueue};
 pub use session::Session;
 
 use ringbar_engine::Fault;

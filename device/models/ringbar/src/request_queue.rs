@@ -17,7 +17,7 @@ use crate::request::{Limits, ParsedChain, QueueRole};
 
 /// What became of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Served {
+pub struct Completed {
     /// The opcode; `None` where the request was refused as such.
     pub opcode: Option<Opcode>,
     /// The status that was written.
@@ -54,12 +54,12 @@ impl RequestQueue {
         }
     }
 
-    /// Why the storage failed the request that was served last, where it did. Taken once.
+    /// Why the storage failed the request that was completed last, where it did. Taken once.
     pub const fn take_failure(&mut self) -> Option<StorageError> {
         self.failure.take()
     }
 
-    /// Serves the chain at `head` to the end, its status included.
+    /// Processes the chain at `head` to the end, its status included.
     ///
     /// `map_aperture` is called for [`Opcode::MapAperture`], which is the caller's to
     /// execute, and returns its status; `None` leaves the chain untouched, and nothing is
@@ -68,12 +68,12 @@ impl RequestQueue {
     /// # Errors
     ///
     /// Where the chain cannot be answered; the queue is then broken.
-    pub fn serve<M: GuestMemory<Bitmap = ()>>(
+    pub fn process<M: GuestMemory<Bitmap = ()>>(
         &mut self,
         mem: &M,
         head: ChainHead,
         map_aperture: impl FnOnce() -> Option<RequestStatus>,
-    ) -> Result<Option<Served>, QueueFault> {
+    ) -> Result<Option<Completed>, QueueFault> {
         self.failure = None;
         self.chain.read(mem, head).map_err(queue_fault)?;
         let capacity = self.executor.storage().capacity();
@@ -93,7 +93,7 @@ impl RequestQueue {
         self.failure = outcome.failure;
         let used_len = write_status(mem, &self.parsed, status).map_err(queue_fault)?;
         let flags = self.parsed.header().map_or(0, |header| header.flags);
-        Ok(Some(Served {
+        Ok(Some(Completed {
             opcode: self.opcode(),
             status,
             durable: flags & RequestHeader::FUA != 0 && status.code == StatusCode::Ok,

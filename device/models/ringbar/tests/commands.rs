@@ -28,27 +28,27 @@ fn large() -> Guest {
 
 const TABLE: [Desc; 2] = [desc(HEADER, 32, NEXT, 1), desc(STATUS, 16, WRITE, 0)];
 
-/// Serves a command; checks what every answer must have.
+/// Processes a command; checks what every answer must have.
 #[track_caller]
-fn serve(guest: &mut Guest, header: &RequestHeader) -> RequestStatus {
+fn process(guest: &mut Guest, header: &RequestHeader) -> RequestStatus {
     guest.put(HEADER, &header.to_bytes());
     guest.put(STATUS, &RequestStatus::UNWRITTEN);
-    let served = guest.serve(&TABLE).unwrap();
-    assert_eq!(served.used_len, 16);
-    assert_eq!(guest.status(STATUS), Some(served.status));
-    match served.status.code {
+    let completed = guest.process(&TABLE).unwrap();
+    assert_eq!(completed.used_len, 16);
+    assert_eq!(guest.status(STATUS), Some(completed.status));
+    match completed.status.code {
         StatusCode::Unsupported | StatusCode::Invalid | StatusCode::OutOfRange => {
-            assert_eq!(served.opcode, None);
+            assert_eq!(completed.opcode, None);
         }
-        _ => assert_eq!(served.opcode, Some(header.opcode)),
+        _ => assert_eq!(completed.opcode, Some(header.opcode)),
     }
-    served.status
+    completed.status
 }
 
 #[track_caller]
 fn command(guest: &mut Guest, opcode: Opcode, offset: u64, length: u64, argument: u64) -> u64 {
     let header = RequestHeader::command(opcode, offset, length, argument);
-    let status = serve(guest, &header);
+    let status = process(guest, &header);
     assert_eq!(status.code, StatusCode::Ok, "{header:?}");
     status.result
 }
@@ -57,7 +57,7 @@ fn command(guest: &mut Guest, opcode: Opcode, offset: u64, length: u64, argument
 fn assert_refused(guest: &mut Guest, header: &RequestHeader, code: StatusCode) {
     let before = guest.storage.contents();
     let refusal = RequestStatus { code, result: 0 };
-    assert_eq!(serve(guest, header), refusal, "{header:?}");
+    assert_eq!(process(guest, header), refusal, "{header:?}");
     assert!(guest.storage.contents() == before, "{header:?}");
 }
 
@@ -214,7 +214,7 @@ fn ranges_may_reach_the_end_but_not_beyond() {
     for opcode in COMMANDS {
         let mut guest = Guest::new();
         let last = RequestHeader::command(opcode, CAPACITY - 10, 10, 0);
-        assert_eq!(serve(&mut guest, &last).code, StatusCode::Ok);
+        assert_eq!(process(&mut guest, &last).code, StatusCode::Ok);
         for (offset, length) in [
             (CAPACITY, 1),
             (CAPACITY - 9, 10),
@@ -230,7 +230,7 @@ fn ranges_may_reach_the_end_but_not_beyond() {
                 let outside = RequestHeader::command(opcode, 0, length, offset);
                 assert_refused(&mut guest, &outside, StatusCode::OutOfRange);
                 let last = RequestHeader::command(opcode, 0, 10, CAPACITY - 10);
-                assert_eq!(serve(&mut guest, &last).code, StatusCode::Ok);
+                assert_eq!(process(&mut guest, &last).code, StatusCode::Ok);
             }
         }
     }
@@ -242,7 +242,7 @@ fn length_is_limited() {
         let mut guest = Guest::new();
         let longest = max_command(CAPACITY);
         let header = RequestHeader::command(opcode, 0, longest, 0);
-        assert_eq!(serve(&mut guest, &header).code, StatusCode::Ok);
+        assert_eq!(process(&mut guest, &header).code, StatusCode::Ok);
         for length in [longest + 1, u64::MAX] {
             let header = RequestHeader::command(opcode, 0, length, 0);
             assert_refused(&mut guest, &header, StatusCode::Invalid);
@@ -259,12 +259,12 @@ fn forced_unit_access_is_for_those_that_write() {
         };
         let mut guest = Guest::new();
         if opcode.writes() {
-            assert_eq!(serve(&mut guest, &header).code, StatusCode::Ok);
+            assert_eq!(process(&mut guest, &header).code, StatusCode::Ok);
             assert_eq!(guest.storage.flushes.load(Ordering::Relaxed), 1);
             assert_eq!(guest.storage.unflushed(), [], "{opcode:?}");
             // A flush that fails is an error of the command.
             guest = Guest::with_storage(TestStorage::failing(None, 5));
-            let status = serve(&mut guest, &header);
+            let status = process(&mut guest, &header);
             let failed = RequestStatus {
                 code: StatusCode::IoError,
                 result: 0,
@@ -309,8 +309,8 @@ fn commands_carry_no_data() {
                     desc(0x2000, 64, flags, 2),
                     desc(STATUS, 16, WRITE, 0),
                 ];
-                let served = guest.serve(&table).unwrap();
-                assert_eq!(served.status.code, StatusCode::Invalid);
+                let completed = guest.process(&table).unwrap();
+                assert_eq!(completed.status.code, StatusCode::Invalid);
                 assert!(guest.storage.contents() == before);
             }
         }
@@ -323,12 +323,12 @@ fn commands_are_for_io_queues() {
         let mut guest = Guest::new();
         guest.put(HEADER, &RequestHeader::command(opcode, 0, 8, 0).to_bytes());
         put_table(&guest.mem, support::TABLE, &TABLE);
-        let served = guest
+        let completed = guest
             .control
-            .serve(&guest.mem, support::head(0), || panic!("not asked to map"))
+            .process(&guest.mem, support::head(0), || panic!("not asked to map"))
             .unwrap()
             .unwrap();
-        assert_eq!(served.status.code, StatusCode::Unsupported);
+        assert_eq!(completed.status.code, StatusCode::Unsupported);
     }
 }
 
@@ -339,7 +339,7 @@ fn storage_errors_reach_the_driver() {
             let mut guest = Guest::with_storage(TestStorage::failing(Some(105), errno));
             let header = RequestHeader::command(opcode, 100, 10, 0);
             let failed = RequestStatus { code, result: 0 };
-            assert_eq!(serve(&mut guest, &header), failed, "{opcode:?}");
+            assert_eq!(process(&mut guest, &header), failed, "{opcode:?}");
         }
     }
 }
@@ -403,7 +403,7 @@ proptest! {
         for header in &commands {
             let result = execute(header, &mut expected);
             let done = RequestStatus { code: StatusCode::Ok, result };
-            prop_assert_eq!(serve(&mut guest, header), done, "{:?}", header);
+            prop_assert_eq!(process(&mut guest, header), done, "{:?}", header);
             prop_assert!(guest.storage.contents() == expected, "storage differs after {:?}", header);
         }
     }

@@ -10,7 +10,7 @@ use commands_reference::{COMMANDS, execute};
 use proptest::prelude::*;
 use proptest::sample::select;
 use ringbar_engine::Chain;
-use ringbar_model::Served;
+use ringbar_model::Completed;
 use ringbar_spec::{HeaderError, Opcode, QueueFault, RequestHeader, RequestStatus, StatusCode};
 use support::{
     CAPACITY, Desc, Guest, INDIRECT, MAX_REQUEST, MAX_SEGMENTS, NEXT, QUEUE_SIZE, REGIONS, TABLE,
@@ -191,8 +191,8 @@ fn judge(memory: &mut Memory, pieces: &[Piece]) -> Result<(RequestHeader, u64, u
     Ok((header, from, to))
 }
 
-/// Serves the chain at descriptor 0 in the most literal way.
-fn reference(memory: &mut Memory, storage: &mut [u8]) -> Result<Served, QueueFault> {
+/// Processes the chain at descriptor 0 in the most literal way.
+fn reference(memory: &mut Memory, storage: &mut [u8]) -> Result<Completed, QueueFault> {
     let pieces = memory.chain()?;
     let writable = sum(&pieces, true);
     let before_status = writable.checked_sub(16).ok_or(QueueFault::NoStatus)?;
@@ -239,7 +239,7 @@ fn reference(memory: &mut Memory, storage: &mut [u8]) -> Result<Served, QueueFau
     } else {
         read
     };
-    Ok(Served {
+    Ok(Completed {
         opcode,
         status,
         durable: flags == RequestHeader::FUA,
@@ -417,7 +417,7 @@ proptest! {
         let mut storage = guest.storage.contents();
         let expected = reference(&mut memory, &mut storage);
 
-        prop_assert_eq!(guest.serve(&table), expected);
+        prop_assert_eq!(guest.process(&table), expected);
         prop_assert!(guest.storage.contents() == storage, "storage differs");
         prop_assert!(support::snapshot(&guest.mem) == memory.0, "guest memory differs");
     }

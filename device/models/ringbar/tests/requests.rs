@@ -6,7 +6,7 @@ mod support;
 
 use std::sync::atomic::Ordering;
 
-use ringbar_model::Served;
+use ringbar_model::Completed;
 use ringbar_spec::{Opcode, QueueFault, RequestHeader, RequestStatus, StatusCode};
 use ringbar_storage::{Storage, with_causes};
 use support::{
@@ -51,10 +51,16 @@ fn guest(header: &RequestHeader) -> Guest {
 }
 
 #[track_caller]
-fn assert_answer(guest: &Guest, served: &Served, code: StatusCode, result: u64, used_len: u32) {
+fn assert_completed(
+    guest: &Guest,
+    completed: &Completed,
+    code: StatusCode,
+    result: u64,
+    used_len: u32,
+) {
     let status = RequestStatus { code, result };
-    assert_eq!(served.status, status);
-    assert_eq!(served.used_len, used_len);
+    assert_eq!(completed.status, status);
+    assert_eq!(completed.used_len, used_len);
     assert_eq!(guest.status(STATUS), Some(status));
 }
 
@@ -62,9 +68,9 @@ fn assert_answer(guest: &Guest, served: &Served, code: StatusCode, result: u64, 
 fn assert_refused(header: &RequestHeader, table: &[Desc], code: StatusCode) {
     let mut guest = guest(header);
     let before = guest.storage.contents();
-    let served = guest.serve(table).unwrap();
-    assert_eq!(served.status, RequestStatus { code, result: 0 });
-    assert_eq!(guest.status(STATUS), Some(served.status));
+    let completed = guest.process(table).unwrap();
+    assert_eq!(completed.status, RequestStatus { code, result: 0 });
+    assert_eq!(guest.status(STATUS), Some(completed.status));
     assert_eq!(guest.storage.contents(), before);
 }
 
@@ -73,7 +79,7 @@ fn assert_fault(header: &RequestHeader, table: &[Desc], fault: QueueFault) {
     let mut guest = guest(header);
     put_table(&guest.mem, support::TABLE, table);
     let before = support::snapshot(&guest.mem);
-    assert_eq!(guest.serve(table).unwrap_err(), fault);
+    assert_eq!(guest.process(table).unwrap_err(), fault);
     assert_eq!(support::snapshot(&guest.mem), before);
 }
 
@@ -81,8 +87,8 @@ fn assert_fault(header: &RequestHeader, table: &[Desc], fault: QueueFault) {
 fn read_brings_the_bytes() {
     let header = header(Opcode::Read, 4097, 1234);
     let mut guest = guest(&header);
-    let served = guest.serve(&plain(&header)).unwrap();
-    assert_answer(&guest, &served, StatusCode::Ok, 1234, 1250);
+    let completed = guest.process(&plain(&header)).unwrap();
+    assert_completed(&guest, &completed, StatusCode::Ok, 1234, 1250);
     assert_eq!(
         guest.get(DATA, 1234),
         guest.storage.contents()[4097..4097 + 1234]
@@ -97,8 +103,8 @@ fn write_stores_the_bytes_and_no_others() {
     guest.put(DATA, &data);
     let mut expected = guest.storage.contents();
     expected[9999..9999 + 777].copy_from_slice(&data);
-    let served = guest.serve(&plain(&header)).unwrap();
-    assert_answer(&guest, &served, StatusCode::Ok, 777, 16);
+    let completed = guest.process(&plain(&header)).unwrap();
+    assert_completed(&guest, &completed, StatusCode::Ok, 777, 16);
     assert_eq!(guest.storage.contents(), expected);
     assert_eq!(guest.storage.flushes.load(Ordering::Relaxed), 0);
 }
@@ -110,8 +116,8 @@ fn forced_unit_access_flushes() {
         ..header(Opcode::Write, 0, 8)
     };
     let mut guest = guest(&header);
-    let served = guest.serve(&plain(&header)).unwrap();
-    assert_answer(&guest, &served, StatusCode::Ok, 8, 16);
+    let completed = guest.process(&plain(&header)).unwrap();
+    assert_completed(&guest, &completed, StatusCode::Ok, 8, 16);
     assert_eq!(guest.storage.flushes.load(Ordering::Relaxed), 1);
 }
 
@@ -130,23 +136,23 @@ fn ho2_forced_unit_access_flushes_after_the_last_segment() {
         desc(STATUS, 16, WRITE, 0),
     ];
     let mut guest = guest(&write);
-    let served = guest.serve(&segments).unwrap();
-    assert_answer(&guest, &served, StatusCode::Ok, 300, 16);
-    assert!(served.durable);
+    let completed = guest.process(&segments).unwrap();
+    assert_completed(&guest, &completed, StatusCode::Ok, 300, 16);
+    assert!(completed.durable);
     assert_eq!(guest.storage.unflushed(), []);
 
     // Not what others have written, and not without the flag.
     let plain_write = header(Opcode::Write, 2000, 300);
     guest.put(HEADER, &plain_write.to_bytes());
-    assert!(!guest.serve(&segments).unwrap().durable);
+    assert!(!guest.process(&segments).unwrap().durable);
     assert_eq!(guest.storage.unflushed().len(), 4);
     guest.put(HEADER, &write.to_bytes());
-    guest.serve(&segments).unwrap();
+    guest.process(&segments).unwrap();
     assert_eq!(guest.storage.unflushed().len(), 4);
     // But a flush is for all of it.
     let flush = header(Opcode::Flush, 0, 0);
     guest.put(HEADER, &flush.to_bytes());
-    guest.serve(&plain(&flush)).unwrap();
+    guest.process(&plain(&flush)).unwrap();
     assert_eq!(guest.storage.unflushed(), []);
 }
 
@@ -159,8 +165,8 @@ fn ho15_the_host_learns_why_the_storage_failed() {
     for opcode in [Opcode::Read, Opcode::Write, Opcode::Fill, Opcode::Crc32c] {
         let header = header(opcode, 200, 64);
         guest.put(HEADER, &header.to_bytes());
-        let served = guest.serve(&plain(&header)).unwrap();
-        assert_eq!(served.status.code, StatusCode::IoError);
+        let completed = guest.process(&plain(&header)).unwrap();
+        assert_eq!(completed.status.code, StatusCode::IoError);
         assert_eq!(reason(&mut guest).as_deref(), Some(expected));
         // Once.
         assert_eq!(reason(&mut guest), None);
@@ -173,8 +179,8 @@ fn ho15_the_host_learns_why_the_storage_failed() {
     ] {
         for (header, code) in [(failing, StatusCode::IoError), (next, code)] {
             guest.put(HEADER, &header.to_bytes());
-            let served = guest.serve(&plain(&header)).unwrap();
-            assert_eq!(served.status.code, code);
+            let completed = guest.process(&plain(&header)).unwrap();
+            assert_eq!(completed.status.code, code);
         }
         assert_eq!(reason(&mut guest), None);
     }
@@ -184,8 +190,8 @@ fn ho15_the_host_learns_why_the_storage_failed() {
 fn flush_flushes() {
     let header = header(Opcode::Flush, 0, 0);
     let mut guest = guest(&header);
-    let served = guest.serve(&plain(&header)).unwrap();
-    assert_answer(&guest, &served, StatusCode::Ok, 0, 16);
+    let completed = guest.process(&plain(&header)).unwrap();
+    assert_completed(&guest, &completed, StatusCode::Ok, 0, 16);
     assert_eq!(guest.storage.flushes.load(Ordering::Relaxed), 1);
 }
 
@@ -194,8 +200,8 @@ fn nothing_at_the_very_end_is_in_range() {
     for opcode in [Opcode::Read, Opcode::Write] {
         let header = header(opcode, CAPACITY, 0);
         let mut guest = guest(&header);
-        let served = guest.serve(&plain(&header)).unwrap();
-        assert_answer(&guest, &served, StatusCode::Ok, 0, 16);
+        let completed = guest.process(&plain(&header)).unwrap();
+        assert_completed(&guest, &completed, StatusCode::Ok, 0, 16);
     }
 }
 
@@ -205,10 +211,10 @@ fn one_descriptor_each_way_is_enough() {
     let mut guest = guest(&header);
     let data = [0xa5; 100];
     guest.put(HEADER + 32, &data);
-    let served = guest
-        .serve(&[desc(HEADER, 132, NEXT, 1), desc(STATUS, 16, WRITE, 0)])
+    let completed = guest
+        .process(&[desc(HEADER, 132, NEXT, 1), desc(STATUS, 16, WRITE, 0)])
         .unwrap();
-    assert_answer(&guest, &served, StatusCode::Ok, 100, 16);
+    assert_completed(&guest, &completed, StatusCode::Ok, 100, 16);
     assert_eq!(guest.storage.contents()[5..105], data);
 }
 
@@ -216,14 +222,14 @@ fn one_descriptor_each_way_is_enough() {
 fn data_across_two_regions_is_one_segment() {
     let header = header(Opcode::Read, 0, 0x100);
     let mut guest = guest(&header);
-    let served = guest
-        .serve(&[
+    let completed = guest
+        .process(&[
             desc(HEADER, 32, NEXT, 1),
             desc(0x7f80, 0x100, NEXT | WRITE, 2),
             desc(STATUS, 16, WRITE, 0),
         ])
         .unwrap();
-    assert_answer(&guest, &served, StatusCode::Ok, 0x100, 0x110);
+    assert_completed(&guest, &completed, StatusCode::Ok, 0x100, 0x110);
     assert_eq!(guest.get(0x7f80, 0x100), guest.storage.contents()[..0x100]);
 }
 
@@ -232,10 +238,10 @@ fn indirect_table_is_followed_and_its_write_flag_ignored() {
     let header = header(Opcode::Read, 3, 64);
     let mut guest = guest(&header);
     put_table(&guest.mem, SECOND_TABLE, &plain(&header));
-    let served = guest
-        .serve(&[desc(SECOND_TABLE, 3 * 16, INDIRECT | WRITE, 9)])
+    let completed = guest
+        .process(&[desc(SECOND_TABLE, 3 * 16, INDIRECT | WRITE, 9)])
         .unwrap();
-    assert_answer(&guest, &served, StatusCode::Ok, 64, 80);
+    assert_completed(&guest, &completed, StatusCode::Ok, 64, 80);
 }
 
 #[test]
@@ -247,8 +253,8 @@ fn indirect_table_may_follow_direct_descriptors() {
         SECOND_TABLE,
         &[desc(DATA, 64, NEXT | WRITE, 1), desc(STATUS, 16, WRITE, 0)],
     );
-    let served = guest
-        .serve(&[
+    let completed = guest
+        .process(&[
             desc(HEADER, 32, NEXT, 5),
             desc(0, 0, 0, 0),
             desc(0, 0, 0, 0),
@@ -257,7 +263,7 @@ fn indirect_table_may_follow_direct_descriptors() {
             desc(SECOND_TABLE, 2 * 16, INDIRECT, 0),
         ])
         .unwrap();
-    assert_answer(&guest, &served, StatusCode::Ok, 64, 80);
+    assert_completed(&guest, &completed, StatusCode::Ok, 64, 80);
 }
 
 #[test]
@@ -266,8 +272,8 @@ fn storage_errors_reach_the_driver() {
         let header = header(Opcode::Read, 100, 300);
         let mut guest = Guest::with_storage(TestStorage::failing(Some(250), errno));
         guest.put(HEADER, &header.to_bytes());
-        let served = guest
-            .serve(&[
+        let completed = guest
+            .process(&[
                 desc(HEADER, 32, NEXT, 1),
                 desc(DATA, 100, NEXT | WRITE, 2),
                 desc(DATA + 0x200, 200, NEXT | WRITE, 3),
@@ -276,7 +282,7 @@ fn storage_errors_reach_the_driver() {
             .unwrap();
         // The first segment came through. The status lies behind a gap, so it
         // does not count as written.
-        assert_answer(&guest, &served, code, 100, 100);
+        assert_completed(&guest, &completed, code, 100, 100);
         assert_eq!(guest.get(DATA, 100), guest.storage.contents()[100..200]);
     }
 }
@@ -286,8 +292,8 @@ fn failing_flush_is_reported() {
     let header = header(Opcode::Flush, 0, 0);
     let mut guest = Guest::with_storage(TestStorage::failing(None, 5));
     guest.put(HEADER, &header.to_bytes());
-    let served = guest.serve(&plain(&header)).unwrap();
-    assert_answer(&guest, &served, StatusCode::IoError, 0, 16);
+    let completed = guest.process(&plain(&header)).unwrap();
+    assert_completed(&guest, &completed, StatusCode::IoError, 0, 16);
 }
 
 #[test]
@@ -318,8 +324,11 @@ fn a_range_is_checked_against_the_size_of_the_moment() {
     ] {
         guest.storage.resize(capacity).unwrap();
         guest.put(HEADER, &header.to_bytes());
-        let served = guest.serve(&plain(&header)).unwrap();
-        assert_eq!((served.status.code, served.status.result), (code, result));
+        let completed = guest.process(&plain(&header)).unwrap();
+        assert_eq!(
+            (completed.status.code, completed.status.result),
+            (code, result)
+        );
     }
 }
 
@@ -392,8 +401,8 @@ fn limits_hold() {
     table.insert(1, desc(HEADER + 20, 12, NEXT, 2));
     table.push(desc(STATUS, 16, WRITE, 0));
     let mut guest = guest(&eight);
-    let served = guest.serve(&table).unwrap();
-    assert_answer(&guest, &served, StatusCode::Ok, 8, 16);
+    let completed = guest.process(&table).unwrap();
+    assert_completed(&guest, &completed, StatusCode::Ok, 8, 16);
 }
 
 #[test]
@@ -410,8 +419,8 @@ fn bad_headers_are_refused() {
     ] {
         let mut guest = guest(&flush);
         guest.put(HEADER + at, &[value]);
-        let served = guest.serve(&plain(&flush)).unwrap();
-        assert_answer(&guest, &served, code, 0, 16);
+        let completed = guest.process(&plain(&flush)).unwrap();
+        assert_completed(&guest, &completed, code, 0, 16);
         assert_eq!(guest.storage.flushes.load(Ordering::Relaxed), 0);
     }
 }
@@ -424,12 +433,12 @@ fn queues_keep_to_their_opcodes() {
     let flush = header(Opcode::Flush, 0, 0);
     let mut guest = guest(&flush);
     put_table(&guest.mem, support::TABLE, &plain(&flush));
-    let served = guest
+    let completed = guest
         .control
-        .serve(&guest.mem, head(0), || panic!("not asked to map"))
+        .process(&guest.mem, head(0), || panic!("not asked to map"))
         .unwrap()
         .unwrap();
-    assert_answer(&guest, &served, StatusCode::Unsupported, 0, 16);
+    assert_completed(&guest, &completed, StatusCode::Unsupported, 0, 16);
 }
 
 #[test]
@@ -438,19 +447,22 @@ fn aperture_is_the_transports() {
     let mut guest = guest(&map);
     put_table(&guest.mem, support::TABLE, &plain(&map));
     let before = support::snapshot(&guest.mem);
-    assert_eq!(guest.control.serve(&guest.mem, head(0), || None), Ok(None));
+    assert_eq!(
+        guest.control.process(&guest.mem, head(0), || None),
+        Ok(None)
+    );
     assert_eq!(support::snapshot(&guest.mem), before);
 
     let answer = RequestStatus {
         code: StatusCode::Ok,
         result: CAPACITY,
     };
-    let served = guest
+    let completed = guest
         .control
-        .serve(&guest.mem, head(0), || Some(answer))
+        .process(&guest.mem, head(0), || Some(answer))
         .unwrap()
         .unwrap();
-    assert_answer(&guest, &served, StatusCode::Ok, CAPACITY, 16);
+    assert_completed(&guest, &completed, StatusCode::Ok, CAPACITY, 16);
 }
 
 #[test]
@@ -481,8 +493,8 @@ fn header_outside_guest_memory_is_refused() {
 fn empty_descriptors_mean_nothing() {
     let header = header(Opcode::Write, 0, 4);
     let mut guest = guest(&header);
-    let served = guest
-        .serve(&[
+    let completed = guest
+        .process(&[
             desc(0xdead_0000, 0, NEXT, 1),
             desc(HEADER, 32, NEXT, 2),
             desc(0xdead_0000, 0, NEXT, 3),
@@ -492,7 +504,7 @@ fn empty_descriptors_mean_nothing() {
             desc(0xdead_0000, 0, WRITE, 0),
         ])
         .unwrap();
-    assert_answer(&guest, &served, StatusCode::Ok, 4, 16);
+    assert_completed(&guest, &completed, StatusCode::Ok, 4, 16);
 }
 
 #[test]
@@ -551,7 +563,7 @@ fn indirect_table_in_an_indirect_table_breaks_the_queue() {
         &[desc(SECOND_TABLE, 16, INDIRECT, 0)],
     );
     assert_eq!(
-        guest.serve(&[desc(SECOND_TABLE, 16, INDIRECT, 0)]),
+        guest.process(&[desc(SECOND_TABLE, 16, INDIRECT, 0)]),
         Err(QueueFault::Chain)
     );
 }
@@ -565,7 +577,7 @@ fn indirect_chain_beyond_the_limit_breaks_the_queue() {
     table.push(desc(STATUS, 16, WRITE, 0));
     put_table(&guest.mem, SECOND_TABLE, &table);
     assert_eq!(
-        guest.serve(&[desc(SECOND_TABLE, 201 * 16, INDIRECT, 0)]),
+        guest.process(&[desc(SECOND_TABLE, 201 * 16, INDIRECT, 0)]),
         Err(QueueFault::Chain)
     );
 }
@@ -583,7 +595,7 @@ fn head_outside_the_ring_breaks_the_queue() {
     let mut guest = Guest::new();
     for index in [QUEUE_SIZE, u16::MAX] {
         assert_eq!(
-            guest.io.serve(&guest.mem, head(index), || None),
+            guest.io.process(&guest.mem, head(index), || None),
             Err(QueueFault::Ring)
         );
     }

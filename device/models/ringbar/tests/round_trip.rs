@@ -131,9 +131,9 @@ proptest! {
             rest = after;
         }
         let done = RequestStatus { code: StatusCode::Ok, result: length as u64 };
-        let served = guest.serve(&table).unwrap();
-        prop_assert_eq!(served.status, done);
-        prop_assert_eq!(served.used_len, 16);
+        let completed = guest.process(&table).unwrap();
+        prop_assert_eq!(completed.status, done);
+        prop_assert_eq!(completed.used_len, 16);
         prop_assert_eq!(guest.status(STATUS), Some(done));
         prop_assert!(guest.storage.contents() == expected);
 
@@ -142,9 +142,9 @@ proptest! {
         }
         let header = RequestHeader { opcode: Opcode::Read, ..header };
         let (table, pieces) = lay_out(&guest, &header, &from);
-        let served = guest.serve(&table).unwrap();
-        prop_assert_eq!(served.status, done);
-        prop_assert_eq!(served.used_len as usize, length + 16);
+        let completed = guest.process(&table).unwrap();
+        prop_assert_eq!(completed.status, done);
+        prop_assert_eq!(completed.used_len as usize, length + 16);
         let read: Vec<u8> = pieces.iter().flat_map(|(addr, len)| guest.get(*addr, *len)).collect();
         prop_assert!(read == data);
         prop_assert!(guest.storage.contents() == expected);

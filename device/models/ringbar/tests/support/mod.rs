@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! A guest for the model to serve: some memory, descriptors in it, and a
+//! A guest whose requests the model processes: some memory, descriptors in it, and a
 //! storage behind.
 
 // Not every test program uses all of it.
@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock, Mutex};
 
 use ringbar_engine::chain::ChainHead;
-use ringbar_model::{QueueRole, RequestQueue, Served};
+use ringbar_model::{Completed, QueueRole, RequestQueue};
 use ringbar_spec::{ConfigParts, DeviceConfig, Opcode, QueueFault, RequestStatus};
 use ringbar_storage::{Mappable, ResizeError, Storage, StorageError};
 use virtio_queue::desc::split::Descriptor;
@@ -306,13 +306,13 @@ impl Guest {
         RequestStatus::parse(self.get(at, RequestStatus::SIZE)[..].try_into().unwrap())
     }
 
-    /// Serves the chain that starts at descriptor 0 on the I/O queue.
-    pub fn serve(&mut self, table: &[Desc]) -> Result<Served, QueueFault> {
+    /// Processes the chain that starts at descriptor 0 on the I/O queue.
+    pub fn process(&mut self, table: &[Desc]) -> Result<Completed, QueueFault> {
         put_table(&self.mem, TABLE, table);
-        let served = self.io.serve(&self.mem, head(0), || {
+        let completed = self.io.process(&self.mem, head(0), || {
             panic!("an I/O queue does not map the aperture")
         })?;
-        Ok(served.expect("only the aperture can be pending"))
+        Ok(completed.expect("only the aperture can be pending"))
     }
 }
 
