@@ -67,7 +67,7 @@ struct State {
     run: u64,
     /// The monitor was asked and has not answered yet, in whichever run. There is one such
     /// request at a time, and none while the device is stopped.
-    asked: bool,
+    map_in_flight: bool,
     mapper: Option<Arc<dyn Mapper>>,
 }
 
@@ -87,7 +87,7 @@ impl Aperture {
             state: Mutex::new(State {
                 mapping: Mapping::Absent,
                 run: 0,
-                asked: false,
+                map_in_flight: false,
                 mapper: None,
             }),
         }
@@ -111,7 +111,7 @@ impl Aperture {
     }
 
     /// The device was stopped: the mapping is gone. Requests that wait are of no use.
-    pub(crate) fn stopped(&self) {
+    pub(crate) fn device_stopped(&self) {
         let before = {
             let mut state = self.state();
             state.run += 1;
@@ -133,28 +133,30 @@ impl Aperture {
                 state.mapping = Mapping::Pending(vec![request]);
             }
             // Without a whole page there is nothing to map.
-            Mapping::Absent | Mapping::Present => return Some((request, aperture.mapped())),
+            Mapping::Absent | Mapping::Present => {
+                return Some((request, aperture.mapped_response()));
+            }
             Mapping::Pending(waiting) => waiting.push(request),
         }
         drop(state);
-        Self::ask(aperture);
+        Self::send_map_request(aperture);
         None
     }
 
     /// Asks the monitor if requests wait for that and it was not asked yet.
-    fn ask(aperture: &Arc<Self>) {
-        let (question, mapper) = {
+    fn send_map_request(aperture: &Arc<Self>) {
+        let (request, mapper) = {
             let mut state = aperture.state();
-            if state.asked || !matches!(state.mapping, Mapping::Pending(_)) {
+            if state.map_in_flight || !matches!(state.mapping, Mapping::Pending(_)) {
                 return;
             }
-            state.asked = true;
-            let question = Question {
+            state.map_in_flight = true;
+            let request = MapRequest {
                 aperture: Arc::clone(aperture),
                 run: state.run,
-                answer: None,
+                result: None,
             };
-            (question, state.mapper.clone())
+            (request, state.mapper.clone())
         };
         let source = aperture
             .storage
@@ -163,15 +165,15 @@ impl Aperture {
         let source = source.and_then(|source| Ok((source.file.try_clone()?, source.offset)));
         match (mapper, source) {
             (Some(mapper), Ok((file, offset))) => {
-                let done = Box::new(move |result| question.answer(result));
+                let done = Box::new(move |result| request.complete(result));
                 mapper.map(file, offset, aperture.layout.mapped, done);
             }
-            (None, _) => question.answer(Err(io::Error::other("nobody has memory mapped"))),
-            (_, Err(error)) => question.answer(Err(error)),
+            (None, _) => request.complete(Err(io::Error::other("nobody has memory mapped"))),
+            (_, Err(error)) => request.complete(Err(error)),
         }
     }
 
-    fn mapped(&self) -> Response {
+    fn mapped_response(&self) -> Response {
         let status = RequestStatus {
             code: StatusCode::Ok,
             result: self.layout.mapped,
@@ -180,10 +182,10 @@ impl Aperture {
     }
 
     /// The monitor has answered what it was asked in this run of the device.
-    fn answered(&self, run: u64, result: io::Result<()>) {
+    fn map_completed(&self, run: u64, result: io::Result<()>) {
         let waiting = {
             let mut state = self.state();
-            state.asked = false;
+            state.map_in_flight = false;
             if state.run != run {
                 return;
             }
@@ -202,7 +204,7 @@ impl Aperture {
         }
         for request in waiting {
             request.complete(match result {
-                Ok(()) => self.mapped(),
+                Ok(()) => self.mapped_response(),
                 Err(_) => Response::Status(Outcome::refused(StatusCode::ApertureUnavailable)),
             });
         }
@@ -211,25 +213,25 @@ impl Aperture {
 
 /// The monitor was asked in this run of the device, and has not answered. Dropped, it will
 /// not.
-struct Question {
+struct MapRequest {
     aperture: Arc<Aperture>,
     run: u64,
-    answer: Option<io::Result<()>>,
+    result: Option<io::Result<()>>,
 }
 
-impl Question {
-    fn answer(mut self, result: io::Result<()>) {
-        self.answer = Some(result);
+impl MapRequest {
+    fn complete(mut self, result: io::Result<()>) {
+        self.result = Some(result);
     }
 }
 
-impl Drop for Question {
+impl Drop for MapRequest {
     fn drop(&mut self) {
-        let answer = self.answer.take();
-        let answer = answer.unwrap_or_else(|| Err(io::Error::other("nobody answers")));
-        self.aperture.answered(self.run, answer);
+        let result = self.result.take();
+        let result = result.unwrap_or_else(|| Err(io::Error::other("nobody answers")));
+        self.aperture.map_completed(self.run, result);
         // For a run that has begun meanwhile.
-        Aperture::ask(&self.aperture);
+        Aperture::send_map_request(&self.aperture);
     }
 }
 

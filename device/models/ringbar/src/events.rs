@@ -32,14 +32,14 @@ struct State {
 
 impl State {
     /// The first event that is not on its way.
-    fn take(&mut self) -> Option<Event> {
+    fn take_undelivered(&mut self) -> Option<Event> {
         let pending = self.pending.iter_mut().find(|pending| !pending.in_flight)?;
         pending.in_flight = true;
         Some(pending.event)
     }
 
     /// Forgets what is not true any more, whether on its way or not.
-    fn retract(&mut self, mut is_outdated: impl FnMut(&Event) -> bool) {
+    fn remove_outdated(&mut self, mut is_outdated: impl FnMut(&Event) -> bool) {
         self.pending.retain(|pending| !is_outdated(&pending.event));
     }
 }
@@ -57,8 +57,8 @@ impl Events {
     /// Reports a broken queue.
     pub(crate) fn queue_broken(&self, queue: u16, fault: QueueFault) {
         let event = Event::QueueBroken { queue, fault };
-        self.add(event, |state, pending| {
-            state.retract(|event| concerns(event, queue));
+        self.add_event(event, |state, pending| {
+            state.remove_outdated(|event| is_queue_broken(event, queue));
             let is_broken = |pending: &Pending| matches!(pending.event, Event::QueueBroken { .. });
             let at = state.pending.iter().take_while(|p| is_broken(p)).count();
             state.pending.insert(at, pending);
@@ -67,25 +67,26 @@ impl Events {
 
     /// A queue that was broken is whole: nobody needs to hear of it any more.
     pub(crate) fn queue_started(&self, queue: u16) {
-        self.state().retract(|event| concerns(event, queue));
+        self.state()
+            .remove_outdated(|event| is_queue_broken(event, queue));
     }
 
     /// Reports that the device memory has another size.
     pub(crate) fn capacity_changed(&self, capacity: u64) {
         let event = Event::CapacityChanged { capacity };
-        self.add(event, |state, pending| {
+        self.add_event(event, |state, pending| {
             // The latest counts.
-            state.retract(|event| matches!(event, Event::CapacityChanged { .. }));
+            state.remove_outdated(|event| matches!(event, Event::CapacityChanged { .. }));
             state.pending.push_back(pending);
         });
     }
 
-    fn add(&self, event: Event, put: impl FnOnce(&mut State, Pending)) {
+    fn add_event(&self, event: Event, put: impl FnOnce(&mut State, Pending)) {
         let mut state = self.state();
         let in_flight = false;
         put(&mut state, Pending { event, in_flight });
         while let Some(buffer) = state.buffers.pop_front() {
-            match state.take() {
+            match state.take_undelivered() {
                 Some(event) => buffer.complete(Response::Event(event)),
                 None => {
                     state.buffers.push_front(buffer);
@@ -96,9 +97,9 @@ impl Events {
     }
 
     /// A buffer of the driver has come.
-    pub(crate) fn offer(&self, buffer: Request<Session>) -> Submission<Session> {
+    pub(crate) fn add_buffer(&self, buffer: Request<Session>) -> Submission<Session> {
         let mut state = self.state();
-        match state.take() {
+        match state.take_undelivered() {
             Some(event) => Submission::Completed(buffer, Response::Event(event)),
             None => {
                 state.buffers.push_back(buffer);
@@ -118,7 +119,7 @@ impl Events {
 
     /// The event queue was stopped: what was on its way did not arrive, and the buffers are
     /// not ours any more.
-    pub(crate) fn stopped(&self) {
+    pub(crate) fn queue_stopped(&self) {
         let buffers = {
             let mut state = self.state();
             for pending in &mut state.pending {
@@ -143,7 +144,7 @@ impl Events {
 }
 
 /// Whether an event is about a broken queue, and this one.
-fn concerns(event: &Event, number: u16) -> bool {
+fn is_queue_broken(event: &Event, number: u16) -> bool {
     matches!(event, Event::QueueBroken { queue, .. } if *queue == number)
 }
 
@@ -196,7 +197,7 @@ mod tests {
         events.queue_broken(3, QueueFault::Chain);
         events.queue_broken(2, QueueFault::Chain);
         events.queue_broken(2, QueueFault::Ring);
-        let take = || events.state().take();
+        let take = || events.state().take_undelivered();
         let broken = |queue, fault| Event::QueueBroken { queue, fault };
         assert_eq!(take(), Some(broken(3, QueueFault::Chain)));
         let broken = broken(2, QueueFault::Ring);
@@ -211,7 +212,7 @@ mod tests {
         });
         events.delivered(broken);
         // The buffer for the other did not arrive.
-        events.stopped();
+        events.queue_stopped();
         assert_eq!([take(), take()], [Some(changed), None]);
     }
 

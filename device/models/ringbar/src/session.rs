@@ -169,7 +169,7 @@ impl DeviceModel for Session {
         request: Request<Self>,
     ) -> Submission<Self> {
         match queue.index {
-            EVENT_QUEUE => self.events.offer(request),
+            EVENT_QUEUE => self.events.add_buffer(request),
             _ => self.submit_request(queue, memory, request),
         }
     }
@@ -219,8 +219,8 @@ impl DeviceModel for Session {
 
     fn queue_stopped(&self, queue: u16) {
         match queue {
-            EVENT_QUEUE => self.events.stopped(),
-            CONTROL_QUEUE => self.aperture.stopped(),
+            EVENT_QUEUE => self.events.queue_stopped(),
+            CONTROL_QUEUE => self.aperture.device_stopped(),
             _ => {}
         }
     }
@@ -238,7 +238,7 @@ impl DeviceModel for Session {
 
     fn reset(&self) {
         info!("device reset");
-        self.aperture.stopped();
+        self.aperture.device_stopped();
         self.events.clear();
     }
 
@@ -255,7 +255,7 @@ impl DeviceModel for Session {
     }
 
     fn unmapped(&self) {
-        self.aperture.stopped();
+        self.aperture.device_stopped();
     }
 }
 
