@@ -22,7 +22,7 @@ use vm_memory::{GuestAddressSpace, GuestMemoryBackend, GuestMemoryMmap};
 use vmm_sys_util::epoll::EventSet;
 
 use crate::error::Error;
-use crate::memory::without_own;
+use crate::memory::without_device_memory;
 use crate::memory_watch::MemoryWatch;
 use crate::shared_memory::MonitorMapper;
 use crate::vring::{Memory, Queues, Vring};
@@ -157,7 +157,7 @@ impl<D: DeviceModel> VhostUserBackend for DeviceBackend<D> {
     }
 
     fn update_memory(&self, mem: Memory) -> io::Result<()> {
-        let memory = without_own(&mem.memory(), |file| self.device.owns(file));
+        let memory = without_device_memory(&mem.memory(), |file| self.device.owns(file));
         let memory = (memory.num_regions() > 0).then_some(memory);
         self.engine.replace_memory(memory);
         self.memory_watch.disarm();

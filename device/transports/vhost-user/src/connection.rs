@@ -42,12 +42,12 @@ impl Connection {
             Arc::clone(&backend),
             GuestMemoryAtomic::new(GuestMemoryMmap::new()),
         )
-        .map_err(refused)?;
+        .map_err(backend_error)?;
         drop(queues);
         // The write end closes when the thread is done, whichever way. Made before
         // the connection is accepted: it would be lost if there were no descriptors.
         let (finished, running) = io::pipe().map_err(Error::Resources)?;
-        daemon.start(&mut listener).map_err(refused)?;
+        daemon.start(&mut listener).map_err(backend_error)?;
         info!("virtual machine monitor connected");
 
         let shutdown = daemon.shutdown_handle();
@@ -61,7 +61,7 @@ impl Connection {
                 backend.engine().ender().end();
                 drop(daemon);
                 drop(backend);
-                ended(result)
+                connection_result(result)
             })
             .map_err(Error::Resources)?;
         Ok(Self {
@@ -90,12 +90,12 @@ impl Connection {
 }
 
 /// What the library returns cannot be shared between threads; its text can.
-fn refused(error: BackendError) -> Error {
+fn backend_error(error: BackendError) -> Error {
     Error::Backend(error.to_string())
 }
 
 /// A monitor that hangs up is the usual end of a connection.
-fn ended(result: Result<(), BackendError>) -> Result<(), Error> {
+fn connection_result(result: Result<(), BackendError>) -> Result<(), Error> {
     match result {
         Ok(())
         | Err(BackendError::HandleRequest(
@@ -103,6 +103,6 @@ fn ended(result: Result<(), BackendError>) -> Result<(), Error> {
         )) => Ok(()),
         Err(BackendError::WaitDaemon(_)) => Err(Error::Panicked),
         Err(BackendError::HandleRequest(error)) => Err(Error::Protocol(error)),
-        Err(error) => Err(refused(error)),
+        Err(error) => Err(backend_error(error)),
     }
 }

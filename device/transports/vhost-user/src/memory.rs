@@ -8,21 +8,21 @@ use std::sync::Arc;
 use tracing::debug;
 use vm_memory::{GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, GuestRegionMmap};
 
-/// Guest memory without the regions that show the device's own memory, which `is_own` says
-/// of a file.
+/// Guest memory without the regions that show the device's own memory. `is_device_memory`
+/// says whether a file holds it.
 ///
 /// Once the aperture is mapped, QEMU lists it in the memory table like any
 /// other memory. A request with a segment in it would copy the device memory
 /// onto itself behind two addresses; left out of the table, the segment is
 /// simply not guest memory.
-pub(crate) fn without_own(
+pub(crate) fn without_device_memory(
     table: &GuestMemoryMmap,
-    is_own: impl Fn(&File) -> bool,
+    is_device_memory: impl Fn(&File) -> bool,
 ) -> GuestMemoryMmap {
     let mut regions = Vec::new();
     for region in table.iter() {
         let file = region.file_offset();
-        let own = file.is_some_and(|offset| is_own(offset.file()));
+        let own = file.is_some_and(|offset| is_device_memory(offset.file()));
         debug!(
             address = format_args!("{:#x}", region.start_addr().0),
             bytes = region.len(),

@@ -61,13 +61,13 @@ pub(crate) struct Vring<M: GuestAddressSpace = Memory> {
     /// The crate's own idea of it, without descriptors.
     mirror: VringMutex<M>,
     queue: Arc<dyn QueueControl>,
-    /// What the queue was told.
-    told: Arc<Mutex<Told>>,
+    /// State that the monitor last set.
+    state: Arc<Mutex<VringState>>,
 }
 
-/// What a queue was told.
+/// State of a queue that the monitor last set.
 #[derive(Debug, Default)]
-struct Told {
+struct VringState {
     /// As of the last start.
     setup: QueueSetup,
     started: bool,
@@ -75,31 +75,31 @@ struct Told {
 }
 
 impl<M: GuestAddressSpace + 'static> Vring<M> {
-    fn told(&self) -> MutexGuard<'_, Told> {
+    fn state(&self) -> MutexGuard<'_, VringState> {
         // Each change is a single assignment.
-        self.told.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Changes the setup, but for the indices.
-    fn set_up(&self, change: impl Fn(&mut QueueSetup)) {
-        let mut told = self.told();
-        let mut setup = told.setup;
+    fn change_setup(&self, change: impl Fn(&mut QueueSetup)) {
+        let mut state = self.state();
+        let mut setup = state.setup;
         change(&mut setup);
-        if setup != told.setup {
-            self.set_up_anew(&mut told, change);
+        if setup != state.setup {
+            self.change_setup_and_restart(&mut state, change);
         }
     }
 
     /// Changes the setup. A queue that was started is started with the new one.
-    fn set_up_anew(&self, told: &mut Told, change: impl Fn(&mut QueueSetup)) {
-        if told.started
+    fn change_setup_and_restart(&self, state: &mut VringState, change: impl Fn(&mut QueueSetup)) {
+        if state.started
             && let Some(stopped) = self.queue.stop()
         {
-            told.setup.go_on_from(stopped);
+            state.setup.go_on_from(stopped);
         }
-        change(&mut told.setup);
-        if told.started {
-            self.queue.start(told.setup);
+        change(&mut state.setup);
+        if state.started {
+            self.queue.start(state.setup);
         }
     }
 }
@@ -120,7 +120,7 @@ impl<M: GuestAddressSpace + 'static> VringT<M> for Vring<M> {
             queue: QUEUES
                 .with_borrow_mut(VecDeque::pop_front)
                 .ok_or(QueueError::QueueNotReady)?,
-            told: Arc::default(),
+            state: Arc::default(),
         })
     }
 
@@ -162,7 +162,7 @@ impl<M: GuestAddressSpace + 'static> VringT<M> for Vring<M> {
 
     fn set_enabled(&self, enabled: bool) {
         self.mirror.set_enabled(enabled);
-        self.told().enabled = enabled;
+        self.state().enabled = enabled;
         self.queue.enable(enabled);
     }
 
@@ -174,7 +174,7 @@ impl<M: GuestAddressSpace + 'static> VringT<M> for Vring<M> {
     ) -> Result<(), QueueError> {
         self.mirror
             .set_queue_info(desc_table, avail_ring, used_ring)?;
-        self.set_up(|setup| {
+        self.change_setup(|setup| {
             setup.desc_table = desc_table;
             setup.avail_ring = avail_ring;
             setup.used_ring = used_ring;
@@ -183,18 +183,18 @@ impl<M: GuestAddressSpace + 'static> VringT<M> for Vring<M> {
     }
 
     fn queue_next_avail(&self) -> u16 {
-        self.told().setup.next_avail
+        self.state().setup.next_avail
     }
 
     fn set_queue_next_avail(&self, base: u16) {
-        self.set_up_anew(&mut self.told(), |setup| setup.next_avail = base);
+        self.change_setup_and_restart(&mut self.state(), |setup| setup.next_avail = base);
     }
 
     /// The crate reads the index out of guest memory, where a queue that runs moves it.
     fn set_queue_next_used(&self, idx: u16) {
-        let mut told = self.told();
-        if !told.started || !told.enabled {
-            self.set_up_anew(&mut told, |setup| setup.next_used = idx);
+        let mut state = self.state();
+        if !state.started || !state.enabled {
+            self.change_setup_and_restart(&mut state, |setup| setup.next_used = idx);
         }
     }
 
@@ -203,22 +203,22 @@ impl<M: GuestAddressSpace + 'static> VringT<M> for Vring<M> {
     }
 
     fn set_queue_size(&self, num: u16) {
-        self.set_up(|setup| setup.size = num);
+        self.change_setup(|setup| setup.size = num);
     }
 
     fn set_queue_event_idx(&self, enabled: bool) {
-        self.set_up(|setup| setup.event_idx = enabled);
+        self.change_setup(|setup| setup.event_idx = enabled);
     }
 
     /// The crate calls this for a stop only: it starts vrings that have a kick descriptor.
     fn set_queue_ready(&self, ready: bool) {
-        let mut told = self.told();
-        if ready || !told.started {
+        let mut state = self.state();
+        if ready || !state.started {
             return;
         }
-        told.started = false;
+        state.started = false;
         if let Some(stopped) = self.queue.stop() {
-            told.setup.go_on_from(stopped);
+            state.setup.go_on_from(stopped);
         }
         self.queue.set_doorbell(None);
     }
@@ -229,10 +229,10 @@ impl<M: GuestAddressSpace + 'static> VringT<M> for Vring<M> {
             return;
         };
         self.queue.set_doorbell(Some(Box::new(Kick::new(file))));
-        let mut told = self.told();
-        if !told.started {
-            told.started = true;
-            self.queue.start(told.setup);
+        let mut state = self.state();
+        if !state.started {
+            state.started = true;
+            self.queue.start(state.setup);
         }
     }
 
