@@ -42,7 +42,7 @@ const MAX_CONNECTIONS: usize = 16;
 const OWNER_ONLY: u32 = 0o600;
 
 /// How long to wait after a connection that could not be accepted.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(500);
+const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(500);
 
 /// What can be asked for.
 #[derive(Debug, Deserialize)]
@@ -67,7 +67,7 @@ pub struct Control {
 
 impl Control {
     /// Serves `device` at `path`.
-    pub fn serve(path: &Path, device: Arc<Device>) -> anyhow::Result<Self> {
+    pub fn listen(path: &Path, device: Arc<Device>) -> anyhow::Result<Self> {
         let (listener, file) = socket::bind(path, OWNER_ONLY)?;
         thread::Builder::new()
             .name("control".to_owned())
@@ -86,14 +86,14 @@ fn accept_all(listener: &UnixListener, device: &Arc<Device>) {
             Err(error) => {
                 // Usually for want of descriptors, and whoever connects still waits.
                 warn!(%error, "cannot accept a connection to the control socket now");
-                thread::sleep(ACCEPT_PAUSE);
+                thread::sleep(ACCEPT_RETRY_DELAY);
                 continue;
             }
         };
         if Arc::strong_count(&connections) > MAX_CONNECTIONS {
-            let refusal = refuse("too many connections to the control socket");
+            let error = error_reply("too many connections to the control socket");
             // Whoever does not wait for the answer does not need it.
-            let _ = answer(&stream, &refusal);
+            let _ = send_reply(&stream, &error);
             continue;
         }
         let (device, connection) = (Arc::clone(device), Arc::clone(&connections));
@@ -101,7 +101,7 @@ fn accept_all(listener: &UnixListener, device: &Arc<Device>) {
             .name("control".to_owned())
             .spawn(move || {
                 let _connection = connection;
-                if let Err(error) = converse(&stream, &device) {
+                if let Err(error) = handle_connection(&stream, &device) {
                     debug!(%error, "control connection ended");
                 }
             });
@@ -112,7 +112,7 @@ fn accept_all(listener: &UnixListener, device: &Arc<Device>) {
 }
 
 /// Answers requests until the other side hangs up.
-fn converse(stream: &UnixStream, device: &Device) -> io::Result<()> {
+fn handle_connection(stream: &UnixStream, device: &Device) -> io::Result<()> {
     let mut reader = BufReader::new(stream);
     let mut line = Vec::new();
     loop {
@@ -127,40 +127,40 @@ fn converse(stream: &UnixStream, device: &Device) -> io::Result<()> {
         }
         if line.len() as u64 == MAX_LINE && line.last() != Some(&b'\n') {
             // Where the next one begins is not known.
-            let refusal = refuse(&format!("a request has at most {MAX_LINE} bytes"));
-            return answer(stream, &refusal);
+            let error = error_reply(&format!("a request has at most {MAX_LINE} bytes"));
+            return send_reply(stream, &error);
         }
         if line.trim_ascii().is_empty() {
             continue;
         }
-        answer(stream, &respond(&line, device))?;
+        send_reply(stream, &handle_line(&line, device))?;
     }
 }
 
-fn answer(mut stream: &UnixStream, reply: &Value) -> io::Result<()> {
+fn send_reply(mut stream: &UnixStream, reply: &Value) -> io::Result<()> {
     stream.write_all(format!("{reply}\n").as_bytes())
 }
 
-fn refuse(description: &str) -> Value {
+fn error_reply(description: &str) -> Value {
     json!({"error": {"desc": description}})
 }
 
 /// The answer to a line.
-fn respond(line: &[u8], device: &Device) -> Value {
-    let no_request = |error| refuse(&format!("this is no request: {error}"));
+fn handle_line(line: &[u8], device: &Device) -> Value {
+    let syntax_error = |error| error_reply(&format!("this is no request: {error}"));
     let mut object: Map<String, Value> = match serde_json::from_slice(line) {
         Ok(object) => object,
-        Err(error) => return no_request(error),
+        Err(error) => return syntax_error(error),
     };
     let id = object.remove("id");
     let arguments = object.entry("arguments").or_insert_with(|| json!({}));
     let mut reply = if arguments.is_object() {
         match serde_json::from_value(Value::Object(object)) {
-            Ok(request) => carry_out(&request, device),
-            Err(error) => no_request(error),
+            Ok(request) => execute(&request, device),
+            Err(error) => syntax_error(error),
         }
     } else {
-        refuse("the arguments of a request are an object")
+        error_reply("the arguments of a request are an object")
     };
     if let Some(id) = id {
         reply["id"] = id;
@@ -168,14 +168,14 @@ fn respond(line: &[u8], device: &Device) -> Value {
     reply
 }
 
-fn carry_out(request: &Request, device: &Device) -> Value {
+fn execute(request: &Request, device: &Device) -> Value {
     let value = match request {
         Request::Resize { bytes } => match device.resize(*bytes) {
             Ok(()) => {
                 info!(bytes, "device memory resized");
                 json!({})
             }
-            Err(error) => return refuse(&format!("{:#}", anyhow::Error::new(error))),
+            Err(error) => return error_reply(&format!("{:#}", anyhow::Error::new(error))),
         },
         Request::QueryDevice {} => {
             let config = device.config();
@@ -203,11 +203,11 @@ mod tests {
     }
 
     /// What `device` answers to these lines.
-    fn answers(device: &Device, lines: &[u8]) -> Vec<Value> {
+    fn replies_to(device: &Device, lines: &[u8]) -> Vec<Value> {
         let (ours, theirs) = UnixStream::pair().unwrap();
         (&ours).write_all(lines).unwrap();
         ours.shutdown(std::net::Shutdown::Write).unwrap();
-        converse(&theirs, device).unwrap();
+        handle_connection(&theirs, device).unwrap();
         drop(theirs);
         serde_json::Deserializer::from_reader(&ours)
             .into_iter()
@@ -218,7 +218,7 @@ mod tests {
     #[test]
     fn resizes_and_tells() {
         let device = device();
-        let replies = answers(
+        let replies = replies_to(
             &device,
             b"{\"execute\": \"resize\", \"arguments\": {\"bytes\": 30000}}\n\n\
               {\"execute\": \"query-device\"}\n{\"execute\": \"query-statistics\"}",
@@ -254,7 +254,7 @@ mod tests {
         ] {
             let mut lines = line.to_vec();
             lines.extend(b"\n{\"execute\": \"query-device\"}\n");
-            let replies = answers(&device, &lines);
+            let replies = replies_to(&device, &lines);
             assert!(replies[0]["error"]["desc"].is_string(), "{replies:?}");
             assert_eq!(replies[1]["return"]["bytes"], 10_000, "{replies:?}");
             assert_eq!(replies.len(), 2);
@@ -271,23 +271,23 @@ mod tests {
                 json!({"id": id, "execute": "query-statistics", "arguments": {}}),
                 json!({"id": id, "execute": "resize", "arguments": {"bytes": 10_000}}),
             ] {
-                let replies = answers(&device, format!("{request}\n").as_bytes());
+                let replies = replies_to(&device, format!("{request}\n").as_bytes());
                 assert!(replies[0]["return"].is_object(), "{request}: {replies:?}");
                 assert_eq!(replies[0].get("id"), Some(&id));
             }
             // Refusals have it as well.
             let request = json!({"execute": "quit", "id": id});
-            let replies = answers(&device, format!("{request}\n").as_bytes());
+            let replies = replies_to(&device, format!("{request}\n").as_bytes());
             assert!(replies[0]["error"].is_object());
             assert_eq!(replies[0].get("id"), Some(&id));
         }
-        let replies = answers(&device, b"{\"execute\": \"query-device\"}\n");
+        let replies = replies_to(&device, b"{\"execute\": \"query-device\"}\n");
         assert_eq!(replies[0].get("id"), None);
     }
 
     #[test]
     fn endless_requests_end_the_connection() {
-        let replies = answers(&device(), &[b' '; 2 * MAX_LINE as usize]);
+        let replies = replies_to(&device(), &[b' '; 2 * MAX_LINE as usize]);
         assert_eq!(replies.len(), 1);
         assert!(replies[0]["error"].is_object());
     }
@@ -296,7 +296,7 @@ mod tests {
     fn the_socket_is_its_owners() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("control");
-        let control = Control::serve(&path, device()).unwrap();
+        let control = Control::listen(&path, device()).unwrap();
         let mode = std::fs::metadata(&path).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
         let mut stream = UnixStream::connect(&path).unwrap();

@@ -54,7 +54,7 @@ pub fn init(filter: &str, format: LogFormat) -> anyhow::Result<Log> {
         .finish(Writer {
             stderr: io::stderr(),
             lost: Arc::clone(&lost),
-            told: 0,
+            reported: 0,
         });
     lost.get_or_init(|| lines.error_counter());
     let layer = tracing_subscriber::fmt::layer().with_writer(lines);
@@ -79,21 +79,21 @@ struct Writer {
     /// How many lines found no room; known once the thread exists.
     lost: Arc<OnceLock<ErrorCounter>>,
     /// How many of them were told.
-    told: usize,
+    reported: usize,
 }
 
 impl Write for Writer {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let written = self.stderr.write(bytes)?;
         let lost = self.lost.get().map_or(0, ErrorCounter::dropped_lines);
-        if lost > self.told {
+        if lost > self.reported {
             // Like any other message, it goes to the end of the lines that wait. Where
             // it finds no room it is one more to tell next time.
             warn!(
-                lines = lost - self.told,
+                lines = lost - self.reported,
                 "log lines were lost: nobody read them in time"
             );
-            self.told = lost;
+            self.reported = lost;
         }
         Ok(written)
     }

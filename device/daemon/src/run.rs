@@ -22,38 +22,38 @@ use crate::signals::Termination;
 use crate::socket::{self, Socket};
 
 /// How long the requests in progress may take when the process is asked to end.
-const PATIENCE: Duration = Duration::from_secs(5);
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long to wait after a connection that could not be accepted.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(500);
+const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(500);
 
 /// Which descriptor became readable.
 enum Ready {
     Termination,
     Other,
-    Neither,
+    Timeout,
 }
 
 /// Serves until there is nobody left to serve, or a signal comes.
 pub fn run(options: &Options) -> anyhow::Result<()> {
     // Before this process opens any descriptor: its number could be the one that was
     // named by mistake.
-    let endpoint = socket::Prepared::new(&options.endpoint)?;
+    let endpoint = socket::PreparedSocket::new(&options.endpoint)?;
     let termination = Termination::catch().context("cannot catch signals")?;
     let storage = open_storage(options)?;
     let device = Arc::new(Device::new(Arc::clone(&storage), options.device)?);
     let mut socket = endpoint.listen()?;
     let _control = match &options.control_socket {
-        Some(path) => Some(Control::serve(path, Arc::clone(&device))?),
+        Some(path) => Some(Control::listen(path, Arc::clone(&device))?),
         None => None,
     };
-    announce(&device, options);
+    log_listening(&device, options);
 
-    let served = serve(&device, &mut socket, &termination, options);
+    let served = serve_connections(&device, &mut socket, &termination, options);
     let flushed = storage
         .flush()
         .context("cannot write the last data to the storage");
-    report(&device);
+    log_counts(&device);
     served.and(flushed)
 }
 
@@ -65,7 +65,7 @@ fn open_storage(options: &Options) -> anyhow::Result<Arc<dyn Storage>> {
     })
 }
 
-fn announce(device: &Device, options: &Options) {
+fn log_listening(device: &Device, options: &Options) {
     let endpoint = match &options.endpoint {
         Endpoint::Path { path, .. } => path.display().to_string(),
         Endpoint::Fd(fd) => format!("descriptor {fd}"),
@@ -77,7 +77,7 @@ fn announce(device: &Device, options: &Options) {
     );
 }
 
-fn serve(
+fn serve_connections(
     device: &Arc<Device>,
     socket: &mut Socket,
     termination: &Termination,
@@ -94,7 +94,7 @@ fn serve(
                 error!("cannot serve a connection now: {error:#}");
                 // Whoever connects may still be waiting, so the listener would be
                 // ready again at once.
-                if let Ready::Termination = wait(termination, None, Some(ACCEPT_PAUSE))? {
+                if let Ready::Termination = wait(termination, None, Some(ACCEPT_RETRY_DELAY))? {
                     info!("asked to end");
                     return Ok(());
                 }
@@ -155,14 +155,14 @@ fn wait(
     Ok(match fds.iter().position(|fd| !fd.revents().is_empty()) {
         Some(0) => Ready::Termination,
         Some(_) => Ready::Other,
-        None => Ready::Neither,
+        None => Ready::Timeout,
     })
 }
 
 fn wait_ended(connection: &Connection) -> anyhow::Result<bool> {
     let finished = connection.finished();
     let mut fds = [PollFd::new(&finished, PollFlags::IN)];
-    poll_retry(&mut fds, Some(PATIENCE))?;
+    poll_retry(&mut fds, Some(SHUTDOWN_TIMEOUT))?;
     Ok(!fds[0].revents().is_empty())
 }
 
@@ -180,7 +180,7 @@ fn poll_retry(fds: &mut [PollFd<'_>], timeout: Option<Duration>) -> anyhow::Resu
     }
 }
 
-fn report(device: &Device) {
+fn log_counts(device: &Device) {
     let Counts { queues, requests } = device.counts();
     info!(
         requests = queues.requests,

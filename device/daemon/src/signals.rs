@@ -15,7 +15,7 @@ use signal_hook::low_level::pipe;
 /// Becomes readable when the process is asked to end.
 #[derive(Debug)]
 pub struct Termination {
-    asked: UnixStream,
+    signalled: UnixStream,
 }
 
 impl Termination {
@@ -24,7 +24,7 @@ impl Termination {
     /// wait. (A second SIGTERM does not: supervisors send it after the SIGINT that
     /// the terminal has sent to all.)
     pub fn catch() -> io::Result<Self> {
-        let (asked, handler) = UnixStream::pair()?;
+        let (signalled, handler) = UnixStream::pair()?;
         let ending = Arc::new(AtomicBool::new(false));
         // In this order: the first SIGINT finds the flag unset.
         flag::register_conditional_default(SIGINT, Arc::clone(&ending))?;
@@ -32,12 +32,12 @@ impl Termination {
             flag::register(signal, Arc::clone(&ending))?;
             pipe::register(signal, handler.try_clone()?)?;
         }
-        Ok(Self { asked })
+        Ok(Self { signalled })
     }
 }
 
 impl AsFd for Termination {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.asked.as_fd()
+        self.signalled.as_fd()
     }
 }

@@ -23,7 +23,7 @@ const BACKLOG: i32 = 128;
 
 /// Where to listen, once the device is there.
 #[derive(Debug)]
-pub enum Prepared {
+pub enum PreparedSocket {
     /// On a socket that is still to be made.
     Create {
         /// Its file.
@@ -35,7 +35,7 @@ pub enum Prepared {
     Inherited(UnixListener),
 }
 
-impl Prepared {
+impl PreparedSocket {
     /// Takes over what is inherited. To be called before the process opens any
     /// descriptor.
     pub fn new(endpoint: &Endpoint) -> anyhow::Result<Self> {

@@ -10,7 +10,7 @@ use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::support::{Daemon, PATIENCE, Vmm};
+use crate::support::{Daemon, TEST_TIMEOUT, Vmm};
 use ringbar_spec::{Event, QueueFault};
 use rustix::process::Signal;
 use tempfile::TempDir;
@@ -38,7 +38,7 @@ fn a_monitor_that_cannot_be_served_leaves_nothing_behind() {
     let mut daemon = Daemon::start(&["--size", "1M", "--queues", "1", "--keep-running"]);
     let before = daemon.resources();
     let assert_unchanged = |daemon: &Daemon, more| {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TEST_TIMEOUT;
         // Workers end after the failure was logged.
         while daemon.resources() != before {
             assert!(

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use crate::support::driver::{INDIRECT, Queue};
 use crate::support::vmm::{EVENT_IDX, INDIRECT_DESC, PROTOCOL_FEATURES, VERSION_1};
-use crate::support::{Daemon, NEXT, PATIENCE, Vmm, WRITE, desc, pattern};
+use crate::support::{Daemon, NEXT, TEST_TIMEOUT, Vmm, WRITE, desc, pattern};
 use ringbar_spec::{Opcode, RequestHeader, RequestStatus, StatusCode};
 use vhost::VhostBackend;
 use vhost::vhost_user::VhostUserFrontend;
@@ -206,7 +206,7 @@ fn no_interrupt_that_the_driver_does_not_want() {
     queue.add(0);
     queue.put(queue.avail() + 4 + 2 * 256, &1u16.to_le_bytes());
     queue.kick();
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TEST_TIMEOUT;
     while queue.take_used().is_none() {
         assert!(Instant::now() < deadline, "the first request is not used");
         std::thread::yield_now();

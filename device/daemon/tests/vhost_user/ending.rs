@@ -11,7 +11,7 @@ use std::thread::{self, JoinHandle};
 use std::time::Instant;
 
 use crate::support::driver::Queue;
-use crate::support::{Daemon, MapPolicy, NEXT, PATIENCE, Vmm, WRITE, desc, process};
+use crate::support::{Daemon, MapPolicy, NEXT, TEST_TIMEOUT, Vmm, WRITE, desc, process};
 use ringbar_spec::{Opcode, RequestHeader};
 use rustix::fs::{CWD, FileType, Mode, mknodat};
 use rustix::process::{Pid, Signal, kill_process};
@@ -111,7 +111,7 @@ fn start_without_answer(daemon: &Daemon) -> Vmm {
 }
 
 fn wait_until(what: &str, condition: impl Fn() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TEST_TIMEOUT;
     while !condition() {
         assert!(Instant::now() < deadline, "too late: {what}");
         thread::yield_now();

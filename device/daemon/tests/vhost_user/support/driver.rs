@@ -9,7 +9,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
-use super::PATIENCE;
+use super::TEST_TIMEOUT;
 
 pub const NEXT: u16 = 1;
 pub const WRITE: u16 = 2;
@@ -156,7 +156,7 @@ impl Queue {
     #[track_caller]
     pub fn wait_interrupt(&self) -> u64 {
         let timeout = Timespec {
-            tv_sec: PATIENCE.as_secs() as i64,
+            tv_sec: TEST_TIMEOUT.as_secs() as i64,
             tv_nsec: 0,
         };
         // SAFETY: the eventfd stays open for as long as `self` is borrowed.

@@ -14,7 +14,7 @@ pub use vmm::{MapPolicy, Vmm};
 use std::time::Duration;
 
 /// How long anything may take before a test gives up.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+pub const TEST_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Bytes that differ from place to place.
 pub fn pattern(len: usize, seed: u8) -> Vec<u8> {

@@ -17,7 +17,7 @@ use rustix::process::{
 };
 use tempfile::TempDir;
 
-use super::PATIENCE;
+use super::TEST_TIMEOUT;
 
 /// A running daemon with a directory of its own.
 pub struct Daemon {
@@ -63,13 +63,13 @@ impl Daemon {
         let stderr = BufReader::new(child.stderr.take().unwrap());
         let (sender, log) = channel();
         let reading = Arc::new(Mutex::new(()));
-        let turn = Arc::clone(&reading);
+        let reading_log = Arc::clone(&reading);
         std::thread::spawn(move || {
             for line in stderr.lines().map_while(Result::ok) {
                 if sender.send(line).is_err() {
                     break;
                 }
-                drop(turn.lock().unwrap());
+                drop(reading_log.lock().unwrap());
             }
         });
         let mut daemon = Self {
@@ -96,7 +96,7 @@ impl Daemon {
     #[track_caller]
     pub fn wait_log(&mut self, text: &str) -> String {
         loop {
-            match self.log.recv_timeout(PATIENCE) {
+            match self.log.recv_timeout(TEST_TIMEOUT) {
                 Ok(line) => {
                     self.seen.push(line.clone());
                     if line.contains(text) {
@@ -172,7 +172,7 @@ impl Daemon {
     pub fn wait(&mut self) -> ExitStatus {
         let pidfd = pidfd_open(self.pid(), PidfdFlags::empty()).unwrap();
         let timeout = Timespec {
-            tv_sec: PATIENCE.as_secs() as i64,
+            tv_sec: TEST_TIMEOUT.as_secs() as i64,
             tv_nsec: 0,
         };
         let mut fds = [PollFd::new(&pidfd, PollFlags::IN)];
