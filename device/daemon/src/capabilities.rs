@@ -29,7 +29,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_the_type() {
+    fn capabilities_name_the_type() {
         let parsed: serde_json::Value = serde_json::from_str(&json()).unwrap();
         assert_eq!(parsed["type"], "ringbar");
         assert_eq!(parsed["virtio-id"], 21);

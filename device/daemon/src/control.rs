@@ -216,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn resizes_and_tells() {
+    fn resize_changes_the_queried_size() {
         let device = device();
         let replies = replies_to(
             &device,
@@ -234,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn wrong_requests_are_refused_and_the_next_one_is_heard() {
+    fn wrong_requests_are_refused_and_the_next_one_is_executed() {
         let device = device();
         for line in [
             &b"resize"[..],
@@ -293,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn the_socket_is_its_owners() {
+    fn only_the_owner_can_connect() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("control");
         let control = Control::listen(&path, device()).unwrap();

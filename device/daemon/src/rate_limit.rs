@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn silence_fills_the_bucket_and_no_more() {
+    fn idle_time_fills_the_bucket_to_its_limit() {
         let mut bucket = Bucket::default();
         let start = Instant::now();
         taken(&mut bucket, start);

@@ -289,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lock_has_one_holder_however_often_it_changes_hands() {
+    fn lock_has_one_holder_at_a_time() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("socket");
         let holders = AtomicU32::new(0);
@@ -311,7 +311,7 @@ mod tests {
     }
 
     #[test]
-    fn a_path_that_another_instance_is_at_is_left_alone() {
+    fn path_locked_by_another_instance_is_left_alone() {
         let directory = tempfile::tempdir().unwrap();
         let path = stale(directory.path());
         let lock = PathLock::take(&path).unwrap().unwrap();

@@ -142,7 +142,7 @@ proptest! {
 }
 
 #[test]
-fn values_of_the_wire() {
+fn header_has_its_layout() {
     let header = RequestHeader {
         opcode: Opcode::Write,
         flags: RequestHeader::FUA,
@@ -163,7 +163,7 @@ fn values_of_the_wire() {
 }
 
 #[test]
-fn configuration_on_the_wire() {
+fn configuration_has_its_layout() {
     let config = DeviceConfig::new(ConfigParts {
         io_queues: 3,
         max_segments: 0x0405,
@@ -249,7 +249,7 @@ const SMALL: ConfigParts = ConfigParts {
 };
 
 #[test]
-fn another_capacity_takes_the_aperture_along() {
+fn resize_limits_the_aperture_to_the_capacity() {
     let config = DeviceConfig::new(ConfigParts {
         capacity: 100_000,
         aperture_bytes: 8192,
@@ -317,7 +317,7 @@ fn impossible_configurations_are_refused() {
 }
 
 #[test]
-fn other_devices_are_told_apart() {
+fn other_devices_are_refused() {
     let good = DeviceConfig::new(SMALL).unwrap();
     let mut bytes = good.to_bytes();
     bytes[0] ^= 1;

@@ -21,7 +21,7 @@ fn mapped(bytes: u64) -> RequestStatus {
 }
 
 #[test]
-fn both_ways_lead_to_the_same_bytes() {
+fn requests_and_the_aperture_access_the_same_bytes() {
     let daemon = Daemon::start(&["--size", "1000000", "--queues", "1"]);
     let mut vmm = Vmm::start(daemon.socket(), 1);
     assert_eq!(
@@ -43,7 +43,7 @@ fn both_ways_lead_to_the_same_bytes() {
 
 /// The last page is not filled by the device, and the file goes on in it.
 #[test]
-fn ho10_nothing_beyond_the_device_is_behind_the_aperture() {
+fn ho10_aperture_ends_with_the_device_memory() {
     let directory = TempDir::new().unwrap();
     let file = directory.path().join("disk");
     std::fs::write(&file, vec![7; 1 << 20]).unwrap();
@@ -62,7 +62,7 @@ fn ho10_nothing_beyond_the_device_is_behind_the_aperture() {
 }
 
 #[test]
-fn ho10_a_device_of_less_than_a_page_has_nothing_behind_the_aperture() {
+fn ho10_device_smaller_than_a_page_has_no_aperture() {
     let daemon = Daemon::start(&["--size", "4095", "--queues", "1"]);
     let mut vmm = Vmm::start(daemon.socket(), 1);
     assert_eq!(vmm.config().aperture_bytes(), 0);
@@ -72,7 +72,7 @@ fn ho10_a_device_of_less_than_a_page_has_nothing_behind_the_aperture() {
 }
 
 #[test]
-fn asked_twice_maps_once() {
+fn aperture_is_mapped_once_for_several_requests() {
     let daemon = Daemon::start(&["--size", "1M", "--queues", "1"]);
     let mut vmm = Vmm::start(daemon.socket(), 1);
     for _ in 0..3 {
@@ -82,7 +82,7 @@ fn asked_twice_maps_once() {
 }
 
 #[test]
-fn refusal_reaches_the_driver_and_may_be_overcome() {
+fn refused_map_is_reported_and_can_be_retried() {
     let daemon = Daemon::start(&["--size", "1M", "--queues", "1"]);
     let mut vmm = Vmm::start(daemon.socket(), 1);
     vmm.set_map_policy(MapPolicy::Refuse);
@@ -106,7 +106,7 @@ fn unavailable_without_the_protocol_feature() {
 }
 
 #[test]
-fn requests_do_not_reach_into_the_devices_own_aperture() {
+fn data_segments_in_the_own_aperture_are_refused() {
     let daemon = Daemon::start(&["--size", "1M", "--queues", "1"]);
     let mut vmm = Vmm::start(daemon.socket(), 1);
     let data = pattern(4096, 7);

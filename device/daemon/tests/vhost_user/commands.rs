@@ -154,9 +154,9 @@ fn wrong_commands_are_answered_and_the_queue_goes_on() {
 }
 
 /// The monitor does not have to wait for a ring full of commands, and those that
-/// were not served are when the guest goes on.
+/// were not completed are when the guest goes on.
 #[test]
-fn pause_comes_between_long_commands() {
+fn stop_comes_between_long_commands() {
     const COMMANDS: u16 = 120;
     let daemon = Daemon::start(&["--size", "64M", "--queues", "1"]);
     let mut vmm = Vmm::start(daemon.socket(), 1);
@@ -175,9 +175,9 @@ fn pause_comes_between_long_commands() {
     assert_eq!(next_used(queue), (0, 16));
 
     let bases = vmm.stop_device();
-    let served = bases[2] as u16;
-    assert!((1..COMMANDS).contains(&served), "{served} served");
-    for i in 1..served {
+    let completed = bases[2] as u16;
+    assert!((1..COMMANDS).contains(&completed), "{completed} completed");
+    for i in 1..completed {
         assert_eq!(vmm.io(0).take_used(), Some((u32::from(2 * i), 16)));
     }
     assert_eq!(vmm.io(0).take_used(), None);
@@ -186,7 +186,7 @@ fn pause_comes_between_long_commands() {
     vmm.enable();
     let queue = vmm.io(0);
     queue.kick();
-    for i in served..COMMANDS {
+    for i in completed..COMMANDS {
         assert_eq!(next_used(queue), (u32::from(2 * i), 16));
     }
     let last = u64::from(COMMANDS - 1).to_le_bytes();

@@ -19,7 +19,7 @@ use vhost::vhost_user::message::VhostUserProtocolFeatures as Protocol;
 use vmm_sys_util::eventfd::EventFd;
 
 #[test]
-fn a_monitor_that_cannot_be_accepted_now_is_later() {
+fn failed_accept_is_retried() {
     let mut daemon = Daemon::start(&["--size", "1M", "--queues", "1", "--keep-running"]);
     let limit = daemon.forbid_descriptors();
     drop(UnixStream::connect(daemon.socket()).unwrap());
@@ -34,7 +34,7 @@ fn a_monitor_that_cannot_be_accepted_now_is_later() {
 
 /// Whatever the device has got before it gets no more.
 #[test]
-fn a_monitor_that_cannot_be_served_leaves_nothing_behind() {
+fn failed_connection_leaks_no_resources() {
     let mut daemon = Daemon::start(&["--size", "1M", "--queues", "1", "--keep-running"]);
     let before = daemon.resources();
     let assert_unchanged = |daemon: &Daemon, more| {
@@ -69,7 +69,7 @@ fn a_monitor_that_cannot_be_served_leaves_nothing_behind() {
 }
 
 #[test]
-fn a_control_connection_that_cannot_be_accepted_now_is_later() {
+fn failed_accept_of_a_control_connection_is_retried() {
     let directory = TempDir::new().unwrap();
     let control = directory.path().join("control");
     let args = [
@@ -94,7 +94,7 @@ fn a_control_connection_that_cannot_be_accepted_now_is_later() {
 /// A number that was named by mistake may be that of a descriptor that the process
 /// opens itself.
 #[test]
-fn descriptors_of_the_process_itself_are_not_taken_for_inherited_ones() {
+fn own_descriptors_are_not_taken_for_inherited_ones() {
     for fd in 3..10 {
         let output = Command::new("sh")
             .arg("-c")
@@ -110,7 +110,7 @@ fn descriptors_of_the_process_itself_are_not_taken_for_inherited_ones() {
 }
 
 #[test]
-fn a_kick_descriptor_that_breaks_costs_its_queue_only() {
+fn broken_kick_descriptor_stops_its_queue_only() {
     let mut daemon = Daemon::start(&["--size", "1M", "--queues", "2"]);
     let mut vmm = Vmm::connect(daemon.socket(), 2, Protocol::all());
     vmm.configure(&[0; 4]);

@@ -32,7 +32,7 @@ fn assert_round_trip(queue: &mut Queue, offset: u64, len: usize, seed: u8) {
 }
 
 #[test]
-fn offers_what_it_should_and_nothing_else() {
+fn offered_features_are_the_supported_ones() {
     let daemon = Daemon::start(&["--size", "10000", "--queues", "3"]);
     let mut vmm = Vmm::connect(daemon.socket(), 3, Protocol::all());
     assert_eq!(
@@ -255,7 +255,7 @@ fn survives_many_reboots() {
 }
 
 #[test]
-fn paused_guest_goes_on_where_it_was() {
+fn stopped_guest_continues_where_it_stopped() {
     let daemon = Daemon::start(&["--size", "1M", "--queues", "1"]);
     let mut vmm = Vmm::start(daemon.socket(), 1);
     for round in 0..5 {
@@ -267,7 +267,7 @@ fn paused_guest_goes_on_where_it_was() {
 }
 
 #[test]
-fn keeps_up_with_the_largest_number_of_queues() {
+fn serves_62_io_queues() {
     let daemon = Daemon::start(&["--size", "1M", "--queues", "62"]);
     let mut vmm = Vmm::start(daemon.socket(), 62);
     for i in 0..62 {

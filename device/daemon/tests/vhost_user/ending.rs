@@ -20,7 +20,7 @@ use tempfile::TempDir;
 /// A guest that keeps a queue full of commands, each of which takes the device longer
 /// than it takes the guest to make the next one.
 struct BusyGuest {
-    ends: Arc<AtomicBool>,
+    stop_requested: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -33,10 +33,10 @@ impl BusyGuest {
         queue.add_all([0; 64]);
         queue.kick();
         queue.wait_interrupt();
-        let ends = Arc::new(AtomicBool::new(false));
-        let ended = Arc::clone(&ends);
+        let stop_requested = Arc::new(AtomicBool::new(false));
+        let stop = Arc::clone(&stop_requested);
         let thread = thread::spawn(move || {
-            while !ended.load(Ordering::Relaxed) {
+            while !stop.load(Ordering::Relaxed) {
                 while queue.take_used().is_some() {
                     queue.add(0);
                 }
@@ -44,7 +44,7 @@ impl BusyGuest {
             }
         });
         Self {
-            ends,
+            stop_requested,
             thread: Some(thread),
         }
     }
@@ -52,7 +52,7 @@ impl BusyGuest {
 
 impl Drop for BusyGuest {
     fn drop(&mut self) {
-        self.ends.store(true, Ordering::Relaxed);
+        self.stop_requested.store(true, Ordering::Relaxed);
         if let Some(Err(error)) = self.thread.take().map(JoinHandle::join) {
             eprintln!("the guest panicked: {error:?}");
         }
@@ -98,7 +98,7 @@ fn ho5_the_next_monitor_does_not_wait_for_the_guest_of_the_last_one() {
 }
 
 /// A monitor that has the device wait for an answer that does not come.
-fn start_without_answer(daemon: &Daemon) -> Vmm {
+fn start_without_map_reply(daemon: &Daemon) -> Vmm {
     let mut vmm = Vmm::start(daemon.socket(), 1);
     vmm.set_map_policy(MapPolicy::Ignore);
     let queue = vmm.control();
@@ -120,9 +120,9 @@ fn wait_until(what: &str, condition: impl Fn() -> bool) {
 
 /// Though the monitor keeps the channel on which it was to come.
 #[test]
-fn an_answer_is_not_waited_for_when_the_monitor_has_hung_up() {
+fn hang_up_ends_the_wait_for_a_map_reply() {
     let mut daemon = Daemon::start(&["--size", "1M", "--queues", "1", "--keep-running"]);
-    drop(start_without_answer(&daemon));
+    drop(start_without_map_reply(&daemon));
     daemon.wait_log("disconnected");
     let mut vmm = Vmm::start(daemon.socket(), 1);
     assert_eq!(vmm.io(0).write(0, &[1; 100]).result, 100);
@@ -131,9 +131,9 @@ fn an_answer_is_not_waited_for_when_the_monitor_has_hung_up() {
 }
 
 #[test]
-fn an_answer_is_not_waited_for_after_sigterm() {
+fn sigterm_ends_the_wait_for_a_map_reply() {
     let mut daemon = Daemon::start(&["--size", "1M", "--queues", "1"]);
-    let _vmm = start_without_answer(&daemon);
+    let _vmm = start_without_map_reply(&daemon);
     daemon.signal(Signal::TERM);
     daemon.wait_log("done requests=");
     let late = |line: &String| line.contains("did not end in time");
@@ -153,7 +153,7 @@ impl Drop for Killed {
 }
 
 #[test]
-fn a_second_sigint_ends_it_at_once() {
+fn sigint_after_another_signal_ends_the_process_at_once() {
     let directory = TempDir::new().unwrap();
     let socket = directory.path().join("socket");
     // To open a pipe takes until somebody reads from it.

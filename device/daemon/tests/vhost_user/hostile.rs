@@ -96,7 +96,7 @@ fn requests_before_the_bad_one_are_answered() {
 }
 
 #[test]
-fn a_broken_queue_stays_broken_over_a_pause_and_is_whole_after_a_reset() {
+fn broken_queue_stays_broken_over_a_stop_and_works_after_a_reset() {
     let daemon = Daemon::start(&["--size", "1M", "--queues", "2"]);
     let mut vmm = Vmm::start(daemon.socket(), 2);
     vmm.post_event_buffers(2);
@@ -128,7 +128,7 @@ fn a_broken_queue_stays_broken_over_a_pause_and_is_whole_after_a_reset() {
 }
 
 #[test]
-fn ho13_a_broken_queue_is_whole_after_a_reset_message() {
+fn ho13_broken_queue_works_after_a_reset_message() {
     let daemon = Daemon::start(&["--size", "1M", "--queues", "2"]);
     let mut vmm = Vmm::start(daemon.socket(), 2);
     vmm.post_event_buffers(2);
@@ -156,7 +156,7 @@ fn a_ring_whose_size_is_no_power_of_two_is_a_broken_queue() {
 }
 
 #[test]
-fn events_of_an_earlier_life_are_not_delivered() {
+fn events_from_before_a_reset_are_not_delivered() {
     let mut daemon = Daemon::start(&["--size", "1M", "--queues", "2"]);
     let mut vmm = Vmm::start(daemon.socket(), 2);
     provoke(vmm.io(0), &[desc(0, 32, 0, 0)]);

@@ -31,7 +31,7 @@ fn ends_when_the_monitor_hangs_up() {
 }
 
 #[test]
-fn ends_when_the_monitor_hangs_up_without_a_word() {
+fn ends_when_the_monitor_hangs_up_before_any_message() {
     let daemon = Daemon::start(&["--size", "1M"]);
     drop(std::os::unix::net::UnixStream::connect(daemon.socket()).unwrap());
     daemon.assert_clean_exit();
@@ -54,7 +54,7 @@ fn signals_end_it_cleanly_at_any_time() {
 }
 
 #[test]
-fn counters_tell_what_was_done() {
+fn counters_are_logged_at_the_end() {
     let mut daemon = Daemon::start(&["--size", "1M", "--queues", "1"]);
     let mut vmm = Vmm::start(daemon.socket(), 1);
     vmm.io(0).write(0, &[1; 100]);
@@ -92,7 +92,7 @@ fn counters_tell_what_was_done() {
 }
 
 #[test]
-fn keeps_running_if_told_to() {
+fn keep_running_serves_several_monitors() {
     let mut daemon = Daemon::start(&["--size", "1M", "--queues", "1", "--keep-running"]);
     let data = pattern(1000, 1);
     let mut vmm = Vmm::start(daemon.socket(), 1);
@@ -255,7 +255,7 @@ fn wrong_descriptors_are_refused() {
 }
 
 #[test]
-fn socket_is_for_whom_it_was_meant() {
+fn socket_mode_limits_who_can_connect() {
     for (args, mode) in [
         (&["--size", "1M"][..], 0o600),
         (&["--size", "1M", "--socket-mode", "0660"], 0o660),

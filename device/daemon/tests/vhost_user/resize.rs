@@ -11,8 +11,8 @@ use ringbar_spec::{Event, Opcode, StatusCode};
 use tempfile::TempDir;
 use vhost::vhost_user::VhostUserFrontend;
 
-/// Asks the daemon whose control socket is in `directory`; its answer.
-fn ask(directory: &Path, request: &str) -> serde_json::Value {
+/// Asks the daemon whose control socket is in `directory`; its reply.
+fn send_request(directory: &Path, request: &str) -> serde_json::Value {
     let mut stream = UnixStream::connect(directory.join("control")).unwrap();
     writeln!(stream, "{request}").unwrap();
     let mut line = String::new();
@@ -23,8 +23,8 @@ fn ask(directory: &Path, request: &str) -> serde_json::Value {
 #[track_caller]
 fn resize(directory: &Path, bytes: u64) {
     let request = format!("{{\"execute\": \"resize\", \"arguments\": {{\"bytes\": {bytes}}}}}");
-    let answer = ask(directory, &request);
-    assert_eq!(answer, serde_json::json!({"return": {}}));
+    let reply = send_request(directory, &request);
+    assert_eq!(reply, serde_json::json!({"return": {}}));
 }
 
 fn start(args: &[&str]) -> Daemon {
@@ -40,7 +40,7 @@ fn changed(capacity: u64) -> Event {
 }
 
 #[test]
-fn the_driver_is_told_and_reaches_the_new_end() {
+fn resize_is_announced_and_the_new_end_is_accessible() {
     let daemon = start(&["--size", "1M", "--queues", "1"]);
     let mut vmm = Vmm::start(daemon.socket(), 1);
     vmm.post_event_buffers(4);
@@ -54,8 +54,8 @@ fn the_driver_is_told_and_reaches_the_new_end() {
     assert_eq!(config.capacity(), 3 << 20);
     // The mapping in the monitor is what it was.
     assert_eq!(config.aperture_bytes(), 1 << 20);
-    let answer = vmm.control().command(Opcode::MapAperture);
-    assert_eq!(answer.result, 1 << 20);
+    let reply = vmm.control().command(Opcode::MapAperture);
+    assert_eq!(reply.result, 1 << 20);
     vmm.io(0).write((3 << 20) - 5000, &data);
     assert!(vmm.io(0).read((3 << 20) - 5000, 5000).1 == data);
 
@@ -73,7 +73,7 @@ fn the_driver_is_told_and_reaches_the_new_end() {
 }
 
 #[test]
-fn a_driver_without_buffers_hears_of_the_latest_size_only() {
+fn driver_without_event_buffers_gets_the_latest_capacity_only() {
     let daemon = start(&["--size", "1M", "--queues", "1"]);
     let mut vmm = Vmm::start(daemon.socket(), 1);
     for bytes in [5 << 20, 6 << 20, 7 << 20] {
@@ -87,7 +87,7 @@ fn a_driver_without_buffers_hears_of_the_latest_size_only() {
 
 /// Whoever starts the device reads its configuration.
 #[test]
-fn a_size_of_an_earlier_life_is_not_told() {
+fn capacity_change_from_before_a_reset_is_not_delivered() {
     let daemon = start(&["--size", "1M", "--queues", "1"]);
     let mut vmm = Vmm::start(daemon.socket(), 1);
     resize(daemon.directory(), 5 << 20);
@@ -101,27 +101,27 @@ fn a_size_of_an_earlier_life_is_not_told() {
 }
 
 #[test]
-fn the_next_monitor_sees_all_of_it_behind_the_aperture() {
+fn next_monitor_maps_the_whole_resized_memory() {
     let daemon = start(&["--size", "1M", "--queues", "1", "--keep-running"]);
     let vmm = Vmm::start(daemon.socket(), 1);
     drop(vmm);
     resize(daemon.directory(), 5 << 20);
     let mut vmm = Vmm::start(daemon.socket(), 1);
     assert_eq!(vmm.config().aperture_bytes(), 5 << 20);
-    let answer = vmm.control().command(Opcode::MapAperture);
-    assert_eq!(answer.result, 5 << 20);
+    let reply = vmm.control().command(Opcode::MapAperture);
+    assert_eq!(reply.result, 5 << 20);
     assert_eq!(vmm.bar_len(), 5 << 20);
 }
 
 #[test]
-fn what_cannot_be_done_is_refused_with_the_reason() {
+fn impossible_resize_is_refused_with_a_reason() {
     let daemon = start(&["--size", "1M", "--queues", "1"]);
-    let answer = ask(
+    let reply = send_request(
         daemon.directory(),
         "{\"execute\": \"resize\", \"arguments\": {\"bytes\": 9223372036854775807}}",
     );
-    let reason = answer["error"]["desc"].as_str().unwrap();
+    let reason = reply["error"]["desc"].as_str().unwrap();
     assert!(reason.contains("9223372036854775807 bytes"), "{reason}");
-    let answer = ask(daemon.directory(), "{\"execute\": \"query-device\"}");
-    assert_eq!(answer["return"]["bytes"], 1 << 20);
+    let reply = send_request(daemon.directory(), "{\"execute\": \"query-device\"}");
+    assert_eq!(reply["return"]["bytes"], 1 << 20);
 }

@@ -23,7 +23,7 @@ fn failure(directory: &Path) -> Value {
 }
 
 #[test]
-fn ho8_the_guest_gets_errors_and_the_device_lives() {
+fn ho8_failed_storage_ends_requests_with_errors_only() {
     let directory = TempDir::new().unwrap();
     let file = directory.path().join("disk");
     let storage = format!("file:{}", file.display());
@@ -81,7 +81,7 @@ fn ho8_the_guest_gets_errors_and_the_device_lives() {
 }
 
 #[test]
-fn ho15_an_error_of_the_guest_is_none_of_the_storage() {
+fn ho15_guest_errors_are_not_logged_as_storage_failures() {
     let mut daemon = Daemon::start(&["--size", "1M", "--queues", "1"]);
     let mut vmm = Vmm::start(daemon.socket(), 1);
     assert_eq!(vmm.io(0).read(1 << 20, 1).0.code, StatusCode::OutOfRange);

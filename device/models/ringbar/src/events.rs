@@ -181,7 +181,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_reset_leaves_nothing_to_tell() {
+    fn reset_clears_pending_events() {
         let events = Events::default();
         events.queue_broken(2, QueueFault::Chain);
         events.capacity_changed(4096);
@@ -190,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn broken_queues_come_first_in_their_order_and_are_told_once() {
+    fn broken_queues_are_reported_first_in_order_and_once() {
         let events = Events::default();
         events.capacity_changed(4096);
         events.capacity_changed(8192);
@@ -217,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn a_queue_that_is_whole_again_is_not_reported() {
+    fn restarted_queue_is_not_reported_as_broken() {
         let events = Events::default();
         events.queue_broken(2, QueueFault::Chain);
         events.queue_broken(3, QueueFault::Chain);

@@ -106,7 +106,7 @@ mod tests {
     const TIMEOUT: Duration = Duration::from_secs(10);
 
     #[test]
-    fn flushes_that_wait_become_one() {
+    fn waiting_flushes_are_merged() {
         let (begun, begins) = channel();
         let (go_on, goes_on) = channel::<()>();
         let goes_on = Mutex::new(goes_on);

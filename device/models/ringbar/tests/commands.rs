@@ -167,7 +167,7 @@ fn checksums_are_those_of_the_standard() {
 }
 
 #[test]
-fn checksums_go_on_where_another_ended() {
+fn checksum_continues_from_a_previous_one() {
     let mut guest = large();
     let whole = command(&mut guest, Opcode::Crc32c, 1, 200_000, 0);
     assert_eq!(
@@ -188,7 +188,7 @@ fn checksums_go_on_where_another_ended() {
 }
 
 #[test]
-fn nothing_to_do_is_done() {
+fn commands_of_length_0_succeed() {
     for opcode in COMMANDS {
         for offset in [0, 7, CAPACITY] {
             let mut guest = Guest::new();

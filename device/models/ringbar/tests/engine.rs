@@ -136,7 +136,7 @@ const OK: RequestStatus = RequestStatus {
 };
 
 #[test]
-fn ho6_a_flush_holds_up_neither_its_queue_nor_another() {
+fn ho6_flush_blocks_neither_its_queue_nor_another() {
     let mut machine = Machine::start();
     let number = submit(machine.io(0), Opcode::Flush, 0, 0, 0);
     machine.wait_flush();
@@ -150,7 +150,7 @@ fn ho6_a_flush_holds_up_neither_its_queue_nor_another() {
 
 /// Also where the flush belongs to a write or a command.
 #[test]
-fn ho6_durable_commands_hold_nothing_up() {
+fn ho6_durable_commands_block_no_queue() {
     let mut machine = Machine::start();
     let flags = RequestHeader::FUA;
     let number = submit(
@@ -246,7 +246,7 @@ fn ho5_the_end_waits_for_no_flush() {
 
 /// Commands of many steps that are stopped begin anew.
 #[test]
-fn ho4_a_command_that_was_stopped_is_done_when_the_queue_goes_on() {
+fn ho4_stopped_command_completes_after_the_restart() {
     let mut machine = Machine::start();
     let word = u64::from_le_bytes([9; 8]);
     for _ in 0..20 {

@@ -196,7 +196,7 @@ fn flush_flushes() {
 }
 
 #[test]
-fn nothing_at_the_very_end_is_in_range() {
+fn empty_range_at_the_end_is_in_range() {
     for opcode in [Opcode::Read, Opcode::Write] {
         let header = header(opcode, CAPACITY, 0);
         let mut guest = guest(&header);
@@ -314,7 +314,7 @@ fn ranges_outside_the_device_are_refused() {
 }
 
 #[test]
-fn a_range_is_checked_against_the_size_of_the_moment() {
+fn ranges_are_checked_against_the_current_capacity() {
     let header = header(Opcode::Read, CAPACITY - 64, 64);
     let mut guest = Guest::with_storage(TestStorage::new());
     for (capacity, code, result) in [
@@ -384,7 +384,7 @@ fn contradictions_are_refused() {
 }
 
 #[test]
-fn limits_hold() {
+fn limits_are_enforced() {
     let large = header(Opcode::Read, 0, u64::from(MAX_REQUEST) + 1);
     assert_refused(&large, &plain(&large), StatusCode::Invalid);
 
@@ -426,7 +426,7 @@ fn bad_headers_are_refused() {
 }
 
 #[test]
-fn queues_keep_to_their_opcodes() {
+fn queues_refuse_opcodes_of_other_roles() {
     let map = header(Opcode::MapAperture, 0, 0);
     assert_refused(&map, &plain(&map), StatusCode::Unsupported);
 
@@ -442,7 +442,7 @@ fn queues_keep_to_their_opcodes() {
 }
 
 #[test]
-fn aperture_is_the_transports() {
+fn map_aperture_is_executed_by_the_caller() {
     let map = header(Opcode::MapAperture, 0, 0);
     let mut guest = guest(&map);
     put_table(&guest.mem, support::TABLE, &plain(&map));
@@ -490,7 +490,7 @@ fn header_outside_guest_memory_is_refused() {
 }
 
 #[test]
-fn empty_descriptors_mean_nothing() {
+fn empty_descriptors_are_ignored() {
     let header = header(Opcode::Write, 0, 4);
     let mut guest = guest(&header);
     let completed = guest

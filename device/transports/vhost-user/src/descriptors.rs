@@ -97,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn a_kick_is_told_once_and_its_absence_is_no_error() {
+    fn kick_is_acknowledged_once_and_its_absence_is_no_error() {
         let (ours, theirs) = eventfd();
         let kick = Kick::new(theirs);
         assert!(!kick.acknowledge().unwrap());
@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn an_interrupt_does_not_wait_for_a_monitor_that_takes_none() {
+    fn interrupt_does_not_block_on_a_full_eventfd() {
         let (ours, theirs) = eventfd();
         let call = Call::new(theirs);
         // No room for one more.

@@ -94,7 +94,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ho3_what_is_overdue_is_told_once_and_what_was_disarmed_is_not() {
+    fn ho3_timeout_is_reported_once_and_not_after_disarm() {
         let (sender, receiver) = channel();
         let watch = MemoryWatch::new(move || sender.send(()).unwrap()).unwrap();
         watch.arm(Duration::from_secs(1000));
