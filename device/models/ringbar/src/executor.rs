@@ -12,18 +12,18 @@ use vm_memory::{GuestMemory, Permissions, VolatileSlice};
 use crate::command::{Executor as Commands, Step};
 use crate::request::ParsedChain;
 
-/// How a request ended.
+/// Result of a request.
 #[derive(Debug)]
 pub struct Outcome {
-    /// For the driver.
+    /// Status for the driver.
     pub(crate) status: RequestStatus,
-    /// For the host, where the storage is the reason.
+    /// Error of the storage, for the host's log; `None` where the storage did not fail.
     pub(crate) failure: Option<StorageError>,
 }
 
 impl Outcome {
-    /// That of an operation on the storage whose status has this result, whether it
-    /// ended well or not.
+    /// The outcome of an operation on the storage. The status has `result`, also where the
+    /// operation failed.
     pub(crate) fn from_storage(result: u64, operation: Result<(), StorageError>) -> Self {
         let failure = operation.err();
         let code = failure.as_ref().map_or(StatusCode::Ok, status_code);
@@ -33,7 +33,7 @@ impl Outcome {
         }
     }
 
-    /// One without a result.
+    /// The outcome of a request that is refused with `code`; its result is 0.
     pub(crate) const fn refused(code: StatusCode) -> Self {
         Self {
             status: RequestStatus { code, result: 0 },
@@ -51,7 +51,7 @@ impl From<RequestStatus> for Outcome {
     }
 }
 
-/// The status code of a request that met this error.
+/// The status code that reports an error of the storage.
 fn status_code(error: &StorageError) -> StatusCode {
     match error.kind() {
         ErrorKind::OutOfRange => StatusCode::OutOfRange,
@@ -60,12 +60,12 @@ fn status_code(error: &StorageError) -> StatusCode {
     }
 }
 
-/// What has to become durable before a request is done.
+/// A flush that a request needs before it is completed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Flush {
-    /// Everything.
+    /// Of the whole storage.
     All,
-    /// So many bytes from an offset on.
+    /// Of a range.
     Range {
         /// In bytes.
         offset: u64,
@@ -83,18 +83,18 @@ impl Flush {
     }
 }
 
-/// What one step of a request came to.
+/// Result of one step of a request.
 #[derive(Debug)]
 pub(crate) enum Executed {
     /// The request is done.
     Done(Outcome),
-    /// The request is done with this result once something is durable.
+    /// The request is done with this result once the flush has succeeded.
     Flush(u64, Flush),
     /// There are more steps.
     More,
 }
 
-/// Executes the requests of one queue. Made to be used again without a new allocation.
+/// Executes the requests of one queue. Requests reuse its buffers, so they allocate nothing.
 #[derive(Debug)]
 pub(crate) struct Executor {
     storage: Arc<dyn Storage>,
@@ -151,8 +151,8 @@ impl Executor {
     }
 }
 
-/// Outcome of a request with this result that waited for `flushed`. A command whose bytes are
-/// not durable has done nothing that counts.
+/// The outcome of a request with this result after its flush. A command whose flush failed has
+/// the result 0.
 pub(crate) fn after_flush(
     header: Option<&RequestHeader>,
     result: u64,
@@ -166,8 +166,8 @@ pub(crate) fn after_flush(
     Outcome::from_storage(result, flushed)
 }
 
-/// Walks the data segments in step with the storage. A segment is handed over
-/// in one slice, or in one for each memory region it spans.
+/// Copies between the data segments and the storage. `copy` gets one slice for each memory
+/// region that a segment spans.
 fn transfer<M: GuestMemory<Bitmap = ()>>(
     mem: &M,
     header: &RequestHeader,
@@ -177,7 +177,7 @@ fn transfer<M: GuestMemory<Bitmap = ()>>(
 ) -> Outcome {
     let mut done = 0;
     for segment in parsed.data() {
-        // What was guest memory when the request was parsed may be none by now.
+        // The memory table may have changed since the request was parsed.
         let gone = |done| RequestStatus {
             code: StatusCode::Invalid,
             result: done,
@@ -200,9 +200,9 @@ fn transfer<M: GuestMemory<Bitmap = ()>>(
 }
 
 /// Writes the status of a request. Returns the length for the used ring (VIRTIO 1.3,
-/// 2.7.8.2): how many bytes the device wrote from the start of the device-writable part on.
-/// A read that failed has a gap between its data and its status; then the status does not
-/// count.
+/// 2.7.8.2): the number of bytes that the device wrote without a gap from the start of the
+/// device-writable part. A read that failed leaves a gap between its data and its status, so
+/// its length excludes the status.
 pub(crate) fn write_status<M: GuestMemory>(
     mem: &M,
     parsed: &ParsedChain,

@@ -38,7 +38,7 @@ pub enum Response {
 pub struct QueueState {
     index: u16,
     executor: Executor,
-    /// Not published yet.
+    /// Counts since the end of the last batch, not yet added to those of the device.
     counts: RequestCounts,
 }
 
@@ -50,7 +50,7 @@ pub struct Session {
     io_queues: u16,
     events: Arc<Events>,
     aperture: Arc<Aperture>,
-    /// Which file holds the device memory: device and inode number.
+    /// File that holds the device memory: device and inode number.
     own_file: Option<(u64, u64)>,
 }
 
@@ -59,7 +59,8 @@ impl Session {
     ///
     /// # Errors
     ///
-    /// Where the device has become too large for a shared memory region.
+    /// [`Error::ApertureSize`] where the device memory has become too large for a shared memory
+    /// region.
     pub fn new(device: Arc<Device>) -> Result<Self, Error> {
         let events = Arc::<Events>::default();
         let layout = device.connect(&events)?;
@@ -75,7 +76,7 @@ impl Session {
         })
     }
 
-    /// Where the engine that runs this counts.
+    /// Counters for the engine that runs this device.
     pub fn queue_counters(&self) -> &Arc<ringbar_engine::Counters> {
         self.device.queue_counters()
     }
@@ -112,7 +113,7 @@ impl Session {
             Executed::More => Submission::Yielded(request),
             Executed::Flush(result, flush) => {
                 let storage = queue.executor.storage();
-                // A request that waits may be submitted anew.
+                // A deferred request is submitted again if the queue is stopped meanwhile.
                 let repeatable = !request.scratch().header().is_some_and(is_unrepeatable);
                 if !repeatable || !storage.flush_waits() {
                     let flushed = flush.execute(storage.as_ref());
@@ -142,7 +143,8 @@ impl DeviceModel for Session {
         FIRST_IO_QUEUE + self.io_queues
     }
 
-    /// Requests of the control queue are rare, and events are not made by the driver.
+    /// I/O queues only: requests of the control queue are rare, and a buffer of the event queue
+    /// waits until the device has an event.
     fn is_polled(&self, queue: u16) -> bool {
         queue >= FIRST_IO_QUEUE
     }
@@ -226,7 +228,7 @@ impl DeviceModel for Session {
     }
 
     fn queue_broken(&self, queue: u16, fault: Fault) {
-        // There is no queue to report the event queue on.
+        // A broken event queue cannot carry the event about itself.
         if queue != EVENT_QUEUE {
             self.events.queue_broken(queue, queue_fault(fault));
         }
@@ -263,11 +265,11 @@ fn file_id(file: impl AsFd) -> Option<(u64, u64)> {
     fstat(file).ok().map(|stat| (stat.st_dev, stat.st_ino))
 }
 
-/// Says why the storage failed a request. The driver, which gets a status only, can bring
-/// about as many of these as it likes; the log has a limit for each message.
+/// Logs why the storage failed a request; the driver gets a status code only. A guest can
+/// provoke any number of these messages, so the log limits the rate of each message.
 fn report(queue: u16, error: &StorageError, opcode: Option<Opcode>) {
     match error {
-        // It was about to become smaller, which is no failure.
+        // The device was shrunk after the request was parsed; the storage has not failed.
         StorageError::OutOfRange { .. } => {
             debug!(queue, ?opcode, "request failed: {error}");
         }
@@ -290,7 +292,7 @@ pub(crate) mod tests {
 
     type Hook = Box<dyn Fn() + Send + Sync>;
 
-    /// Memory that calls back before it flushes or changes its size.
+    /// Memory storage that calls a hook before it flushes or changes its size.
     pub(crate) struct HookedStorage {
         memory: MemoryStorage,
         pub(crate) on_flush: Hook,
