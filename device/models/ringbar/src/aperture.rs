@@ -1,11 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! The aperture: the device memory as a VIRTIO shared memory region (VIRTIO 1.3, 2.10),
-//! which the transport has the virtual machine monitor map.
+//! The aperture: the device memory as a VIRTIO shared memory region (VIRTIO 1.3, 2.10). The
+//! virtual machine monitor maps it, at the request of the transport.
 //!
-//! The monitor forgets the mapping when the driver resets the device, and takes the request
-//! only while the device is started. So it is sent when the driver asks over the control
-//! queue, which it can do in that time only.
+//! The monitor accepts that request only while the device is started, and drops the mapping
+//! when the device is stopped. So the device sends the request when the driver submits
+//! [`Opcode::MapAperture`] to the control queue, which a driver can do only while the device
+//! is started.
+//!
+//! [`Opcode::MapAperture`]: ringbar_spec::Opcode::MapAperture
 //!
 //! ```text
 //!            MapAperture            mapped
@@ -33,14 +36,17 @@ use crate::session::{Response, Session};
 pub(crate) struct ApertureLayout {
     /// Size of the region: a power of two, because QEMU makes a BAR of it.
     pub(crate) region: u64,
-    /// Bytes mapped: the whole pages of the device memory. A last one that it does not
-    /// fill is left out, because the rest of that is not the device's: a longer file may
-    /// go on there.
+    /// Bytes mapped: the whole pages of the device memory. An incomplete last page is left
+    /// out, because its rest does not belong to the device: the file may be longer.
     pub(crate) mapped: u64,
 }
 
 impl ApertureLayout {
-    /// For `bytes` of device memory.
+    /// The layout for device memory of `bytes` bytes.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::ApertureSize`] where the region would be larger than 2^62 bytes.
     pub(crate) fn new(bytes: u64) -> Result<Self, Error> {
         let mapped = aperture_of(bytes);
         match mapped.max(APERTURE_PAGE).checked_next_power_of_two() {
@@ -52,9 +58,9 @@ impl ApertureLayout {
 
 #[derive(Debug)]
 enum Mapping {
-    /// Not mapped, or not any more.
+    /// Not mapped.
     Absent,
-    /// The monitor was asked; these requests wait for its answer.
+    /// These requests of the driver wait for the monitor's reply.
     Pending(Vec<Request<Session>>),
     /// Mapped since the driver started the device.
     Present,
@@ -63,10 +69,10 @@ enum Mapping {
 #[derive(Debug)]
 struct State {
     mapping: Mapping,
-    /// Counts the stops of the device: a mapping is worth nothing after one.
+    /// Number of stops of the device so far. A mapping of an earlier run is gone.
     run: u64,
-    /// The monitor was asked and has not answered yet, in whichever run. There is one such
-    /// request at a time, and none while the device is stopped.
+    /// Whether a request to the monitor has no reply yet, in this run or an earlier one. One
+    /// request is in flight at a time, and none is sent while the device is stopped.
     map_in_flight: bool,
     mapper: Option<Arc<dyn Mapper>>,
 }
@@ -105,24 +111,26 @@ impl Aperture {
         }
     }
 
-    /// What has regions mapped.
+    /// Sets the mapper of the transport.
     pub(crate) fn set_mapper(&self, mapper: Arc<dyn Mapper>) {
         self.state().mapper = Some(mapper);
     }
 
-    /// The device was stopped: the mapping is gone. Requests that wait are of no use.
+    /// Called when the device was stopped. The monitor has dropped the mapping, and the driver
+    /// no longer waits for its requests.
     pub(crate) fn device_stopped(&self) {
         let before = {
             let mut state = self.state();
             state.run += 1;
             std::mem::replace(&mut state.mapping, Mapping::Absent)
         };
-        // Not with the lock held: the requests go back to their worker.
+        // Without the lock: dropping a request notifies its worker.
         drop(before);
     }
 
-    /// The driver asks for the aperture with `request`. Returns it with its answer where
-    /// that is known.
+    /// Handles a [`MapAperture`](ringbar_spec::Opcode::MapAperture) of the driver. Returns the
+    /// request with its response where the monitor need not be asked; otherwise the request is
+    /// completed after the monitor's reply.
     pub(crate) fn map(
         aperture: &Arc<Self>,
         request: Request<Session>,
@@ -132,7 +140,7 @@ impl Aperture {
             Mapping::Absent if aperture.layout.mapped > 0 => {
                 state.mapping = Mapping::Pending(vec![request]);
             }
-            // Without a whole page there is nothing to map.
+            // Also device memory of less than a page, of which nothing is mapped.
             Mapping::Absent | Mapping::Present => {
                 return Some((request, aperture.mapped_response()));
             }
@@ -143,7 +151,8 @@ impl Aperture {
         None
     }
 
-    /// Asks the monitor if requests wait for that and it was not asked yet.
+    /// Sends a request to the monitor where requests of the driver wait for one and none is in
+    /// flight.
     fn send_map_request(aperture: &Arc<Self>) {
         let (request, mapper) = {
             let mut state = aperture.state();
@@ -181,7 +190,8 @@ impl Aperture {
         Response::Status(status.into())
     }
 
-    /// The monitor has answered what it was asked in this run of the device.
+    /// Handles the monitor's reply to the request that was sent in run `run` of the device. A
+    /// reply to a request of an earlier run is ignored.
     fn map_completed(&self, run: u64, result: io::Result<()>) {
         let waiting = {
             let mut state = self.state();
@@ -211,8 +221,8 @@ impl Aperture {
     }
 }
 
-/// The monitor was asked in this run of the device, and has not answered. Dropped, it will
-/// not.
+/// A request to the monitor that has no reply yet, sent in run `run` of the device. Dropping it
+/// without a result reports a failure.
 struct MapRequest {
     aperture: Arc<Aperture>,
     run: u64,
@@ -230,7 +240,7 @@ impl Drop for MapRequest {
         let result = self.result.take();
         let result = result.unwrap_or_else(|| Err(io::Error::other("nobody answers")));
         self.aperture.map_completed(self.run, result);
-        // For a run that has begun meanwhile.
+        // Requests of a run that began meanwhile wait for a request of their own.
         Aperture::send_map_request(&self.aperture);
     }
 }

@@ -1,36 +1,36 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! Commands: what the device does within its own memory.
+//! Commands: operations within the device memory.
 //!
-//! The driver may change the device memory through the aperture while a command
-//! works on it. So the bytes are looked at only in private copies, one chunk
-//! after the other, and nothing needs more of a storage than to read and write.
+//! The driver may change the device memory through the aperture while a command executes. So
+//! a command evaluates bytes only in private copies, chunk by chunk, and needs no operations
+//! of the storage but read, write, discard and write zeroes.
 
 use ringbar_spec::{Opcode, RequestHeader};
 use ringbar_storage::{Storage, StorageError};
 use vm_memory::VolatileSlice;
 
-/// Bytes copied at a time: small enough for two chunks to stay in the cache, and a multiple
-/// of the pattern of a fill.
+/// Size of a chunk in bytes: two chunks fit into the cache, and it is a multiple of the 8
+/// bytes of a fill's pattern.
 const CHUNK: usize = 64 << 10;
 
-/// Bytes of one step of a command that copies, which takes some 0.1 ms. A queue that is
-/// stopped waits for one step.
+/// Greatest length in bytes of one step of a command that copies or reads, about 0.1 ms. A
+/// message that stops the queue waits for one step.
 const COPY_STEP: u64 = 1 << 20;
 
-/// Bytes of one step of a command that the storage executes by itself.
+/// Greatest length in bytes of one step of a command that the storage executes itself.
 const STORAGE_STEP: u64 = 8 << 20;
 
-/// How far a command has got.
+/// Progress of a command.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Progress {
-    /// Bytes that are done.
+    /// Number of bytes that are done, from the start of the range.
     done: u64,
-    /// Checksum of these.
+    /// Checksum of those bytes.
     crc: u32,
 }
 
-/// What one step of a command came to.
+/// Result of one step of a command.
 #[derive(Debug)]
 pub(crate) enum Step {
     /// The command is done, with this result.
@@ -39,10 +39,10 @@ pub(crate) enum Step {
     More,
 }
 
-/// Executes commands. Made to be used again without a new allocation.
+/// Executes commands. The buffers are reused, so commands allocate nothing.
 #[derive(Debug, Default)]
 pub(crate) struct Executor {
-    /// Empty until the first command that needs them, then of [`CHUNK`] bytes.
+    /// Empty until the first command that needs it, then [`CHUNK`] bytes, like `second`.
     first: Vec<u8>,
     second: Vec<u8>,
 }
@@ -50,8 +50,8 @@ pub(crate) struct Executor {
 impl Executor {
     /// Executes the next step of a command, whose ranges lie within the storage.
     ///
-    /// A command that has more steps can be executed anew from the start. One that changes its
-    /// own source has one step, however long.
+    /// A command of several steps can be executed again from the start. A command that changes
+    /// its own source cannot, so it has one step of any length.
     pub(crate) fn step(
         &mut self,
         storage: &dyn Storage,
@@ -80,7 +80,7 @@ impl Executor {
         }
     }
 
-    /// Executes the next `length` bytes. A result ends the command early.
+    /// Executes the next `length` bytes. Returns a result where the command ends early.
     fn execute(
         &mut self,
         storage: &dyn Storage,
@@ -123,8 +123,8 @@ impl Executor {
         length: u64,
     ) -> Result<(), StorageError> {
         let buffer = prepare(&mut self.first);
-        // Where the target begins within the source, going forwards would
-        // overwrite what is still to be copied.
+        // Where the target begins within the source, a copy in ascending order would overwrite
+        // bytes that are still to be copied.
         let backwards = target > source && target - source < length;
         let count = length.div_ceil(CHUNK as u64);
         for i in 0..count {
@@ -166,7 +166,7 @@ impl Executor {
             let (first, second) = (&mut first[..len], &mut second[..len]);
             storage.read(one + at, VolatileSlice::from(&mut *first))?;
             storage.read(other + at, VolatileSlice::from(&mut *second))?;
-            // Most chunks are equal, which is found out faster in one go.
+            // Most chunks are equal, and comparing whole slices is faster than byte by byte.
             if first != second {
                 let equal = first.iter().zip(&*second).take_while(|(a, b)| a == b);
                 return Ok(at + equal.count() as u64);
@@ -192,8 +192,8 @@ impl Executor {
     }
 }
 
-/// Whether a command changes its own source: a copy of overlapping ranges. It cannot be
-/// executed twice.
+/// Whether a command changes its own source: a copy between overlapping ranges. Executing it
+/// twice gives another result.
 pub(crate) fn is_unrepeatable(header: &RequestHeader) -> bool {
     header.opcode == Opcode::Copy && header.offset.abs_diff(header.argument) < header.length
 }

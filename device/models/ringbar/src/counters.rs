@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! What a device has done so far.
+//! Counters of a device.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -10,14 +10,14 @@ use serde::Serialize;
 /// Defines the atomic counters, a plain copy of them, and the sum of both.
 macro_rules! counters {
     ($($(#[$doc:meta])* $name:ident,)*) => {
-        /// Counters of a device, over all queues and connections. Each is exact;
-        /// two of them read together may be of different moments.
+        /// Counters of a device, over all queues and connections. Each is exact; two counters
+        /// that are read together may belong to different moments.
         #[derive(Debug, Default)]
         pub(crate) struct Counters {
             $($name: AtomicU64,)*
         }
 
-        /// A copy of the counters of a device, or what one batch adds to them.
+        /// A copy of the counters of a device, or the counts of one batch.
         #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
         #[serde(rename_all = "kebab-case")]
         pub struct RequestCounts {
@@ -25,15 +25,15 @@ macro_rules! counters {
         }
 
         impl Counters {
-            /// Adds what a batch counted: one atomic addition for each counter
-            /// that moved.
+            /// Adds the counts of a batch, with one atomic addition for each count that is
+            /// not 0.
             pub(crate) fn add(&self, counts: &RequestCounts) {
                 $(if counts.$name != 0 {
                     self.$name.fetch_add(counts.$name, Ordering::Relaxed);
                 })*
             }
 
-            /// The present values.
+            /// The current values.
             pub(crate) fn get(&self) -> RequestCounts {
                 RequestCounts {
                     $($name: self.$name.load(Ordering::Relaxed),)*
@@ -44,38 +44,38 @@ macro_rules! counters {
 }
 
 counters! {
-    /// Reads that ended well.
+    /// Successful reads.
     reads,
-    /// Writes that ended well.
+    /// Successful writes.
     writes,
-    /// Writes, and commands that write, that ended well and durable (FUA).
+    /// Successful writes, and commands that write, with force unit access (FUA).
     durable_writes,
-    /// Flushes that ended well.
+    /// Successful flushes.
     flushes,
-    /// Discards that ended well.
+    /// Successful discards.
     discards,
-    /// Ranges set to 0 that ended well.
+    /// Successful commands that write zeroes.
     write_zeroes,
-    /// Copies within the device that ended well.
+    /// Successful copies within the device.
     copies,
-    /// Fills that ended well.
+    /// Successful fills.
     fills,
-    /// Comparisons that ended well, whatever they found.
+    /// Successful comparisons, with any result.
     compares,
-    /// Checksums that ended well.
+    /// Successful checksums.
     checksums,
-    /// Bytes moved to the guest.
+    /// Bytes that successful reads copied to guest memory.
     bytes_read,
-    /// Bytes moved from the guest.
+    /// Bytes that successful writes copied from guest memory.
     bytes_written,
-    /// Requests answered with an error.
+    /// Requests that were completed with an error.
     errors,
-    /// Events delivered.
+    /// Events that were delivered to the driver.
     events,
 }
 
 impl RequestCounts {
-    /// Counts a request that has ended.
+    /// Counts a completed request.
     pub(crate) fn count(&mut self, header: Option<&RequestHeader>, status: RequestStatus) {
         let done = status.result;
         let (StatusCode::Ok, Some(header)) = (status.code, header) else {
@@ -104,13 +104,13 @@ impl RequestCounts {
     }
 }
 
-/// What a device and its queues have done.
+/// Counters of a device and of its queues.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Counts {
-    /// What the queues have done.
+    /// Counters of the queues.
     #[serde(flatten)]
     pub queues: ringbar_engine::Counts,
-    /// What the requests were.
+    /// Counters of the requests.
     #[serde(flatten)]
     pub requests: RequestCounts,
 }

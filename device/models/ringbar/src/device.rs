@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! What outlives a connection.
+//! The state of the device that outlives a connection.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
@@ -13,24 +13,23 @@ use crate::error::Error;
 use crate::events::Events;
 use crate::flusher::Flusher;
 
-/// Most data segments of a request. With header and status that makes the 256
-/// descriptors of a usual queue, which no chain may exceed (VIRTIO 1.3,
-/// 2.7.5.3.1).
+/// Greatest number of data segments of a request. With header and status it makes 256
+/// descriptors, the size of a usual queue, which no chain may exceed (VIRTIO 1.3, 2.7.5.3.1).
 const MAX_SEGMENTS: u16 = 254;
 
 /// The I/O opcodes that the device executes.
 const OPERATIONS: u32 =
     Opcode::Read.mask() | Opcode::Write.mask() | Opcode::Flush.mask() | Opcode::COMMANDS;
 
-/// Choices of whoever runs the device.
+/// Options of a device.
 #[derive(Clone, Copy, Debug)]
 pub struct DeviceOptions {
     /// Number of I/O queues, at least 1 and at most [`ringbar_spec::MAX_IO_QUEUES`].
     pub io_queues: u16,
-    /// Most data bytes in one request, at least 1.
+    /// Greatest number of data bytes in one request, at least 1.
     pub max_request_bytes: u32,
-    /// Greatest length of one command, at least [`ringbar_spec::MIN_COMMAND_BYTES`]. A
-    /// command keeps its queue busy until it is done.
+    /// Greatest length of one command in bytes, at least
+    /// [`ringbar_spec::MIN_COMMAND_BYTES`]. A command occupies its queue until it is completed.
     pub max_command_bytes: u64,
 }
 
@@ -45,12 +44,12 @@ impl Default for DeviceOptions {
     }
 }
 
-/// A device: its memory, its configuration, and what it has done.
+/// A device: its memory, its configuration, and its counters.
 #[derive(Debug)]
 pub struct Device {
-    /// Never held over anything that takes time: messages of the monitor need it.
+    /// Locked for short times only: messages of the monitor need it.
     state: Mutex<State>,
-    /// Held while the size changes, which may take long. Taken before the state.
+    /// Locked during a resize, which may take long. Lock order: before `state`.
     resizing: Mutex<()>,
     storage: Arc<dyn Storage>,
     flusher: Flusher,
@@ -61,9 +60,9 @@ pub struct Device {
 #[derive(Debug)]
 struct State {
     config: DeviceConfig,
-    /// What the aperture of the connection shows of the largest device.
+    /// Bytes that the monitor can map on this connection; a resize does not change them.
     aperture: u64,
-    /// Those of the connection, if there is one.
+    /// Events of the connection, if there is one.
     events: Weak<Events>,
 }
 
@@ -90,7 +89,7 @@ impl Device {
             max_command_bytes: options.max_command_bytes,
         })
         .map_err(Error::Config)?;
-        // Refused here rather than when a monitor connects.
+        // Fails here rather than when a monitor connects.
         ApertureLayout::new(config.aperture_bytes())?;
         Ok(Self {
             state: Mutex::new(State {
@@ -111,26 +110,31 @@ impl Device {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What the configuration space says.
+    /// The contents of the configuration space.
     pub fn config(&self) -> DeviceConfig {
         self.state().config
     }
 
-    /// Gives the device memory another size, and tells the driver.
+    /// Changes the size of the device memory to `capacity` bytes, and sends the driver an event.
     ///
-    /// The driver reaches what is added by DMA at once. The aperture keeps the
-    /// part that it shows until the next monitor connects; it shows nothing beyond
-    /// a smaller size once the driver has heard of it.
+    /// Requests can access added memory at once. The mapping behind the aperture stays as the
+    /// monitor made it until the next connection; a driver that has handled the event of a
+    /// smaller size lets no process access the aperture beyond that size.
     ///
-    /// May take long, for example where a file gets its blocks. Nothing else waits
-    /// meanwhile; the configuration changes when the storage has.
+    /// This may take long, for example while a file system allocates blocks. Requests and
+    /// messages of the monitor do not wait for it. The configuration changes after the storage.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Config`] for an impossible size and [`Error::Resize`] where the storage keeps
+    /// its size.
     pub fn resize(&self, capacity: u64) -> Result<(), Error> {
-        // Protects the order only.
+        // The lock orders resizes and protects no data.
         let _resizing = self.resizing.lock().unwrap_or_else(PoisonError::into_inner);
         self.state().resized(capacity)?;
         self.storage.resize(capacity).map_err(Error::Resize)?;
         let mut state = self.state();
-        // Anew, because a connection may have begun, with an aperture of its own.
+        // Computed again, because a connection with another aperture may have begun.
         state.config = state.resized(capacity)?;
         if let Some(events) = state.events.upgrade() {
             events.capacity_changed(capacity);
@@ -138,7 +142,7 @@ impl Device {
         Ok(())
     }
 
-    /// What holds the device memory.
+    /// The storage of the device memory.
     pub fn storage(&self) -> &Arc<dyn Storage> {
         &self.storage
     }
@@ -151,12 +155,12 @@ impl Device {
         &self.counters
     }
 
-    /// Where the engines that run the device count what their queues do.
+    /// Counters for the engines that run the device.
     pub const fn queue_counters(&self) -> &Arc<ringbar_engine::Counters> {
         &self.queue_counters
     }
 
-    /// What the device and its queues have done.
+    /// The counters of the device and of its queues.
     pub fn counts(&self) -> Counts {
         Counts {
             queues: self.queue_counters.get(),
@@ -164,8 +168,8 @@ impl Device {
         }
     }
 
-    /// Begins a connection, to which `events` belong. Returns what the aperture
-    /// shows on it, which is all of the device memory.
+    /// Begins a connection, to which `events` belong. Returns the layout of its aperture, which
+    /// shows all whole pages of the device memory.
     pub(crate) fn connect(&self, events: &Arc<Events>) -> Result<ApertureLayout, Error> {
         let mut state = self.state();
         let capacity = state.config.capacity();
@@ -193,8 +197,8 @@ mod tests {
 
     const TIMEOUT: Duration = Duration::from_secs(10);
 
-    /// A device whose storage says that it begins to change its size, and waits to be
-    /// told to go on.
+    /// A device whose storage sends a message when a resize begins, and waits for another one
+    /// before it continues.
     fn slow_device() -> (Arc<Device>, Receiver<()>, Sender<()>) {
         let (begun, begins) = channel();
         let (go_on, goes_on) = channel();
@@ -234,7 +238,7 @@ mod tests {
 
         go_on.send(()).unwrap();
         resize.join().unwrap().unwrap();
-        // The connection that came meanwhile is told, and shows what it showed.
+        // The connection that began meanwhile gets the event and keeps its aperture.
         let config = device.config();
         assert_eq!((config.capacity(), config.aperture_bytes()), (12288, 8192));
         let capacity = 12288;

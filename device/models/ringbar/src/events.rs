@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! Events, and the buffers of the driver that they wait for.
+//! Events for the driver, and the buffers of the event queue.
+//!
+//! An event is pending until the driver can read it. Buffers wait here for events, and pending
+//! events for buffers.
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -11,50 +14,50 @@ use vm_memory::{Bytes, GuestMemory};
 
 use crate::session::{Response, Session};
 
-/// Most descriptors that a buffer of the event queue may consist of.
+/// Greatest number of descriptors of a buffer in the event queue.
 pub(crate) const MAX_BUFFERS: usize = Event::SIZE;
 
 #[derive(Clone, Copy, Debug)]
 struct Pending {
     event: Event,
-    /// A buffer for it is on the way back to the driver.
+    /// Whether a buffer was completed with it that the worker has not used yet.
     in_flight: bool,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    /// Those that stop I/O come before those that do not; at most one for each queue, and
-    /// one for the capacity.
+    /// Events of broken queues, at most one for each queue, and after them at most one of the
+    /// capacity.
     pending: VecDeque<Pending>,
     /// Buffers of the driver, oldest first.
     buffers: VecDeque<Request<Session>>,
 }
 
 impl State {
-    /// The first event that is not on its way.
+    /// Takes the first event that is in no buffer yet.
     fn take_undelivered(&mut self) -> Option<Event> {
         let pending = self.pending.iter_mut().find(|pending| !pending.in_flight)?;
         pending.in_flight = true;
         Some(pending.event)
     }
 
-    /// Forgets what is not true any more, whether on its way or not.
+    /// Removes outdated events, also those that are in a buffer already.
     fn remove_outdated(&mut self, mut is_outdated: impl FnMut(&Event) -> bool) {
         self.pending.retain(|pending| !is_outdated(&pending.event));
     }
 }
 
-/// Events on their way to the driver. Any thread adds to them.
+/// Pending events of one connection. Any thread can add one.
 #[derive(Debug, Default)]
 pub(crate) struct Events(Mutex<State>);
 
 impl Events {
     fn state(&self) -> MutexGuard<'_, State> {
-        // Plain values are whole whatever happened.
+        // The state is valid after each statement that could panic.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Reports a broken queue.
+    /// Adds the event of a broken queue.
     pub(crate) fn queue_broken(&self, queue: u16, fault: QueueFault) {
         let event = Event::QueueBroken { queue, fault };
         self.add_event(event, |state, pending| {
@@ -65,17 +68,17 @@ impl Events {
         });
     }
 
-    /// A queue that was broken is whole: nobody needs to hear of it any more.
+    /// Removes the event of a broken queue that was started again.
     pub(crate) fn queue_started(&self, queue: u16) {
         self.state()
             .remove_outdated(|event| is_queue_broken(event, queue));
     }
 
-    /// Reports that the device memory has another size.
+    /// Adds the event of a new capacity, in place of an earlier one.
     pub(crate) fn capacity_changed(&self, capacity: u64) {
         let event = Event::CapacityChanged { capacity };
         self.add_event(event, |state, pending| {
-            // The latest counts.
+            // Only the latest capacity is of use to the driver.
             state.remove_outdated(|event| matches!(event, Event::CapacityChanged { .. }));
             state.pending.push_back(pending);
         });
@@ -96,7 +99,7 @@ impl Events {
         }
     }
 
-    /// A buffer of the driver has come.
+    /// Takes a buffer that the driver made available.
     pub(crate) fn add_buffer(&self, buffer: Request<Session>) -> Submission<Session> {
         let mut state = self.state();
         match state.take_undelivered() {
@@ -108,7 +111,7 @@ impl Events {
         }
     }
 
-    /// The driver can read `event`.
+    /// Removes `event`, which the worker has written into a buffer.
     pub(crate) fn delivered(&self, event: Event) {
         let pending = &mut self.state().pending;
         let delivered = |pending: &Pending| pending.in_flight && pending.event == event;
@@ -117,8 +120,8 @@ impl Events {
         }
     }
 
-    /// The event queue was stopped: what was on its way did not arrive, and the buffers are
-    /// not ours any more.
+    /// Called when the event queue was stopped. Its buffers belong to the driver again, and
+    /// events that were in buffers become deliverable again.
     pub(crate) fn queue_stopped(&self) {
         let buffers = {
             let mut state = self.state();
@@ -127,12 +130,12 @@ impl Events {
             }
             std::mem::take(&mut state.buffers)
         };
-        // Not with the lock held: they go back to their worker.
+        // Without the lock: dropping a request notifies its worker.
         drop(buffers);
     }
 
-    /// Forgets everything: the device was reset, and whoever starts it reads the
-    /// configuration first.
+    /// Removes all events after a reset: a driver that starts the device reads its
+    /// configuration.
     pub(crate) fn clear(&self) {
         self.state().pending.clear();
     }
@@ -143,7 +146,7 @@ impl Events {
     }
 }
 
-/// Whether an event is about a broken queue, and this one.
+/// Whether an event says that queue `number` is broken.
 fn is_queue_broken(event: &Event, number: u16) -> bool {
     matches!(event, Event::QueueBroken { queue, .. } if *queue == number)
 }

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! Makes data durable on a thread of its own: a flush may wait for a disk, and the worker
-//! of a queue has others to process.
+//! A thread that flushes the storage. A flush may wait for a disk, and a worker has other
+//! queues to process.
 //!
-//! All flushes that wait when the thread comes to them are one flush of the storage, as with
-//! a group commit: each of them was asked for before that began.
+//! The thread merges all flushes that wait into one flush of the storage, as a group commit
+//! does: each of them was requested before that one begins.
 
 use std::fmt;
 use std::io;
@@ -17,21 +17,23 @@ use ringbar_storage::{Storage, StorageError};
 
 use crate::executor::Flush;
 
-/// Most flushes that wait. More are executed by whoever asks: a guest that resets the device
-/// again and again leaves flushes behind that nobody needs.
+/// Greatest number of waiting flushes. Beyond it the caller executes a flush itself: a guest
+/// that resets the device repeatedly leaves behind flushes whose results are ignored.
 const LIMIT: usize = 1 << 14;
 
-/// Most ranges that are flushed one after the other; more are one flush of everything.
+/// Greatest number of ranges that are flushed one by one; more are merged into a flush of the
+/// whole storage.
 const MAX_RANGES: usize = 8;
 
-/// Called with the result, on the thread that flushes. It must not block.
+/// Callback with the result, called on the flusher's thread. It must not block.
 type Done = Box<dyn FnOnce(Result<(), StorageError>) + Send>;
 
-/// Asks for flushes. The thread ends when this is dropped, after the flush that it is at.
+/// Handle of the thread. The thread ends when the handle is dropped, after the flush in
+/// progress.
 pub(crate) struct Flusher {
     sender: Mutex<Sender<(Flush, Done)>>,
     storage: Arc<dyn Storage>,
-    /// Number of flushes that are not done.
+    /// Number of flushes that are waiting or in progress.
     waiting: Arc<AtomicUsize>,
 }
 
@@ -57,8 +59,8 @@ impl Flusher {
         })
     }
 
-    /// Asks for a flush, and does not wait for it unless too many do. Where the thread has
-    /// panicked, `done` is dropped.
+    /// Requests a flush. Returns without waiting for it, unless [`LIMIT`] flushes wait already:
+    /// then the caller executes it. Where the thread has panicked, `done` is dropped.
     pub(crate) fn flush(
         &self,
         flush: Flush,
@@ -82,7 +84,7 @@ fn run(storage: &dyn Storage, receiver: &Receiver<(Flush, Done)>, count: &Atomic
         if all {
             let mut flushed = storage.flush();
             for (_, done) in waiting {
-                // One of them gets the error itself, with its causes.
+                // The first callback gets the error with its causes, the others a duplicate.
                 let same = flushed.as_ref().copied().map_err(StorageError::duplicate);
                 done(std::mem::replace(&mut flushed, same));
             }

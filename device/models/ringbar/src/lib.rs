@@ -4,37 +4,37 @@
 //!
 //! | module | holds |
 //! |---|---|
-//! | [`device`] | [`Device`]: what outlives a connection |
+//! | [`device`] | [`Device`]: the state that outlives a connection |
 //! | [`session`] | [`Session`]: the device on one connection, as the engine runs it |
-//! | [`request`] | validating a chain as a request |
-//! | `executor`, `command` | executing requests, step by step |
-//! | `flusher` | making data durable beside the queues |
+//! | [`request`] | validation of a descriptor chain as a request |
+//! | `executor`, `command` | execution of requests, in steps |
+//! | `flusher` | flushes on a thread of their own |
 //! | `events` | events and their delivery |
-//! | `aperture` | whether the shared memory region shows the device memory |
-//! | [`counters`] | what the device has done |
+//! | `aperture` | state of the mapping of the device memory in the monitor |
+//! | [`counters`] | counters |
 //! | [`request_queue`] | requests without an engine |
 //!
 //! # Trust
 //!
-//! Everything in guest memory is written by somebody who may be hostile and may
-//! change it at any moment. Each descriptor and each header is therefore read
-//! exactly once, and what was validated is the private copy. The data of a
-//! request is not interpreted at all.
+//! The guest may be hostile, and can change guest memory at any moment. So the device reads
+//! each descriptor and each header exactly once, and validates the private copy. It does not
+//! interpret the data of a request.
 //!
-//! A request that is wrong but has a valid place for its status is answered
-//! with that status. One that cannot be answered breaks its queue.
+//! A wrong request with a valid place for its status is completed with an error status. A
+//! request without one breaks its queue.
 //!
 //! # Guest memory
 //!
-//! "Guest memory" is what the transport passes as such. A transport that shows
-//! the device memory itself in the guest's address space (the aperture) leaves
-//! that range out, so that a data segment inside the device's own aperture is
-//! answered with `Invalid`: source and target would be the same bytes behind
-//! two addresses, where no order of copying is right for every overlap.
+//! The transport decides which memory is guest memory. A transport that shows the device
+//! memory in the guest's address space (the aperture) excludes that range. So the device
+//! completes a request with a data segment in its own aperture with `Invalid`: source and
+//! target would be the same bytes at two addresses, and no order of copying is correct for
+//! every overlap.
 //!
-//! # What the device does not do
+//! # What is elsewhere
 //!
-//! It knows no threads but the one that flushes, no rings and no transport.
+//! The model has no threads but the flusher's. Rings, workers and transports are those of
+//! `ringbar-engine` and of the transport crates.
 
 mod aperture;
 mod command;
@@ -58,7 +58,7 @@ pub use session::Session;
 use ringbar_engine::Fault;
 use ringbar_spec::QueueFault;
 
-/// How the driver is told of a fault of a queue.
+/// The fault of a queue as an event reports it to the driver.
 pub const fn queue_fault(fault: Fault) -> QueueFault {
     match fault {
         Fault::Chain => QueueFault::Chain,

@@ -1,11 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! Descriptor chain to request.
+//! Validation of a descriptor chain as a request.
 //!
-//! How the bytes of a request are distributed over descriptors means nothing
-//! (VIRTIO 1.3, 2.7.4): the header is the first [`RequestHeader::SIZE`]
-//! device-readable bytes, the status the last [`RequestStatus::SIZE`]
-//! device-writable ones, the data what lies between.
+//! The distribution of a request's bytes over descriptors has no meaning (VIRTIO 1.3, 2.7.4).
+//! The header is the first [`RequestHeader::SIZE`] device-readable bytes, the status is the
+//! last [`RequestStatus::SIZE`] device-writable bytes, and the data is between them.
 
 use ringbar_engine::{Buffer, Fault};
 use ringbar_spec::{DeviceConfig, HeaderError, Opcode, RequestHeader, RequestStatus, StatusCode};
@@ -13,7 +12,8 @@ use vm_memory::{Address, Bytes, GuestAddress, GuestMemory, Permissions};
 
 use crate::command::Progress;
 
-/// What a device accepts, but for its capacity, which may change.
+/// Limits of the requests that a device accepts. The capacity is not among them, because it
+/// can change.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
     config: DeviceConfig,
@@ -25,8 +25,8 @@ impl Limits {
         Self { config }
     }
 
-    /// Most buffers that a chain within the limits can have: the data segments,
-    /// and a header and a status cut into single bytes.
+    /// Greatest number of buffers of a chain within the limits: the data segments, and a header
+    /// and a status that are split into single bytes.
     pub const fn max_buffers(&self) -> usize {
         self.config.max_segments() as usize + RequestHeader::SIZE + RequestStatus::SIZE
     }
@@ -41,7 +41,7 @@ pub struct Segment {
     pub len: u32,
 }
 
-/// Which requests a queue takes.
+/// Role of a queue, which decides the opcodes that it accepts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum QueueRole {
     /// The control queue.
@@ -50,7 +50,7 @@ pub enum QueueRole {
     Io,
 }
 
-/// Where the status of a request goes.
+/// The guest memory for the status of a request.
 ///
 /// # Invariants
 ///
@@ -66,7 +66,7 @@ impl StatusSlot {
     ///
     /// # Errors
     ///
-    /// [`Fault::Address`] where `mem` has no such memory any more.
+    /// [`Fault::Address`] where `mem` no longer contains that memory.
     pub fn write<M: GuestMemory>(&self, mem: &M, status: RequestStatus) -> Result<(), Fault> {
         let bytes = status.to_bytes();
         let mut rest = &bytes[..];
@@ -82,28 +82,31 @@ impl StatusSlot {
     }
 }
 
-/// A chain that was read and validated, kept with the request that it belongs to. Made to
-/// be used again for the next one without a new allocation.
+/// A chain that was read and validated. The engine keeps it with its request and reuses it
+/// for later requests, so parsing allocates nothing.
 #[derive(Debug, Default)]
 pub struct ParsedChain {
-    /// Where the status goes.
+    /// The guest memory for the status.
     pub(crate) status: StatusSlot,
     /// Number of device-writable bytes before the status.
     pub(crate) writable: u64,
     data: Vec<Segment>,
     /// # Invariants
     ///
-    /// Where there is one: the opcode fits the queue's role and is executed by the device;
-    /// offset plus length is within the capacity, and so is the second range of a command
-    /// that has one; the data segments lie in guest memory, and have `length` bytes in sum
-    /// where the opcode is read or write and none elsewhere.
+    /// If it is `Some`:
+    ///
+    /// - the opcode fits the queue's role and the device executes it;
+    /// - offset plus length is within the capacity, and so is the second range of a command
+    ///   that has one;
+    /// - the data segments are in guest memory and have `length` bytes in sum for a read or
+    ///   write; other opcodes have none.
     header: Option<RequestHeader>,
-    /// How much of a command is done.
+    /// Progress of a command.
     pub(crate) progress: Progress,
 }
 
 impl ParsedChain {
-    /// What the driver asks for; `None` where the request was refused.
+    /// The header; `None` where the request was refused.
     pub const fn header(&self) -> Option<&RequestHeader> {
         self.header.as_ref()
     }
@@ -113,13 +116,14 @@ impl ParsedChain {
         &self.data
     }
 
-    /// Validates what the driver put into `buffers`, on a queue with this role, for a device
-    /// of `capacity` bytes. `Ok(Err)` is the code with which to refuse the request.
+    /// Validates the request in `buffers`, of a queue with this role, for a device of `capacity`
+    /// bytes. `Ok(Err(code))` refuses the request with that code.
     ///
     /// # Errors
     ///
-    /// Chains that cannot be answered: [`Fault::NoAnswer`] without [`RequestStatus::SIZE`]
-    /// writable bytes and [`Fault::Address`] with some of these outside guest memory.
+    /// The chain has no place for a status: [`Fault::NoAnswer`] with fewer than
+    /// [`RequestStatus::SIZE`] writable bytes, [`Fault::Address`] where these are not all in
+    /// guest memory.
     pub fn parse<M: GuestMemory>(
         &mut self,
         limits: &Limits,
@@ -227,7 +231,7 @@ impl ParsedChain {
     }
 }
 
-/// Copies the header out of guest memory, once, and parses the copy.
+/// Copies the header out of guest memory once, and parses the copy.
 fn read_header<M: GuestMemory>(mem: &M, buffers: &[Buffer]) -> Result<RequestHeader, StatusCode> {
     let mut bytes = [0; RequestHeader::SIZE];
     let mut rest = &mut bytes[..];
@@ -250,8 +254,8 @@ fn read_header<M: GuestMemory>(mem: &M, buffers: &[Buffer]) -> Result<RequestHea
     })
 }
 
-/// Number of bytes in the buffers of one direction. Cannot overflow: a chain
-/// has far fewer than 2^32 buffers of 32-bit length.
+/// Number of bytes in the buffers of one direction. The sum cannot overflow: a chain has fewer
+/// than 2^32 buffers, each of a 32-bit length.
 fn total(buffers: &[Buffer], writable: bool) -> u64 {
     buffers
         .iter()
@@ -260,9 +264,9 @@ fn total(buffers: &[Buffer], writable: bool) -> u64 {
         .sum()
 }
 
-/// The segments of memory that hold the bytes `from..to` of the buffers of one
-/// direction, counted over these buffers in order. An address that would wrap
-/// is kept at the top, where no guest has memory.
+/// The segments with the bytes `from..to` of the buffers of one direction, counted over these
+/// buffers in order. An address that would overflow becomes `u64::MAX`, where no guest has
+/// memory.
 fn slice(
     buffers: &[Buffer],
     writable: bool,
@@ -292,7 +296,7 @@ fn slice(
         })
 }
 
-/// Whether the whole segment is guest memory. A segment may span regions.
+/// Whether the whole segment is in guest memory. A segment may span memory regions.
 fn in_memory<M: GuestMemory>(mem: &M, segment: &Segment, writable: bool) -> bool {
     let access = if writable {
         Permissions::Write

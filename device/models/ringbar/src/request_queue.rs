@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! The requests of one queue without an engine: for devices with a loop of their own, and
-//! for tests.
+//! Execution of the requests of one queue without an engine, for devices with a loop of their
+//! own and for tests.
 
 use std::sync::Arc;
 
@@ -15,20 +15,20 @@ use crate::executor::{Executed, Executor, Outcome, after_flush, write_status};
 use crate::queue_fault;
 use crate::request::{Limits, ParsedChain, QueueRole};
 
-/// What became of a request.
+/// A completed request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Completed {
-    /// The opcode; `None` where the request was refused as such.
+    /// The opcode; `None` where the request was refused.
     pub opcode: Option<Opcode>,
     /// The status that was written.
     pub status: RequestStatus,
-    /// Whether it ended well with [`RequestHeader::FUA`]: what it wrote is durable.
+    /// Whether the request had [`RequestHeader::FUA`] and succeeded, so its data is durable.
     pub durable: bool,
-    /// For the used ring (VIRTIO 1.3, 2.7.8.2).
+    /// Length for the used ring in bytes (VIRTIO 1.3, 2.7.8.2).
     pub used_len: u32,
 }
 
-/// Executes the requests of one queue against a storage, each to its end.
+/// Executes the requests of one queue on a storage, one after the other.
 #[derive(Debug)]
 pub struct RequestQueue {
     executor: Executor,
@@ -40,8 +40,8 @@ pub struct RequestQueue {
 }
 
 impl RequestQueue {
-    /// A queue of the device with this configuration, but for the capacity: that
-    /// is the storage's, and may change.
+    /// A queue of a device with this configuration. The capacity is that of the storage, because
+    /// it can change.
     pub fn new(config: DeviceConfig, role: QueueRole, storage: Arc<dyn Storage>) -> Self {
         let limits = Limits::new(config);
         Self {
@@ -54,20 +54,19 @@ impl RequestQueue {
         }
     }
 
-    /// Why the storage failed the request that was completed last, where it did. Taken once.
+    /// Takes the error of the storage that failed the last completed request, if any.
     pub const fn take_failure(&mut self) -> Option<StorageError> {
         self.failure.take()
     }
 
-    /// Processes the chain at `head` to the end, its status included.
+    /// Executes the request at `head` and writes its status.
     ///
-    /// `map_aperture` is called for [`Opcode::MapAperture`], which is the caller's to
-    /// execute, and returns its status; `None` leaves the chain untouched, and nothing is
-    /// written.
+    /// The caller executes [`Opcode::MapAperture`] in `map_aperture`, which returns the status.
+    /// With `None` nothing is written.
     ///
     /// # Errors
     ///
-    /// Where the chain cannot be answered; the queue is then broken.
+    /// The chain has no valid place for a status; the queue is then broken.
     pub fn process<M: GuestMemory<Bitmap = ()>>(
         &mut self,
         mem: &M,
