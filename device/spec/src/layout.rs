@@ -1,12 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! Identifiers, sizes and byte layout of everything that crosses the boundary
-//! between the device and the driver.
+//! Identifiers, sizes and byte layout of all data that device and driver exchange.
 //!
-//! All integers are little-endian. Every structure is converted from and to a
-//! byte array of its exact size; neither side ever reinterprets memory that the
-//! other side can write. Parsing is where bytes are checked: a value of one of
-//! these types is a valid one.
+//! All integers are little-endian. Every structure is converted from and to a byte array of its
+//! exact size; neither side reinterprets memory that the other side can write. Parsing
+//! validates the bytes, so a value of one of these types is valid.
 //!
 //! # Queues
 //!
@@ -19,47 +17,44 @@
 //! # Request
 //!
 //! A request is one descriptor chain (VIRTIO 1.3, 2.7.5): a device-readable
-//! [`RequestHeader`], the data, and a device-writable [`RequestStatus`] at the
-//! very end. Data is device-readable for [`Opcode::Write`] and device-writable
-//! for [`Opcode::Read`]. Neither side may rely on how the bytes are cut into
-//! descriptors (VIRTIO 1.3, 2.7.4).
+//! [`RequestHeader`], the data, and a device-writable [`RequestStatus`] at the end. Data is
+//! device-readable for [`Opcode::Write`] and device-writable for [`Opcode::Read`]. The
+//! distribution of the bytes over descriptors has no meaning (VIRTIO 1.3, 2.7.4).
 //!
 //! # Commands
 //!
-//! A command is an I/O request that the device executes within its own memory.
-//! It carries no data: `offset` and `length` of the header name the range that
-//! it works on, and what else it needs is the header's `argument`. A length of
-//! 0 is valid and does nothing.
+//! A command is an I/O request that the device executes within its own memory. It carries no
+//! data: `offset` and `length` of the header are its range, and `argument` is its parameter. A
+//! command of length 0 is valid and has no effect.
 //!
-//! | opcode | what it does | `argument` | result |
+//! | opcode | effect | `argument` | result |
 //! |---|---|---|---|
-//! | [`Opcode::Discard`] | gives the contents up; 0 is read from then on | 0 | `length` |
+//! | [`Opcode::Discard`] | discards the contents; the range reads as 0 afterwards | 0 | `length` |
 //! | [`Opcode::WriteZeroes`] | stores 0 | 0 | `length` |
 //! | [`Opcode::Copy`] | stores a copy of another range | offset of that range | `length` |
 //! | [`Opcode::Fill`] | stores a pattern | the pattern | `length` |
 //! | [`Opcode::Compare`] | compares with another range | offset of that range | equal leading bytes |
 //! | [`Opcode::Crc32c`] | computes a checksum | checksum so far | checksum |
 //!
-//! A command that ends with an error has the result 0, and those that store may
-//! then have stored any part. Commands are not atomic: what other requests and
-//! stores through the aperture do to the same bytes meanwhile may be seen in
-//! part.
+//! A command that ends with an error has the result 0; a command that stores may have stored
+//! any part of its range by then. Commands are not atomic: a command can see a part of what
+//! other requests, and stores through the aperture, write to the same bytes meanwhile.
 //!
-//! A command keeps its queue busy until it is done, and a reset of the device
-//! has to wait for it. That is why its length is limited, to
-//! [`DeviceConfig::max_command_bytes`].
+//! A command occupies its queue until it is completed, and a copy between overlapping ranges
+//! delays a reset of the device as well. [`DeviceConfig::max_command_bytes`] limits the length
+//! of a command.
 //!
 //! # Aperture
 //!
-//! The device memory is seen through the VIRTIO shared memory region
-//! [`APERTURE_SHMID`]. What lies behind that region is undefined until the
-//! device has answered [`Opcode::MapAperture`] after `DRIVER_OK`.
+//! The VIRTIO shared memory region [`APERTURE_SHMID`] shows the device memory. The contents of
+//! that region are undefined until the device has completed [`Opcode::MapAperture`] after
+//! `DRIVER_OK`.
 
 /// PCI vendor of every VIRTIO device (VIRTIO 1.3, 4.1.2).
 pub const PCI_VENDOR_ID: u16 = 0x1af4;
 
-/// VIRTIO device type. 21 has no driver in Linux; [`DeviceConfig::MAGIC`] tells
-/// a Ringbar device from anything else that uses the same number.
+/// VIRTIO device type. Linux has no driver for type 21; [`DeviceConfig::MAGIC`] distinguishes
+/// a Ringbar device from others of that type.
 pub const VIRTIO_DEVICE_ID: u16 = 21;
 
 /// PCI device id of the VIRTIO transport: 0x1040 plus the device type
@@ -79,24 +74,25 @@ pub const FIRST_IO_QUEUE: u16 = 2;
 /// memory.
 pub const APERTURE_SHMID: u8 = 0;
 
-/// The aperture shows whole pages of the device memory, of so many bytes. A last one that
-/// the device memory does not fill is left out: what follows there is not the device's.
+/// Size in bytes of the pages that the aperture shows. It shows whole pages only, because the
+/// rest of an incomplete last page does not belong to the device.
 pub const APERTURE_PAGE: u64 = 4096;
 
-/// How many of the first `bytes` of the device memory an aperture can show.
+/// Number of bytes that an aperture can show of `bytes` bytes of device memory: the whole
+/// pages.
 pub const fn aperture_of(bytes: u64) -> u64 {
     bytes - bytes % APERTURE_PAGE
 }
 
-/// Least value of [`DeviceConfig::max_command_bytes`] where there are commands: the
-/// pattern of a fill, so that one can be split.
+/// Least value in bytes of [`DeviceConfig::max_command_bytes`] where there are commands: the
+/// size of a fill's pattern, so that a driver can split a fill.
 pub const MIN_COMMAND_BYTES: u64 = 8;
 
-/// Largest number of I/O queues a device may have.
+/// Greatest number of I/O queues of a device.
 pub const MAX_IO_QUEUES: u16 = 64;
 
-/// Copies `N` bytes out of `bytes` from `at` on. `at + N` lies within the array
-/// at every call below, all of which use constants.
+/// Copies `N` bytes out of `bytes` from `at` on. All callers use constants for which `at + N`
+/// is within the array.
 const fn field<const N: usize, const S: usize>(bytes: &[u8; S], at: usize) -> [u8; N] {
     let mut out = [0; N];
     let mut i = 0;
@@ -127,41 +123,41 @@ const fn field<const N: usize, const S: usize>(bytes: &[u8; S], at: usize) -> [u
 ///
 /// `1 <= io_queues <= MAX_IO_QUEUES`, `max_segments >= 1`, `capacity >= 1` and
 /// at most `i64::MAX` (it is a file size in the guest), `aperture_bytes <=
-/// capacity` and a multiple of [`APERTURE_PAGE`], `max_request_bytes >= 1`, `operations` contains read and write,
-/// and `max_command_bytes` is at least [`MIN_COMMAND_BYTES`] where `operations` contains
-/// a command, and 0 where not.
+/// capacity` and a multiple of [`APERTURE_PAGE`], `max_request_bytes >= 1`, `operations`
+/// contains read and write, and `max_command_bytes` is at least [`MIN_COMMAND_BYTES`] where
+/// `operations` contains a command, and 0 where not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DeviceConfig {
     parts: ConfigParts,
 }
 
-/// The fields of a [`DeviceConfig`], not yet checked.
+/// The fields of a [`DeviceConfig`], not yet validated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ConfigParts {
-    /// Number of I/O queues the device serves.
+    /// Number of I/O queues of the device.
     pub io_queues: u16,
-    /// Most data descriptors in one request, header and status not counted.
+    /// Greatest number of data segments in one request, header and status not counted.
     pub max_segments: u16,
     /// Size of the device memory in bytes.
     pub capacity: u64,
-    /// How many bytes of the device memory, from its start, the aperture shows; whole
-    /// pages of [`APERTURE_PAGE`] bytes.
+    /// Number of bytes that the aperture shows, from the start of the device memory; a multiple
+    /// of [`APERTURE_PAGE`].
     pub aperture_bytes: u64,
-    /// Most data bytes in one request.
+    /// Greatest number of data bytes in one request.
     pub max_request_bytes: u32,
-    /// Mask with bit `n` set where the device executes the I/O opcode of value
-    /// `n`, see [`Opcode::mask`].
+    /// Mask with bit `n` set where the device executes the I/O opcode with the value `n`, see
+    /// [`Opcode::mask`].
     pub operations: u32,
     /// Greatest length of one command in bytes.
     pub max_command_bytes: u64,
 }
 
-/// Why the bytes of a configuration space were refused.
+/// Reason why a configuration space is invalid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ConfigError {
-    /// The magic is missing: this is some other device of type 21.
+    /// The magic is missing: this is another device of type 21.
     NotRingbar,
-    /// The device speaks this version, which is not [`DeviceConfig::VERSION`].
+    /// The device has this version of the layout, which is not [`DeviceConfig::VERSION`].
     Version(u16),
     /// `io_queues` is 0 or above [`MAX_IO_QUEUES`].
     IoQueues(u16),
@@ -190,7 +186,11 @@ impl DeviceConfig {
     /// Version of this layout.
     pub const VERSION: u16 = 2;
 
-    /// Checks the parts of a configuration against the invariants.
+    /// Validates the fields of a configuration.
+    ///
+    /// # Errors
+    ///
+    /// The first field that violates the invariants of [`DeviceConfig`].
     pub const fn new(parts: ConfigParts) -> Result<Self, ConfigError> {
         const NEEDED: u32 = Opcode::Read.mask() | Opcode::Write.mask();
 
@@ -226,8 +226,8 @@ impl DeviceConfig {
         Ok(Self { parts })
     }
 
-    /// The same device with another capacity, and as many of its whole pages behind the
-    /// aperture as it shows at most, which is `aperture` bytes.
+    /// The configuration of the same device with another capacity. The aperture shows its whole
+    /// pages, but at most `aperture` bytes.
     pub const fn resized(self, capacity: u64, aperture: u64) -> Result<Self, ConfigError> {
         let mut parts = self.parts;
         parts.capacity = capacity;
@@ -240,7 +240,11 @@ impl DeviceConfig {
         Self::new(parts)
     }
 
-    /// Parses the configuration space that the device shows.
+    /// Parses the bytes of a configuration space.
+    ///
+    /// # Errors
+    ///
+    /// Another device or version, or the first field that violates the invariants.
     pub fn parse(bytes: &[u8; Self::SIZE]) -> Result<Self, ConfigError> {
         if field::<8, { Self::SIZE }>(bytes, 0) != Self::MAGIC {
             return Err(ConfigError::NotRingbar);
@@ -260,7 +264,7 @@ impl DeviceConfig {
         })
     }
 
-    /// The bytes that the device shows.
+    /// The bytes of the configuration space.
     pub fn to_bytes(self) -> [u8; Self::SIZE] {
         let mut out = [0; Self::SIZE];
         out[0..8].copy_from_slice(&Self::MAGIC);
@@ -275,12 +279,12 @@ impl DeviceConfig {
         out
     }
 
-    /// Number of I/O queues the device serves.
+    /// Number of I/O queues of the device.
     pub const fn io_queues(&self) -> u16 {
         self.parts.io_queues
     }
 
-    /// Most data descriptors in one request, header and status not counted.
+    /// Greatest number of data segments in one request, header and status not counted.
     pub const fn max_segments(&self) -> u16 {
         self.parts.max_segments
     }
@@ -290,12 +294,12 @@ impl DeviceConfig {
         self.parts.capacity
     }
 
-    /// How many bytes of the device memory, from its start, the aperture shows.
+    /// Number of bytes that the aperture shows, from the start of the device memory.
     pub const fn aperture_bytes(&self) -> u64 {
         self.parts.aperture_bytes
     }
 
-    /// Most data bytes in one request.
+    /// Greatest number of data bytes in one request.
     pub const fn max_request_bytes(&self) -> u32 {
         self.parts.max_request_bytes
     }
@@ -311,29 +315,28 @@ impl DeviceConfig {
     }
 }
 
-/// What a request asks for.
+/// Operation of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u16)]
 pub enum Opcode {
-    /// Device memory to the data segments.
+    /// Copy device memory to the data segments.
     Read = 1,
-    /// Data segments to device memory.
+    /// Copy the data segments to device memory.
     Write = 2,
-    /// Make everything that earlier requests wrote, on any queue, durable.
-    /// Carries no data; offset and length are 0.
+    /// Make the data of all earlier requests, on any queue, durable. Carries no data; offset and
+    /// length are 0.
     Flush = 3,
-    /// Command: give the contents of the range up. Until something is stored
-    /// there, it reads as 0, and what holds the device memory may use the space
-    /// for something else.
+    /// Command: discard the contents of the range. The range reads as 0 until something is
+    /// stored in it, and the storage may release its space.
     Discard = 4,
     /// Command: store 0 in the range. Its space stays allocated.
     WriteZeroes = 5,
-    /// Command: copy the `length` bytes from offset `argument` on to the range.
-    /// The two may overlap; the range then has what the source had before.
+    /// Command: copy the `length` bytes from offset `argument` on to the range. The two ranges
+    /// may overlap; the target then gets the contents that the source had before.
     Copy = 6,
-    /// Command: store the 8 bytes of `argument`, in little-endian order, over
-    /// and over again from the start of the range. The last repetition is cut
-    /// off where the length is no multiple of 8.
+    /// Command: store the 8 bytes of `argument`, in little-endian order, repeatedly from the
+    /// start of the range. The last repetition is truncated where the length is not a multiple
+    /// of 8.
     Fill = 7,
     /// Command: compare the range with the `length` bytes from offset `argument`
     /// on. The result is the number of bytes before the first difference, which
@@ -343,12 +346,12 @@ pub enum Opcode {
     /// Command: compute the CRC-32C of the range (polynomial 0x1EDC6F41,
     /// reflected, initial value and final XOR 0xFFFFFFFF; RFC 3720, 12.1), in
     /// the lower 32 bits of the result. `argument` is the CRC-32C of the bytes
-    /// before the range, 0 if there are none, so that a long range can be done
-    /// in pieces; its upper 32 bits are 0.
+    /// before the range, 0 if there are none, so that a driver can split a long range; its upper
+    /// 32 bits are 0.
     Crc32c = 9,
-    /// Control queue: put the device memory behind the aperture. Carries no
-    /// data; the result is the number of bytes mapped. Answered once the
-    /// mapping is in place; to be sent once after each `DRIVER_OK`.
+    /// Control queue: map the device memory into the aperture. Carries no data; the result is
+    /// the number of bytes mapped. The device completes it once the mapping is in place. The
+    /// driver sends it once after each `DRIVER_OK`.
     MapAperture = 0x8000,
 }
 
@@ -388,8 +391,8 @@ impl Opcode {
         self.mask() & Self::COMMANDS != 0
     }
 
-    /// Whether this opcode changes the device memory. [`RequestHeader::FUA`] is
-    /// for these.
+    /// Whether this opcode changes the device memory. Only such an opcode may have
+    /// [`RequestHeader::FUA`].
     pub const fn writes(self) -> bool {
         match self {
             Self::Write | Self::Discard | Self::WriteZeroes | Self::Copy | Self::Fill => true,
@@ -402,7 +405,7 @@ impl Opcode {
         matches!(self, Self::Copy | Self::Compare)
     }
 
-    /// This I/O opcode's bit in the `operations` mask, 0 for a control opcode.
+    /// Bit of an I/O opcode in the `operations` mask; 0 for a control opcode.
     pub const fn mask(self) -> u32 {
         if self.is_control() {
             0
@@ -424,25 +427,25 @@ impl Opcode {
 /// | 24 | 8 | `argument` |
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RequestHeader {
-    /// What to do.
+    /// Operation of the request.
     pub opcode: Opcode,
-    /// [`Self::FUA`] or nothing.
+    /// [`Self::FUA`] or 0.
     pub flags: u16,
-    /// Where in the device memory, in bytes.
+    /// Start of the range in the device memory, in bytes.
     pub offset: u64,
-    /// How many bytes; equals the sum of the data segments, except in a command,
-    /// which has none.
+    /// Length of the range in bytes; the sum of the data segments, except in a command, which
+    /// has none.
     pub length: u64,
-    /// As the opcode says; 0 where it says nothing.
+    /// Parameter of the opcode; 0 for an opcode without one.
     pub argument: u64,
 }
 
-/// Why a request header was refused.
+/// Reason why a request header is invalid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HeaderError {
     /// No operation has this opcode.
     Opcode(u16),
-    /// Flags that do not exist, or not for this opcode.
+    /// Flags that are unknown, or not allowed with this opcode.
     Flags(u16),
     /// A reserved field is not 0, or the argument of an opcode that has none.
     Reserved,
@@ -454,8 +457,8 @@ impl RequestHeader {
     /// Size in bytes.
     pub const SIZE: usize = 32;
 
-    /// On an opcode that changes the device memory ([`Opcode::writes`]): what it
-    /// did is durable before the status is written ("force unit access").
+    /// With an opcode that changes the device memory ([`Opcode::writes`]): the change is durable
+    /// before the device writes the status ("force unit access").
     pub const FUA: u16 = 1 << 0;
 
     /// The header of a request without data segments and flags.
@@ -469,8 +472,11 @@ impl RequestHeader {
         }
     }
 
-    /// Parses a header. Ranges are not checked here, because only the device
-    /// knows its size.
+    /// Parses a header. It does not check ranges, because only the device knows its capacity.
+    ///
+    /// # Errors
+    ///
+    /// The first field that is invalid.
     pub fn parse(bytes: &[u8; Self::SIZE]) -> Result<Self, HeaderError> {
         let raw = u16::from_le_bytes(field(bytes, 0));
         let opcode = Opcode::from_raw(raw).ok_or(HeaderError::Opcode(raw))?;
@@ -501,7 +507,7 @@ impl RequestHeader {
         })
     }
 
-    /// The bytes the driver puts into the descriptor.
+    /// The bytes of the header in guest memory.
     pub fn to_bytes(self) -> [u8; Self::SIZE] {
         let mut out = [0; Self::SIZE];
         out[0..2].copy_from_slice(&(self.opcode as u16).to_le_bytes());
@@ -513,17 +519,17 @@ impl RequestHeader {
     }
 }
 
-/// How a request ended.
+/// Result code of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub enum StatusCode {
-    /// Done in full.
+    /// The request succeeded in full.
     Ok = 0,
     /// The storage behind the device failed.
     IoError = 1,
     /// The device does not execute this opcode, or not on this queue.
     Unsupported = 2,
-    /// The request contradicts itself: flags, lengths, directions.
+    /// Flags, lengths or directions of the request are inconsistent.
     Invalid = 3,
     /// Offset or offset plus length lies outside the device memory, or the
     /// second range of a command does.
@@ -551,7 +557,7 @@ impl StatusCode {
     }
 }
 
-/// End of every request, device-writable.
+/// Last part of every request, device-writable.
 ///
 /// | offset | size | field |
 /// |---|---|---|
@@ -560,10 +566,10 @@ impl StatusCode {
 /// | 8 | 8 | `result` |
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RequestStatus {
-    /// How the request ended.
+    /// Result code.
     pub code: StatusCode,
-    /// For read and write the bytes transferred, which is less than the length
-    /// only where `code` is an error. Otherwise as the opcode says.
+    /// For read and write the number of bytes transferred, which is less than the length only
+    /// where `code` is an error. For other opcodes as described at [`Opcode`].
     pub result: u64,
 }
 
@@ -571,13 +577,11 @@ impl RequestStatus {
     /// Size in bytes.
     pub const SIZE: usize = 16;
 
-    /// The bytes of a status that no device has written: the driver puts them
-    /// in place before it hands a request over, so that a used buffer without a
-    /// status is told from a success.
+    /// The bytes of a status that no device has written. The driver stores them before it makes
+    /// a request available, so that it detects a used request without a status.
     pub const UNWRITTEN: [u8; Self::SIZE] = [0xff; Self::SIZE];
 
-    /// Parses the status of a used request; `None` where the device wrote no
-    /// valid code.
+    /// Parses the status of a used request; `None` where the device wrote no valid code.
     pub fn parse(bytes: &[u8; Self::SIZE]) -> Option<Self> {
         Some(Self {
             code: StatusCode::from_raw(u32::from_le_bytes(field(bytes, 0)))?,
@@ -585,7 +589,7 @@ impl RequestStatus {
         })
     }
 
-    /// The bytes the device writes.
+    /// The bytes that the device writes.
     pub fn to_bytes(self) -> [u8; Self::SIZE] {
         let mut out = [0; Self::SIZE];
         out[0..4].copy_from_slice(&(self.code as u32).to_le_bytes());
@@ -594,17 +598,17 @@ impl RequestStatus {
     }
 }
 
-/// Why the device stopped serving a queue.
+/// Reason why the device broke a queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub enum QueueFault {
-    /// A descriptor chain loops, is cut off, or is longer than allowed.
+    /// A descriptor chain loops, is incomplete, or is longer than allowed.
     Chain = 1,
     /// A descriptor points outside guest memory.
     Address = 2,
-    /// A chain has no room for the status.
+    /// A chain has no place for the status.
     NoStatus = 3,
-    /// The ring itself is inconsistent (index beyond the ring, and the like).
+    /// The ring itself is inconsistent, for example by an index beyond the ring.
     Ring = 4,
 }
 
@@ -621,8 +625,7 @@ impl QueueFault {
     }
 }
 
-/// What the device tells the driver without being asked, in a buffer of the
-/// event queue.
+/// Message of the device to the driver, in a buffer of the event queue.
 ///
 /// | offset | size | field |
 /// |---|---|---|
@@ -633,16 +636,16 @@ impl QueueFault {
 /// | 16 | 16 | reserved, 0 |
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// The device serves this queue no longer, until it is reset.
+    /// The device does not process this queue until it is reset.
     QueueBroken {
         /// Index of the queue.
         queue: u16,
-        /// What was wrong with it.
+        /// Reason.
         fault: QueueFault,
     },
-    /// The device memory has a new size.
+    /// The size of the device memory has changed.
     CapacityChanged {
-        /// Bytes, within the limits of [`DeviceConfig`].
+        /// New size in bytes, within the limits of [`DeviceConfig`].
         capacity: u64,
     },
 }
@@ -666,7 +669,7 @@ impl Event {
         }
     }
 
-    /// The bytes the device writes.
+    /// The bytes that the device writes.
     pub fn to_bytes(self) -> [u8; Self::SIZE] {
         let mut out = [0; Self::SIZE];
         match self {
