@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! The device as the `vhost-user-backend` crate wants it.
+//! The device as a backend of the `vhost-user-backend` crate.
 
 use std::io;
 use std::sync::Arc;
@@ -27,18 +27,18 @@ use crate::memory_watch::MemoryWatch;
 use crate::shared_memory::MonitorMapper;
 use crate::vring::{Memory, Queues, Vring};
 
-/// What to do about guest memory that does not arrive.
+/// Explanation and remedy where the monitor shares no guest memory.
 const SHARE_MEMORY: &str = "the virtual machine monitor shares no guest memory; with QEMU use \
      -object memory-backend-memfd,id=m0,size=...,share=on and -machine ...,memory-backend=m0";
 
-/// Largest ring the device serves, as much as QEMU allows.
+/// Greatest number of entries of a ring, which is QEMU's limit.
 const MAX_QUEUE_SIZE: usize = 1024;
 
-/// Largest configuration space a monitor can ask for (vhost-user,
+/// Size in bytes of the largest configuration space that a monitor can read (vhost-user,
 /// `VHOST_USER_MAX_CONFIG_SIZE`).
 const MAX_CONFIG_SIZE: usize = 256;
 
-/// How long a start may take from the negotiated features to guest memory.
+/// Longest time from the negotiated features to the memory table at a start.
 const MEMORY_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A device on one connection.
@@ -81,7 +81,7 @@ impl<D: DeviceModel> DeviceBackend<D> {
         &self.engine
     }
 
-    /// Gives the queues to the vrings that this thread makes next.
+    /// Makes the queues available to the vrings that this thread creates next.
     pub(crate) fn hand_over_queues(&self) -> Queues {
         Queues::hand_over(self.engine.queues())
     }
@@ -127,16 +127,16 @@ impl<D: DeviceModel> VhostUserBackend for DeviceBackend<D> {
             | VhostUserProtocolFeatures::SHMEM
     }
 
-    /// The rings are disabled already when this is called. Those that are broken
-    /// become whole at their next start.
+    /// The monitor has disabled the rings before. A broken queue works again after its next
+    /// start.
     fn reset_device(&self) {
         self.device.reset();
     }
 
     fn set_event_idx(&self, _enabled: bool) {}
 
-    /// The configuration space, padded with zeros: a monitor asks for as many
-    /// bytes as it was told to show.
+    /// The configuration space, padded with zeros, because a monitor reads as many bytes as its
+    /// own command line says.
     fn get_config(&self, offset: u32, size: u32) -> Vec<u8> {
         let mut space = self.device.config();
         space.resize(MAX_CONFIG_SIZE, 0);
@@ -146,7 +146,8 @@ impl<D: DeviceModel> VhostUserBackend for DeviceBackend<D> {
         bytes.unwrap_or_default().to_vec()
     }
 
-    /// Nothing in the configuration space can be written (VIRTIO 1.3, 2.5).
+    /// Ignores the write: all fields of the configuration space are read-only for the driver
+    /// (VIRTIO 1.3, 2.5).
     fn set_config(&self, offset: u32, buf: &[u8]) -> io::Result<()> {
         debug!(
             offset,
@@ -175,13 +176,14 @@ impl<D: DeviceModel> VhostUserBackend for DeviceBackend<D> {
         })
     }
 
-    /// The crate needs no thread: the engine has workers.
+    /// The crate starts no thread for queues, because the engine's workers process them.
     fn queues_per_thread(&self) -> Vec<u64> {
         Vec::new()
     }
 
-    /// Called when the ring has stopped. The monitor drops the mapping of the shared region
-    /// when it stops the device, and says nothing about it; it stops all queues then.
+    /// Called when a ring has stopped. A monitor that stops the device stops all its queues and
+    /// drops the mapping of the shared region, and sends no message about the mapping. So the
+    /// stop of queue 0 stands for it.
     fn stop_vring(&self, queue: u32) -> io::Result<()> {
         debug!(queue, "queue stopped");
         if queue == 0 {
@@ -190,7 +192,7 @@ impl<D: DeviceModel> VhostUserBackend for DeviceBackend<D> {
         Ok(())
     }
 
-    /// Never called: there is no thread to call it.
+    /// Never called, because the crate has no thread for queues.
     fn handle_event(
         &self,
         _event: u16,

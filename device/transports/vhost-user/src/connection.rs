@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! One virtual machine monitor, from accept to hang-up.
+//! A connection to one virtual machine monitor, from accept to hang-up.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -18,7 +18,7 @@ use vm_memory::{GuestMemoryAtomic, GuestMemoryMmap};
 use crate::backend::DeviceBackend;
 use crate::error::Error;
 
-/// A connection that is being served by threads of its own.
+/// A connection, handled by threads of its own.
 pub struct Connection {
     shutdown: Option<ShutdownHandle>,
     thread: JoinHandle<Result<(), Error>>,
@@ -26,8 +26,8 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// Accepts a connection and starts to serve it with `device`, which counts in
-    /// `counters`. Waits for a connection if there is none yet.
+    /// Accepts a connection and starts the engine of `device`, which counts in `counters`.
+    /// Waits until a monitor connects.
     pub fn accept<D: DeviceModel>(
         device: Arc<D>,
         counters: Arc<Counters>,
@@ -44,8 +44,8 @@ impl Connection {
         )
         .map_err(backend_error)?;
         drop(queues);
-        // The write end closes when the thread is done, whichever way. Made before
-        // the connection is accepted: it would be lost if there were no descriptors.
+        // The write end closes when the thread ends, also by a panic. The pipe is made before
+        // the connection is accepted, which would be lost if there were no descriptors left.
         let (finished, running) = io::pipe().map_err(Error::Resources)?;
         daemon.start(&mut listener).map_err(backend_error)?;
         info!("virtual machine monitor connected");
@@ -57,7 +57,7 @@ impl Connection {
                 let _running = running;
                 let result = daemon.wait();
                 debug!(?result, "message handler ended");
-                // Whatever is in the rings: each worker ends after the step that it is at.
+                // Each worker ends after its current step, also with requests in its rings.
                 backend.engine().ender().end();
                 drop(daemon);
                 drop(backend);
@@ -71,12 +71,12 @@ impl Connection {
         })
     }
 
-    /// Readable (at end of file) as soon as the connection has ended.
+    /// A descriptor that becomes readable (end of file) when the connection has ended.
     pub fn finished(&self) -> BorrowedFd<'_> {
         self.finished.as_fd()
     }
 
-    /// Closes the connection. The requests in progress are ended first.
+    /// Closes the connection after the current step of each worker.
     pub fn shut_down(&self) {
         if let Some(shutdown) = &self.shutdown {
             shutdown.shutdown();
@@ -89,12 +89,12 @@ impl Connection {
     }
 }
 
-/// What the library returns cannot be shared between threads; its text can.
+/// Keeps the text of an error of the library, because the error itself is not `Sync`.
 fn backend_error(error: BackendError) -> Error {
     Error::Backend(error.to_string())
 }
 
-/// A monitor that hangs up is the usual end of a connection.
+/// Result of a connection. A monitor that hangs up ends it without an error.
 fn connection_result(result: Result<(), BackendError>) -> Result<(), Error> {
     match result {
         Ok(())

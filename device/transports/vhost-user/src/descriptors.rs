@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! The descriptors of `VHOST_USER_SET_VRING_KICK` and `VHOST_USER_SET_VRING_CALL`: eventfds
-//! of the monitor, or whatever it sends instead.
+//! The descriptors of `VHOST_USER_SET_VRING_KICK` and `VHOST_USER_SET_VRING_CALL`: eventfds,
+//! or any other descriptors that a monitor sends.
 
 use std::fs::File;
 use std::io;
@@ -17,7 +17,7 @@ pub(crate) struct Kick(File);
 
 impl Kick {
     pub(crate) fn new(file: File) -> Self {
-        // A read that finds nothing must not block the worker.
+        // A read without a kick must not block the worker.
         set_nonblocking(&file);
         Self(file)
     }
@@ -45,7 +45,7 @@ pub(crate) struct Call(File);
 
 impl Call {
     pub(crate) fn new(file: File) -> Self {
-        // A write that finds no room must not block the worker.
+        // A write to a full eventfd must not block the worker.
         set_nonblocking(&file);
         Self(file)
     }
@@ -58,7 +58,7 @@ impl Interrupt for Call {
     }
 }
 
-/// Those of QEMU are non-blocking already.
+/// Makes a descriptor non-blocking, as QEMU's are already.
 fn set_nonblocking(file: &File) {
     let set = || -> io::Result<()> {
         let flags = fcntl_getfl(file)?;
@@ -80,7 +80,7 @@ mod tests {
 
     use super::*;
 
-    /// Both ends of a descriptor that would block.
+    /// Two descriptors of one blocking eventfd.
     fn eventfd() -> (File, File) {
         let ours = File::from(rustix::event::eventfd(0, EventfdFlags::CLOEXEC).unwrap());
         (ours.try_clone().unwrap(), ours)

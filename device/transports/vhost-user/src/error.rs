@@ -1,20 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! What can go wrong on this transport.
+//! Errors of this transport.
 
 use std::io;
 
-/// Why a connection cannot be served or ended badly.
+/// Reason why a connection cannot be started, or why it ended with an error.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// More queues than this transport carries.
+    /// The device has more queues than this transport supports.
     #[error("{0} queues are too many: vhost-user carries at most {max}", max = crate::MAX_QUEUES)]
     TooManyQueues(u16),
-    /// A file descriptor or thread that the connection needs cannot be had.
+    /// A file descriptor or thread of the connection cannot be created.
     #[error("cannot prepare a connection")]
     Resources(#[source] io::Error),
-    /// The vhost-user library refuses, for this reason.
+    /// The vhost-user library reports this error.
     #[error("cannot serve the connection: {0}")]
     Backend(String),
     /// The virtual machine monitor broke the vhost-user protocol.

@@ -11,10 +11,9 @@ use vm_memory::{GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, GuestReg
 /// Guest memory without the regions that show the device's own memory. `is_device_memory`
 /// says whether a file holds it.
 ///
-/// Once the aperture is mapped, QEMU lists it in the memory table like any
-/// other memory. A request with a segment in it would copy the device memory
-/// onto itself behind two addresses; left out of the table, the segment is
-/// simply not guest memory.
+/// Once the aperture is mapped, QEMU lists it in the memory table like any other memory. A
+/// request with a segment in the aperture would copy the device memory onto itself at another
+/// address. Without that region the segment is not in guest memory, and the request is refused.
 pub(crate) fn without_device_memory(
     table: &GuestMemoryMmap,
     is_device_memory: impl Fn(&File) -> bool,

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! Says when guest memory is overdue.
+//! A timeout for the memory table, which the monitor has to send at a start.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -8,21 +8,20 @@ use std::time::{Duration, Instant};
 
 use tracing::debug;
 
-/// When guest memory is overdue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
     Idle,
+    /// The timeout expires at this time.
     Armed(Instant),
     Ended,
 }
 
-/// Calls back on a thread of its own when the time is up. The thread ends when this is
-/// dropped.
+/// A timer that calls back on a thread of its own. The thread ends when the timer is dropped.
 #[derive(Debug)]
 pub(crate) struct MemoryWatch(Arc<(Mutex<State>, Condvar)>);
 
 impl MemoryWatch {
-    /// One that is not armed.
+    /// A timer that is not armed; `overdue` is called each time that it expires.
     pub(crate) fn new(overdue: impl Fn() + Send + 'static) -> std::io::Result<Self> {
         let shared = Arc::new((Mutex::new(State::Idle), Condvar::new()));
         let other = Arc::clone(&shared);
@@ -37,12 +36,12 @@ impl MemoryWatch {
         self.0.1.notify_one();
     }
 
-    /// Has the time be up after `time`.
+    /// Arms the timer to expire after `time`.
     pub(crate) fn arm(&self, time: Duration) {
         self.set(State::Armed(Instant::now() + time));
     }
 
-    /// Forgets the time. It may be up just now.
+    /// Disarms the timer. A callback may be running already.
     pub(crate) fn disarm(&self) {
         self.set(State::Idle);
     }
@@ -103,7 +102,7 @@ mod tests {
         receiver.recv_timeout(Duration::from_secs(10)).unwrap();
         watch.disarm();
         drop(watch);
-        // The thread has ended, and told nothing more.
+        // The thread has ended without another report.
         assert!(receiver.recv_timeout(Duration::from_secs(10)).is_err());
         assert!(receiver.try_recv().is_err());
     }

@@ -3,9 +3,9 @@
 //! Requests to the monitor to map the device's memory
 //! (vhost-user, `VHOST_USER_BACKEND_SHMEM_MAP`).
 //!
-//! A thread of its own sends the request and waits for the answer, without limit: the crate
-//! below knows none. Before it answers, the monitor sends messages of its own (the new
-//! memory table) and waits for them to be handled.
+//! Each request has a thread, which waits for the reply. The wait has no timeout, because the
+//! `vhost` crate has none. Before it replies, the monitor sends messages of its own (the new
+//! memory table) and waits until they are handled.
 
 use std::fmt;
 use std::fs::File;
@@ -18,10 +18,10 @@ use tracing::warn;
 use vhost::vhost_user::message::{VhostUserMMap, VhostUserMMapFlags};
 use vhost::vhost_user::{Backend, VhostUserFrontendReqHandler};
 
-/// Number of the only shared memory region.
+/// Id of the only shared memory region.
 const REGION: u8 = 0;
 
-/// Has the monitor of one connection map memory.
+/// Sends requests to map memory to the monitor of one connection.
 #[derive(Default)]
 pub(crate) struct MonitorMapper(Mutex<Option<Backend>>);
 
@@ -32,7 +32,7 @@ impl fmt::Debug for MonitorMapper {
 }
 
 impl MonitorMapper {
-    /// The channel over which the monitor takes requests.
+    /// Sets the channel on which the monitor accepts requests.
     pub(crate) fn set_backend(&self, backend: Backend) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(backend);
     }

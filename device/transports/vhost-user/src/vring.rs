@@ -1,22 +1,22 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! A vring of the `vhost-user-backend` crate, which forwards to a queue of the engine.
+//! A vring of the `vhost-user-backend` crate that forwards to a queue of the engine.
 //!
-//! The crate keeps what the messages say in a vring and would serve it on threads of its
-//! own. This vring has no kick descriptor as far as the crate can see, so the crate leaves
-//! it alone, and the engine has the descriptor.
+//! The crate keeps the state that messages set in a vring, and processes vrings with a kick
+//! descriptor on threads of its own. This vring shows the crate no kick descriptor, so the
+//! crate does not process it; the engine has the descriptor and processes the queue.
 //!
-//! | message | here |
+//! | message | effect |
 //! |---|---|
-//! | `SET_VRING_NUM`, `_ADDR`, `_BASE`, `SET_FEATURES` | setup of the next start; a queue that runs is started anew |
-//! | `SET_VRING_KICK` | doorbell; starts the queue |
-//! | `SET_VRING_CALL` | interrupt |
-//! | `SET_VRING_ENABLE` | enables or disables |
+//! | `SET_VRING_NUM`, `_ADDR`, `_BASE`, `SET_FEATURES` | setup of the next start; a running queue is restarted with it |
+//! | `SET_VRING_KICK` | sets the doorbell, starts the queue |
+//! | `SET_VRING_CALL` | sets the interrupt |
+//! | `SET_VRING_ENABLE` | enables or disables the queue |
 //! | `GET_VRING_BASE` | stops the queue |
 //!
-//! The crate makes its vrings by itself and says neither for which device nor in which
-//! order. It makes them on the thread that makes the daemon, in the order of their numbers,
-//! so that thread hands the queues over ([`Queues`]).
+//! The crate creates the vrings itself and passes neither the device nor an index. It creates
+//! them in ascending order on the thread that creates the daemon, so that thread puts the
+//! queues in place before ([`Queues`]).
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -35,11 +35,11 @@ use crate::descriptors::{Call, Kick};
 pub(crate) type Memory = GuestMemoryAtomic<GuestMemoryMmap>;
 
 thread_local! {
-    /// Queues for the vrings that this thread makes next.
+    /// Queues for the vrings that this thread creates next.
     static QUEUES: RefCell<VecDeque<Arc<dyn QueueControl>>> = RefCell::default();
 }
 
-/// The queues for which this thread makes vrings, until this is dropped.
+/// Guard of the queues for which this thread creates vrings; dropping it removes them.
 pub(crate) struct Queues(());
 
 impl Queues {
@@ -58,7 +58,7 @@ impl Drop for Queues {
 /// A vring that forwards to a queue.
 #[derive(Clone)]
 pub(crate) struct Vring<M: GuestAddressSpace = Memory> {
-    /// The crate's own idea of it, without descriptors.
+    /// State of the vring as the crate reads it, without descriptors.
     mirror: VringMutex<M>,
     queue: Arc<dyn QueueControl>,
     /// State that the monitor last set.
@@ -80,7 +80,7 @@ impl<M: GuestAddressSpace + 'static> Vring<M> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Changes the setup, but for the indices.
+    /// Changes the setup except for its indices, and restarts a running queue if it differs.
     fn change_setup(&self, change: impl Fn(&mut QueueSetup)) {
         let mut state = self.state();
         let mut setup = state.setup;
@@ -90,7 +90,7 @@ impl<M: GuestAddressSpace + 'static> Vring<M> {
         }
     }
 
-    /// Changes the setup. A queue that was started is started with the new one.
+    /// Changes the setup, and restarts a running queue with it.
     fn change_setup_and_restart(&self, state: &mut VringState, change: impl Fn(&mut QueueSetup)) {
         if state.started
             && let Some(stopped) = self.queue.stop()
@@ -116,7 +116,7 @@ impl<M: GuestAddressSpace + 'static> VringT<M> for Vring<M> {
     fn new(mem: M, max_queue_size: u16) -> Result<Self, QueueError> {
         Ok(Self {
             mirror: VringMutex::new(mem, max_queue_size)?,
-            // The crate makes as many as the device has queues.
+            // The crate creates as many vrings as the device has queues.
             queue: QUEUES
                 .with_borrow_mut(VecDeque::pop_front)
                 .ok_or(QueueError::QueueNotReady)?,
@@ -132,7 +132,7 @@ impl<M: GuestAddressSpace + 'static> VringT<M> for Vring<M> {
         self.mirror.get_mut()
     }
 
-    // The crate calls these for devices that process a vring by its means.
+    // The crate calls these for devices that process vrings on its threads.
 
     fn add_used(&self, _desc_index: u16, _len: u32) -> Result<(), QueueError> {
         Err(QueueError::QueueNotReady)
@@ -158,7 +158,7 @@ impl<M: GuestAddressSpace + 'static> VringT<M> for Vring<M> {
         Ok(false)
     }
 
-    // And these for messages.
+    // The crate calls these when it handles messages.
 
     fn set_enabled(&self, enabled: bool) {
         self.mirror.set_enabled(enabled);
@@ -190,7 +190,8 @@ impl<M: GuestAddressSpace + 'static> VringT<M> for Vring<M> {
         self.change_setup_and_restart(&mut self.state(), |setup| setup.next_avail = base);
     }
 
-    /// The crate reads the index out of guest memory, where a queue that runs moves it.
+    /// The crate reads the index out of guest memory, where a running queue advances it. So a
+    /// running queue keeps its own.
     fn set_queue_next_used(&self, idx: u16) {
         let mut state = self.state();
         if !state.started || !state.enabled {
@@ -210,7 +211,8 @@ impl<M: GuestAddressSpace + 'static> VringT<M> for Vring<M> {
         self.change_setup(|setup| setup.event_idx = enabled);
     }
 
-    /// The crate calls this for a stop only: it starts vrings that have a kick descriptor.
+    /// The crate calls this with `false` to stop a vring. It would start only vrings with a kick
+    /// descriptor.
     fn set_queue_ready(&self, ready: bool) {
         let mut state = self.state();
         if ready || !state.started {
