@@ -1,12 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! `--print-capabilities`, as the back-end program conventions of vhost-user
-//! ask for.
+//! `--print-capabilities`, which the back-end program conventions of vhost-user require.
 
 use ringbar_spec::{PCI_DEVICE_ID, PCI_VENDOR_ID, VIRTIO_DEVICE_ID};
 
-/// One JSON object. The device types that the conventions know do not include
-/// this one, so `type` is a name of our own.
+/// One JSON object. The conventions list no type for this device, so `type` is its own name.
 pub fn json() -> String {
     serde_json::json!({
         "type": "ringbar",

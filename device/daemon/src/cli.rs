@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! Arguments, and what they mean together.
+//! Arguments, and their validation.
 
 use std::os::fd::RawFd;
 use std::path::PathBuf;
@@ -14,17 +14,17 @@ use ringbar_spec::{MAX_IO_QUEUES, MIN_COMMAND_BYTES};
 
 use crate::size;
 
-/// Busy-poll time unless another is asked for, in microseconds.
+/// Default busy-poll time in microseconds.
 const DEFAULT_POLL_US: u64 = 200;
 
-/// Longest that can be asked for. Longer than that a sleeping device is no slower.
+/// Greatest busy-poll time in microseconds. Longer polling is no faster than sleeping.
 const MAX_POLL_US: u64 = 1000;
 
 const AFTER_HELP: &str = "\
 Sizes are bytes, or have a unit: K, M, G, T (powers of 1024).
 
 Examples:
-  A device of 256 MiB that forgets everything at the end:
+  A device of 256 MiB in memory, whose contents are lost at exit:
     ringbar-device --socket-path /tmp/ringbar.sock --size 256M
 
   A device in a file (created with 1 GiB if it does not exist), 8 I/O queues:
@@ -37,45 +37,44 @@ Examples:
       -chardev socket,id=c0,path=/tmp/ringbar.sock \\
       -device vhost-user-test-device-pci,chardev=c0,virtio-id=21,num_vqs=6,vq_size=256,config_size=64 ...
 
-  Give a device that was started with --control-socket ctl.sock another size:
+  Resize a device that was started with --control-socket ctl.sock:
     echo '{\"execute\": \"resize\", \"arguments\": {\"bytes\": 536870912}}' | socat - UNIX:ctl.sock
 
 Start the device first: QEMU connects to the socket when it starts.
 
 Exit status:
-  0  the virtual machine monitor hung up, or SIGTERM or SIGINT came
-  1  something failed; the last message says what
+  0  the virtual machine monitor disconnected, or the process got SIGTERM or SIGINT
+  1  an operation failed; the last message says which
   2  wrong arguments";
 
 /// A Ringbar device for a virtual machine, over vhost-user.
 ///
-/// The device is a byte-addressable memory with a DMA engine. A guest moves data
-/// with requests in virtqueues and sees the same memory in a PCI BAR. The program
-/// serves one virtual machine and ends when that hangs up.
+/// The device is a byte-addressable memory with a DMA engine. A guest transfers data by
+/// requests in virtqueues, and accesses the same memory through a PCI BAR. The program
+/// serves one virtual machine and exits when its monitor disconnects.
 #[derive(Debug, Parser)]
 #[command(version, after_help = AFTER_HELP, max_term_width = 100)]
 pub struct Args {
-    /// Unix socket to create and listen on. A file left over from a dead process
-    /// is replaced; one in use, which a lock of PATH.lock says, is not. Both are
-    /// removed at exit
+    /// Unix socket to create and listen on. The socket of a process that has ended is
+    /// replaced; a socket in use is an error. The process locks PATH.lock meanwhile, and
+    /// removes both files at exit
     #[arg(long, value_name = "PATH", group = "endpoint", required_unless_present_any = ["fd", "print_capabilities"])]
     socket_path: Option<PathBuf>,
 
-    /// Descriptor of a listening Unix socket to use, inherited from the parent (for
-    /// example 3 with systemd socket activation)
+    /// Descriptor of a listening Unix socket that the parent process passes on (for example
+    /// 3 with systemd socket activation)
     #[arg(long, value_name = "FD", group = "endpoint")]
     fd: Option<RawFd>,
 
-    /// Who may connect to --socket-path, as octal permission bits of its file
+    /// Permission bits of --socket-path in octal: they decide who can connect
     #[arg(long, value_name = "MODE", default_value = "0600", value_parser = parse_mode)]
     socket_mode: u32,
 
-    /// Size of the device memory. May be left out for an existing file, whose size
-    /// it is then
+    /// Size of the device memory. Optional with an existing file: the default is its size
     #[arg(long, value_name = "SIZE", value_parser = size::parse)]
     size: Option<u64>,
 
-    /// Number of I/O queues, 1 to 64. The driver uses no more than one for each CPU and one for
+    /// Number of I/O queues, 1 to 64. The driver uses at most one for each CPU, and one more for
     /// polled requests
     #[arg(
         long,
@@ -91,25 +90,25 @@ pub struct Args {
     #[arg(long, value_name = "memory|file:PATH", default_value = "memory")]
     storage: StorageKind,
 
-    /// Most data bytes in one request; the driver splits what is larger
+    /// Greatest number of data bytes in one request; the driver splits larger transfers
     #[arg(long, value_name = "SIZE", default_value = "4M", value_parser = size::parse)]
     max_request_size: u64,
 
-    /// Greatest length of one command within the device (discard, write zeroes,
-    /// copy, fill, compare, CRC-32C). A command keeps its queue busy until it is done
+    /// Greatest length of one command (discard, write zeroes, copy, fill, compare, CRC-32C).
+    /// A command occupies its queue until it is completed; the driver splits longer ones
     #[arg(long, value_name = "SIZE", default_value = "64M", value_parser = size::parse)]
     max_command_size: u64,
 
-    /// Unix socket to create for controlling the device while it runs, open to its
-    /// owner only. It takes one JSON request a line and answers each with a line:
+    /// Unix socket to create for control of the running device; only its owner can connect.
+    /// Each request is a line of JSON, and each reply too:
     /// {"execute": "resize", "arguments": {"bytes": N}}, {"execute": "query-device"},
     /// {"execute": "query-statistics"}
     #[arg(long, value_name = "PATH")]
     control_socket: Option<PathBuf>,
 
-    /// Busy-poll time in microseconds before a worker with empty queues sleeps. 0 disables
-    /// polling, and the delay of interrupts that goes with it. A worker whose polls miss skips
-    /// some, so an idle device sleeps
+    /// Busy-poll time in microseconds before a worker with empty queues sleeps, at most 1000. 0
+    /// disables polling and interrupt moderation. After polls that miss, a worker skips some,
+    /// so an idle device sleeps
     #[arg(
         long,
         value_name = "N",
@@ -118,12 +117,12 @@ pub struct Args {
     )]
     poll_us: u64,
 
-    /// Serve the next virtual machine when one hangs up, until SIGTERM
+    /// Accept the next virtual machine when one disconnects, until SIGTERM
     #[arg(long)]
     keep_running: bool,
 
-    /// What to log: error, warn, info, debug, trace, or filters for each module
-    /// (such as "info,ringbar_engine=debug")
+    /// Level of the log: error, warn, info, debug, trace, or a filter with levels for modules
+    /// (for example "info,ringbar_engine=debug")
     #[arg(
         long,
         value_name = "FILTER",
@@ -132,22 +131,22 @@ pub struct Args {
     )]
     log: String,
 
-    /// How to log
+    /// Format of the log on standard error
     #[arg(long, value_name = "FORMAT", value_enum, default_value_t)]
     log_format: LogFormat,
 
-    /// Print what this program can do as JSON, and exit
+    /// Print the capabilities of this program as JSON, and exit
     #[arg(long, exclusive = true)]
     print_capabilities: bool,
 }
 
-/// How messages look.
+/// Format of messages.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum LogFormat {
-    /// A line for people
+    /// One line of text for each message
     #[default]
     Text,
-    /// One JSON object a line
+    /// One JSON object for each message
     Json,
 }
 
@@ -173,7 +172,7 @@ impl FromStr for StorageKind {
     }
 }
 
-/// Permission bits as chmod(1) takes them.
+/// Parses octal permission bits, as chmod(1) does.
 fn parse_mode(text: &str) -> Result<u32, &'static str> {
     match u32::from_str_radix(text, 8) {
         Ok(mode @ 0..=0o777) => Ok(mode),
@@ -181,7 +180,7 @@ fn parse_mode(text: &str) -> Result<u32, &'static str> {
     }
 }
 
-/// Where the virtual machine monitor connects.
+/// The socket to which the virtual machine monitor connects.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Endpoint {
     /// A socket to create.
@@ -195,22 +194,22 @@ pub enum Endpoint {
     Fd(RawFd),
 }
 
-/// Checked arguments of a run.
+/// Validated arguments of a run.
 #[derive(Debug)]
 pub struct Options {
-    /// Where the monitor connects.
+    /// The socket to which the monitor connects.
     pub endpoint: Endpoint,
     /// What holds the device memory.
     pub storage: StorageKind,
-    /// Bytes of device memory; always present for memory storage.
+    /// Size of the device memory in bytes; always present for memory storage.
     pub size: Option<u64>,
     /// The device's own options.
     pub device: DeviceOptions,
-    /// For how long an empty ring is polled before its worker sleeps.
+    /// Busy-poll time before a worker with empty queues sleeps.
     pub poll: Duration,
-    /// Where to take requests to the running device.
+    /// Path of the control socket.
     pub control_socket: Option<PathBuf>,
-    /// Whether to serve more than one connection.
+    /// Whether to accept another connection after one has ended.
     pub keep_running: bool,
     /// Log filter.
     pub log: String,
@@ -218,12 +217,12 @@ pub struct Options {
     pub log_format: LogFormat,
 }
 
-/// What to do.
+/// Task of the program.
 #[derive(Debug)]
 pub enum Command {
     /// Print the capabilities.
     PrintCapabilities,
-    /// Be a device.
+    /// Run a device.
     Run(Options),
 }
 

@@ -2,20 +2,20 @@
 
 //! Control of a running device over a Unix socket.
 //!
-//! One JSON object a line in each direction, in the syntax of the QEMU Machine
+//! Requests and replies are lines with one JSON object each, in the syntax of the QEMU Machine
 //! Protocol (without its greeting and negotiation):
 //!
-//! | request | answer |
+//! | request | reply |
 //! |---|---|
-//! | `{"execute": "resize", "arguments": {"bytes": N}}` | `{"return": {}}` once the device has that size and its driver was told |
-//! | `{"execute": "query-device"}` | `{"return": {"bytes": N, "io-queues": N, "storage-failure": null}}`, or a text that says why the storage has failed for good |
+//! | `{"execute": "resize", "arguments": {"bytes": N}}` | `{"return": {}}` once the device has that size and the event for the driver is pending |
+//! | `{"execute": "query-device"}` | `{"return": {"bytes": N, "io-queues": N, "storage-failure": null}}`; for a storage that has failed permanently, the reason in place of `null` |
 //! | `{"execute": "query-statistics"}` | `{"return": {"requests": N, ...}}`, see [`ringbar_model::Counts`] |
 //! | anything else | `{"error": {"desc": "..."}}` |
 //!
-//! As there, `"arguments": {}` may be left out, and the answer to a request with an `id`,
-//! which may be any value, has the same one.
+//! As in that protocol, a request may omit `"arguments": {}`, and the reply to a request with an
+//! `id`, which may be any value, has the same `id`.
 //!
-//! Whoever can open the socket can do all of it, so only its owner can.
+//! A process that can open the socket can send all requests, so only the owner can open it.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -32,19 +32,19 @@ use tracing::{debug, info, warn};
 
 use crate::socket::{self, SocketFile};
 
-/// Longest request. The longest that makes sense is far shorter.
+/// Greatest length of a request in bytes, far more than a valid one has.
 const MAX_LINE: u64 = 4096;
 
-/// Most connections at a time, each of which has a thread.
+/// Greatest number of connections at a time, each of which has a thread.
 const MAX_CONNECTIONS: usize = 16;
 
 /// Permission bits of the socket's file.
 const OWNER_ONLY: u32 = 0o600;
 
-/// How long to wait after a connection that could not be accepted.
+/// Delay before another attempt after an `accept` that failed.
 const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(500);
 
-/// What can be asked for.
+/// A request.
 #[derive(Debug, Deserialize)]
 #[serde(
     tag = "execute",
@@ -58,15 +58,14 @@ enum Request {
     QueryStatistics {},
 }
 
-/// The control socket. Its file goes when this is dropped; connections end with
-/// the process.
+/// The control socket. Dropping it removes its file; connections last until the process ends.
 #[derive(Debug)]
 pub struct Control {
     _file: SocketFile,
 }
 
 impl Control {
-    /// Serves `device` at `path`.
+    /// Creates the socket at `path`, and starts a thread that accepts connections.
     pub fn listen(path: &Path, device: Arc<Device>) -> anyhow::Result<Self> {
         let (listener, file) = socket::bind(path, OWNER_ONLY)?;
         thread::Builder::new()
@@ -78,13 +77,13 @@ impl Control {
 }
 
 fn accept_all(listener: &UnixListener, device: &Arc<Device>) {
-    // As many clones as there are connections, and this one.
+    // Its reference count is the number of connections plus 1.
     let connections = Arc::new(());
     for stream in listener.incoming() {
         let stream = match stream {
             Ok(stream) => stream,
             Err(error) => {
-                // Usually for want of descriptors, and whoever connects still waits.
+                // Usually the process has no free descriptors; the connection stays pending.
                 warn!(%error, "cannot accept a connection to the control socket now");
                 thread::sleep(ACCEPT_RETRY_DELAY);
                 continue;
@@ -92,7 +91,7 @@ fn accept_all(listener: &UnixListener, device: &Arc<Device>) {
         };
         if Arc::strong_count(&connections) > MAX_CONNECTIONS {
             let error = error_reply("too many connections to the control socket");
-            // Whoever does not wait for the answer does not need it.
+            // A failure means that the client has disconnected already.
             let _ = send_reply(&stream, &error);
             continue;
         }
@@ -111,7 +110,7 @@ fn accept_all(listener: &UnixListener, device: &Arc<Device>) {
     }
 }
 
-/// Answers requests until the other side hangs up.
+/// Handles requests until the client disconnects.
 fn handle_connection(stream: &UnixStream, device: &Device) -> io::Result<()> {
     let mut reader = BufReader::new(stream);
     let mut line = Vec::new();
@@ -126,7 +125,7 @@ fn handle_connection(stream: &UnixStream, device: &Device) -> io::Result<()> {
             return Ok(());
         }
         if line.len() as u64 == MAX_LINE && line.last() != Some(&b'\n') {
-            // Where the next one begins is not known.
+            // The start of the next request is unknown.
             let error = error_reply(&format!("a request has at most {MAX_LINE} bytes"));
             return send_reply(stream, &error);
         }
@@ -145,7 +144,7 @@ fn error_reply(description: &str) -> Value {
     json!({"error": {"desc": description}})
 }
 
-/// The answer to a line.
+/// Executes the request in a line and returns the reply.
 fn handle_line(line: &[u8], device: &Device) -> Value {
     let syntax_error = |error| error_reply(&format!("this is no request: {error}"));
     let mut object: Map<String, Value> = match serde_json::from_slice(line) {
@@ -202,7 +201,7 @@ mod tests {
         Arc::new(Device::new(storage, DeviceOptions::default()).unwrap())
     }
 
-    /// What `device` answers to these lines.
+    /// The replies of `device` to these lines.
     fn replies_to(device: &Device, lines: &[u8]) -> Vec<Value> {
         let (ours, theirs) = UnixStream::pair().unwrap();
         (&ours).write_all(lines).unwrap();
@@ -275,7 +274,7 @@ mod tests {
                 assert!(replies[0]["return"].is_object(), "{request}: {replies:?}");
                 assert_eq!(replies[0].get("id"), Some(&id));
             }
-            // Refusals have it as well.
+            // Error replies have the id as well.
             let request = json!({"execute": "quit", "id": id});
             let replies = replies_to(&device, format!("{request}\n").as_bytes());
             assert!(replies[0]["error"].is_object());

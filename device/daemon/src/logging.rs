@@ -2,9 +2,9 @@
 
 //! Messages on standard error.
 //!
-//! Whoever logs hands the line to a thread that writes it, and never waits: the reader
-//! of standard error may be stuck, and the workers log as well. Lines that find no room
-//! are lost, and their number is told as soon as there is room again.
+//! A thread writes the lines. Logging never waits, because workers log and the reader of
+//! standard error may be stuck. Lines that exceed the buffer are lost; a later message says how
+//! many.
 
 use std::io::{self, IsTerminal, Stderr, Write};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -20,18 +20,18 @@ use tracing_subscriber::{EnvFilter, Layer};
 use crate::cli::LogFormat;
 use crate::rate_limit::RateLimit;
 
-/// Most lines that wait to be written.
+/// Greatest number of lines that wait to be written.
 const MAX_WAITING_LINES: usize = 1024;
 
-/// Logging. Dropping it waits for the lines that are still to be written, if somebody
-/// reads them.
+/// The log. Dropping it writes the remaining lines, unless the reader of standard error is
+/// stuck.
 pub struct Log {
     suppressed: Arc<AtomicU64>,
     _writer: WorkerGuard,
 }
 
 impl Log {
-    /// Says what the rate limit has swallowed, if it is anything.
+    /// Logs the number of messages that the rate limit has suppressed, if any.
     pub fn report(&self) {
         let messages = self.suppressed.load(Ordering::Relaxed);
         if messages > 0 {
@@ -73,12 +73,12 @@ pub fn init(filter: &str, format: LogFormat) -> anyhow::Result<Log> {
     })
 }
 
-/// Standard error, on the thread that writes to it.
+/// Writer to standard error, on the thread of the log.
 struct Writer {
     stderr: Stderr,
-    /// How many lines found no room; known once the thread exists.
+    /// Number of lost lines; set once the thread exists.
     lost: Arc<OnceLock<ErrorCounter>>,
-    /// How many of them were told.
+    /// Number of lost lines that were reported.
     reported: usize,
 }
 
@@ -87,8 +87,8 @@ impl Write for Writer {
         let written = self.stderr.write(bytes)?;
         let lost = self.lost.get().map_or(0, ErrorCounter::dropped_lines);
         if lost > self.reported {
-            // Like any other message, it goes to the end of the lines that wait. Where
-            // it finds no room it is one more to tell next time.
+            // This message waits behind the others. If it is lost too, the next report
+            // includes it.
             warn!(
                 lines = lost - self.reported,
                 "log lines were lost: nobody read them in time"

@@ -4,14 +4,14 @@
 //!
 //! | module | holds |
 //! |---|---|
-//! | `cli` | arguments, help, and what they mean together |
-//! | `size` | sizes as people write them |
+//! | `cli` | arguments, their help and their validation |
+//! | `size` | parser of sizes with units |
 //! | `capabilities` | `--print-capabilities` |
 //! | `logging`, `rate_limit` | messages on standard error |
 //! | `socket` | the listening socket and its file |
-//! | `control` | requests to the running device, over another socket |
+//! | `control` | the control socket: requests to the running device |
 //! | `signals` | SIGTERM and SIGINT as a descriptor |
-//! | `run` | from the first message to the exit |
+//! | `run` | the life of the process, from the options to the last counters |
 
 mod capabilities;
 mod cli;
@@ -30,7 +30,7 @@ use clap::Parser;
 use crate::cli::{Args, Command};
 
 fn main() -> ExitCode {
-    // Ends here for --help, --version (exit status 0) and wrong usage (2).
+    // `parse` exits by itself for --help, --version (status 0) and wrong usage (status 2).
     let command = match Command::try_from(Args::parse()) {
         Ok(command) => command,
         Err(error) => error.exit(),
@@ -58,5 +58,5 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
-    // The log is dropped here, and its last lines are written.
+    // Dropping the log writes its last lines.
 }

@@ -1,11 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! A limit on how often a message is logged.
+//! A rate limit for log messages.
 //!
-//! Most of what the device has to complain about is caused by the guest, which
-//! can cause it as often as it likes and must not fill the host's log. Since the
-//! limit is in the log itself, no place that logs can forget it, in the
-//! libraries below included.
+//! The guest causes most messages. It can cause any number of them, and must not fill the
+//! host's log. The limit is a layer of the log, so it applies to all code, libraries included.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -17,15 +15,14 @@ use tracing::level_filters::LevelFilter;
 use tracing::{Event, Level, Metadata, Subscriber};
 use tracing_subscriber::layer::{Context, Filter};
 
-/// How many messages of one kind may come at once.
+/// Greatest number of messages of one call site in a burst.
 const BURST: u32 = 30;
 
-/// How long it takes until one more may come.
+/// Time after which one more message is allowed.
 const INTERVAL: Duration = Duration::from_secs(2);
 
-/// Lets through a burst of each message (each place in the code that logs), and
-/// then one from time to time. Levels that somebody asked for to look closely,
-/// debug and trace, are not limited.
+/// A token bucket for each message, that is for each call site: it allows a burst, and then
+/// one message each interval. The levels debug and trace are not limited.
 #[derive(Debug, Default)]
 pub struct RateLimit {
     buckets: Mutex<HashMap<Identifier, Bucket>>,
@@ -33,7 +30,7 @@ pub struct RateLimit {
 }
 
 impl RateLimit {
-    /// How many messages were not logged so far.
+    /// Number of messages that were suppressed so far.
     pub fn suppressed(&self) -> Arc<AtomicU64> {
         Arc::clone(&self.suppressed)
     }
@@ -66,7 +63,7 @@ impl<S: Subscriber> Filter<S> for RateLimit {
     }
 }
 
-/// Tokens, one for each message that may be logged.
+/// A token bucket; each message takes a token.
 #[derive(Debug)]
 struct Bucket {
     tokens: u32,
@@ -83,7 +80,7 @@ impl Default for Bucket {
 }
 
 impl Bucket {
-    /// Takes a token if there is one at the moment `now`.
+    /// Takes a token if there is one at `now`.
     fn take(&mut self, now: Instant) -> bool {
         let since = self.refilled.get_or_insert(now);
         let passed = now.saturating_duration_since(*since);

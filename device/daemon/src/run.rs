@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! From the first message to the exit.
+//! The life of the process: storage, device, socket, connections, and the end.
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixListener;
@@ -21,23 +21,22 @@ use crate::control::Control;
 use crate::signals::Termination;
 use crate::socket::{self, Socket};
 
-/// How long the requests in progress may take when the process is asked to end.
+/// Longest time that requests in progress may take after a SIGTERM or SIGINT.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long to wait after a connection that could not be accepted.
+/// Delay before another attempt after a connection that could not be accepted.
 const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(500);
 
-/// Which descriptor became readable.
+/// Result of waiting for a descriptor.
 enum Ready {
     Termination,
     Other,
     Timeout,
 }
 
-/// Serves until there is nobody left to serve, or a signal comes.
+/// Runs a device until its last connection has ended, or the process gets a signal.
 pub fn run(options: &Options) -> anyhow::Result<()> {
-    // Before this process opens any descriptor: its number could be the one that was
-    // named by mistake.
+    // Before this process opens any descriptor, which could have the number given by mistake.
     let endpoint = socket::PreparedSocket::new(&options.endpoint)?;
     let termination = Termination::catch().context("cannot catch signals")?;
     let storage = open_storage(options)?;
@@ -92,8 +91,8 @@ fn serve_connections(
             Ok(connection) => connection,
             Err(error) if options.keep_running => {
                 error!("cannot serve a connection now: {error:#}");
-                // Whoever connects may still be waiting, so the listener would be
-                // ready again at once.
+                // The connection may still be pending, so the listener would be readable again
+                // at once.
                 if let Ready::Termination = wait(termination, None, Some(ACCEPT_RETRY_DELAY))? {
                     info!("asked to end");
                     return Ok(());
@@ -112,8 +111,8 @@ fn serve_connections(
             return match wait_ended(&connection)? {
                 true => connection.join().map_err(Into::into),
                 false => {
-                    // Only the monitor, or a storage that does not answer, can hold a
-                    // thread up for so long. The process ends in any case.
+                    // Only the monitor or a stuck storage can delay a thread for so long. The
+                    // process ends in any case.
                     warn!("requests in progress did not end in time");
                     Ok(())
                 }
@@ -142,8 +141,7 @@ fn accept(
     Ok(Connection::accept(session, counters, engine, listener)?)
 }
 
-/// Waits until the process is asked to end, which comes first, or another descriptor
-/// is readable.
+/// Waits until the process gets a signal, which has priority, or `other` is readable.
 fn wait(
     termination: &Termination,
     other: Option<BorrowedFd<'_>>,
@@ -173,7 +171,7 @@ fn poll_retry(fds: &mut [PollFd<'_>], timeout: Option<Duration>) -> anyhow::Resu
     });
     loop {
         match poll(fds, timeout.as_ref()) {
-            // A caught signal; its descriptor is readable now.
+            // A caught signal interrupted the call; its descriptor is readable now.
             Err(Errno::INTR) => {}
             other => return other.map(drop).context("cannot wait for events"),
         }

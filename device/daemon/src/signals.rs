@@ -12,21 +12,22 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
 use signal_hook::low_level::pipe;
 
-/// Becomes readable when the process is asked to end.
+/// A descriptor that becomes readable when the process gets SIGTERM or SIGINT.
 #[derive(Debug)]
 pub struct Termination {
     signalled: UnixStream,
 }
 
 impl Termination {
-    /// Takes over the two signals for the rest of the process's life. A SIGINT after
-    /// one of them ends the process at once: somebody at a terminal does not want to
-    /// wait. (A second SIGTERM does not: supervisors send it after the SIGINT that
-    /// the terminal has sent to all.)
+    /// Catches the two signals for the rest of the process's life. A SIGINT after one of them
+    /// ends the process at once, because a user at a terminal does not want to wait. A second
+    /// SIGTERM does not: a supervisor sends it after the SIGINT that the terminal has sent to
+    /// all processes.
     pub fn catch() -> io::Result<Self> {
         let (signalled, handler) = UnixStream::pair()?;
         let ending = Arc::new(AtomicBool::new(false));
-        // In this order: the first SIGINT finds the flag unset.
+        // The order matters: the handler registered first sees the flag unset at the first
+        // SIGINT.
         flag::register_conditional_default(SIGINT, Arc::clone(&ending))?;
         for signal in [SIGTERM, SIGINT] {
             flag::register(signal, Arc::clone(&ending))?;

@@ -18,26 +18,26 @@ use tracing::{debug, info, warn};
 
 use crate::cli::Endpoint;
 
-/// Most connections that wait to be accepted.
+/// Greatest number of connections that wait to be accepted.
 const BACKLOG: i32 = 128;
 
-/// Where to listen, once the device is there.
+/// A socket on which the process will listen once the device exists.
 #[derive(Debug)]
 pub enum PreparedSocket {
-    /// On a socket that is still to be made.
+    /// A socket that is still to be created.
     Create {
-        /// Its file.
+        /// Path of its file.
         path: PathBuf,
         /// Permission bits of the file.
         mode: u32,
     },
-    /// On one that listens already.
+    /// A socket that listens already.
     Inherited(UnixListener),
 }
 
 impl PreparedSocket {
-    /// Takes over what is inherited. To be called before the process opens any
-    /// descriptor.
+    /// Takes ownership of an inherited descriptor. The caller calls it before the process opens
+    /// any descriptor.
     pub fn new(endpoint: &Endpoint) -> anyhow::Result<Self> {
         Ok(match endpoint {
             Endpoint::Path { path, mode } => Self::Create {
@@ -64,7 +64,7 @@ impl PreparedSocket {
     }
 }
 
-/// A socket that listens. Its file, if we made one, goes with it.
+/// A listening socket. Dropping it removes its file, if this process created one.
 pub struct Socket {
     listener: Option<UnixListener>,
     /// Dropped last.
@@ -77,15 +77,14 @@ impl Socket {
         self.listener.as_ref()
     }
 
-    /// Accepts nobody any more: who connects is refused instead of waiting for
-    /// an answer that never comes.
+    /// Stops listening, so that further connections are refused and do not wait.
     pub fn close(&mut self) {
         self.listener = None;
     }
 }
 
-/// The right to make and remove the socket file at a path: an exclusive lock of the file
-/// beside it, which goes with the lock. Only other instances of this program respect it.
+/// The right to create and remove the socket file at a path: an exclusive lock of a file beside
+/// it, which is removed with the lock. Only instances of this program respect the lock.
 #[derive(Debug)]
 struct PathLock {
     path: PathBuf,
@@ -110,7 +109,7 @@ impl PathLock {
                 Err(Errno::WOULDBLOCK) => return Ok(None),
                 other => other?,
             }
-            // Whoever had it before may have removed the file after we opened it.
+            // The previous owner may have removed the file after this process opened it.
             let ours = file.metadata()?;
             match fs::symlink_metadata(&path) {
                 Ok(there) if (there.dev(), there.ino()) == (ours.dev(), ours.ino()) => {
@@ -126,7 +125,7 @@ impl PathLock {
 
 impl Drop for PathLock {
     fn drop(&mut self) {
-        // Still locked: whoever waits for this name finds out that it has gone.
+        // The file is still locked, so a process that opened it finds that it was removed.
         match fs::remove_file(&self.path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 warn!(path = %self.path.display(), %error, "cannot remove the lock file");
@@ -136,7 +135,7 @@ impl Drop for PathLock {
     }
 }
 
-/// A socket file that we made.
+/// A socket file that this process created.
 #[derive(Debug)]
 pub struct SocketFile {
     path: PathBuf,
@@ -147,7 +146,7 @@ pub struct SocketFile {
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        // Unless somebody put another one in its place.
+        // Another process may have put another file in its place, which stays.
         match fs::symlink_metadata(&self.path) {
             Ok(metadata) if (metadata.dev(), metadata.ino()) == self.id => {
                 if let Err(error) = fs::remove_file(&self.path) {
@@ -161,8 +160,8 @@ impl Drop for SocketFile {
     }
 }
 
-/// Makes a socket file with these permission bits and listens there. A file that is
-/// left over from a dead process is replaced.
+/// Creates a socket file with these permission bits and listens on it. The file of a process
+/// that has ended is replaced.
 pub fn bind(path: &Path, mode: u32) -> anyhow::Result<(UnixListener, SocketFile)> {
     let cannot = || format!("cannot create the socket {}", path.display());
     let Some(lock) = PathLock::take(path).with_context(cannot)? else {
@@ -177,8 +176,8 @@ pub fn bind(path: &Path, mode: u32) -> anyhow::Result<(UnixListener, SocketFile)
         None,
     )
     .with_context(cannot)?;
-    // The file gets the permissions of the socket, less the umask (Linux, unix(7)): at
-    // no time may more connect than are meant to.
+    // The file gets the permission bits of the socket without those of the umask (unix(7)), so
+    // at no time can other users connect than the bits allow.
     fchmod(&socket, mode).with_context(cannot)?;
     match rustix::net::bind(&socket, &address) {
         Err(Errno::ADDRINUSE) => {
@@ -193,9 +192,9 @@ pub fn bind(path: &Path, mode: u32) -> anyhow::Result<(UnixListener, SocketFile)
         id: (metadata.dev(), metadata.ino()),
         _lock: lock,
     };
-    // At once: whoever waits for the file connects as soon as it is there.
+    // Without delay: a client that waits for the file connects as soon as it exists.
     rustix::net::listen(&socket, BACKLOG).with_context(cannot)?;
-    // What the umask took away.
+    // Restores the bits that the umask removed.
     chmod(path, mode).with_context(cannot)?;
     Ok((UnixListener::from(socket), file))
 }
@@ -207,15 +206,15 @@ fn in_use(path: &Path) -> anyhow::Error {
     )
 }
 
-/// Removes a socket file whose process is gone.
+/// Removes a socket file whose process has ended.
 fn remove_stale(path: &Path) -> anyhow::Result<()> {
     let shown = path.display();
     let metadata = fs::symlink_metadata(path).with_context(|| format!("cannot inspect {shown}"))?;
     if !metadata.file_type().is_socket() {
         bail!("{shown} exists and is not a socket: remove it, or use another path");
     }
-    // A datagram socket cannot connect to a stream socket, so this asks whether
-    // one listens without taking up its only connection.
+    // A datagram socket cannot connect to a stream socket. So this tests whether a process
+    // listens, without taking its only connection.
     let probe = UnixDatagram::unbound().and_then(|socket| socket.connect(path));
     match probe.map_err(|error| error.raw_os_error()) {
         Err(Some(code)) if code == Errno::CONNREFUSED.raw_os_error() => {}
@@ -230,14 +229,14 @@ fn inherited(fd: RawFd) -> anyhow::Result<UnixListener> {
     if fd <= rustix::stdio::raw_stderr() {
         bail!("--fd {fd} is a standard stream, not a socket");
     }
-    // SAFETY: the parent gave us this descriptor to own, as the argument says, and
-    // nothing else in this process uses it: this runs once, and before the process
-    // opens any. A number that is not open fails in the next call.
+    // SAFETY: by the argument, the parent passed the ownership of this descriptor. No other
+    // code of this process uses it, because this runs once, before the process opens any
+    // descriptor. A number that is not open fails in the next call.
     let socket = unsafe { OwnedFd::from_raw_fd(fd) };
     match (socket_domain(&socket), socket_acceptconn(&socket)) {
         (Ok(AddressFamily::UNIX), Ok(true)) => Ok(UnixListener::from(socket)),
         (Err(Errno::BADF), _) => {
-            // Closing what is not open would be an error of its own.
+            // Closing a descriptor that is not open would be another error.
             std::mem::forget(socket);
             bail!("--fd {fd} is not open in this process")
         }
