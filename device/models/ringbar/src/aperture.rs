@@ -4,7 +4,7 @@
 //! virtual machine monitor maps it, at the request of the transport.
 //!
 //! The monitor accepts that request only while the device is started, and drops the mapping
-//! when the device is stopped. So the device sends the request when the driver submits
+//! when the driver resets the device. So the device sends the request when the driver submits
 //! [`Opcode::MapAperture`] to the control queue, which a driver can do only while the device
 //! is started.
 //!
@@ -69,7 +69,7 @@ enum Mapping {
 #[derive(Debug)]
 struct State {
     mapping: Mapping,
-    /// Number of stops of the device so far. A mapping of an earlier run is gone.
+    /// Number of stops of the device so far. The mapping of an earlier run does not count.
     run: u64,
     /// Whether a request to the monitor has no reply yet, in this run or an earlier one. One
     /// request is in flight at a time, and none is sent while the device is stopped.
@@ -116,8 +116,9 @@ impl Aperture {
         self.state().mapper = Some(mapper);
     }
 
-    /// Called when the device was stopped. The monitor has dropped the mapping, and the driver
-    /// no longer waits for its requests.
+    /// Called when the device was stopped. After a reset the mapping is gone, and no request
+    /// waits for it. After a stop of the virtual machine QEMU still has the mapping; no driver
+    /// requests it again before a reset.
     pub(crate) fn device_stopped(&self) {
         let before = {
             let mut state = self.state();

@@ -181,9 +181,9 @@ impl<D: DeviceModel> VhostUserBackend for DeviceBackend<D> {
         Vec::new()
     }
 
-    /// Called when a ring has stopped. A monitor that stops the device stops all its queues and
-    /// drops the mapping of the shared region, and sends no message about the mapping. So the
-    /// stop of queue 0 stands for it.
+    /// Called when a ring has stopped. At a reset QEMU stops all queues and drops the mapping of
+    /// the shared region, without a message about the mapping. So the device takes the stop of
+    /// queue 0 for that. A stop of the virtual machine looks the same, but keeps the mapping.
     fn stop_vring(&self, queue: u32) -> io::Result<()> {
         debug!(queue, "queue stopped");
         if queue == 0 {
