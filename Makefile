@@ -44,12 +44,12 @@ help: ## Show this text
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/  \1\t\2/p' Makefile | expand -t 12
 	@echo
 	@echo 'Variables:'
-	@echo '  CMD, SHARE, TIMEOUT     for exec: the command, a folder to mount at /mnt, seconds'
-	@echo '  JOB, DEVICES, ROUNDS    for bench: jobs (also: targets, sweep), only these devices, how often'
+	@echo '  CMD, SHARE, TIMEOUT     for exec: command, folder to mount at /mnt, timeout in seconds'
+	@echo '  JOB, DEVICES, ROUNDS    for bench: jobs (also: targets, sweep), devices, number of rounds'
 	@echo '  INSTRUCTIONS=off        for bench: do not count the instructions of the guest'
-	@echo '  RINGBAR_ACCEL           kvm or tcg: how QEMU runs the guest'
-	@echo '  RINGBAR_QEMU            path or toolbox: which QEMU'
-	@echo '  RINGBAR_RUST            host or toolbox: which Rust for the user-space programs'
+	@echo '  RINGBAR_ACCEL           kvm or tcg: accelerator of QEMU'
+	@echo '  RINGBAR_QEMU            path or toolbox: QEMU of the host or of the toolbox'
+	@echo '  RINGBAR_RUST            host or toolbox: Rust for the user-space programs'
 	@echo '  RINGBAR_MIRROR          Debian mirror, for example http://deb.debian.org/debian'
 	@echo
 	@echo 'make reports any failure as 2. For the exact exit status of a command in the'
@@ -60,7 +60,7 @@ run: image ## Boot the VM, load the driver, verify it with fio, print a table
 	@$(ringbar-ci) run
 
 .PHONY: shell
-shell: image ## The same VM with a prompt on this terminal
+shell: image ## Boot the same VM with a prompt on this terminal
 	@$(ringbar-ci) shell
 
 .PHONY: exec
@@ -92,7 +92,7 @@ test: image debug ## Format, lints, unit and property tests, tests in VMs
 
 .PHONY: test-all
 test-all: all := --all
-test-all: test ## The same, with the suites that take long on the debug kernel
+test-all: test ## As test, with the suites that take long on the debug kernel
 
 .PHONY: bench
 bench: image ## Compare with virtio-blk, vhost-user-blk and NVMe; JOB=... for one job
@@ -115,7 +115,7 @@ image: device driver ## Build the guest's root file system
 	@guest-image/initramfs.sh stock build/driver/ringbar.ko $(dir $(ringbar-ci))
 
 .PHONY: debug
-debug: device ## The debug kernel, and driver and guest image for it
+debug: device ## Build the debug kernel, and driver and guest image for it
 	@guest-image/setup.sh debug
 	@guest-image/kbuild.sh debug build/driver-debug modules
 	@guest-image/initramfs.sh debug build/driver-debug/ringbar.ko $(dir $(ringbar-ci))
@@ -126,12 +126,12 @@ fmt: setup ## Format the Rust files, in user space and in the driver
 	@guest-image/fmt-driver.sh
 
 .PHONY: clippy
-clippy: setup ## Lint both
+clippy: setup ## Lint the Rust files, in user space and in the driver
 	@$(cargo) clippy --workspace --all-targets -- -D warnings
 	@guest-image/kbuild.sh stock build/clippy CLIPPY=1 KRUSTFLAGS=-Dwarnings KCFLAGS=-Werror modules
 
 .PHONY: update
-update: ## Move to the packages that Debian has today
+update: ## Update the toolbox to the current packages of Debian
 	@guest-image/update.sh
 	@guest-image/setup.sh
 
@@ -140,5 +140,5 @@ clean: ## Delete what was built in this checkout
 	rm -rf build
 
 .PHONY: distclean
-distclean: clean ## The same, and the cache with toolbox and kernel tree
+distclean: clean ## As clean, and delete the cache with toolbox and kernel tree
 	@. guest-image/lib.sh; note "deleting $$cache"; remove "$$cache"

@@ -12,18 +12,18 @@ use crate::size;
 
 const EXIT_STATUS: &str = "\
 Exit status:
-  0  all went well, or the reader of the output had seen enough
-  1  something failed; the message says what
+  0  success, also if the reader of the output closed the pipe
+  1  an operation failed; the message says which
   2  wrong arguments";
 
 const MAP_HELP: &str = "\
 Offsets and lengths are bytes, decimal or 0x..., or have a unit: K, M, G, T (powers
-of 1024). They need not be page aligned.
+of 1024). They need not be page-aligned.
 
-Regions of a device:
-  memory        the device memory, write-combining; the only one a file has
-  uncached      the same, uncached
-  cached        the same, cached; only sound while it is RAM, as in a virtual machine
+Regions of a device (a file has only the region memory):
+  memory        the device memory, write-combining
+  uncached      the device memory, uncached
+  cached        the device memory, cached; correct only if it is RAM, as in a virtual machine
   statistics    the page of counters, read-only; see also: ringbar stats
   events        the event log, read-only; see also: ringbar events
   used-rings:N  used ring of queue N, read-only
@@ -32,26 +32,26 @@ Examples:
   The first 256 bytes of the device memory:
     ringbar map /dev/ringbar0 --length 256
 
-  Copy 1 MiB of it to a file:
+  Copy 1 MiB of the device memory to a file:
     ringbar map /dev/ringbar0 --offset 16M --length 1M --format raw > copy
 
   Write through the map:
     echo hello | ringbar map /dev/ringbar0 --offset 0x1003 --write -
 
-  A file, or the BAR of any PCI device:
+  Dump a file, or the BAR of any PCI device:
     ringbar map /etc/os-release
     ringbar map /sys/bus/pci/devices/0000:00:04.0/resource2 --length 64
 
 Exit status:
-  0  all went well, or the reader of the output had seen enough
-  1  something failed, or the mapped memory went away; the message says what
+  0  success, also if the reader of the output closed the pipe
+  1  an operation failed, or the map was removed meanwhile; the message says which
   2  wrong arguments";
 
-/// Looks at Ringbar devices: maps, counters, event log. Resets them.
+/// Inspects and resets Ringbar devices: maps, counters, event log.
 #[derive(Debug, Parser)]
 #[command(name = "ringbar", version, after_help = EXIT_STATUS, max_term_width = 100)]
 pub struct Cli {
-    /// What to do
+    /// Command to execute
     #[command(subcommand)]
     pub command: Command,
 }
@@ -61,35 +61,35 @@ pub struct Cli {
 pub enum Command {
     /// Map a range of a device or file, and dump it or write to it
     ///
-    /// The range is mapped with mmap (MAP_SHARED). It is dumped to standard output or,
-    /// with --write, stored to.
+    /// Maps the range with mmap (MAP_SHARED), and dumps it to standard output. With
+    /// --write, stores to it instead.
     Map(MapArgs),
-    /// Print the counters of a device, one in each line
+    /// Print the counters of a device, one a line
     Stats(StatsArgs),
-    /// Print what happened to a device
+    /// Print the event log of a device: starts, resizes, suspends, resets, faults
     Events(DeviceArgs),
     /// Print size, state, PCI address, driver and counters of a device
     Info(DeviceArgs),
-    /// Reset a device, which brings it back into service (administrators only)
+    /// Reset a device and put it back into service (administrators only)
     ///
-    /// A device that has broken the protocol is out of service: requests end with an
-    /// input/output error, see "ringbar info" and "ringbar events". This resets it and
-    /// sets it up again. Requests that it has not answered yet end with an error. Maps of
-    /// the device memory go away, and whoever uses them gets SIGBUS; they can be made
-    /// again afterwards. Open files stay as they are.
+    /// A device that has broken the protocol is out of service: requests fail with an
+    /// input/output error, see "ringbar info" and "ringbar events". This command resets the
+    /// device and sets it up again. Requests in flight fail. The driver removes all maps of the
+    /// device memory: access to them raises SIGBUS, and processes can map the memory again
+    /// afterwards. Open files stay usable.
     Reset(DeviceArgs),
 }
 
-/// How a dump looks.
+/// Format of a dump.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Format {
     /// Offset, 16 bytes and their characters in each line, `*` for repeated lines
     Hex,
-    /// The bytes as they are
+    /// The bytes without any formatting
     Raw,
 }
 
-/// What to map, and what to do with it.
+/// Range to map, and the operation on it.
 #[derive(Debug, Args)]
 #[command(after_help = MAP_HELP)]
 pub struct MapArgs {
@@ -100,21 +100,21 @@ pub struct MapArgs {
     #[arg(long, value_name = "N", default_value = "0", value_parser = size::parse)]
     pub offset: u64,
 
-    /// Number of bytes. By default all up to the end of the region; with --write,
-    /// all that there is to write
+    /// Number of bytes. The default is all bytes up to the end of the region; with --write,
+    /// all bytes of FILE
     #[arg(long, value_name = "N", value_parser = size::parse)]
     pub length: Option<u64>,
 
-    /// How to dump
+    /// Format of the dump
     #[arg(long, value_enum, default_value = "hex", conflicts_with = "write")]
     pub format: Format,
 
-    /// Write the bytes of this file, or of standard input for "-", to the range
-    /// instead of dumping it
+    /// Write the bytes of this file, or of standard input for "-", to the range, and dump
+    /// nothing
     #[arg(long, value_name = "FILE|-")]
     pub write: Option<PathBuf>,
 
-    /// What to map: memory, uncached, cached, statistics, events or used-rings:N
+    /// Region to map: memory, uncached, cached, statistics, events or used-rings:N
     #[arg(long, value_name = "REGION", default_value = "memory")]
     pub region: Region,
 }
@@ -123,26 +123,26 @@ pub struct MapArgs {
 #[derive(Debug, Args)]
 #[command(after_help = EXIT_STATUS)]
 pub struct DeviceArgs {
-    /// The device
+    /// Device node
     #[arg(default_value = "/dev/ringbar0")]
     pub device: PathBuf,
 }
 
-/// Which counters to print, and how often.
+/// Device whose counters to print, and the interval.
 #[derive(Debug, Args)]
 #[command(after_help = EXIT_STATUS)]
 pub struct StatsArgs {
-    /// The device
+    /// Device node
     #[arg(default_value = "/dev/ringbar0")]
     pub device: PathBuf,
 
-    /// Print them again and again, this far apart, each with what was added since
-    /// the time before
+    /// Print the counters repeatedly at this interval, each with the increase since the
+    /// previous time
     #[arg(long, value_name = "SECONDS", value_parser = interval)]
     pub watch: Option<Duration>,
 }
 
-/// Reads an interval in seconds, which may have a fraction.
+/// Parses an interval in seconds, which may have a fraction.
 fn interval(text: &str) -> Result<Duration, String> {
     text.parse()
         .ok()
@@ -170,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn a_map_is_described_by_its_arguments() {
+    fn arguments_of_a_map_are_parsed() {
         let args = map(&["x"]).unwrap();
         assert_eq!((args.offset, args.length), (0, None));
         assert_eq!(args.format, Format::Hex);
@@ -195,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn what_makes_no_sense_is_refused() {
+    fn invalid_arguments_are_refused() {
         for arguments in [
             &[][..],
             &["x", "--offset", "-1"],

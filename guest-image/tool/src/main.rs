@@ -1,18 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! `ringbar`: looks at Ringbar devices from user space, and resets them.
+//! `ringbar`: inspects Ringbar devices from user space, and resets them.
 //!
 //! | module | holds |
 //! |---|---|
 //! | `cli` | arguments and help |
 //! | `commands` | one file for each command |
-//! | `device` | an opened file or device: its size, and what sysfs says of it |
+//! | `device` | an open file or device: its size, and its attributes in sysfs |
 //! | `region` | the regions of a device that can be mapped |
-//! | `range` | which bytes are meant, and which pages hold them |
+//! | `range` | a range of bytes, and the pages that contain it |
 //! | `mapping` | a map and access to it |
-//! | `control` | what is asked of the driver by `ioctl` |
-//! | `sigbus` | what happens when mapped memory goes away |
-//! | `counters`, `event_log` | the content of two regions |
+//! | `control` | requests to the driver by `ioctl` |
+//! | `sigbus` | the handler of `SIGBUS` for maps that are removed |
+//! | `counters`, `event_log` | the contents of two regions |
 //! | `hexdump`, `size` | how bytes are shown, how sizes are written |
 
 mod cli;
@@ -37,11 +37,11 @@ use std::process::ExitCode;
 use clap::Parser;
 
 fn main() -> ExitCode {
-    // Ends here for --help, --version (exit status 0) and wrong usage (2).
+    // `parse` exits by itself for --help, --version (status 0) and wrong usage (status 2).
     let cli = cli::Cli::parse();
     match commands::run(cli.command) {
         Ok(()) => ExitCode::SUCCESS,
-        // Whoever read the output has seen enough.
+        // The reader of the output has closed the pipe.
         Err(error) if error.is_broken_pipe() => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("ringbar: {error}");
