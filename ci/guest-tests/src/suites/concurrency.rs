@@ -33,7 +33,7 @@ pub fn suite() -> Suite {
             }),
             Case::new("b1_fork_with_an_open_descriptor", fork_with_descriptor),
             Case::new("b1_4_processes", processes),
-            Case::new("c5_cpu_goes_and_comes_with_io", cpu_hotplug),
+            Case::new("c5_cpu_hotplug_with_io", cpu_hotplug),
             Case::new("b4_sigkill_in_the_middle_of_a_transfer", sigkill),
             Case::new("b4_signals_never_leak_a_kernel_errno", signals),
         ],

@@ -59,7 +59,7 @@ pub fn suite() -> Suite {
                 .provokes(RESET_DELAYED)
                 .provokes(BROKEN)
                 .may_provoke(FAILED),
-            Case::new("c7_registers_that_no_device_has", registers)
+            Case::new("c7_impossible_registers", registers)
                 .provokes(FAILED)
                 .provokes(RESET_DELAYED)
                 .provokes("the device lacks needed VIRTIO features")

@@ -56,7 +56,7 @@ pub fn suite() -> Suite {
             Case::new("b12_poll_of_a_removed_device_hangs_up", poll_after_unbind),
             Case::new("a10_map_of_a_removed_device_gets_sigbus", map_after_unbind),
             Case::new(
-                "dr2_map_of_another_node_goes_with_the_device",
+                "dr2_map_of_another_node_is_removed_with_the_device",
                 super::nodes::map_of_another_node,
             ),
             Case::new("d2_unbind_while_mapped_then_reload", reload_after_mapped),

@@ -24,7 +24,10 @@ use crate::{check, check_eq};
 pub(super) fn cases() -> Vec<Case> {
     vec![
         Case::new("dr5_reset_is_for_administrators", administrators),
-        Case::new("dr5_reset_takes_maps_away_and_nothing_else", reset_with_map),
+        Case::new(
+            "dr5_reset_removes_only_maps_of_device_memory",
+            reset_with_map,
+        ),
         Case::new("dr5_reset_with_io", reset_with_io),
         Case::new("dr5_reset_while_processes_map", reset_while_mapping),
         Case::new("dr5_reset_by_the_command_is_logged", by_command),

@@ -52,7 +52,7 @@ pub fn suite() -> Suite {
             Case::new("c4_one_doorbell_for_a_batch_of_io_uring", batch::uring),
             Case::new("b9_uring_polled_without_interrupts", uring::uring_polled),
             Case::new(
-                "dr8_polled_requests_left_alone_hold_up_nobody",
+                "dr8_abandoned_polled_requests_block_no_other_caller",
                 uring::uring_polled_by_nobody,
             ),
             Case::new("dr12_provided_buffers", provided::plain),

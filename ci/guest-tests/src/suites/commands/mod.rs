@@ -45,11 +45,11 @@ pub fn suite() -> Suite {
             Case::new("b14_ranges_up_to_the_end", effects::up_to_the_end),
             Case::new("b14_random_commands_against_a_model", effects::random),
             Case::new("b14_ranges_beyond_the_end_are_enxio", refusals::ranges),
-            Case::new("b14_what_does_not_exist_is_einval", refusals::arguments),
+            Case::new("b14_unknown_arguments_are_einval", refusals::arguments),
             Case::new("b14_access_mode_is_checked", refusals::access_mode),
             Case::new("b14_bad_pointer_is_efault", refusals::bad_pointer),
             Case::new("b14_unknown_ioctl_is_enotty", refusals::unknown_ioctl),
-            Case::new("b14_block_ioctls_that_ask", block::queries),
+            Case::new("b14_block_ioctls_that_query", block::queries),
             Case::new("b14_block_ioctls_of_32_bit_programs", block::compat_queries),
             Case::new("b14_block_ioctls_that_change_a_range", block::changes),
             Case::new(

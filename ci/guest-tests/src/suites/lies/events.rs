@@ -34,13 +34,13 @@ pub(super) fn cases() -> Vec<Case> {
     })
     .into();
     cases.extend([
-        Case::new("c7_events_that_are_none_change_nothing", garbage).may_provoke(UNKNOWN),
+        Case::new("c7_invalid_events_are_ignored", garbage).may_provoke(UNKNOWN),
         Case::new(
             "c7_event_of_a_broken_queue_that_does_not_exist",
             unknown_queue,
         )
         .provokes("the device has given up queue 65534"),
-        Case::new("c7_events_without_end", flood)
+        Case::new("c7_too_many_events", flood)
             .provokes(BROKEN)
             .may_provoke(UNKNOWN),
         Case::new("c7_interrupts_without_work", storm),

@@ -20,13 +20,10 @@ const BACK: &str = "is in service again";
 
 pub(super) fn cases() -> Vec<Case> {
     vec![
-        Case::new("dr5_reset_ends_being_out_of_service", out_of_service)
+        Case::new("dr5_reset_puts_a_device_back_into_service", out_of_service)
             .provokes(super::ring::BROKEN),
         Case::new("dr5_request_that_takes_too_long_resets_the_device", timeout).provokes(LATE),
-        Case::new(
-            "dr5_reset_ends_requests_that_would_wait_for_ever",
-            without_timeout,
-        ),
+        Case::new("dr5_reset_ends_requests_without_a_timeout", without_timeout),
     ]
 }
 

@@ -68,7 +68,7 @@ pub(super) fn cases() -> Vec<Case> {
         .into();
     cases.extend([
         Case::new("dr5_maps_of_a_device_out_of_service_get_sigbus", maps).provokes(BROKEN),
-        Case::new("dr5_device_out_of_service_comes_back_many_times", again).provokes(BROKEN),
+        Case::new("dr5_device_out_of_service_is_reset_many_times", again).provokes(BROKEN),
     ]);
     cases
 }

@@ -30,12 +30,12 @@ const APERTURE_UNAVAILABLE: u32 = 6;
 
 pub(super) fn cases() -> Vec<Case> {
     vec![
-        Case::new("c7_configuration_that_no_device_has", refused)
+        Case::new("c7_impossible_configuration", refused)
             .provokes("unusable device configuration: ")
             .may_provoke("another kind of device"),
         Case::new("c7_configuration_at_the_limits", limits),
         Case::new("c7_capacity_that_the_device_does_not_have", capacity),
-        Case::new("c7_aperture_that_is_not_there", aperture).provokes("there will be no mmap"),
+        Case::new("c7_missing_aperture", aperture).provokes("there will be no mmap"),
         Case::new("c7_control_queue_that_breaks_at_the_start", control)
             .provokes("the device broke queue 0: ")
             .may_provoke("there will be no mmap")

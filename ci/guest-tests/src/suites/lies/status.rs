@@ -104,21 +104,18 @@ pub(super) fn cases() -> Vec<Case> {
                 transfers(context, &[(lie, Ok(100), Ok(100))])
             },
         ),
-        Case::new(
-            "c7_read_of_which_less_was_written_than_it_says",
-            |context| {
-                // The device writes only the status of a write, and the driver checks
-                // that length.
-                let rows = [0, 1, BLOCK as u32 - 1]
-                    .map(|written| (Length(written), Err(libc::EIO), Ok(BLOCK)));
-                transfers(context, &rows)
-            },
-        ),
+        Case::new("c7_used_length_below_the_result_of_a_read", |context| {
+            // The device writes only the status of a write, and the driver checks
+            // that length.
+            let rows = [0, 1, BLOCK as u32 - 1]
+                .map(|written| (Length(written), Err(libc::EIO), Ok(BLOCK)));
+            transfers(context, &rows)
+        }),
         Case::new(
             "c7_written_length_beyond_the_request_does_no_harm",
             |context| transfers(context, &[(Length(u32::MAX), Ok(BLOCK), Ok(BLOCK))]),
         ),
-        Case::new("c7_lie_about_one_part_of_a_large_call", large),
+        Case::new("c7_lie_about_one_request_of_a_split_transfer", large),
         Case::new("c7_lies_about_commands", commands),
     ]
 }

@@ -11,7 +11,7 @@ use crate::case::{Case, Suite};
 pub fn suite() -> Suite {
     let mut cases = vec![
         Case::new(
-            "dr7_readers_of_pages_to_come_hold_up_nobody",
+            "dr7_readers_in_a_page_fault_block_no_other_caller",
             faults::blocked_readers,
         ),
         Case::new(
@@ -36,7 +36,7 @@ pub fn suite() -> Suite {
         pins::unaligned,
     ));
     cases.push(Case::new(
-        "dr9_nowait_call_of_several_requests_is_taken",
+        "dr9_nowait_call_of_several_requests_succeeds",
         pins::nowait,
     ));
     Suite {

@@ -94,7 +94,7 @@ pub fn suite() -> Suite {
         Case::new("b11_nowait_on_a_full_queue", full::nowait),
         Case::new("b11_nonblock_on_a_full_queue", full::nonblock),
         Case::new("b11_uring_on_a_full_queue", full::uring),
-        Case::new("b11_waiters_are_served_in_order", waiters::in_order),
+        Case::new("b11_waiters_get_slots_in_order", waiters::in_order),
         Case::new("b11_newcomers_do_not_overtake_waiters", waiters::newcomer),
         Case::new("b11_waiters_can_be_interrupted", waiters::interrupted),
         Case::new(
