@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! Bytes and values are two forms of the same thing.
+//! Conversions between bytes and values.
 
 use proptest::prelude::*;
 use ringbar_spec::{
@@ -109,7 +109,7 @@ proptest! {
         }
     }
 
-    /// What parses is what the bytes said, reserved ones included.
+    /// A parsed header has the same bytes, reserved ones included.
     #[test]
     fn arbitrary_headers_parse_to_themselves_or_not_at_all(bytes: [u8; 32]) {
         if let Ok(header) = RequestHeader::parse(&bytes) {

@@ -120,9 +120,9 @@ fn discard_makes_the_file_smaller() {
     );
     let bytes = fs::read(&path).unwrap();
     assert_eq!(bytes.len(), 8 << 20);
-    for (i, piece) in bytes.chunks(1 << 20).enumerate() {
+    for (i, chunk) in bytes.chunks(1 << 20).enumerate() {
         let value = if (2..6).contains(&i) { 0 } else { 0x55 };
-        assert!(piece.iter().all(|byte| *byte == value), "MiB {i}");
+        assert!(chunk.iter().all(|byte| *byte == value), "MiB {i}");
     }
 
     // What was given up can be used again.

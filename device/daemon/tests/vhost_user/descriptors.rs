@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! Descriptors that are not what they should be, and none left.
+//! Wrong descriptors, and a process without free descriptors.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Write};
@@ -32,7 +32,7 @@ fn failed_accept_is_retried() {
     daemon.assert_clean_exit();
 }
 
-/// Whatever the device has got before it gets no more.
+/// The daemon releases all resources of a connection for which descriptors are missing.
 #[test]
 fn failed_connection_leaks_no_resources() {
     let mut daemon = Daemon::start(&["--size", "1M", "--queues", "1", "--keep-running"]);
@@ -91,8 +91,7 @@ fn failed_accept_of_a_control_connection_is_retried() {
     assert!(line.contains("1048576"), "{line}");
 }
 
-/// A number that was named by mistake may be that of a descriptor that the process
-/// opens itself.
+/// A number that was given by mistake may be that of a descriptor that the process opens.
 #[test]
 fn own_descriptors_are_not_taken_for_inherited_ones() {
     for fd in 3..10 {
@@ -115,7 +114,7 @@ fn broken_kick_descriptor_stops_its_queue_only() {
     let mut vmm = Vmm::connect(daemon.socket(), 2, Protocol::all());
     vmm.configure(&[0; 4]);
     let (reader, writer) = io::pipe().unwrap();
-    // SAFETY: the descriptor was given up just now.
+    // SAFETY: `into_raw_fd` has just released the descriptor, so nothing else owns it.
     let kick = unsafe { EventFd::from_raw_fd(reader.into_raw_fd()) };
     vmm.frontend.set_vring_kick(2, &kick).unwrap();
     vmm.enable();
@@ -130,13 +129,13 @@ fn broken_kick_descriptor_stops_its_queue_only() {
     assert_eq!(vmm.wait_event(), event);
     assert_eq!(vmm.io(1).write(0, &[1; 10]).result, 10);
 
-    // With a descriptor that works it is as good as new.
+    // The queue works again with a valid descriptor.
     vmm.stop_device();
     vmm.start_device();
     assert_eq!(vmm.io(0).write(0, &[1; 10]).result, 10);
     drop(vmm);
     daemon.wait_log("done requests=");
-    // Nobody was woken by the broken one for ever.
+    // The broken descriptor has not kept the worker awake.
     let complaints = daemon.seen().iter();
     let complaints = complaints.filter(|line| line.contains("cannot read the doorbell"));
     assert_eq!(complaints.count(), 1, "{:#?}", daemon.seen());

@@ -59,7 +59,7 @@ fn offered_features_are_the_supported_ones() {
         assert!(config.supports(Opcode::from_raw(raw).unwrap()));
     }
 
-    // Monitors ask for as many bytes as they were told to show.
+    // Monitors read as many bytes as their command line says.
     let (_, bytes) = vmm
         .frontend
         .get_config(32, 100, VhostUserConfigFlags::empty(), &[0; 100])
@@ -117,7 +117,7 @@ fn indirect_request_with_as_many_segments_as_allowed() {
     queue.put_header(Opcode::Read, 0, 1000, data.len() as u64);
     let mut table = vec![desc(queue.header_at(), 32, NEXT, 1)];
     for i in 0..segments {
-        // Backwards, so that the order is the device's doing.
+        // In descending order, so that the device has to follow the chain.
         let at = queue.data() + 64 * u64::from(segments - i);
         table.push(desc(at, 3, NEXT | WRITE, i + 2));
     }
@@ -178,8 +178,8 @@ fn one_kick_and_one_interrupt_for_a_batch() {
             ],
         );
     }
-    // All at once: the worker looks at a ring that was just enabled without a kick, and would find
-    // some of them.
+    // All at once: the worker polls a ring that was just enabled, and would find some of them
+    // without a kick.
     queue.add_all((0..REQUESTS).map(|i| 3 * i));
     queue.kick();
     assert_eq!(queue.wait_interrupt(), 1);
@@ -202,7 +202,7 @@ fn no_interrupt_that_the_driver_does_not_want() {
             desc(queue.status_at(), 16, WRITE, 0),
         ],
     );
-    // The first two requests; an interrupt is wanted for the second.
+    // The first two requests, with an interrupt for the second.
     queue.add(0);
     queue.put(queue.avail() + 4 + 2 * 256, &1u16.to_le_bytes());
     queue.kick();

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! The end, whatever guest and monitor do meanwhile.
+//! The end of a connection and of the process, in any state of guest and monitor.
 
 use std::fs;
 use std::os::unix::process::ExitStatusExt;
@@ -25,7 +25,7 @@ struct BusyGuest {
 }
 
 impl BusyGuest {
-    /// Returns when the device serves it.
+    /// Returns when the device has completed the first command.
     fn start(mut queue: Queue) -> Self {
         let header = RequestHeader::command(Opcode::Crc32c, 0, 64 << 20, 0);
         queue.put(queue.header_at(), &header.to_bytes());
@@ -59,7 +59,7 @@ impl Drop for BusyGuest {
     }
 }
 
-/// A request whose header is in its place already.
+/// Writes the chain of a request without data, whose header is written already.
 fn put_chain(queue: &Queue) {
     queue.put_table(
         0,
@@ -97,7 +97,7 @@ fn ho5_the_next_monitor_does_not_wait_for_the_guest_of_the_last_one() {
     daemon.assert_clean_exit();
 }
 
-/// A monitor that has the device wait for an answer that does not come.
+/// A monitor that never replies to a request to map.
 fn start_without_map_reply(daemon: &Daemon) -> Vmm {
     let mut vmm = Vmm::start(daemon.socket(), 1);
     vmm.set_map_policy(MapPolicy::Ignore);
@@ -118,7 +118,7 @@ fn wait_until(what: &str, condition: impl Fn() -> bool) {
     }
 }
 
-/// Though the monitor keeps the channel on which it was to come.
+/// The monitor keeps the channel for the reply open.
 #[test]
 fn hang_up_ends_the_wait_for_a_map_reply() {
     let mut daemon = Daemon::start(&["--size", "1M", "--queues", "1", "--keep-running"]);
@@ -141,12 +141,12 @@ fn sigterm_ends_the_wait_for_a_map_reply() {
     daemon.assert_ended_well();
 }
 
-/// A process that does not outlive this.
+/// A process that is killed when this is dropped.
 struct Killed(Child);
 
 impl Drop for Killed {
     fn drop(&mut self) {
-        // Fails where it has ended, which is fine.
+        // Fails if the process has ended already.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
@@ -156,7 +156,7 @@ impl Drop for Killed {
 fn sigint_after_another_signal_ends_the_process_at_once() {
     let directory = TempDir::new().unwrap();
     let socket = directory.path().join("socket");
-    // To open a pipe takes until somebody reads from it.
+    // The process blocks when it opens this pipe, which has no reader.
     let lock = directory.path().join("socket.lock");
     mknodat(CWD, &lock, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
     let mut command = process::command(&socket, &["--size", "1M"]);

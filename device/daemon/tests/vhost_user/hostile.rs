@@ -9,7 +9,7 @@ use vhost::VhostBackend;
 use vhost::vhost_user::VhostUserFrontend;
 use vhost::vhost_user::message::VhostUserProtocolFeatures;
 
-/// Submits a chain that cannot be answered.
+/// Submits a chain without a valid place for a status.
 fn provoke(queue: &mut Queue, table: &[Desc]) {
     queue.put_header(Opcode::Flush, 0, 0, 0);
     queue.put_table(0, table);
@@ -117,8 +117,8 @@ fn broken_queue_stays_broken_over_a_stop_and_works_after_a_reset() {
     );
     queue.add(0);
     queue.kick();
-    // A later request on the other queue and a stop, which waits for the
-    // workers, are behind it in time; the kick stays unanswered all the same.
+    // A later request on the other queue completes, and so does a stop, which waits for the
+    // workers. The kick still has no effect.
     assert_eq!(vmm.io(1).write(0, &[1]).result, 1);
     vmm.stop_device();
     assert_eq!(vmm.io(0).take_used(), None);

@@ -11,8 +11,7 @@ fn a_log_that_nobody_reads_does_not_stop_the_device() {
     let mut vmm = Vmm::start(daemon.socket(), 1);
     let reading = daemon.reading();
     let held = reading.lock().unwrap();
-    // Each of them is worth a line, more than the pipe and the lines that wait have
-    // room for.
+    // Each of them logs a line. They exceed the pipe and the buffer for waiting lines.
     for _ in 0..3000 {
         let (status, _) = vmm.io(0).read(1 << 20, 1);
         assert_eq!(status.code, StatusCode::OutOfRange);

@@ -15,7 +15,7 @@ use rustix::io::FdFlags;
 use rustix::process::Signal;
 use tempfile::TempDir;
 
-/// Runs the daemon to its end, which must come by itself.
+/// Runs the daemon until it exits by itself.
 fn run(socket: &Path, args: &[&str]) -> (Option<i32>, String) {
     let Output { status, stderr, .. } = process::command(socket, args).output().unwrap();
     (status.code(), String::from_utf8(stderr).unwrap())
@@ -140,7 +140,7 @@ fn file_holds_the_data_after_a_flush() {
     drop(vmm);
     let directory = daemon.assert_clean_exit();
 
-    // Another device finds it, without being told the size.
+    // Another device opens the file, without --size.
     let daemon = Daemon::start_in(directory, &["--queues", "1", "--storage", &storage]);
     let mut vmm = Vmm::start(daemon.socket(), 1);
     assert_eq!(vmm.config().capacity(), 300_000);
@@ -206,7 +206,7 @@ fn socket_in_use_is_refused_and_left_alone() {
     let (code, log) = run(daemon.socket(), &["--size", "1M"]);
     assert_eq!(code, Some(1));
     assert!(log.contains("in use by another process"), "{log}");
-    // The first one has not even noticed.
+    // The first process is not affected.
     let mut vmm = Vmm::start(daemon.socket(), 1);
     assert_eq!(vmm.io(0).write(0, &[1; 10]).result, 10);
 }

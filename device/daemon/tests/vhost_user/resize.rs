@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! A device that is given another size while it runs.
+//! A resize of the running device.
 
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
@@ -11,7 +11,7 @@ use ringbar_spec::{Event, Opcode, StatusCode};
 use tempfile::TempDir;
 use vhost::vhost_user::VhostUserFrontend;
 
-/// Asks the daemon whose control socket is in `directory`; its reply.
+/// Sends a request to the daemon whose control socket is in `directory`; returns the reply.
 fn send_request(directory: &Path, request: &str) -> serde_json::Value {
     let mut stream = UnixStream::connect(directory.join("control")).unwrap();
     writeln!(stream, "{request}").unwrap();
@@ -52,7 +52,7 @@ fn resize_is_announced_and_the_new_end_is_accessible() {
     assert_eq!(vmm.wait_event(), changed(3 << 20));
     let config = vmm.config();
     assert_eq!(config.capacity(), 3 << 20);
-    // The mapping in the monitor is what it was.
+    // The mapping in the monitor is unchanged.
     assert_eq!(config.aperture_bytes(), 1 << 20);
     let reply = vmm.control().command(Opcode::MapAperture);
     assert_eq!(reply.result, 1 << 20);
@@ -66,7 +66,7 @@ fn resize_is_announced_and_the_new_end_is_accessible() {
     assert_eq!(status.code, StatusCode::OutOfRange);
     assert_eq!(vmm.io(0).read(9_999, 1).0.code, StatusCode::Ok);
 
-    // All of it is still mapped in the monitor, for whoever starts the device next.
+    // The monitor still maps the whole former size.
     resize(daemon.directory(), 2 << 20);
     assert_eq!(vmm.wait_event(), changed(2 << 20));
     assert_eq!(vmm.config().aperture_bytes(), 1 << 20);
@@ -85,7 +85,7 @@ fn driver_without_event_buffers_gets_the_latest_capacity_only() {
     assert_eq!(vmm.wait_event(), changed(1 << 20));
 }
 
-/// Whoever starts the device reads its configuration.
+/// A driver reads the configuration when it starts the device, so it needs no event.
 #[test]
 fn capacity_change_from_before_a_reset_is_not_delivered() {
     let daemon = start(&["--size", "1M", "--queues", "1"]);
@@ -94,7 +94,7 @@ fn capacity_change_from_before_a_reset_is_not_delivered() {
     vmm.frontend.reset_device().unwrap();
     vmm.start_device();
     vmm.post_event_buffers(2);
-    // Works, and the worker of the event queue is the same: it had its chance.
+    // The worker of the control queue also has the event queue, so it has processed that.
     vmm.control().command(Opcode::MapAperture);
     resize(daemon.directory(), 6 << 20);
     assert_eq!(vmm.wait_event(), changed(6 << 20));

@@ -12,7 +12,7 @@ use ringbar_spec::{Opcode, StatusCode};
 use serde_json::Value;
 use tempfile::TempDir;
 
-/// What the device says of its storage.
+/// The reason for which the storage has failed, from the control socket.
 fn failure(directory: &Path) -> Value {
     let mut stream = UnixStream::connect(directory.join("control")).unwrap();
     writeln!(stream, "{{\"execute\": \"query-device\"}}").unwrap();
@@ -55,7 +55,7 @@ fn ho8_failed_storage_ends_requests_with_errors_only() {
             for opcode in [Opcode::Flush, Opcode::Discard, Opcode::Crc32c] {
                 let status = vmm.io(queue).command(opcode);
                 let code = match opcode {
-                    // Of no byte.
+                    // It reads no bytes.
                     Opcode::Crc32c => StatusCode::Ok,
                     _ => StatusCode::IoError,
                 };
@@ -63,7 +63,7 @@ fn ho8_failed_storage_ends_requests_with_errors_only() {
             }
         }
     }
-    // Once why, and then that the requests failed because of it.
+    // The log has the reason once, and then the requests that failed.
     let line = daemon.wait_log("until it is opened anew");
     assert!(line.contains("ERROR") && line.contains("disk was truncated to 0 bytes"));
     let line = daemon.wait_log("request failed");
@@ -72,7 +72,7 @@ fn ho8_failed_storage_ends_requests_with_errors_only() {
     let failure = failure(daemon.directory());
     assert!(failure.as_str().unwrap().contains("truncated"), "{failure}");
 
-    // Who touched it behind the aperture would be killed.
+    // A guest that accessed the aperture would end QEMU.
     drop(vmm);
     let mut vmm = Vmm::start(daemon.socket(), 2);
     let status = vmm.control().command(Opcode::MapAperture);

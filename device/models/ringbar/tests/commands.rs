@@ -18,7 +18,7 @@ use support::{
 const HEADER: u64 = 0x1000;
 const STATUS: u64 = 0x3000;
 
-/// Large enough for commands of several pieces (of 64 KiB).
+/// Large enough for commands of several chunks (of 64 KiB).
 const LARGE: u64 = 300_000;
 const PIECE: u64 = 65536;
 
@@ -28,7 +28,7 @@ fn large() -> Guest {
 
 const TABLE: [Desc; 2] = [desc(HEADER, 32, NEXT, 1), desc(STATUS, 16, WRITE, 0)];
 
-/// Processes a command; checks what every answer must have.
+/// Processes a command; checks the parts that each status must have.
 #[track_caller]
 fn process(guest: &mut Guest, header: &RequestHeader) -> RequestStatus {
     guest.put(HEADER, &header.to_bytes());
@@ -76,7 +76,7 @@ fn discarded_and_zeroed_ranges_read_as_0() {
 
 #[test]
 fn copies_that_overlap_keep_the_source_whole() {
-    // Apart, touching, by one byte, by a piece and about that, onto itself.
+    // Ranges that are apart, adjacent, overlap by one byte or by about a chunk, or are equal.
     for distance in [0, 1, 7, 4096, PIECE - 1, PIECE, PIECE + 1, 100_000, 150_000] {
         for length in [1, 8, PIECE - 1, PIECE, PIECE + 1, 2 * PIECE, 150_000] {
             for (source, target) in [(0, distance), (distance, 0)] {
@@ -110,7 +110,7 @@ fn pattern_starts_with_the_range() {
     assert_eq!(contents[..5], pattern(5));
     assert_eq!(contents[24..30], pattern(30)[24..]);
 
-    // The phase does not change from one piece to the next.
+    // The phase does not change from one chunk to the next.
     command(&mut guest, Opcode::Fill, 3, 2 * PIECE + 5, word);
     let contents = guest.storage.contents();
     let filled = &contents[3..][..2 * PIECE as usize + 5];
@@ -127,7 +127,7 @@ fn comparison_finds_the_first_difference() {
         let block = pattern(100_000);
         let mut contents = block.repeat(2);
         contents[100_000 + at as usize] ^= 0x10;
-        // A second one, which does not matter.
+        // A second difference, which has no effect.
         contents[199_999] ^= 0x20;
         let before = contents.clone();
         let mut guest = Guest::with_storage(TestStorage::with_contents(&contents));
@@ -344,7 +344,7 @@ fn storage_errors_reach_the_driver() {
     }
 }
 
-/// Offsets and lengths that often overlap and often end near that of a piece.
+/// Offsets and lengths that often overlap and often end near that of a chunk.
 fn any_command() -> impl Strategy<Value = RequestHeader> {
     let offset = prop_oneof![
         2 => 0..LARGE,

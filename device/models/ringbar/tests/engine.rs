@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! The device in an engine: requests that take long hold nothing up.
+//! The device in an engine: slow requests delay no other requests.
 
 mod support;
 
@@ -24,7 +24,7 @@ use vm_memory::{GuestAddress, GuestMemoryMmap};
 /// I/O queues, which share a worker.
 const QUEUES: u16 = 2;
 
-/// A device whose flushes say that they begin, and wait to be told to go on.
+/// A device whose flushes send a message when they begin, and wait for one before they continue.
 struct Machine {
     engine: Engine<Session, GuestMemoryMmap>,
     drivers: Vec<Driver>,
@@ -63,7 +63,7 @@ impl Machine {
         self.begins.recv_timeout(TIMEOUT).unwrap();
     }
 
-    /// Has so many flushes of the storage go on, now or later.
+    /// Lets this number of flushes of the storage continue, now or later.
     fn let_flush(&self, count: usize) {
         for _ in 0..count {
             self.go_on.send(()).unwrap();
@@ -99,7 +99,7 @@ fn run(session: &Arc<Session>) -> (Engine<Session, GuestMemoryMmap>, Vec<Driver>
     (engine, drivers)
 }
 
-/// Asks for a request without data.
+/// Submits a request without data.
 fn submit(driver: &mut Driver, opcode: Opcode, flags: u16, length: u64, argument: u64) -> u16 {
     let mut header = RequestHeader::command(opcode, 0, length, argument);
     header.flags = flags;
@@ -174,8 +174,8 @@ fn ho6_durable_commands_block_no_queue() {
     assert!(machine.storage.unflushed().is_empty());
 }
 
-/// A copy that changes its own source is executed once, whatever happens to its queue while its
-/// bytes become durable.
+/// A copy that changes its own source is executed once, even if its queue is stopped during the
+/// flush.
 #[test]
 fn a_copy_within_itself_is_not_executed_twice() {
     const LENGTH: u64 = 1000;
@@ -201,8 +201,8 @@ fn a_copy_within_itself_is_not_executed_twice() {
     );
 }
 
-/// A stop during many flushes that take long answers while the first is not done, and all are
-/// answered when the queue goes on.
+/// A stop during many slow flushes returns while the first one is in progress, and all flushes
+/// complete after the queue is started again.
 #[test]
 fn ho4_a_stop_waits_for_no_flush() {
     const FLUSHES: u16 = 30;
@@ -224,7 +224,7 @@ fn ho4_a_stop_waits_for_no_flush() {
     assert_eq!(machine.io(0).used(), FLUSHES);
 }
 
-/// The end of a connection waits for neither a flush nor what is in the rings.
+/// The end of a connection waits neither for a flush nor for requests in the rings.
 #[test]
 fn ho5_the_end_waits_for_no_flush() {
     let mut machine = Machine::start();
@@ -244,7 +244,7 @@ fn ho5_the_end_waits_for_no_flush() {
     go_on.send(()).unwrap();
 }
 
-/// Commands of many steps that are stopped begin anew.
+/// A command of many steps that is stopped starts again from its first step.
 #[test]
 fn ho4_stopped_command_completes_after_the_restart() {
     let mut machine = Machine::start();
@@ -265,7 +265,7 @@ fn ho4_stopped_command_completes_after_the_restart() {
     );
 }
 
-/// A monitor that answers when the test says so.
+/// A monitor that replies when the test lets it.
 #[derive(Debug)]
 struct Monitor(Mutex<Sender<Mapped>>);
 
@@ -289,15 +289,15 @@ fn the_aperture_is_mapped_once_for_each_run_of_the_device() {
         result: 8192,
     };
 
-    // Two requests, one question.
+    // Two requests of the driver, one request to the monitor.
     map(control);
     map(control);
     let first = asked.recv_timeout(TIMEOUT).unwrap();
-    // The device is stopped before the monitor answers, and started anew.
+    // The device is stopped before the monitor replies, and started again.
     control.control.stop().unwrap();
     control.start();
     map(control);
-    // Other requests are answered meanwhile.
+    // Other requests complete meanwhile.
     submit(control, Opcode::Read, 0, 0, 0);
     assert_eq!(wait(control).1.code, StatusCode::Unsupported);
     assert!(asked.try_recv().is_err(), "asked while there was no answer");
@@ -307,7 +307,7 @@ fn the_aperture_is_mapped_once_for_each_run_of_the_device() {
     second(Err(io::Error::other("no")));
     assert_eq!(wait(control).1.code, StatusCode::ApertureUnavailable);
 
-    // Neither a refusal nor a monitor that never answers is for good, and a mapping lasts.
+    // The driver can repeat a request that was refused or got no reply; a mapping lasts.
     map(control);
     drop(asked.recv_timeout(TIMEOUT).unwrap());
     assert_eq!(wait(control).1.code, StatusCode::ApertureUnavailable);

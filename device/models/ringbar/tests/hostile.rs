@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! Arbitrary descriptor tables, most of them nonsense, against a reference that
-//! says byte by byte what must happen to guest memory, storage and used ring.
+//! Arbitrary descriptor tables, most of them invalid, against a reference that computes guest
+//! memory, storage and used ring byte by byte.
 
 mod commands_reference;
 mod support;
@@ -21,16 +21,16 @@ use virtio_queue::mock::MockSplitQueue;
 use virtio_queue::{Queue, QueueOwnedT};
 use vm_memory::{Bytes, GuestAddress};
 
-/// Where indirect tables and headers are planted, so that chains meet them.
+/// Addresses of indirect tables and headers, to which descriptors often point.
 const SECOND_TABLE: u64 = 0x1000;
 const THIRD_TABLE: u64 = 0x7f98; // across two regions
 const HEADERS: u64 = 0x2000;
 
-/// What the longest legal chain can have.
+/// Greatest number of buffers of a valid chain.
 const MAX_BUFFERS: usize = MAX_SEGMENTS as usize + RequestHeader::SIZE + RequestStatus::SIZE;
 
 /// A buffer, as the reference sees it.
-type Piece = (u64, u32, bool);
+type RawBuffer = (u64, u32, bool);
 
 /// Guest memory of the reference: bytes by address.
 struct Memory(Vec<Vec<u8>>);
@@ -67,11 +67,11 @@ impl Memory {
     }
 
     /// The buffers of the chain at descriptor 0.
-    fn chain(&mut self) -> Result<Vec<Piece>, QueueFault> {
+    fn chain(&mut self) -> Result<Vec<RawBuffer>, QueueFault> {
         let (mut table, mut size, mut index) = (TABLE, u32::from(QUEUE_SIZE), 0);
         let mut indirect = false;
         let mut seen = std::collections::HashSet::new();
-        let mut pieces = Vec::new();
+        let mut buffers = Vec::new();
         loop {
             if index >= size || !seen.insert((table, index)) {
                 return Err(QueueFault::Chain);
@@ -90,22 +90,22 @@ impl Memory {
                 seen.clear();
                 continue;
             }
-            if pieces.len() == MAX_BUFFERS {
+            if buffers.len() == MAX_BUFFERS {
                 return Err(QueueFault::Chain);
             }
-            pieces.push((d.addr, d.len, d.flags & WRITE != 0));
+            buffers.push((d.addr, d.len, d.flags & WRITE != 0));
             if d.flags & NEXT == 0 {
-                return Ok(pieces);
+                return Ok(buffers);
             }
             index = u32::from(d.next);
         }
     }
 }
 
-/// Address of byte `position` of the pieces of one direction. 128 bits: an
+/// Address of byte `position` of the buffers of one direction. 128 bits: an
 /// address beyond the top stays beyond.
-fn locate(pieces: &[Piece], writable: bool, mut position: u64) -> u128 {
-    for (addr, len, direction) in pieces {
+fn locate(buffers: &[RawBuffer], writable: bool, mut position: u64) -> u128 {
+    for (addr, len, direction) in buffers {
         if *direction != writable {
             continue;
         }
@@ -114,41 +114,44 @@ fn locate(pieces: &[Piece], writable: bool, mut position: u64) -> u128 {
         }
         position -= u64::from(*len);
     }
-    unreachable!("position beyond the pieces")
+    unreachable!("position beyond the buffers")
 }
 
-fn sum(pieces: &[Piece], writable: bool) -> u64 {
-    pieces
+fn sum(buffers: &[RawBuffer], writable: bool) -> u64 {
+    buffers
         .iter()
-        .filter(|piece| piece.2 == writable)
-        .map(|piece| u64::from(piece.1))
+        .filter(|buffer| buffer.2 == writable)
+        .map(|buffer| u64::from(buffer.1))
         .sum()
 }
 
-/// How many pieces have bytes in `from..to`.
-fn segments(pieces: &[Piece], writable: bool, from: u64, to: u64) -> usize {
+/// Number of buffers with bytes in `from..to`.
+fn segments(buffers: &[RawBuffer], writable: bool, from: u64, to: u64) -> usize {
     let mut position = 0;
-    pieces
+    buffers
         .iter()
-        .filter(|piece| piece.2 == writable)
-        .filter(|piece| {
+        .filter(|buffer| buffer.2 == writable)
+        .filter(|buffer| {
             let start = position;
-            position += u64::from(piece.1);
+            position += u64::from(buffer.1);
             start.max(from) < position.min(to)
         })
         .count()
 }
 
-/// Decides what a chain asks for: header and where its data starts and ends.
-fn judge(memory: &mut Memory, pieces: &[Piece]) -> Result<(RequestHeader, u64, u64), StatusCode> {
-    let (readable, writable) = (sum(pieces, false), sum(pieces, true) - 16);
-    if pieces.windows(2).any(|two| two[0].2 && !two[1].2) || readable < 32 {
+/// Validates a chain: returns the header, and the range of the data.
+fn validate(
+    memory: &mut Memory,
+    buffers: &[RawBuffer],
+) -> Result<(RequestHeader, u64, u64), StatusCode> {
+    let (readable, writable) = (sum(buffers, false), sum(buffers, true) - 16);
+    if buffers.windows(2).any(|two| two[0].2 && !two[1].2) || readable < 32 {
         return Err(StatusCode::Invalid);
     }
     let mut raw = [0; 32];
     for (i, byte) in raw.iter_mut().enumerate() {
         let [value] = memory
-            .bytes(locate(pieces, false, i as u64))
+            .bytes(locate(buffers, false, i as u64))
             .ok_or(StatusCode::Invalid)?;
         *byte = value;
     }
@@ -174,7 +177,7 @@ fn judge(memory: &mut Memory, pieces: &[Piece]) -> Result<(RequestHeader, u64, u
         || to - from != data
         || header.opcode == Opcode::Flush && header.length != 0
         || header.length > limit
-        || segments(pieces, is_read, from, to) > usize::from(MAX_SEGMENTS)
+        || segments(buffers, is_read, from, to) > usize::from(MAX_SEGMENTS)
     {
         return Err(StatusCode::Invalid);
     }
@@ -185,35 +188,35 @@ fn judge(memory: &mut Memory, pieces: &[Piece]) -> Result<(RequestHeader, u64, u
     {
         return Err(StatusCode::OutOfRange);
     }
-    if (from..to).any(|position| !memory.has(locate(pieces, is_read, position))) {
+    if (from..to).any(|position| !memory.has(locate(buffers, is_read, position))) {
         return Err(StatusCode::Invalid);
     }
     Ok((header, from, to))
 }
 
-/// Processes the chain at descriptor 0 in the most literal way.
+/// Processes the chain at descriptor 0, byte by byte.
 fn reference(memory: &mut Memory, storage: &mut [u8]) -> Result<Completed, QueueFault> {
-    let pieces = memory.chain()?;
-    let writable = sum(&pieces, true);
+    let buffers = memory.chain()?;
+    let writable = sum(&buffers, true);
     let before_status = writable.checked_sub(16).ok_or(QueueFault::NoStatus)?;
     let places: Vec<u128> = (before_status..writable)
-        .map(|position| locate(&pieces, true, position))
+        .map(|position| locate(&buffers, true, position))
         .collect();
     if !places.iter().all(|addr| memory.has(*addr)) {
         return Err(QueueFault::Address);
     }
 
-    let judged = judge(memory, &pieces);
-    let (opcode, flags, code, done) = match judged {
+    let validated = validate(memory, &buffers);
+    let (opcode, flags, code, done) = match validated {
         Err(code) => (None, 0, code, 0),
         Ok((header, from, to)) => {
             for position in from..to {
                 let stored = &mut storage[(header.offset + position - from) as usize];
                 if header.opcode == Opcode::Read {
-                    let addr = locate(&pieces, true, position) as u64;
+                    let addr = locate(&buffers, true, position) as u64;
                     *memory.byte(addr).unwrap() = *stored;
                 } else {
-                    let addr = locate(&pieces, false, position) as u64;
+                    let addr = locate(&buffers, false, position) as u64;
                     *stored = *memory.byte(addr).unwrap();
                 }
             }
@@ -282,7 +285,7 @@ fn descriptor(index: u16) -> impl Strategy<Value = Desc> {
     ];
     let next = prop_oneof![8 => Just(index + 1), 1 => 0..24u16, 1 => any::<u16>()];
     (address(), length(), flags, next).prop_map(|(addr, len, flags, next)| {
-        // An indirect descriptor is dull unless it leads somewhere.
+        // An indirect descriptor is of use only with a valid address.
         if flags & INDIRECT != 0 && len % 3 != 0 {
             let table = [SECOND_TABLE, THIRD_TABLE][(addr % 2) as usize];
             desc(table, len.min(640) / 16 * 16, flags, next)
@@ -292,7 +295,7 @@ fn descriptor(index: u16) -> impl Strategy<Value = Desc> {
     })
 }
 
-/// A table of which the first descriptors are worth looking at.
+/// A table whose first descriptors are often valid.
 fn table(len: u16) -> impl Strategy<Value = Vec<Desc>> {
     (0..len).map(descriptor).collect::<Vec<_>>()
 }
@@ -360,8 +363,8 @@ fn header() -> impl Strategy<Value = [u8; 32]> {
     )
 }
 
-/// Sets the length in each header to what the chain has, every other time, so
-/// that a good share of the chains is accepted.
+/// Sets the length in every other header to that of the chain, so that many chains are
+/// accepted.
 fn fit(headers: &mut [[u8; 32]], table: &[Desc], fit: bool) {
     if !fit {
         return;
@@ -422,8 +425,8 @@ proptest! {
         prop_assert!(support::snapshot(&guest.mem) == memory.0, "guest memory differs");
     }
 
-    /// Where the crate's own iterator reaches the end of a chain, ours finds the
-    /// same buffers.
+    /// If the iterator of `virtio-queue` reaches the end of a chain, [`Chain`] has the same
+    /// buffers.
     #[test]
     fn chains_agree_with_virtio_queue(
         table in any_table(),
@@ -446,7 +449,7 @@ proptest! {
         match ours {
             Ok(()) => {
                 let total: u64 = theirs.iter().map(|d| u64::from(d.len())).sum();
-                // Theirs ends early at 4 GiB, which is for the request to refuse.
+                // The iterator ends at 4 GiB, and here the request is refused instead.
                 let ours_total: u64 = chain.buffers().iter().map(|b| u64::from(b.len)).sum();
                 if ours_total <= u64::from(u32::MAX) {
                     prop_assert!(complete);
@@ -459,7 +462,8 @@ proptest! {
                     }
                 }
             }
-            // Theirs lets a chain go on behind an indirect table, or be longer.
+            // The iterator accepts a chain that continues behind an indirect table, and a longer
+            // one.
             Err(_) if complete => {
                 let both = INDIRECT | NEXT;
                 let lenient = [&table, &second, &third]

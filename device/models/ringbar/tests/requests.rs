@@ -171,7 +171,7 @@ fn ho15_the_host_learns_why_the_storage_failed() {
         // Once.
         assert_eq!(reason(&mut guest), None);
     }
-    // Only the last request counts, and what the guest does wrong has no such reason.
+    // Only the last request has a failure, and an error of the guest has none.
     let failing = header(Opcode::Read, 200, 64);
     for (next, code) in [
         (header(Opcode::Read, 0, 64), StatusCode::Ok),
@@ -280,8 +280,7 @@ fn storage_errors_reach_the_driver() {
                 desc(STATUS, 16, WRITE, 0),
             ])
             .unwrap();
-        // The first segment came through. The status lies behind a gap, so it
-        // does not count as written.
+        // The first segment was written. The status is behind a gap, so the length excludes it.
         assert_completed(&guest, &completed, code, 100, 100);
         assert_eq!(guest.get(DATA, 100), guest.storage.contents()[100..200]);
     }
@@ -394,7 +393,7 @@ fn limits_are_enforced() {
     table.push(desc(STATUS, 16, WRITE, 0));
     assert_refused(&nine, &table, StatusCode::Invalid);
 
-    // A header in pieces does not count.
+    // A split header does not count against the limit.
     let eight = header(Opcode::Write, 0, 8);
     let mut table: Vec<Desc> = (0..8).map(|i| desc(DATA, 1, NEXT, i + 3)).collect();
     table.insert(0, desc(HEADER, 20, NEXT, 1));

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! What a request wrote, another reads, however either is cut up.
+//! A request reads what another has written, however their buffers are split.
 
 mod support;
 
@@ -15,8 +15,8 @@ const STATUS: u64 = 0x1800;
 const AREAS: [u64; 3] = [0x2001, 0x6ffd, 0x10003];
 const AREA: usize = 0x3000;
 
-/// Cuts `len` bytes at the given fractions.
-fn cuts(len: usize, fractions: &[f64]) -> Vec<usize> {
+/// Splits `len` bytes at the given fractions.
+fn split_at_fractions(len: usize, fractions: &[f64]) -> Vec<usize> {
     let mut at: Vec<usize> = fractions
         .iter()
         .map(|f| (f * len as f64) as usize)
@@ -30,7 +30,7 @@ fn cuts(len: usize, fractions: &[f64]) -> Vec<usize> {
         .collect()
 }
 
-/// One request: how to cut header, data and status, and where the data lies.
+/// One request: how header, data and status are split, and where the data is.
 #[derive(Clone, Debug)]
 struct Shape {
     header: Vec<f64>,
@@ -61,7 +61,7 @@ fn shape() -> impl Strategy<Value = Shape> {
         })
 }
 
-/// Lays a request out; returns its table and the pieces of the data.
+/// Lays a request out; returns its table and the segments of the data.
 fn lay_out(guest: &Guest, header: &RequestHeader, shape: &Shape) -> (Vec<Desc>, Vec<(u64, usize)>) {
     let writable = header.opcode == Opcode::Read;
     let mut readable_part = Vec::new();
@@ -69,13 +69,13 @@ fn lay_out(guest: &Guest, header: &RequestHeader, shape: &Shape) -> (Vec<Desc>, 
     let mut at = HEADER;
     guest.put(HEADER, &header.to_bytes());
     guest.put(STATUS, &RequestStatus::UNWRITTEN);
-    for len in cuts(RequestHeader::SIZE, &shape.header) {
+    for len in split_at_fractions(RequestHeader::SIZE, &shape.header) {
         readable_part.push((at, len));
         at += len as u64;
     }
     let mut data = Vec::new();
     let mut at = AREAS[shape.area];
-    for len in cuts(header.length as usize, &shape.data) {
+    for len in split_at_fractions(header.length as usize, &shape.data) {
         data.push((at, len));
         at += (len + if shape.joined { 0 } else { shape.gap }) as u64;
     }
@@ -85,14 +85,14 @@ fn lay_out(guest: &Guest, header: &RequestHeader, shape: &Shape) -> (Vec<Desc>, 
         readable_part.extend(&data);
     }
     let mut at = STATUS;
-    for len in cuts(RequestStatus::SIZE, &shape.status) {
+    for len in split_at_fractions(RequestStatus::SIZE, &shape.status) {
         writable_part.push((at, len));
         at += len as u64;
     }
     let flagged = readable_part
         .iter()
-        .map(|piece| (piece, NEXT))
-        .chain(writable_part.iter().map(|piece| (piece, NEXT | WRITE)));
+        .map(|segment| (segment, NEXT))
+        .chain(writable_part.iter().map(|segment| (segment, NEXT | WRITE)));
     let mut table: Vec<Desc> = flagged
         .enumerate()
         .map(|(i, ((addr, len), flags))| desc(*addr, *len as u32, flags, i as u16 + 1))
@@ -123,11 +123,11 @@ proptest! {
         expected[offset as usize..][..length].copy_from_slice(&data);
 
         let header = RequestHeader::command(Opcode::Write, offset, length as u64, 0);
-        let (table, pieces) = lay_out(&guest, &header, &to);
+        let (table, segments) = lay_out(&guest, &header, &to);
         let mut rest = &data[..];
-        for (addr, len) in pieces {
-            let (piece, after) = rest.split_at(len);
-            guest.put(addr, piece);
+        for (addr, len) in segments {
+            let (segment, after) = rest.split_at(len);
+            guest.put(addr, segment);
             rest = after;
         }
         let done = RequestStatus { code: StatusCode::Ok, result: length as u64 };
@@ -141,11 +141,11 @@ proptest! {
             guest.put(area, &[0xee; AREA]);
         }
         let header = RequestHeader { opcode: Opcode::Read, ..header };
-        let (table, pieces) = lay_out(&guest, &header, &from);
+        let (table, segments) = lay_out(&guest, &header, &from);
         let completed = guest.process(&table).unwrap();
         prop_assert_eq!(completed.status, done);
         prop_assert_eq!(completed.used_len as usize, length + 16);
-        let read: Vec<u8> = pieces.iter().flat_map(|(addr, len)| guest.get(*addr, *len)).collect();
+        let read: Vec<u8> = segments.iter().flat_map(|(addr, len)| guest.get(*addr, *len)).collect();
         prop_assert!(read == data);
         prop_assert!(guest.storage.contents() == expected);
     }

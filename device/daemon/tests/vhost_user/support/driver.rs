@@ -74,17 +74,17 @@ impl Queue {
         self.base + 0x8000
     }
 
-    /// Where the test may put headers and the like.
+    /// Memory for headers, statuses and tables of the test.
     pub const fn scratch(&self) -> u64 {
         self.base + 0x1_0000
     }
 
-    /// Where data goes: 4 MiB.
+    /// Memory for data: 4 MiB.
     pub const fn data(&self) -> u64 {
         self.base + 0x10_0000
     }
 
-    /// Empties the ring, as a driver does that starts anew.
+    /// Empties the rings, as a driver does after a reset.
     pub fn clear(&mut self) {
         self.put(self.base, &vec![0; 0x1_0000]);
         self.added = 0;
@@ -136,7 +136,7 @@ impl Queue {
         self.set_available(self.added);
     }
 
-    /// Sets the available index, to anything.
+    /// Sets the available index to any value.
     pub fn set_available(&mut self, index: u16) {
         self.want_interrupt();
         self.put_u16(self.avail() + 2, index);
@@ -152,7 +152,7 @@ impl Queue {
         self.kick.write(1).unwrap();
     }
 
-    /// Waits for an interrupt; how many came at once.
+    /// Waits for an interrupt; returns the number of interrupts so far.
     #[track_caller]
     pub fn wait_interrupt(&self) -> u64 {
         let timeout = Timespec {
@@ -192,7 +192,7 @@ impl Queue {
         loop {
             if let Some((head, len)) = self.take_used() {
                 assert_eq!(head, 0);
-                // Whatever interrupt there was is for this one.
+                // An interrupt so far belongs to this request.
                 let _ = self.call.read();
                 return len;
             }

@@ -13,7 +13,7 @@ pub use vmm::{MapPolicy, Vmm};
 
 use std::time::Duration;
 
-/// How long anything may take before a test gives up.
+/// Longest time that a test waits for an event.
 pub const TEST_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Bytes that differ from place to place.

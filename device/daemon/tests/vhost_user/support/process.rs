@@ -23,7 +23,7 @@ use super::TEST_TIMEOUT;
 pub struct Daemon {
     child: Child,
     log: Receiver<String>,
-    /// Held by whoever reads the log, for each line.
+    /// Locked by the reader of the log for each line.
     reading: Arc<Mutex<()>>,
     seen: Vec<String>,
     socket: PathBuf,
@@ -108,12 +108,12 @@ impl Daemon {
         }
     }
 
-    /// The messages that were waited for, and those before them.
+    /// The messages up to the last one that a test has waited for.
     pub fn seen(&self) -> &[String] {
         &self.seen
     }
 
-    /// What stops the log from being read while it is locked.
+    /// A lock that stops the reader of the log while it is locked.
     pub fn reading(&self) -> Arc<Mutex<()>> {
         Arc::clone(&self.reading)
     }
@@ -126,13 +126,13 @@ impl Daemon {
         kill_process(self.pid(), signal).unwrap();
     }
 
-    /// Has every attempt to open one more descriptor fail. Returns the limit that was.
+    /// Makes the daemon fail to open any further descriptor. Returns the previous limit.
     pub fn forbid_descriptors(&self) -> Rlimit {
         self.limit_descriptors(3)
     }
 
-    /// Has the daemon open only so many more descriptors than it has open now. Returns the
-    /// limit that was.
+    /// Limits the number of further descriptors that the daemon can open. Returns the previous
+    /// limit.
     pub fn allow_more_descriptors(&self, more: usize) -> Rlimit {
         let open: Vec<u64> = self
             .entries("fd")
@@ -150,7 +150,7 @@ impl Daemon {
         prlimit(Some(self.pid()), Resource::Nofile, limit).unwrap()
     }
 
-    /// How many descriptors and threads the daemon has.
+    /// Numbers of descriptors and threads of the daemon.
     pub fn resources(&self) -> (usize, usize) {
         (self.entries("fd").count(), self.entries("task").count())
     }
@@ -162,7 +162,7 @@ impl Daemon {
             .map(|entry| entry.unwrap().file_name())
     }
 
-    /// Sets the limit that was.
+    /// Restores a limit.
     pub fn allow_descriptors(&self, limit: Rlimit) {
         prlimit(Some(self.pid()), Resource::Nofile, limit).unwrap();
     }
@@ -190,7 +190,7 @@ impl Daemon {
         std::mem::replace(&mut self.directory, TempDir::new().unwrap())
     }
 
-    /// The same, where the test has read the last message already.
+    /// As [`Self::assert_clean_exit`], if the test has read the last message already.
     #[track_caller]
     pub fn assert_ended_well(mut self) {
         self.ended_well();
@@ -207,7 +207,7 @@ impl Daemon {
 
 impl Drop for Daemon {
     fn drop(&mut self) {
-        // Fails where it has ended, which is fine.
+        // Fails if the process has ended already.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

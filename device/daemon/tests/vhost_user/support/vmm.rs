@@ -23,7 +23,7 @@ use vm_memory::{
 
 use super::driver::{Desc, QUEUE_SIZE, Queue, WRITE, desc};
 
-/// Where the monitor shows the aperture to the guest.
+/// Guest address of the aperture.
 pub const APERTURE_AT: u64 = 0x10_0000_0000;
 
 pub const VERSION_1: u64 = 1 << 32;
@@ -31,14 +31,14 @@ pub const EVENT_IDX: u64 = 1 << 29;
 pub const INDIRECT_DESC: u64 = 1 << 28;
 pub const PROTOCOL_FEATURES: u64 = 1 << 30;
 
-/// What the monitor says to a request to map.
+/// Reply of the monitor to a request to map.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MapPolicy {
-    /// Map, list the mapping in the memory table, answer: like QEMU.
+    /// Map, list the mapping in the memory table, and reply, as QEMU does.
     Accept,
     /// Refuse.
     Refuse,
-    /// Never answer.
+    /// Never reply.
     Ignore,
 }
 
@@ -49,7 +49,7 @@ struct Aperture {
 }
 
 struct ApertureState {
-    /// Gone when the monitor is.
+    /// Dead once the monitor is dropped.
     frontend: Option<Frontend>,
     policy: MapPolicy,
     maps: u32,
@@ -83,7 +83,7 @@ impl VhostUserFrontendReqHandler for Aperture {
         )
         .unwrap();
         let all = self.memory.insert_region(Arc::new(region)).unwrap();
-        // The device has to take the new table before it gets its answer.
+        // The device has to accept the new table before it gets the reply.
         let frontend = state.frontend.as_ref().unwrap();
         frontend.set_mem_table(&regions(&all)).unwrap();
         state.mapped = Some(all);
@@ -160,8 +160,7 @@ impl Vmm {
         }
     }
 
-    /// What the guest does until it sets `DRIVER_OK`, and what the monitor makes
-    /// of it.
+    /// Starts the device: the messages of the monitor when a guest sets `DRIVER_OK`.
     pub fn start_device(&mut self) {
         for queue in &mut self.queues {
             queue.clear();
@@ -171,7 +170,7 @@ impl Vmm {
         self.enable();
     }
 
-    /// Everything up to enabling the rings.
+    /// Sends all messages of a start before the rings are enabled.
     pub fn configure(&mut self, bases: &[u32]) {
         let features = VERSION_1 | EVENT_IDX | INDIRECT_DESC | PROTOCOL_FEATURES;
         self.frontend.set_features(features).unwrap();
@@ -206,7 +205,7 @@ impl Vmm {
         }
     }
 
-    /// Stops the rings, as for a reset or a pause; where each of them was.
+    /// Stops the rings, as for a reset or a stop of the guest; returns the index of each.
     pub fn stop_device(&mut self) -> Vec<u32> {
         self.aperture.lock().unwrap().mapped = None;
         (0..self.queues.len())
@@ -214,7 +213,7 @@ impl Vmm {
             .collect()
     }
 
-    /// What the guest reads from the configuration space.
+    /// The configuration space as the guest reads it.
     pub fn config(&mut self) -> DeviceConfig {
         let (_, bytes) = self
             .frontend
@@ -239,7 +238,7 @@ impl Vmm {
         self.aperture.lock().unwrap().policy = policy;
     }
 
-    /// How often the device asked for the mapping.
+    /// Number of requests to map so far.
     pub fn maps(&self) -> u32 {
         self.aperture.lock().unwrap().maps
     }
@@ -303,8 +302,8 @@ impl Vmm {
 }
 
 impl Drop for Vmm {
-    /// Hangs up: the last copy of the connection is here. And unmaps the
-    /// aperture, which keeps the file behind it locked.
+    /// Disconnects, since this is the last copy of the connection, and unmaps the aperture, which
+    /// keeps its file locked.
     fn drop(&mut self) {
         let mut state = self.aperture.lock().unwrap();
         state.frontend = None;
@@ -312,8 +311,7 @@ impl Drop for Vmm {
     }
 }
 
-/// Opens the channel on which the device makes requests, and answers them on a
-/// thread of its own.
+/// Opens the channel for requests of the device, and replies to them on a thread of its own.
 fn serve_device(
     frontend: &mut Frontend,
     memory: &GuestMemoryMmap,

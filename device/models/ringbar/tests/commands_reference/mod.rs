@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! The commands in the most literal way, on a vector of bytes.
+//! A reference implementation of the commands, on a vector of bytes.
 
 use ringbar_spec::{Opcode, RequestHeader};
 

@@ -127,7 +127,7 @@ impl TestStorage {
         }
     }
 
-    /// What would be lost if the power failed now.
+    /// The data that is not durable.
     pub fn unflushed(&self) -> Vec<(u64, u64)> {
         self.unflushed.lock().unwrap().clone()
     }
