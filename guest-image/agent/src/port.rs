@@ -16,7 +16,7 @@ use rustix::termios::{OptionalActions, tcgetattr, tcsetattr};
 
 /// How long the port may take to appear. The kernel adds it when the host's
 /// answer to the driver's first message has come, some time after boot.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PORT_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Opens a serial line for bytes of any kind.
 pub fn open_line(device: &str) -> anyhow::Result<File> {
@@ -38,7 +38,7 @@ pub fn open() -> anyhow::Result<File> {
     let watch = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK)
         .context("creating an inotify instance")?;
     inotify::add_watch(&watch, "/dev", inotify::WatchFlags::CREATE).context("watching /dev")?;
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + PORT_TIMEOUT;
 
     // The watch comes before the look, so that no port is missed in between.
     loop {
@@ -53,7 +53,7 @@ pub fn open() -> anyhow::Result<File> {
         if left.is_zero() {
             bail!(
                 "no virtio-serial port named {PORT_NAME} within {} s",
-                PATIENCE.as_secs()
+                PORT_TIMEOUT.as_secs()
             );
         }
         let timeout = Timespec::try_from(left).context("the time left")?;

@@ -18,7 +18,7 @@ use crate::port::ReplyPort;
 use crate::reaper::{Process, Reaper};
 
 /// Most bytes of output in one message.
-const PIECE: usize = 64 << 10;
+const OUTPUT_CHUNK: usize = 64 << 10;
 
 /// Starts a program in a session of its own, so that it can be killed with all
 /// that it started.
@@ -61,17 +61,17 @@ pub fn new_session(command: &mut Command) {
 pub fn follow(id: RequestId, mut process: Process, port: &ReplyPort) -> anyhow::Result<()> {
     let mut stdout = Stream::new(process.child.stdout.take().map(OwnedFd::from))?;
     let mut stderr = Stream::new(process.child.stderr.take().map(OwnedFd::from))?;
-    let mut buffer = vec![0; PIECE];
+    let mut buffer = vec![0; OUTPUT_CHUNK];
 
     loop {
         let ended = wait(&process.ended, &stdout, &stderr)?;
-        stdout.pass_on(&mut buffer, |bytes| {
+        stdout.forward(&mut buffer, |bytes| {
             port.send(&Reply::Stdout {
                 id,
                 bytes: bytes.to_vec(),
             })
         })?;
-        stderr.pass_on(&mut buffer, |bytes| {
+        stderr.forward(&mut buffer, |bytes| {
             port.send(&Reply::Stderr {
                 id,
                 bytes: bytes.to_vec(),
@@ -120,7 +120,7 @@ impl Stream {
     /// Passes on what lies in the pipe at this moment. What comes meanwhile stays
     /// for the next time: where a process in the background writes without end, the
     /// pipe is never empty.
-    fn pass_on(
+    fn forward(
         &mut self,
         buffer: &mut [u8],
         mut send: impl FnMut(&[u8]) -> anyhow::Result<()>,
@@ -160,45 +160,45 @@ mod tests {
     use std::io::Write;
 
     #[test]
-    fn output_and_its_end_are_passed_on() {
+    fn output_and_its_end_are_forwarded() {
         let (reader, mut writer) = io::pipe().unwrap();
         let mut stream = Stream::new(Some(reader.into())).unwrap();
         let mut buffer = [0; 4];
-        let mut pass_on = || {
+        let mut forward = || {
             let mut passed = Vec::new();
             stream
-                .pass_on(&mut buffer, |bytes| {
+                .forward(&mut buffer, |bytes| {
                     passed.extend_from_slice(bytes);
                     Ok(())
                 })
                 .unwrap();
             (String::from_utf8(passed).unwrap(), stream.file.is_some())
         };
-        assert_eq!(pass_on(), (String::new(), true));
+        assert_eq!(forward(), (String::new(), true));
         writer.write_all(b"a long line\n").unwrap();
-        assert_eq!(pass_on(), ("a long line\n".to_owned(), true));
+        assert_eq!(forward(), ("a long line\n".to_owned(), true));
         drop(writer);
-        assert_eq!(pass_on(), (String::new(), false));
-        assert_eq!(pass_on(), (String::new(), false));
+        assert_eq!(forward(), (String::new(), false));
+        assert_eq!(forward(), (String::new(), false));
     }
 
     #[test]
-    fn one_who_writes_without_end_is_not_waited_for() {
+    fn endless_output_does_not_delay_the_exit_status() {
         let (reader, mut writer) = io::pipe().unwrap();
         let mut stream = Stream::new(Some(reader.into())).unwrap();
-        writer.write_all(&[b'y'; 2 * PIECE_OF_TEST]).unwrap();
+        writer.write_all(&[b'y'; 2 * TEST_CHUNK]).unwrap();
         let mut passed = 0;
         stream
-            .pass_on(&mut [0; PIECE_OF_TEST], |bytes| {
+            .forward(&mut [0; TEST_CHUNK], |bytes| {
                 passed += bytes.len();
-                assert!(passed <= 2 * PIECE_OF_TEST, "it is still read");
+                assert!(passed <= 2 * TEST_CHUNK, "it is still read");
                 // As fast as it is read.
                 writer.write_all(bytes)?;
                 Ok(())
             })
             .unwrap();
-        assert_eq!(passed, 2 * PIECE_OF_TEST);
+        assert_eq!(passed, 2 * TEST_CHUNK);
     }
 
-    const PIECE_OF_TEST: usize = 1000;
+    const TEST_CHUNK: usize = 1000;
 }

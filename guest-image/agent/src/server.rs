@@ -59,7 +59,7 @@ pub fn serve(reaper: &Reaper, line: Option<&str>) -> anyhow::Result<()> {
     loop {
         match read_frame::<Request>(&requests) {
             Ok(Request::PowerOff) | Err(FrameError::Closed) => return Ok(()),
-            Ok(request) => server.answer(request)?,
+            Ok(request) => server.execute(request)?,
             Err(error) => return Err(error.into()),
         }
     }
@@ -75,7 +75,7 @@ struct Server {
 impl Server {
     /// Carries one request out. An error here is one of the port; what is wrong
     /// with the request goes to the host.
-    fn answer(&self, request: Request) -> anyhow::Result<()> {
+    fn execute(&self, request: Request) -> anyhow::Result<()> {
         let (id, result) = match request {
             Request::Exec {
                 id,
@@ -298,7 +298,7 @@ mod tests {
     }
 
     #[test]
-    fn a_log_that_is_not_whole_says_so() {
+    fn incomplete_log_begins_with_an_error() {
         let log = b"<6>[    5.140900] NET\n".to_vec();
         assert_eq!(incomplete(log.clone(), 0, 100), log);
         for (lost, most) in [(1, 100), (0, 10)] {

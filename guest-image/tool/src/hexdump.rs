@@ -114,10 +114,10 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn dump(pieces: &[&[u8]], offset: u64) -> String {
+    fn dump(chunks: &[&[u8]], offset: u64) -> String {
         let mut dump = HexDump::new(Vec::new(), offset);
-        for piece in pieces {
-            dump.push(piece).unwrap();
+        for chunk in chunks {
+            dump.push(chunk).unwrap();
         }
         String::from_utf8(dump.finish().unwrap()).unwrap()
     }

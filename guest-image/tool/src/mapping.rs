@@ -117,7 +117,7 @@ impl Mapping {
     /// If they are not within the range.
     pub fn load(&self, at: usize, bytes: &mut [u8]) {
         let mut from = self.address(at, bytes.len()).cast_const();
-        let (head, body, tail) = pieces(from, bytes.len());
+        let (head, body, tail) = split_at_words(from, bytes.len());
         let (head, rest) = bytes.split_at_mut(head);
         let (body, tail_bytes) = rest.split_at_mut(body);
         debug_assert_eq!(tail_bytes.len(), tail);
@@ -147,7 +147,7 @@ impl Mapping {
     pub fn store(&self, at: usize, bytes: &[u8]) {
         assert!(self.writable, "mapped for loads only");
         let mut to = self.address(at, bytes.len());
-        let (head, body, _) = pieces(to, bytes.len());
+        let (head, body, _) = split_at_words(to, bytes.len());
         let (head, rest) = bytes.split_at(head);
         let (body, tail) = rest.split_at(body);
         for byte in head {
@@ -200,7 +200,7 @@ impl Drop for Mapping {
 
 /// How many of `length` bytes come before the first aligned word, are in words, and
 /// come behind.
-fn pieces(address: *const u8, length: usize) -> (usize, usize, usize) {
+fn split_at_words(address: *const u8, length: usize) -> (usize, usize, usize) {
     let head = (address.addr().wrapping_neg() % WORD).min(length);
     let tail = (length - head) % WORD;
     (head, length - head - tail, tail)
@@ -269,10 +269,10 @@ mod tests {
     }
 
     #[test]
-    fn pieces_are_aligned() {
+    fn words_are_aligned() {
         for address in 0..16usize {
             for length in 0..40 {
-                let (head, body, tail) = pieces(ptr::without_provenance(address), length);
+                let (head, body, tail) = split_at_words(ptr::without_provenance(address), length);
                 assert_eq!(head + body + tail, length);
                 assert!(head < WORD && tail < WORD && body.is_multiple_of(WORD));
                 assert!(body == 0 || (address + head).is_multiple_of(WORD));
