@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! The parameters of the kernel command line that are meant for PID 1.
+//! The parameters of PID 1 on the kernel command line.
 
 use std::{fs, io};
 
 use ringbar_agent_protocol::{LINE_PARAMETER, MODE_PARAMETER, MODE_SHELL, TERM_PARAMETER};
 
-/// What PID 1 does once the guest is set up.
+/// Task of PID 1 after the set-up of the guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
-    /// Serve the host's requests.
+    /// Execute the host's requests.
     Serve,
     /// Run a shell on the serial console.
     Shell,
@@ -18,11 +18,11 @@ pub enum Mode {
 /// Parameters of the kernel command line.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Arguments {
-    /// What to do.
+    /// Task.
     pub mode: Mode,
     /// Value of `TERM` for the shell.
     pub terminal: Option<String>,
-    /// Serial line to serve requests on.
+    /// Serial line for the host's requests.
     pub line: Option<String>,
 }
 

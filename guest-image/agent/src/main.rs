@@ -2,13 +2,12 @@
 
 //! `ringbar-init`: PID 1 of the Ringbar guest.
 //!
-//! It sets the guest up ([`setup`]), then serves the host's requests over a
-//! virtio-serial port ([`server`]), or runs a shell on the serial console
-//! ([`shell`]) where the kernel command line asks for one. All processes it
-//! starts, and the orphans they leave, are collected by [`reaper`].
+//! It sets the guest up ([`setup`]). Then it executes the host's requests over a virtio-serial
+//! port ([`server`]), or runs a shell on the serial console ([`shell`]) if the kernel command
+//! line says so. The [`reaper`] reaps all processes that PID 1 starts, and their orphans.
 //!
-//! When there is nothing left to do, or something fails that leaves nothing to
-//! do, it powers the guest off: a PID 1 that returns is a kernel panic.
+//! At the end, or after an error from which it cannot continue, it powers the guest off, because
+//! the kernel panics if PID 1 returns.
 
 mod arguments;
 mod port;
@@ -53,13 +52,13 @@ fn run() -> anyhow::Result<()> {
     }
 }
 
-/// Writes everything out and powers the machine off.
+/// Syncs all file systems and powers the machine off.
 fn power_off() -> ! {
     rustix::fs::sync();
     if let Err(error) = reboot(RebootCommand::PowerOff) {
         eprintln!("ringbar-init: power off: {error}");
     }
-    // Only reached where the kernel cannot power off; the panic that follows
-    // restarts the machine (`panic=-1`), which ends QEMU (`-no-reboot`).
+    // Only reached if the kernel cannot power off. The kernel then panics and restarts the
+    // machine (`panic=-1`), which ends QEMU (`-no-reboot`).
     std::process::exit(1)
 }

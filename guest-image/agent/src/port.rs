@@ -14,8 +14,8 @@ use rustix::fs::{OFlags, inotify};
 use rustix::io::Errno;
 use rustix::termios::{OptionalActions, tcgetattr, tcsetattr};
 
-/// How long the port may take to appear. The kernel adds it when the host's
-/// answer to the driver's first message has come, some time after boot.
+/// Longest time until the port appears. The kernel adds the port after the host's reply to the
+/// driver's first message, some time after boot.
 const PORT_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Opens a serial line for bytes of any kind.
@@ -40,7 +40,7 @@ pub fn open() -> anyhow::Result<File> {
     inotify::add_watch(&watch, "/dev", inotify::WatchFlags::CREATE).context("watching /dev")?;
     let deadline = Instant::now() + PORT_TIMEOUT;
 
-    // The watch comes before the look, so that no port is missed in between.
+    // The watch is set up before the search, so that no port is missed in between.
     loop {
         if let Some(device) = find_port(PORT_NAME) {
             return OpenOptions::new()
@@ -61,20 +61,20 @@ pub fn open() -> anyhow::Result<File> {
             Ok(_) | Err(Errno::INTR) => {}
             Err(error) => return Err(error).context("watching /dev"),
         }
-        // What was created does not matter, only that something was.
+        // The events are discarded: each one only causes another search.
         let mut events = [0; 4096];
         while matches!(rustix::io::read(&watch, &mut events), Ok(n) if n > 0) {}
     }
 }
 
-/// The writing side of the port, shared by all threads that answer the host.
+/// The writing side of the port, shared by all threads that reply to the host.
 #[derive(Clone, Debug)]
 pub struct ReplyPort {
     file: Arc<Mutex<File>>,
 }
 
 impl ReplyPort {
-    /// Takes over a port that was opened for writing.
+    /// Wraps a port that was opened for writing.
     pub fn new(file: File) -> Self {
         Self {
             file: Arc::new(Mutex::new(file)),
@@ -83,7 +83,7 @@ impl ReplyPort {
 
     /// Sends one message; waits while the host does not read.
     pub fn send(&self, reply: &Reply) -> anyhow::Result<()> {
-        // A panic within leaves at worst a cut frame, which the host reports.
+        // After a panic there is at worst an incomplete frame, which the host reports.
         let file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
         write_frame(&*file, reply).context("answering the host")
     }

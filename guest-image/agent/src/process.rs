@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! Runs one program for the host and passes its output on.
+//! Runs one program for the host and forwards its output.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -17,11 +17,10 @@ use rustix::io::{Errno, ioctl_fionread};
 use crate::port::ReplyPort;
 use crate::reaper::{Process, Reaper};
 
-/// Most bytes of output in one message.
+/// Greatest number of bytes of output in one message.
 const OUTPUT_CHUNK: usize = 64 << 10;
 
-/// Starts a program in a session of its own, so that it can be killed with all
-/// that it started.
+/// Starts a program in a session of its own, so that a signal reaches it and its children.
 pub fn start(
     reaper: &Reaper,
     argv: &[String],
@@ -53,11 +52,11 @@ pub fn new_session(command: &mut Command) {
     unsafe { command.pre_exec(enter) };
 }
 
-/// Passes the output of a process on until it ends, then its exit status.
+/// Forwards the output of a process until the process ends, then its exit status.
 ///
-/// What a process wrote before it ended lies in the pipes by then and is passed
-/// on. Processes it left running in the background are not waited for, and what
-/// they write later is lost, as nobody could tell to which command it belongs.
+/// The output of a process that has ended is still in the pipes, and is forwarded. Processes
+/// that it left in the background do not delay the exit status. Their later output is lost,
+/// because it could not be assigned to a command.
 pub fn follow(id: RequestId, mut process: Process, port: &ReplyPort) -> anyhow::Result<()> {
     let mut stdout = Stream::new(process.child.stdout.take().map(OwnedFd::from))?;
     let mut stderr = Stream::new(process.child.stderr.take().map(OwnedFd::from))?;
@@ -85,7 +84,7 @@ pub fn follow(id: RequestId, mut process: Process, port: &ReplyPort) -> anyhow::
     port.send(&Reply::Exited { id, status })
 }
 
-/// Waits until there is output or the process has ended; says whether it has.
+/// Waits until there is output or the process has ended; returns whether it has ended.
 fn wait(ended: &OwnedFd, stdout: &Stream, stderr: &Stream) -> anyhow::Result<bool> {
     let mut fds = vec![PollFd::new(ended, PollFlags::IN)];
     for stream in [stdout, stderr] {
@@ -117,9 +116,8 @@ impl Stream {
         })
     }
 
-    /// Passes on what lies in the pipe at this moment. What comes meanwhile stays
-    /// for the next time: where a process in the background writes without end, the
-    /// pipe is never empty.
+    /// Forwards the bytes that are in the pipe now. Later bytes stay for the next call, because
+    /// the pipe is never empty if a process in the background writes without end.
     fn forward(
         &mut self,
         buffer: &mut [u8],
@@ -129,7 +127,7 @@ impl Stream {
             return Ok(());
         };
         let mut left = ioctl_fionread(&*file).context("asking how much output there is")?;
-        // One more look finds the end of the file.
+        // One more read finds the end of the file.
         loop {
             let most = usize::try_from(left)
                 .unwrap_or(usize::MAX)
@@ -192,7 +190,7 @@ mod tests {
             .forward(&mut [0; TEST_CHUNK], |bytes| {
                 passed += bytes.len();
                 assert!(passed <= 2 * TEST_CHUNK, "it is still read");
-                // As fast as it is read.
+                // As fast as the output is read.
                 writer.write_all(bytes)?;
                 Ok(())
             })

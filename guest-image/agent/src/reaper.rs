@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! Collects every process that ends: those started here, and orphans, whose
-//! parent PID 1 becomes.
+//! Reaps every process that ends: those started here, and orphans, whose parent is PID 1.
 
 use std::collections::HashMap;
 use std::io;
@@ -18,20 +17,20 @@ use rustix::process::{
     Pid, PidfdFlags, WaitId, WaitIdOptions, WaitOptions, pidfd_open, wait, waitid,
 };
 
-/// A process that was started and is collected by the reaper.
+/// A process that was started here and that the reaper reaps.
 #[derive(Debug)]
 pub struct Process {
     /// Its id, which is also that of its process group and session.
     pub pid: Pid,
     /// Becomes readable when the process has ended.
     pub ended: OwnedFd,
-    /// The pipes that the command asked for. Never waited for.
+    /// The child with its pipes. Only the reaper waits for it.
     pub child: Child,
     /// Receives the status once, right after the process has ended.
     pub status: Receiver<ExitStatus>,
 }
 
-/// The one place of PID 1 that waits for processes.
+/// The reaper: the only code of PID 1 that waits for processes.
 #[derive(Clone, Debug)]
 pub struct Reaper {
     shared: Arc<Shared>,
@@ -45,22 +44,21 @@ struct Shared {
 
 #[derive(Debug, Default)]
 struct State {
-    /// Who waits for which process.
+    /// Receivers of exit statuses, by process.
     waiting: HashMap<Pid, Sender<ExitStatus>>,
-    /// How many processes were started so far.
+    /// Number of processes started so far.
     spawned: u64,
 }
 
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
-        // Every change below is complete in itself, so the state is usable
-        // after a panic elsewhere.
+        // Each change is complete in itself, so the state is valid after a panic.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Reaper {
-    /// Starts the thread that collects processes.
+    /// Starts the thread that reaps processes.
     pub fn start() -> anyhow::Result<Self> {
         let shared = Arc::new(Shared::default());
         let reaper = Self {
@@ -75,9 +73,8 @@ impl Reaper {
 
     /// Starts a process.
     ///
-    /// The lock is held meanwhile, which keeps the reaper from collecting the
-    /// process before it is known, and from collecting a failed start of it,
-    /// which the standard library does itself.
+    /// The lock is held meanwhile. So the reaper cannot reap the process before it is recorded,
+    /// nor a process whose start failed, which the standard library reaps itself.
     pub fn spawn(&self, command: &mut Command) -> io::Result<Process> {
         let mut state = self.shared.lock();
         let child = command.spawn()?;
@@ -111,8 +108,7 @@ impl Reaper {
 fn collect_forever(shared: &Shared) {
     loop {
         let seen = shared.lock().spawned;
-        // Only says that some process has ended; it is collected under the
-        // lock.
+        // This only waits until a process has ended, which is then reaped under the lock.
         match waitid(WaitId::All, WaitIdOptions::EXITED | WaitIdOptions::NOWAIT) {
             Ok(_) => collect(shared),
             Err(Errno::CHILD) => {
@@ -139,11 +135,11 @@ fn collect(shared: &Shared) {
         let status = match (status.exit_status(), status.terminating_signal()) {
             (Some(code), _) => ExitStatus::Exited(code),
             (None, Some(signal)) => ExitStatus::Signaled(signal),
-            // Stopped or continued, which was not asked for.
+            // Stopped or continued; `waitpid` was not called for these.
             (None, None) => continue,
         };
         if let Some(waiting) = state.waiting.remove(&pid) {
-            // An error means that nobody wants to know any more.
+            // An error means that the receiver was dropped.
             let _ = waiting.send(status);
         }
     }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! Serves the host's requests.
+//! Executes the host's requests.
 
 use std::collections::HashMap;
 use std::fs::{self, File};
@@ -25,7 +25,7 @@ use crate::port::{self, ReplyPort};
 use crate::process;
 use crate::reaper::Reaper;
 
-/// Most bytes of a file or log in one answer.
+/// Greatest number of bytes of a file or log in one reply.
 const MAX_CONTENT: u64 = MAX_FRAME as u64 - 64;
 
 /// The serial console.
@@ -35,8 +35,8 @@ pub const CONSOLE: &str = "/dev/ttyS0";
 /// messages large enough that a file is not copied page by page.
 const SHARE_OPTIONS: &std::ffi::CStr = c"trans=virtio,version=9p2000.L,msize=524288";
 
-/// Serves requests until the host asks for the end or closes the port. `line` is the serial
-/// line to do so on, if it is not the virtio-serial port.
+/// Executes requests until the host sends `PowerOff` or closes the port. `line` is the serial
+/// line for requests; without it they come over the virtio-serial port.
 pub fn serve(reaper: &Reaper, line: Option<&str>) -> anyhow::Result<()> {
     let requests = match line {
         Some(line) => port::open_line(line)?,
@@ -44,8 +44,8 @@ pub fn serve(reaper: &Reaper, line: Option<&str>) -> anyhow::Result<()> {
     };
     let replies = ReplyPort::new(requests.try_clone().context("duplicating the port")?);
 
-    // This also waits until the host has opened its end; reading before that
-    // would return an end of file.
+    // This also waits until the host has opened its end; an earlier read would return an end of
+    // file.
     replies.send(&Reply::Hello {
         version: VERSION,
         kernel_release: uname().release().to_string_lossy().into_owned(),
@@ -68,13 +68,13 @@ pub fn serve(reaper: &Reaper, line: Option<&str>) -> anyhow::Result<()> {
 struct Server {
     reaper: Reaper,
     replies: ReplyPort,
-    /// Processes that have not ended, by the request that started them.
+    /// Running processes, by the request that started them.
     running: Arc<Mutex<HashMap<RequestId, Pid>>>,
 }
 
 impl Server {
-    /// Carries one request out. An error here is one of the port; what is wrong
-    /// with the request goes to the host.
+    /// Executes one request. An error is one of the port; errors of the request are sent to the
+    /// host.
     fn execute(&self, request: Request) -> anyhow::Result<()> {
         let (id, result) = match request {
             Request::Exec {
@@ -104,7 +104,7 @@ impl Server {
                 id,
                 resize_console(rows, columns).map(|()| Reply::Done { id }),
             ),
-            // Handled by the caller, which ends.
+            // The caller handles this one, and ends.
             Request::PowerOff => return Ok(()),
         };
         self.replies
@@ -151,7 +151,7 @@ impl Server {
     }
 
     fn mount_share(&self, tag: &str, target: &str) -> anyhow::Result<()> {
-        // The file system alone would be loaded by `mount`, its transport not.
+        // `mount` would load the file system, but not its transport.
         let status = self.reaper.run(
             Command::new("modprobe")
                 .arg("-a")
@@ -173,14 +173,14 @@ impl Server {
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    // The map is never left half changed.
+    // Each change of the map is a single operation.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn read_file(path: &str) -> anyhow::Result<Vec<u8>> {
     let file = File::open(path).with_context(|| format!("opening {path}"))?;
     let mut bytes = Vec::new();
-    // Files in proc and sysfs have no size, so it is the reading that counts.
+    // Files in proc and sysfs have no size, so the limit applies to the bytes read.
     file.take(MAX_CONTENT + 1)
         .read_to_end(&mut bytes)
         .with_context(|| format!("reading {path}"))?;
@@ -190,8 +190,8 @@ fn read_file(path: &str) -> anyhow::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// The kernel's log as `dmesg --raw` prints it; of one that is too long, its end,
-/// after an error that says so.
+/// The kernel's log in the format of `dmesg --raw`; of a log that is too long, an error line and
+/// the end of the log.
 fn kernel_log() -> anyhow::Result<Vec<u8>> {
     let mut kmsg = File::options()
         .read(true)
@@ -210,7 +210,7 @@ fn kernel_log() -> anyhow::Result<Vec<u8>> {
                 next = number + 1;
                 log.extend_from_slice(line.as_bytes());
             }
-            // Records that were overwritten while we read: go on behind them.
+            // Records were overwritten during the read: continue behind them.
             Err(error) if error.raw_os_error() == Some(Errno::PIPE.raw_os_error()) => {}
             Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => break,
             Err(error) => return Err(error).context("reading /dev/kmsg"),
@@ -219,8 +219,7 @@ fn kernel_log() -> anyhow::Result<Vec<u8>> {
     Ok(incomplete(log, lost, MAX_CONTENT as usize - 128))
 }
 
-/// The log as it is, or its last `most` bytes, after a line that says what is
-/// missing.
+/// The whole log, or its last `most` bytes after a line that says how much is missing.
 fn incomplete(mut log: Vec<u8>, lost: u64, most: usize) -> Vec<u8> {
     let excess = log.len().saturating_sub(most);
     if lost == 0 && excess == 0 {
@@ -244,7 +243,7 @@ fn format_record(record: &[u8]) -> (u64, String) {
         .split(',')
         .map(|field| field.parse::<u64>().unwrap_or(0));
     let mut field = || fields.next().unwrap_or(0);
-    // The priority is that of syslog: the level, and who it comes from.
+    // The priority is that of syslog: level and facility.
     let (level, number, micros) = (field() & 7, field(), field());
     let text = text.lines().next().unwrap_or("");
     let line = format!(
@@ -255,8 +254,7 @@ fn format_record(record: &[u8]) -> (u64, String) {
     (number, line)
 }
 
-/// Sets the size of the serial console's terminal; the kernel tells the
-/// processes in its foreground.
+/// Sets the size of the serial console's terminal; the kernel signals the foreground processes.
 fn resize_console(rows: u16, columns: u16) -> anyhow::Result<()> {
     let console = File::options()
         .read(true)

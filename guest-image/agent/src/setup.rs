@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! What a guest needs before a program can run in it.
+//! Set-up of the guest before a program can run in it.
 
 use std::path::{Path, PathBuf};
 use std::{env, fs};
@@ -9,8 +9,7 @@ use anyhow::Context;
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, mount};
 
-/// File systems of the guest: type, where, data, and whether the guest is of
-/// no use without it.
+/// File systems of the guest: type, mount point, data, and whether the guest requires it.
 const FILE_SYSTEMS: &[(&str, &str, &str, bool)] = &[
     ("proc", "/proc", "", true),
     ("sysfs", "/sys", "", true),
@@ -24,7 +23,7 @@ const FILE_SYSTEMS: &[(&str, &str, &str, bool)] = &[
     ("cgroup2", "/sys/fs/cgroup", "", false),
 ];
 
-/// Mounts the file systems every program expects.
+/// Mounts the file systems that programs expect.
 pub fn mount_file_systems() -> anyhow::Result<()> {
     for &(kind, target, data, needed) in FILE_SYSTEMS {
         let result = mount_file_system(kind, target, data);
@@ -72,8 +71,8 @@ pub fn set_environment() {
     }
 }
 
-/// Lets every kernel message through to the console, and so into the host's
-/// log of this guest, where the command line's `quiet` kept the boot short.
+/// Shows all kernel messages on the console, and so in the host's log of this guest. The
+/// command line has `quiet`, which shortens the boot.
 pub fn show_all_kernel_messages() -> anyhow::Result<()> {
     write(&PathBuf::from("/proc/sys/kernel/printk"), "7")
 }

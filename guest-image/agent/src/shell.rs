@@ -19,8 +19,8 @@ use crate::server::{self, CONSOLE};
 
 /// Loads the driver and runs a shell; returns when it is left.
 pub fn run(reaper: &Reaper, arguments: &Arguments) -> anyhow::Result<()> {
-    // The host uses the port for the size of its terminal. Without a host that
-    // listens there is a shell all the same.
+    // The host sends the size of its terminal over the port. The shell also runs without a host
+    // that listens.
     let port_reaper = reaper.clone();
     thread::Builder::new()
         .name("server".into())
@@ -64,7 +64,7 @@ pub fn run(reaper: &Reaper, arguments: &Arguments) -> anyhow::Result<()> {
     unsafe { command.pre_exec(take_terminal) };
 
     reaper.run(&mut command)?;
-    // The end of the session hung the console up for everyone who had it open.
+    // The end of the session has hung up the console, so it is opened again.
     tcdrain(open_console()?.as_fd()).context("writing out the console")
 }
 

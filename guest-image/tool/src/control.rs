@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! What is asked of the driver by `ioctl`.
+//! Requests to the driver by `ioctl`.
 
 use std::fs::File;
 
@@ -9,13 +9,12 @@ use rustix::ioctl::{Getter, NoArg, ioctl};
 
 use crate::uapi::{self, Info};
 
-/// What the driver knows of a device.
+/// Information of the driver about a device.
 pub fn info(file: &File) -> Result<Info, Errno> {
-    // SAFETY: the number is that of a call which writes as many bytes as there are to its
-    // argument.
+    // SAFETY: this number is that of a call that writes `Info::SIZE` bytes to its argument.
     let call = unsafe { Getter::<{ uapi::IOC_INFO }, [u8; Info::SIZE]>::new() };
-    // SAFETY: as above; for another kind of file the number means nothing, or something of
-    // that size.
+    // SAFETY: as above; for another kind of file the number is unknown, or that of a call with an
+    // argument of that size.
     let bytes = unsafe { ioctl(file, call) }?;
     Ok(Info::from_bytes(&bytes))
 }

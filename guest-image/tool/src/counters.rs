@@ -20,13 +20,13 @@ const NAMES: [(&str, usize); 3] = [
 pub struct Counters(Mapping);
 
 impl Counters {
-    /// Maps them.
+    /// Maps the counters.
     pub fn map(device: &Device) -> Result<Self> {
         device.map_all(Region::Statistics).map(Self)
     }
 
-    /// Names and values as they are now. Each is one load; they are not taken at one
-    /// moment.
+    /// Names and current values. Each value is one load; the values may belong to different
+    /// moments.
     pub fn read(&self) -> [(&'static str, u64); NAMES.len()] {
         NAMES.map(|(name, place)| (name, self.0.word(place)))
     }

@@ -29,7 +29,7 @@ pub struct Device {
     access: Access,
 }
 
-/// What sysfs says of a device.
+/// Attributes of a device in sysfs.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Place {
     /// Address on the PCI bus.
@@ -46,7 +46,7 @@ impl Device {
             .write(access == Access::ReadWrite)
             .open(path)
             .and_then(|file| match file.metadata()?.is_dir() {
-                // It could be opened for reading, and has some size or other.
+                // A directory can be opened for reading, and has a size without meaning.
                 true => Err(io::ErrorKind::IsADirectory.into()),
                 false => Ok(file),
             })
@@ -61,12 +61,12 @@ impl Device {
         })
     }
 
-    /// Its name.
+    /// Path of the device or file.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Bytes of the device memory or file; `None` if it does not say.
+    /// Size of the device memory or file in bytes; `None` if it is unknown.
     pub fn size(&self) -> Result<Option<u64>> {
         let fail = |source: io::Error| Error::Size {
             path: self.path.clone(),
@@ -74,15 +74,15 @@ impl Device {
         };
         let kind = self.file.metadata().map_err(fail)?.file_type();
         match rustix::fs::seek(&self.file, SeekFrom::End(0)) {
-            // Character devices without an end (/dev/zero, /dev/mem) answer so.
+            // The result for character devices without an end (/dev/zero, /dev/mem).
             Ok(0) | Err(Errno::INVAL) if kind.is_char_device() => Ok(None),
             Ok(size) => Ok(Some(size)),
             Err(error) => Err(fail(error.into())),
         }
     }
 
-    /// Bytes of a region; `None` if that is not known. Only a Ringbar device has
-    /// others than [`Region::Memory`].
+    /// Size of a region in bytes; `None` if it is unknown. Only a Ringbar device has regions other
+    /// than [`Region::Memory`].
     pub fn region_size(&self, region: Region) -> Result<Option<u64>> {
         if region != Region::Memory {
             self.place()?;
@@ -96,8 +96,8 @@ impl Device {
         }
     }
 
-    /// Whole pages of a used ring. The driver does not say how many there are, but
-    /// refuses the first behind them.
+    /// Size of a used ring in bytes, in whole pages. The driver has no call for the size, but
+    /// refuses a map of the first page behind the ring.
     fn used_ring_size(&self, region: Region) -> Result<u64> {
         let page = page_size() as u64;
         let mut size = 0;
@@ -118,8 +118,8 @@ impl Device {
         Ok(size)
     }
 
-    /// Maps a range of a region. When it goes away while mapped, access to it ends
-    /// the program: see [`sigbus`].
+    /// Maps a range of a region. If the map is removed, an access to it ends the program: see
+    /// [`sigbus`].
     pub fn map(&self, region: Region, range: Range) -> Result<Mapping> {
         Mapping::new(&self.file, region.base(), range, self.access).map_err(|source| Error::Map {
             path: self.path.clone(),
@@ -142,7 +142,7 @@ impl Device {
         self.map(region, range)
     }
 
-    /// What the driver says of the device.
+    /// Information of the driver about the device.
     pub fn info(&self) -> Result<uapi::Info> {
         self.place()?;
         control::info(&self.file).map_err(|source| Error::Info {
@@ -160,7 +160,7 @@ impl Device {
         })
     }
 
-    /// Where the device is. Fails for what is not a device of the driver.
+    /// Attributes of the device in sysfs. Fails for a file that is not a device of the driver.
     pub fn place(&self) -> Result<Place> {
         let place = self
             .file
@@ -175,7 +175,8 @@ impl Device {
 }
 
 impl Place {
-    /// Looks a device up by the number of its node. An error says why it is not one.
+    /// Finds a device by the number of its node. An error is the reason why the node is no device
+    /// of the driver.
     fn find(sysfs: &Path, metadata: &Metadata) -> std::result::Result<Self, String> {
         if !metadata.file_type().is_char_device() {
             return Err("it is not a character device".into());
@@ -185,7 +186,7 @@ impl Place {
         Self::of_parent(&sysfs.join(format!("dev/char/{major}:{minor}/device")))
     }
 
-    /// The place of the hardware device that a node in sysfs belongs to.
+    /// Attributes of the hardware device to which a node in sysfs belongs.
     fn of_parent(parent: &Path) -> std::result::Result<Self, String> {
         let name = |path: PathBuf| {
             fs::canonicalize(&path)

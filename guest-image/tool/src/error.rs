@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! What can fail. Each message says what failed, where, and where known what to do.
+//! Errors. Each message names the operation and the file, and a remedy if one is known.
 
 use std::io;
 use std::path::PathBuf;
@@ -11,71 +11,71 @@ use crate::mapping::Access;
 use crate::range::{Range, RangeError};
 use crate::region::Region;
 
-/// Result of what can fail.
+/// Result of a fallible operation.
 pub type Result<T> = std::result::Result<T, Error>;
 
-/// Why a command failed.
+/// Reason why a command failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A device or file could not be opened.
     #[error("opening {}: {source}{}", path.display(), open_hint(source))]
     Open {
-        /// What was opened.
+        /// File to open.
         path: PathBuf,
-        /// Why not.
+        /// Cause.
         source: io::Error,
     },
-    /// The size of a device or file could not be found out.
+    /// The size of a device or file could not be read.
     #[error("size of {}: {source}{}", path.display(), gone_hint(source))]
     Size {
-        /// Whose size.
+        /// The device or file.
         path: PathBuf,
-        /// Why not.
+        /// Cause.
         source: io::Error,
     },
     /// Only Ringbar devices have regions, counters and events.
     #[error("{} is not a ringbar device: {reason}", path.display())]
     NotADevice {
-        /// What it is about.
+        /// The file.
         path: PathBuf,
-        /// How that is known.
+        /// Reason.
         reason: String,
     },
-    /// The driver does not tell of a device.
+    /// The driver returned no information about a device.
     #[error("asking for {}: {source}", path.display())]
     Info {
-        /// Of what.
+        /// The device.
         path: PathBuf,
-        /// Why not.
+        /// Cause.
         source: Errno,
     },
     /// A device was not reset.
     #[error("resetting {}: {source}{}", path.display(), reset_hint(*source))]
     Reset {
-        /// What was to be reset.
+        /// The device.
         path: PathBuf,
-        /// Why not.
+        /// Cause.
         source: Errno,
     },
-    /// The range is not there.
+    /// The range does not exist.
     #[error("{}, region {region}: {source}", path.display())]
     Range {
-        /// What was to be mapped.
+        /// File to map.
         path: PathBuf,
-        /// And which part.
+        /// Its region.
         region: Region,
-        /// Why not.
+        /// Cause.
         source: RangeError,
     },
-    /// A region for which there are no stores.
+    /// The region is read-only.
     #[error(
         "{}: region {region} can only be read; --write takes memory, uncached or cached",
         path.display()
     )]
     ReadOnly {
-        /// What was to be written to.
+        /// File to write to.
         path: PathBuf,
-        /// And which part.
+        /// Its region.
         region: Region,
     },
     /// The kernel refused a map.
@@ -84,62 +84,62 @@ pub enum Error {
         range.length, range.start, path.display(), map_hint(*source, *access)
     )]
     Map {
-        /// What was to be mapped.
+        /// File to map.
         path: PathBuf,
-        /// Which part.
+        /// Its region.
         region: Region,
-        /// And of that.
+        /// Range in the region.
         range: Range,
-        /// What for.
+        /// Requested access.
         access: Access,
-        /// Why not.
+        /// Cause.
         source: Errno,
     },
-    /// What was to be written could not be read.
+    /// The source of the bytes could not be read.
     #[error("reading {name}: {source}; {written} bytes are written")]
     Source {
-        /// Where from.
+        /// Name of the source.
         name: String,
-        /// How many bytes were stored before.
+        /// Number of bytes that were stored before.
         written: u64,
-        /// Why not.
+        /// Cause.
         source: io::Error,
     },
-    /// There is less to write than was asked for.
+    /// The source is shorter than `--length`.
     #[error(
         "{name} has {found} bytes and not the {wanted} of --length; {written} bytes are written"
     )]
     SourceTooShort {
-        /// Where from.
+        /// Name of the source.
         name: String,
-        /// How many there are.
+        /// Number of bytes of the source.
         found: u64,
-        /// How many there should be.
+        /// Number of bytes of `--length`.
         wanted: u64,
-        /// How many bytes were stored before.
+        /// Number of bytes that were stored before.
         written: u64,
     },
-    /// There is more to write than fits.
+    /// The source is longer than the range.
     #[error(
         "{name} has more than the {written} bytes up to the end, which are written; choose \
          with --offset and --length"
     )]
     SourceTooLong {
-        /// Where from.
+        /// Name of the source.
         name: String,
-        /// How many bytes were stored.
+        /// Number of bytes that were stored.
         written: u64,
     },
     /// The output could not be written.
     #[error("writing the output: {0}")]
     Output(#[from] io::Error),
-    /// No handler for SIGBUS.
+    /// The handler of SIGBUS could not be installed.
     #[error("installing a signal handler: {0}")]
     Handler(io::Error),
 }
 
 impl Error {
-    /// Whether it is only that nobody reads the output any more.
+    /// Whether the reader of the output has closed the pipe.
     pub fn is_broken_pipe(&self) -> bool {
         matches!(self, Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe)
     }

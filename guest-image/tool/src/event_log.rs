@@ -12,16 +12,16 @@ use std::thread;
 use crate::mapping::Mapping;
 use crate::uapi;
 
-/// How often a record that is being written is read again before it is left out. A
-/// writer takes some nanoseconds, unless its CPU is taken from it.
+/// Greatest number of attempts to read a record that is being written; then it is skipped. A
+/// writer takes some nanoseconds, unless it loses its CPU.
 const ATTEMPTS: usize = 10_000;
 
-/// Numbers that somebody else writes.
+/// Words of memory that another thread writes.
 pub trait Words {
-    /// How many there are.
+    /// Number of words.
     fn count(&self) -> usize;
 
-    /// Loads one, with acquire order.
+    /// Loads a word with acquire ordering.
     fn load(&self, index: usize) -> u64;
 }
 
@@ -35,29 +35,29 @@ impl Words for Mapping {
     }
 }
 
-/// One thing that happened.
+/// A record of the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Record {
-    /// Nanoseconds since boot.
+    /// Time in nanoseconds since boot.
     pub time: u64,
-    /// What: one of the `EVENT` constants.
+    /// Kind: one of the `EVENT` constants.
     pub kind: u64,
-    /// More about it.
+    /// Values, whose meaning depends on the kind.
     pub values: [u64; 2],
 }
 
-/// What a log held when it was read.
+/// Contents of a log at one time.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Snapshot {
-    /// Records, the oldest first.
+    /// Records, oldest first.
     pub records: Vec<Record>,
-    /// How many older ones were overwritten.
+    /// Number of older records that were overwritten.
     pub overwritten: u64,
-    /// How many were still being written.
+    /// Number of records that were still being written.
     pub unfinished: u64,
 }
 
-/// What reading one record gave.
+/// Result of reading one record.
 enum Read {
     Complete(Record),
     Unfinished,
@@ -76,9 +76,9 @@ pub fn read(words: &impl Words) -> Snapshot {
     let first = count.saturating_sub(capacity);
     snapshot.overwritten = first;
     for number in first..count {
-        // A record that was counted but not yet begun shows what was there before,
-        // which is older than all the others. Two that were written at the same time
-        // may also be in the wrong order; they are so still when read again.
+        // A record that was counted but not yet begun has its old contents, which are older than
+        // all others. Two records that were written at the same time may also be in the wrong
+        // order, and still are when they are read again.
         let oldest = snapshot.records.first().map_or(0, |record| record.time);
         let mut read = Read::Unfinished;
         for attempt in 0..ATTEMPTS {
@@ -111,7 +111,7 @@ fn read_record(words: &impl Words, number: u64, capacity: u64) -> Read {
         kind,
         values: [words.load(place + 2), words.load(place + 3)],
     };
-    // A writer that got here while it was read has been counted before.
+    // A writer that reached this record during the read was counted before.
     if words.load(0) > number.saturating_add(capacity) {
         Read::Overwritten
     } else if kind == 0 {

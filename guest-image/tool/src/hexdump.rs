@@ -7,18 +7,18 @@ use std::io::{self, Write};
 /// Bytes in a line.
 const LINE: usize = 16;
 
-/// Writes bytes as they come: offset, hexadecimal values and characters in each line,
-/// a `*` in place of lines equal to the one before, and the offset of the end.
+/// Writes bytes in lines of an offset, hexadecimal values and characters, a `*` in place of lines
+/// equal to the previous one, and the offset of the end.
 #[derive(Debug)]
 pub struct HexDump<W> {
     output: W,
-    /// Offset of the line that is being collected.
+    /// Offset of the current line.
     offset: u64,
     line: [u8; LINE],
     filled: usize,
-    /// The line before, which was a full one.
+    /// The previous full line.
     previous: Option<[u8; LINE]>,
-    /// The line before was not shown.
+    /// Whether the previous line was omitted.
     folding: bool,
 }
 
@@ -35,7 +35,7 @@ impl<W: Write> HexDump<W> {
         }
     }
 
-    /// Dumps the bytes that come next.
+    /// Dumps the next bytes.
     pub fn push(&mut self, mut bytes: &[u8]) -> io::Result<()> {
         while !bytes.is_empty() {
             let count = bytes.len().min(LINE - self.filled);
@@ -76,7 +76,7 @@ impl<W: Write> HexDump<W> {
         Ok(())
     }
 
-    /// Shows what was collected, and begins the next line.
+    /// Writes the current line, and begins the next one.
     fn show(&mut self) -> io::Result<()> {
         let bytes = &self.line[..self.filled];
         write!(self.output, "{:08x} ", self.offset)?;
@@ -103,7 +103,7 @@ impl<W: Write> HexDump<W> {
     }
 
     fn skip(&mut self) {
-        // Only what is beyond all offsets wraps.
+        // Only an offset beyond 64 bits wraps.
         self.offset = self.offset.wrapping_add(self.filled as u64);
         self.filled = 0;
     }

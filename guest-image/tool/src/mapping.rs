@@ -2,13 +2,12 @@
 
 //! A shared map of a range, and access to it.
 //!
-//! What is mapped is not ordinary memory. Others change it at any time, so no
-//! reference to it ever exists: all access copies. And it may be a device's: then
-//! each load and store is a transaction on a bus, which the device sees as it was
-//! made. A copy by the C library makes them of any width, twice where pieces overlap,
-//! and with vector instructions, which a hypervisor that emulates the access may not
-//! know. Here they are made once, in order, and 8 bytes wide where aligned, 1 byte
-//! wide before and behind.
+//! A map is not ordinary memory. Others change it at any time, so no reference to it ever
+//! exists, and all accesses copy. If it is a device's memory, each load and store is a
+//! transaction on a bus. A copy by the C library uses accesses of any width, accesses some bytes
+//! twice, and uses vector instructions, which a hypervisor that emulates the access may not
+//! support. Here each byte is accessed once and in order, by aligned accesses of 8 bytes, and by
+//! accesses of 1 byte before and behind them.
 
 use std::fs::File;
 use std::ptr::{self, NonNull};
@@ -20,10 +19,10 @@ use rustix::param::page_size;
 
 use crate::range::{Range, Span};
 
-/// Width of an access where aligned.
+/// Width in bytes of an aligned access.
 const WORD: usize = size_of::<u64>();
 
-/// What a map is for.
+/// Access that a map allows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {
     /// Loads.
@@ -36,14 +35,13 @@ pub enum Access {
 ///
 /// # Invariants
 ///
-/// `start .. start + length` is mapped shared and belongs to this value alone, or
-/// `length` is 0 and nothing is mapped. It may be loaded from, and if `writable` also
-/// stored to.
+/// `start .. start + length` is mapped shared and belongs to this value alone, or `length` is 0
+/// and nothing is mapped. Loads are allowed, and stores if `writable`.
 #[derive(Debug)]
 pub struct Mapping {
     start: NonNull<u8>,
     length: usize,
-    /// Bytes before the range.
+    /// Number of mapped bytes before the range.
     skip: usize,
     writable: bool,
 }
@@ -51,7 +49,8 @@ pub struct Mapping {
 impl Mapping {
     /// Maps `range` of a file, counted from the offset `base`, which is page aligned.
     ///
-    /// `EOVERFLOW` for what has no addresses, and the errors of `mmap`.
+    /// Fails with `EOVERFLOW` for a range beyond the address space, and with the errors of
+    /// `mmap`.
     pub fn new(file: &File, base: u64, range: Range, access: Access) -> Result<Self, Errno> {
         let writable = access == Access::ReadWrite;
         if range.length == 0 {
@@ -99,7 +98,7 @@ impl Mapping {
     ///
     /// # Panics
     ///
-    /// If they are not within.
+    /// If they are not within the range.
     fn address(&self, at: usize, count: usize) -> *mut u8 {
         assert!(
             at <= self.len() && count <= self.len() - at,
@@ -198,8 +197,8 @@ impl Drop for Mapping {
     }
 }
 
-/// How many of `length` bytes come before the first aligned word, are in words, and
-/// come behind.
+/// Splits `length` bytes: numbers of bytes before the first aligned word, in words, and behind
+/// them.
 fn split_at_words(address: *const u8, length: usize) -> (usize, usize, usize) {
     let head = (address.addr().wrapping_neg() % WORD).min(length);
     let tail = (length - head) % WORD;
@@ -276,7 +275,7 @@ mod tests {
                 assert_eq!(head + body + tail, length);
                 assert!(head < WORD && tail < WORD && body.is_multiple_of(WORD));
                 assert!(body == 0 || (address + head).is_multiple_of(WORD));
-                // No aligned word is left to the bytes.
+                // All aligned words are among the words.
                 let aligned = address.next_multiple_of(WORD);
                 let words = (address + length).saturating_sub(aligned) / WORD;
                 assert_eq!(body, words * WORD, "{length} bytes at {address}");

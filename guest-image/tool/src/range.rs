@@ -1,56 +1,56 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! Which bytes are meant, and which pages hold them.
+//! A range of bytes, and the pages that contain it.
 
-/// Bytes of a region.
+/// A range of bytes in a region.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Range {
-    /// The first.
+    /// Offset of the first byte.
     pub start: u64,
-    /// How many; `start + length` does not overflow.
+    /// Number of bytes; `start + length` does not overflow.
     pub length: u64,
 }
 
-/// Why there is no such range.
+/// Reason why a range is invalid.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RangeError {
-    /// It begins beyond the end.
+    /// The range begins beyond the end of the region.
     #[error("offset {offset:#x} is beyond the end at {size:#x} ({size} bytes)")]
     Offset {
-        /// Where it was to begin.
+        /// Start of the range.
         offset: u64,
-        /// Bytes there are.
+        /// Size of the region in bytes.
         size: u64,
     },
-    /// It ends beyond the end.
+    /// The range ends beyond the end of the region.
     #[error(
         "{length:#x} bytes at {offset:#x} reach beyond the end at {size:#x} ({size} bytes); from this offset on there are {} bytes",
         size - offset
     )]
     Length {
-        /// Where it was to begin.
+        /// Start of the range.
         offset: u64,
-        /// Bytes it was to have.
+        /// Length of the range in bytes.
         length: u64,
-        /// Bytes there are, at least `offset`.
+        /// Size of the region in bytes, at least `offset`.
         size: u64,
     },
-    /// Its end is no number of 64 bits.
+    /// The end of the range exceeds 64 bits.
     #[error("{length:#x} bytes at {offset:#x} reach beyond what offsets can name")]
     Overflow {
-        /// Where it was to begin.
+        /// Start of the range.
         offset: u64,
-        /// Bytes it was to have.
+        /// Length of the range in bytes.
         length: u64,
     },
-    /// Neither it nor the file has an end.
+    /// Neither the range nor the file has an end.
     #[error("the end of the file is not known; say how much with --length")]
     Endless,
 }
 
 impl Range {
-    /// `length` bytes from `offset`, or all up to the end. `size` is where the end
-    /// is, if that is known.
+    /// The range of `length` bytes from `offset`, by default up to the end. `size` is the size of
+    /// the region, if it is known.
     pub fn new(offset: u64, length: Option<u64>, size: Option<u64>) -> Result<Self, RangeError> {
         let length = match (length, size) {
             (_, Some(size)) if offset > size => return Err(RangeError::Offset { offset, size }),
@@ -75,21 +75,21 @@ impl Range {
     }
 }
 
-/// Whole pages around a range.
+/// The whole pages that contain a range.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Span {
     /// Offset of the first page, a multiple of the page size.
     pub start: u64,
-    /// From there to the end of the range. The kernel maps the rest of the last page
-    /// with it.
+    /// Number of bytes from `start` to the end of the range. The kernel also maps the rest of the
+    /// last page.
     pub length: usize,
-    /// Bytes of the first page before the range.
+    /// Number of bytes before the range in the first page.
     pub skip: usize,
 }
 
 impl Span {
-    /// The pages of `page_size` bytes, a power of two, that hold `range`. `None` if
-    /// they are more than memory has addresses for.
+    /// The pages of `page_size` bytes, a power of two, that contain `range`. `None` if they
+    /// exceed the address space.
     pub fn new(range: Range, page_size: usize) -> Option<Self> {
         let skip = range.start & (page_size as u64 - 1);
         let length = usize::try_from(range.length.checked_add(skip)?).ok()?;

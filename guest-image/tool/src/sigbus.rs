@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! What happens when mapped memory goes away.
+//! The handler of SIGBUS.
 //!
-//! The next access then raises SIGBUS: the device was removed or its driver unbound,
-//! or the file became shorter. Nothing can make the access succeed, and the program
-//! has nothing else to do, so it ends there, with a message.
+//! An access to a map that was removed raises SIGBUS: the device was reset, shrunk or removed, its
+//! driver was unbound, or the file was truncated. The access cannot succeed, and the program
+//! has no other task, so it exits with a message.
 
 use std::io;
 use std::path::Path;
@@ -12,10 +12,10 @@ use std::path::Path;
 use signal_hook::consts::SIGBUS;
 use signal_hook::low_level;
 
-/// From now on SIGBUS ends the program with exit status 1 and a message that names
-/// `path`, what is mapped.
+/// Installs the handler: SIGBUS ends the program with exit status 1 and a message that names
+/// the mapped file, `path`.
 pub fn install(path: &Path) -> io::Result<()> {
-    // Made now: the handler must not allocate.
+    // Formatted here, because the handler must not allocate.
     let message = format!(
         "ringbar: {}: the mapped memory went away (SIGBUS): the device was reset, became \
          smaller, failed or was removed (see `ringbar events`), or the file became shorter\n",
@@ -25,7 +25,7 @@ pub fn install(path: &Path) -> io::Result<()> {
     // memory that it owns.
     unsafe {
         low_level::register(SIGBUS, move || {
-            // There is nobody to tell if this fails.
+            // A failure cannot be reported.
             let _ = rustix::io::write(rustix::stdio::stderr(), message.as_bytes());
             low_level::exit(1)
         })

@@ -11,7 +11,7 @@ use crate::error::Result;
 use crate::mapping::Access;
 use crate::{size, uapi};
 
-/// Prints what is known of a device, one `name: value` in each line.
+/// Prints information about a device, one `name: value` a line.
 pub fn run(path: &Path) -> Result<()> {
     let device = Device::open(path, Access::Read)?;
     let place = device.place()?;

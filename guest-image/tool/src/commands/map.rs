@@ -14,7 +14,7 @@ use crate::mapping::{Access, Mapping};
 use crate::range::Range;
 use crate::sigbus;
 
-/// Bytes that are copied at a time.
+/// Number of bytes that are copied at a time.
 const CHUNK: usize = 64 << 10;
 
 /// Dumps a range, or writes to it.
@@ -25,7 +25,7 @@ pub fn run(args: &MapArgs) -> Result<()> {
     }
 }
 
-/// The range of the region that the arguments mean, mapped, with what it is.
+/// Maps the range of the arguments; returns the map and the range.
 fn map(args: &MapArgs, device: &Device, length: Option<u64>) -> Result<(Mapping, Range)> {
     let size = device.region_size(args.region)?;
     let range = Range::new(args.offset, length, size).map_err(|source| Error::Range {
@@ -48,7 +48,7 @@ fn dump(args: &MapArgs) -> Result<()> {
     Ok(())
 }
 
-/// Hands the bytes of a map to `sink`, some at a time.
+/// Passes the bytes of a map to `sink` in chunks.
 fn for_each_chunk(map: &Mapping, mut sink: impl FnMut(&[u8]) -> io::Result<()>) -> io::Result<()> {
     let mut buffer = vec![0; CHUNK.min(map.len())];
     let mut at = 0;
@@ -73,11 +73,11 @@ fn dump_hex(map: &Mapping, offset: u64, output: impl Write) -> io::Result<()> {
     dump.finish()?.flush()
 }
 
-/// Where the bytes to write come from.
+/// Source of the bytes to write.
 struct Source {
     name: String,
     reader: Box<dyn Read>,
-    /// How many there are, of an ordinary file.
+    /// Number of bytes of an ordinary file.
     length: Option<u64>,
 }
 
@@ -103,7 +103,7 @@ impl Source {
         })
     }
 
-    /// Reads until `buffer` is full or nothing comes any more.
+    /// Reads until `buffer` is full, or the end of the source.
     fn fill(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let mut filled = 0;
         while filled < buffer.len() {
@@ -126,7 +126,7 @@ fn write(args: &MapArgs, from: &Path) -> Result<()> {
         });
     }
     let mut source = Source::open(from)?;
-    // What is known beforehand is checked before anything is written.
+    // A known length is checked before anything is written.
     if let (Some(wanted), Some(found)) = (args.length, source.length)
         && found < wanted
     {
@@ -148,14 +148,14 @@ fn write(args: &MapArgs, from: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Stores what comes from `source` at the start of the map. With `length`, exactly
-/// that many bytes; the map has as many.
+/// Stores the bytes of `source` at the start of the map. With `length`, stores exactly that
+/// number of bytes, which is the size of the map.
 fn store(map: &Mapping, source: &mut Source, length: Option<u64>) -> Result<usize> {
     let mut buffer = vec![0; CHUNK];
     let mut written = 0;
     loop {
         let wanted = buffer.len().min(map.len() - written);
-        // At the end, see whether there is more.
+        // At the end of the map, checks whether the source has more bytes.
         let probe = usize::from(wanted == 0 && length.is_none());
         let count = source
             .fill(&mut buffer[..wanted.max(probe)])

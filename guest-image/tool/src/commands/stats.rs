@@ -11,7 +11,7 @@ use crate::device::Device;
 use crate::error::Result;
 use crate::mapping::Access;
 
-/// Prints the counters, once or again and again.
+/// Prints the counters, once or repeatedly.
 pub fn run(args: &StatsArgs) -> Result<()> {
     let device = Device::open(&args.device, Access::Read)?;
     let counters = Counters::map(&device)?;
@@ -29,7 +29,7 @@ pub fn run(args: &StatsArgs) -> Result<()> {
         let now = counters.read();
         writeln!(output)?;
         for ((name, value), (_, earlier)) in now.into_iter().zip(before) {
-            // Counters go on from 0 when they are full.
+            // Counters wrap around to 0.
             writeln!(output, "{name} {value} +{}", value.wrapping_sub(earlier))?;
         }
         output.flush()?;
