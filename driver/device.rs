@@ -7,34 +7,40 @@
 
 use crate::{
     abstractions::{
-        address_space::AddressSpace,
-        gate::{
-            Closer,
-            Entered,
-            Gate, //
+        fs::{
+            plug,
+            poll::{
+                Pollers,
+                Readiness, //
+            }, //
         },
-        irq,
-        plug,
-        poll::{
-            Pollers,
-            Readiness, //
+        mm::{
+            address_space::AddressSpace,
+            vma::IoMemory, //
         },
-        ratelimit,
-        vma::IoMemory, //
+        pci::{
+            irq,
+            revocable::{
+                Closer,
+                Entered,
+                Gate, //
+            }, //
+        },
+        ratelimit, //
     },
     event_log::EventLog,
+    events::Received,
     hardware::Hardware,
     layout::Event,
     mappable::Mappable,
-    request::{
+    queue::{
         completion::{
             Budget,
             Reaped, //
         },
-        event::Received,
         polling::Effort,
-        queue::Queue,
-        slot::Limits, //
+        slot::Limits,
+        state::Queue, //
     },
     stats::Stats,
     uapi, //
@@ -51,9 +57,9 @@ use kernel::{
             Atomic,
             Full,
             Release, //
-        },
+        }, //
         Arc,
-        ArcBorrow, //
+        ArcBorrow,
     },
     workqueue::{
         Work,

@@ -4,19 +4,21 @@
 
 use crate::{
     abstractions::{
-        chardev::CharDevice,
-        gate::Closer,
-        irq::Interrupt,
+        fs::chardev::CharDevice,
         pci::{
-            ClaimedBar,
-            Enabled, //
+            device::{
+                ClaimedBar,
+                Enabled, //
+            },
+            irq::Interrupt,
+            power::SystemSleep,
+            revocable::Closer,
+            take_over::{
+                self,
+                TakesOver, //
+            }, //
         },
-        power::SystemSleep,
-        take_over::{
-            self,
-            TakesOver, //
-        },
-        work::Periodic, //
+        task::work::Periodic, //
     },
     device::Device,
     hardware::Hardware,
@@ -31,8 +33,8 @@ use crate::{
         self,
         Stats, //
     },
-    virtio::transport::Transport,
-    NAME, //
+    virtio::transport::Transport, //
+    NAME,
 };
 use kernel::{
     device::{
@@ -47,8 +49,8 @@ use kernel::{
             Atomic,
             Full,
             Relaxed, //
-        },
-        Arc, //
+        }, //
+        Arc,
     },
     time::msecs_to_jiffies, //
 };

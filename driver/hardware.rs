@@ -9,49 +9,55 @@
 
 use crate::{
     abstractions::{
-        gate::Retire,
-        pci::{
-            iommu_translates,
-            ClaimedBar, //
+        fs::poll::Pollers,
+        mm::{
+            shared_memory::SharedCoherent,
+            vma::IoMemory, //
         },
-        poll::Pollers,
-        shared_memory::SharedCoherent,
-        vma::IoMemory,
-        wait::Signals,
-        work::WorkQueue, //
+        pci::{
+            device::{
+                iommu_translates, //
+                ClaimedBar,
+            },
+            revocable::Retire, //
+        },
+        task::{
+            wait::Signals,
+            work::WorkQueue, //
+        }, //
     },
+    events::EventQueue,
     layout::{
         ConfigError,
         DeviceConfig,
         Opcode,
-        RequestHeader,
+        RequestHeader, //
         CONTROL_QUEUE,
         EVENT_QUEUE,
-        FIRST_IO_QUEUE, //
+        FIRST_IO_QUEUE,
     },
     module_parameters,
-    request::{
-        event::EventQueue,
+    queue::{
         lifecycle::Unfinished,
-        queue::{
+        slot::Limits,
+        state::{
             Config,
             Queue, //
-        },
-        slot::Limits, //
+        }, //
     },
     stats::Stats,
     virtio::{
         reset::Quiesced,
         transport::{
-            feature,
-            Transport, //
+            feature, //
+            Transport,
         }, //
     }, //
 };
 use kernel::{
     cpu::{
-        nr_cpu_ids,
-        CpuId, //
+        nr_cpu_ids, //
+        CpuId,
     },
     device::Bound,
     new_mutex,
@@ -63,10 +69,10 @@ use kernel::{
     },
     time::{
         delay::fsleep,
-        msecs_to_jiffies,
+        msecs_to_jiffies, //
         Delta,
         Instant,
-        Monotonic, //
+        Monotonic,
     }, //
 };
 

@@ -28,8 +28,8 @@
 
 use crate::{
     abstractions::{
-        gate::Entered,
-        work::Tick, //
+        pci::revocable::Entered,
+        task::work::Tick, //
     },
     device::Device,
     hardware::{
@@ -37,7 +37,7 @@ use crate::{
         Life,
         Why, //
     },
-    request::lifecycle::Unfinished,
+    queue::lifecycle::Unfinished,
     uapi, //
 };
 use kernel::{
@@ -46,8 +46,8 @@ use kernel::{
         atomic::{
             Relaxed,
             Release, //
-        },
-        ArcBorrow, //
+        }, //
+        ArcBorrow,
     }, //
 };
 

@@ -40,13 +40,13 @@
 
 use crate::{
     abstractions::{
-        address_space::{
+        mm::address_space::{
             AddressSpace,
             Busy, //
         },
-        gate::Gate, //
+        pci::revocable::Gate, //
     },
-    file::map::memory_from,
+    file::mmap::memory_from,
     hardware::Hardware, //
 };
 use core::{
@@ -65,10 +65,10 @@ use kernel::{
             Atomic,
             Relaxed,
             Release, //
-        },
+        }, //
         Arc,
         Mutex,
-        UniqueArc, //
+        UniqueArc,
     },
     workqueue::{
         Work,

@@ -6,7 +6,8 @@
 //! |---|---|
 //! | `abstractions` | safe interfaces to the kernel; all `unsafe` code |
 //! | `virtio` | capabilities, registers, rings |
-//! | `request` | slots, queues, operations, events |
+//! | `queue` | slots, requests, queues |
+//! | `events` | the event queue |
 //! | `hardware` | the bound device: transport, queues, aperture |
 //! | `device` | the device as files and interrupts see it, with its end |
 //! | `lifecycle` | how the device is started, put to sleep, reset and removed |
@@ -23,6 +24,7 @@ mod abstractions;
 mod device;
 mod driver;
 mod event_log;
+mod events;
 mod file;
 mod hardware;
 #[path = "../device/spec/src/layout.rs"]
@@ -36,7 +38,7 @@ mod lifecycle;
 mod mappable;
 #[cfg(ringbar_misuse)]
 mod misuse;
-mod request;
+mod queue;
 mod stats;
 mod supported;
 #[allow(

@@ -10,7 +10,7 @@
 
 use super::command;
 use crate::{
-    abstractions::chardev::Access,
+    abstractions::fs::chardev::Access,
     device::Device,
     layout::Opcode,
     uapi::Command, //

@@ -5,14 +5,16 @@
 
 use crate::{
     abstractions::{
-        chardev::Access,
-        gate::Entered,
-        poll::Readiness,
-        uring::{
+        fs::{
+            chardev::Access,
+            poll::Readiness, //
+        },
+        io_uring::command::{
             UringAnswer,
             UringCommand, //
         },
-        wait::Signals, //
+        pci::revocable::Entered,
+        task::wait::Signals, //
     },
     device::Device,
     hardware::Hardware,
@@ -20,7 +22,7 @@ use crate::{
         Opcode,
         RequestHeader, //
     },
-    request::polling::Effort,
+    queue::polling::Effort,
     uapi::{
         self,
         Command as Wire,

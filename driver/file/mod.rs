@@ -4,8 +4,8 @@
 //!
 //! | module | what is in it |
 //! |---|---|
-//! | [`transfer`] | `read` and `write` in all their forms |
-//! | [`map`] | `mmap` |
+//! | [`rw`] | `read` and `write` in all their forms |
+//! | [`mmap`] | `mmap` |
 //! | [`ioctl`] | takes the arguments of `ioctl` from user space, puts the results there |
 //! | [`command`] | what the device does besides, for `ioctl` and io_uring |
 //! | [`block`] | what programs ask block devices |
@@ -16,35 +16,39 @@
 mod block;
 mod command;
 mod ioctl;
-pub(crate) mod map;
-mod transfer;
+pub(crate) mod mmap;
+mod rw;
 
 use crate::{
     abstractions::{
-        address_space::AddressSpace,
-        chardev::{
-            Access,
-            FileOperations,
-            Ioctl, //
+        fs::{
+            chardev::{
+                Access,
+                FileOperations,
+                Ioctl, //
+            },
+            iov::IovIter,
+            kiocb::{
+                Answer,
+                Kiocb, //
+            },
+            poll::{
+                Pollers,
+                Readiness, //
+            }, //
         },
-        iov::IovIter,
-        kiocb::{
-            Answer,
-            Kiocb, //
-        },
-        poll::{
-            Pollers,
-            Readiness, //
-        },
-        uring::{
+        io_uring::command::{
             UringAnswer,
             UringCommand, //
         },
-        vma::{
-            Installed,
-            Mapped,
-            NewMap,
-            PageFault, //
+        mm::{
+            address_space::AddressSpace,
+            vma::{
+                Installed,
+                Mapped,
+                NewMap,
+                PageFault, //
+            }, //
         }, //
     },
     device::Device,
@@ -72,7 +76,7 @@ impl FileOperations for Device {
         kiocb: Kiocb<'call>,
         iter: &mut IovIter<'_>,
     ) -> Answer<'call> {
-        transfer::transfer(this, Opcode::Read, kiocb, iter)
+        rw::transfer(this, Opcode::Read, kiocb, iter)
     }
 
     fn write<'call>(
@@ -80,7 +84,7 @@ impl FileOperations for Device {
         kiocb: Kiocb<'call>,
         iter: &mut IovIter<'_>,
     ) -> Answer<'call> {
-        transfer::transfer(this, Opcode::Write, kiocb, iter)
+        rw::transfer(this, Opcode::Write, kiocb, iter)
     }
 
     fn poll_completions(this: ArcBorrow<'_, Self>) -> Result<bool> {
@@ -113,14 +117,14 @@ impl FileOperations for Device {
     }
 
     fn mmap<'a>(&self, map: NewMap<'a>) -> Result<Mapped<'a>> {
-        map::map(self, map)
+        mmap::map(self, map)
     }
 
     fn fault(&self, fault: PageFault<'_>) -> Result<Installed> {
-        map::fault(self, fault)
+        mmap::fault(self, fault)
     }
 
     fn peek(&self, offset: u64, buffer: &mut [u8]) -> Result<usize> {
-        map::peek(self, offset, buffer)
+        mmap::peek(self, offset, buffer)
     }
 }

@@ -2,7 +2,7 @@
 
 //! Control blocks of reads and writes.
 
-use crate::abstractions::kiocb::{
+use crate::abstractions::fs::kiocb::{
     Answer,
     AsyncKiocb,
     Kiocb, //

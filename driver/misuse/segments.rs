@@ -3,7 +3,7 @@
 //! The memory of a request, and the slot that it goes to.
 
 use crate::{
-    abstractions::segments::{
+    abstractions::dma::segments::{
         Borrowed,
         Extracted,
         InlineSegments,
@@ -12,13 +12,13 @@ use crate::{
         Room, //
     },
     layout::RequestHeader,
-    request::{
-        acquired::{
+    queue::{
+        request::{
             AcquiredSlot,
             Command,
             Transfer, //
         },
-        queue::Queue, //
+        state::Queue, //
     },
     virtio::transport::Transport, //
 };

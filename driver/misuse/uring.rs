@@ -2,7 +2,7 @@
 
 //! Commands of io_uring.
 
-use crate::abstractions::uring::{
+use crate::abstractions::io_uring::command::{
     UringAnswer,
     UringCommand, //
 };

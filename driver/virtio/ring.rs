@@ -9,8 +9,8 @@
 
 use super::reset::Quiesced;
 use crate::abstractions::{
-    dma::DmaRange,
-    shared_memory::SharedCoherent, //
+    dma::range::DmaRange,
+    mm::shared_memory::SharedCoherent, //
 };
 use core::ops::{
     Index,
@@ -21,20 +21,20 @@ use kernel::{
     dma::Coherent,
     io::{
         io_read,
-        io_write,
+        io_write, //
         IoBase,
-        SysMem, //
+        SysMem,
     },
     pci,
     prelude::*,
     sync::{
         barrier::{
-            dma_mb,
+            dma_mb, //
             Full,
             Read,
-            Write, //
-        },
-        Arc, //
+            Write,
+        }, //
+        Arc,
     }, //
 };
 
