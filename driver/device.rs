@@ -2,8 +2,8 @@
 
 //! One Ringbar device as files, the interrupt handler and work items see it.
 //!
-//! It is reference-counted and may outlive the hardware, which is behind a gate:
-//! whoever wants it enters the gate, and after unbind gets nothing.
+//! It is reference-counted and may outlive the hardware, which is revoked at unbind:
+//! whoever wants it asks for a [`Guard`], and after unbind gets none.
 
 use crate::{
     abstractions::{
@@ -21,9 +21,9 @@ use crate::{
         pci::{
             irq,
             revocable::{
-                Closer,
-                Entered,
-                Gate, //
+                Guard,
+                RevokeOnDrop,
+                SrcuRevocable, //
             }, //
         },
         ratelimit, //
@@ -38,7 +38,7 @@ use crate::{
             Budget,
             Reaped, //
         },
-        polling::Effort,
+        polling::WaitStrategy,
         slot::Limits,
         state::Queue, //
     },
@@ -70,7 +70,7 @@ use kernel::{
 /// One device.
 #[pin_data]
 pub(crate) struct Device {
-    gate: Arc<Gate<Hardware>>,
+    hardware: Arc<SrcuRevocable<Hardware>>,
     maps: Arc<AddressSpace>,
     stats: Arc<Stats>,
     pollers: Arc<Pollers>,
@@ -94,12 +94,12 @@ impl_has_work! {
 }
 
 impl Device {
-    /// Puts the hardware behind a gate, and returns the right to end it. May sleep.
+    /// Makes the hardware accessible until unbind, and returns the right to revoke it. May sleep.
     pub(crate) fn new(
         device: &pci::Device<Bound>,
         hardware: Hardware,
         stats: Arc<Stats>,
-    ) -> Result<(Arc<Self>, Closer<Hardware>)> {
+    ) -> Result<(Arc<Self>, RevokeOnDrop<Hardware>)> {
         let maps = Arc::pin_init(AddressSpace::new(), GFP_KERNEL)?;
         let log = EventLog::new()?;
         // CAST: The configuration was checked to fit.
@@ -107,11 +107,11 @@ impl Device {
         let pollers = hardware.pollers().clone();
         let limits = *hardware.limits();
         let aperture = hardware.aperture().map_or(0, IoMemory::pages);
-        let (gate, closer) = Gate::new(device, hardware, maps.clone())?;
-        let mappable = Mappable::new(gate.clone(), maps.clone(), aperture, capacity)?;
+        let (hardware, revoke) = SrcuRevocable::new(device, hardware, maps.clone())?;
+        let mappable = Mappable::new(hardware.clone(), maps.clone(), aperture, capacity)?;
         let this = Arc::pin_init(
             pin_init!(Self {
-                gate,
+                hardware,
                 maps,
                 stats,
                 pollers,
@@ -125,19 +125,19 @@ impl Device {
             }),
             GFP_KERNEL,
         )?;
-        Ok((this, closer))
+        Ok((this, revoke))
     }
 
     /// The hardware, `ENODEV` after unbind. Any context.
     #[inline]
-    pub(crate) fn hardware(&self) -> Result<Entered<'_, Hardware>> {
-        self.gate.enter().ok_or(ENODEV)
+    pub(crate) fn hardware(&self) -> Result<Guard<'_, Hardware>> {
+        self.hardware.try_access().ok_or(ENODEV)
     }
 
     /// What a request can carry, `ENODEV` after unbind. Any context.
     #[inline]
     pub(crate) fn limits(&self) -> Result<&Limits> {
-        if self.gate.is_open() {
+        if self.hardware.is_accessible() {
             Ok(&self.limits)
         } else {
             Err(ENODEV)
@@ -189,7 +189,7 @@ impl Device {
     }
 
     /// Whether the current task submits a batch: then its end is where the hardware
-    /// is notified of what [`Queue::hold_notification`] was called for. Task context;
+    /// is notified of what [`Queue::defer_kick`] was called for. Task context;
     /// does not sleep.
     pub(crate) fn in_batch(this: ArcBorrow<'_, Self>) -> bool {
         plug::defer(this)
@@ -199,9 +199,9 @@ impl Device {
     /// says that pays. Task context; does not sleep.
     pub(crate) fn notify(
         this: ArcBorrow<'_, Self>,
-        hardware: &Entered<'_, Hardware>,
+        hardware: &Guard<'_, Hardware>,
         queue: &Queue,
-        effort: Effort,
+        effort: WaitStrategy,
     ) {
         let (transport, device) = (&hardware.transport, hardware.device());
         let reaped = match queue.poll_limit(effort, false, hardware.poll_limit()) {
@@ -245,7 +245,7 @@ impl Device {
     #[inline]
     pub(crate) fn note(
         this: ArcBorrow<'_, Self>,
-        hardware: &Entered<'_, Hardware>,
+        hardware: &Guard<'_, Hardware>,
         queue: &Queue,
         reaped: &Reaped,
     ) {
@@ -258,7 +258,7 @@ impl Device {
     #[cold]
     fn note_unusual(
         this: ArcBorrow<'_, Self>,
-        hardware: &Entered<'_, Hardware>,
+        hardware: &Guard<'_, Hardware>,
         queue: &Queue,
         reaped: &Reaped,
     ) {
@@ -355,9 +355,11 @@ impl plug::Unplug for Device {
             return;
         };
         for queue in hardware.queues() {
-            match queue.take_held() {
+            match queue.take_deferred_kick() {
                 // A task that goes to sleep does not wait for this.
-                Some(_) if scheduled => Self::notify(this, &hardware, queue, Effort::Notify),
+                Some(_) if scheduled => {
+                    Self::notify(this, &hardware, queue, WaitStrategy::Interrupt)
+                }
                 Some(effort) => Self::notify(this, &hardware, queue, effort),
                 None => {}
             }

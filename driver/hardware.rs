@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! The device while it is bound: its registers, queues and memory. Lives behind
-//! a gate, see [`crate::device`].
+//! an [`SrcuRevocable`], see [`crate::device`].
+//!
+//! [`SrcuRevocable`]: crate::abstractions::pci::revocable::SrcuRevocable
 //!
 //! Whether it runs is a value, [`Life`], behind a lock: who has the lock may stop and start
 //! the device, and nobody else does. Memory that the device knows of is given back only
@@ -19,7 +21,7 @@ use crate::{
                 iommu_translates, //
                 ClaimedBar,
             },
-            revocable::Retire, //
+            revocable::Revoked, //
         },
         task::{
             wait::Signals,
@@ -188,8 +190,8 @@ pub(crate) struct Hardware {
     limits: Limits,
     poll_limit: Option<Delta>,
     life: Pin<KBox<Mutex<Life>>>,
-    /// For work that needs the hardware. Behind the gate, so that none is queued any more
-    /// once nobody can enter.
+    /// For work that needs the hardware. Revoked with the hardware, so that none is queued
+    /// after that.
     work: WorkQueue,
     /// For what waits for processes with maps, which may take any time: nothing else is to wait
     /// behind it.
@@ -630,9 +632,9 @@ impl Hardware {
     }
 }
 
-impl Retire for Hardware {
+impl Revoked for Hardware {
     /// Frees everything, but for what a device that cannot be stopped has in its hands.
-    fn retire(self, device: &pci::Device<Bound>) {
+    fn revoked(self, device: &pci::Device<Bound>) {
         {
             let mut life = self.life.lock();
             // Mostly so already.
@@ -649,9 +651,9 @@ impl Retire for Hardware {
             events,
             ..
         } = self;
-        // What is queued finds the gate closed.
+        // What is queued finds the hardware revoked.
         drop(work);
-        // This may have to wait for a process, as who has closed the gate did.
+        // This may have to wait for a process, as whoever revoked the hardware did.
         drop(map_work);
         if matches!(*life.lock(), Life::Unstoppable) {
             core::mem::forget((queues, events));

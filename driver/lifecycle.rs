@@ -28,7 +28,7 @@
 
 use crate::{
     abstractions::{
-        pci::revocable::Entered,
+        pci::revocable::Guard,
         task::work::Tick, //
     },
     device::Device,
@@ -68,7 +68,7 @@ impl Device {
         self.start_locked(&hardware, &mut life)
     }
 
-    fn start_locked(&self, hardware: &Entered<'_, Hardware>, life: &mut Life) -> Result {
+    fn start_locked(&self, hardware: &Guard<'_, Hardware>, life: &mut Life) -> Result {
         let device = hardware.device();
         let mut shrunk = false;
         let started = hardware
@@ -92,7 +92,7 @@ impl Device {
 
     /// Takes a device that is broken out of service until it is reset: maps are gone, and requests
     /// end with `EIO`. Sleeps.
-    pub(crate) fn take_out_of_service(&self, hardware: &Entered<'_, Hardware>) {
+    pub(crate) fn take_out_of_service(&self, hardware: &Guard<'_, Hardware>) {
         let mut life = hardware.life().lock();
         // It may have been reset meanwhile.
         if hardware.is_broken() && matches!(*life, Life::Running) {
@@ -110,13 +110,7 @@ impl Device {
 
     /// Requests get `error` from now on, maps are taken away, the device is reset if it runs,
     /// and is down for this reason.
-    fn end_locked(
-        &self,
-        hardware: &Entered<'_, Hardware>,
-        life: &mut Life,
-        why: Why,
-        error: Error,
-    ) {
+    fn end_locked(&self, hardware: &Guard<'_, Hardware>, life: &mut Life, why: Why, error: Error) {
         for queue in hardware.queues() {
             queue.stop(error);
         }
@@ -159,12 +153,7 @@ impl Device {
         self.reset_locked(&hardware, &mut life, uapi::RESET_BY_ADMINISTRATOR)
     }
 
-    fn reset_locked(
-        &self,
-        hardware: &Entered<'_, Hardware>,
-        life: &mut Life,
-        reason: u64,
-    ) -> Result {
+    fn reset_locked(&self, hardware: &Guard<'_, Hardware>, life: &mut Life, reason: u64) -> Result {
         for queue in hardware.queues() {
             queue.freeze();
         }
@@ -182,7 +171,7 @@ impl Device {
 
     /// Resets a device that has had a request for too long. Does nothing to one that is out
     /// of service. Sleeps.
-    pub(crate) fn recover(&self, hardware: &Entered<'_, Hardware>) {
+    pub(crate) fn recover(&self, hardware: &Guard<'_, Hardware>) {
         let mut life = hardware.life().lock();
         // It may have been reset meanwhile, or have answered.
         let stuck = hardware.queues().any(|queue| queue.is_stuck(TICKS));

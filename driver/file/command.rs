@@ -10,10 +10,10 @@ use crate::{
             poll::Readiness, //
         },
         io_uring::command::{
-            UringAnswer,
             UringCommand, //
+            UringReturn,
         },
-        pci::revocable::Entered,
+        pci::revocable::Guard,
         task::wait::Signals, //
     },
     device::Device,
@@ -22,7 +22,7 @@ use crate::{
         Opcode,
         RequestHeader, //
     },
-    queue::polling::Effort,
+    queue::polling::WaitStrategy,
     uapi::{
         self,
         Command as Wire,
@@ -62,7 +62,7 @@ pub(super) fn uring<'call>(
     device: ArcBorrow<'_, Device>,
     access: Access,
     uring: UringCommand<'call>,
-) -> UringAnswer<'call> {
+) -> UringReturn<'call> {
     let hardware = match device.hardware() {
         Ok(hardware) => hardware,
         Err(error) => return uring.done(Err(error)),
@@ -99,10 +99,10 @@ fn parse(uring: &UringCommand<'_>) -> Result<Wire> {
 /// Has one request complete the command later. Does not sleep.
 fn submit<'call>(
     device: ArcBorrow<'_, Device>,
-    hardware: &Entered<'_, Hardware>,
+    hardware: &Guard<'_, Hardware>,
     header: RequestHeader,
     uring: UringCommand<'call>,
-) -> UringAnswer<'call> {
+) -> UringReturn<'call> {
     let found =
         hardware
             .queues_from_here()
@@ -118,7 +118,7 @@ fn submit<'call>(
     match queue.submit_one(slot.prepare_command(header).for_caller(), uring) {
         Ok(answer) => {
             if Device::in_batch(device) {
-                queue.hold_notification(Effort::Notify);
+                queue.defer_kick(WaitStrategy::Interrupt);
             } else {
                 queue.notify(&hardware.transport, hardware.device());
             }
@@ -258,7 +258,7 @@ impl Command {
     /// other. `result` is kept up to date. Sleeps. `signals` end it before anything was done.
     fn execute(
         &self,
-        hardware: &Entered<'_, Hardware>,
+        hardware: &Guard<'_, Hardware>,
         result: &mut u64,
         signals: Signals,
     ) -> Result {

@@ -29,7 +29,7 @@ use crate::{
             },
             iov::IovIter,
             kiocb::{
-                Answer,
+                IoReturn,
                 Kiocb, //
             },
             poll::{
@@ -38,8 +38,8 @@ use crate::{
             }, //
         },
         io_uring::command::{
-            UringAnswer,
             UringCommand, //
+            UringReturn,
         },
         mm::{
             address_space::AddressSpace,
@@ -75,7 +75,7 @@ impl FileOperations for Device {
         this: ArcBorrow<'_, Self>,
         kiocb: Kiocb<'call>,
         iter: &mut IovIter<'_>,
-    ) -> Answer<'call> {
+    ) -> IoReturn<'call> {
         rw::transfer(this, Opcode::Read, kiocb, iter)
     }
 
@@ -83,7 +83,7 @@ impl FileOperations for Device {
         this: ArcBorrow<'_, Self>,
         kiocb: Kiocb<'call>,
         iter: &mut IovIter<'_>,
-    ) -> Answer<'call> {
+    ) -> IoReturn<'call> {
         rw::transfer(this, Opcode::Write, kiocb, iter)
     }
 
@@ -107,7 +107,7 @@ impl FileOperations for Device {
         this: ArcBorrow<'_, Self>,
         access: Access,
         command: UringCommand<'call>,
-    ) -> UringAnswer<'call> {
+    ) -> UringReturn<'call> {
         command::uring(this, access, command)
     }
 

@@ -8,7 +8,7 @@
 //!
 //! Mostly a call is one request. Then nothing is allocated: the slot knows whom
 //! to tell. A call that does not fit into one (too many segments or bytes)
-//! becomes an [`Operation`] of several. One that must not wait takes all its pages, and
+//! becomes an [`SplitTransfer`] of several. One that must not wait takes all its pages, and
 //! then the slots for all of them at once; others are submitted in batches with one
 //! notification each.
 
@@ -27,11 +27,11 @@ use crate::{
                 Pages, //
             },
             kiocb::{
-                Answer,
+                IoReturn,
                 Kiocb, //
             }, //
         },
-        pci::revocable::Entered,
+        pci::revocable::Guard,
         task::wait::Signals, //
     },
     device::Device,
@@ -43,8 +43,8 @@ use crate::{
     queue::{
         completion::Reaped,
         polling::{
-            Effort,
             Polled, //
+            WaitStrategy,
         },
         request::{
             AcquiredSlot,
@@ -52,12 +52,12 @@ use crate::{
             Transfer, //
         },
         slot::{
+            Completion, //
             Limits,
-            Owner, //
         },
         split::{
-            Operation,
             Part, //
+            SplitTransfer,
         },
         state::Queue, //
     }, //
@@ -97,7 +97,7 @@ pub(super) fn transfer<'call>(
     opcode: Opcode,
     kiocb: Kiocb<'call>,
     iter: &mut IovIter<'_>,
-) -> Answer<'call> {
+) -> IoReturn<'call> {
     match Call::new(&device, opcode, &kiocb, iter.len()) {
         Ok(Some(call)) => match iter.pages() {
             Pages::User(pages) => call.submit(device, kiocb, pages),
@@ -113,7 +113,7 @@ type Unprepared<'s, O> = (Error, Extracted<'s, O>);
 
 /// The answer to a call that was one request, and pages that are to be dropped once the
 /// hardware was left.
-type Submitted<'call> = (Answer<'call>, Option<CleanedPages>);
+type Submitted<'call> = (IoReturn<'call>, Option<CleanedPages>);
 
 impl Call {
     /// Cuts the call to the device. `None` where there is nothing to do, `ENOSPC`
@@ -160,7 +160,7 @@ impl Call {
         device: ArcBorrow<'_, Device>,
         kiocb: Kiocb<'call>,
         mut pages: PageSource<'_, '_, O>,
-    ) -> Answer<'call> {
+    ) -> IoReturn<'call> {
         // It cannot fit, and comes again from where it may wait: so no page is touched.
         let most = self.limits.data.total();
         if self.length > most
@@ -177,9 +177,9 @@ impl Call {
         if first.bytes() == self.length {
             self.single(device, kiocb, pages, first)
         } else if self.nowait {
-            self.at_once(device, kiocb, pages, first)
+            self.submit_split_nowait(device, kiocb, pages, first)
         } else {
-            self.in_batches(device, kiocb, pages, first)
+            self.submit_split(device, kiocb, pages, first)
         }
     }
 
@@ -206,7 +206,7 @@ impl Call {
     }
 
     /// The queue for a call that may wait.
-    fn queue<'a>(&self, hardware: &'a Entered<'_, Hardware>) -> &'a Queue {
+    fn queue<'a>(&self, hardware: &'a Guard<'_, Hardware>) -> &'a Queue {
         if self.polled {
             hardware.polled_queue()
         } else {
@@ -227,7 +227,7 @@ impl Call {
     /// Takes a slot of `queue`, after all who came before. Sleeps.
     fn acquire<'a>(
         device: ArcBorrow<'_, Device>,
-        hardware: &'a Entered<'_, Hardware>,
+        hardware: &'a Guard<'_, Hardware>,
         queue: &'a Queue,
         signals: Signals,
     ) -> Result<AcquiredSlot<'a>> {
@@ -242,7 +242,7 @@ impl Call {
     fn find<'a, T>(
         &self,
         device: ArcBorrow<'_, Device>,
-        hardware: &'a Entered<'_, Hardware>,
+        hardware: &'a Guard<'_, Hardware>,
         mut take: impl FnMut(&'a Queue) -> Result<T>,
     ) -> Result<(&'a Queue, T)> {
         let mut found = |queue: &'a Queue| match take(queue) {
@@ -269,7 +269,7 @@ impl Call {
         kiocb: Kiocb<'call>,
         mut pages: PageSource<'_, '_, O>,
         error: Error,
-    ) -> Answer<'call> {
+    ) -> IoReturn<'call> {
         pages.rewind();
         kiocb.done(Err(error))
     }
@@ -281,7 +281,7 @@ impl Call {
         kiocb: Kiocb<'call>,
         pages: PageSource<'_, '_, O>,
         first: Extracted<'_, O>,
-    ) -> Answer<'call> {
+    ) -> IoReturn<'call> {
         let hardware = match device.hardware() {
             Ok(hardware) => hardware,
             Err(error) => {
@@ -299,7 +299,7 @@ impl Call {
             // A slot there was.
             Err((kiocb, (error, first))) if error == EAGAIN && !self.nowait => {
                 drop(hardware);
-                self.in_batches(device, kiocb, pages, first)
+                self.submit_split(device, kiocb, pages, first)
             }
             Err((kiocb, (error, first))) => {
                 drop(first);
@@ -314,7 +314,7 @@ impl Call {
     fn try_single<'call, 's, O: Ownership>(
         &self,
         device: ArcBorrow<'_, Device>,
-        hardware: &Entered<'_, Hardware>,
+        hardware: &Guard<'_, Hardware>,
         kiocb: Kiocb<'call>,
         first: Extracted<'s, O>,
     ) -> Result<Submitted<'call>, (Kiocb<'call>, Unprepared<'s, O>)> {
@@ -338,7 +338,7 @@ impl Call {
     fn submit_single<'a, 'call, O: Ownership>(
         &self,
         device: ArcBorrow<'_, Device>,
-        hardware: &'a Entered<'_, Hardware>,
+        hardware: &'a Guard<'_, Hardware>,
         queue: &'a Queue,
         kiocb: Kiocb<'call>,
         request: Transfer<'a, O>,
@@ -365,7 +365,7 @@ impl Call {
         let request = request.for_caller();
         if let Some(limit) = limit {
             let answer = match queue.submit_and_poll(transport, pci, request, limit, kiocb) {
-                Ok((seen, Polled::Ended(slot, kiocb))) => {
+                Ok((seen, Polled::Completed(slot, kiocb))) => {
                     let result = queue.finish_transfer(pci, slot);
                     Device::note(device, hardware, queue, &seen);
                     kiocb.done(result)
@@ -381,7 +381,7 @@ impl Call {
         let submitted = if batch {
             queue
                 .submit_one(request, kiocb)
-                .inspect(|_| queue.hold_notification(effort))
+                .inspect(|_| queue.defer_kick(effort))
         } else {
             queue
                 .submit_and_reap(transport, pci, request, kiocb)
@@ -397,32 +397,32 @@ impl Call {
     }
 
     /// What is to be done once the one request of this call is submitted.
-    fn effort(&self) -> Effort {
+    fn effort(&self) -> WaitStrategy {
         // Durable writes wait for the store below, and the submitter of a polled call will look
         // for its end all the same.
         if self.flags == 0 && !self.polled {
-            Effort::Poll(self.length)
+            WaitStrategy::BusyPoll(self.length)
         } else {
-            Effort::Notify
+            WaitStrategy::Interrupt
         }
     }
 
     /// A call of several requests that must not wait: all of them are submitted now, or
     /// those that there is room for if a part is an answer.
-    fn at_once<'call, O: Ownership>(
+    fn submit_split_nowait<'call, O: Ownership>(
         &self,
         device: ArcBorrow<'_, Device>,
         kiocb: Kiocb<'call>,
         mut pages: PageSource<'_, '_, O>,
         first: Extracted<'_, O>,
-    ) -> Answer<'call> {
+    ) -> IoReturn<'call> {
         let parts = match self.extract_all(&mut pages, first) {
             Ok(parts) => parts,
             Err(error) => return Self::refuse(kiocb, pages, error),
         };
         let (hardware, operation) = match device
             .hardware()
-            .and_then(|hardware| Ok((hardware, Operation::new()?)))
+            .and_then(|hardware| Ok((hardware, SplitTransfer::new()?)))
         {
             Ok(both) => both,
             Err(error) => {
@@ -490,7 +490,7 @@ impl Call {
     /// `EAGAIN` where the DMA layer has no room for them.
     fn prepare_all<'a, O: Ownership>(
         &self,
-        operation: &Arc<Operation>,
+        operation: &Arc<SplitTransfer>,
         slots: KVec<AcquiredSlot<'a>>,
         parts: KVec<Extracted<'_, O>>,
     ) -> Result<(KVec<Request<'a>>, usize)> {
@@ -501,7 +501,7 @@ impl Call {
             match self.prepare(slot, pages, bytes) {
                 Ok(request) => {
                     let part = Part::new(operation, bytes);
-                    requests.push(request.for_owner(Owner::Part(part)), GFP_KERNEL)?;
+                    requests.push(request.for_owner(Completion::Part(part)), GFP_KERNEL)?;
                     bytes += length;
                 }
                 Err((error, _)) if self.all_or_nothing || bytes == 0 => return Err(error),
@@ -512,14 +512,14 @@ impl Call {
     }
 
     /// A call of several requests that may wait. `first` is its start.
-    fn in_batches<'call, O: Ownership>(
+    fn submit_split<'call, O: Ownership>(
         &self,
         device: ArcBorrow<'_, Device>,
         kiocb: Kiocb<'call>,
         pages: PageSource<'_, '_, O>,
         first: Extracted<'_, O>,
-    ) -> Answer<'call> {
-        let operation = match Operation::new() {
+    ) -> IoReturn<'call> {
+        let operation = match SplitTransfer::new() {
             Ok(operation) => operation,
             Err(error) => {
                 drop(first);
@@ -527,7 +527,7 @@ impl Call {
             }
         };
         let kiocb = Self::attach(&operation, kiocb);
-        let mut batches = Batches {
+        let mut batches = SplitSubmitter {
             call: *self,
             device,
             operation: &operation,
@@ -541,9 +541,9 @@ impl Call {
 
     /// Lets the end of `operation` complete an asynchronous call.
     fn attach<'call>(
-        operation: &Operation,
+        operation: &SplitTransfer,
         kiocb: Kiocb<'call>,
-    ) -> Result<Answer<'call>, Kiocb<'call>> {
+    ) -> Result<IoReturn<'call>, Kiocb<'call>> {
         kiocb.into_async().map(|kiocb| {
             let (queued, answer) = kiocb.queue();
             operation.complete_later(queued);
@@ -553,9 +553,9 @@ impl Call {
 
     /// The answer to a call whose requests have all been submitted.
     fn end<'call, O: Ownership>(
-        operation: &Operation,
-        kiocb: Result<Answer<'call>, Kiocb<'call>>,
-    ) -> Answer<'call> {
+        operation: &SplitTransfer,
+        kiocb: Result<IoReturn<'call>, Kiocb<'call>>,
+    ) -> IoReturn<'call> {
         match kiocb {
             Ok(answer) => answer,
             Err(kiocb) => kiocb.done(operation.wait::<O>()),
@@ -570,15 +570,15 @@ struct Waiting<'s, O: Ownership> {
 }
 
 /// A call of several requests while it is being submitted, a batch at a time.
-struct Batches<'a> {
+struct SplitSubmitter<'a> {
     call: Call,
     device: ArcBorrow<'a, Device>,
-    operation: &'a Arc<Operation>,
+    operation: &'a Arc<SplitTransfer>,
     /// Bytes that the device has got so far.
     submitted: usize,
 }
 
-impl Batches<'_> {
+impl SplitSubmitter<'_> {
     /// Submits the whole call, or as much of it as goes.
     fn submit<'s, O: Ownership>(
         &mut self,
@@ -657,7 +657,7 @@ impl Batches<'_> {
             match self.call.prepare(slot, next.pages, bytes) {
                 Ok(request) => {
                     let part = Part::new(self.operation, bytes);
-                    requests.push(request.for_owner(Owner::Part(part)), GFP_KERNEL)?;
+                    requests.push(request.for_owner(Completion::Part(part)), GFP_KERNEL)?;
                     bytes += length;
                 }
                 Err((error, pages)) if error == EAGAIN => {

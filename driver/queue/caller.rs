@@ -2,46 +2,46 @@
 
 //! Whose request it is, until a queue has taken it.
 
-use super::slot::Owner;
+use super::slot::Completion;
 use crate::abstractions::{
     fs::kiocb::{
-        Answer,
         AsyncKiocb, //
+        IoReturn,
     },
     io_uring::command::{
-        UringAnswer,
         UringCommand, //
+        UringReturn,
     }, //
 };
 
-/// Who submits a request. Becomes its [`Owner`] at the moment in which the request
+/// Who submits a request. Becomes its [`Completion`] at the moment in which the request
 /// can no longer fail to get to the device; until then it stays what it is, and
 /// comes back with the error.
 pub(crate) trait Caller {
     /// What the caller gets to return once the request is with the device.
-    type Answer;
+    type IoReturn;
 
     /// Becomes the owner. Any context.
-    fn queue(self) -> (Owner, Self::Answer);
+    fn queue(self) -> (Completion, Self::IoReturn);
 }
 
 impl<'call> Caller for AsyncKiocb<'call> {
-    type Answer = Answer<'call>;
+    type IoReturn = IoReturn<'call>;
 
     #[inline]
-    fn queue(self) -> (Owner, Self::Answer) {
+    fn queue(self) -> (Completion, Self::IoReturn) {
         let (queued, answer) = AsyncKiocb::queue(self);
-        (Owner::Kiocb(queued), answer)
+        (Completion::Kiocb(queued), answer)
     }
 }
 
 impl<'call> Caller for UringCommand<'call> {
-    type Answer = UringAnswer<'call>;
+    type IoReturn = UringReturn<'call>;
 
     #[inline]
-    fn queue(self) -> (Owner, Self::Answer) {
+    fn queue(self) -> (Completion, Self::IoReturn) {
         let (queued, answer) = UringCommand::queue(self);
-        (Owner::Command(queued), answer)
+        (Completion::Command(queued), answer)
     }
 }
 
@@ -49,10 +49,10 @@ impl<'call> Caller for UringCommand<'call> {
 pub(super) struct Waiting;
 
 impl Caller for Waiting {
-    type Answer = ();
+    type IoReturn = ();
 
     #[inline]
-    fn queue(self) -> (Owner, ()) {
-        (Owner::Waiting, ())
+    fn queue(self) -> (Completion, ()) {
+        (Completion::Waiting, ())
     }
 }

@@ -4,8 +4,8 @@
 
 use super::{
     slot::{
+        Completion,
         Outcome,
-        Owner,
         Slot, //
     },
     split::Part,
@@ -122,22 +122,22 @@ pub(crate) enum Fault {
 }
 
 /// Who is to be told what of a request that has ended.
-pub(super) enum Ended {
+pub(super) enum CompletedRequest {
     Nobody,
     Kiocb(QueuedKiocb, Outcome),
     Command(QueuedUringCommand, Result<u64>),
     Part(Part, Outcome),
 }
 
-impl Ended {
+impl CompletedRequest {
     /// Reads the outcome from the slot.
     #[inline]
-    pub(super) fn new(owner: Owner, slot: &Slot) -> Self {
+    pub(super) fn new(owner: Completion, slot: &Slot) -> Self {
         match owner {
-            Owner::Kiocb(kiocb) => Self::Kiocb(kiocb, slot.transfer_outcome()),
-            Owner::Command(command) => Self::Command(command, slot.command_outcome()),
-            Owner::Part(part) => Self::Part(part, slot.transfer_outcome()),
-            Owner::Nobody | Owner::Submitter | Owner::Waiting => Self::Nobody,
+            Completion::Kiocb(kiocb) => Self::Kiocb(kiocb, slot.transfer_outcome()),
+            Completion::Command(command) => Self::Command(command, slot.command_outcome()),
+            Completion::Part(part) => Self::Part(part, slot.transfer_outcome()),
+            Completion::Nobody | Completion::Submitter | Completion::Waiting => Self::Nobody,
         }
     }
 
@@ -253,7 +253,7 @@ impl Queue {
 
     /// Lets the thread that waits for this request, or looks for it, have it.
     pub(super) fn hand_back(state: &mut State, slot: KBox<Slot>) {
-        if matches!(slot.owner, Owner::Waiting) {
+        if matches!(slot.owner, Completion::Waiting) {
             slot.waiter().complete();
         }
         // Who is woken has to take the lock first.
@@ -264,8 +264,8 @@ impl Queue {
     /// Ends a request that nobody waits for: gives back what it held, frees its
     /// slot, tells the owner. Any context, no lock held.
     pub(super) fn end(&self, device: &pci::Device<Bound>, mut slot: KBox<Slot>) {
-        let owner = replace(&mut slot.owner, Owner::Nobody);
-        let ended = Ended::new(owner, &slot);
+        let owner = replace(&mut slot.owner, Completion::Nobody);
+        let ended = CompletedRequest::new(owner, &slot);
         self.release_or_defer(device, slot);
         ended.tell();
     }

@@ -23,11 +23,11 @@
 
 use super::{
     completion::{
-        Ended,
+        CompletedRequest,
         Reaped, //
     },
     slot::{
-        Owner,
+        Completion,
         Slot, //
     },
     state::{
@@ -233,15 +233,15 @@ impl Queue {
                 continue;
             };
             slot.fail(error);
-            let owner = replace(&mut slot.owner, Owner::Nobody);
+            let owner = replace(&mut slot.owner, Completion::Nobody);
             if !owner.takes_it_back() {
                 drop(state);
-                let ended = Ended::new(owner, &slot);
+                let ended = CompletedRequest::new(owner, &slot);
                 KBox::into_inner(slot).leak();
                 ended.tell();
                 continue;
             }
-            let waiter = matches!(owner, Owner::Waiting).then(|| slot.waiter().clone());
+            let waiter = matches!(owner, Completion::Waiting).then(|| slot.waiter().clone());
             // Whoever is told gives up what was lent: by then it is the device's for ever.
             KBox::into_inner(slot).leak();
             state.entries[entry] = Entry::Lost(error);

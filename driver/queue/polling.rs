@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Whether it pays to look for the end of a request right after the notification,
+//! Whether it should_poll to look for the end of a request right after the notification,
 //! instead of sleeping until the interrupt comes.
 //!
 //! An interrupt costs more than most requests take: raising it, leaving the
@@ -13,7 +13,7 @@
 //!
 //! A submitter with many requests in flight need not even look: while it goes ahead
 //! and submits the next, the device does the one before, which is ended on the way.
-//! How many it wants in flight nobody says, so it is tried: it pays as long as the next
+//! How many it wants in flight nobody says, so it is tried: it should_poll as long as the next
 //! submission comes before the interrupt, which the device holds back a little.
 
 use super::{
@@ -24,7 +24,7 @@ use super::{
     },
     request::Request,
     slot::{
-        Owner,
+        Completion,
         Slot, //
     },
     state::{
@@ -60,9 +60,9 @@ use kernel::{
 /// How far a request got while its submitter looked for its end.
 pub(crate) enum Polled<C: Caller> {
     /// It has ended, and the caller never became its owner.
-    Ended(KBox<Slot>, C),
+    Completed(KBox<Slot>, C),
     /// It has not, and the caller is its owner.
-    Queued(C::Answer),
+    Queued(C::IoReturn),
 }
 
 /// Leaving out what did not pay, for longer each time in a row. Updated without a
@@ -94,7 +94,7 @@ impl Backoff {
     }
 
     /// Whether to do it this time. Asked once for each.
-    fn pays(&self) -> bool {
+    fn should_poll(&self) -> bool {
         let skip = self.skip.load(Relaxed);
         if skip > 0 {
             self.skip.store(skip - 1, Relaxed);
@@ -166,7 +166,7 @@ impl Polling {
             self.interrupted.store(false, Relaxed);
         }
         let goes = if !self.is_ahead.load(Relaxed) {
-            self.ahead.pays()
+            self.ahead.should_poll()
         } else if interrupted {
             self.ahead.learn(false);
             false
@@ -182,23 +182,23 @@ impl Polling {
     }
 }
 
-/// What pays after requests were submitted, as far as they go.
+/// What should_poll after requests were submitted, as far as they go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Effort {
+pub(crate) enum WaitStrategy {
     /// Notify the device: nobody gains by the end of the requests at once.
-    Notify,
+    Interrupt,
     /// Notify it, and look for the end of the requests, which move so many bytes
     /// together, if they are not too many.
-    Poll(usize),
+    BusyPoll(usize),
 }
 
-impl Effort {
+impl WaitStrategy {
     /// How long to look, where `limit` is for a request without data; `None` for not at
     /// all.
     fn look_limit(self, limit: Delta) -> Option<Delta> {
         match self {
             // CAST: A small number.
-            Self::Poll(bytes) if bytes <= MAX_POLLED_BYTES => {
+            Self::BusyPoll(bytes) if bytes <= MAX_POLLED_BYTES => {
                 Some(limit * (1 + bytes / BYTES_FOR_LIMIT) as i64)
             }
             _ => None,
@@ -212,13 +212,13 @@ impl Queue {
     /// submitter cannot go on before. To be asked once for each notification.
     pub(crate) fn poll_limit(
         &self,
-        effort: Effort,
+        effort: WaitStrategy,
         waits: bool,
         limit: Option<Delta>,
     ) -> Option<Delta> {
         effort
             .look_limit(limit?)
-            .filter(|_| (waits || !self.goes_ahead()) && self.polling.look.pays())
+            .filter(|_| (waits || !self.goes_ahead()) && self.polling.look.should_poll())
     }
 
     fn goes_ahead(&self) -> bool {
@@ -261,7 +261,7 @@ impl Queue {
         device: &pci::Device<Bound>,
         request: Request<'_>,
         caller: C,
-    ) -> Result<(Reaped, C::Answer), (Error, C)> {
+    ) -> Result<(Reaped, C::IoReturn), (Error, C)> {
         let mut state = self.state.lock();
         match self.submit_locked(&mut state, request, caller) {
             Ok(answer) => Ok((self.go_ahead(state, transport, device), answer)),
@@ -334,7 +334,7 @@ impl Queue {
         limit: Delta,
         caller: C,
     ) -> Result<(Reaped, Polled<C>), (Error, C)> {
-        request.set_owner(Owner::Submitter);
+        request.set_owner(Completion::Submitter);
         let (entry, segments) = (request.slot().entry(), request.slot().segments());
 
         let guard = NoPreemption::new();
@@ -363,7 +363,7 @@ impl Queue {
             state = self.state.lock();
         }
         match state.take_done(entry) {
-            Some(Ok(slot)) => return Ok((seen, Polled::Ended(slot, caller))),
+            Some(Ok(slot)) => return Ok((seen, Polled::Completed(slot, caller))),
             Some(Err(error)) => return Err((error, caller)),
             None => {}
         }
@@ -426,7 +426,7 @@ mod tests {
     /// How many times are left out until the next.
     fn skipped(backoff: &Backoff) -> u32 {
         let mut count = 0;
-        while !backoff.pays() {
+        while !backoff.should_poll() {
             count += 1;
         }
         count
@@ -435,14 +435,14 @@ mod tests {
     #[test]
     fn larger_requests_are_looked_for_longer() {
         let limit = Delta::from_micros(100);
-        let micros = |effort: Effort| effort.look_limit(limit).map(Delta::as_micros_ceil);
-        assert_eq!(micros(Effort::Notify), None);
-        assert_eq!(micros(Effort::Poll(0)), Some(100));
-        assert_eq!(micros(Effort::Poll(64 << 10)), Some(100));
-        assert_eq!(micros(Effort::Poll(128 << 10)), Some(200));
-        assert_eq!(micros(Effort::Poll(1 << 20)), Some(900));
-        assert_eq!(micros(Effort::Poll((1 << 20) + 1)), None);
-        assert_eq!(micros(Effort::Poll(usize::MAX)), None);
+        let micros = |effort: WaitStrategy| effort.look_limit(limit).map(Delta::as_micros_ceil);
+        assert_eq!(micros(WaitStrategy::Interrupt), None);
+        assert_eq!(micros(WaitStrategy::BusyPoll(0)), Some(100));
+        assert_eq!(micros(WaitStrategy::BusyPoll(64 << 10)), Some(100));
+        assert_eq!(micros(WaitStrategy::BusyPoll(128 << 10)), Some(200));
+        assert_eq!(micros(WaitStrategy::BusyPoll(1 << 20)), Some(900));
+        assert_eq!(micros(WaitStrategy::BusyPoll((1 << 20) + 1)), None);
+        assert_eq!(micros(WaitStrategy::BusyPoll(usize::MAX)), None);
     }
 
     #[test]

@@ -14,7 +14,7 @@
 
 use super::{
     slot::{
-        Owner,
+        Completion,
         Slot, //
     },
     state::Queue, //
@@ -119,7 +119,7 @@ impl<'a, O: Ownership> Transfer<'a, O> {
 
     /// The request, for `owner`, whose completion comes after the end of the request: by
     /// then even pages that are only lent were given back.
-    pub(crate) fn for_owner(self, owner: Owner) -> Request<'a> {
+    pub(crate) fn for_owner(self, owner: Completion) -> Request<'a> {
         let mut request = Request(self.slot);
         request.set_owner(owner);
         request
@@ -139,7 +139,7 @@ impl Request<'_> {
     }
 
     /// Sets who is told when the request has ended.
-    pub(super) fn set_owner(&mut self, owner: Owner) {
+    pub(super) fn set_owner(&mut self, owner: Completion) {
         self.0 .0.slot.owner = owner;
     }
 }

@@ -24,7 +24,7 @@ use crate::{
         },
         fs::kiocb::QueuedKiocb,
         io_uring::command::QueuedUringCommand,
-        task::wait::Waiter, //
+        task::wait::KernelCompletion, //
     },
     layout::{
         Opcode,
@@ -98,7 +98,7 @@ impl Limits {
 }
 
 /// Who is told when the request has ended.
-pub(crate) enum Owner {
+pub(crate) enum Completion {
     /// Nobody: the request was not submitted, or its owner was killed.
     Nobody,
     /// The thread that has submitted it, which looks for its end and takes it back.
@@ -113,7 +113,7 @@ pub(crate) enum Owner {
     Part(Part),
 }
 
-impl Owner {
+impl Completion {
     /// Whether the slot goes back to a thread instead of being freed.
     pub(super) fn takes_it_back(&self) -> bool {
         matches!(self, Self::Submitter | Self::Waiting)
@@ -147,8 +147,8 @@ pub(crate) struct Slot {
     data: Option<Mapped>,
     /// The list of segments, while `data` has none.
     room: Room,
-    waiter: Arc<Waiter>,
-    pub(super) owner: Owner,
+    waiter: Arc<KernelCompletion>,
+    pub(super) owner: Completion,
     /// How long it has been in flight, see [`Queue::age`].
     ///
     /// [`Queue::age`]: super::queue::Queue::age
@@ -180,8 +180,8 @@ impl Slot {
                 } else {
                     Room::none()
                 },
-                waiter: Arc::pin_init(Waiter::new(), GFP_KERNEL)?,
-                owner: Owner::Nobody,
+                waiter: Arc::pin_init(KernelCompletion::new(), GFP_KERNEL)?,
+                owner: Completion::Nobody,
                 age: 0,
                 opcode: Opcode::Flush,
                 length: 0,
@@ -200,9 +200,9 @@ impl Slot {
         self.entry
     }
 
-    /// Who waits for [`Owner::Waiting`].
+    /// Who waits for [`Completion::Waiting`].
     #[inline]
-    pub(super) fn waiter(&self) -> &Arc<Waiter> {
+    pub(super) fn waiter(&self) -> &Arc<KernelCompletion> {
         &self.waiter
     }
 
@@ -391,7 +391,7 @@ impl Slot {
     /// Tells the owner last: by then everything was given back.
     #[inline]
     fn clear(&mut self) {
-        self.owner = Owner::Nobody;
+        self.owner = Completion::Nobody;
         self.age = 0;
         self.length = 0;
         self.descriptors = 0;

@@ -6,7 +6,7 @@ use super::slot::Outcome;
 use crate::abstractions::{
     dma::segments::Ownership,
     fs::kiocb::QueuedKiocb,
-    task::wait::Waiter, //
+    task::wait::KernelCompletion, //
 };
 use kernel::{
     new_spinlock_irq,
@@ -31,14 +31,14 @@ struct State {
 /// The call. Each of its requests holds a [`Part`] until its pages were given back, and the
 /// submitter counts as one while it prepares requests: so the call ends last.
 #[pin_data]
-pub(crate) struct Operation {
+pub(crate) struct SplitTransfer {
     #[pin]
     state: SpinLockIrq<State>,
     #[pin]
-    waiter: Waiter,
+    waiter: KernelCompletion,
 }
 
-impl Operation {
+impl SplitTransfer {
     /// A call that has submitted nothing yet. May sleep.
     pub(crate) fn new() -> Result<Arc<Self>> {
         Arc::pin_init(
@@ -49,7 +49,7 @@ impl Operation {
                     failure: None,
                     kiocb: None,
                 }),
-                waiter <- Waiter::new(),
+                waiter <- KernelCompletion::new(),
             }),
             GFP_KERNEL,
         )
@@ -114,7 +114,7 @@ impl Operation {
 /// The share that one request has in its call, which does not end before. Dropped without
 /// an outcome it counts as an I/O error.
 pub(crate) struct Part {
-    operation: Arc<Operation>,
+    operation: Arc<SplitTransfer>,
     /// Where in the call the request begins.
     start: usize,
     outcome: Outcome,
@@ -122,7 +122,7 @@ pub(crate) struct Part {
 
 impl Part {
     /// The share of a request that begins `start` bytes into the call. Any context.
-    pub(crate) fn new(operation: &Arc<Operation>, start: usize) -> Self {
+    pub(crate) fn new(operation: &Arc<SplitTransfer>, start: usize) -> Self {
         operation.state.lock().outstanding += 1;
         Self {
             operation: operation.clone(),
@@ -157,12 +157,12 @@ impl Drop for Part {
 mod tests {
     use super::*;
 
-    fn outstanding(operation: &Operation) -> usize {
+    fn outstanding(operation: &SplitTransfer) -> usize {
         operation.state.lock().outstanding
     }
 
-    fn result(operation: &Operation) -> Result<usize> {
-        Operation::outcome(&operation.state.lock()).into_result()
+    fn result(operation: &SplitTransfer) -> Result<usize> {
+        SplitTransfer::outcome(&operation.state.lock()).into_result()
     }
 
     fn whole(bytes: usize) -> Outcome {
@@ -171,7 +171,7 @@ mod tests {
 
     #[test]
     fn dr11_a_call_ends_after_the_last_of_its_requests() -> Result {
-        let operation = Operation::new()?;
+        let operation = SplitTransfer::new()?;
         let first = Part::new(&operation, 0);
         // Prepared, but not submitted: the submitter fails before that.
         let second = Part::new(&operation, 10);
@@ -187,7 +187,7 @@ mod tests {
 
     #[test]
     fn the_error_of_the_submitter_comes_before_that_of_what_it_gave_up() -> Result {
-        let operation = Operation::new()?;
+        let operation = SplitTransfer::new()?;
         drop(Part::new(&operation, 0));
         operation.submitted(0, Some(ENODEV));
         assert_eq!(result(&operation), Err(ENODEV));
@@ -196,7 +196,7 @@ mod tests {
 
     #[test]
     fn a_request_that_nobody_ends_is_an_error() -> Result {
-        let operation = Operation::new()?;
+        let operation = SplitTransfer::new()?;
         let parts = [Part::new(&operation, 0), Part::new(&operation, 5)];
         operation.submitted(10, None);
         for part in parts {
@@ -208,7 +208,7 @@ mod tests {
 
     #[test]
     fn the_failure_nearest_to_the_start_counts() -> Result {
-        let operation = Operation::new()?;
+        let operation = SplitTransfer::new()?;
         let parts = [0, 10, 20].map(|start| Part::new(&operation, start));
         operation.submitted(30, None);
         let outcomes = [

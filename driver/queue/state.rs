@@ -17,9 +17,9 @@ use super::{
     completion::Reaped,
     lifecycle::Progress,
     polling::{
-        Effort,
         Polled,
         Polling, //
+        WaitStrategy,
     },
     request::{
         AcquiredSlot,
@@ -28,7 +28,7 @@ use super::{
         Transfer, //
     },
     slot::{
-        Owner,
+        Completion,
         Slot, //
     }, //
 };
@@ -43,9 +43,9 @@ use crate::{
         module,
         task::{
             wait::{
+                KernelCompletion, //
                 Signals,
                 WaitQueue,
-                Waiter, //
             },
             work::WorkQueue, //
         }, //
@@ -140,7 +140,7 @@ impl State {
     /// Leaves a request to itself, which `_left` is leave to do. Nobody is told of its end.
     fn leave<Left>(&mut self, entry: EntryId, _left: &Left) {
         if let Entry::InFlight(slot) = &mut self.entries[entry] {
-            slot.owner = Owner::Nobody;
+            slot.owner = Completion::Nobody;
         }
     }
 
@@ -186,7 +186,7 @@ pub(crate) struct Queue {
     used_ring: Arc<SharedCoherent<u32>>,
     /// Whether a notification was put off to the end of a batch.
     held: Atomic<bool>,
-    /// Whether it is one of [`Effort::Notify`].
+    /// Whether it is one of [`WaitStrategy::Interrupt`].
     held_only: Atomic<bool>,
     /// How many bytes the other requests move for which it was put off.
     held_bytes: Atomic<usize>,
@@ -523,11 +523,11 @@ impl Queue {
         let _ = transport.ring(device, self.doorbell);
     }
 
-    /// Puts the notification off until somebody asks [`Self::take_held`].
-    pub(crate) fn hold_notification(&self, effort: Effort) {
+    /// Puts the notification off until somebody asks [`Self::take_deferred_kick`].
+    pub(crate) fn defer_kick(&self, effort: WaitStrategy) {
         match effort {
-            Effort::Notify => self.held_only.store(true, Relaxed),
-            Effort::Poll(bytes) => self.held_bytes.add(bytes, Relaxed),
+            WaitStrategy::Interrupt => self.held_only.store(true, Relaxed),
+            WaitStrategy::BusyPoll(bytes) => self.held_bytes.add(bytes, Relaxed),
         }
         self.held.store(true, Release);
     }
@@ -536,14 +536,14 @@ impl Queue {
     ///
     /// A flag is enough: whoever puts a notification off has a call of this function
     /// ahead, so at the latest the last of them finds everything submitted.
-    pub(crate) fn take_held(&self) -> Option<Effort> {
+    pub(crate) fn take_deferred_kick(&self) -> Option<WaitStrategy> {
         if !self.held.xchg(false, Full) {
             return None;
         }
         let bytes = self.held_bytes.xchg(0, Relaxed);
         Some(match self.held_only.xchg(false, Relaxed) {
-            true => Effort::Notify,
-            false => Effort::Poll(bytes),
+            true => WaitStrategy::Interrupt,
+            false => WaitStrategy::BusyPoll(bytes),
         })
     }
 
@@ -553,7 +553,7 @@ impl Queue {
         &self,
         request: Request<'_>,
         caller: C,
-    ) -> Result<C::Answer, (Error, C)> {
+    ) -> Result<C::IoReturn, (Error, C)> {
         let mut state = self.state.lock();
         let answer = self.submit_locked(&mut state, request, caller);
         // Not under the lock: the request goes back to it.
@@ -568,7 +568,7 @@ impl Queue {
         state: &mut State,
         request: Request<'a>,
         caller: C,
-    ) -> Result<C::Answer, (Error, Request<'a>, C)> {
+    ) -> Result<C::IoReturn, (Error, Request<'a>, C)> {
         if let Some(error) = state.failed {
             return Err((error, request, caller));
         }
@@ -594,12 +594,12 @@ impl Queue {
         request: Request<'a>,
         limit: Option<Delta>,
         note: impl FnOnce(&Reaped),
-        wait: impl Fn(&Waiter) -> Result<(), Left>,
+        wait: impl Fn(&KernelCompletion) -> Result<(), Left>,
     ) -> Result<KBox<Slot>> {
         let entry = request.slot().entry();
         let waiter = request.slot().waiter().clone();
         // A killed predecessor may have left a wake-up behind.
-        waiter.rearm();
+        waiter.reinit();
         let ended = match limit {
             Some(limit) => {
                 let (seen, polled) = self
@@ -607,7 +607,7 @@ impl Queue {
                     .map_err(|(error, Waiting)| error)?;
                 note(&seen);
                 match polled {
-                    Polled::Ended(slot, Waiting) => Some(slot),
+                    Polled::Completed(slot, Waiting) => Some(slot),
                     Polled::Queued(()) => None,
                 }
             }
@@ -671,7 +671,7 @@ impl Queue {
         command: Command<'a>,
         timeout: Option<Jiffies>,
     ) -> Result<u64> {
-        let wait = |waiter: &Waiter| match timeout {
+        let wait = |waiter: &KernelCompletion| match timeout {
             Some(timeout) => waiter.wait_timeout(timeout),
             None => waiter.wait_killable(),
         };

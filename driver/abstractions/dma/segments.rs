@@ -42,7 +42,7 @@ use crate::abstractions::{
     },
     pci::device::as_raw_device,
     task::{
-        wait::Waiter,
+        wait::KernelCompletion,
         work::WorkQueue, //
     }, //
 };
@@ -100,7 +100,7 @@ pub(crate) trait Ownership: sealed::Sealed {
     /// Waits for the end of a request with such pages. Sleeps.
     ///
     /// An error is leave to return to the caller before the request has ended.
-    fn wait(waiter: &Waiter) -> Result<(), Self::Left>;
+    fn wait(waiter: &KernelCompletion) -> Result<(), Self::Left>;
 }
 
 /// The pages are pinned: they stay until they are given back.
@@ -119,7 +119,7 @@ impl Ownership for Owned {
     const PINNED: bool = true;
 
     /// Ends early, with `EINTR`, where the caller is killed.
-    fn wait(waiter: &Waiter) -> Result {
+    fn wait(waiter: &KernelCompletion) -> Result {
         waiter.wait_killable()
     }
 }
@@ -129,7 +129,7 @@ impl Ownership for Borrowed {
 
     const PINNED: bool = false;
 
-    fn wait(waiter: &Waiter) -> Result<(), Infallible> {
+    fn wait(waiter: &KernelCompletion) -> Result<(), Infallible> {
         waiter.wait();
         Ok(())
     }
@@ -775,10 +775,10 @@ impl Mapped {
     /// `device` shows that the device is bound. With another one than the pages were mapped
     /// for, they stay so for good, with a warning. The pointer does not tell one binding of a
     /// device from the next: pages have to be unmapped or leaked ([`Self::leak`]) before the
-    /// driver is unbound. So they belong into what is behind a [`Gate`], which is retired
+    /// driver is unbound. So they belong into what is behind a [`SrcuRevocable`], which is retired
     /// while the device is bound, and nowhere else.
     ///
-    /// [`Gate`]: crate::abstractions::pci::revocable::Gate
+    /// [`SrcuRevocable`]: crate::abstractions::pci::revocable::SrcuRevocable
     pub(crate) fn unmap(self, device: &pci::Device<Bound>) -> Pages {
         let mut this = core::mem::ManuallyDrop::new(self);
         // SAFETY: `this` is not used any more.

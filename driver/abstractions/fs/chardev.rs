@@ -35,7 +35,7 @@
 use super::{
     iov::IovIter,
     kiocb::{
-        Answer,
+        IoReturn,
         Kiocb, //
     },
     plug,
@@ -52,8 +52,8 @@ use crate::abstractions::{
         FMODE_WRITE, //
     },
     io_uring::command::{
-        UringAnswer,
         UringCommand, //
+        UringReturn,
     },
     mm::{
         address_space::AddressSpace,
@@ -132,14 +132,14 @@ pub(crate) trait FileOperations: plug::Unplug + Sized {
         this: ArcBorrow<'_, Self>,
         kiocb: Kiocb<'call>,
         iter: &mut IovIter<'_>,
-    ) -> Answer<'call>;
+    ) -> IoReturn<'call>;
 
     /// Writes. May sleep unless [`Kiocb::nowait`].
     fn write<'call>(
         this: ArcBorrow<'_, Self>,
         kiocb: Kiocb<'call>,
         iter: &mut IovIter<'_>,
-    ) -> Answer<'call>;
+    ) -> IoReturn<'call>;
 
     /// Completes what there is of polled operations ([`Kiocb::is_polled`]). Returns
     /// whether there was any. May sleep, but should not.
@@ -160,7 +160,7 @@ pub(crate) trait FileOperations: plug::Unplug + Sized {
         this: ArcBorrow<'_, Self>,
         access: Access,
         command: UringCommand<'call>,
-    ) -> UringAnswer<'call>;
+    ) -> UringReturn<'call>;
 
     /// Makes all that was written durable. Sleeps.
     fn fsync(&self) -> Result;
@@ -364,7 +364,11 @@ impl<T: FileOperations> CharDevice<T> {
         kiocb: *mut bindings::kiocb,
         iter: *mut bindings::iov_iter,
         within_call: bool,
-        operation: for<'call> fn(ArcBorrow<'_, T>, Kiocb<'call>, &mut IovIter<'_>) -> Answer<'call>,
+        operation: for<'call> fn(
+            ArcBorrow<'_, T>,
+            Kiocb<'call>,
+            &mut IovIter<'_>,
+        ) -> IoReturn<'call>,
     ) -> isize {
         // SAFETY: The VFS passes pointers to both.
         let (kiocb, iter) =

@@ -3,11 +3,11 @@
 //! I/O control blocks, with the rules of completion in the types.
 //!
 //! A `read_iter` or `write_iter` callback is given a [`Kiocb`] and owes an
-//! [`Answer`] with the same lifetime `'call`, which stands for this call and no
+//! [`IoReturn`] with the same lifetime `'call`, which stands for this call and no
 //! other (see [`super::brand`]):
 //!
 //! ```text
-//! Kiocb<'call> --done-------------------------------> Answer<'call>: bytes or errno
+//! Kiocb<'call> --done-------------------------------> IoReturn<'call>: bytes or errno
 //!    |                                                     ^
 //!    into_async (not for a synchronous caller)            done
 //!    v                                                     |
@@ -15,7 +15,7 @@
 //!    |
 //!    queue: once nothing can fail any more
 //!    v
-//! Answer<'call>: queued, and a QueuedKiocb --complete--> the caller is told
+//! IoReturn<'call>: queued, and a QueuedKiocb --complete--> the caller is told
 //! ```
 //!
 //! Each arrow uses up where it comes from. So neither "queued" for a synchronous
@@ -58,12 +58,12 @@ pub(crate) struct Kiocb<'call> {
 
 /// What a `read_iter` or `write_iter` callback returns.
 #[must_use = "the caller waits for an answer"]
-pub(crate) struct Answer<'call> {
+pub(crate) struct IoReturn<'call> {
     value: isize,
     _call: Brand<'call>,
 }
 
-impl Answer<'_> {
+impl IoReturn<'_> {
     fn new(value: isize) -> Self {
         Self {
             value,
@@ -175,8 +175,8 @@ impl<'call> Kiocb<'call> {
     /// Ends the operation within the call, with the bytes done or an error, and
     /// moves the file position on by the bytes done.
     #[inline]
-    pub(crate) fn done(mut self, result: Result<usize>) -> Answer<'call> {
-        Answer::new(match result {
+    pub(crate) fn done(mut self, result: Result<usize>) -> IoReturn<'call> {
+        IoReturn::new(match result {
             // CAST: At most `MAX_RW_COUNT` bytes, which is below `i32::MAX`.
             Ok(bytes) => {
                 // SAFETY: Valid by the type invariant, and nobody else has it.
@@ -218,18 +218,18 @@ impl<'call> AsyncKiocb<'call> {
 
     /// As [`Kiocb::done`].
     #[inline]
-    pub(crate) fn done(self, result: Result<usize>) -> Answer<'call> {
+    pub(crate) fn done(self, result: Result<usize>) -> IoReturn<'call> {
         self.0.done(result)
     }
 
     /// Makes the operation one that completes later, and the answer one that says so.
     #[inline]
-    pub(crate) fn queue(self) -> (QueuedKiocb, Answer<'call>) {
+    pub(crate) fn queue(self) -> (QueuedKiocb, IoReturn<'call>) {
         // INVARIANT: `ki_complete` is set, and `self` is used up. The only answer of the call says
         // that the control block is kept until it is completed.
         (
             QueuedKiocb(self.0.inner),
-            Answer::new(EIOCBQUEUED.to_errno() as isize),
+            IoReturn::new(EIOCBQUEUED.to_errno() as isize),
         )
     }
 }

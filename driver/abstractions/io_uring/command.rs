@@ -3,7 +3,7 @@
 //! Commands that io_uring passes through to a driver (`IORING_OP_URING_CMD`).
 //!
 //! As in [`crate::abstractions::fs::kiocb`], a callback is given a [`UringCommand`] and owes an
-//! [`UringAnswer`] of the same call; the command is completed exactly once.
+//! [`UringReturn`] of the same call; the command is completed exactly once.
 //!
 //! C header: [`include/linux/io_uring/cmd.h`](srctree/include/linux/io_uring/cmd.h)
 
@@ -51,12 +51,12 @@ pub(crate) struct UringCommand<'call> {
 
 /// What the callback returns.
 #[must_use = "the caller waits for an answer"]
-pub(crate) struct UringAnswer<'call> {
+pub(crate) struct UringReturn<'call> {
     value: c_int,
     _call: Brand<'call>,
 }
 
-impl UringAnswer<'_> {
+impl UringReturn<'_> {
     fn new(value: c_int) -> Self {
         Self {
             value,
@@ -124,13 +124,13 @@ impl<'call> UringCommand<'call> {
     }
 
     /// Has io_uring call again from where it may block. Only while it may not.
-    pub(crate) fn retry_blocking(self) -> UringAnswer<'call> {
-        UringAnswer::new(EAGAIN.to_errno())
+    pub(crate) fn retry_blocking(self) -> UringReturn<'call> {
+        UringReturn::new(EAGAIN.to_errno())
     }
 
     /// Ends the command within the call. The value of a success goes into the long
     /// completion entry, where there is one.
-    pub(crate) fn done(self, result: Result<u64>) -> UringAnswer<'call> {
+    pub(crate) fn done(self, result: Result<u64>) -> UringReturn<'call> {
         let (ret, value) = split(result);
         if ret == 0 && self.issue_flags & IO_URING_F_CQE32 != 0 {
             // SAFETY: Not completed before, by the type invariant; used up by this. The flags are
@@ -138,14 +138,14 @@ impl<'call> UringCommand<'call> {
             unsafe {
                 ringbar_uring_cmd_done(self.inner.as_ptr(), ret, value, self.issue_flags, true)
             };
-            return UringAnswer::new(EIOCBQUEUED.to_errno());
+            return UringReturn::new(EIOCBQUEUED.to_errno());
         }
-        UringAnswer::new(ret)
+        UringReturn::new(ret)
     }
 
     /// Makes the command one that completes later, and the answer one that says so. There
     /// is no way back: whoever may still fail keeps the command.
-    pub(crate) fn queue(self) -> (QueuedUringCommand, UringAnswer<'call>) {
+    pub(crate) fn queue(self) -> (QueuedUringCommand, UringReturn<'call>) {
         // INVARIANT: `self` is used up. The only answer of the call says that the command is kept
         // until it is completed.
         (
@@ -153,7 +153,7 @@ impl<'call> UringCommand<'call> {
                 inner: self.inner,
                 long_entry: self.issue_flags & IO_URING_F_CQE32 != 0,
             },
-            UringAnswer::new(EIOCBQUEUED.to_errno()),
+            UringReturn::new(EIOCBQUEUED.to_errno()),
         )
     }
 }

@@ -10,8 +10,10 @@
 //! - pages of RAM, [`NewMap::faulted`]: each comes when it is first touched, by
 //!   [`PageFault::install`]; read-only.
 //!
-//! The first two take a [`Part`] of what is behind a gate, which takes all maps away
-//! before the memory goes.
+//! The first two take a [`Part`] of an [`SrcuRevocable`], which takes all maps away before the
+//! memory goes.
+//!
+//! [`SrcuRevocable`]: crate::abstractions::pci::revocable::SrcuRevocable
 //!
 //! C header: [`include/linux/mm.h`](srctree/include/linux/mm.h)
 
@@ -28,7 +30,7 @@ use crate::abstractions::{
     pci::{
         device::ClaimedBar,
         revocable::{
-            Entered,
+            Guard,
             Part, //
         }, //
     }, //
@@ -466,10 +468,10 @@ impl<'a> PageFault<'a> {
 
     /// Puts `page` there, which stays as long as it is mapped. Sleeps.
     ///
-    /// Whoever takes maps away closes the gate first and waits until all have left:
+    /// Whoever takes maps away revokes access first and waits until all guards are gone:
     /// what is put there by one who has entered is seen, and taken away again. `EINVAL`
-    /// for a gate that does not look after this map.
-    pub(crate) fn install<T>(self, page: &Page, entered: &Entered<'_, T>) -> Result<Installed> {
+    /// for an `SrcuRevocable` that does not look after this map.
+    pub(crate) fn install<T>(self, page: &Page, entered: &Guard<'_, T>) -> Result<Installed> {
         if !ptr::eq(self.space, entered.maps()) {
             return Err(EINVAL);
         }

@@ -36,150 +36,153 @@ use kernel::{
 
 /// Holds a `T` that may be used only while the PCI device is bound.
 ///
-/// [`Gate::enter`] gives access, and may be called in any context but NMI;
-/// what holds the access may sleep. Closing the gate waits until everybody has
-/// left, then retires the `T`. Only a [`Closer`] closes it: that of the driver, when it
-/// is dropped, or that of the device core, which comes with the release of the device's
+/// [`SrcuRevocable::try_access`] gives access, and may be called in any context but NMI;
+/// whoever has a [`Guard`] may sleep. Revoking waits until all guards are gone, then calls
+/// [`Revoked::revoked`]. Only a [`RevokeOnDrop`] revokes: that of the driver, when it is
+/// dropped, or that of the device core, which comes with the release of the device's
 /// managed resources, that is before the device counts as unbound, whatever the driver does.
+///
+/// As [`kernel::revocable::Revocable`], but with SRCU, so that a guard may be held while
+/// its holder sleeps.
 ///
 /// # Invariants
 ///
-/// - While `open` is set, and until an SRCU grace period has passed after it was
+/// - While `accessible` is set, and until an SRCU grace period has passed after it was
 ///   cleared, `value` is `Some` and is not written.
 /// - `device` is bound while `value` is `Some`.
 #[pin_data]
-pub(crate) struct Gate<T> {
+pub(crate) struct SrcuRevocable<T> {
     #[pin]
     srcu: Srcu,
-    open: Atomic<bool>,
-    /// Held by who closes it.
+    accessible: Atomic<bool>,
+    /// Held by whoever revokes.
     #[pin]
-    closing: Mutex<()>,
+    revoking: Mutex<()>,
     value: UnsafeCell<Option<T>>,
     device: ARef<pci::Device>,
     maps: Arc<AddressSpace>,
 }
 
-// SAFETY: `T` is dropped by whichever thread closes the gate.
-unsafe impl<T: Send> Send for Gate<T> {}
-// SAFETY: `enter` shares `&T` among threads, and closing moves `T` to another one.
-unsafe impl<T: Send + Sync> Sync for Gate<T> {}
+// SAFETY: `T` is dropped by whichever thread revokes it.
+unsafe impl<T: Send> Send for SrcuRevocable<T> {}
+// SAFETY: `enter` shares `&T` among threads, and revoking moves `T` to another one.
+unsafe impl<T: Send + Sync> Sync for SrcuRevocable<T> {}
 
-/// What can be behind a gate.
-pub(crate) trait Retire: Send + Sync + 'static {
+/// What can be revoked.
+pub(crate) trait Revoked: Send + Sync + 'static {
     /// Ends the value while its device is still there. Nobody else has it any more. Sleeps.
-    fn retire(self, device: &pci::Device<Bound>);
+    fn revoked(self, device: &pci::Device<Bound>);
 }
 
-/// The right to close a gate, which is done by dropping it; sleeps then. It belongs to who
-/// unbinds the device, and cannot be got at by those who enter: they would wait for
+/// The right to revoke, which is used by dropping it; sleeps then. It belongs to who
+/// unbinds the device, and cannot be got at by those who have a guard: they would wait for
 /// themselves.
-pub(crate) struct Closer<T: Retire>(Arc<Gate<T>>);
+pub(crate) struct RevokeOnDrop<T: Revoked>(Arc<SrcuRevocable<T>>);
 
-impl<T: Retire> Drop for Closer<T> {
+impl<T: Revoked> Drop for RevokeOnDrop<T> {
     fn drop(&mut self) {
-        self.0.close();
+        self.0.revoke();
     }
 }
 
-impl<T: Retire> Gate<T> {
-    /// Puts `value` behind a new, open gate for `device`, and returns it with the right to
-    /// close it. `maps` are the user maps of what is in it. May sleep.
+impl<T: Revoked> SrcuRevocable<T> {
+    /// Makes `value` accessible while `device` is bound, and returns it with the right to
+    /// revoke it. `maps` are the user maps of what is in it. May sleep.
     pub(crate) fn new(
         device: &pci::Device<Bound>,
         value: T,
         maps: Arc<AddressSpace>,
-    ) -> Result<(Arc<Self>, Closer<T>)> {
-        let gate = Arc::pin_init(
-            // INVARIANT: `device` is bound, and the `Closer` registered below empties the gate
+    ) -> Result<(Arc<Self>, RevokeOnDrop<T>)> {
+        let this = Arc::pin_init(
+            // INVARIANT: `device` is bound, and the `RevokeOnDrop` registered below takes the value
             // before it stops to be.
             try_pin_init!(Self {
-                srcu <- new_srcu!("ringbar_gate"),
-                open: Atomic::new(true),
-                closing <- new_mutex!((), "ringbar_gate_closing"),
+                srcu <- new_srcu!("ringbar_revocable"),
+                accessible: Atomic::new(true),
+                revoking <- new_mutex!((), "ringbar_revoking"),
                 value: UnsafeCell::new(Some(value)),
                 device: ARef::from(&**device),
                 maps,
             }),
             GFP_KERNEL,
         )?;
-        // On failure the `Closer` is dropped right here, which closes the gate.
-        devres::register(device.as_ref(), Closer(gate.clone()), GFP_KERNEL)?;
-        let closer = Closer(gate.clone());
-        Ok((gate, closer))
+        // On failure the `RevokeOnDrop` is dropped right here, which revokes the value.
+        devres::register(device.as_ref(), RevokeOnDrop(this.clone()), GFP_KERNEL)?;
+        let revoke = RevokeOnDrop(this.clone());
+        Ok((this, revoke))
     }
 
     /// Lets nobody enter any more, waits until everybody has left, takes the user
-    /// maps away, and retires the value. Does nothing on a closed gate. Sleeps.
-    fn close(&self) {
+    /// maps away, and ends the value. Does nothing the second time. Sleeps.
+    fn revoke(&self) {
         // Who comes second waits for the end, too: the device stays bound for so long.
-        let _closing = self.closing.lock();
-        if !self.open.xchg(false, Full) {
+        let _revoking = self.revoking.lock();
+        if !self.accessible.xchg(false, Full) {
             return;
         }
         self.srcu.synchronize();
         // Who makes a map has entered, so there will be no more.
         self.maps.unmap(0..usize::MAX);
-        // SAFETY: `open` was cleared by this call and by no other, and after the grace period
+        // SAFETY: `accessible` was cleared by this call and by no other, and after the grace period
         // nobody who has seen it set is left: this is the only access.
         let value = unsafe { &mut *self.value.get() };
         if let Some(value) = value.take() {
             // SAFETY: The value was there until just now, so the device was bound. It is so until the
-            // `Closer` of the device core has been dropped, which waits for this call.
-            value.retire(unsafe { raw_pci::assume_bound(&self.device) });
+            // `RevokeOnDrop` of the device core has been dropped, which waits for this call.
+            value.revoked(unsafe { raw_pci::assume_bound(&self.device) });
         }
     }
 }
 
-impl<T> Gate<T> {
-    /// Access to the value, `None` once the gate is being closed.
+impl<T> SrcuRevocable<T> {
+    /// Access to the value, `None` once it is being revoked.
     #[inline]
-    pub(crate) fn enter(&self) -> Option<Entered<'_, T>> {
+    pub(crate) fn try_access(&self) -> Option<Guard<'_, T>> {
         let guard = self.srcu.read_lock();
-        if !self.open.load(Acquire) {
+        if !self.accessible.load(Acquire) {
             return None;
         }
         // SAFETY: By the type invariants, `value` is not written until a grace period has passed
-        // after `open` was cleared; it was set within the read-side section of `guard`.
+        // after `accessible` was cleared; it was set within the read-side section of `guard`.
         let value = unsafe { &*self.value.get() }.as_ref()?;
-        Some(Entered {
+        Some(Guard {
             value,
-            gate: self,
+            revocable: self,
             _guard: guard,
         })
     }
 
-    /// Whether [`Self::enter`] would give access now. Any context.
+    /// Whether [`Self::try_access`] would give access now. Any context.
     #[inline]
-    pub(crate) fn is_open(&self) -> bool {
-        self.open.load(Acquire)
+    pub(crate) fn is_accessible(&self) -> bool {
+        self.accessible.load(Acquire)
     }
 }
 
-/// Access to the value behind a [`Gate`]. As long as it lives, the device is
+/// Access to the value behind a [`SrcuRevocable`]. As long as it lives, the device is
 /// bound.
-pub(crate) struct Entered<'a, T> {
+pub(crate) struct Guard<'a, T> {
     value: &'a T,
-    gate: &'a Gate<T>,
+    revocable: &'a SrcuRevocable<T>,
     _guard: srcu::Guard<'a>,
 }
 
-impl<T> Entered<'_, T> {
+impl<T> Guard<'_, T> {
     /// The device, which is bound.
     #[inline]
     pub(crate) fn device(&self) -> &pci::Device<Bound> {
-        // SAFETY: By the invariants of `Gate`, the device is bound while the value exists, and
+        // SAFETY: By the invariants of `SrcuRevocable`, the device is bound while the value exists, and
         // that is until `self` is gone.
-        unsafe { raw_pci::assume_bound(&self.gate.device) }
+        unsafe { raw_pci::assume_bound(&self.revocable.device) }
     }
 
-    /// The user maps that closing the gate takes away.
+    /// The user maps that are taken away when the value is revoked.
     pub(in crate::abstractions) fn maps(&self) -> &AddressSpace {
-        &self.gate.maps
+        &self.revocable.maps
     }
 }
 
-impl<T: 'static> Entered<'_, T> {
+impl<T: 'static> Guard<'_, T> {
     /// A part of the value, of which user maps may be made. `None` where `select`
     /// finds none.
     pub(crate) fn part<U>(
@@ -187,22 +190,22 @@ impl<T: 'static> Entered<'_, T> {
         select: impl for<'x> FnOnce(&'x T) -> Option<&'x U>,
     ) -> Option<Part<'_, U>> {
         // INVARIANT: `select` has to answer with what lives as long as the value is shared,
-        // whatever time that is, and that is until the gate drops it. Before, the gate takes its
-        // maps away.
+        // whatever time that is, and that is until it is revoked. Before that, its maps are
+        // taken away.
         Some(Part {
             value: select(self.value)?,
-            maps: &self.gate.maps,
+            maps: &self.revocable.maps,
             device: self.device(),
         })
     }
 }
 
-/// Part of the value behind a [`Gate`], as one who has entered sees it.
+/// Part of the value behind a [`SrcuRevocable`], as one who has entered sees it.
 ///
 /// # Invariants
 ///
-/// - `value` lives until the gate has taken away all maps of `maps`.
-/// - The gate is the one of `device`.
+/// - `value` lives until all maps of `maps` were taken away.
+/// - `device` is that of the [`SrcuRevocable`].
 pub(crate) struct Part<'a, U: ?Sized> {
     value: &'a U,
     maps: &'a AddressSpace,
@@ -210,7 +213,7 @@ pub(crate) struct Part<'a, U: ?Sized> {
 }
 
 impl<U: ?Sized> Part<'_, U> {
-    /// The user maps that the gate takes away.
+    /// The user maps that are taken away before the value goes.
     pub(in crate::abstractions) fn maps(&self) -> &AddressSpace {
         self.maps
     }
@@ -230,7 +233,7 @@ impl<U: ?Sized> Deref for Part<'_, U> {
     }
 }
 
-impl<T> Deref for Entered<'_, T> {
+impl<T> Deref for Guard<'_, T> {
     type Target = T;
 
     #[inline]

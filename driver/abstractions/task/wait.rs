@@ -129,17 +129,17 @@ impl WaitQueue {
 
 /// One waiter, woken once per use.
 #[pin_data]
-pub(crate) struct Waiter {
+pub(crate) struct KernelCompletion {
     #[pin]
     inner: Opaque<bindings::completion>,
 }
 
 // SAFETY: A `struct completion` has a lock of its own and no owner thread.
-unsafe impl Send for Waiter {}
+unsafe impl Send for KernelCompletion {}
 // SAFETY: All functions used here may be called concurrently.
-unsafe impl Sync for Waiter {}
+unsafe impl Sync for KernelCompletion {}
 
-impl Waiter {
+impl KernelCompletion {
     /// A waiter that nobody has woken.
     pub(crate) fn new() -> impl PinInit<Self> {
         pin_init!(Self {
@@ -182,7 +182,7 @@ impl Waiter {
     }
 
     /// Takes back a wake-up that nobody waited for. Any context.
-    pub(crate) fn rearm(&self) {
+    pub(crate) fn reinit(&self) {
         // SAFETY: Initialised by `new`.
         unsafe { bindings::try_wait_for_completion(self.inner.get()) };
     }
