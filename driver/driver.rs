@@ -21,7 +21,9 @@ use crate::{
         task::work::Periodic, //
     },
     device::Device,
+    event_log::EventLog,
     hardware::Hardware,
+    interrupts::VectorHandler,
     layout::{
         DeviceConfig,
         APERTURE_SHMID,
@@ -29,6 +31,7 @@ use crate::{
     },
     lifecycle,
     module_parameters,
+    recovery::Recovery,
     stats::{
         self,
         Stats, //
@@ -133,7 +136,7 @@ pub(crate) struct DriverData<'bound> {
 struct StartedDevice<'bound> {
     device: Arc<Device>,
     _watchdog: Option<Pin<KBox<Periodic<Device>>>>,
-    interrupt: Interrupt<'bound, Device>,
+    interrupt: Interrupt<'bound, VectorHandler>,
     _hardware: RevokeOnDrop<Hardware>,
     _enabled: Enabled<'bound>,
 }
@@ -160,9 +163,19 @@ impl<'bound> StartedDevice<'bound> {
         let vectors =
             device.alloc_irq_vectors(1, 1, pci::IrqTypes::default().with(pci::IrqType::MsiX))?;
 
-        let hardware = Hardware::new(device, transport, aperture, max_segment_bytes, stats)?;
-        let (data, revoke) = Device::new(device, hardware, stats.clone())?;
-        let interrupt = Interrupt::new(device, vectors, 0, NAME, data.clone())?;
+        let log = Arc::new(EventLog::new()?, GFP_KERNEL)?;
+        let recovery = Recovery::new(log.clone())?;
+        let hardware = Hardware::new(
+            device,
+            transport,
+            aperture,
+            max_segment_bytes,
+            stats,
+            recovery,
+        )?;
+        let (data, revoke) = Device::new(device, hardware, stats.clone(), log)?;
+        let handler = VectorHandler::only(data.clone())?;
+        let interrupt = Interrupt::new(device, vectors, 0, NAME, handler)?;
         let watchdog = lifecycle::tick_ms(module_parameters::timeout_s.value())
             .map(|ms| Periodic::new(data.clone(), msecs_to_jiffies(ms)))
             .transpose()?;

@@ -42,13 +42,7 @@ use crate::{
 };
 use kernel::{
     prelude::*,
-    sync::{
-        atomic::{
-            Relaxed,
-            Release, //
-        }, //
-        ArcBorrow,
-    }, //
+    sync::ArcBorrow, //
 };
 
 /// Ticks of the clock after which a request that is still in flight has taken too long. More
@@ -74,7 +68,7 @@ impl Device {
         let started = hardware
             .start(device, life, |capacity| {
                 // Whatever was said of it, was so before. What it says of its size comes later.
-                self.broken.store(false, Relaxed);
+                hardware.recovery().restarted();
                 shrunk = self.set_capacity(device, capacity);
             })
             .inspect_err(|_| {
@@ -111,7 +105,7 @@ impl Device {
     /// Requests get `error` from now on, maps are taken away, the device is reset if it runs,
     /// and is down for this reason.
     fn end_locked(&self, hardware: &Guard<'_, Hardware>, life: &mut Life, why: Why, error: Error) {
-        for queue in hardware.queues() {
+        for queue in hardware.request_queues() {
             queue.stop(error);
         }
         // Before the reset: after it a store would be lost without a word.
@@ -154,7 +148,7 @@ impl Device {
     }
 
     fn reset_locked(&self, hardware: &Guard<'_, Hardware>, life: &mut Life, reason: u64) -> Result {
-        for queue in hardware.queues() {
+        for queue in hardware.request_queues() {
             queue.freeze();
         }
         self.take_maps_away(hardware);
@@ -171,10 +165,10 @@ impl Device {
 
     /// Resets a device that has had a request for too long. Does nothing to one that is out
     /// of service. Sleeps.
-    pub(crate) fn recover(&self, hardware: &Guard<'_, Hardware>) {
+    pub(crate) fn reset_if_stuck(&self, hardware: &Guard<'_, Hardware>) {
         let mut life = hardware.life().lock();
         // It may have been reset meanwhile, or have answered.
-        let stuck = hardware.queues().any(|queue| queue.is_stuck(TICKS));
+        let stuck = hardware.request_queues().any(|queue| queue.is_stuck(TICKS));
         if !stuck || !matches!(*life, Life::Running) {
             return;
         }
@@ -229,14 +223,11 @@ impl Tick for Device {
             return;
         };
         let mut stuck = false;
-        for queue in hardware.queues() {
-            let (reaped, old) = queue.age(hardware.device(), TICKS);
-            Self::note(this, &hardware, queue, &reaped);
-            stuck |= old;
+        for queue in hardware.request_queues() {
+            stuck |= queue.age(TICKS);
         }
         if stuck {
-            this.stuck.store(true, Release);
-            Self::schedule_work(this, &hardware);
+            hardware.recovery().stuck();
         }
     }
 }

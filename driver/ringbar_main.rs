@@ -8,8 +8,11 @@
 //! | `virtio` | capabilities, registers, rings |
 //! | `queue` | slots, requests, queues |
 //! | `events` | the event queue |
+//! | `queues` | which queue is for whom |
+//! | `interrupts` | what a vector serves |
+//! | `recovery` | what becomes of faults |
 //! | `hardware` | the bound device: transport, queues, aperture |
-//! | `device` | the device as files and interrupts see it, with its end |
+//! | `device` | the device as files, interrupts and work items see it |
 //! | `lifecycle` | how the device is started, put to sleep, reset and removed |
 //! | `mappable` | how much of the device memory may be mapped |
 //! | `file` | what an open file does |
@@ -27,6 +30,7 @@ mod event_log;
 mod events;
 mod file;
 mod hardware;
+mod interrupts;
 #[path = "../device/spec/src/layout.rs"]
 #[allow(
     dead_code,
@@ -39,6 +43,8 @@ mod mappable;
 #[cfg(ringbar_misuse)]
 mod misuse;
 mod queue;
+mod queues;
+mod recovery;
 mod stats;
 mod supported;
 #[allow(

@@ -22,7 +22,10 @@ use crate::{
         Opcode,
         RequestHeader, //
     },
-    queue::polling::WaitStrategy,
+    queue::{
+        poll_policy::WaitStrategy,
+        state::QueueRef, //
+    },
     uapi::{
         self,
         Command as Wire,
@@ -103,25 +106,14 @@ fn submit<'call>(
     header: RequestHeader,
     uring: UringCommand<'call>,
 ) -> UringReturn<'call> {
-    let found =
-        hardware
-            .queues_from_here()
-            .find_map(|queue| match queue.try_acquire(hardware.device()) {
-                Err(error) if error == EAGAIN => None,
-                result => Some(result.map(|slot| (queue, slot))),
-            });
-    let (queue, slot) = match found {
-        Some(Ok(found)) => found,
-        Some(Err(error)) => return uring.done(Err(error)),
-        None => return uring.retry_blocking(),
+    let (queue, slot) = match hardware.find_queue(QueueRef::try_acquire) {
+        Ok(found) => found,
+        Err(error) if error == EAGAIN => return uring.retry_blocking(),
+        Err(error) => return uring.done(Err(error)),
     };
-    match queue.submit_one(slot.prepare_command(header).for_caller(), uring) {
+    match slot.prepare_command(header).for_caller().submit(uring) {
         Ok(answer) => {
-            if Device::in_batch(device) {
-                queue.defer_kick(WaitStrategy::Interrupt);
-            } else {
-                queue.notify(&hardware.transport, hardware.device());
-            }
+            Device::defer_kick(device, hardware, queue, WaitStrategy::Interrupt);
             answer
         }
         Err((error, uring)) => uring.done(Err(error)),
@@ -263,7 +255,7 @@ impl Command {
         signals: Signals,
     ) -> Result {
         if let Some(header) = self.single(hardware) {
-            *result = hardware.execute(hardware.device(), header, signals)?;
+            *result = hardware.execute(header, signals)?;
             return Ok(());
         }
         let mut done = 0;
@@ -280,7 +272,7 @@ impl Command {
             let header = self.header(self.offset + at, length, argument);
             // To begin again would copy what was already overwritten.
             let signals = if done > 0 { Signals::Fatal } else { signals };
-            let value = hardware.execute(hardware.device(), header, signals)?;
+            let value = hardware.execute(header, signals)?;
             match self.opcode {
                 Opcode::Crc32c => *result = value,
                 _ => *result += value,

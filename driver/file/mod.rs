@@ -5,6 +5,8 @@
 //! | module | what is in it |
 //! |---|---|
 //! | [`rw`] | `read` and `write` in all their forms |
+//! | [`split`] | those that take several requests |
+//! | [`call`] | what both need |
 //! | [`mmap`] | `mmap` |
 //! | [`ioctl`] | takes the arguments of `ioctl` from user space, puts the results there |
 //! | [`command`] | what the device does besides, for `ioctl` and io_uring |
@@ -14,10 +16,12 @@
 //! have to be fetched by a program that never does, and unbind waits for who is inside.
 
 mod block;
+mod call;
 mod command;
 mod ioctl;
 pub(crate) mod mmap;
 mod rw;
+mod split;
 
 use crate::{
     abstractions::{
@@ -88,7 +92,7 @@ impl FileOperations for Device {
     }
 
     fn poll_completions(this: ArcBorrow<'_, Self>) -> Result<bool> {
-        Self::poll(this)
+        this.poll()
     }
 
     fn pollers(&self) -> &Pollers {
@@ -112,8 +116,7 @@ impl FileOperations for Device {
     }
 
     fn fsync(&self) -> Result {
-        let hardware = self.hardware()?;
-        hardware.flush(hardware.device())
+        self.hardware()?.flush()
     }
 
     fn mmap<'a>(&self, map: NewMap<'a>) -> Result<Mapped<'a>> {

@@ -24,15 +24,13 @@
 use super::{
     completion::{
         CompletedRequest,
-        Reaped, //
+        Completion, //
     },
-    slot::{
-        Completion,
-        Slot, //
-    },
+    slot::Slot,
     state::{
         Entry,
         Queue,
+        QueueRef,
         State, //
     }, //
 };
@@ -41,55 +39,16 @@ use crate::{
     virtio::{
         reset::Quiesced,
         ring::{
-            descriptor_flag, //
-            EntryId,
-        },
-        transport::Transport, //
+            descriptor_flag,
+            EntryId, //
+        }, //
     }, //
 };
-use core::mem::replace;
-use kernel::{
-    device::Bound,
-    pci,
-    prelude::*, //
+use core::{
+    iter::once,
+    mem::replace, //
 };
-
-/// How many times longer than a request may take at all it may take as long as the device
-/// finishes others. Many slow ones wait for each other.
-const MAX_AGE: u8 = 4;
-
-/// Whether a device makes progress: for how long it has used nothing.
-pub(super) struct Progress {
-    /// Index up to which used entries were taken, as of [`Ring::taken`].
-    ///
-    /// [`Ring::taken`]: crate::virtio::ring::Ring::taken
-    taken: u16,
-    /// For so many calls of [`Queue::age`] it was that.
-    ticks: u8,
-}
-
-impl Progress {
-    /// For a ring of which nothing was taken.
-    pub(super) fn new() -> Self {
-        Self { taken: 0, ticks: 0 }
-    }
-
-    /// Counts a call of [`Queue::age`] at which used entries were taken up to `taken`.
-    fn count(&mut self, taken: u16) {
-        self.ticks = if taken == self.taken {
-            self.ticks.saturating_add(1)
-        } else {
-            0
-        };
-        self.taken = taken;
-    }
-
-    /// Whether the device is stuck, where the oldest request is in flight since `oldest`
-    /// calls.
-    fn is_stuck(&self, oldest: u8, limit: u8) -> bool {
-        oldest > limit && self.ticks >= limit || oldest > limit.saturating_mul(MAX_AGE)
-    }
-}
+use kernel::prelude::*;
 
 /// What becomes of the requests that a device did not finish before it was reset.
 #[derive(Clone, Copy, Debug)]
@@ -116,22 +75,11 @@ impl Slot {
     /// Whether the request has the same effect if it is executed twice. A copy has not,
     /// where its ranges overlap.
     fn may_repeat(&self) -> bool {
-        !matches!(self.opcode(), Opcode::Copy)
+        !matches!(self.buffers.opcode(), Opcode::Copy)
     }
 }
 
 impl State {
-    /// Makes a request available to the device, which sees it once it is published. A
-    /// device that is not there gets it when it is back.
-    pub(super) fn put_in_flight(&mut self, slot: KBox<Slot>) {
-        let entry = slot.entry();
-        if !self.detached {
-            self.ring
-                .push(entry, slot.table(), descriptor_flag::INDIRECT);
-        }
-        self.entries[entry] = Entry::InFlight(slot);
-    }
-
     fn is_stuck(&self, limit: u8) -> bool {
         let mut oldest = 0;
         for entry in self.ring.entries() {
@@ -148,7 +96,7 @@ impl State {
             if let Entry::InFlight(slot) = &mut self.entries[entry] {
                 slot.age = 0;
                 self.ring
-                    .push(entry, slot.table(), descriptor_flag::INDIRECT);
+                    .push(entry, slot.buffers.table(), descriptor_flag::INDIRECT);
             }
         }
         self.ring.publish();
@@ -173,16 +121,9 @@ impl Queue {
         self.state.lock().failed.is_some()
     }
 
-    /// Hands out no more slots until [`Self::thaw`]: who wants one waits.
+    /// Hands out no more slots until [`QueueRef::thaw`]: who wants one waits.
     pub(crate) fn freeze(&self) {
         self.state.lock().frozen = true;
-    }
-
-    /// Ends what the device has done, and returns whether that was all it had. Any
-    /// context, no lock held.
-    pub(crate) fn is_idle(&self, device: &pci::Device<Bound>) -> bool {
-        self.reap(device);
-        self.state.lock().ring.in_flight() == 0
     }
 
     /// Gives the device no more requests, and does not notify it any more: it is about
@@ -194,127 +135,7 @@ impl Queue {
         let _ = state.ring.wants_notification();
     }
 
-    /// Ends what the device had finished, and does with the rest as `unfinished` says.
-    /// Sleeps. To be called after [`Self::detach`].
-    pub(crate) fn reclaim(
-        &self,
-        device: &pci::Device<Bound>,
-        _quiesced: &Quiesced,
-        unfinished: Unfinished,
-    ) {
-        self.reap(device);
-        for entry in self.entries() {
-            let mut state = self.state.lock();
-            let Some(mut slot) = Self::take_entry(&mut state, entry) else {
-                continue;
-            };
-            match unfinished.error(&slot) {
-                None => state.entries[entry] = Entry::InFlight(slot),
-                Some(error) => {
-                    slot.fail(error);
-                    if slot.owner.takes_it_back() {
-                        Self::hand_back(&mut state, slot);
-                    } else {
-                        drop(state);
-                        self.end(device, slot);
-                    }
-                }
-            }
-        }
-    }
-
-    /// Ends all that is in flight with `error`, but leaves what it holds to a device that
-    /// may use it for ever: pages stay pinned, slots are lost. To be called after
-    /// [`Self::detach`]. Any context, no lock held.
-    pub(crate) fn abandon(&self, error: Error) {
-        for entry in self.entries() {
-            let mut state = self.state.lock();
-            let Some(mut slot) = Self::take_entry(&mut state, entry) else {
-                continue;
-            };
-            slot.fail(error);
-            let owner = replace(&mut slot.owner, Completion::Nobody);
-            if !owner.takes_it_back() {
-                drop(state);
-                let ended = CompletedRequest::new(owner, &slot);
-                KBox::into_inner(slot).leak();
-                ended.tell();
-                continue;
-            }
-            let waiter = matches!(owner, Completion::Waiting).then(|| slot.waiter().clone());
-            // Whoever is told gives up what was lent: by then it is the device's for ever.
-            KBox::into_inner(slot).leak();
-            state.entries[entry] = Entry::Lost(error);
-            if let Some(waiter) = waiter {
-                waiter.complete();
-            }
-        }
-    }
-
-    /// Sets the queue up in a device that was reset, empty. Requests are accepted again,
-    /// but stay here until [`Self::thaw`]. Sleeps.
-    ///
-    /// `EIO` where the device does not have the queue as it was.
-    pub(crate) fn restart(
-        &self,
-        transport: &Transport,
-        device: &pci::Device<Bound>,
-        quiesced: &Quiesced,
-    ) -> Result {
-        let areas = {
-            let mut state = self.state.lock();
-            state.ring.restart(quiesced);
-            if self.polled || state.busy_pollers > 0 {
-                state.ring.disable_interrupts();
-            }
-            state.failed = None;
-            state.frozen = true;
-            state.ring.areas()
-        };
-        transport.enable_queue_again(device, self.doorbell, &areas, self.vector)
-    }
-
-    /// Gives the device, which was started, all that is in flight, and hands slots out
-    /// again. Any context, no lock held.
-    pub(crate) fn thaw(&self, transport: &Transport, device: &pci::Device<Bound>) {
-        let mut state = self.state.lock();
-        if state.detached {
-            state.detached = false;
-            state.push_again();
-        }
-        state.frozen = false;
-        if state.waiting > 0 {
-            // Who takes a slot wakes the next, while there are more.
-            self.slot_freed.notify_one();
-        }
-        drop(state);
-        self.notify(transport, device);
-        self.pollers.notify();
-    }
-
-    /// Counts the age of what is in flight, and returns whether the device is stuck: something
-    /// has been in flight for more than `limit` calls, and in as many nothing at all was used;
-    /// or it has been so for [`MAX_AGE`] times as many, whatever else was used. Returns as
-    /// well what was seen of what the device has done, which is ended before. Any context,
-    /// no lock held.
-    pub(crate) fn age(&self, device: &pci::Device<Bound>, limit: u8) -> (Reaped, bool) {
-        let reaped = if self.state.lock().ring.has_used() {
-            self.reap(device)
-        } else {
-            Reaped::default()
-        };
-        let mut state = self.state.lock();
-        let taken = state.ring.taken();
-        state.progress.count(taken);
-        for entry in state.ring.entries() {
-            if let Entry::InFlight(slot) = &mut state.entries[entry] {
-                slot.age = slot.age.saturating_add(1);
-            }
-        }
-        (reaped, state.is_stuck(limit))
-    }
-
-    /// Whether the device is stuck, as of the last call of [`Self::age`]. Any context.
+    /// Whether the device is stuck, as of the last call of [`QueueRef::age`]. Any context.
     pub(crate) fn is_stuck(&self, limit: u8) -> bool {
         self.state.lock().is_stuck(limit)
     }
@@ -324,43 +145,118 @@ impl Queue {
     }
 }
 
-#[kernel::macros::kunit_tests(ringbar_lifecycle)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_device_that_does_nothing_is_stuck() {
-        let mut progress = Progress::new();
-        for age in 1..=8 {
-            progress.count(0);
-            assert!(!progress.is_stuck(age, 8));
-        }
-        progress.count(0);
-        assert!(progress.is_stuck(9, 8));
+impl QueueRef<'_> {
+    /// Ends what the device has done, and returns whether that was all it had. Any
+    /// context, no lock held.
+    pub(crate) fn is_idle(self) -> bool {
+        self.reap();
+        self.queue.state.lock().ring.in_flight() == 0
     }
 
-    #[test]
-    fn a_device_that_makes_progress_has_longer() {
-        let mut progress = Progress::new();
-        for age in 1..=32 {
-            progress.count(age.into());
-            assert!(!progress.is_stuck(age, 8));
+    /// Ends what the device had finished, and does with the rest as `unfinished` says.
+    /// Sleeps. To be called after [`Queue::detach`].
+    pub(crate) fn reclaim(self, _quiesced: &Quiesced, unfinished: Unfinished) {
+        self.reap();
+        for entry in self.entries() {
+            let mut state = self.queue.state.lock();
+            let Some(mut slot) = state.take_in_flight(entry) else {
+                continue;
+            };
+            match unfinished.error(&slot) {
+                None => state.entries[entry] = Entry::InFlight(slot),
+                Some(error) => {
+                    slot.buffers.fail(error);
+                    if slot.completion.is_sync() {
+                        state.put_done(slot);
+                    } else {
+                        drop(state);
+                        let completed = self.end(&mut slot);
+                        self.free(once(slot));
+                        completed.complete();
+                    }
+                }
+            }
         }
-        progress.count(33);
-        assert!(progress.is_stuck(33, 8));
     }
 
-    #[test]
-    fn a_device_that_stops_is_stuck_a_while_later() {
-        let mut progress = Progress::new();
-        progress.count(5);
-        for _ in 0..7 {
-            progress.count(5);
-            assert!(!progress.is_stuck(20, 8));
+    /// Ends all that is in flight with `error`, but leaves what it holds to a device that
+    /// may use it for ever: pages stay pinned, slots are lost. To be called after
+    /// [`Queue::detach`]. Any context, no lock held.
+    pub(crate) fn abandon(self, error: Error) {
+        for entry in self.entries() {
+            let mut state = self.queue.state.lock();
+            let Some(mut slot) = state.take_in_flight(entry) else {
+                continue;
+            };
+            slot.buffers.fail(error);
+            if slot.completion.is_sync() {
+                state.entries[entry] = Entry::Lost(error);
+                // Whoever is told gives up what was lent: by then it is the device's for ever.
+                KBox::into_inner(slot).leak_and_wake();
+                continue;
+            }
+            drop(state);
+            let completion = replace(&mut slot.completion, Completion::Nobody);
+            let completed = CompletedRequest::new(completion, &slot.buffers);
+            KBox::into_inner(slot).leak();
+            completed.complete();
         }
-        progress.count(5);
-        assert!(progress.is_stuck(20, 8));
-        // What was submitted after a pause is young all the same.
-        assert!(!progress.is_stuck(1, 8));
+    }
+
+    /// Sets the queue up in a device that was reset, empty. Requests are accepted again,
+    /// but stay here until [`Self::thaw`]. Sleeps.
+    ///
+    /// `EIO` where the device does not have the queue as it was.
+    pub(crate) fn restart(self, quiesced: &Quiesced) -> Result {
+        let areas = {
+            let mut state = self.queue.state.lock();
+            state.ring.restart(quiesced);
+            self.update_taken(&state.ring);
+            if self.polled || state.busy_pollers > 0 {
+                state.ring.disable_interrupts();
+            }
+            state.failed = None;
+            state.frozen = true;
+            state.ring.areas()
+        };
+        self.transport()
+            .enable_queue_again(self.device(), self.doorbell, &areas, self.vector)
+    }
+
+    /// Gives the device, which was started, all that is in flight, and hands slots out
+    /// again. Any context, no lock held.
+    pub(crate) fn thaw(self) {
+        let mut state = self.queue.state.lock();
+        if state.detached {
+            state.detached = false;
+            state.push_again();
+        }
+        state.frozen = false;
+        if state.waiting > 0 {
+            // Whoever takes a slot wakes the next, while there are more.
+            self.slot_freed.notify_one();
+        }
+        drop(state);
+        self.notify();
+        self.pollers.notify();
+    }
+
+    /// Counts the age of what is in flight, after it has ended what the device has done.
+    /// Returns whether the device is stuck: something has been in flight for more than `limit`
+    /// calls, and in as many nothing at all was used; or it has been so for
+    /// [`MAX_AGE`] times as many, whatever else was used. Any context, no lock held.
+    pub(crate) fn age(self, limit: u8) -> bool {
+        if self.has_used() {
+            self.reap();
+        }
+        let mut state = self.queue.state.lock();
+        let taken = state.ring.taken();
+        state.progress.count(taken);
+        for entry in state.ring.entries() {
+            if let Entry::InFlight(slot) = &mut state.entries[entry] {
+                slot.age = slot.age.saturating_add(1);
+            }
+        }
+        state.is_stuck(limit)
     }
 }

@@ -4,7 +4,7 @@
 //!
 //! ```text
 //!               prepare_command --> Command ----------+
-//! AcquiredSlot                                        |-- for_caller, for_owner --> Request
+//! AcquiredSlot                                        |-- for_caller, for_completion --> Request
 //!               prepare_transfer -> Transfer<Pages> --+
 //! ```
 //!
@@ -13,11 +13,9 @@
 //! it is: only a command may be left to itself after a time.
 
 use super::{
-    slot::{
-        Completion,
-        Slot, //
-    },
-    state::Queue, //
+    completion::Completion,
+    slot::Slot,
+    state::QueueRef, //
 };
 use crate::{
     abstractions::dma::segments::{
@@ -29,49 +27,49 @@ use crate::{
         RequestHeader, //
     }, //
 };
-use core::marker::PhantomData;
+use core::{
+    iter::once,
+    marker::PhantomData, //
+};
 use kernel::{
-    device::Bound,
-    pci,
     prelude::*,
     types::ScopeGuard, //
 };
 
-struct Held<'a> {
+struct Inner<'a> {
     slot: KBox<Slot>,
-    queue: &'a Queue,
-    device: &'a pci::Device<Bound>,
+    queue: QueueRef<'a>,
 }
 
-impl Held<'_> {
+impl Inner<'_> {
     /// The device never had it.
-    fn give_back(mut self) {
-        self.slot.give_up(self.device);
-        self.queue.free(self.slot);
+    fn give_up(mut self) {
+        self.slot.give_up(self.queue.device());
+        self.queue.free(once(self.slot));
     }
 }
 
-/// A slot in the hands of a submitter. Dropped without being submitted it lets
-/// go of what was prepared, and is free again. No lock of the queue may be held then.
-pub(crate) struct AcquiredSlot<'a>(ScopeGuard<Held<'a>, fn(Held<'a>)>);
+/// A slot while a submitter prepares it. Dropped without being submitted it gives back what
+/// was prepared, and is free again. No lock of the queue may be held then.
+pub(crate) struct AcquiredSlot<'a>(ScopeGuard<Inner<'a>, fn(Inner<'a>)>);
 
 impl<'a> AcquiredSlot<'a> {
-    pub(super) fn new(queue: &'a Queue, device: &'a pci::Device<Bound>, slot: KBox<Slot>) -> Self {
-        let held = Held {
-            slot,
-            queue,
-            device,
-        };
-        Self(ScopeGuard::new_with_data(held, Held::give_back))
+    pub(super) fn new(queue: QueueRef<'a>, slot: KBox<Slot>) -> Self {
+        Self(ScopeGuard::new_with_data(
+            Inner { slot, queue },
+            Inner::give_up,
+        ))
     }
 
-    /// As [`Slot::prepare_command`].
+    /// Makes it a request without data.
     pub(crate) fn prepare_command(mut self, header: RequestHeader) -> Command<'a> {
-        self.0.slot.prepare_command(header);
+        self.0.slot.buffers.prepare_command(header);
         Command(self)
     }
 
-    /// As [`Slot::prepare_transfer`]. On an error the slot comes back as well.
+    /// Makes it a transfer of the pages, which are mapped for the device. Any context.
+    ///
+    /// Errors as of [`Extracted::map`]. Then the pages come back, and the slot is free again.
     pub(crate) fn prepare_transfer<'s, O: Ownership>(
         mut self,
         opcode: Opcode,
@@ -79,9 +77,10 @@ impl<'a> AcquiredSlot<'a> {
         offset: u64,
         pages: Extracted<'s, O>,
     ) -> Result<Transfer<'a, O>, (Error, Extracted<'s, O>)> {
-        let device = self.0.device;
+        let device = self.0.queue.device();
         self.0
             .slot
+            .buffers
             .prepare_transfer(device, opcode, flags, offset, pages)?;
         Ok(Transfer {
             slot: self,
@@ -96,7 +95,7 @@ pub(crate) struct Command<'a>(AcquiredSlot<'a>);
 impl<'a> Command<'a> {
     /// The request, for a [`Caller`] to be submitted with.
     ///
-    /// [`Caller`]: super::caller::Caller
+    /// [`Caller`]: super::completion::Caller
     pub(crate) fn for_caller(self) -> Request<'a> {
         Request(self.0)
     }
@@ -110,18 +109,18 @@ pub(crate) struct Transfer<'a, O: Ownership> {
 
 impl<'a, O: Ownership> Transfer<'a, O> {
     /// The request, for a [`Caller`] to be submitted with; the same holds as for
-    /// [`Self::for_owner`].
+    /// [`Self::for_completion`].
     ///
-    /// [`Caller`]: super::caller::Caller
+    /// [`Caller`]: super::completion::Caller
     pub(crate) fn for_caller(self) -> Request<'a> {
         Request(self.slot)
     }
 
-    /// The request, for `owner`, whose completion comes after the end of the request: by
+    /// The request, for `completion`, which comes after the end of the request: by
     /// then even pages that are only lent were given back.
-    pub(crate) fn for_owner(self, owner: Completion) -> Request<'a> {
+    pub(crate) fn for_completion(self, completion: Completion) -> Request<'a> {
         let mut request = Request(self.slot);
-        request.set_owner(owner);
+        request.set_completion(completion);
         request
     }
 }
@@ -129,7 +128,13 @@ impl<'a, O: Ownership> Transfer<'a, O> {
 /// A request that is ready to be submitted.
 pub(crate) struct Request<'a>(AcquiredSlot<'a>);
 
-impl Request<'_> {
+impl<'a> Request<'a> {
+    /// The queue that its slot belongs to.
+    #[inline]
+    pub(super) fn queue(&self) -> QueueRef<'a> {
+        self.0 .0.queue
+    }
+
     pub(super) fn into_inner(self) -> KBox<Slot> {
         self.0 .0.dismiss().slot
     }
@@ -139,7 +144,7 @@ impl Request<'_> {
     }
 
     /// Sets who is told when the request has ended.
-    pub(super) fn set_owner(&mut self, owner: Completion) {
-        self.0 .0.slot.owner = owner;
+    pub(super) fn set_completion(&mut self, completion: Completion) {
+        self.0 .0.slot.completion = completion;
     }
 }

@@ -2,7 +2,7 @@
 
 //! A read or write call that takes several requests.
 
-use super::slot::Outcome;
+use super::buffers::Outcome;
 use crate::abstractions::{
     dma::segments::Ownership,
     fs::kiocb::QueuedKiocb,
@@ -28,7 +28,7 @@ struct State {
     kiocb: Option<QueuedKiocb>,
 }
 
-/// The call. Each of its requests holds a [`Part`] until its pages were given back, and the
+/// The call. Each of its requests holds a [`SplitPart`] until its pages were given back, and the
 /// submitter counts as one while it prepares requests: so the call ends last.
 #[pin_data]
 pub(crate) struct SplitTransfer {
@@ -113,14 +113,14 @@ impl SplitTransfer {
 
 /// The share that one request has in its call, which does not end before. Dropped without
 /// an outcome it counts as an I/O error.
-pub(crate) struct Part {
+pub(crate) struct SplitPart {
     operation: Arc<SplitTransfer>,
     /// Where in the call the request begins.
     start: usize,
     outcome: Outcome,
 }
 
-impl Part {
+impl SplitPart {
     /// The share of a request that begins `start` bytes into the call. Any context.
     pub(crate) fn new(operation: &Arc<SplitTransfer>, start: usize) -> Self {
         operation.state.lock().outstanding += 1;
@@ -140,7 +140,7 @@ impl Part {
     }
 }
 
-impl Drop for Part {
+impl Drop for SplitPart {
     fn drop(&mut self) {
         let mut state = self.operation.state.lock();
         if let Some(error) = self.outcome.error {
@@ -172,9 +172,9 @@ mod tests {
     #[test]
     fn dr11_a_call_ends_after_the_last_of_its_requests() -> Result {
         let operation = SplitTransfer::new()?;
-        let first = Part::new(&operation, 0);
+        let first = SplitPart::new(&operation, 0);
         // Prepared, but not submitted: the submitter fails before that.
-        let second = Part::new(&operation, 10);
+        let second = SplitPart::new(&operation, 10);
         operation.submitted(10, Some(EAGAIN));
         assert_eq!(outstanding(&operation), 2);
         first.done(whole(10));
@@ -188,7 +188,7 @@ mod tests {
     #[test]
     fn the_error_of_the_submitter_comes_before_that_of_what_it_gave_up() -> Result {
         let operation = SplitTransfer::new()?;
-        drop(Part::new(&operation, 0));
+        drop(SplitPart::new(&operation, 0));
         operation.submitted(0, Some(ENODEV));
         assert_eq!(result(&operation), Err(ENODEV));
         Ok(())
@@ -197,7 +197,7 @@ mod tests {
     #[test]
     fn a_request_that_nobody_ends_is_an_error() -> Result {
         let operation = SplitTransfer::new()?;
-        let parts = [Part::new(&operation, 0), Part::new(&operation, 5)];
+        let parts = [SplitPart::new(&operation, 0), SplitPart::new(&operation, 5)];
         operation.submitted(10, None);
         for part in parts {
             drop(part);
@@ -209,7 +209,7 @@ mod tests {
     #[test]
     fn the_failure_nearest_to_the_start_counts() -> Result {
         let operation = SplitTransfer::new()?;
-        let parts = [0, 10, 20].map(|start| Part::new(&operation, start));
+        let parts = [0, 10, 20].map(|start| SplitPart::new(&operation, start));
         operation.submitted(30, None);
         let outcomes = [
             whole(10),

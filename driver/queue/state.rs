@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A queue of requests: slots are handed out and given to the device here; how
-//! they come back is in [`super::completion`].
+//! A queue with its slots, and what its lock protects.
 //!
 //! # Locking
 //!
@@ -10,49 +9,26 @@
 //! may submit again.
 
 use super::{
-    caller::{
-        Caller,
-        Waiting, //
-    },
-    completion::Reaped,
-    lifecycle::Progress,
-    polling::{
-        Polled,
-        Polling, //
-        WaitStrategy,
-    },
-    request::{
-        AcquiredSlot,
-        Command,
-        Request,
-        Transfer, //
-    },
-    slot::{
-        Completion,
-        Slot, //
-    }, //
+    poll_policy::PollPolicy,
+    progress::Progress,
+    slot::Slot, //
 };
 use crate::{
     abstractions::{
-        dma::segments::{
-            CleanedPages,
-            Ownership, //
-        },
         fs::poll::Pollers,
         mm::shared_memory::SharedCoherent,
         module,
         task::{
-            wait::{
-                KernelCompletion, //
-                Signals,
-                WaitQueue,
-            },
+            wait::WaitQueue,
             work::WorkQueue, //
         }, //
     },
+    recovery::Recovery,
     stats::Stats,
     virtio::{
         ring::{
+            descriptor_flag,
+            used_index,
             EntryId,
             PerEntry,
             Ring, //
@@ -63,7 +39,10 @@ use crate::{
         }, //
     }, //
 };
-use core::mem::replace;
+use core::{
+    mem::replace,
+    ops::Deref, //
+};
 use kernel::{
     device::Bound,
     new_spinlock_irq,
@@ -72,24 +51,13 @@ use kernel::{
     sync::{
         atomic::{
             Atomic,
-            Full,
-            Relaxed,
-            Release, //
-        }, //
+            Relaxed, //
+        },
         Arc,
-        SpinLockIrq,
+        SpinLockIrq, //
     },
-    time::{
-        msecs_to_jiffies, //
-        Delta,
-        Jiffies,
-        Msecs,
-    }, //
+    time::Delta, //
 };
-
-/// How long to wait for room in the DMA layer before it is tried again: nobody tells when
-/// another device gives something back. As of `BLK_MQ_RESOURCE_DELAY` in `block/blk-mq.c`.
-const DMA_ROOM_MS: Msecs = 3;
 
 /// What a ring entry is up to.
 pub(super) enum Entry {
@@ -97,7 +65,7 @@ pub(super) enum Entry {
     Idle,
     /// The device has it.
     InFlight(KBox<Slot>),
-    /// The device is done, and the thread that waits for it takes it back.
+    /// The device is done, and the thread that waits for it takes the slot back.
     Done(KBox<Slot>),
     /// The device has it for ever, and the thread that waits for it gets the error.
     Lost(Error),
@@ -107,12 +75,12 @@ pub(super) struct State {
     pub(super) ring: Ring,
     pub(super) entries: PerEntry<Entry>,
     free: KVec<KBox<Slot>>,
-    /// Those who look at the used ring themselves, so that no interrupts are wanted.
+    /// Number of threads that busy-poll the used ring, so that no interrupts are wanted.
     pub(super) busy_pollers: usize,
-    /// Threads that wait for a slot.
+    /// Number of threads that wait for a slot.
     pub(super) waiting: usize,
-    /// Threads that wait for room in the DMA layer.
-    waiting_for_dma: usize,
+    /// Number of threads that wait for room in the DMA layer.
+    pub(super) waiting_for_dma: usize,
     /// Why no more requests are taken.
     pub(super) failed: Option<Error>,
     /// Whether no slots are handed out for now.
@@ -124,6 +92,37 @@ pub(super) struct State {
 }
 
 impl State {
+    /// Makes a request available to the device, which sees it once it is published. A
+    /// device that is not there gets it when it is back.
+    pub(super) fn put_in_flight(&mut self, slot: KBox<Slot>) {
+        let entry = slot.entry();
+        if !self.detached {
+            self.ring
+                .push(entry, slot.buffers.table(), descriptor_flag::INDIRECT);
+        }
+        self.entries[entry] = Entry::InFlight(slot);
+    }
+
+    /// The request that was in flight in `entry`.
+    pub(super) fn take_in_flight(&mut self, entry: EntryId) -> Option<KBox<Slot>> {
+        let place = &mut self.entries[entry];
+        match replace(place, Entry::Idle) {
+            Entry::InFlight(slot) => Some(slot),
+            other => {
+                *place = other;
+                None
+            }
+        }
+    }
+
+    /// Gives a request that has ended to the thread that waits for it, which has to take the
+    /// lock first.
+    pub(super) fn put_done(&mut self, slot: KBox<Slot>) {
+        slot.wake_waiter();
+        let entry = slot.entry();
+        self.entries[entry] = Entry::Done(slot);
+    }
+
     /// The slot of a request that has ended, and whose thread takes it back; or the error
     /// where the device keeps it for ever. `None` while it is in flight.
     pub(super) fn take_done(&mut self, entry: EntryId) -> Option<Result<KBox<Slot>>> {
@@ -137,36 +136,28 @@ impl State {
         }
     }
 
-    /// Leaves a request to itself, which `_left` is leave to do. Nobody is told of its end.
-    fn leave<Left>(&mut self, entry: EntryId, _left: &Left) {
-        if let Entry::InFlight(slot) = &mut self.entries[entry] {
-            slot.owner = Completion::Nobody;
-        }
-    }
-
     /// Whether there are slots that are neither free nor in flight: somebody prepares
     /// requests, or ends them.
-    pub(super) fn has_slots_in_hand(&self) -> bool {
+    pub(super) fn has_slots_outside_device(&self) -> bool {
         let in_flight = usize::from(self.ring.in_flight());
         self.free.len() + in_flight < self.entries.len()
     }
 
+    /// Number of slots that may be handed out now.
+    pub(super) fn free_slots(&self) -> usize {
+        if self.frozen {
+            0
+        } else {
+            self.free.len()
+        }
+    }
+
     /// A free slot that may be handed out now.
-    fn take_free(&mut self) -> Option<KBox<Slot>> {
+    pub(super) fn take_free(&mut self) -> Option<KBox<Slot>> {
         if self.frozen {
             return None;
         }
         self.free.pop()
-    }
-
-    /// Whether [`Self::take_free`] would find one.
-    fn has_free(&self) -> bool {
-        !self.frozen && !self.free.is_empty()
-    }
-
-    fn put_free(&mut self, slot: KBox<Slot>) {
-        // There is room for every slot of the ring.
-        let _ = self.free.push_within_capacity(slot);
     }
 }
 
@@ -177,19 +168,17 @@ pub(crate) struct Queue {
     size: u16,
     pub(super) vector: u16,
     pub(super) doorbell: Doorbell,
+    /// Whether callers busy-poll for completions, and no interrupts are wanted.
     pub(super) polled: bool,
-    pub(super) polling: Polling,
+    pub(super) policy: PollPolicy,
     stats: Arc<Stats>,
+    pub(super) recovery: Arc<Recovery>,
     pub(super) pollers: Arc<Pollers>,
     /// For what may take as long as others like, so that the device's end must not wait for it.
     pub(super) work: Arc<WorkQueue>,
     used_ring: Arc<SharedCoherent<u32>>,
-    /// Whether a notification was put off to the end of a batch.
-    held: Atomic<bool>,
-    /// Whether it is one of [`WaitStrategy::Interrupt`].
-    held_only: Atomic<bool>,
-    /// How many bytes the other requests move for which it was put off.
-    held_bytes: Atomic<usize>,
+    /// Copy of [`Ring::taken`], to be read without the lock.
+    taken: Atomic<u32>,
     #[pin]
     pub(super) state: SpinLockIrq<State>,
     #[pin]
@@ -208,8 +197,10 @@ pub(crate) struct Config {
     pub(crate) event_idx: bool,
     /// Interrupt vector.
     pub(crate) vector: u16,
-    /// Whether completions are looked for, and no interrupts are wanted.
+    /// Whether callers busy-poll for completions, and no interrupts are wanted.
     pub(crate) polled: bool,
+    /// Busy-poll time of a request without data; `None` where submitters do not poll.
+    pub(crate) poll_limit: Option<Delta>,
     /// Whether its requests have data.
     pub(crate) with_data: bool,
 }
@@ -223,6 +214,7 @@ impl Queue {
         device: &pci::Device<Bound>,
         config: &Config,
         stats: Arc<Stats>,
+        recovery: Arc<Recovery>,
         pollers: Arc<Pollers>,
     ) -> Result<Arc<Self>> {
         let max = transport.queue_max_size(device, config.index)?;
@@ -264,14 +256,13 @@ impl Queue {
                 vector: config.vector,
                 doorbell,
                 polled: config.polled,
-                polling: Polling::new(),
+                policy: PollPolicy::new(config.poll_limit),
                 stats,
+                recovery,
                 pollers,
                 work: module::work_queue()?,
                 used_ring: ring.used_ring().clone(),
-                held: Atomic::new(false),
-                held_only: Atomic::new(false),
-                held_bytes: Atomic::new(0),
+                taken: Atomic::new(0),
                 state <- new_spinlock_irq!(State {
                     ring,
                     entries,
@@ -302,384 +293,107 @@ impl Queue {
     }
 
     /// Index of the queue in the device.
+    #[inline]
     pub(crate) fn index(&self) -> u16 {
         self.index
     }
 
-    /// Takes a slot if one is free and nobody waits for one. Any context.
-    ///
-    /// `EAGAIN` otherwise; the error of [`Self::stop`] after that.
-    pub(crate) fn try_acquire<'a>(
-        &'a self,
-        device: &'a pci::Device<Bound>,
-    ) -> Result<AcquiredSlot<'a>> {
+    /// Copies how far used entries were taken, for [`Self::has_used`]. To be called under the
+    /// lock, after each change of that.
+    #[inline]
+    pub(super) fn update_taken(&self, ring: &Ring) {
+        self.taken.store(ring.taken().into(), Relaxed);
+    }
+
+    /// Whether the device may have used entries that were not taken. Without the lock, so only
+    /// a hint where others take entries at the same time: then they see to those. Any context.
+    #[inline]
+    pub(super) fn has_used(&self) -> bool {
+        u32::from(self.used_index()) != self.taken.load(Relaxed)
+    }
+
+    /// Index that the device has used entries up to, without the lock. Any context.
+    #[inline]
+    pub(super) fn used_index(&self) -> u16 {
+        used_index(&self.used_ring)
+    }
+
+    /// Frees slots of requests that have ended, and wakes who waits for that. Any context, no
+    /// lock held.
+    pub(super) fn free(&self, slots: impl Iterator<Item = KBox<Slot>>) {
         let mut state = self.state.lock();
-        if let Some(error) = state.failed {
-            return Err(error);
+        let was_empty = state.free.is_empty();
+        for slot in slots {
+            // There is room for every slot of the ring.
+            let _ = state.free.push_within_capacity(slot);
         }
-        if state.waiting > 0 {
-            return Err(EAGAIN);
-        }
-        let slot = state.take_free().ok_or(EAGAIN)?;
-        Ok(self.acquired(device, slot))
-    }
-
-    /// Takes up to `count` slots, if nobody waits for one; exactly as many if `all`. May
-    /// sleep for memory, but not for a slot.
-    ///
-    /// `EAGAIN` where that are too few; the error of [`Self::stop`] after that.
-    pub(crate) fn try_acquire_several<'a>(
-        &'a self,
-        device: &'a pci::Device<Bound>,
-        count: usize,
-        all: bool,
-    ) -> Result<KVec<AcquiredSlot<'a>>> {
-        let mut slots = KVec::with_capacity(count, GFP_KERNEL)?;
-        let mut state = self.state.lock();
-        if let Some(error) = state.failed {
-            return Err(error);
-        }
-        let free = if state.frozen {
-            0
-        } else {
-            state.free.len().min(count)
-        };
-        if state.waiting > 0 || free == 0 || all && free < count {
-            return Err(EAGAIN);
-        }
-        for _ in 0..free {
-            if let Some(slot) = state.free.pop() {
-                // There is room for all of them.
-                let _ = slots.push_within_capacity(self.acquired(device, slot));
-            }
-        }
-        Ok(slots)
-    }
-
-    /// Takes a slot, after all who came before. Sleeps. On a polled queue
-    /// [`Self::acquire_polled`] is the one.
-    ///
-    /// `ERESTARTSYS` or `EINTR` after one of these `signals`, the error of [`Self::stop`]
-    /// after that.
-    pub(crate) fn acquire<'a>(
-        &'a self,
-        device: &'a pci::Device<Bound>,
-        signals: Signals,
-    ) -> Result<AcquiredSlot<'a>> {
-        self.acquire_polled(device, signals, |_| {})
-    }
-
-    /// As [`Self::acquire`], and ends what the device has done where nobody else may do so:
-    /// those who have submitted polled requests need not come back for them. `note` is told
-    /// what was seen. While somebody waits, the queue has interrupts.
-    pub(crate) fn acquire_polled<'a>(
-        &'a self,
-        device: &'a pci::Device<Bound>,
-        signals: Signals,
-        note: impl Fn(&Reaped),
-    ) -> Result<AcquiredSlot<'a>> {
-        match self.try_acquire(device) {
-            Err(error) if error == EAGAIN => {}
-            result => return result,
-        }
-        let mut state = self.state.lock();
-        state.waiting += 1;
-        // Whoever is woken takes a slot before anybody else can: newcomers see `waiting`, and the
-        // wait queue wakes in order.
-        let slot = loop {
-            if let Some(error) = state.failed {
-                break Err(error);
-            }
-            // Only the first waiter may look before it has been woken.
-            if state.waiting == 1 {
-                if let Some(slot) = state.take_free() {
-                    break Ok(slot);
-                }
-            }
-            if self.polled && state.ring.enable_interrupts() {
-                // No interrupt may come for what is there already.
-                drop(state);
-                note(&self.reap(device));
-                state = self.state.lock();
-                if state.failed.is_none() {
-                    if let Some(slot) = state.take_free() {
-                        break Ok(slot);
-                    }
-                }
-                continue;
-            }
-            let waited = self.slot_freed.wait(signals, None, || drop(state));
-            state = self.state.lock();
-            if let Err(error) = waited {
-                break Err(error);
-            }
-            if let Some(slot) = state.take_free() {
-                break Ok(slot);
-            }
-        };
-        state.waiting -= 1;
-        let more = state.has_free();
-        if state.waiting > 0 && more {
-            // The wake-up may have come to one who leaves without a slot.
-            self.slot_freed.notify_one();
-        }
-        let room = state.waiting == 0 && more;
-        drop(state);
-        if room {
-            self.pollers.notify();
-        }
-        slot.map(|slot| self.acquired(device, slot))
-    }
-
-    /// Waits until the DMA layer may have room again for what it had none for: a request
-    /// has ended, or some time has passed. Sleeps. Whoever waits must hold nothing that is
-    /// mapped. Errors as of [`Self::acquire`].
-    pub(crate) fn wait_for_dma_room(&self, signals: Signals) -> Result {
-        let mut state = self.state.lock();
-        if let Some(error) = state.failed {
-            return Err(error);
-        }
-        state.waiting_for_dma += 1;
-        let timeout = msecs_to_jiffies(DMA_ROOM_MS);
-        let waited = self.dma_freed.wait(signals, Some(timeout), || drop(state));
-        state = self.state.lock();
-        state.waiting_for_dma -= 1;
-        match state.failed {
-            Some(error) => Err(error),
-            None => waited,
-        }
-    }
-
-    fn acquired<'a>(
-        &'a self,
-        device: &'a pci::Device<Bound>,
-        slot: KBox<Slot>,
-    ) -> AcquiredSlot<'a> {
-        AcquiredSlot::new(self, device, slot)
-    }
-
-    pub(super) fn free(&self, slot: KBox<Slot>) {
-        let mut state = self.state.lock();
-        let was_full = state.free.is_empty();
-        state.put_free(slot);
         if state.waiting_for_dma > 0 {
             self.dma_freed.notify_all();
         }
         if state.waiting > 0 {
+            // Whoever takes a slot wakes the next, while there are more.
             self.slot_freed.notify_one();
-        } else if was_full {
+        } else if was_empty {
             drop(state);
             self.pollers.notify();
         }
     }
 
-    /// Whether [`Self::try_acquire`] would find a slot; the error of [`Self::stop`]
-    /// after that. Any context.
-    pub(crate) fn has_room(&self) -> Result<bool> {
-        let state = self.state.lock();
-        match state.failed {
-            Some(error) => Err(error),
-            None => Ok(state.waiting == 0 && state.has_free()),
-        }
-    }
-
-    /// Gives the requests to the device; [`Self::notify`] has to follow. Any context.
-    ///
-    /// On an error all requests stay with the caller.
-    pub(crate) fn submit(&self, requests: &mut KVec<Request<'_>>) -> Result {
-        let mut state = self.state.lock();
-        if let Some(error) = state.failed {
-            return Err(error);
-        }
-        let count = requests.len() as u64;
-        let mut segments = 0;
-        for request in requests.drain_all() {
-            let slot = request.into_inner();
-            segments += slot.segments() as u64;
-            state.put_in_flight(slot);
-        }
-        state.ring.publish();
-        drop(state);
-        self.count(count, segments);
-        Ok(())
-    }
-
     /// Counts requests that the device was given, and their segments.
+    #[inline]
     pub(super) fn count(&self, requests: u64, segments: u64) {
         self.stats.requests(requests, segments);
     }
+}
 
-    /// Notifies the device of what was submitted, if it wants to know. Any context.
-    pub(crate) fn notify(&self, transport: &Transport, device: &pci::Device<Bound>) {
-        let wanted = self.state.lock().ring.wants_notification();
-        if wanted {
-            self.ring_doorbell(transport, device);
-        }
-    }
+/// A queue of a device that is bound, with what it takes to notify the device.
+#[derive(Clone, Copy)]
+pub(crate) struct QueueRef<'a> {
+    pub(super) queue: &'a Queue,
+    transport: &'a Transport,
+    device: &'a pci::Device<Bound>,
+}
 
-    pub(super) fn ring_doorbell(&self, transport: &Transport, device: &pci::Device<Bound>) {
-        self.stats.doorbell();
-        // The address was checked when the queue was enabled, so this does not fail.
-        let _ = transport.ring(device, self.doorbell);
-    }
-
-    /// Puts the notification off until somebody asks [`Self::take_deferred_kick`].
-    pub(crate) fn defer_kick(&self, effort: WaitStrategy) {
-        match effort {
-            WaitStrategy::Interrupt => self.held_only.store(true, Relaxed),
-            WaitStrategy::BusyPoll(bytes) => self.held_bytes.add(bytes, Relaxed),
-        }
-        self.held.store(true, Release);
-    }
-
-    /// Whether the notification was put off, and it is now for the caller to do.
-    ///
-    /// A flag is enough: whoever puts a notification off has a call of this function
-    /// ahead, so at the latest the last of them finds everything submitted.
-    pub(crate) fn take_deferred_kick(&self) -> Option<WaitStrategy> {
-        if !self.held.xchg(false, Full) {
-            return None;
-        }
-        let bytes = self.held_bytes.xchg(0, Relaxed);
-        Some(match self.held_only.xchg(false, Relaxed) {
-            true => WaitStrategy::Interrupt,
-            false => WaitStrategy::BusyPoll(bytes),
-        })
-    }
-
-    /// As [`Self::submit`], for one request, of which `caller` becomes the owner. On an
-    /// error the caller comes back, and the request was given up.
-    pub(crate) fn submit_one<C: Caller>(
-        &self,
-        request: Request<'_>,
-        caller: C,
-    ) -> Result<C::IoReturn, (Error, C)> {
-        let mut state = self.state.lock();
-        let answer = self.submit_locked(&mut state, request, caller);
-        // Not under the lock: the request goes back to it.
-        drop(state);
-        answer.map_err(|(error, _request, caller)| (error, caller))
-    }
-
-    /// Puts one request in flight and publishes it. On an error all comes back.
-    #[inline(always)]
-    pub(super) fn submit_locked<'a, C: Caller>(
-        &self,
-        state: &mut State,
-        request: Request<'a>,
-        caller: C,
-    ) -> Result<C::IoReturn, (Error, Request<'a>, C)> {
-        if let Some(error) = state.failed {
-            return Err((error, request, caller));
-        }
-        let mut slot = request.into_inner();
-        let (owner, answer) = caller.queue();
-        slot.owner = owner;
-        self.count(1, slot.segments() as u64);
-        state.put_in_flight(slot);
-        state.ring.publish();
-        Ok(answer)
-    }
-
-    /// Gives a request to the device and returns its slot when it has ended: looks for
-    /// that for `limit`, and tells `note` what was seen, then waits. Sleeps.
-    ///
-    /// `wait` returns early where the request can be left to itself: then it goes on, and
-    /// lets go of its pages by itself. Its error is the result, and only that makes it
-    /// possible to leave.
-    fn execute<'a, Left: Into<Error>>(
-        &'a self,
-        transport: &Transport,
+impl<'a> QueueRef<'a> {
+    /// `queue` of `device`, whose registers are those of `transport`.
+    #[inline]
+    pub(crate) fn new(
+        queue: &'a Queue,
+        transport: &'a Transport,
         device: &'a pci::Device<Bound>,
-        request: Request<'a>,
-        limit: Option<Delta>,
-        note: impl FnOnce(&Reaped),
-        wait: impl Fn(&KernelCompletion) -> Result<(), Left>,
-    ) -> Result<KBox<Slot>> {
-        let entry = request.slot().entry();
-        let waiter = request.slot().waiter().clone();
-        // A killed predecessor may have left a wake-up behind.
-        waiter.reinit();
-        let ended = match limit {
-            Some(limit) => {
-                let (seen, polled) = self
-                    .submit_and_poll(transport, device, request, limit, Waiting)
-                    .map_err(|(error, Waiting)| error)?;
-                note(&seen);
-                match polled {
-                    Polled::Completed(slot, Waiting) => Some(slot),
-                    Polled::Queued(()) => None,
-                }
-            }
-            None => {
-                self.submit_one(request, Waiting)
-                    .map_err(|(error, Waiting)| error)?;
-                self.notify(transport, device);
-                None
-            }
-        };
-        if let Some(slot) = ended {
-            return Ok(slot);
-        }
-        loop {
-            let waited = wait(&waiter);
-            let mut state = self.state.lock();
-            if let Some(ended) = state.take_done(entry) {
-                return ended;
-            }
-            if let Err(left) = waited {
-                state.leave(entry, &left);
-                return Err(left.into());
-            }
-        }
-    }
-
-    /// Executes a transfer and waits for its end. Sleeps. Errors as of the transfer;
-    /// `EINTR` when killed in the meantime, if the request owns its pages.
-    ///
-    /// Returns pages as well that are to be dropped once the caller has left the device.
-    pub(crate) fn execute_transfer<'a, O: Ownership>(
-        &'a self,
-        transport: &Transport,
-        device: &'a pci::Device<Bound>,
-        request: Transfer<'a, O>,
-        limit: Option<Delta>,
-        note: impl FnOnce(&Reaped),
-    ) -> (Result<usize>, Option<CleanedPages>) {
-        match self.execute(
+    ) -> Self {
+        Self {
+            queue,
             transport,
             device,
-            request.for_caller(),
-            limit,
-            note,
-            O::wait,
-        ) {
-            Ok(slot) => {
-                let outcome = slot.transfer_outcome();
-                (outcome.into_result(), self.release(device, slot))
-            }
-            Err(error) => (Err(error), None),
         }
     }
 
-    /// Executes a command and waits for its end, at most `timeout` if there is one.
-    /// Sleeps. Returns the value of the command.
-    pub(crate) fn execute_command<'a>(
-        &'a self,
-        transport: &Transport,
-        device: &'a pci::Device<Bound>,
-        command: Command<'a>,
-        timeout: Option<Jiffies>,
-    ) -> Result<u64> {
-        let wait = |waiter: &KernelCompletion| match timeout {
-            Some(timeout) => waiter.wait_timeout(timeout),
-            None => waiter.wait_killable(),
-        };
-        let request = command.for_caller();
-        let slot = self.execute(transport, device, request, None, |_| {}, wait)?;
-        let outcome = slot.command_outcome();
-        // It has no pages.
-        drop(self.release(device, slot));
-        outcome
+    /// The device.
+    #[inline]
+    pub(super) fn device(self) -> &'a pci::Device<Bound> {
+        self.device
+    }
+
+    /// The device's registers.
+    pub(super) fn transport(self) -> &'a Transport {
+        self.transport
+    }
+
+    /// Rings the doorbell. Any context.
+    #[inline]
+    pub(super) fn ring_doorbell(self) {
+        self.stats.doorbell();
+        // The address was checked when the queue was enabled, so this does not fail.
+        let _ = self.transport.ring(self.device, self.doorbell);
+    }
+}
+
+impl Deref for QueueRef<'_> {
+    type Target = Queue;
+
+    #[inline]
+    fn deref(&self) -> &Queue {
+        self.queue
     }
 }

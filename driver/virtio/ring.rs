@@ -316,6 +316,13 @@ impl Ring {
         self.last_used
     }
 
+    /// Whether all was taken that had been pushed when [`Self::pushed`] was `target`.
+    #[inline]
+    pub(crate) fn has_taken(&self, target: u16) -> bool {
+        // At most the size of the ring apart, which is less than half the numbers.
+        target.wrapping_sub(self.last_used) as i16 <= 0
+    }
+
     /// How many entries were pushed and not taken yet.
     #[inline]
     pub(crate) fn in_flight(&self) -> u16 {

@@ -207,10 +207,10 @@ impl<'call> Kiocb<'call> {
 pub(crate) struct AsyncKiocb<'call>(Kiocb<'call>);
 
 impl<'call> AsyncKiocb<'call> {
-    /// Whether the operation may be one of a batch, as of [`defer`], which has to be asked
-    /// then.
+    /// Whether the operation may be one of a batch, as of [`defer_kick`], which has to be
+    /// asked then.
     ///
-    /// [`defer`]: crate::abstractions::fs::plug::defer
+    /// [`defer_kick`]: crate::abstractions::fs::plug::defer_kick
     #[inline]
     pub(crate) fn may_be_batched(&self) -> bool {
         self.0.batched
