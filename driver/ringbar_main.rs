@@ -73,11 +73,11 @@ module! {
     params: {
         poll_us: u32 {
             default: 100,
-            description: "Microseconds for which a submitter looks for the end of its requests before it relies on the interrupt, and as long again for each 128 KiB of data; those of more than 1 MiB are not looked for (0: not at all, at most 1000)",
+            description: "Busy-poll time per request in microseconds before waiting for the interrupt, added once more per 128 KiB of data; requests above 1 MiB never poll. At most 1000; 0 disables busy-polling",
         },
         timeout_s: u32 {
             default: 120,
-            description: "Seconds that a request may take before the device is reset and the request ends with EIO; four times as long while other requests of its queue end (0: for ever)",
+            description: "Time in seconds that a request may be in flight before the driver resets the device and the request ends with EIO; four times as long while other requests of its queue complete. 0 disables the timeout",
         },
     },
 }

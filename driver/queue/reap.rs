@@ -84,8 +84,8 @@ pub(crate) enum Fault {
 
 /// Who reaps, and so what follows when all was taken.
 pub(super) enum Reaper<'a> {
-    /// Somebody who comes by.
-    Passer,
+    /// Anyone else.
+    Anyone,
     /// The interrupt handler.
     Interrupt,
     /// A submitter that busy-polls for the end of its requests.
@@ -156,7 +156,7 @@ impl QueueRef<'_> {
     /// interrupt comes for the next, unless somebody busy-polls for it. Returns whether there
     /// was any. Any context, no lock held.
     pub(crate) fn reap(self) -> bool {
-        self.reap_within(&mut Budget::unlimited(), Reaper::Passer)
+        self.reap_within(&mut Budget::unlimited(), Reaper::Anyone)
             .any
     }
 
@@ -195,7 +195,7 @@ impl QueueRef<'_> {
             }
             if matches!(reaper, Reaper::Interrupt) {
                 // It counts once.
-                reaper = Reaper::Passer;
+                reaper = Reaper::Anyone;
             }
         }
     }
