@@ -177,7 +177,7 @@ impl Device {
         };
         match plug::defer_kick(this, kick) {
             Deferral::Deferred => {}
-            // The task has moved to another CPU.
+            // The task has moved to another CPU, or its queue was full.
             Deferral::Replaced(before) => hardware.kick(before.queue, WaitStrategy::Interrupt),
             Deferral::NoBatch => queue.kick(strategy),
         }

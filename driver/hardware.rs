@@ -105,7 +105,7 @@ const WANTED: u64 = feature::EVENT_IDX | feature::ACCESS_PLATFORM;
 const VECTOR: u16 = 0;
 
 /// The longest that module parameter `poll_us` can ask for, which is for requests without
-/// data: a task that looks for the end of its requests uses up a CPU meanwhile.
+/// data: a task that busy-polls uses up a CPU meanwhile.
 const MAX_POLL_US: u32 = 1000;
 
 /// Module parameter `poll_us`.

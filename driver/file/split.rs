@@ -163,15 +163,15 @@ impl Call {
             }
         };
         let kiocb = Self::attach(&transfer, kiocb);
-        let mut batches = SplitSubmitter {
+        let mut submitter = SplitSubmitter {
             call: *self,
             device,
             transfer: &transfer,
             submitted: 0,
         };
         // Whatever is left of the pages was given back when this returns.
-        let error = batches.submit(pages, first).err();
-        transfer.submitted(batches.submitted, error);
+        let error = submitter.submit(pages, first).err();
+        transfer.submitted(submitter.submitted, error);
         Self::end::<O>(&transfer, kiocb)
     }
 

@@ -115,7 +115,14 @@ impl Request<'_> {
         }
         let more = queue.poll_until(limit, &mut poller, &guard);
         let ended = match poller.ended.take() {
-            Some(ended) => ended,
+            Some(ended) => {
+                drop(guard);
+                if more {
+                    // No interrupt comes for it.
+                    queue.reap();
+                }
+                ended
+            }
             None => {
                 let mut state = queue.queue.state.lock();
                 if more | state.end_polling(&mut poller) {

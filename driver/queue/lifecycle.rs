@@ -212,7 +212,8 @@ impl QueueRef<'_> {
             let mut state = self.queue.state.lock();
             state.ring.restart(quiesced);
             self.update_taken(&state.ring);
-            if self.polled || state.busy_pollers > 0 {
+            // As when all was taken.
+            if self.polled && state.waiting == 0 || state.busy_pollers > 0 {
                 state.ring.disable_interrupts();
             }
             state.failed = None;
@@ -245,6 +246,8 @@ impl QueueRef<'_> {
     /// Returns whether the device is stuck: something has been in flight for more than `limit`
     /// calls, and in as many nothing at all was used; or it has been so for
     /// [`MAX_AGE`] times as many, whatever else was used. Any context, no lock held.
+    ///
+    /// [`MAX_AGE`]: super::progress::MAX_AGE
     pub(crate) fn age(self, limit: u8) -> bool {
         if self.has_used() {
             self.reap();

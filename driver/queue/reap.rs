@@ -100,7 +100,7 @@ pub(super) struct Poller {
     entry: Option<EntryId>,
     /// Whether it still counts as one of [`State::busy_pollers`].
     pub(super) is_polling: bool,
-    /// The slot of its request, once that has ended and it polls no more.
+    /// The slot of its request, if that has ended when it stopped.
     pub(super) ended: Option<Result<KBox<Slot>>>,
 }
 
@@ -130,12 +130,15 @@ impl State {
         self.busy_pollers == 0 && self.ring.enable_interrupts()
     }
 
-    /// Has a poller stop whose requests have all ended. Interrupts are left to the caller.
+    /// Has a poller stop, once, when its requests have all ended, and gives it its own. Interrupts
+    /// are left to the caller.
     #[inline]
     fn stop_poller(&mut self, poller: &mut Poller) {
         if poller.is_polling && self.ring.has_taken(poller.target) {
             poller.is_polling = false;
             self.busy_pollers -= 1;
+            // Not there where requests that were pushed later have ended before it.
+            poller.ended = poller.entry.and_then(|entry| self.take_done(entry));
         }
     }
 }
@@ -181,8 +184,8 @@ impl QueueRef<'_> {
             }
             // All slots were taken out, and to drop it is a look at each place.
             forget(slots);
+            seen.broken |= taken.broken;
             if let Some(fault) = taken.fault {
-                seen.broken = true;
                 self.recovery
                     .queue_broken(self.device(), self.index(), fault);
             }
@@ -224,6 +227,7 @@ impl QueueRef<'_> {
                 Ok(Some(used)) => {
                     taken.any = true;
                     let Some(mut slot) = state.take_in_flight(used.entry) else {
+                        taken.broken = true;
                         taken.fault = state.fail(Fault::NotInFlight(used.entry.number()));
                         break;
                     };
@@ -249,14 +253,10 @@ impl QueueRef<'_> {
                     }
                 }
                 Err(fault) => {
+                    taken.broken = true;
                     taken.fault = state.fail(Fault::Ring(fault));
                     break;
                 }
-            }
-        }
-        if let Reaper::Poller(poller) = reaper {
-            if let (false, Some(entry)) = (poller.is_polling, poller.entry) {
-                poller.ended = state.take_done(entry);
             }
         }
         self.update_taken(&state.ring);
@@ -309,22 +309,25 @@ struct Taken {
     slots: usize,
     /// Whether there may be more.
     more: bool,
-    /// How the device has just broken the queue.
+    /// Whether the device has broken the queue.
+    broken: bool,
+    /// How the device has just broken the queue, where that is to be reported.
     fault: Option<Fault>,
 }
 
 impl State {
-    /// Takes no more requests, because of `fault`. Returns that, unless it was so before.
+    /// Takes no more requests, because of `fault`. Returns that to be reported, unless the queue
+    /// takes none already or its device is being reset.
     fn fail(&mut self, fault: Fault) -> Option<Fault> {
         if self.failed.is_some() {
             return None;
         }
         self.failed = Some(EIO);
-        Some(fault)
+        (!self.detached).then_some(fault)
     }
 }
 
-#[kernel::macros::kunit_tests(ringbar_completion)]
+#[kernel::macros::kunit_tests(ringbar_reap)]
 mod tests {
     use super::*;
 

@@ -114,7 +114,7 @@ impl SplitTransfer {
 /// The share that one request has in its call, which does not end before. Dropped without
 /// an outcome it counts as an I/O error.
 pub(crate) struct SplitPart {
-    operation: Arc<SplitTransfer>,
+    transfer: Arc<SplitTransfer>,
     /// Where in the call the request begins.
     start: usize,
     outcome: Outcome,
@@ -122,10 +122,10 @@ pub(crate) struct SplitPart {
 
 impl SplitPart {
     /// The share of a request that begins `start` bytes into the call. Any context.
-    pub(crate) fn new(operation: &Arc<SplitTransfer>, start: usize) -> Self {
-        operation.state.lock().outstanding += 1;
+    pub(crate) fn new(transfer: &Arc<SplitTransfer>, start: usize) -> Self {
+        transfer.state.lock().outstanding += 1;
         Self {
-            operation: operation.clone(),
+            transfer: transfer.clone(),
             start,
             outcome: Outcome {
                 bytes: 0,
@@ -142,27 +142,27 @@ impl SplitPart {
 
 impl Drop for SplitPart {
     fn drop(&mut self) {
-        let mut state = self.operation.state.lock();
+        let mut state = self.transfer.state.lock();
         if let Some(error) = self.outcome.error {
             let at = self.start + self.outcome.bytes;
             if state.failure.is_none_or(|(known, _)| at < known) {
                 state.failure = Some((at, error));
             }
         }
-        self.operation.leave(state);
+        self.transfer.leave(state);
     }
 }
 
-#[kernel::macros::kunit_tests(ringbar_operation)]
+#[kernel::macros::kunit_tests(ringbar_split)]
 mod tests {
     use super::*;
 
-    fn outstanding(operation: &SplitTransfer) -> usize {
-        operation.state.lock().outstanding
+    fn outstanding(transfer: &SplitTransfer) -> usize {
+        transfer.state.lock().outstanding
     }
 
-    fn result(operation: &SplitTransfer) -> Result<usize> {
-        SplitTransfer::outcome(&operation.state.lock()).into_result()
+    fn result(transfer: &SplitTransfer) -> Result<usize> {
+        SplitTransfer::outcome(&transfer.state.lock()).into_result()
     }
 
     fn whole(bytes: usize) -> Outcome {
@@ -171,46 +171,46 @@ mod tests {
 
     #[test]
     fn dr11_a_call_ends_after_the_last_of_its_requests() -> Result {
-        let operation = SplitTransfer::new()?;
-        let first = SplitPart::new(&operation, 0);
+        let transfer = SplitTransfer::new()?;
+        let first = SplitPart::new(&transfer, 0);
         // Prepared, but not submitted: the submitter fails before that.
-        let second = SplitPart::new(&operation, 10);
-        operation.submitted(10, Some(EAGAIN));
-        assert_eq!(outstanding(&operation), 2);
+        let second = SplitPart::new(&transfer, 10);
+        transfer.submitted(10, Some(EAGAIN));
+        assert_eq!(outstanding(&transfer), 2);
         first.done(whole(10));
-        assert_eq!(outstanding(&operation), 1);
+        assert_eq!(outstanding(&transfer), 1);
         drop(second);
-        assert_eq!(outstanding(&operation), 0);
-        assert_eq!(result(&operation), Ok(10));
+        assert_eq!(outstanding(&transfer), 0);
+        assert_eq!(result(&transfer), Ok(10));
         Ok(())
     }
 
     #[test]
     fn the_error_of_the_submitter_comes_before_that_of_what_it_gave_up() -> Result {
-        let operation = SplitTransfer::new()?;
-        drop(SplitPart::new(&operation, 0));
-        operation.submitted(0, Some(ENODEV));
-        assert_eq!(result(&operation), Err(ENODEV));
+        let transfer = SplitTransfer::new()?;
+        drop(SplitPart::new(&transfer, 0));
+        transfer.submitted(0, Some(ENODEV));
+        assert_eq!(result(&transfer), Err(ENODEV));
         Ok(())
     }
 
     #[test]
     fn a_request_that_nobody_ends_is_an_error() -> Result {
-        let operation = SplitTransfer::new()?;
-        let parts = [SplitPart::new(&operation, 0), SplitPart::new(&operation, 5)];
-        operation.submitted(10, None);
+        let transfer = SplitTransfer::new()?;
+        let parts = [SplitPart::new(&transfer, 0), SplitPart::new(&transfer, 5)];
+        transfer.submitted(10, None);
         for part in parts {
             drop(part);
         }
-        assert_eq!(result(&operation), Err(EIO));
+        assert_eq!(result(&transfer), Err(EIO));
         Ok(())
     }
 
     #[test]
     fn the_failure_nearest_to_the_start_counts() -> Result {
-        let operation = SplitTransfer::new()?;
-        let parts = [0, 10, 20].map(|start| SplitPart::new(&operation, start));
-        operation.submitted(30, None);
+        let transfer = SplitTransfer::new()?;
+        let parts = [0, 10, 20].map(|start| SplitPart::new(&transfer, start));
+        transfer.submitted(30, None);
         let outcomes = [
             whole(10),
             Outcome {
@@ -225,7 +225,7 @@ mod tests {
         for (part, outcome) in parts.into_iter().zip(outcomes).rev() {
             part.done(outcome);
         }
-        assert_eq!(result(&operation), Ok(13));
+        assert_eq!(result(&transfer), Ok(13));
         Ok(())
     }
 }

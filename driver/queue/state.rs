@@ -322,7 +322,7 @@ impl Queue {
     /// lock held.
     pub(super) fn free(&self, slots: impl Iterator<Item = KBox<Slot>>) {
         let mut state = self.state.lock();
-        let was_empty = state.free.is_empty();
+        let before = state.free.len();
         for slot in slots {
             // There is room for every slot of the ring.
             let _ = state.free.push_within_capacity(slot);
@@ -331,9 +331,9 @@ impl Queue {
             self.dma_freed.notify_all();
         }
         if state.waiting > 0 {
-            // Whoever takes a slot wakes the next, while there are more.
-            self.slot_freed.notify_one();
-        } else if was_empty {
+            // One for each slot: whoever is woken may be slow to take it.
+            self.slot_freed.notify_some(state.free.len() - before);
+        } else if before == 0 {
             drop(state);
             self.pollers.notify();
         }

@@ -469,10 +469,10 @@ impl<'a> PageFault<'a> {
     /// Puts `page` there, which stays as long as it is mapped. Sleeps.
     ///
     /// Whoever takes maps away revokes access first and waits until all guards are gone:
-    /// what is put there by one who has entered is seen, and taken away again. `EINVAL`
+    /// what is put there by the holder of one is seen, and taken away again. `EINVAL`
     /// for an `SrcuRevocable` that does not look after this map.
-    pub(crate) fn install<T>(self, page: &Page, entered: &Guard<'_, T>) -> Result<Installed> {
-        if !ptr::eq(self.space, entered.maps()) {
+    pub(crate) fn install<T>(self, page: &Page, guard: &Guard<'_, T>) -> Result<Installed> {
+        if !ptr::eq(self.space, guard.maps()) {
             return Err(EINVAL);
         }
         let area = self.vma.as_mixedmap_vma().ok_or(EINVAL)?;

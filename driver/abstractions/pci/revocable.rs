@@ -65,7 +65,7 @@ pub(crate) struct SrcuRevocable<T> {
 
 // SAFETY: `T` is dropped by whichever thread revokes it.
 unsafe impl<T: Send> Send for SrcuRevocable<T> {}
-// SAFETY: `enter` shares `&T` among threads, and revoking moves `T` to another one.
+// SAFETY: `try_access` shares `&T` among threads, and revoking moves `T` to another one.
 unsafe impl<T: Send + Sync> Sync for SrcuRevocable<T> {}
 
 /// What can be revoked.
