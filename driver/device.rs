@@ -2,136 +2,117 @@
 
 //! One Ringbar device as files, the interrupt handler and work items see it.
 //!
-//! It is reference-counted and may outlive the hardware, which is behind a gate:
-//! whoever wants it enters the gate, and after unbind gets nothing.
+//! It is reference-counted and may outlive the hardware, which is revoked at unbind:
+//! whoever wants it asks for a [`Guard`], and after unbind gets none.
 
 use crate::{
     abstractions::{
-        address_space::AddressSpace,
-        gate::{
-            Closer,
-            Entered,
-            Gate, //
+        fs::{
+            plug::{
+                self,
+                Deferral,
+                DeferredKick, //
+            },
+            poll::{
+                Pollers,
+                Readiness, //
+            }, //
         },
-        irq,
-        plug,
-        poll::{
-            Pollers,
-            Readiness, //
+        mm::{
+            address_space::AddressSpace,
+            vma::IoMemory, //
         },
-        ratelimit,
-        vma::IoMemory, //
+        pci::revocable::{
+            Guard,
+            RevokeOnDrop,
+            SrcuRevocable, //
+        },
+        ratelimit, //
     },
     event_log::EventLog,
+    events::Received,
     hardware::Hardware,
     layout::Event,
     mappable::Mappable,
-    request::{
-        completion::{
-            Budget,
-            Reaped, //
-        },
-        event::Received,
-        polling::Effort,
-        queue::Queue,
-        slot::Limits, //
+    queue::{
+        buffers::Limits,
+        poll_policy::WaitStrategy,
+        state::QueueRef, //
+    },
+    recovery::{
+        Causes,
+        Recover, //
     },
     stats::Stats,
     uapi, //
 };
 use kernel::{
     device::Bound,
-    impl_has_work,
-    new_work,
     pci,
     pr_warn_once,
     prelude::*,
     sync::{
-        atomic::{
-            Atomic,
-            Full,
-            Release, //
-        },
         Arc,
         ArcBorrow, //
-    },
-    workqueue::{
-        Work,
-        WorkItem, //
     }, //
 };
 
 /// One device.
-#[pin_data]
 pub(crate) struct Device {
-    gate: Arc<Gate<Hardware>>,
+    hardware: Arc<SrcuRevocable<Hardware>>,
     maps: Arc<AddressSpace>,
     stats: Arc<Stats>,
     pollers: Arc<Pollers>,
-    log: EventLog,
+    log: Arc<EventLog>,
     /// What a request can carry: known without the hardware, which nobody must hold while
     /// pages are faulted in.
     limits: Limits,
     mappable: Arc<Mappable>,
-    /// Whether there was a message that the device broke a queue, since it was started last.
-    pub(crate) broken: Atomic<bool>,
-    /// Whether the work item has to see whether the device is stuck.
-    pub(crate) stuck: Atomic<bool>,
-    /// Whether the work item has to take away maps beyond the end of the memory.
-    shrunk: Atomic<bool>,
-    #[pin]
-    work: Work<Device>,
-}
-
-impl_has_work! {
-    impl HasWork<Self> for Device { self.work }
 }
 
 impl Device {
-    /// Puts the hardware behind a gate, and returns the right to end it. May sleep.
+    /// Makes the hardware accessible until unbind, and returns the right to revoke it. May sleep.
     pub(crate) fn new(
         device: &pci::Device<Bound>,
         hardware: Hardware,
         stats: Arc<Stats>,
-    ) -> Result<(Arc<Self>, Closer<Hardware>)> {
+        log: Arc<EventLog>,
+    ) -> Result<(Arc<Self>, RevokeOnDrop<Hardware>)> {
         let maps = Arc::pin_init(AddressSpace::new(), GFP_KERNEL)?;
-        let log = EventLog::new()?;
         // CAST: The configuration was checked to fit.
         let capacity = hardware.config().capacity() as i64;
         let pollers = hardware.pollers().clone();
         let limits = *hardware.limits();
         let aperture = hardware.aperture().map_or(0, IoMemory::pages);
-        let (gate, closer) = Gate::new(device, hardware, maps.clone())?;
-        let mappable = Mappable::new(gate.clone(), maps.clone(), aperture, capacity)?;
-        let this = Arc::pin_init(
-            pin_init!(Self {
-                gate,
+        let (recovery, work) = (hardware.recovery().clone(), hardware.work().clone());
+        let (hardware, revoke) = SrcuRevocable::new(device, hardware, maps.clone())?;
+        let mappable = Mappable::new(hardware.clone(), maps.clone(), aperture, capacity)?;
+        let this = Arc::new(
+            Self {
+                hardware,
                 maps,
                 stats,
                 pollers,
                 log,
                 limits,
                 mappable,
-                broken: Atomic::new(false),
-                stuck: Atomic::new(false),
-                shrunk: Atomic::new(false),
-                work <- new_work!("ringbar"),
-            }),
+            },
             GFP_KERNEL,
         )?;
-        Ok((this, closer))
+        recovery.attach(this.clone(), work);
+        Ok((this, revoke))
     }
 
     /// The hardware, `ENODEV` after unbind. Any context.
     #[inline]
-    pub(crate) fn hardware(&self) -> Result<Entered<'_, Hardware>> {
-        self.gate.enter().ok_or(ENODEV)
+    pub(crate) fn hardware(&self) -> Result<Guard<'_, Hardware>> {
+        self.hardware.try_access().ok_or(ENODEV)
     }
 
     /// What a request can carry, `ENODEV` after unbind. Any context.
     #[inline]
     pub(crate) fn limits(&self) -> Result<&Limits> {
-        if self.gate.is_open() {
+        if self.hardware.is_accessible() {
             Ok(&self.limits)
         } else {
             Err(ENODEV)
@@ -182,108 +163,56 @@ impl Device {
         &self.mappable
     }
 
-    /// Whether the current task submits a batch: then its end is where the hardware
-    /// is notified of what [`Queue::hold_notification`] was called for. Task context;
-    /// does not sleep.
-    pub(crate) fn in_batch(this: ArcBorrow<'_, Self>) -> bool {
-        plug::defer(this)
-    }
-
-    /// Notifies the hardware of what was submitted to `queue`, and does what `effort`
-    /// says that pays. Task context; does not sleep.
-    pub(crate) fn notify(
+    /// Kicks `queue` at the end of the current task's batch, or right now where there is none.
+    /// To be called once the requests are in flight. Task context; does not sleep.
+    pub(crate) fn defer_kick(
         this: ArcBorrow<'_, Self>,
-        hardware: &Entered<'_, Hardware>,
-        queue: &Queue,
-        effort: Effort,
+        hardware: &Guard<'_, Hardware>,
+        queue: QueueRef<'_>,
+        strategy: WaitStrategy,
     ) {
-        let (transport, device) = (&hardware.transport, hardware.device());
-        let reaped = match queue.poll_limit(effort, false, hardware.poll_limit()) {
-            Some(limit) => queue.notify_and_poll(transport, device, limit),
-            None => queue.notify_and_reap(transport, device),
+        let kick = DeferredKick {
+            queue: queue.index(),
+            poll_bytes: strategy.poll_bytes(),
         };
-        Self::note(this, hardware, queue, &reaped);
+        match plug::defer_kick(this, kick) {
+            Deferral::Deferred => {}
+            // The task has moved to another CPU, or its queue was full.
+            Deferral::Replaced(before) => hardware.kick(before.queue, WaitStrategy::Interrupt),
+            Deferral::NoBatch => queue.kick(strategy),
+        }
     }
 
-    /// Looks through all queues. Any context.
-    fn service(this: ArcBorrow<'_, Self>) {
-        let Ok(hardware) = this.hardware() else {
-            return;
-        };
-        let device = hardware.device();
-        let mut work = false;
-        let mut budget = Budget::for_interrupt();
-        for queue in hardware.queues() {
-            let reaped = queue.reap_after_interrupt(device, &mut budget);
-            Self::note(this, &hardware, queue, &reaped);
-        }
-        while let Some(received) = hardware.events.receive(&hardware.transport, device) {
-            work |= this.handle_event(device, &received);
-            if matches!(received, Received::Broken) {
-                break;
+    /// Handles what the device has said on the event queue. Any context.
+    pub(crate) fn handle_events(&self, hardware: &Guard<'_, Hardware>) {
+        let (device, recovery) = (hardware.device(), hardware.recovery());
+        while let Some(received) = hardware.receive_event() {
+            match received {
+                Received::Event(Event::QueueBroken { queue, fault }) => {
+                    recovery.queue_given_up(device, queue, fault);
+                }
+                Received::Event(Event::CapacityChanged { capacity }) => {
+                    if self.set_capacity(device, capacity) {
+                        recovery.shrunk();
+                    }
+                }
+                Received::Unknown(buffer) => pr_warn_once!("unknown event in buffer {}\n", buffer),
+                Received::Broken => {
+                    recovery.event_queue_broken(device);
+                    return;
+                }
             }
         }
-        if work {
-            Self::schedule_work(this, &hardware);
-        }
-    }
-
-    /// Has the work item run. Any context.
-    pub(crate) fn schedule_work(this: ArcBorrow<'_, Self>, hardware: &Hardware) {
-        // Already queued is as good.
-        let _ = hardware.work().enqueue(Arc::from(this));
-    }
-
-    /// Notes what was seen of a queue, and leaves to the work item what sleeps. Any
-    /// context.
-    #[inline]
-    pub(crate) fn note(
-        this: ArcBorrow<'_, Self>,
-        hardware: &Entered<'_, Hardware>,
-        queue: &Queue,
-        reaped: &Reaped,
-    ) {
-        if reaped.more || reaped.fault.is_some() {
-            Self::note_unusual(this, hardware, queue, reaped);
-        }
-    }
-
-    /// As [`Self::note`], where there is something for the work item.
-    #[cold]
-    fn note_unusual(
-        this: ArcBorrow<'_, Self>,
-        hardware: &Entered<'_, Hardware>,
-        queue: &Queue,
-        reaped: &Reaped,
-    ) {
-        if let Some(fault) = reaped.fault {
-            this.log
-                .record(uapi::EVENT_QUEUE_BROKEN, [queue.index().into(), 0]);
-            // One message for each time that it is taken out of service.
-            if !this.broken.xchg(true, Full) {
-                dev_err!(
-                    hardware.device(),
-                    "the device broke queue {}: {:?}; it is taken out of service\n",
-                    queue.index(),
-                    fault
-                );
-            }
-        }
-        Self::schedule_work(this, hardware);
     }
 
     /// Ends what the hardware has done of the polled requests. Returns whether there
     /// was any. Any context.
-    pub(crate) fn poll(this: ArcBorrow<'_, Self>) -> Result<bool> {
-        let hardware = this.hardware()?;
-        let queue = hardware.polled_queue();
-        let reaped = queue.reap(hardware.device());
-        Self::note(this, &hardware, queue, &reaped);
-        Ok(reaped.any)
+    pub(crate) fn poll(&self) -> Result<bool> {
+        Ok(self.hardware()?.polled_queue().reap())
     }
 
-    /// Takes note of the size of the device memory. Returns whether there is something left
-    /// for the work item. Any context.
+    /// Sets the size of the device memory. Returns whether it has become smaller: then
+    /// [`Mappable::enforce`] is to be called. Any context.
     pub(crate) fn set_capacity(&self, device: &pci::Device<Bound>, capacity: u64) -> bool {
         // CAST: Configurations and events are checked to fit.
         let before = self.mappable.set_capacity(capacity as i64);
@@ -294,91 +223,42 @@ impl Device {
             dev_info!(device, "the device now has {} bytes\n", capacity);
         }
         self.log.record(uapi::EVENT_CAPACITY, [capacity, 0]);
-        let shrunk = (capacity as i64) < before;
-        if shrunk {
-            self.shrunk.store(true, Release);
-        }
-        shrunk
-    }
-
-    /// Returns whether there is something left for the work item.
-    fn handle_event(&self, device: &pci::Device<Bound>, received: &Received) -> bool {
-        match *received {
-            Received::Event(Event::QueueBroken { queue, fault }) => {
-                self.log.record(uapi::EVENT_QUEUE_BROKEN, [queue.into(), 1]);
-                if !self.broken.xchg(true, Full) {
-                    dev_err!(
-                        device,
-                        "the device has given up queue {}: {:?}; it is taken out of service\n",
-                        queue,
-                        fault
-                    );
-                }
-                true
-            }
-            Received::Event(Event::CapacityChanged { capacity }) => {
-                self.set_capacity(device, capacity)
-            }
-            Received::Unknown(buffer) => {
-                pr_warn_once!("unknown event in buffer {}\n", buffer);
-                false
-            }
-            Received::Broken => {
-                if !self.broken.xchg(true, Full) {
-                    dev_err!(device, "the device broke the event queue\n");
-                }
-                true
-            }
-        }
-    }
-}
-
-impl irq::Handler for Device {
-    fn handle(this: ArcBorrow<'_, Self>) -> bool {
-        this.stats.interrupt();
-        Self::service(this);
-        // With MSI-X nobody else shares the line.
-        true
+        (capacity as i64) < before
     }
 }
 
 impl plug::Unplug for Device {
-    fn unplug(this: ArcBorrow<'_, Self>, scheduled: bool) {
+    fn unplug(this: ArcBorrow<'_, Self>, kick: DeferredKick, scheduled: bool) {
         // Without hardware there is nobody to notify.
         let Ok(hardware) = this.hardware() else {
             return;
         };
-        for queue in hardware.queues() {
-            match queue.take_held() {
-                // A task that goes to sleep does not wait for this.
-                Some(_) if scheduled => Self::notify(this, &hardware, queue, Effort::Notify),
-                Some(effort) => Self::notify(this, &hardware, queue, effort),
-                None => {}
-            }
-        }
+        let strategy = match kick.poll_bytes {
+            // A task that goes to sleep does not wait for this.
+            Some(bytes) if !scheduled => WaitStrategy::BusyPoll(bytes),
+            _ => WaitStrategy::Interrupt,
+        };
+        hardware.kick(kick.queue, strategy);
     }
 }
 
-impl WorkItem for Device {
-    type Pointer = Arc<Self>;
-
-    fn run(this: Arc<Self>) {
-        let Ok(hardware) = this.hardware() else {
+impl Recover for Device {
+    fn recover(&self, causes: Causes) {
+        let Ok(hardware) = self.hardware() else {
             return;
         };
         if hardware.is_broken() {
-            this.take_out_of_service(&hardware);
+            self.take_out_of_service(&hardware);
         }
-        if this.stuck.xchg(false, Full) {
-            this.recover(&hardware);
+        if causes.stuck {
+            self.reset_if_stuck(&hardware);
         }
-        if this.shrunk.xchg(false, Full) {
-            this.mappable.enforce(&hardware);
+        if causes.shrunk {
+            self.mappable.enforce(&hardware);
         }
-        for queue in hardware.queues() {
+        for queue in hardware.request_queues() {
             // What was more than an interrupt may do.
-            let reaped = queue.reap(hardware.device());
-            Self::note(this.as_arc_borrow(), &hardware, queue, &reaped);
+            queue.reap();
         }
     }
 }

@@ -4,22 +4,26 @@
 
 use crate::{
     abstractions::{
-        chardev::CharDevice,
-        gate::Closer,
-        irq::Interrupt,
+        fs::chardev::CharDevice,
         pci::{
-            ClaimedBar,
-            Enabled, //
+            device::{
+                ClaimedBar,
+                Enabled, //
+            },
+            irq::Interrupt,
+            power::SystemSleep,
+            revocable::RevokeOnDrop,
+            take_over::{
+                self,
+                TakesOver, //
+            }, //
         },
-        power::SystemSleep,
-        take_over::{
-            self,
-            TakesOver, //
-        },
-        work::Periodic, //
+        task::work::Periodic, //
     },
     device::Device,
+    event_log::EventLog,
     hardware::Hardware,
+    interrupts::VectorHandler,
     layout::{
         DeviceConfig,
         APERTURE_SHMID,
@@ -27,12 +31,13 @@ use crate::{
     },
     lifecycle,
     module_parameters,
+    recovery::Recovery,
     stats::{
         self,
         Stats, //
     },
-    virtio::transport::Transport,
-    NAME, //
+    virtio::transport::Transport, //
+    NAME,
 };
 use kernel::{
     device::{
@@ -47,8 +52,8 @@ use kernel::{
             Atomic,
             Full,
             Relaxed, //
-        },
-        Arc, //
+        }, //
+        Arc,
     },
     time::msecs_to_jiffies, //
 };
@@ -67,7 +72,7 @@ kernel::pci_device_table!(
 
 impl pci::Driver for RingbarDriver {
     type IdInfo = ();
-    type Data<'bound> = Binding<'bound>;
+    type Data<'bound> = DriverData<'bound>;
 
     const ID_TABLE: pci::IdTable<Self::IdInfo> = &PCI_TABLE;
 
@@ -77,12 +82,12 @@ impl pci::Driver for RingbarDriver {
     ) -> impl PinInit<Self::Data<'bound>, Error> + 'bound {
         pin_init::pin_init_scope(move || {
             let stats = Stats::new()?;
-            let running = Running::new(device, &stats)?;
-            let number = Number::take()?;
+            let running = StartedDevice::new(device, &stats)?;
+            let number = DeviceIndex::take()?;
             let name = CString::try_from_fmt(fmt!("ringbar{}", number.0))?;
             let data = running.device.clone();
             stats::show(device, &stats, data.maps())?;
-            Ok(try_pin_init!(Binding {
+            Ok(try_pin_init!(DriverData {
                 file <- CharDevice::new(device, name, data),
                 number,
                 running,
@@ -118,25 +123,25 @@ impl SystemSleep for RingbarDriver {
 
 /// What there is for a bound device. Dropped in the order of the fields.
 #[pin_data]
-pub(crate) struct Binding<'bound> {
+pub(crate) struct DriverData<'bound> {
     #[pin]
     file: CharDevice<Device>,
-    number: Number,
-    running: Running<'bound>,
+    number: DeviceIndex,
+    running: StartedDevice<'bound>,
 }
 
 /// A device that has been started. When dropped it is stopped for good; then the fields
 /// follow in their order: nothing watches it, no interrupt is handled, nobody is in
 /// the hardware any more and what belongs to it is freed, before it is switched off.
-struct Running<'bound> {
+struct StartedDevice<'bound> {
     device: Arc<Device>,
     _watchdog: Option<Pin<KBox<Periodic<Device>>>>,
-    interrupt: Interrupt<'bound, Device>,
-    _hardware: Closer<Hardware>,
+    interrupt: Interrupt<'bound, VectorHandler>,
+    _hardware: RevokeOnDrop<Hardware>,
     _enabled: Enabled<'bound>,
 }
 
-impl<'bound> Running<'bound> {
+impl<'bound> StartedDevice<'bound> {
     fn new(device: &'bound pci::Device<Core<'_>>, stats: &Arc<Stats>) -> Result<Self> {
         let enabled = Enabled::new(device)?;
         let max_segment_bytes = enabled.max_segment_bytes();
@@ -158,9 +163,19 @@ impl<'bound> Running<'bound> {
         let vectors =
             device.alloc_irq_vectors(1, 1, pci::IrqTypes::default().with(pci::IrqType::MsiX))?;
 
-        let hardware = Hardware::new(device, transport, aperture, max_segment_bytes, stats)?;
-        let (data, closer) = Device::new(device, hardware, stats.clone())?;
-        let interrupt = Interrupt::new(device, vectors, 0, NAME, data.clone())?;
+        let log = Arc::new(EventLog::new()?, GFP_KERNEL)?;
+        let recovery = Recovery::new(log.clone())?;
+        let hardware = Hardware::new(
+            device,
+            transport,
+            aperture,
+            max_segment_bytes,
+            stats,
+            recovery,
+        )?;
+        let (data, revoke) = Device::new(device, hardware, stats.clone(), log)?;
+        let handler = VectorHandler::only(data.clone())?;
+        let interrupt = Interrupt::new(device, vectors, 0, NAME, handler)?;
         let watchdog = lifecycle::tick_ms(module_parameters::timeout_s.value())
             .map(|ms| Periodic::new(data.clone(), msecs_to_jiffies(ms)))
             .transpose()?;
@@ -168,7 +183,7 @@ impl<'bound> Running<'bound> {
             device: data,
             _watchdog: watchdog,
             interrupt,
-            _hardware: closer,
+            _hardware: revoke,
             _enabled: enabled,
         };
         this.device.start()?;
@@ -181,19 +196,19 @@ impl<'bound> Running<'bound> {
     }
 }
 
-impl Drop for Running<'_> {
+impl Drop for StartedDevice<'_> {
     fn drop(&mut self) {
         self.device.remove();
     }
 }
 
 /// The number in a device's name, the lowest that is free.
-struct Number(u32);
+struct DeviceIndex(u32);
 
 /// Numbers in use, a bit each.
 static NUMBERS: Atomic<u64> = Atomic::new(0);
 
-impl Number {
+impl DeviceIndex {
     /// `ENOSPC` when 64 devices are there.
     fn take() -> Result<Self> {
         let mut used = NUMBERS.load(Relaxed);
@@ -210,7 +225,7 @@ impl Number {
     }
 }
 
-impl Drop for Number {
+impl Drop for DeviceIndex {
     fn drop(&mut self) {
         let mut used = NUMBERS.load(Relaxed);
         while let Err(now) = NUMBERS.cmpxchg(used, used & !(1 << self.0), Full) {

@@ -3,7 +3,7 @@
 //! The log of what happened to a device, which user space can map.
 
 use crate::{
-    abstractions::shared_memory::WordArea,
+    abstractions::mm::shared_memory::WordArea,
     uapi::{
         EVENT_LOG_PAGES,
         EVENT_RECORD_WORDS, //
@@ -18,9 +18,9 @@ use kernel::{
         Release, //
     },
     time::{
-        hrtimer::HrTimerExpires,
+        hrtimer::HrTimerExpires, //
         Instant,
-        Monotonic, //
+        Monotonic,
     }, //
 };
 

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! The device while it is bound: its registers, queues and memory. Lives behind
-//! a gate, see [`crate::device`].
+//! an [`SrcuRevocable`], see [`crate::device`].
+//!
+//! [`SrcuRevocable`]: crate::abstractions::pci::revocable::SrcuRevocable
 //!
 //! Whether it runs is a value, [`Life`], behind a lock: who has the lock may stop and start
 //! the device, and nobody else does. Memory that the device knows of is given back only
@@ -9,36 +11,54 @@
 
 use crate::{
     abstractions::{
-        gate::Retire,
-        pci::{
-            iommu_translates,
-            ClaimedBar, //
+        fs::poll::Pollers,
+        mm::{
+            shared_memory::SharedCoherent,
+            vma::IoMemory, //
         },
-        poll::Pollers,
-        shared_memory::SharedCoherent,
-        vma::IoMemory,
-        wait::Signals,
-        work::WorkQueue, //
+        pci::{
+            device::{
+                iommu_translates,
+                ClaimedBar, //
+            },
+            revocable::{
+                Guard,
+                Revoked, //
+            }, //
+        },
+        task::{
+            wait::Signals,
+            work::WorkQueue, //
+        }, //
+    },
+    events::{
+        EventQueue,
+        Received, //
     },
     layout::{
         ConfigError,
         DeviceConfig,
         Opcode,
         RequestHeader,
-        CONTROL_QUEUE,
         EVENT_QUEUE,
         FIRST_IO_QUEUE, //
     },
     module_parameters,
-    request::{
-        event::EventQueue,
+    queue::{
+        buffers::Limits,
         lifecycle::Unfinished,
-        queue::{
+        poll_policy::WaitStrategy,
+        state::{
             Config,
-            Queue, //
-        },
-        slot::Limits, //
+            Queue,
+            QueueRef, //
+        }, //
     },
+    queues::{
+        Queues,
+        Role, //
+    },
+    recovery::Recovery,
     stats::Stats,
     virtio::{
         reset::Quiesced,
@@ -49,10 +69,6 @@ use crate::{
     }, //
 };
 use kernel::{
-    cpu::{
-        nr_cpu_ids,
-        CpuId, //
-    },
     device::Bound,
     new_mutex,
     pci,
@@ -69,12 +85,6 @@ use kernel::{
         Monotonic, //
     }, //
 };
-
-/// Entries of a queue, and so requests in flight. A request takes one entry.
-const QUEUE_SIZE: u16 = 256;
-
-/// Entries of the control queue: there is never more than one command.
-const CONTROL_QUEUE_SIZE: u16 = 4;
 
 /// How long the first command may take: the device's process may be slow to
 /// start, but one that does not answer for so long never will.
@@ -95,7 +105,7 @@ const WANTED: u64 = feature::EVENT_IDX | feature::ACCESS_PLATFORM;
 const VECTOR: u16 = 0;
 
 /// The longest that module parameter `poll_us` can ask for, which is for requests without
-/// data: a task that looks for the end of its requests uses up a CPU meanwhile.
+/// data: a task that busy-polls uses up a CPU meanwhile.
 const MAX_POLL_US: u32 = 1000;
 
 /// Module parameter `poll_us`.
@@ -134,34 +144,6 @@ pub(crate) enum Why {
     Removed,
 }
 
-/// The queues for requests. There is always one for control and one for I/O.
-struct Queues {
-    control: Arc<Queue>,
-    first: Arc<Queue>,
-    /// Further I/O queues.
-    others: KVec<Arc<Queue>>,
-    /// The I/O queue for polled requests, behind the others.
-    polled: Option<Arc<Queue>>,
-}
-
-impl Queues {
-    /// All of them, in the device's order.
-    fn iter(&self) -> impl Iterator<Item = &Queue> {
-        let first = [&self.control, &self.first].into_iter();
-        let others = Iterator::chain(first, &self.others);
-        Iterator::chain(others, &self.polled).map(|queue| &**queue)
-    }
-
-    /// I/O queue `n` of those for submitters, counted in a circle.
-    fn io(&self, n: usize) -> &Queue {
-        let n = n % (1 + self.others.len());
-        match n.checked_sub(1).and_then(|n| self.others.get(n)) {
-            Some(queue) => queue,
-            None => &self.first,
-        }
-    }
-}
-
 /// What has become of a device that was started.
 pub(crate) struct Started {
     /// Whether the device memory is behind the aperture.
@@ -172,19 +154,18 @@ pub(crate) struct Started {
 
 /// Registers, queues and memory of a device.
 pub(crate) struct Hardware {
-    pub(crate) transport: Transport,
+    transport: Transport,
     features: u64,
     config: DeviceConfig,
-    pub(crate) events: Arc<EventQueue>,
+    events: Arc<EventQueue>,
     queues: Queues,
     pollers: Arc<Pollers>,
     aperture: Option<IoMemory>,
     limits: Limits,
-    poll_limit: Option<Delta>,
+    recovery: Arc<Recovery>,
     life: Pin<KBox<Mutex<Life>>>,
-    /// For work that needs the hardware. Behind the gate, so that none is queued any more
-    /// once nobody can enter.
-    work: WorkQueue,
+    /// For the work item of the recovery, which is detached before this goes.
+    work: Arc<WorkQueue>,
     /// For what waits for processes with maps, which may take any time: nothing else is to wait
     /// behind it.
     map_work: WorkQueue,
@@ -200,6 +181,7 @@ impl Hardware {
         aperture_bar: Option<ClaimedBar>,
         max_segment_bytes: usize,
         stats: &Arc<Stats>,
+        recovery: Arc<Recovery>,
     ) -> Result<Self> {
         let quiesced = transport.quiesce(device).map_err(|_| EIO)?;
         let features = transport.negotiate(device, &quiesced, REQUIRED, WANTED)?;
@@ -228,22 +210,6 @@ impl Hardware {
         transport.set_config_vector(device, VECTOR)?;
         let pollers = Arc::pin_init(Pollers::new(), GFP_KERNEL)?;
         let event_idx = features & feature::EVENT_IDX != 0;
-        let queue = |index, size, with_data, polled| {
-            Queue::new(
-                &transport,
-                device,
-                &Config {
-                    index,
-                    size,
-                    event_idx,
-                    vector: VECTOR,
-                    polled,
-                    with_data,
-                },
-                stats.clone(),
-                pollers.clone(),
-            )
-        };
         let events = EventQueue::new(&transport, device, EVENT_QUEUE, VECTOR, event_idx)?;
 
         let offered = transport
@@ -259,21 +225,25 @@ impl Hardware {
             transport.fail(device);
             return Err(ENODEV);
         }
-        let Share { submit, polled } = Share::new(offered, nr_cpu_ids());
-        let io_queue = |n, polled| queue(FIRST_IO_QUEUE + n, QUEUE_SIZE, true, polled);
-        let control = queue(CONTROL_QUEUE, CONTROL_QUEUE_SIZE, false, false)?;
-        let first = io_queue(0, false)?;
-        let mut others = KVec::with_capacity(usize::from(submit), GFP_KERNEL)?;
-        for n in 1..submit {
-            others.push(io_queue(n, false)?, GFP_KERNEL)?;
-        }
-        let polled = polled.then(|| io_queue(submit, true)).transpose()?;
-        let queues = Queues {
-            control,
-            first,
-            others,
-            polled,
-        };
+        let poll_limit = poll_limit();
+        let queues = Queues::new(offered, |index, role| {
+            Queue::new(
+                &transport,
+                device,
+                &Config {
+                    index,
+                    size: role.size(),
+                    event_idx,
+                    vector: VECTOR,
+                    polled: matches!(role, Role::Polled),
+                    poll_limit,
+                    with_data: !matches!(role, Role::Control),
+                },
+                stats.clone(),
+                recovery.clone(),
+                pollers.clone(),
+            )
+        })?;
 
         // The smallest of the queues, so that what fits into one fits into each.
         let queue_size = queues.iter().skip(1).map(|queue| queue.size()).min();
@@ -301,12 +271,12 @@ impl Hardware {
             pollers,
             aperture,
             limits,
-            poll_limit: poll_limit(),
+            recovery,
             life: KBox::pin_init(
                 new_mutex!(Life::Down(quiesced, Why::New), "ringbar_life"),
                 GFP_KERNEL,
             )?,
-            work: WorkQueue::new()?,
+            work: Arc::new(WorkQueue::new()?, GFP_KERNEL)?,
             map_work: WorkQueue::new()?,
         })
     }
@@ -326,8 +296,13 @@ impl Hardware {
         self.aperture.as_ref()
     }
 
+    /// The faults of this device.
+    pub(crate) fn recovery(&self) -> &Arc<Recovery> {
+        &self.recovery
+    }
+
     /// The queue for work on this device.
-    pub(crate) fn work(&self) -> &WorkQueue {
+    pub(crate) fn work(&self) -> &Arc<WorkQueue> {
         &self.work
     }
 
@@ -339,7 +314,7 @@ impl Hardware {
     /// Whether the device has broken a queue since it was set up. So has one that is down,
     /// where it ended with an error. Any context.
     pub(crate) fn is_broken(&self) -> bool {
-        self.events.is_broken() || self.queues().any(Queue::is_failed)
+        self.events.is_broken() || self.queues.iter().any(Queue::is_failed)
     }
 
     /// Whether the device runs; who has this locked decides.
@@ -385,10 +360,10 @@ impl Hardware {
         prepared(config.capacity());
         self.transport.start(device, quiesced)?;
         self.events.start(&self.transport, device)?;
-        self.queues.control.thaw(&self.transport, device);
+        self.control(device).thaw();
         let mapped = self.map_aperture(device, config.aperture_bytes())?;
-        for queue in self.queues.iter() {
-            queue.thaw(&self.transport, device);
+        for queue in self.queues(device) {
+            queue.thaw();
         }
         Ok(Started {
             mapped,
@@ -420,8 +395,8 @@ impl Hardware {
         };
         self.transport.set_config_vector(device, VECTOR)?;
         self.events.restart(&self.transport, device, quiesced)?;
-        for queue in self.queues.iter() {
-            queue.restart(&self.transport, device, quiesced)?;
+        for queue in self.queues(device) {
+            queue.restart(quiesced)?;
         }
         Ok(config)
     }
@@ -435,15 +410,11 @@ impl Hardware {
     fn map_aperture(&self, device: &pci::Device<Bound>, wanted: u64) -> Result<bool> {
         // More than there was room for at probe cannot be shown.
         let wanted = wanted.min(self.config.aperture_bytes());
-        let control = &self.queues.control;
+        let control = self.control(device);
         let header = RequestHeader::command(Opcode::MapAperture, 0, 0, 0);
-        let request = control.try_acquire(device)?.prepare_command(header);
-        let mapped = control.execute_command(
-            &self.transport,
-            device,
-            request,
-            Some(msecs_to_jiffies(HANDSHAKE_TIMEOUT_MS)),
-        );
+        let command = control.try_acquire()?.prepare_command(header);
+        let timeout = msecs_to_jiffies(HANDSHAKE_TIMEOUT_MS);
+        let mapped = command.execute(Some(timeout));
         match mapped {
             Ok(bytes) if bytes >= wanted => Ok(self.aperture.is_some()),
             Ok(bytes) => {
@@ -482,7 +453,7 @@ impl Hardware {
             queue.freeze();
         }
         let start = Instant::<Monotonic>::now();
-        while !self.queues.iter().all(|queue| queue.is_idle(device)) {
+        while !self.queues(device).all(QueueRef::is_idle) {
             if start.elapsed() >= DRAIN_LIMIT {
                 dev_warn!(
                     device,
@@ -512,13 +483,13 @@ impl Hardware {
         }
         match self.transport.quiesce(device) {
             Ok(quiesced) => {
-                for queue in self.queues.iter() {
-                    queue.reclaim(device, &quiesced, unfinished);
+                for queue in self.queues(device) {
+                    queue.reclaim(&quiesced, unfinished);
                 }
                 *life = Life::Down(quiesced, why);
             }
             Err(_) => {
-                for queue in self.queues.iter() {
+                for queue in self.queues(device) {
                     queue.stop(EIO);
                     queue.abandon(EIO);
                 }
@@ -530,9 +501,9 @@ impl Hardware {
     /// Ends with `error` what a device that is down was to get again. Sleeps.
     pub(crate) fn fail_waiting(&self, device: &pci::Device<Bound>, life: &Life, error: Error) {
         if let Life::Down(quiesced, _) = life {
-            for queue in self.queues.iter() {
+            for queue in self.queues(device) {
                 queue.stop(error);
-                queue.reclaim(device, quiesced, Unfinished::Fail(error));
+                queue.reclaim(quiesced, Unfinished::Fail(error));
             }
         }
     }
@@ -542,37 +513,22 @@ impl Hardware {
         &self.pollers
     }
 
-    /// How long submitters look for the end of a request, if they do.
-    pub(crate) fn poll_limit(&self) -> Option<Delta> {
-        self.poll_limit
+    /// The queue for commands of the driver.
+    fn control<'a>(&'a self, device: &'a pci::Device<Bound>) -> QueueRef<'a> {
+        QueueRef::new(self.queues.control(), &self.transport, device)
     }
 
-    /// The queue for polled requests: the last I/O queue, if there are several. Any
-    /// context.
-    pub(crate) fn polled_queue(&self) -> &Queue {
-        match &self.queues.polled {
-            Some(queue) => queue,
-            None => self.queue_here(),
-        }
-    }
-
-    /// The I/O queue for a submitter on this CPU. Any context.
-    pub(crate) fn queue_here(&self) -> &Queue {
-        // CAST: A CPU number.
-        self.queues.io(CpuId::current().as_u32() as usize)
-    }
-
-    /// The I/O queues for submitters, the one for this CPU first. Any context.
-    pub(crate) fn queues_from_here(&self) -> impl Iterator<Item = &Queue> {
-        // CAST: A CPU number.
-        let here = CpuId::current().as_u32() as usize;
-        (0..=self.queues.others.len()).map(move |n| self.queues.io(here + n))
+    /// All request queues, in the device's order.
+    fn queues<'a>(&'a self, device: &'a pci::Device<Bound>) -> impl Iterator<Item = QueueRef<'a>> {
+        self.queues
+            .iter()
+            .map(|queue| QueueRef::new(queue, &self.transport, device))
     }
 
     /// Whether some submitter's queue has room; an error where they were stopped.
     /// Any context.
     pub(crate) fn has_room(&self) -> Result<bool> {
-        for queue in self.queues_from_here() {
+        for queue in self.queues.all_from_here() {
             if queue.has_room()? {
                 return Ok(true);
             }
@@ -582,51 +538,97 @@ impl Hardware {
 
     /// Number of I/O queues.
     pub(crate) fn io_queues(&self) -> usize {
-        self.queues.iter().count().saturating_sub(1)
+        self.queues.io_count()
     }
 
     /// Whether polled requests have a queue of their own.
     pub(crate) fn has_polled_queue(&self) -> bool {
-        self.queues.polled.is_some()
-    }
-
-    /// All queues that carry requests.
-    pub(crate) fn queues(&self) -> impl Iterator<Item = &Queue> {
-        self.queues.iter()
+        self.queues.has_polled()
     }
 
     /// The used ring of the queue at `index` of the request queues.
     pub(crate) fn used_ring(&self, index: usize) -> Option<&SharedCoherent<u32>> {
         self.queues.iter().nth(index).map(|queue| queue.used_ring())
     }
+}
+
+/// What whoever has access to the hardware can do: the device is bound for so long.
+impl Guard<'_, Hardware> {
+    #[inline]
+    fn queue_ref<'a>(&'a self, queue: &'a Queue) -> QueueRef<'a> {
+        QueueRef::new(queue, &self.transport, self.device())
+    }
+
+    /// All queues that carry requests. Any context.
+    pub(crate) fn request_queues(&self) -> impl Iterator<Item = QueueRef<'_>> {
+        self.queues(self.device())
+    }
+
+    /// The queue for polled requests: the last I/O queue, if there are several. Any context.
+    pub(crate) fn polled_queue(&self) -> QueueRef<'_> {
+        self.queue_ref(self.queues.polled())
+    }
+
+    /// The I/O queue for a submitter on this CPU. Any context.
+    #[inline]
+    pub(crate) fn queue_here(&self) -> QueueRef<'_> {
+        self.queue_ref(self.queues.here())
+    }
+
+    /// What `take` finds in the first I/O queue that has room, beginning with the one for this
+    /// CPU. `take` answers `EAGAIN` where a queue has none; so does this where no queue has any.
+    /// Any context that `take` may be called in.
+    pub(crate) fn find_queue<'a, T>(
+        &'a self,
+        mut take: impl FnMut(QueueRef<'a>) -> Result<T>,
+    ) -> Result<(QueueRef<'a>, T)> {
+        for queue in self.queues.all_from_here() {
+            let queue = self.queue_ref(queue);
+            match take(queue) {
+                Err(error) if error == EAGAIN => {}
+                result => return result.map(|taken| (queue, taken)),
+            }
+        }
+        Err(EAGAIN)
+    }
+
+    /// Does a kick that was deferred, or as much of it as `strategy` says. Task context; does
+    /// not sleep.
+    pub(crate) fn kick(&self, queue: u16, strategy: WaitStrategy) {
+        if let Some(queue) = self.queues.by_index(queue) {
+            self.queue_ref(queue).kick(strategy);
+        }
+    }
+
+    /// The next event, as of [`EventQueue::receive`]. Any context.
+    pub(crate) fn receive_event(&self) -> Option<Received> {
+        self.events.receive(&self.transport, self.device())
+    }
 
     /// Makes everything that was written durable. Sleeps. `EINTR` when killed; no other
     /// signal ends it, as with a disk.
-    pub(crate) fn flush(&self, device: &pci::Device<Bound>) -> Result {
+    pub(crate) fn flush(&self) -> Result {
         if !self.config.supports(Opcode::Flush) {
             return Ok(());
         }
         let header = RequestHeader::command(Opcode::Flush, 0, 0, 0);
-        self.execute(device, header, Signals::Fatal).map(|_| ())
+        self.execute(header, Signals::Fatal).map(|_| ())
     }
 
     /// Executes a request without data and returns its result. Sleeps. `EINTR` when
     /// killed; `signals` end the wait for a slot.
-    pub(crate) fn execute(
-        &self,
-        device: &pci::Device<Bound>,
-        header: RequestHeader,
-        signals: Signals,
-    ) -> Result<u64> {
+    pub(crate) fn execute(&self, header: RequestHeader, signals: Signals) -> Result<u64> {
         let queue = self.queue_here();
-        let request = queue.acquire(device, signals)?.prepare_command(header);
-        queue.execute_command(&self.transport, device, request, None)
+        queue
+            .acquire(signals)?
+            .prepare_command(header)
+            .execute(None)
     }
 }
 
-impl Retire for Hardware {
+impl Revoked for Hardware {
     /// Frees everything, but for what a device that cannot be stopped has in its hands.
-    fn retire(self, device: &pci::Device<Bound>) {
+    fn revoked(self, device: &pci::Device<Bound>) {
         {
             let mut life = self.life.lock();
             // Mostly so already.
@@ -641,55 +643,16 @@ impl Retire for Hardware {
             life,
             queues,
             events,
+            recovery,
             ..
         } = self;
-        // What is queued finds the gate closed.
+        recovery.detach();
+        // What is queued finds the hardware revoked.
         drop(work);
-        // This may have to wait for a process, as who has closed the gate did.
+        // This may have to wait for a process, as whoever revoked the hardware did.
         drop(map_work);
         if matches!(*life.lock(), Life::Unstoppable) {
             core::mem::forget((queues, events));
         }
-    }
-}
-
-/// How the I/O queues of a device are shared out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Share {
-    /// So many are for submitters: one for each CPU, at least one.
-    submit: u16,
-    /// Whether the next is for polled requests.
-    polled: bool,
-}
-
-impl Share {
-    /// Of `offered` queues, at least one. One alone has to serve everybody.
-    fn new(offered: u16, cpus: u32) -> Self {
-        let polled = offered > 1;
-        let rest = offered.saturating_sub(polled.into());
-        Self {
-            submit: rest.min(u16::try_from(cpus).unwrap_or(u16::MAX)).max(1),
-            polled,
-        }
-    }
-}
-
-#[kernel::macros::kunit_tests(ringbar_hardware)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn no_cpu_has_more_than_one_queue() {
-        let share = |offered, cpus| {
-            let share = Share::new(offered, cpus);
-            (share.submit, share.polled)
-        };
-        assert_eq!(share(1, 8), (1, false));
-        assert_eq!(share(2, 8), (1, true));
-        assert_eq!(share(4, 8), (3, true));
-        assert_eq!(share(9, 8), (8, true));
-        assert_eq!(share(64, 8), (8, true));
-        assert_eq!(share(64, 1), (1, true));
-        assert_eq!(share(64, u32::MAX), (63, true));
     }
 }

@@ -28,8 +28,8 @@
 
 use crate::{
     abstractions::{
-        gate::Entered,
-        work::Tick, //
+        pci::revocable::Guard,
+        task::work::Tick, //
     },
     device::Device,
     hardware::{
@@ -37,18 +37,12 @@ use crate::{
         Life,
         Why, //
     },
-    request::lifecycle::Unfinished,
+    queue::lifecycle::Unfinished,
     uapi, //
 };
 use kernel::{
     prelude::*,
-    sync::{
-        atomic::{
-            Relaxed,
-            Release, //
-        },
-        ArcBorrow, //
-    }, //
+    sync::ArcBorrow, //
 };
 
 /// Ticks of the clock after which a request that is still in flight has taken too long. More
@@ -68,13 +62,13 @@ impl Device {
         self.start_locked(&hardware, &mut life)
     }
 
-    fn start_locked(&self, hardware: &Entered<'_, Hardware>, life: &mut Life) -> Result {
+    fn start_locked(&self, hardware: &Guard<'_, Hardware>, life: &mut Life) -> Result {
         let device = hardware.device();
         let mut shrunk = false;
         let started = hardware
             .start(device, life, |capacity| {
                 // Whatever was said of it, was so before. What it says of its size comes later.
-                self.broken.store(false, Relaxed);
+                hardware.recovery().restarted();
                 shrunk = self.set_capacity(device, capacity);
             })
             .inspect_err(|_| {
@@ -92,7 +86,7 @@ impl Device {
 
     /// Takes a device that is broken out of service until it is reset: maps are gone, and requests
     /// end with `EIO`. Sleeps.
-    pub(crate) fn take_out_of_service(&self, hardware: &Entered<'_, Hardware>) {
+    pub(crate) fn take_out_of_service(&self, hardware: &Guard<'_, Hardware>) {
         let mut life = hardware.life().lock();
         // It may have been reset meanwhile.
         if hardware.is_broken() && matches!(*life, Life::Running) {
@@ -110,14 +104,8 @@ impl Device {
 
     /// Requests get `error` from now on, maps are taken away, the device is reset if it runs,
     /// and is down for this reason.
-    fn end_locked(
-        &self,
-        hardware: &Entered<'_, Hardware>,
-        life: &mut Life,
-        why: Why,
-        error: Error,
-    ) {
-        for queue in hardware.queues() {
+    fn end_locked(&self, hardware: &Guard<'_, Hardware>, life: &mut Life, why: Why, error: Error) {
+        for queue in hardware.request_queues() {
             queue.stop(error);
         }
         // Before the reset: after it a store would be lost without a word.
@@ -159,13 +147,8 @@ impl Device {
         self.reset_locked(&hardware, &mut life, uapi::RESET_BY_ADMINISTRATOR)
     }
 
-    fn reset_locked(
-        &self,
-        hardware: &Entered<'_, Hardware>,
-        life: &mut Life,
-        reason: u64,
-    ) -> Result {
-        for queue in hardware.queues() {
+    fn reset_locked(&self, hardware: &Guard<'_, Hardware>, life: &mut Life, reason: u64) -> Result {
+        for queue in hardware.request_queues() {
             queue.freeze();
         }
         self.take_maps_away(hardware);
@@ -182,10 +165,10 @@ impl Device {
 
     /// Resets a device that has had a request for too long. Does nothing to one that is out
     /// of service. Sleeps.
-    pub(crate) fn recover(&self, hardware: &Entered<'_, Hardware>) {
+    pub(crate) fn reset_if_stuck(&self, hardware: &Guard<'_, Hardware>) {
         let mut life = hardware.life().lock();
         // It may have been reset meanwhile, or have answered.
-        let stuck = hardware.queues().any(|queue| queue.is_stuck(TICKS));
+        let stuck = hardware.request_queues().any(|queue| queue.is_stuck(TICKS));
         if !stuck || !matches!(*life, Life::Running) {
             return;
         }
@@ -240,14 +223,11 @@ impl Tick for Device {
             return;
         };
         let mut stuck = false;
-        for queue in hardware.queues() {
-            let (reaped, old) = queue.age(hardware.device(), TICKS);
-            Self::note(this, &hardware, queue, &reaped);
-            stuck |= old;
+        for queue in hardware.request_queues() {
+            stuck |= queue.age(TICKS);
         }
         if stuck {
-            this.stuck.store(true, Release);
-            Self::schedule_work(this, &hardware);
+            hardware.recovery().stuck();
         }
     }
 }

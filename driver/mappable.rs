@@ -34,19 +34,19 @@
 //! moment later. What is beyond the end of the memory goes: if that is smaller after the reset,
 //! there is an item 2 for it.
 //!
-//! At unbind the gate takes all maps of the device away, and waits for all processes, before the
-//! memory is given back. The device sleeps with its maps: nobody runs who could use them, and no
+//! At unbind revoking the hardware takes all maps of the device away, and waits for all processes,
+//! before the memory is given back. The device sleeps with its maps: nobody runs who could use them, and no
 //! less may be mapped meanwhile. If it does not come back, its memory is forbidden.
 
 use crate::{
     abstractions::{
-        address_space::{
+        mm::address_space::{
             AddressSpace,
             Busy, //
         },
-        gate::Gate, //
+        pci::revocable::SrcuRevocable, //
     },
-    file::map::memory_from,
+    file::mmap::memory_from,
     hardware::Hardware, //
 };
 use core::{
@@ -65,10 +65,10 @@ use kernel::{
             Atomic,
             Relaxed,
             Release, //
-        },
+        }, //
         Arc,
         Mutex,
-        UniqueArc, //
+        UniqueArc,
     },
     workqueue::{
         Work,
@@ -79,7 +79,7 @@ use kernel::{
 /// How much of the memory of one device may be mapped.
 #[pin_data]
 pub(crate) struct Mappable {
-    gate: Arc<Gate<Hardware>>,
+    hardware: Arc<SrcuRevocable<Hardware>>,
     maps: Arc<AddressSpace>,
     /// Pages that there is room for behind the aperture.
     aperture: usize,
@@ -103,14 +103,14 @@ impl Mappable {
     /// Of a device that has not been started yet: nothing may be mapped. `aperture` is how many
     /// pages there is room for. May sleep.
     pub(crate) fn new(
-        gate: Arc<Gate<Hardware>>,
+        hardware: Arc<SrcuRevocable<Hardware>>,
         maps: Arc<AddressSpace>,
         aperture: usize,
         capacity: i64,
     ) -> Result<Arc<Self>> {
         Arc::pin_init(
             pin_init!(Self {
-                gate,
+                hardware,
                 maps,
                 aperture,
                 capacity: Atomic::new(capacity),
@@ -182,7 +182,7 @@ impl WorkItem for Mappable {
     type Pointer = Arc<Self>;
 
     fn run(this: Arc<Self>) {
-        let Some(hardware) = this.gate.enter() else {
+        let Some(hardware) = this.hardware.try_access() else {
             return;
         };
         let mut walk = this.maps.walk();

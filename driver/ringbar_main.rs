@@ -6,9 +6,13 @@
 //! |---|---|
 //! | `abstractions` | safe interfaces to the kernel; all `unsafe` code |
 //! | `virtio` | capabilities, registers, rings |
-//! | `request` | slots, queues, operations, events |
+//! | `queue` | slots, requests, queues |
+//! | `events` | the event queue |
+//! | `queues` | which queue is for whom |
+//! | `interrupts` | what a vector serves |
+//! | `recovery` | what becomes of faults |
 //! | `hardware` | the bound device: transport, queues, aperture |
-//! | `device` | the device as files and interrupts see it, with its end |
+//! | `device` | the device as files, interrupts and work items see it |
 //! | `lifecycle` | how the device is started, put to sleep, reset and removed |
 //! | `mappable` | how much of the device memory may be mapped |
 //! | `file` | what an open file does |
@@ -23,8 +27,10 @@ mod abstractions;
 mod device;
 mod driver;
 mod event_log;
+mod events;
 mod file;
 mod hardware;
+mod interrupts;
 #[path = "../device/spec/src/layout.rs"]
 #[allow(
     dead_code,
@@ -36,7 +42,9 @@ mod lifecycle;
 mod mappable;
 #[cfg(ringbar_misuse)]
 mod misuse;
-mod request;
+mod queue;
+mod queues;
+mod recovery;
 mod stats;
 mod supported;
 #[allow(
@@ -65,11 +73,11 @@ module! {
     params: {
         poll_us: u32 {
             default: 100,
-            description: "Microseconds for which a submitter looks for the end of its requests before it relies on the interrupt, and as long again for each 128 KiB of data; those of more than 1 MiB are not looked for (0: not at all, at most 1000)",
+            description: "Busy-poll time per request in microseconds before waiting for the interrupt, added once more per 128 KiB of data; requests above 1 MiB never poll. At most 1000; 0 disables busy-polling",
         },
         timeout_s: u32 {
             default: 120,
-            description: "Seconds that a request may take before the device is reset and the request ends with EIO; four times as long while other requests of its queue end (0: for ever)",
+            description: "Time in seconds that a request may be in flight before the driver resets the device and the request ends with EIO; four times as long while other requests of its queue complete. 0 disables the timeout",
         },
     },
 }

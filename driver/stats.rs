@@ -4,10 +4,12 @@
 
 use crate::{
     abstractions::{
-        address_space::AddressSpace,
         debugfs,
-        module::debugfs_dir,
-        shared_memory::WordPage, //
+        mm::{
+            address_space::AddressSpace,
+            shared_memory::WordPage, //
+        },
+        module::debugfs_dir, //
     },
     uapi::{
         COUNTER_DOORBELLS,
@@ -25,8 +27,8 @@ use kernel::{
         atomic::{
             Atomic,
             Relaxed, //
-        },
-        Arc, //
+        }, //
+        Arc,
     }, //
 };
 

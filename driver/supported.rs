@@ -6,7 +6,7 @@
 #[cfg(CONFIG_PREEMPT_RT)]
 compile_error!(
     "ringbar does not support PREEMPT_RT: busy-polling takes spinlocks with preemption off \
-     (abstractions/spin.rs), and there a spinlock sleeps"
+     (abstractions/task/spin.rs), and there a spinlock sleeps"
 );
 
 #[cfg(not(CONFIG_64BIT))]

@@ -8,7 +8,7 @@
 //!
 //! C header: [`include/linux/debugfs.h`](srctree/include/linux/debugfs.h)
 
-use super::pci::address;
+use super::pci::device::address;
 use kernel::{
     bindings,
     device::Bound,

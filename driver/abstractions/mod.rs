@@ -3,30 +3,27 @@
 //! Safe interfaces to what the `kernel` crate does not cover yet. All of this
 //! driver's `unsafe` code and use of C bindings is here; nothing here knows what
 //! Ringbar is.
+//!
+//! | folder or file | what is in it |
+//! |---|---|
+//! | [`fs`] | files: character devices, `kiocb`, iterators, `poll`, plugging |
+//! | [`mm`] | address spaces, maps, memory that is shared with user space |
+//! | [`dma`] | bus addresses, pinned pages and their mapping |
+//! | [`io_uring`] | commands of io_uring |
+//! | [`pci`] | BARs, interrupts, system sleep, binding and unbinding |
+//! | [`task`] | waiting, busy-polling, work items |
+//! | [`module`], [`debugfs`], [`ratelimit`], [`privilege`] | the module and the rest of the kernel |
+//! | `brand`, `helpers` | what the others are made with |
 
-pub(crate) mod address_space;
-mod anon_inode;
 mod brand;
-pub(crate) mod chardev;
 pub(crate) mod debugfs;
 pub(crate) mod dma;
-pub(crate) mod gate;
+pub(crate) mod fs;
 mod helpers;
-pub(crate) mod iov;
-pub(crate) mod irq;
-pub(crate) mod kiocb;
+pub(crate) mod io_uring;
+pub(crate) mod mm;
 pub(crate) mod module;
 pub(crate) mod pci;
-pub(crate) mod plug;
-pub(crate) mod poll;
-pub(crate) mod power;
 pub(crate) mod privilege;
 pub(crate) mod ratelimit;
-pub(crate) mod segments;
-pub(crate) mod shared_memory;
-pub(crate) mod spin;
-pub(crate) mod take_over;
-pub(crate) mod uring;
-pub(crate) mod vma;
-pub(crate) mod wait;
-pub(crate) mod work;
+pub(crate) mod task;

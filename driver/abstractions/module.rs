@@ -5,15 +5,17 @@
 
 use super::{
     debugfs::Dir,
-    power::{
-        Adapter,
-        SystemSleep, //
+    pci::{
+        power::{
+            Adapter,
+            SystemSleep, //
+        },
+        take_over::{
+            TakeOver,
+            TakesOver, //
+        }, //
     },
-    take_over::{
-        TakeOver,
-        TakesOver, //
-    },
-    work::WorkQueue, //
+    task::work::WorkQueue, //
 };
 use kernel::{
     driver::Registration,
@@ -25,12 +27,12 @@ use kernel::{
             Full,
             Release, //
         },
-        global_lock,
-        Arc, //
-    },
+        global_lock, //
+        Arc,
+    }, //
     InPlaceModule,
     ModuleMetadata,
-    ThisModule, //
+    ThisModule,
 };
 
 global_lock! {

@@ -10,7 +10,7 @@
 
 use super::command;
 use crate::{
-    abstractions::chardev::Access,
+    abstractions::fs::chardev::Access,
     device::Device,
     layout::Opcode,
     uapi::Command, //
@@ -134,8 +134,7 @@ pub(super) fn answer(device: &Device, query: Query) -> Result<Value> {
 
 /// Makes all that was written durable, as `fsync`. Sleeps.
 pub(super) fn flush(device: &Device) -> Result {
-    let hardware = device.hardware()?;
-    hardware.flush(hardware.device())
+    device.hardware()?.flush()
 }
 
 /// Discards `length` bytes from `start` on, or sets them to 0. Sleeps.

@@ -5,14 +5,16 @@
 
 use crate::{
     abstractions::{
-        chardev::Access,
-        gate::Entered,
-        poll::Readiness,
-        uring::{
-            UringAnswer,
-            UringCommand, //
+        fs::{
+            chardev::Access,
+            poll::Readiness, //
         },
-        wait::Signals, //
+        io_uring::command::{
+            UringCommand, //
+            UringReturn,
+        },
+        pci::revocable::Guard,
+        task::wait::Signals, //
     },
     device::Device,
     hardware::Hardware,
@@ -20,7 +22,10 @@ use crate::{
         Opcode,
         RequestHeader, //
     },
-    request::polling::Effort,
+    queue::{
+        poll_policy::WaitStrategy,
+        state::QueueRef, //
+    },
     uapi::{
         self,
         Command as Wire,
@@ -60,7 +65,7 @@ pub(super) fn uring<'call>(
     device: ArcBorrow<'_, Device>,
     access: Access,
     uring: UringCommand<'call>,
-) -> UringAnswer<'call> {
+) -> UringReturn<'call> {
     let hardware = match device.hardware() {
         Ok(hardware) => hardware,
         Err(error) => return uring.done(Err(error)),
@@ -97,29 +102,18 @@ fn parse(uring: &UringCommand<'_>) -> Result<Wire> {
 /// Has one request complete the command later. Does not sleep.
 fn submit<'call>(
     device: ArcBorrow<'_, Device>,
-    hardware: &Entered<'_, Hardware>,
+    hardware: &Guard<'_, Hardware>,
     header: RequestHeader,
     uring: UringCommand<'call>,
-) -> UringAnswer<'call> {
-    let found =
-        hardware
-            .queues_from_here()
-            .find_map(|queue| match queue.try_acquire(hardware.device()) {
-                Err(error) if error == EAGAIN => None,
-                result => Some(result.map(|slot| (queue, slot))),
-            });
-    let (queue, slot) = match found {
-        Some(Ok(found)) => found,
-        Some(Err(error)) => return uring.done(Err(error)),
-        None => return uring.retry_blocking(),
+) -> UringReturn<'call> {
+    let (queue, slot) = match hardware.find_queue(QueueRef::try_acquire) {
+        Ok(found) => found,
+        Err(error) if error == EAGAIN => return uring.retry_blocking(),
+        Err(error) => return uring.done(Err(error)),
     };
-    match queue.submit_one(slot.prepare_command(header).for_caller(), uring) {
+    match slot.prepare_command(header).for_caller().submit(uring) {
         Ok(answer) => {
-            if Device::in_batch(device) {
-                queue.hold_notification(Effort::Notify);
-            } else {
-                queue.notify(&hardware.transport, hardware.device());
-            }
+            Device::defer_kick(device, hardware, queue, WaitStrategy::Interrupt);
             answer
         }
         Err((error, uring)) => uring.done(Err(error)),
@@ -256,12 +250,12 @@ impl Command {
     /// other. `result` is kept up to date. Sleeps. `signals` end it before anything was done.
     fn execute(
         &self,
-        hardware: &Entered<'_, Hardware>,
+        hardware: &Guard<'_, Hardware>,
         result: &mut u64,
         signals: Signals,
     ) -> Result {
         if let Some(header) = self.single(hardware) {
-            *result = hardware.execute(hardware.device(), header, signals)?;
+            *result = hardware.execute(header, signals)?;
             return Ok(());
         }
         let mut done = 0;
@@ -278,7 +272,7 @@ impl Command {
             let header = self.header(self.offset + at, length, argument);
             // To begin again would copy what was already overwritten.
             let signals = if done > 0 { Signals::Fatal } else { signals };
-            let value = hardware.execute(hardware.device(), header, signals)?;
+            let value = hardware.execute(header, signals)?;
             match self.opcode {
                 Opcode::Crc32c => *result = value,
                 _ => *result += value,

@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     abstractions::{
-        chardev::Ioctl,
+        fs::chardev::Ioctl,
         privilege::is_administrator, //
     },
     device::Device,

@@ -4,8 +4,10 @@
 //!
 //! | module | what is in it |
 //! |---|---|
-//! | [`transfer`] | `read` and `write` in all their forms |
-//! | [`map`] | `mmap` |
+//! | [`rw`] | `read` and `write` in all their forms |
+//! | [`split`] | those that take several requests |
+//! | [`call`] | what both need |
+//! | [`mmap`] | `mmap` |
 //! | [`ioctl`] | takes the arguments of `ioctl` from user space, puts the results there |
 //! | [`command`] | what the device does besides, for `ioctl` and io_uring |
 //! | [`block`] | what programs ask block devices |
@@ -14,37 +16,43 @@
 //! have to be fetched by a program that never does, and unbind waits for who is inside.
 
 mod block;
+mod call;
 mod command;
 mod ioctl;
-pub(crate) mod map;
-mod transfer;
+pub(crate) mod mmap;
+mod rw;
+mod split;
 
 use crate::{
     abstractions::{
-        address_space::AddressSpace,
-        chardev::{
-            Access,
-            FileOperations,
-            Ioctl, //
+        fs::{
+            chardev::{
+                Access,
+                FileOperations,
+                Ioctl, //
+            },
+            iov::IovIter,
+            kiocb::{
+                IoReturn,
+                Kiocb, //
+            },
+            poll::{
+                Pollers,
+                Readiness, //
+            }, //
         },
-        iov::IovIter,
-        kiocb::{
-            Answer,
-            Kiocb, //
-        },
-        poll::{
-            Pollers,
-            Readiness, //
-        },
-        uring::{
-            UringAnswer,
+        io_uring::command::{
             UringCommand, //
+            UringReturn,
         },
-        vma::{
-            Installed,
-            Mapped,
-            NewMap,
-            PageFault, //
+        mm::{
+            address_space::AddressSpace,
+            vma::{
+                Installed,
+                Mapped,
+                NewMap,
+                PageFault, //
+            }, //
         }, //
     },
     device::Device,
@@ -71,20 +79,20 @@ impl FileOperations for Device {
         this: ArcBorrow<'_, Self>,
         kiocb: Kiocb<'call>,
         iter: &mut IovIter<'_>,
-    ) -> Answer<'call> {
-        transfer::transfer(this, Opcode::Read, kiocb, iter)
+    ) -> IoReturn<'call> {
+        rw::transfer(this, Opcode::Read, kiocb, iter)
     }
 
     fn write<'call>(
         this: ArcBorrow<'_, Self>,
         kiocb: Kiocb<'call>,
         iter: &mut IovIter<'_>,
-    ) -> Answer<'call> {
-        transfer::transfer(this, Opcode::Write, kiocb, iter)
+    ) -> IoReturn<'call> {
+        rw::transfer(this, Opcode::Write, kiocb, iter)
     }
 
     fn poll_completions(this: ArcBorrow<'_, Self>) -> Result<bool> {
-        Self::poll(this)
+        this.poll()
     }
 
     fn pollers(&self) -> &Pollers {
@@ -103,24 +111,23 @@ impl FileOperations for Device {
         this: ArcBorrow<'_, Self>,
         access: Access,
         command: UringCommand<'call>,
-    ) -> UringAnswer<'call> {
+    ) -> UringReturn<'call> {
         command::uring(this, access, command)
     }
 
     fn fsync(&self) -> Result {
-        let hardware = self.hardware()?;
-        hardware.flush(hardware.device())
+        self.hardware()?.flush()
     }
 
     fn mmap<'a>(&self, map: NewMap<'a>) -> Result<Mapped<'a>> {
-        map::map(self, map)
+        mmap::map(self, map)
     }
 
     fn fault(&self, fault: PageFault<'_>) -> Result<Installed> {
-        map::fault(self, fault)
+        mmap::fault(self, fault)
     }
 
     fn peek(&self, offset: u64, buffer: &mut [u8]) -> Result<usize> {
-        map::peek(self, offset, buffer)
+        mmap::peek(self, offset, buffer)
     }
 }

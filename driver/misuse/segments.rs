@@ -3,7 +3,7 @@
 //! The memory of a request, and the slot that it goes to.
 
 use crate::{
-    abstractions::segments::{
+    abstractions::dma::segments::{
         Borrowed,
         Extracted,
         InlineSegments,
@@ -12,15 +12,14 @@ use crate::{
         Room, //
     },
     layout::RequestHeader,
-    request::{
-        acquired::{
+    queue::{
+        request::{
             AcquiredSlot,
             Command,
             Transfer, //
         },
-        queue::Queue, //
+        state::QueueRef, //
     },
-    virtio::transport::Transport, //
 };
 use kernel::{
     device::Bound,
@@ -53,23 +52,16 @@ fn room_of_another_call<'s>(pages: Extracted<'s, Borrowed>) -> Extracted<'static
 }
 
 /// A command may be left to itself after a time, pages that are lent must not be.
-fn transfer_left_to_itself<'a>(
-    queue: &'a Queue,
-    transport: &Transport,
-    device: &'a pci::Device<Bound>,
-    transfer: Transfer<'a, Borrowed>,
-    command: Command<'a>,
-) {
+fn transfer_left_to_itself(transfer: Transfer<'_, Borrowed>, command: Command<'_>) {
     let timeout = Some(msecs_to_jiffies(1));
-    let _ = queue.execute_command(transport, device, command, timeout);
-    let request = transfer.for_caller();
-    let _ = queue.execute_command(transport, device, request, timeout); //~ mismatched types
+    let _ = command.execute(timeout);
+    let _ = transfer.execute(timeout); //~ mismatched types
 }
 
-fn slot_submitted_without_a_request(queue: &Queue, slot: AcquiredSlot<'_>) {
+fn slot_submitted_without_a_request(queue: QueueRef<'_>, slot: AcquiredSlot<'_>) {
     let mut requests = KVec::new();
     let _ = requests.push(slot, GFP_KERNEL);
-    let _ = queue.submit(&mut requests); //~ mismatched types
+    let _ = queue.submit_all(&mut requests); //~ mismatched types
 }
 
 fn slot_for_two_requests(slot: AcquiredSlot<'_>, header: RequestHeader) {

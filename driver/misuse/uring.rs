@@ -2,38 +2,38 @@
 
 //! Commands of io_uring.
 
-use crate::abstractions::uring::{
-    UringAnswer,
+use crate::abstractions::io_uring::command::{
     UringCommand, //
+    UringReturn,
 };
 use kernel::prelude::*;
 
 fn answer_of_another_call<'one, 'other>(
     one: UringCommand<'one>,
     other: UringCommand<'other>,
-) -> UringAnswer<'one> {
+) -> UringReturn<'one> {
     let _answer = one.done(Ok(0));
     other.done(Ok(0)) //~ lifetime may not live long enough
 }
 
-fn answers_swapped<'one, 'other>(mine: &mut UringAnswer<'one>, theirs: &mut UringAnswer<'other>) {
+fn answers_swapped<'one, 'other>(mine: &mut UringReturn<'one>, theirs: &mut UringReturn<'other>) {
     core::mem::swap(mine, theirs) //~ lifetime may not live long enough
 }
 
 fn answer_kept_for_later<'call>(
     command: UringCommand<'call>,
-    place: &mut KVec<UringAnswer<'static>>,
+    place: &mut KVec<UringReturn<'static>>,
 ) {
     let _ = place.push_within_capacity(command.done(Ok(0))); //~ borrowed data escapes
 }
 
 fn is_send<T: Send>(_: &T) {}
 
-fn answer_for_another_thread(answer: &UringAnswer<'_>) {
+fn answer_for_another_thread(answer: &UringReturn<'_>) {
     is_send(answer) //~ cannot be sent between threads safely
 }
 
-fn completed_twice<'call>(command: UringCommand<'call>) -> UringAnswer<'call> {
+fn completed_twice<'call>(command: UringCommand<'call>) -> UringReturn<'call> {
     let (queued, answer) = command.queue();
     queued.complete(Ok(0));
     queued.complete(Ok(0)); //~ use of moved value: `queued`
@@ -43,7 +43,7 @@ fn completed_twice<'call>(command: UringCommand<'call>) -> UringAnswer<'call> {
 fn failed_with_the_answer_of_another<'call>(
     one: UringCommand<'call>,
     other: UringCommand<'_>,
-) -> UringAnswer<'call> {
+) -> UringReturn<'call> {
     let (queued, answer) = one.queue();
     let (_other, other) = other.queue();
     let _ = queued.fail(other, EIO); //~ no method named `fail` found

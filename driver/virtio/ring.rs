@@ -9,8 +9,8 @@
 
 use super::reset::Quiesced;
 use crate::abstractions::{
-    dma::DmaRange,
-    shared_memory::SharedCoherent, //
+    dma::range::DmaRange,
+    mm::shared_memory::SharedCoherent, //
 };
 use core::ops::{
     Index,
@@ -21,20 +21,20 @@ use kernel::{
     dma::Coherent,
     io::{
         io_read,
-        io_write,
+        io_write, //
         IoBase,
-        SysMem, //
+        SysMem,
     },
     pci,
     prelude::*,
     sync::{
         barrier::{
-            dma_mb,
+            dma_mb, //
             Full,
             Read,
-            Write, //
-        },
-        Arc, //
+            Write,
+        }, //
+        Arc,
     }, //
 };
 
@@ -314,6 +314,13 @@ impl Ring {
     #[inline]
     pub(crate) fn taken(&self) -> u16 {
         self.last_used
+    }
+
+    /// Whether all was taken that had been pushed when [`Self::pushed`] was `target`.
+    #[inline]
+    pub(crate) fn has_taken(&self, target: u16) -> bool {
+        // At most the size of the ring apart, which is less than half the numbers.
+        target.wrapping_sub(self.last_used) as i16 <= 0
     }
 
     /// How many entries were pushed and not taken yet.

@@ -6,8 +6,8 @@
 use super::{
     capability::{
         Capabilities,
-        Region,
-        CONFIG_SPACE, //
+        Region, //
+        CONFIG_SPACE,
     },
     reset::{
         self,
@@ -19,11 +19,11 @@ use super::{
     ring::Areas, //
 };
 use crate::{
-    abstractions::pci::{
+    abstractions::pci::device::{
         disable_bus_mastering,
         enable_bus_mastering, //
-    },
-    NAME, //
+    }, //
+    NAME,
 };
 use kernel::{
     device::Bound,
@@ -31,8 +31,8 @@ use kernel::{
     pci,
     prelude::*,
     time::{
-        delay::fsleep,
-        Delta, //
+        delay::fsleep, //
+        Delta,
     }, //
 };
 

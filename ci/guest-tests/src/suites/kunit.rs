@@ -11,25 +11,43 @@ use crate::check;
 /// Directory of the results (`Documentation/dev-tools/kunit`).
 const RESULTS: &str = "/sys/kernel/debug/kunit";
 
+/// Prefix of the names of our suites.
+const PREFIX: &str = "ringbar_";
+
+/// The cases, and the suite that each is about.
+const SUITES: &[(&str, &str)] = &[
+    ("a1_kunit_capability", "ringbar_capability"),
+    ("b3_kunit_segments", "ringbar_segments"),
+    ("b14_kunit_command", "ringbar_command"),
+    ("b14_kunit_block", "ringbar_block"),
+    ("c4_kunit_ring", "ringbar_ring"),
+    ("c4_kunit_poll_policy", "ringbar_poll_policy"),
+    ("c4_kunit_plug", "ringbar_plug"),
+    ("c4_kunit_reap", "ringbar_reap"),
+    ("dr11_kunit_split", "ringbar_split"),
+    ("c5_kunit_queues", "ringbar_queues"),
+    ("c6_kunit_transport", "ringbar_transport"),
+    ("dr3_kunit_reset", "ringbar_reset"),
+    ("c7_kunit_progress", "ringbar_progress"),
+];
+
 /// The cases, for a kernel with KUnit.
 pub fn cases() -> Vec<Case> {
-    [
-        ("a1_kunit_capability", "ringbar_capability"),
-        ("b3_kunit_segments", "ringbar_segments"),
-        ("b14_kunit_command", "ringbar_command"),
-        ("b14_kunit_block", "ringbar_block"),
-        ("c4_kunit_ring", "ringbar_ring"),
-        ("c4_kunit_polling", "ringbar_polling"),
-        ("c4_kunit_completion", "ringbar_completion"),
-        ("dr11_kunit_operation", "ringbar_operation"),
-        ("c5_kunit_hardware", "ringbar_hardware"),
-        ("c6_kunit_transport", "ringbar_transport"),
-        ("dr3_kunit_reset", "ringbar_reset"),
-        ("c7_kunit_lifecycle", "ringbar_lifecycle"),
-    ]
-    .into_iter()
-    .map(|(name, suite)| Case::new(name, move |_: &Context| passed(suite)))
-    .collect()
+    SUITES
+        .iter()
+        .map(|&(name, suite)| Case::new(name, move |_: &Context| passed(suite)))
+        .chain([Case::new("kunit_suites_are_all_listed", |_: &Context| {
+            let found = fs::read_dir(RESULTS)
+                .during(|| format!("reading {RESULTS}"))?
+                .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+                .filter(|name| name.starts_with(PREFIX));
+            let unlisted: Vec<_> = found
+                .filter(|name| SUITES.iter().all(|(_, suite)| suite != name))
+                .collect();
+            check!(unlisted.is_empty(), "no case checks {unlisted:?}");
+            Ok(())
+        })])
+        .collect()
 }
 
 fn passed(suite: &str) -> Verdict {

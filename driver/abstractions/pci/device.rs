@@ -1,0 +1,211 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What [`kernel::pci`] does not offer yet.
+//!
+//! C header: [`include/linux/pci.h`](srctree/include/linux/pci.h)
+
+use crate::abstractions::dma::range;
+use core::ops::Range;
+use kernel::{
+    bindings,
+    device::{
+        self,
+        Bound,
+        Core, //
+    },
+    error::to_result,
+    pci,
+    prelude::*,
+    str::CString,
+    sync::aref::ARef, //
+};
+
+/// The C object behind `device`.
+#[inline]
+fn as_raw<Ctx: device::DeviceContext>(device: &pci::Device<Ctx>) -> *mut bindings::pci_dev {
+    // `pci::Device` is a transparent wrapper of an `Opaque<pci_dev>`.
+    core::ptr::from_ref(device).cast_mut().cast()
+}
+
+/// The `struct device` of `device`.
+#[inline]
+pub(in crate::abstractions) fn as_raw_device<Ctx: device::DeviceContext>(
+    device: &pci::Device<Ctx>,
+) -> *mut bindings::device {
+    // SAFETY: `as_raw` is a valid `struct pci_dev`; no reference is made.
+    unsafe { &raw mut (*as_raw(device)).dev }
+}
+
+/// Says that `device` is bound.
+///
+/// # Safety
+///
+/// The device must stay bound to this driver for the life of the returned
+/// reference.
+#[inline]
+pub(in crate::abstractions) unsafe fn assume_bound(device: &pci::Device) -> &pci::Device<Bound> {
+    // SAFETY: The context is a zero-sized marker, so the layout is the same; the caller vouches
+    // for what it says.
+    unsafe { &*core::ptr::from_ref(device).cast() }
+}
+
+/// A device switched on: it answers memory accesses and may do DMA. Switched
+/// off again when dropped.
+///
+/// # Invariants
+///
+/// Holds one count of the device's enable count.
+pub(crate) struct Enabled<'bound> {
+    device: &'bound pci::Device<Bound>,
+    max_segment_bytes: usize,
+}
+
+impl<'bound> Enabled<'bound> {
+    /// Switches memory accesses and bus mastering on, after the DMA layer was told what a VIRTIO
+    /// device can do. May sleep. `EBUSY` outside of `probe`.
+    pub(crate) fn new(device: &'bound pci::Device<Core<'_>>) -> Result<Self> {
+        // SAFETY: The device is valid; the core sets and clears this under the device lock, which
+        // is held where there is a `Core` device.
+        let probed = unsafe { !(*as_raw_device(device)).driver_data.is_null() };
+        if probed {
+            return Err(EBUSY);
+        }
+        // SAFETY: The data of the driver is set right after `probe`, before anybody else gets at
+        // the device by way of it, and cleared after the device has been unbound. So this is
+        // `probe`.
+        let max_segment_bytes = unsafe { range::configure(device)? };
+        device.enable_device_mem()?;
+        device.set_master();
+        // INVARIANT: `enable_device_mem` has succeeded.
+        Ok(Self {
+            device,
+            max_segment_bytes,
+        })
+    }
+
+    /// The size that a single segment may have, which bounce buffers can make small.
+    pub(crate) fn max_segment_bytes(&self) -> usize {
+        self.max_segment_bytes
+    }
+}
+
+impl Drop for Enabled<'_> {
+    fn drop(&mut self) {
+        // SAFETY: The device is valid, and by the type invariant this count is ours to give back.
+        unsafe {
+            bindings::pci_clear_master(as_raw(self.device));
+            bindings::pci_disable_device(as_raw(self.device));
+        }
+    }
+}
+
+/// Gives the device the right to do DMA. Calls for the same device must be serialised, or
+/// one may be lost. May sleep.
+pub(crate) fn enable_bus_mastering(device: &pci::Device<Bound>) {
+    // SAFETY: The device is valid.
+    unsafe { bindings::pci_set_master(as_raw(device)) };
+}
+
+/// Takes the right to do DMA away from the device, whatever it is doing. As
+/// [`enable_bus_mastering`].
+///
+/// Returns whether that is certain: the device shows it in its command register, or is not
+/// on the bus any more. The answer to that read comes behind all that the device has
+/// written before (PCI Express Base Specification, 2.4.1).
+pub(crate) fn disable_bus_mastering(device: &pci::Device<Bound>) -> bool {
+    let mut command: u16 = 0;
+    // SAFETY: The device is valid.
+    let error = unsafe {
+        bindings::pci_clear_master(as_raw(device));
+        // CAST: A small constant.
+        bindings::pci_read_config_word(as_raw(device), bindings::PCI_COMMAND as c_int, &mut command)
+    };
+    error != 0 || command == u16::MAX || u32::from(command) & bindings::PCI_COMMAND_MASTER == 0
+}
+
+/// A BAR claimed in `/proc/iomem` but not mapped into the kernel.
+///
+/// # Invariants
+///
+/// The BAR of `device` is requested by this driver; it is one of memory, the bytes of `range`.
+pub(crate) struct ClaimedBar {
+    device: ARef<pci::Device>,
+    bar: c_int,
+    range: Range<u64>,
+}
+
+impl ClaimedBar {
+    /// Claims `bar` under `name`. May sleep.
+    ///
+    /// `EINVAL` where there is no such BAR or it is one of I/O ports, `EBUSY` where somebody else
+    /// has it.
+    pub(crate) fn new(device: &pci::Device<Bound>, bar: u8, name: &'static CStr) -> Result<Self> {
+        let start = device.resource_start(u32::from(bar))?;
+        let len = device.resource_len(u32::from(bar))?;
+        let range = start..start.checked_add(len).ok_or(EINVAL)?;
+        // SAFETY: The device is valid, `bar` is a BAR (checked by `resource_start`); its flags do
+        // not change while the device is bound.
+        let flags = unsafe { (*as_raw(device)).resource[usize::from(bar)].flags };
+        if flags & bindings::IORESOURCE_MEM as c_ulong == 0 {
+            dev_err!(device, "BAR {} has I/O ports and no memory\n", bar);
+            return Err(EINVAL);
+        }
+        let bar = c_int::from(bar);
+        // SAFETY: The device is valid, `bar` is a BAR (checked by `resource_start`), the name is
+        // static.
+        to_result(unsafe {
+            bindings::pci_request_region(as_raw(device), bar, name.as_char_ptr())
+        })?;
+        // INVARIANT: Just requested, and checked.
+        Ok(Self {
+            device: ARef::from(&**device),
+            bar,
+            range,
+        })
+    }
+
+    /// The device that has it.
+    pub(in crate::abstractions) fn raw_device(&self) -> *mut bindings::device {
+        as_raw_device(&self.device)
+    }
+
+    /// Where it is in physical memory.
+    pub(in crate::abstractions) fn range(&self) -> Range<u64> {
+        self.range.clone()
+    }
+}
+
+impl Drop for ClaimedBar {
+    fn drop(&mut self) {
+        // SAFETY: By the type invariant the BAR is ours.
+        unsafe { bindings::pci_release_region(as_raw(&self.device), self.bar) };
+    }
+}
+
+/// Whether an IOMMU translates what `device` puts on the bus.
+///
+/// Without `VIRTIO_F_ACCESS_PLATFORM` a device bypasses such an IOMMU and takes
+/// the addresses it is given for physical ones (VIRTIO 1.3, 6.1).
+#[cfg(CONFIG_IOMMU_API)]
+pub(crate) fn iommu_translates(device: &pci::Device<Bound>) -> bool {
+    // SAFETY: The device is valid and bound, so its domain does not go away during the call.
+    let domain = unsafe { bindings::iommu_get_domain_for_dev(as_raw_device(device)) };
+    if domain.is_null() {
+        return false;
+    }
+    // SAFETY: The domain of a bound device is valid; its type is set once, before it is attached.
+    unsafe { (*domain).type_ != bindings::IOMMU_DOMAIN_IDENTITY }
+}
+
+/// Without support for IOMMUs in the kernel none translates.
+#[cfg(not(CONFIG_IOMMU_API))]
+pub(crate) fn iommu_translates(_device: &pci::Device<Bound>) -> bool {
+    false
+}
+
+/// The address of the device on its bus, such as `0000:00:04.0`. May sleep.
+pub(crate) fn address(device: &pci::Device<Bound>) -> Result<CString> {
+    // SAFETY: The device is valid; its name does not change while it is bound.
+    let name = unsafe { CStr::from_char_ptr(bindings::dev_name(as_raw_device(device))) };
+    Ok(CString::try_from(name)?)
+}

@@ -1,0 +1,67 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Looking for something for a short while instead of going to sleep.
+//!
+//! C headers: [`include/linux/preempt.h`](srctree/include/linux/preempt.h),
+//! [`include/linux/sched.h`](srctree/include/linux/sched.h)
+
+use crate::abstractions::helpers::{
+    ringbar_need_resched,
+    ringbar_preempt_disable,
+    ringbar_preempt_enable, //
+};
+use core::marker::PhantomData;
+use kernel::time::{
+    Delta,
+    Instant,
+    Monotonic, //
+};
+
+/// Keeps the current task on its CPU, and others off it. It must not sleep meanwhile.
+pub(crate) struct NoPreemption {
+    /// Belongs to the task.
+    _not_send: PhantomData<*mut ()>,
+}
+
+impl NoPreemption {
+    /// From now on. Any context.
+    #[inline]
+    pub(crate) fn new() -> Self {
+        // SAFETY: May be called in any context; balanced by `drop`.
+        unsafe { ringbar_preempt_disable() };
+        Self {
+            _not_send: PhantomData,
+        }
+    }
+}
+
+impl Drop for NoPreemption {
+    #[inline]
+    fn drop(&mut self) {
+        // SAFETY: Balances the call in `new`.
+        unsafe { ringbar_preempt_enable() };
+    }
+}
+
+/// Calls `look` again and again until it returns true, which it is asked at least
+/// once; but gives up after `limit`, and as soon as the scheduler has another task
+/// for this CPU. Returns what `look` said last.
+///
+/// The task is not preempted meanwhile, so that what it keeps from others, from before it
+/// calls this until after that, it keeps no longer than that. `look` must not sleep. Any
+/// context; interrupts stay on.
+pub(crate) fn poll(_guard: &NoPreemption, limit: Delta, mut look: impl FnMut() -> bool) -> bool {
+    let start = Instant::<Monotonic>::now();
+    loop {
+        if look() {
+            return true;
+        }
+        // Also where it waits for the next tick (lazy preemption, `TIF_NEED_RESCHED_LAZY`), which
+        // `need_resched` alone does not tell.
+        // SAFETY: May be called in any context.
+        if unsafe { ringbar_need_resched() } || start.elapsed() >= limit {
+            return false;
+        }
+        core::hint::spin_loop();
+    }
+}

@@ -1,0 +1,129 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What `mmap` shows, by the selector in the offset. See [`uapi`].
+
+use crate::{
+    abstractions::mm::vma::{
+        map_coherent,
+        map_device, //
+        Caching,
+        Installed,
+        Mapped,
+        NewMap,
+        PageFault,
+    },
+    device::Device,
+    hardware::Hardware,
+    uapi, //
+};
+use core::ops::Range;
+use kernel::{
+    dma::Coherent,
+    io::io_read,
+    page::PAGE_SHIFT,
+    prelude::*, //
+};
+
+/// Pages of the file that one selector has.
+const SELECTOR_PAGES: usize = 1 << (uapi::MAP_SHIFT as usize - PAGE_SHIFT);
+
+/// Pages from one used ring to the next.
+const USED_RING_PAGES: usize = (uapi::USED_RING_STRIDE >> PAGE_SHIFT) as usize;
+
+/// Bytes of the numbers that a used ring consists of.
+const WORD: usize = size_of::<u32>();
+
+/// The selector of a page of the file, and the page within what it selects.
+fn split(page: usize) -> (u64, usize) {
+    ((page / SELECTOR_PAGES) as u64, page % SELECTOR_PAGES)
+}
+
+/// Selectors of the device memory.
+const MEMORY: [u64; 3] = [
+    uapi::MAP_MEMORY,
+    uapi::MAP_MEMORY_UNCACHED,
+    uapi::MAP_MEMORY_CACHED,
+];
+
+/// Pages of the file that show the device memory from its page `start` on, once for
+/// each selector.
+pub(crate) fn memory_from(start: usize) -> impl Iterator<Item = Range<usize>> {
+    MEMORY.into_iter().map(move |selector| {
+        // CAST: A small constant.
+        let first = selector as usize * SELECTOR_PAGES;
+        first + start.min(SELECTOR_PAGES)..first + SELECTOR_PAGES
+    })
+}
+
+/// Makes the map. Sleeps. `ENODEV` after unbind, and for device memory that is not
+/// behind the aperture; `EINVAL` where there is nothing. For device memory also as
+/// [`map_device`] says.
+pub(super) fn map<'a>(device: &Device, map: NewMap<'a>) -> Result<Mapped<'a>> {
+    let hardware = device.hardware()?;
+    let (selector, page) = split(map.first_page());
+    let start = map.first_page() - page;
+    let map_memory = |map: NewMap<'a>, caching| {
+        let pages = device.mappable().check()?;
+        let memory = hardware.part(Hardware::aperture).ok_or(ENODEV)?;
+        map_device(&memory, map.relative_to(start)?, pages, caching)
+    };
+    match selector {
+        uapi::MAP_MEMORY => map_memory(map, Caching::WriteCombining),
+        uapi::MAP_MEMORY_UNCACHED => map_memory(map, Caching::Uncached),
+        uapi::MAP_MEMORY_CACHED => map_memory(map, Caching::Cached),
+        uapi::MAP_STATISTICS => map.relative_to(start)?.faulted(1),
+        uapi::MAP_EVENTS => map.relative_to(start)?.faulted(device.log().pages()),
+        uapi::MAP_USED_RINGS => {
+            let queue = page / USED_RING_PAGES;
+            let ring = hardware.part(|hardware| hardware.used_ring(queue));
+            map_coherent(
+                &ring.ok_or(EINVAL)?,
+                map.relative_to(start + queue * USED_RING_PAGES)?,
+            )
+        }
+        _ => Err(EINVAL),
+    }
+}
+
+/// Puts the page there that a map shows at the place of the fault. Sleeps. `ENODEV`
+/// after unbind.
+pub(super) fn fault(device: &Device, fault: PageFault<'_>) -> Result<Installed> {
+    let hardware = device.hardware()?;
+    match split(fault.page()) {
+        (uapi::MAP_STATISTICS, 0) => fault.install(device.stats().page(), &hardware),
+        (uapi::MAP_EVENTS, page) => {
+            let page = device.log().page(page).ok_or(EINVAL)?;
+            fault.install(&page, &hardware)
+        }
+        _ => Err(EINVAL),
+    }
+}
+
+/// Reads what the map of a used ring shows from byte `offset` of the file on. Sleeps.
+/// `ENODEV` after unbind.
+pub(super) fn peek(device: &Device, offset: u64, buffer: &mut [u8]) -> Result<usize> {
+    let hardware = device.hardware()?;
+    let within = offset
+        .checked_sub(uapi::MAP_USED_RINGS << uapi::MAP_SHIFT)
+        .ok_or(EINVAL)?;
+    // CAST: 64 bits both.
+    let (queue, start) = (
+        (within / uapi::USED_RING_STRIDE) as usize,
+        (within % uapi::USED_RING_STRIDE) as usize,
+    );
+    let ring: &Coherent<[u32]> = hardware.used_ring(queue).ok_or(EINVAL)?;
+    let mut word = [0; WORD];
+    for (n, byte) in buffer.iter_mut().enumerate() {
+        let at = start + n;
+        if n == 0 || at % WORD == 0 {
+            // The rest of the last page is not the ring's, and 0.
+            word = match ring.size().checked_sub(at) {
+                Some(1..) => io_read!(ring, [try: at / WORD]),
+                _ => 0,
+            }
+            .to_ne_bytes();
+        }
+        *byte = word[at % WORD];
+    }
+    Ok(buffer.len())
+}

@@ -1,0 +1,202 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The request queues of a device, and who uses which.
+//!
+//! | queue | for |
+//! |---|---|
+//! | control | commands of the driver itself |
+//! | I/O, one for each CPU as far as there are so many | requests of the tasks on that CPU |
+//! | the last I/O queue, if there are several | polled requests, which have no interrupts |
+
+use crate::{
+    layout::{
+        CONTROL_QUEUE,
+        FIRST_IO_QUEUE, //
+    },
+    queue::state::Queue, //
+};
+use kernel::{
+    cpu::{
+        nr_cpu_ids,
+        CpuId, //
+    },
+    prelude::*,
+    sync::Arc, //
+};
+
+/// Entries of an I/O queue, and so requests in flight. A request takes one entry.
+const QUEUE_SIZE: u16 = 256;
+
+/// Entries of the control queue: there is never more than one command.
+const CONTROL_QUEUE_SIZE: u16 = 4;
+
+/// What a request queue is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Role {
+    /// Commands of the driver.
+    Control,
+    /// Requests of tasks.
+    Io,
+    /// Requests for whose end the caller polls.
+    Polled,
+}
+
+impl Role {
+    /// Number of entries that such a queue should have.
+    pub(crate) fn size(self) -> u16 {
+        match self {
+            Self::Control => CONTROL_QUEUE_SIZE,
+            Self::Io | Self::Polled => QUEUE_SIZE,
+        }
+    }
+}
+
+/// The queues for requests. There is always one for control and one for I/O.
+pub(crate) struct Queues {
+    control: Arc<Queue>,
+    first: Arc<Queue>,
+    /// Further I/O queues.
+    others: KVec<Arc<Queue>>,
+    /// The I/O queue for polled requests, behind the others.
+    polled: Option<Arc<Queue>>,
+}
+
+impl Queues {
+    /// Makes them with `make`, which is told the index in the device and the role, where the
+    /// device offers `offered` I/O queues, at least one. May sleep.
+    pub(crate) fn new(
+        offered: u16,
+        make: impl Fn(u16, Role) -> Result<Arc<Queue>>,
+    ) -> Result<Self> {
+        let Share { submit, polled } = Share::new(offered, nr_cpu_ids());
+        let control = make(CONTROL_QUEUE, Role::Control)?;
+        let first = make(FIRST_IO_QUEUE, Role::Io)?;
+        let mut others = KVec::with_capacity(usize::from(submit), GFP_KERNEL)?;
+        for n in 1..submit {
+            others.push(make(FIRST_IO_QUEUE + n, Role::Io)?, GFP_KERNEL)?;
+        }
+        let polled = polled
+            .then(|| make(FIRST_IO_QUEUE + submit, Role::Polled))
+            .transpose()?;
+        Ok(Self {
+            control,
+            first,
+            others,
+            polled,
+        })
+    }
+
+    /// All of them, in the device's order.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Queue> {
+        let first = [&self.control, &self.first].into_iter();
+        let others = Iterator::chain(first, &self.others);
+        Iterator::chain(others, &self.polled).map(|queue| &**queue)
+    }
+
+    /// The queue for commands of the driver.
+    pub(crate) fn control(&self) -> &Queue {
+        &self.control
+    }
+
+    /// The queue for polled requests: the last I/O queue, if there are several. Any context.
+    pub(crate) fn polled(&self) -> &Queue {
+        match &self.polled {
+            Some(queue) => queue,
+            None => self.here(),
+        }
+    }
+
+    /// Whether polled requests have a queue of their own.
+    pub(crate) fn has_polled(&self) -> bool {
+        self.polled.is_some()
+    }
+
+    /// The I/O queue for a submitter on this CPU. Any context.
+    #[inline]
+    pub(crate) fn here(&self) -> &Queue {
+        self.io(this_cpu())
+    }
+
+    /// The I/O queues for submitters, the one for this CPU first. Any context.
+    pub(crate) fn all_from_here(&self) -> impl Iterator<Item = &Queue> {
+        let here = this_cpu();
+        (0..=self.others.len()).map(move |n| self.io(here + n))
+    }
+
+    /// The I/O queue that has this index in the device.
+    pub(crate) fn by_index(&self, index: u16) -> Option<&Queue> {
+        match usize::from(index.checked_sub(FIRST_IO_QUEUE)?).checked_sub(1) {
+            None => Some(&self.first),
+            Some(n) => match self.others.get(n) {
+                Some(queue) => Some(queue),
+                None => self
+                    .polled
+                    .as_deref()
+                    .filter(|queue| queue.index() == index),
+            },
+        }
+    }
+
+    /// Number of I/O queues.
+    pub(crate) fn io_count(&self) -> usize {
+        1 + self.others.len() + usize::from(self.polled.is_some())
+    }
+
+    /// I/O queue `n` of those for submitters, counted in a circle.
+    #[inline]
+    fn io(&self, n: usize) -> &Queue {
+        let n = n % (1 + self.others.len());
+        match n.checked_sub(1).and_then(|n| self.others.get(n)) {
+            Some(queue) => queue,
+            None => &self.first,
+        }
+    }
+}
+
+/// Number of the CPU that this runs on.
+#[inline]
+fn this_cpu() -> usize {
+    // CAST: A CPU number.
+    CpuId::current().as_u32() as usize
+}
+
+/// How the I/O queues of a device are shared out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Share {
+    /// So many are for submitters: one for each CPU, at least one.
+    submit: u16,
+    /// Whether the next is for polled requests.
+    polled: bool,
+}
+
+impl Share {
+    /// Of `offered` queues, at least one. One alone has to serve everybody.
+    fn new(offered: u16, cpus: u32) -> Self {
+        let polled = offered > 1;
+        let rest = offered.saturating_sub(polled.into());
+        Self {
+            submit: rest.min(u16::try_from(cpus).unwrap_or(u16::MAX)).max(1),
+            polled,
+        }
+    }
+}
+
+#[kernel::macros::kunit_tests(ringbar_queues)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_cpu_has_more_than_one_queue() {
+        let share = |offered, cpus| {
+            let share = Share::new(offered, cpus);
+            (share.submit, share.polled)
+        };
+        assert_eq!(share(1, 8), (1, false));
+        assert_eq!(share(2, 8), (1, true));
+        assert_eq!(share(4, 8), (3, true));
+        assert_eq!(share(9, 8), (8, true));
+        assert_eq!(share(64, 8), (8, true));
+        assert_eq!(share(64, 1), (1, true));
+        assert_eq!(share(64, u32::MAX), (63, true));
+    }
+}
