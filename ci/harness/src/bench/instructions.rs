@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
 //! Instructions that the guest executes for a transfer, counted by a QEMU plugin
-//! (`ci/bench-plugin`).
+//! (`ci/bench/plugin`).
 //!
 //! The count includes all of the guest: fio, the kernel, the driver, interrupts, and
 //! busy-polling. It depends far less on the load of the host than the throughput does. A

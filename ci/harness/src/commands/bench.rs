@@ -77,7 +77,7 @@ pub struct Options {
           value_parser = parse_switch, action = clap::ArgAction::Set)]
     instructions: bool,
 
-    /// QEMU plugin that counts instructions, built by guest-image/bench-plugin.sh
+    /// QEMU plugin that counts instructions, built by ci/bench/plugin/build.sh
     #[arg(long, env = "RINGBAR_PLUGIN", value_name = "FILE")]
     plugin: Option<PathBuf>,
 

@@ -128,7 +128,7 @@ network() {
     done
 }
 
-checkout=$(dirname "$here")
+checkout=$(dirname "$(dirname "$here")")
 add "$checkout" "$checkout"
 cache=${XDG_CACHE_HOME:-${HOME:?}/.cache}/ringbar
 [[ ! -d $cache ]] || add "$cache" "$cache"

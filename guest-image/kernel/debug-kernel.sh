@@ -12,8 +12,8 @@
 # with clang: the kernel's Rust and KASAN go together with no other compiler.
 set -euo pipefail
 here=$(dirname "$(readlink -f "$0")")
-# shellcheck source-path=SCRIPTDIR source=lib.sh
-. "$here/lib.sh"
+# shellcheck source-path=SCRIPTDIR source=../toolbox/lib.sh
+. "$here/../toolbox/lib.sh"
 
 # To be raised when this script builds a kernel differently.
 layout=1
@@ -42,7 +42,7 @@ building=$kernel.tmp
 fresh "$building"
 mkdir "$building/build"
 in_tree() {
-    "$here/enter.sh" "$root" --bind "$source:/kernel" --bind "$building:/kernel-debug" -- \
+    "$toolbox/enter.sh" "$root" --bind "$source:/kernel" --bind "$building:/kernel-debug" -- \
         make --no-print-directory -C /kernel/linux O=/kernel-debug/build LLVM=1 "$@"
 }
 
@@ -59,7 +59,7 @@ run_logged "$building/log" "debug kernel: configuring" configure ||
 # What another option excludes is dropped without a word.
 missing=$(grep -E '^CONFIG_[A-Z0-9_]+=y$' "$here/debug.config" | grep -vxFf "$building/build/.config" || true)
 [[ -z $missing ]] ||
-    die "the kernel's configuration does not take ${missing//$'\n'/, }: correct guest-image/debug.config"
+    die "the kernel's configuration does not take ${missing//$'\n'/, }: correct guest-image/kernel/debug.config"
 
 run_logged "$building/log" "debug kernel: build steps done" in_tree -j"$(nproc)" bzImage modules ||
     die "building the debug kernel failed, see above"

@@ -8,9 +8,9 @@
 # Output:  what differs. Everything that is generated, in build/misuse.
 set -euo pipefail
 here=$(dirname "$(readlink -f "$0")")
-# shellcheck source-path=SCRIPTDIR source=lib.sh
-. "$here/lib.sh"
-cd "$(dirname "$here")"
+# shellcheck source-path=SCRIPTDIR source=../toolbox/lib.sh
+. "$here/../toolbox/lib.sh"
+cd "$checkout"
 
 output=build/misuse
 log=build/misuse.log

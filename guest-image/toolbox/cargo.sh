@@ -9,7 +9,6 @@ set -euo pipefail
 here=$(dirname "$(readlink -f "$0")")
 # shellcheck source-path=SCRIPTDIR source=lib.sh
 . "$here/lib.sh"
-checkout=$(dirname "$here")
 
 # Settings of the caller's that would put results elsewhere or build them
 # differently, and those of the make that started us.

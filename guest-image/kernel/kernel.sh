@@ -11,8 +11,8 @@
 # at one path inside the toolbox, /kernel, wherever the cache is (see kbuild.sh).
 set -euo pipefail
 here=$(dirname "$(readlink -f "$0")")
-# shellcheck source-path=SCRIPTDIR source=lib.sh
-. "$here/lib.sh"
+# shellcheck source-path=SCRIPTDIR source=../toolbox/lib.sh
+. "$here/../toolbox/lib.sh"
 
 # To be raised when this script prepares a tree differently.
 layout=1
@@ -40,7 +40,7 @@ mkdir "$building/linux" "$building/build"
 release=$(basename "$root"/usr/lib/modules/*)
 tarball=$(basename "$root"/usr/src/linux-source-*.tar.xz)
 inside() {
-    "$here/enter.sh" "$root" --bind "$building:/kernel" -- "$@"
+    "$toolbox/enter.sh" "$root" --bind "$building:/kernel" -- "$@"
 }
 in_tree() {
     inside make --no-print-directory -C /kernel/linux O=/kernel/build "$@"

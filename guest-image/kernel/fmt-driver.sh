@@ -7,18 +7,18 @@
 #          and failure when there are any.
 set -euo pipefail
 here=$(dirname "$(readlink -f "$0")")
-# shellcheck source-path=SCRIPTDIR source=lib.sh
-. "$here/lib.sh"
+# shellcheck source-path=SCRIPTDIR source=../toolbox/lib.sh
+. "$here/../toolbox/lib.sh"
 
 check=${1:-}
-root=$("$here/root.sh" toolbox)
+root=$("$toolbox/root.sh" toolbox)
 kernel=$("$here/kernel.sh" "$root")
-cd "$(dirname "$here")"
+cd "$checkout"
 
 # Each file by itself, through stdin: rustfmt would otherwise follow the module
 # that device and driver share, which is formatted with the user-space crates.
 # shellcheck disable=SC2016  # The inner shell expands these.
-find driver -name '*.rs' -print0 | LC_ALL=C sort -z | "$here/enter.sh" "$root" --bind "$kernel:/kernel" -- \
+find driver -name '*.rs' -print0 | LC_ALL=C sort -z | "$toolbox/enter.sh" "$root" --bind "$kernel:/kernel" -- \
     bash -euc '
         status=0
         formatted=$(mktemp)

@@ -6,14 +6,14 @@
 # Output:  everything that is generated, in the folder OUTPUT.
 set -euo pipefail
 here=$(dirname "$(readlink -f "$0")")
-# shellcheck source-path=SCRIPTDIR source=lib.sh
-. "$here/lib.sh"
+# shellcheck source-path=SCRIPTDIR source=../toolbox/lib.sh
+. "$here/../toolbox/lib.sh"
 
 which=$1
 output=$(realpath -m "$2")
 shift 2
-driver=$(dirname "$here")/driver
-root=$("$here/root.sh" toolbox)
+driver=$checkout/driver
+root=$("$toolbox/root.sh" toolbox)
 source=$("$here/kernel.sh" "$root")
 case $which in
     stock)
@@ -40,5 +40,5 @@ if [[ ! -e $output/kernel || $(cat "$output/kernel") != "$kernel" ]]; then
     echo "$kernel" >"$output/kernel"
 fi
 
-exec "$here/enter.sh" "$root" "${binds[@]}" -- \
+exec "$toolbox/enter.sh" "$root" "${binds[@]}" -- \
     make --no-print-directory -C /kernel/linux "${tree[@]}" M="$driver" MO="$output" "$@"

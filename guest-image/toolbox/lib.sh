@@ -6,6 +6,10 @@
 export LC_ALL=C.UTF-8
 unset LANGUAGE
 
+# The folder of this file with its scripts, and the checkout.
+toolbox=$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")
+checkout=$(dirname "$(dirname "$toolbox")")
+
 # Where everything that does not depend on the checkout is kept.
 cache=${XDG_CACHE_HOME:-${HOME:?}/.cache}/ringbar
 

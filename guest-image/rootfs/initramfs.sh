@@ -10,16 +10,16 @@
 #          boot than it costs. Left alone when its inputs are those it was made from.
 set -euo pipefail
 here=$(dirname "$(readlink -f "$0")")
-# shellcheck source-path=SCRIPTDIR source=lib.sh
-. "$here/lib.sh"
+# shellcheck source-path=SCRIPTDIR source=../toolbox/lib.sh
+. "$here/../toolbox/lib.sh"
 # shellcheck source=guest-files.sh
 . "$here/guest-files.sh"
 
 which=$1
 module=$(readlink -e "$2") || die "$2 is missing: make driver"
 programs=$(readlink -e "$3") || die "$3 is missing: make device"
-root=$("$here/root.sh" toolbox)
-kernel=$("$here/kernel.sh" "$root")
+root=$("$toolbox/root.sh" toolbox)
+kernel=$("$here/../kernel/kernel.sh" "$root")
 base=$("$here/guest-base.sh" "$root" "$kernel")
 # Where depmod finds what the kernel has built in, and the modules beside ours.
 case $which in
@@ -28,13 +28,13 @@ case $which in
         others=$base/modules/usr/lib/modules/$release
         ;;
     debug)
-        others=$("$here/debug-kernel.sh" "$root" "$kernel")/build
+        others=$("$here/../kernel/debug-kernel.sh" "$root" "$kernel")/build
         release=$(cat "$others/include/config/kernel.release")
         ;;
     *) die "initramfs.sh: no kernel is called $which" ;;
 esac
 
-output=$(dirname "$here")/build/guest/$which
+output=$checkout/build/guest/$which
 mkdir -p "$output"
 exec {lock_fd}>"$output/lock"
 flock "$lock_fd"
@@ -62,7 +62,7 @@ cp "$others"/modules.{order,builtin,builtin.modinfo} "tree/$modules/"
 # The debug kernel has everything built in.
 [[ $which == debug ]] || cp -r "$others/kernel" "tree/$modules/"
 # shellcheck disable=SC2016  # The inner shell expands these.
-"$here/enter.sh" "$root" -- sh -euc '
+"$toolbox/enter.sh" "$root" -- sh -euc '
     strip --strip-debug -o "$1/extra/ringbar.ko" "$2"
     depmod -b tree "$3"
     for program in ringbar-init ringbar-guest-tests ringbar; do
@@ -77,7 +77,7 @@ cp "$others"/modules.{order,builtin,builtin.modinfo} "tree/$modules/"
     guest_tree "tree/$modules/extra" "/$modules/extra"
     find "tree/$modules" -maxdepth 1 -type f -printf "file /$modules/%f tree/$modules/%f 0644 0 0\n" | LC_ALL=C sort
 } | guest_folders >overlay.list
-"$here/enter.sh" "$root" -- "$base/gen_init_cpio" -t 0 overlay.list >overlay.cpio
+"$toolbox/enter.sh" "$root" -- "$base/gen_init_cpio" -t 0 overlay.list >overlay.cpio
 
 cat "$base/base.cpio" overlay.cpio >"$output/initramfs.cpio.tmp"
 mv "$output/initramfs.cpio.tmp" "$output/initramfs.cpio"

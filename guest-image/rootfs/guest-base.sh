@@ -9,8 +9,8 @@
 #          Named after its inputs, made once, complete when it exists.
 set -euo pipefail
 here=$(dirname "$(readlink -f "$0")")
-# shellcheck source-path=SCRIPTDIR source=lib.sh
-. "$here/lib.sh"
+# shellcheck source-path=SCRIPTDIR source=../toolbox/lib.sh
+. "$here/../toolbox/lib.sh"
 
 # Programs besides BusyBox, and modules besides our own. What they need follows.
 # Those of util-linux know what BusyBox's of the same name do not.
@@ -55,7 +55,7 @@ mkdir -p "$tree"
 ln -s usr/lib "$building/modules/lib" # where depmod looks
 cd "$building"
 inside() {
-    "$here/enter.sh" "$root" --bind "$kernel:/kernel" -- "$@"
+    "$toolbox/enter.sh" "$root" --bind "$kernel:/kernel" -- "$@"
 }
 
 inside gcc -O1 -w -o gen_init_cpio /kernel/linux/usr/gen_init_cpio.c

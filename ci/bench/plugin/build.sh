@@ -1,17 +1,17 @@
 #!/bin/bash
 # Builds the QEMU plugin with which the benchmark counts instructions.
 #
-# Usage:   bench-plugin.sh
-# Inputs:  ci/bench-plugin/instructions.c; the compiler of the toolbox.
+# Usage:   build.sh
+# Inputs:  instructions.c; the compiler of the toolbox.
 # Output:  the path of the plugin, on stdout. It is named after its inputs, made once,
 #          complete when it exists.
 set -euo pipefail
 here=$(dirname "$(readlink -f "$0")")
-# shellcheck source-path=SCRIPTDIR source=lib.sh
-. "$here/lib.sh"
-source=$(dirname "$here")/ci/bench-plugin/instructions.c
+# shellcheck source-path=SCRIPTDIR source=../../../guest-image/toolbox/lib.sh
+. "$here/../../../guest-image/toolbox/lib.sh"
+source=$here/instructions.c
 
-root=$("$here/root.sh" toolbox)
+root=$("$toolbox/root.sh" toolbox)
 key=$({
     basename "$root"
     cat "$0" "$source"
@@ -29,7 +29,7 @@ if ! reuse "$output"; then
         cp "$source" "$building/"
         cd "$building"
         # What is missing here is QEMU's, found when QEMU loads the plugin.
-        "$here/enter.sh" "$root" -- gcc -std=gnu11 -O2 -Wall -Wextra -Werror -fPIC -shared \
+        "$toolbox/enter.sh" "$root" -- gcc -std=gnu11 -O2 -Wall -Wextra -Werror -fPIC -shared \
             -fvisibility=hidden -o instructions.so instructions.c >&2
         cd "$cache"
         finish "$building" "$output"
