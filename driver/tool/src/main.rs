@@ -28,7 +28,7 @@ mod range;
 mod region;
 mod sigbus;
 mod size;
-#[path = "../../../driver/uapi.rs"]
+#[path = "../../uapi.rs"]
 #[allow(dead_code, reason = "the driver's file, all of which is not used here")]
 mod uapi;
 
