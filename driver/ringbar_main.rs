@@ -39,6 +39,7 @@ mod misuse;
 mod request;
 mod stats;
 mod supported;
+#[path = "uapi/src/ringbar.rs"]
 #[allow(
     dead_code,
     reason = "for programs in user space too, which need both directions"

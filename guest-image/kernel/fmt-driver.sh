@@ -19,7 +19,7 @@ cd "$checkout"
 # Each file by itself, through stdin: rustfmt would otherwise follow the module
 # that device and driver share, which is formatted with the user-space crates.
 # shellcheck disable=SC2016  # The inner shell expands these.
-find driver -path driver/tool -prune -o -name '*.rs' -print0 | LC_ALL=C sort -z | "$toolbox/enter.sh" "$root" --bind "$kernel:/kernel" -- \
+find driver \( -path driver/tool -o -path driver/uapi \) -prune -o -name '*.rs' -print0 | LC_ALL=C sort -z | "$toolbox/enter.sh" "$root" --bind "$kernel:/kernel" -- \
     bash -euc '
         status=0
         formatted=$(mktemp)

@@ -32,7 +32,7 @@ pub mod pattern;
 pub mod pins;
 pub mod suites;
 pub mod sys;
-#[path = "../../../driver/uapi.rs"]
+#[path = "../../../driver/uapi/src/ringbar.rs"]
 #[allow(dead_code, reason = "the driver's file, all of which is not used here")]
 mod uapi;
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 //! The event log of a device, in the region `events`.
 //!
-//! The driver writes it without a lock while it is read. `driver/uapi.rs` has the
+//! The driver writes it without a lock while it is read. `driver/uapi/src/ringbar.rs` has the
 //! layout and `driver/event_log.rs` the writer, which counts a record first, then sets
 //! its kind to 0, then writes time and values, and the kind last.
 

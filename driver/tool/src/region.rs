@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! The regions of a device that can be mapped. `driver/uapi.rs` describes them.
+//! The regions of a device that can be mapped. `driver/uapi/src/ringbar.rs` describes them.
 
 use std::fmt;
 use std::str::FromStr;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! Device commands by `ioctl` and io_uring (`driver/uapi.rs`).
+//! Device commands by `ioctl` and io_uring (`driver/uapi/src/ringbar.rs`).
 
 use std::fs::File;
 use std::io;
