@@ -32,8 +32,3 @@ pub mod pattern;
 pub mod pins;
 pub mod suites;
 pub mod sys;
-#[path = "../../../driver/uapi/src/ringbar.rs"]
-#[allow(dead_code, reason = "the driver's file, all of which is not used here")]
-mod uapi;
-#[cfg(test)]
-mod uapi_header;

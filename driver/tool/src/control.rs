@@ -4,10 +4,9 @@
 
 use std::fs::File;
 
+use ringbar_uapi::{self as uapi, Info};
 use rustix::io::Errno;
 use rustix::ioctl::{Getter, NoArg, ioctl};
-
-use crate::uapi::{self, Info};
 
 /// What the driver knows of a device.
 pub fn info(file: &File) -> Result<Info, Errno> {

@@ -2,11 +2,12 @@
 
 //! The counters of a device, in the region `statistics`.
 
+use ringbar_uapi as uapi;
+
 use crate::device::Device;
 use crate::error::Result;
 use crate::mapping::Mapping;
 use crate::region::Region;
-use crate::uapi;
 
 /// Names of the counters, and their places.
 const NAMES: [(&str, usize); 3] = [

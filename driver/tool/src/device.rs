@@ -7,6 +7,7 @@ use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
+use ringbar_uapi as uapi;
 use rustix::fs::SeekFrom;
 use rustix::io::Errno;
 use rustix::param::page_size;
@@ -16,7 +17,7 @@ use crate::error::{Error, Result};
 use crate::mapping::{Access, Mapping};
 use crate::range::Range;
 use crate::region::Region;
-use crate::{sigbus, uapi};
+use crate::sigbus;
 
 /// Name of the driver.
 const DRIVER: &str = "ringbar";

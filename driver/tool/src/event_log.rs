@@ -9,8 +9,9 @@
 use std::fmt;
 use std::thread;
 
+use ringbar_uapi as uapi;
+
 use crate::mapping::Mapping;
-use crate::uapi;
 
 /// How often a record that is being written is read again before it is left out. A
 /// writer takes some nanoseconds, unless its CPU is taken from it.

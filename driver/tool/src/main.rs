@@ -28,9 +28,6 @@ mod range;
 mod region;
 mod sigbus;
 mod size;
-#[path = "../../uapi/src/ringbar.rs"]
-#[allow(dead_code, reason = "the driver's file, all of which is not used here")]
-mod uapi;
 
 use std::process::ExitCode;
 

@@ -5,7 +5,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use crate::uapi;
+use ringbar_uapi as uapi;
 
 /// One region.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

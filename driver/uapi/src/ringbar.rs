@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0 WITH Linux-syscall-note
 
-//! What user space relies on. The C header is `uapi/ringbar.h`.
+//! What user space relies on. The C header is `ringbar.h`.
 //!
 //! # Maps
 //!
@@ -87,103 +87,103 @@
 //! | [`IOC_RESET`] | resets | waits, then resets | brings it back, or `EIO` | `ENODEV` |
 
 /// Bit of the offset at which the selector begins.
-pub(crate) const MAP_SHIFT: u32 = 56;
+pub const MAP_SHIFT: u32 = 56;
 
 /// Device memory, write-combining.
-pub(crate) const MAP_MEMORY: u64 = 0;
+pub const MAP_MEMORY: u64 = 0;
 /// Device memory, uncached.
-pub(crate) const MAP_MEMORY_UNCACHED: u64 = 1;
+pub const MAP_MEMORY_UNCACHED: u64 = 1;
 /// Device memory, cached.
-pub(crate) const MAP_MEMORY_CACHED: u64 = 2;
+pub const MAP_MEMORY_CACHED: u64 = 2;
 /// Counters, 64 bits each: see the `COUNTER` constants for their places.
-pub(crate) const MAP_STATISTICS: u64 = 3;
+pub const MAP_STATISTICS: u64 = 3;
 /// The event log.
-pub(crate) const MAP_EVENTS: u64 = 4;
+pub const MAP_EVENTS: u64 = 4;
 /// Used rings (VIRTIO 1.3, 2.7.8): queue `n` at `n *` [`USED_RING_STRIDE`].
-pub(crate) const MAP_USED_RINGS: u64 = 5;
+pub const MAP_USED_RINGS: u64 = 5;
 
 /// Distance of two used rings, in bytes.
-pub(crate) const USED_RING_STRIDE: u64 = 1 << 20;
+pub const USED_RING_STRIDE: u64 = 1 << 20;
 
 /// Place of the number of requests handed to the device.
-pub(crate) const COUNTER_REQUESTS: usize = 0;
+pub const COUNTER_REQUESTS: usize = 0;
 /// Place of the number of notifications of the device.
-pub(crate) const COUNTER_DOORBELLS: usize = 1;
+pub const COUNTER_DOORBELLS: usize = 1;
 /// Place of the number of interrupts taken.
-pub(crate) const COUNTER_INTERRUPTS: usize = 2;
+pub const COUNTER_INTERRUPTS: usize = 2;
 /// Place of the number of data segments handed to the device. A contiguous piece of
 /// memory is one, however many pages it has.
-pub(crate) const COUNTER_SEGMENTS: usize = 3;
+pub const COUNTER_SEGMENTS: usize = 3;
 
 /// Pages of the event log.
-pub(crate) const EVENT_LOG_PAGES: usize = 4;
+pub const EVENT_LOG_PAGES: usize = 4;
 /// 64-bit words of a record. Word 0 of the log is the number of records ever
 /// written; record `n` is at word `EVENT_RECORD_WORDS * (1 + n % capacity)`, where
 /// the capacity is what fits behind the first record's place. A record is: time in
 /// nanoseconds since boot, kind, and two values.
-pub(crate) const EVENT_RECORD_WORDS: usize = 4;
+pub const EVENT_RECORD_WORDS: usize = 4;
 
 /// The device was started; value: bytes of device memory.
-pub(crate) const EVENT_STARTED: u64 = 1;
+pub const EVENT_STARTED: u64 = 1;
 /// The device memory has a new size; value: bytes.
-pub(crate) const EVENT_CAPACITY: u64 = 2;
+pub const EVENT_CAPACITY: u64 = 2;
 /// A queue broke; values: queue, 1 if the device said so and 0 if the driver
 /// found out.
-pub(crate) const EVENT_QUEUE_BROKEN: u64 = 3;
+pub const EVENT_QUEUE_BROKEN: u64 = 3;
 /// The device was taken out of service; value: errno.
-pub(crate) const EVENT_STOPPED: u64 = 4;
+pub const EVENT_STOPPED: u64 = 4;
 /// The device was put to sleep with the machine.
-pub(crate) const EVENT_SUSPENDED: u64 = 5;
+pub const EVENT_SUSPENDED: u64 = 5;
 /// The device was reset; what was in flight ended with `EIO`. Then follows
 /// [`EVENT_STARTED`], or where it does not come back [`EVENT_STOPPED`]. Value: one of the
 /// `RESET` constants.
-pub(crate) const EVENT_RESET: u64 = 6;
+pub const EVENT_RESET: u64 = 6;
 /// A request took too long.
-pub(crate) const RESET_BY_TIMEOUT: u64 = 0;
+pub const RESET_BY_TIMEOUT: u64 = 0;
 /// An administrator asked for it.
-pub(crate) const RESET_BY_ADMINISTRATOR: u64 = 1;
+pub const RESET_BY_ADMINISTRATOR: u64 = 1;
 
 /// Flushes the device.
-pub(crate) const OP_FLUSH: u32 = 3;
+pub const OP_FLUSH: u32 = 3;
 /// Discards a range.
-pub(crate) const OP_DISCARD: u32 = 4;
+pub const OP_DISCARD: u32 = 4;
 /// Sets a range to zero.
-pub(crate) const OP_WRITE_ZEROES: u32 = 5;
+pub const OP_WRITE_ZEROES: u32 = 5;
 /// Copies a range.
-pub(crate) const OP_COPY: u32 = 6;
+pub const OP_COPY: u32 = 6;
 /// Fills a range.
-pub(crate) const OP_FILL: u32 = 7;
+pub const OP_FILL: u32 = 7;
 /// Compares two ranges.
-pub(crate) const OP_COMPARE: u32 = 8;
+pub const OP_COMPARE: u32 = 8;
 /// Computes the CRC-32C of a range.
-pub(crate) const OP_CRC32C: u32 = 9;
+pub const OP_CRC32C: u32 = 9;
 
 /// What the command writes is durable when it ends. For those that write.
-pub(crate) const COMMAND_DURABLE: u32 = 1;
+pub const COMMAND_DURABLE: u32 = 1;
 
 /// Device memory can be mapped. Bits below tell the opcodes: bit `n` is set where
 /// the opcode of value `n` is executed.
-pub(crate) const CAP_MMAP: u64 = 1 << 32;
+pub const CAP_MMAP: u64 = 1 << 32;
 /// Completions can be polled for (`IORING_SETUP_IOPOLL`) on a queue without
 /// interrupts.
-pub(crate) const CAP_IOPOLL: u64 = 1 << 33;
+pub const CAP_IOPOLL: u64 = 1 << 33;
 
 /// [`Info::state`]: the device works.
-pub(crate) const STATE_IN_SERVICE: u32 = 0;
+pub const STATE_IN_SERVICE: u32 = 0;
 /// [`Info::state`]: the device has failed, and answers everything with `EIO` until it
 /// is reset.
-pub(crate) const STATE_OUT_OF_SERVICE: u32 = 1;
+pub const STATE_OUT_OF_SERVICE: u32 = 1;
 
 /// Type of the `ioctl` numbers.
-pub(crate) const IOC_TYPE: u32 = 0xd7;
+pub const IOC_TYPE: u32 = 0xd7;
 /// Fills in an [`Info`]. `_IOR(IOC_TYPE, 0, struct ringbar_info)`
-pub(crate) const IOC_INFO: u32 = ioc(2, 0, Info::SIZE);
+pub const IOC_INFO: u32 = ioc(2, 0, Info::SIZE);
 /// Executes a [`Command`] and waits for its end.
 /// `_IOWR(IOC_TYPE, 1, struct ringbar_command)`
-pub(crate) const IOC_COMMAND: u32 = ioc(3, 1, Command::SIZE);
+pub const IOC_COMMAND: u32 = ioc(3, 1, Command::SIZE);
 /// Resets the device and puts it into service again; see the table of states. `EPERM`
 /// without `CAP_SYS_ADMIN`, `EIO` where it does not come back. `_IO(IOC_TYPE, 2)`
-pub(crate) const IOC_RESET: u32 = ioc(0, 2, 0);
+pub const IOC_RESET: u32 = ioc(0, 2, 0);
 
 /// As `_IOC` of `include/uapi/asm-generic/ioctl.h`.
 const fn ioc(direction: u32, number: u32, size: usize) -> u32 {
@@ -193,32 +193,32 @@ const fn ioc(direction: u32, number: u32, size: usize) -> u32 {
 
 /// `struct ringbar_info`: what there is to know of a device.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Info {
+pub struct Info {
     /// Bits as of [`CAP_MMAP`].
-    pub(crate) capabilities: u64,
+    pub capabilities: u64,
     /// Bytes of device memory.
-    pub(crate) capacity: u64,
+    pub capacity: u64,
     /// How many of them, from the start, can be mapped.
-    pub(crate) aperture: u64,
+    pub aperture: u64,
     /// Bytes of the largest request. A call for more becomes several.
-    pub(crate) max_request: u64,
+    pub max_request: u64,
     /// Bytes of the largest command that the device executes in one go. A command
     /// for more becomes several.
-    pub(crate) max_command: u64,
+    pub max_command: u64,
     /// I/O queues in use.
-    pub(crate) io_queues: u32,
+    pub io_queues: u32,
     /// Most contiguous pieces of memory in one request.
-    pub(crate) max_segments: u32,
+    pub max_segments: u32,
     /// One of the `STATE` constants.
-    pub(crate) state: u32,
+    pub state: u32,
 }
 
 impl Info {
     /// Size of the structure in bytes; the last 12 are reserved, and 0.
-    pub(crate) const SIZE: usize = 64;
+    pub const SIZE: usize = 64;
 
     /// The structure as C has it.
-    pub(crate) fn to_bytes(self) -> [u8; Self::SIZE] {
+    pub fn to_bytes(self) -> [u8; Self::SIZE] {
         let mut bytes = [0; Self::SIZE];
         bytes[0..8].copy_from_slice(&self.capabilities.to_ne_bytes());
         bytes[8..16].copy_from_slice(&self.capacity.to_ne_bytes());
@@ -232,7 +232,7 @@ impl Info {
     }
 
     /// The other way round.
-    pub(crate) fn from_bytes(bytes: &[u8; Self::SIZE]) -> Self {
+    pub fn from_bytes(bytes: &[u8; Self::SIZE]) -> Self {
         Self {
             capabilities: u64::from_ne_bytes(array(bytes, 0)),
             capacity: u64::from_ne_bytes(array(bytes, 8)),
@@ -248,29 +248,29 @@ impl Info {
 
 /// `struct ringbar_command`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Command {
+pub struct Command {
     /// One of the `OP` constants.
-    pub(crate) opcode: u32,
+    pub opcode: u32,
     /// [`COMMAND_DURABLE`] or 0.
-    pub(crate) flags: u32,
+    pub flags: u32,
     /// Where the range begins in the device memory.
-    pub(crate) offset: u64,
+    pub offset: u64,
     /// Bytes in the range.
-    pub(crate) length: u64,
+    pub length: u64,
     /// As the opcode says.
-    pub(crate) argument: u64,
+    pub argument: u64,
     /// As the opcode says. Not looked at on the way in.
-    pub(crate) result: u64,
+    pub result: u64,
 }
 
 impl Command {
     /// Size of the structure in bytes.
-    pub(crate) const SIZE: usize = 40;
+    pub const SIZE: usize = 40;
     /// Where the result is in it.
-    pub(crate) const RESULT_AT: usize = 32;
+    pub const RESULT_AT: usize = 32;
 
     /// The structure as C has it.
-    pub(crate) fn to_bytes(self) -> [u8; Self::SIZE] {
+    pub fn to_bytes(self) -> [u8; Self::SIZE] {
         let mut bytes = [0; Self::SIZE];
         bytes[0..4].copy_from_slice(&self.opcode.to_ne_bytes());
         bytes[4..8].copy_from_slice(&self.flags.to_ne_bytes());
@@ -282,7 +282,7 @@ impl Command {
     }
 
     /// The other way round.
-    pub(crate) fn from_bytes(bytes: &[u8; Self::SIZE]) -> Self {
+    pub fn from_bytes(bytes: &[u8; Self::SIZE]) -> Self {
         Self {
             opcode: u32::from_ne_bytes(array(bytes, 0)),
             flags: u32::from_ne_bytes(array(bytes, 4)),

@@ -9,13 +9,14 @@ use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::process::Command;
 
+use ringbar_uapi as uapi;
+
 use super::lifecycle;
 use crate::case::{Case, Context, During, Stop, TIMEOUT, Verdict, expect_bytes, expect_errno};
 use crate::pattern;
 use crate::sys::{
     self, Child, PAGE, ReadImpliesExec, Region, Traced, process_memory, process_vm_read,
 };
-use crate::uapi;
 use crate::{check, check_eq};
 
 const READ: i32 = libc::PROT_READ;

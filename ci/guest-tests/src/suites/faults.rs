@@ -13,6 +13,8 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::time::Duration;
 
+use ringbar_uapi::{self as uapi, Command};
+
 use super::lifecycle::{appears, expect_working};
 use crate::case::{Case, Context, During, Stop, Suite, Verdict};
 use crate::pattern;
@@ -20,7 +22,6 @@ use crate::sys::{
     self, AioContext, AioOperation, Buffers, CommandEntry, CommandRing, PAGE, Region, Ring,
     UringOperation,
 };
-use crate::uapi::{self, Command};
 use crate::{check, check_eq};
 
 /// Upper limit for the number of attempts of an operation.

@@ -313,7 +313,7 @@ fn torn(context: &Context) -> Verdict {
     unbind(&function.address)?;
     function.command(ChangeCapacityOnRead(changed))?;
     bind(context, &function.address)?;
-    let info = crate::uapi::Info::from_bytes(&sys::info(&context.open()?)?);
+    let info = ringbar_uapi::Info::from_bytes(&sys::info(&context.open()?)?);
     check_eq!(info.capacity, changed, "bytes of the device");
     function.restore()
 }

@@ -9,6 +9,8 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
+use ringbar_uapi as uapi;
+
 use super::recovery;
 use crate::case::{
     Case, Context, During, Stop, Suite, TIMEOUT, Verdict, eventually, expect_bytes, expect_errno,
@@ -18,7 +20,6 @@ use crate::sys::{
     self, AioContext, AioOperation, Buffers, Child, CommandEntry, CommandRing, Epoll, PAGE, Region,
     Ring, UringOperation,
 };
-use crate::uapi;
 use crate::{check, check_eq};
 
 /// Number of rounds.

@@ -8,6 +8,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Instant;
 
+use ringbar_uapi::{self as uapi, Info};
+
 use super::lifecycle;
 use crate::case::{
     Case, Context, During, Stop, Suite, Verdict, eventually, expect_bytes, expect_errno,
@@ -16,7 +18,6 @@ use crate::host::Host;
 use crate::kernel_log::KernelLog;
 use crate::pattern;
 use crate::sys::{self, IoVec, PAGE, Region};
-use crate::uapi::{self, Info};
 use crate::{check, check_eq};
 
 /// Bytes by which the tests grow and shrink the device.

@@ -8,11 +8,12 @@ use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 
+use ringbar_uapi::{self as uapi, Info};
+
 use super::lifecycle::{bind, unbind};
 use crate::case::{Case, Context, During, Stop, Suite, Verdict, expect_bytes};
 use crate::pattern;
 use crate::sys;
-use crate::uapi::{self, Info};
 use crate::{check, check_eq};
 
 /// Offset of the tests in the device; neither it nor the length is page-aligned.

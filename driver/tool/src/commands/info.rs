@@ -5,11 +5,13 @@
 use std::io::{self, BufWriter, Write};
 use std::path::Path;
 
+use ringbar_uapi as uapi;
+
 use crate::counters::Counters;
 use crate::device::Device;
 use crate::error::Result;
 use crate::mapping::Access;
-use crate::{size, uapi};
+use crate::size;
 
 /// Prints what is known of a device, one `name: value` in each line.
 pub fn run(path: &Path) -> Result<()> {

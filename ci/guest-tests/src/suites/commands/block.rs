@@ -5,9 +5,10 @@
 use std::fs::File;
 use std::process::Command;
 
+use ringbar_uapi::Info;
+
 use crate::case::{Context, During, Verdict, expect_errno};
 use crate::sys::{self, IoVec, PAGE, Region};
-use crate::uapi::Info;
 use crate::{check, check_eq};
 
 const BLKROGET: u32 = 0x125e;

@@ -9,11 +9,13 @@ mod large;
 mod refusals;
 mod uring;
 
+use ringbar_uapi::{
+    self as uapi, Info, OP_COMPARE, OP_COPY, OP_CRC32C, OP_DISCARD, OP_FILL, OP_FLUSH,
+    OP_WRITE_ZEROES,
+};
+
 use crate::case::{Case, Context, Suite, Verdict};
 use crate::sys;
-use crate::uapi::{
-    self, Info, OP_COMPARE, OP_COPY, OP_CRC32C, OP_DISCARD, OP_FILL, OP_FLUSH, OP_WRITE_ZEROES,
-};
 use crate::{check, check_eq};
 
 /// All opcodes.

@@ -23,6 +23,7 @@ use std::fs::File;
 use std::io;
 
 use ringbar_agent_protocol::host::{Lie, LieQueue, UsedLie};
+use ringbar_uapi::{self as uapi, Command, Info};
 
 use super::lifecycle::{bind, expect_working, unbind};
 use crate::case::{Context, Suite, Verdict, eventually, expect_errno};
@@ -34,7 +35,6 @@ use crate::sys::{
     self, AioContext, AioOperation, Buffers, CommandEntry, CommandRing, PAGE, Region, Ring,
     UringOperation,
 };
-use crate::uapi::{self, Command, Info};
 
 /// Entries of each queue. Few, because the driver is bound often, and each entry adds to
 /// the time of a probe.
