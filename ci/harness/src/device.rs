@@ -12,7 +12,6 @@ use crate::control::ControlSocket;
 use crate::error::{Error, Result};
 use crate::host_port::DeviceHandles;
 use crate::process::{HostProcess, Pauser};
-use crate::size;
 use crate::socket_watch::SocketWatch;
 
 /// Storage of the device memory.
@@ -63,7 +62,7 @@ impl DeviceOptions {
             "--control-socket".into(),
             control.display().to_string(),
             "--size".into(),
-            size::format(self.size),
+            ringbar_size::format(self.size),
             "--queues".into(),
             self.queues.to_string(),
             "--storage".into(),

@@ -37,7 +37,7 @@ pub struct Job {
 
 /// A block size as written in names: 512, 4k, 1m.
 pub fn block_name(bytes: u64) -> String {
-    crate::size::format(bytes).to_lowercase()
+    ringbar_size::format(bytes).to_lowercase()
 }
 
 impl fmt::Display for Job {

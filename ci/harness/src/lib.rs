@@ -27,7 +27,6 @@
 //! | [`process`] | child processes, killed when this process ends |
 //! | [`temporary`] | temporary directories, removed when this process ends |
 //! | `terminal` | saves and restores terminal settings |
-//! | [`size`] | parses and prints sizes |
 //! | [`table`] | tables as text |
 
 pub mod agent;
@@ -49,7 +48,6 @@ pub mod qmp;
 pub mod refusal;
 pub mod report;
 pub mod setup;
-pub mod size;
 mod socket_watch;
 pub mod suite;
 pub mod table;

@@ -76,22 +76,6 @@ fn round(value: f64, digits: i32) -> f64 {
     (value * factor).round() / factor
 }
 
-/// A size with a binary unit.
-pub fn human_size(bytes: u64) -> String {
-    const UNITS: [&str; 4] = ["B", "KiB", "MiB", "GiB"];
-    let mut value = bytes as f64;
-    let mut unit = 0;
-    while value >= 1024.0 && unit + 1 < UNITS.len() {
-        value /= 1024.0;
-        unit += 1;
-    }
-    if unit == 0 {
-        format!("{bytes} B")
-    } else {
-        format!("{value:.1} {}", UNITS[unit])
-    }
-}
-
 impl RunReport {
     /// The table.
     pub fn table(&self) -> String {
@@ -121,7 +105,7 @@ impl RunReport {
                 job.iodepth.to_string(),
                 match job.failure {
                     Some(_) => "FAILED".to_owned(),
-                    None => human_size(job.verified_bytes),
+                    None => ringbar_size::round(job.verified_bytes),
                 },
                 or_dash(format!("{:.0}", job.iops)),
                 or_dash(format!("{:.2}", job.interrupts_per_io)),
@@ -205,14 +189,5 @@ randwrite-4k-qd32-libaio  libaio     4k     32    FAILED     -              -   
         assert_eq!(job["interrupts_per_io"], 0.1235);
         assert!(job.get("failure").is_none());
         assert!(json["jobs"][1]["failure"].is_string());
-    }
-
-    #[test]
-    fn sizes_for_people() {
-        assert_eq!(human_size(0), "0 B");
-        assert_eq!(human_size(1023), "1023 B");
-        assert_eq!(human_size(1536), "1.5 KiB");
-        assert_eq!(human_size(300 << 20), "300.0 MiB");
-        assert_eq!(human_size(3 << 40), "3072.0 GiB");
     }
 }

@@ -7,7 +7,8 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 /// Each crate with those of ours that it may use.
-const ALLOWED: [(&str, &[&str]); 6] = [
+const ALLOWED: [(&str, &[&str]); 7] = [
+    ("size", &[]),
     ("spec", &[]),
     ("engine", &[]),
     ("storage", &[]),
@@ -21,6 +22,7 @@ const ALLOWED: [(&str, &[&str]); 6] = [
         &[
             "ringbar-engine",
             "ringbar-model",
+            "ringbar-size",
             "ringbar-spec",
             "ringbar-storage",
             "ringbar-vhost-user",

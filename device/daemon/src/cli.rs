@@ -12,8 +12,6 @@ use clap::{CommandFactory, Parser, ValueEnum};
 use ringbar_model::DeviceOptions;
 use ringbar_spec::{MAX_IO_QUEUES, MIN_COMMAND_BYTES};
 
-use crate::size;
-
 /// Busy-poll time unless another is asked for, in microseconds.
 const DEFAULT_POLL_US: u64 = 200;
 
@@ -72,7 +70,7 @@ pub struct Args {
 
     /// Size of the device memory. May be left out for an existing file, whose size
     /// it is then
-    #[arg(long, value_name = "SIZE", value_parser = size::parse)]
+    #[arg(long, value_name = "SIZE", value_parser = ringbar_size::parse)]
     size: Option<u64>,
 
     /// Number of I/O queues, 1 to 64. The driver uses no more than one for each CPU and one for
@@ -92,12 +90,12 @@ pub struct Args {
     storage: StorageKind,
 
     /// Most data bytes in one request; the driver splits what is larger
-    #[arg(long, value_name = "SIZE", default_value = "4M", value_parser = size::parse)]
+    #[arg(long, value_name = "SIZE", default_value = "4M", value_parser = ringbar_size::parse)]
     max_request_size: u64,
 
     /// Greatest length of one command within the device (discard, write zeroes,
     /// copy, fill, compare, CRC-32C). A command keeps its queue busy until it is done
-    #[arg(long, value_name = "SIZE", default_value = "64M", value_parser = size::parse)]
+    #[arg(long, value_name = "SIZE", default_value = "64M", value_parser = ringbar_size::parse)]
     max_command_size: u64,
 
     /// Unix socket to create for controlling the device while it runs, open to its

@@ -8,7 +8,6 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::region::Region;
-use crate::size;
 
 const EXIT_STATUS: &str = "\
 Exit status:
@@ -97,12 +96,12 @@ pub struct MapArgs {
     pub file: PathBuf,
 
     /// First byte, counted from the start of the region
-    #[arg(long, value_name = "N", default_value = "0", value_parser = size::parse)]
+    #[arg(long, value_name = "N", default_value = "0", value_parser = ringbar_size::parse)]
     pub offset: u64,
 
     /// Number of bytes. By default all up to the end of the region; with --write,
     /// all that there is to write
-    #[arg(long, value_name = "N", value_parser = size::parse)]
+    #[arg(long, value_name = "N", value_parser = ringbar_size::parse)]
     pub length: Option<u64>,
 
     /// How to dump

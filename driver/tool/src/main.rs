@@ -13,7 +13,7 @@
 //! | `control` | what is asked of the driver by `ioctl` |
 //! | `sigbus` | what happens when mapped memory goes away |
 //! | `counters`, `event_log` | the content of two regions |
-//! | `hexdump`, `size` | how bytes are shown, how sizes are written |
+//! | `hexdump` | how bytes are shown |
 
 mod cli;
 mod commands;
@@ -27,7 +27,6 @@ mod mapping;
 mod range;
 mod region;
 mod sigbus;
-mod size;
 
 use std::process::ExitCode;
 

@@ -8,7 +8,6 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use crate::fio::{Access, Engine, block_name};
-use crate::size;
 
 /// Smallest block in bytes: the sector size of the block devices.
 const MIN_BLOCK: u64 = 512;
@@ -117,7 +116,9 @@ fn parse(name: &str) -> Result<Job, String> {
             let known = Access::ALL.map(Access::name).join(", ");
             format!("{access:?} is none of {known}")
         })?;
-    let block = size::parse(part("the block size")?).map_err(|error| error.to_string())?;
+    let block = part("the block size")?;
+    let block = ringbar_size::parse(block)
+        .map_err(|error| format!("the block size is {block:?}: {error}"))?;
     if !(MIN_BLOCK..=MAX_BLOCK).contains(&block) || !block.is_multiple_of(MIN_BLOCK) {
         return Err(format!(
             "the block size is {block}, not a multiple of 512 from 512 to 16m"
@@ -175,7 +176,7 @@ fn parse(name: &str) -> Result<Job, String> {
         return Err("psync has one transfer in flight".into());
     }
     if job.in_flight() > MAX_IN_FLIGHT {
-        let most = size::format(MAX_IN_FLIGHT);
+        let most = ringbar_size::format(MAX_IN_FLIGHT);
         return Err(format!("its buffers together are larger than {most}"));
     }
     Ok(job)
@@ -296,7 +297,7 @@ mod tests {
             ("", "what to do is missing"),
             ("readd-4k-qd1-psync", "\"readd\" is none of read, write"),
             ("read", "the block size is missing"),
-            ("read-4kib-qd1-psync", "is no size"),
+            ("read-4x-qd1-psync", "the block size is \"4x\""),
             ("read-1000-qd1-psync", "multiple of 512"),
             ("read-32m-qd1-psync", "from 512 to 16m"),
             ("read-4k-32-libaio", "does not begin with qd"),

@@ -12,7 +12,6 @@ use std::time::Duration;
 
 use clap::Args;
 use ringbar_harness::device::{DeviceOptions, Storage};
-use ringbar_harness::size;
 
 /// Exit status for a failure of the harness, as `timeout` and container tools use it, to
 /// distinguish it from the command's status.
@@ -25,7 +24,7 @@ pub const TIMED_OUT: u8 = 124;
 #[derive(Debug, Args)]
 pub struct MachineOptions {
     /// Size of the device memory
-    #[arg(long, value_name = "SIZE", default_value = "256M", value_parser = size::parse)]
+    #[arg(long, value_name = "SIZE", default_value = "256M", value_parser = ringbar_size::parse)]
     pub device_size: u64,
 
     /// Number of I/O queues
@@ -37,7 +36,7 @@ pub struct MachineOptions {
     pub storage: Storage,
 
     /// Memory of the virtual machine
-    #[arg(long, value_name = "SIZE", default_value = "2G", value_parser = size::parse)]
+    #[arg(long, value_name = "SIZE", default_value = "2G", value_parser = ringbar_size::parse)]
     pub memory: u64,
 
     /// Number of virtual CPUs

@@ -14,7 +14,7 @@ use ringbar_harness::device::Storage;
 use ringbar_harness::error::{Error, Result};
 use ringbar_harness::fio::JOBS;
 use ringbar_harness::kernel_log;
-use ringbar_harness::report::{JobLine, RunReport, human_size};
+use ringbar_harness::report::{JobLine, RunReport};
 use ringbar_harness::setup::{OutputDir, Setup};
 use ringbar_harness::vm::{Vm, VmOptions};
 
@@ -158,7 +158,7 @@ fn run_jobs(vm: &mut Vm, options: &Options) -> Result<Vec<JobLine>> {
         match &measured.failure {
             None => eprintln!(
                 "{:>10} verified, {:6.0} IOPS",
-                human_size(measured.verified_bytes),
+                ringbar_size::round(measured.verified_bytes),
                 measured.iops
             ),
             Some(failure) => {
@@ -202,7 +202,7 @@ fn last_line(
             "passed: {} fio jobs, {} verified with crc32c without an error; the BAR map and \
              DMA agree ({}); the kernel log is clean",
             report.jobs.len(),
-            human_size(report.verified_bytes()),
+            ringbar_size::round(report.verified_bytes()),
             bar_check.as_deref().unwrap_or_default()
         );
     }

@@ -11,7 +11,6 @@ use crate::counters::Counters;
 use crate::device::Device;
 use crate::error::Result;
 use crate::mapping::Access;
-use crate::size;
 
 /// Prints what is known of a device, one `name: value` in each line.
 pub fn run(path: &Path) -> Result<()> {
@@ -27,7 +26,7 @@ pub fn run(path: &Path) -> Result<()> {
     let mut output = BufWriter::new(io::stdout().lock());
     let mut line = |name: &str, value: &str| writeln!(output, "{name:<14}{value}");
     line("device:", &device.path().display().to_string())?;
-    line("memory:", &size::describe(size))?;
+    line("memory:", &ringbar_size::describe(size))?;
     line("state:", state)?;
     line("PCI address:", &place.pci_address)?;
     line("driver:", &place.driver)?;
