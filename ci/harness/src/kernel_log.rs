@@ -3,7 +3,7 @@
 //! Finds problems in a kernel log: by the text in any log, and by the level in a log with
 //! levels. In the latter, every error is a problem, and every warning about the driver.
 
-use ringbar_guest_tests::ktap::TEST_MARK;
+use ringbar_agent_protocol::TEST_MARK;
 
 /// Patterns that mark a line as a problem: a text, and the kind of the problem.
 ///
