@@ -2,10 +2,9 @@
 
 //! Counters of the guest's kernel and driver.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use ringbar_guest_tests::interrupts;
-use ringbar_guest_tests::pins::{self, Pins};
 
 use crate::agent::{Agent, GuestCommand};
 use crate::error::{Error, Result};
@@ -13,10 +12,6 @@ use crate::error::{Error, Result};
 /// Directory of the driver's counters in debugfs, with one directory for each
 /// device.
 const DRIVER_COUNTERS: &str = "/sys/kernel/debug/ringbar";
-
-/// Maximum time for pages to be unpinned after the last process has ended: io_uring
-/// releases its registered buffers some time after the ring was closed.
-const UNPIN_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Counters of the first device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,23 +66,6 @@ fn doorbells(agent: &Agent) -> Result<u64> {
 pub fn interrupts_numbered(agent: &Agent, numbers: &[u32]) -> Result<u64> {
     let table = agent.read_text("/proc/interrupts")?;
     Ok(interrupts::count_numbers(&table, numbers))
-}
-
-/// Reads the numbers of pinned and released pages. Waits until both are equal, at most
-/// [`UNPIN_TIMEOUT`].
-pub fn pins_when_idle(agent: &Agent) -> Result<Pins> {
-    let deadline = Instant::now() + UNPIN_TIMEOUT;
-    loop {
-        // The counters are per CPU; reading this file sums them.
-        agent.read_file(pins::REFRESH)?;
-        let text = agent.read_text(pins::TABLE)?;
-        let pins = Pins::parse(&text).ok_or_else(|| {
-            Error::Protocol(format!("{} does not count pinned pages", pins::TABLE))
-        })?;
-        if pins.balanced() || Instant::now() >= deadline {
-            return Ok(pins);
-        }
-    }
 }
 
 #[cfg(test)]

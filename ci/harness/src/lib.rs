@@ -17,6 +17,7 @@
 //! | [`host_port`] | executes requests of test programs in the guest |
 //! | [`counters`] | counters of kernel and driver |
 //! | `device_report` | the device's counters at its end |
+//! | [`pins`] | numbers of pinned pages |
 //! | [`fio`] | fio jobs that verify their data |
 //! | [`report`] | report of `run` |
 //! | [`kernel_log`] | finds problems in a kernel log |
@@ -42,6 +43,7 @@ pub mod fio;
 pub mod host_port;
 pub mod kernel_log;
 pub mod ktap;
+pub mod pins;
 pub mod process;
 pub mod qemu;
 pub mod qmp;

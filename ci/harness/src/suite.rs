@@ -21,7 +21,6 @@ use ringbar_guest_tests::suites::{bounce, durability, large, lies};
 use serde_json::json;
 
 use crate::agent::{Event, GuestCommand};
-use crate::counters::pins_when_idle;
 use crate::debug;
 use crate::device::{DeviceOptions, Storage};
 use crate::device_report;
@@ -29,6 +28,7 @@ use crate::error::{Error, Result};
 use crate::fio::JOBS;
 use crate::kernel_log::{self, ExpectedProblem};
 use crate::ktap::{Outcome, Parser, TestResult};
+use crate::pins::pins_when_idle;
 use crate::process;
 use crate::setup::{Kernel, Setup};
 use crate::vm::{Vm, VmOptions};
