@@ -1,0 +1,48 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! Compares Ringbar with the other virtual disks of the same machine.
+//!
+//! All devices are in one guest and keep their data in memory. The jobs run on one device
+//! after the other, in rounds. The result is the ratio of two devices within a round,
+//! because the speed of a shared machine varies far more over time than the devices
+//! differ.
+//!
+//! | module | what it does |
+//! |---|---|
+//! | [`job`] | jobs and their names |
+//! | [`jobs`] | selects the jobs to run |
+//! | [`fio`] | runs fio in the guest |
+//! | [`counters`] | counters of kernel and driver |
+//! | [`column`] | devices, and ways of using them |
+//! | [`peers`] | the other devices on the host |
+//! | [`guest`] | the devices in the guest |
+//! | [`measure`] | runs one job on one device |
+//! | [`usage`] | CPU time of processes on the host |
+//! | [`instructions`] | counts the guest's instructions |
+//! | [`rounds`] | runs a job on all devices |
+//! | [`statistics`] | medians and ratios |
+//! | [`idle`] | measures idle devices |
+//! | [`targets`] | minimum and maximum values to reach |
+//! | [`report`] | the result |
+//! | `text` | the result as tables |
+//! | [`plot`] | the result as a bar chart |
+//! | [`table`] | tables as text |
+
+pub mod column;
+pub mod counters;
+pub mod fio;
+pub mod guest;
+pub mod idle;
+pub mod instructions;
+pub mod job;
+pub mod jobs;
+pub mod measure;
+pub mod peers;
+pub mod plot;
+pub mod report;
+pub mod rounds;
+pub mod statistics;
+pub mod table;
+pub mod targets;
+mod text;
+pub mod usage;

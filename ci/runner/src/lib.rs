@@ -1,0 +1,26 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! Tests of the driver in virtual machines, and fio jobs that verify their data: the
+//! library of `ringbar-ci`.
+//!
+//! | module | what it does |
+//! |---|---|
+//! | [`suite`] | runs a suite of the guest's tests |
+//! | [`ktap`] | reads test results |
+//! | `debug` | results of the debug kernel's checkers |
+//! | `pins` | numbers of pinned pages |
+//! | `device_report` | the device's counters at its end |
+//! | [`refusal`] | tests that the driver refuses an unusable device |
+//! | [`binding`] | tests that the driver binds its devices and no others |
+//! | [`fio`] | fio jobs that verify their data |
+//! | [`report`] | report of `run` |
+
+pub mod binding;
+mod debug;
+mod device_report;
+pub mod fio;
+pub mod ktap;
+mod pins;
+pub mod refusal;
+pub mod report;
+pub mod suite;
