@@ -7,20 +7,14 @@
 //! |---|---|
 //! | [`suite`] | runs a suite of the guest's tests |
 //! | [`ktap`] | reads test results |
-//! | `debug` | results of the debug kernel's checkers |
-//! | `pins` | numbers of pinned pages |
-//! | `device_report` | the device's counters at its end |
 //! | [`refusal`] | tests that the driver refuses an unusable device |
 //! | [`binding`] | tests that the driver binds its devices and no others |
 //! | [`fio`] | fio jobs that verify their data |
 //! | [`report`] | report of `run` |
 
 pub mod binding;
-mod debug;
-mod device_report;
 pub mod fio;
 pub mod ktap;
-mod pins;
 pub mod refusal;
 pub mod report;
 pub mod suite;

@@ -9,7 +9,7 @@ use ringbar_guest_tests::case::Suite;
 use ringbar_guest_tests::suites;
 use ringbar_runner::binding;
 use ringbar_runner::refusal::BEHIND_IOMMU;
-use ringbar_runner::suite::Check;
+use ringbar_runner::suite::checks::Check;
 use ringbar_vm::setup::Kernel;
 
 const TABLE: &str = include_str!("../../../docs/features.md");
@@ -18,7 +18,7 @@ fn names(prefix: &str, kernel: Kernel, suites: Vec<Suite>) -> Vec<String> {
     let mut names = Vec::new();
     for suite in suites {
         let cases = suite.cases.into_iter().map(|case| case.name);
-        let checks = Check::of(suite.name, kernel);
+        let checks = Check::of(&suite.needs, kernel);
         names.extend(
             cases
                 .chain(checks.into_iter().map(|check| check.name().to_owned()))
@@ -30,7 +30,7 @@ fn names(prefix: &str, kernel: Kernel, suites: Vec<Suite>) -> Vec<String> {
 
 #[test]
 fn table_names_tests_that_exist() {
-    let mut known = names("", Kernel::Stock, suites::all());
+    let mut known = names("", Kernel::Stock, suites::stock());
     known.extend(names("debug::", Kernel::Debug, suites::debug()));
     known.push(BEHIND_IOMMU.into());
     known.extend(binding::names());

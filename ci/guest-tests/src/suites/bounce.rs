@@ -6,10 +6,14 @@
 use super::{data, stall};
 use crate::case::{Case, Context, During, Suite, Verdict};
 use crate::fio::{ENGINES, Fio};
+use crate::needs::{Kernels, Needs};
 
 /// Bytes of all bounce buffers together, set on the guest's kernel command line: the
 /// smallest pool that the kernel creates.
-pub const BYTES: usize = 256 << 10;
+const BYTES: usize = 256 << 10;
+
+/// Bytes of a bounce buffer (`IO_TLB_SIZE` of `include/linux/swiotlb.h`).
+const IO_TLB_SIZE: usize = 2048;
 
 /// The suite.
 pub fn suite() -> Suite {
@@ -20,6 +24,12 @@ pub fn suite() -> Suite {
     Suite {
         name: "bounce",
         about: "data by every call through few bounce buffers",
+        needs: Needs {
+            // One area, so that every CPU can use all bounce buffers.
+            kernel_args: vec![format!("swiotlb={},1,force", BYTES / IO_TLB_SIZE)],
+            kernels: Kernels::OwnInTestAll,
+            ..Needs::default()
+        },
         cases: moved
             .chain([stall::bounced(), Case::new("dr10_bounced_fio", fio)])
             .collect(),

@@ -27,7 +27,8 @@ pub fn cases() -> Vec<Case> {
     vec![
         Case::new("a12_ptrace_and_proc_mem_of_device_memory", device_memory),
         Case::new("a12_ptrace_and_proc_mem_of_read_only_maps", read_only),
-        Case::new("a12_process_vm_readv_of_maps", vm_readv),
+        // No CONFIG_CROSS_MEMORY_ATTACH.
+        Case::new("a12_process_vm_readv_of_maps", vm_readv).not_on_debug_kernel(),
         Case::new("a12_gdb_reads_and_writes_device_memory", gdb),
         Case::new("a12_debugger_of_a_removed_device_gets_eio", removed),
         Case::new("a12_what_resource_files_allow_is_allowed", as_resource_file),

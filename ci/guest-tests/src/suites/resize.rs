@@ -16,6 +16,7 @@ use crate::case::{
 };
 use crate::host::Host;
 use crate::kernel_log::KernelLog;
+use crate::needs::Needs;
 use crate::pattern;
 use crate::sys::{self, IoVec, PAGE, Region};
 use crate::{check, check_eq};
@@ -28,6 +29,7 @@ pub fn suite() -> Suite {
     Suite {
         name: "resize",
         about: "the host resizes the device while its driver runs",
+        needs: Needs::default(),
         cases: vec![
             // This test comes first, because the driver limits the events per second of a device.
             Case::new("c6_many_sizes_do_not_fill_the_log", many),

@@ -14,11 +14,15 @@ use std::{fs, thread};
 use anyhow::Context;
 use clap::{Args, ValueEnum};
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
+use ringbar_guest_tests::case::{Case, OnDebugKernel};
+use ringbar_guest_tests::needs::{Kernels, Needs};
 use ringbar_guest_tests::suites;
 use ringbar_runner::binding;
 use ringbar_runner::ktap::Outcome;
 use ringbar_runner::refusal::{self, BEHIND_IOMMU};
-use ringbar_runner::suite::{self, Check, Plan, Report};
+use ringbar_runner::suite;
+use ringbar_runner::suite::checks::Check;
+use ringbar_runner::suite::plan::{Plan, Report};
 use ringbar_vm::setup::{Kernel, OutputDir, Setup};
 
 /// Tests the driver in virtual machines, one for each suite
@@ -204,11 +208,14 @@ fn prefix(kernel: Kernel) -> &'static str {
 /// The suites with the selected tests.
 fn plans(checkout: &Path, kernel: Kernel, all: bool, filters: &[String]) -> Vec<Plan> {
     let for_every_day = !all && filters.is_empty() && kernel == Kernel::Debug;
-    let left_out =
-        |suite: &str, test: &str| for_every_day && suites::is_left_to_test_all(suite, test);
+    let left_out = |needs: &Needs, case: &Case| {
+        for_every_day
+            && (needs.kernels == Kernels::OwnInTestAll
+                || case.on_debug_kernel == OnDebugKernel::InTestAll)
+    };
     let prefix = prefix(kernel);
     let (suites, log_dir) = match kernel {
-        Kernel::Stock => (suites::all(), checkout.join("build/test")),
+        Kernel::Stock => (suites::stock(), checkout.join("build/test")),
         Kernel::Debug => (suites::debug(), checkout.join("build/test/debug")),
     };
     suites
@@ -217,7 +224,7 @@ fn plans(checkout: &Path, kernel: Kernel, all: bool, filters: &[String]) -> Vec<
             let name = suite.name;
             suite.cases.retain(|case| {
                 wanted(filters, &format!("{prefix}{name}::{}", case.name))
-                    && !left_out(name, &case.name)
+                    && !left_out(&suite.needs, case)
             });
             let provoked = suite
                 .cases
@@ -226,6 +233,7 @@ fn plans(checkout: &Path, kernel: Kernel, all: bool, filters: &[String]) -> Vec<
                 .collect();
             Plan {
                 suite: name,
+                needs: suite.needs,
                 kernel,
                 tests: suite.cases.into_iter().map(|case| case.name).collect(),
                 provoked,
@@ -239,7 +247,7 @@ fn plans(checkout: &Path, kernel: Kernel, all: bool, filters: &[String]) -> Vec<
 /// The tests of a suite, in the order of their results.
 fn trials(setup: &Arc<Setup>, plan: Plan) -> (Arc<Mutex<Results>>, Vec<Trial>) {
     let suite = format!("{}{}", prefix(plan.kernel), plan.suite);
-    let checks = Check::of(plan.suite, plan.kernel);
+    let checks = Check::of(&plan.needs, plan.kernel);
     let names: Vec<String> = plan
         .tests
         .iter()
@@ -392,7 +400,7 @@ mod tests {
             plans(Path::new("/x"), kernel, false, &filters)
         };
         let all = plans(Kernel::Stock, &[]);
-        assert_eq!(all.len(), suites::all().len());
+        assert_eq!(all.len(), suites::stock().len());
         let debug = plans(Kernel::Debug, &[]);
         assert!(debug.iter().all(|plan| plan.suite != "lies"));
         let has_probe = |plans: &[Plan]| {
@@ -430,6 +438,7 @@ mod tests {
         };
         let plan = Plan {
             suite: "data",
+            needs: Needs::default(),
             kernel: Kernel::Stock,
             tests: Vec::new(),
             provoked: Vec::new(),

@@ -14,7 +14,7 @@ const UNPIN_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Reads the numbers of pinned and released pages. Waits until both are equal, at most
 /// [`UNPIN_TIMEOUT`].
-pub fn pins_when_idle(agent: &Agent) -> Result<Pins> {
+pub(super) fn pins_when_idle(agent: &Agent) -> Result<Pins> {
     let deadline = Instant::now() + UNPIN_TIMEOUT;
     loop {
         // The counters are per CPU; reading this file sums them.
