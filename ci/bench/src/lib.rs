@@ -10,20 +10,23 @@
 //! | module | what it does |
 //! |---|---|
 //! | [`job`] | jobs and their names |
+//! | `sweep` | the jobs of the sweep |
 //! | [`jobs`] | selects the jobs to run |
 //! | [`fio`] | runs fio in the guest |
 //! | [`counters`] | counters of kernel and driver |
 //! | [`column`] | devices, and ways of using them |
-//! | [`peers`] | the other devices on the host |
-//! | [`guest`] | the devices in the guest |
+//! | [`machine`] | the virtual machine with all devices |
+//! | `peers` | the other devices on the host |
+//! | `guest` | the devices in the guest |
 //! | [`measure`] | runs one job on one device |
-//! | [`usage`] | CPU time of processes on the host |
+//! | `usage` | CPU time of processes on the host |
 //! | [`instructions`] | counts the guest's instructions |
 //! | [`rounds`] | runs a job on all devices |
-//! | [`statistics`] | medians and ratios |
+//! | `statistics` | medians and ratios |
 //! | [`idle`] | measures idle devices |
 //! | [`targets`] | minimum and maximum values to reach |
-//! | [`report`] | the result |
+//! | [`results`] | the measurements and ratios of all jobs |
+//! | [`report`] | the complete result |
 //! | `text` | the result as tables |
 //! | [`plot`] | the result as a bar chart |
 //! | [`table`] | tables as text |
@@ -31,18 +34,21 @@
 pub mod column;
 pub mod counters;
 pub mod fio;
-pub mod guest;
+mod guest;
 pub mod idle;
 pub mod instructions;
 pub mod job;
 pub mod jobs;
+pub mod machine;
 pub mod measure;
-pub mod peers;
+mod peers;
 pub mod plot;
 pub mod report;
+pub mod results;
 pub mod rounds;
-pub mod statistics;
+mod statistics;
+mod sweep;
 pub mod table;
 pub mod targets;
 mod text;
-pub mod usage;
+mod usage;

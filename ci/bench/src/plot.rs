@@ -10,7 +10,8 @@ use plotters::style::text_anchor::{HPos, Pos, VPos};
 use plotters::style::{FontStyle, register_font};
 
 use crate::column::Column;
-use crate::report::{BEST_PEER, Report};
+use crate::report::Report;
+use crate::results::BEST_PEER;
 use crate::targets::Bound;
 
 /// Width of the picture in pixels.
@@ -220,8 +221,9 @@ where
 
 #[cfg(test)]
 mod tests {
-    use super::super::report::tests::{report, results};
     use super::*;
+    use crate::report::tests::report;
+    use crate::results::tests::results;
 
     #[test]
     fn each_peer_has_a_bar_and_each_job_its_target() {

@@ -7,18 +7,9 @@ use serde::Serialize;
 use crate::column::Column;
 use crate::idle::Idle;
 use crate::job::Job;
-use crate::jobs;
-use crate::report::Results;
+use crate::results::{Reference, Results};
 use crate::statistics::round;
-
-/// The denominator of a ratio.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Reference {
-    /// The peer with the highest median in this job.
-    BestPeer,
-    /// This column.
-    Column(Column),
-}
+use crate::sweep::sweep;
 
 /// A measured value of the column `ringbar`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -201,7 +192,7 @@ pub fn evaluate(results: &Results, idle: Option<&Idle>) -> Vec<TargetResult> {
 /// costs no more in larger blocks.
 fn evaluate_sweep(results: &Results) -> Vec<TargetResult> {
     let mut evaluated = Vec::new();
-    let measured: Vec<_> = jobs::sweep()
+    let measured: Vec<_> = sweep()
         .into_iter()
         .filter(|job| results.has_job(&job.to_string()))
         .collect();
@@ -254,8 +245,8 @@ fn evaluate_sweep(results: &Results) -> Vec<TargetResult> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::report::tests::results;
     use super::*;
+    use crate::results::tests::results;
 
     #[test]
     fn every_target_names_a_job_that_can_show_it() {

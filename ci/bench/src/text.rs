@@ -3,7 +3,8 @@
 //! The result as tables.
 
 use crate::column::Column;
-use crate::report::{BEST_PEER, Report};
+use crate::report::Report;
+use crate::results::BEST_PEER;
 use crate::table;
 use crate::targets::{Bound, TargetResult};
 
@@ -164,7 +165,7 @@ fn headings(names: &[&str]) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::super::instructions::NotCounted;
-    use super::super::report::tests::report;
+    use crate::report::tests::report;
 
     #[test]
     fn a_column_says_why_it_is_empty() {

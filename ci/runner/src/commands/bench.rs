@@ -2,8 +2,6 @@
 
 //! `ringbar-ci bench`: Ringbar against the other virtual disks.
 
-mod machine;
-
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -11,23 +9,21 @@ use std::time::Duration;
 
 use anyhow::Context;
 use clap::Args;
-use machine::Machine;
 use ringbar_bench::column::Column;
 use ringbar_bench::idle::Idle;
 use ringbar_bench::instructions::{self, InstructionCounter};
 use ringbar_bench::jobs::{self, Selection};
+use ringbar_bench::machine::{CPUS, Machine, MachineOptions};
 use ringbar_bench::measure::BenchContext;
 use ringbar_bench::plot;
-use ringbar_bench::report::{Environment, Report, Results};
+use ringbar_bench::report::{Environment, Report};
+use ringbar_bench::results::Results;
 use ringbar_bench::rounds::{self, Schedule};
 use ringbar_vm::error::Result;
 use ringbar_vm::setup::{OutputDir, Setup};
 
 /// Run time of the warm-up before a job's first round.
 const WARM_UP: Duration = Duration::from_millis(300);
-
-/// Virtual CPUs of the guest.
-const CPUS: u32 = 2;
 
 /// Time for which the idle devices are measured.
 const IDLE_TIME: Duration = Duration::from_secs(5);
@@ -102,6 +98,16 @@ fn parse_switch(text: &str) -> std::result::Result<bool, String> {
 }
 
 impl Options {
+    /// Options of the machine.
+    fn machine<'a>(&'a self, log_dir: &'a Path, qemu_args: &'a [String]) -> MachineOptions<'a> {
+        MachineOptions {
+            kernel_args: &self.kernel_args,
+            device_args: &self.device_args,
+            qemu_args,
+            log_dir,
+        }
+    }
+
     /// The requested jobs and columns.
     fn selection(&self) -> anyhow::Result<Selection> {
         // An empty value of an environment variable means none.
@@ -135,7 +141,7 @@ pub fn run(setup: &Setup, options: &Options) -> anyhow::Result<ExitCode> {
 
     let plugin = instructions::plugin(options.instructions, setup.accel, options.plugin.as_deref());
     let mut results = Results::default();
-    let mut machine = Machine::start(setup, options, directory, &[])?;
+    let mut machine = Machine::start(setup, &options.machine(directory, &[]))?;
     let measured = machine.run(&selection.columns, |bench| {
         measure(bench, &selection, options, &mut results)
     });
@@ -238,7 +244,8 @@ fn count_instructions(
     eprintln!("Counting instructions");
     let counter = InstructionCounter::new()?;
     let arguments = counter.qemu_arguments(plugin);
-    let mut machine = Machine::start(setup, options, &directory.join("instructions"), &arguments)
+    let log_dir = directory.join("instructions");
+    let mut machine = Machine::start(setup, &options.machine(&log_dir, &arguments))
         .context("starting QEMU with its plugin; --instructions off does without")?;
     machine.run(&selection.columns, |bench| {
         for (i, job) in selection.jobs.iter().enumerate() {

@@ -6,19 +6,35 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use ringbar_bench::column::Column;
-use ringbar_bench::guest;
-use ringbar_bench::measure::BenchContext;
-use ringbar_bench::peers::Peers;
 use ringbar_vm::device::DeviceOptions;
 use ringbar_vm::error::Result;
 use ringbar_vm::kernel_log;
 use ringbar_vm::setup::Setup;
 use ringbar_vm::vm::{Vm, VmOptions};
 
-use super::{CPUS, Options};
+use crate::column::Column;
+use crate::guest;
+use crate::measure::BenchContext;
+use crate::peers::Peers;
+
+/// Virtual CPUs of the guest.
+pub const CPUS: u32 = 2;
+
+/// Options of the machine.
+#[derive(Clone, Copy, Debug)]
+pub struct MachineOptions<'a> {
+    /// Arguments added to the kernel command line.
+    pub kernel_args: &'a [String],
+    /// Arguments added to those of `ringbar-device`.
+    pub device_args: &'a [String],
+    /// Arguments added to QEMU's command line.
+    pub qemu_args: &'a [String],
+    /// Directory of the logs.
+    pub log_dir: &'a Path,
+}
 
 /// A virtual machine with Ringbar and its peers.
+#[derive(Debug)]
 // Field order: the machine uses the peers until it ends.
 pub struct Machine {
     vm: Vm,
@@ -27,25 +43,20 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// Starts the machine with these further arguments of QEMU and loads the driver.
-    pub fn start(
-        setup: &Setup,
-        options: &Options,
-        log_dir: &Path,
-        qemu_args: &[String],
-    ) -> Result<Self> {
+    /// Starts the peers and the machine, and loads the driver.
+    pub fn start(setup: &Setup, options: &MachineOptions<'_>) -> Result<Self> {
         let device = DeviceOptions {
-            extra: options.device_args.clone(),
+            extra: options.device_args.to_vec(),
             ..DeviceOptions::default()
         };
         let size = device.size;
-        let peers = Peers::start(setup, size, CPUS, log_dir)?;
+        let peers = Peers::start(setup, size, CPUS, options.log_dir)?;
         let vm_options = VmOptions {
             devices: vec![device],
-            log_dir: Some(log_dir.to_owned()),
+            log_dir: Some(options.log_dir.to_owned()),
             cpus: CPUS,
-            kernel_args: options.kernel_args.clone(),
-            qemu_args: [peers.qemu_arguments(), qemu_args].concat(),
+            kernel_args: options.kernel_args.to_vec(),
+            qemu_args: [peers.qemu_arguments(), options.qemu_args].concat(),
             ..VmOptions::default()
         };
         eprintln!(
