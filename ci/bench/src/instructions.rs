@@ -16,6 +16,7 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use ringbar_fio::Extent;
 use ringbar_vm::error::{Error, Result};
 use ringbar_vm::qemu;
 use ringbar_vm::setup::Accelerator;
@@ -23,7 +24,7 @@ use ringbar_vm::temporary::TemporaryDir;
 use serde::{Serialize, Serializer};
 
 use crate::column::Column;
-use crate::job::{Extent, Job};
+use crate::job::Job;
 use crate::measure::{BenchContext, Run};
 
 /// Maximum time for the plugin to answer.

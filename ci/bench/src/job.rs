@@ -5,9 +5,8 @@
 
 use std::fmt;
 use std::str::FromStr;
-use std::time::Duration;
 
-use crate::fio::{Access, Engine, block_name};
+use ringbar_fio::{Access, Engine, Extent};
 
 /// Smallest block in bytes: the sector size of the block devices.
 const MIN_BLOCK: u64 = 512;
@@ -23,15 +22,6 @@ const MAX_JOBS: u32 = 64;
 
 /// Maximum bytes of all buffers together: they must fit into the guest's memory.
 pub const MAX_IN_FLIGHT: u64 = 512 << 20;
-
-/// How long a job runs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Extent {
-    /// For this time.
-    Time(Duration),
-    /// For this number of transfers, all processes together.
-    Transfers(u64),
-}
 
 /// A fio job, run on each device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -64,10 +54,8 @@ pub struct JobError {
 
 impl fmt::Display for Job {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (access, engine) = (self.access.name(), self.engine);
-        let block = block_name(self.block);
-        write!(f, "{access}-{block}-qd{}-{}", self.depth, engine.name())?;
-        f.write_str(engine.suffix())?;
+        let name = ringbar_fio::name(self.access, self.block, self.depth, self.engine);
+        f.write_str(&name)?;
         if self.polled {
             f.write_str("-iopoll")?;
         }
@@ -109,11 +97,11 @@ fn parse(name: &str) -> Result<Job, String> {
             .ok_or_else(|| format!("{what} is missing"))
     };
     let access = part("what to do")?;
-    let access = Access::ALL
+    let access = Access::TRANSFERS
         .into_iter()
         .find(|known| known.name() == access)
         .ok_or_else(|| {
-            let known = Access::ALL.map(Access::name).join(", ");
+            let known = Access::TRANSFERS.map(Access::name).join(", ");
             format!("{access:?} is none of {known}")
         })?;
     let block = part("the block size")?;
@@ -212,50 +200,20 @@ impl Job {
         self.engine.name() == Engine::IoUring.name()
     }
 
-    /// fio's arguments for `size` bytes of this file.
-    pub fn arguments(&self, file: &str, direct: bool, size: u64, extent: Extent) -> Vec<String> {
-        let mut arguments = vec![
-            format!("--name={self}"),
-            format!("--filename={file}"),
-            format!("--size={size}"),
-            format!("--ioengine={}", self.engine.name()),
-            format!("--rw={}", self.access.name()),
-            format!("--bs={}", self.block),
-            format!("--iodepth={}", self.depth),
-            format!("--numjobs={}", self.jobs),
-            format!("--direct={}", u8::from(direct)),
-        ];
-        match extent {
-            Extent::Time(time) => arguments.extend([
-                "--time_based".to_owned(),
-                format!("--runtime={}ms", time.as_millis()),
-            ]),
-            Extent::Transfers(transfers) => {
-                let each = transfers.div_ceil(u64::from(self.jobs));
-                arguments.push(format!("--io_size={}", each * self.block));
-            }
+    /// The job on `size` bytes of this file.
+    pub fn on(&self, file: &str, direct: bool, size: u64, extent: Extent) -> ringbar_fio::Job {
+        ringbar_fio::Job {
+            access: self.access,
+            block: self.block,
+            depth: self.depth,
+            processes: self.jobs,
+            direct,
+            polled: self.polled,
+            batch: self.batch,
+            extent,
+            bare: true,
+            ..ringbar_fio::Job::new(self.to_string(), file, self.engine, size)
         }
-        // These options switch off fio's own work: time stamps of each transfer, a map of
-        // the blocks done, fresh data for each block.
-        arguments.extend(
-            [
-                "--group_reporting",
-                "--gtod_reduce=1",
-                "--norandommap=1",
-                "--scramble_buffers=0",
-            ]
-            .map(str::to_owned),
-        );
-        if self.polled {
-            arguments.push("--hipri=1".into());
-        }
-        if let Some(batch) = self.batch {
-            arguments.push(format!("--iodepth_batch_submit={batch}"));
-            // Otherwise fio submits again when the first transfer ends.
-            arguments.push(format!("--iodepth_batch_complete_min={batch}"));
-        }
-        arguments.extend(self.engine.options().iter().copied().map(str::to_owned));
-        arguments
     }
 }
 
@@ -320,40 +278,28 @@ mod tests {
     }
 
     #[test]
-    fn arguments_are_fios() {
-        let line = job("randread-4k-qd32-io_uring-fixed-iopoll-batch8-j2")
-            .arguments(
-                "/dev/x",
-                true,
-                1 << 20,
-                Extent::Time(Duration::from_millis(1500)),
-            )
-            .join(" ");
-        for argument in [
-            "--filename=/dev/x",
-            "--direct=1",
-            "--rw=randread",
-            "--bs=4096",
-            "--iodepth=32",
-            "--numjobs=2",
-            "--time_based --runtime=1500ms",
-            "--hipri=1",
-            "--fixedbufs=1",
-            "--iodepth_batch_submit=8",
-            "--iodepth_batch_complete_min=8",
-        ] {
-            assert!(line.contains(argument), "{argument} is not in {line}");
-        }
-        let line = job("write-1m-qd1-psync")
-            .arguments("/dev/zero", false, 1 << 20, Extent::Transfers(7))
-            .join(" ");
-        assert!(line.contains("--direct=0") && line.contains("--ioengine=psync"));
-        assert!(!line.contains("hipri") && !line.contains("batch"), "{line}");
-        assert!(line.contains("--io_size=7340032") && !line.contains("time"));
-        let line = job("read-4k-qd1-psync-j2")
-            .arguments("/dev/x", true, 1 << 20, Extent::Transfers(9))
-            .join(" ");
-        assert!(line.contains("--io_size=20480"), "{line}");
+    fn every_part_of_the_name_reaches_fio() {
+        let name = "randread-4k-qd32-io_uring-fixed-iopoll-batch8-j2";
+        let extent = Extent::Transfers(7);
+        let expected = ringbar_fio::Job {
+            name: name.into(),
+            file: "/dev/x".into(),
+            engine: Engine::IoUringFixed,
+            access: Access::RandRead,
+            block: 4096,
+            depth: 32,
+            processes: 2,
+            size: 1 << 20,
+            skew: 0,
+            direct: false,
+            polled: true,
+            batch: Some(8),
+            extent,
+            verification: ringbar_fio::Verification::None,
+            bare: true,
+            further: Vec::new(),
+        };
+        assert_eq!(job(name).on("/dev/x", false, 1 << 20, extent), expected);
     }
 
     /// Any job that has a name.
@@ -369,7 +315,7 @@ mod tests {
             .chain([1 << 20, 16 << 20])
             .collect();
         (
-            select(Access::ALL.to_vec()),
+            select(Access::TRANSFERS.to_vec()),
             select(blocks),
             1..=MAX_DEPTH,
             select(engines.to_vec()),

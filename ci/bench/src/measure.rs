@@ -5,6 +5,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use ringbar_fio::{Engine, Extent};
 use ringbar_vm::agent::{Agent, GuestCommand};
 use ringbar_vm::error::{Error, Result};
 
@@ -12,7 +13,7 @@ use crate::column::Column;
 use crate::counters::{Counters, interrupts_numbered};
 use crate::fio;
 use crate::guest::Node;
-use crate::job::{Extent, Job};
+use crate::job::Job;
 use crate::usage::Usage;
 
 /// Lines that fio prints when a job begins and ends.
@@ -99,24 +100,23 @@ impl BenchContext<'_> {
     ) -> Result<Run<T>> {
         let node = self.node(column)?;
         self.check_size(column, job)?;
-        let mut arguments = job.arguments(&node.path, node.direct, self.size, extent);
+        let mut fio_job = job.on(&node.path, node.direct, self.size, extent);
         // The lines bracket the job without fio's start, which takes most of a second
         // under TCG.
-        arguments.push(format!("--exec_prerun=echo {BEGIN} >&9; :"));
-        arguments.push(format!("--exec_postrun=echo {END} >&9; :"));
+        fio_job.further = vec![
+            format!("--exec_prerun=echo {BEGIN} >&9; :"),
+            format!("--exec_postrun=echo {END} >&9; :"),
+        ];
 
         let mut recorder = Recorder::default();
-        let run = fio::run(self.agent, arguments, &[FILL_BUFFERS], |bytes| {
+        let outcome = fio::run(self.agent, &fio_job, &[FILL_BUFFERS], |bytes| {
             recorder.on_output(bytes, &read);
         })?;
         let failed = |message| Error::Guest {
             what: format!("fio {job} on {column}"),
             message,
         };
-        let report = match (run.failure(), run.report) {
-            (None, Ok(report)) => report,
-            (failure, _) => return Err(failed(failure.unwrap_or_else(|| "no report".into()))),
-        };
+        let report = outcome.result().map_err(failed)?;
         let ios = report.read.total_ios + report.write.total_ios;
         if ios == 0 {
             return Err(failed("nothing was transferred".into()));
@@ -151,24 +151,16 @@ impl BenchContext<'_> {
             Some(node) if node.direct => node,
             _ => return Ok(()),
         };
-        let arguments = [
-            "--name=fill".into(),
-            format!("--filename={}", node.path),
-            format!("--size={}", self.size),
-            "--rw=write".into(),
-            "--bs=1m".into(),
-            "--ioengine=libaio".into(),
-            "--iodepth=4".into(),
-            "--direct=1".into(),
-        ];
-        let run = fio::run(self.agent, arguments.to_vec(), &[], |_| {})?;
-        match run.failure() {
-            None => Ok(()),
-            Some(message) => Err(Error::Guest {
-                what: format!("filling {column}"),
-                message,
-            }),
-        }
+        let job = ringbar_fio::Job {
+            block: 1 << 20,
+            depth: 4,
+            ..ringbar_fio::Job::new("fill", &node.path, Engine::Libaio, self.size)
+        };
+        let outcome = fio::run(self.agent, &job, &[], |_| {})?;
+        outcome.result().map(drop).map_err(|message| Error::Guest {
+            what: format!("filling {column}"),
+            message,
+        })
     }
 
     /// Measures copies within the guest.

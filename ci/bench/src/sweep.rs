@@ -2,7 +2,8 @@
 
 //! The jobs of the sweep.
 
-use crate::fio::{Access, Engine};
+use ringbar_fio::{Access, Engine};
+
 use crate::job::{Job, MAX_IN_FLIGHT};
 
 /// The sweep: all sizes at depths 1 and 32, all depths, and all numbers of jobs.

@@ -9,12 +9,12 @@
 //! | [`ktap`] | reads test results |
 //! | [`refusal`] | tests that the driver refuses an unusable device |
 //! | [`binding`] | tests that the driver binds its devices and no others |
-//! | [`fio`] | fio jobs that verify their data |
+//! | [`verified`] | fio jobs that verify their data |
 //! | [`report`] | report of `run` |
 
 pub mod binding;
-pub mod fio;
 pub mod ktap;
 pub mod refusal;
 pub mod report;
 pub mod suite;
+pub mod verified;

@@ -2,11 +2,11 @@
 
 //! The report of `run`, as a table and as JSON.
 
-use ringbar_bench::fio::block_name;
 use ringbar_bench::table;
+use ringbar_fio::block_name;
 use serde::Serialize;
 
-use crate::fio::{Job, Measurement};
+use crate::verified::{Job, Measurement};
 
 /// Result of `run`, as written to `build/run/result.json`.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -134,7 +134,7 @@ impl RunReport {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fio::JOBS;
+    use crate::verified::JOBS;
 
     fn report() -> RunReport {
         let good = Measurement {

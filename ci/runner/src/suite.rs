@@ -30,9 +30,9 @@ use std::sync::mpsc::Sender;
 use ringbar_vm::setup::{Kernel, Setup};
 use ringbar_vm::vm::Vm;
 
+use self::checks::Check;
+use self::plan::{Plan, Report};
 use crate::ktap::Outcome;
-use checks::Check;
-use plan::{Plan, Report};
 
 /// Runs a suite and sends its results until the sender is dropped. A missing result means
 /// that the test was not reached, for the reason that [`Check::AllTestsRan`] gives.

@@ -34,6 +34,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("ci/protocol", &[]),
     ("guest-image/agent", &["ci/protocol"]),
     ("ci/page-cache", &[]),
+    ("ci/fio", &["device/size"]),
     ("ci/doubles/lying-proxy", &["ci/protocol", "device/spec"]),
     (
         "ci/doubles/pci-function",
@@ -47,7 +48,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ),
     (
         "ci/guest-tests",
-        &["ci/protocol", "device/spec", "driver/uapi"],
+        &["ci/fio", "ci/protocol", "device/spec", "driver/uapi"],
     ),
     (
         "ci/vm",
@@ -60,11 +61,15 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "device/spec",
         ],
     ),
-    ("ci/bench", &["ci/guest-tests", "ci/vm", "device/size"]),
+    (
+        "ci/bench",
+        &["ci/fio", "ci/guest-tests", "ci/vm", "device/size"],
+    ),
     (
         "ci/runner",
         &[
             "ci/bench",
+            "ci/fio",
             "ci/guest-tests",
             "ci/protocol",
             "ci/vm",

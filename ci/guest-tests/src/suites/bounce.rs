@@ -3,9 +3,11 @@
 //! All data goes through a small pool of bounce buffers, as with encrypted memory, or
 //! memory that the device cannot address.
 
+use ringbar_fio::Job;
+
 use super::{data, stall};
 use crate::case::{Case, Context, During, Suite, Verdict};
-use crate::fio::{ENGINES, Fio};
+use crate::fio::{ENGINES, Fio, verified};
 use crate::needs::{Kernels, Needs};
 
 /// Bytes of all bounce buffers together, set on the guest's kernel command line: the
@@ -39,8 +41,12 @@ pub fn suite() -> Suite {
 /// More bytes in flight than the bounce buffers hold.
 fn fio(context: &Context) -> Verdict {
     for engine in ENGINES {
-        let during = || format!("fio with {engine}");
-        let mut fio = Fio::start(context, engine, &["--iodepth=32"]).during(during)?;
+        let during = || format!("fio with {}", engine.name());
+        let job = Job {
+            depth: 32,
+            ..verified(context, engine)
+        };
+        let mut fio = Fio::start(&job).during(during)?;
         fio.expect_good_end().during(during)?;
     }
     Ok(())

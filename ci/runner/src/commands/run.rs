@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use anyhow::Context;
 use clap::Args;
-use ringbar_runner::fio::JOBS;
 use ringbar_runner::report::{JobLine, RunReport};
+use ringbar_runner::verified::{self, JOBS};
 use ringbar_vm::agent::GuestCommand;
 use ringbar_vm::device::Storage;
 use ringbar_vm::error::{Error, Result};
@@ -142,7 +142,7 @@ fn run_jobs(vm: &mut Vm, options: &Options) -> Result<Vec<JobLine>> {
         let name = job.to_string();
         eprint!("[{:2}/{}] {name:<42}", i + 1, jobs.len());
         let agent = std::sync::Arc::clone(vm.agent());
-        let measured = job.run(&agent, || {
+        let measured = verified::run(job, &agent, || {
             if !std::mem::take(&mut corrupt) {
                 return Ok(());
             }
@@ -228,7 +228,7 @@ fn last_line(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ringbar_runner::fio::Measurement;
+    use ringbar_runner::verified::Measurement;
 
     fn report(failure: Option<&str>) -> RunReport {
         let measured = Measurement {

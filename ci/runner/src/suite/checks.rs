@@ -14,10 +14,10 @@ use ringbar_vm::kernel_log::{self, ExpectedProblem};
 use ringbar_vm::setup::Kernel;
 use ringbar_vm::vm::Vm;
 
-use crate::fio::JOBS;
 use crate::suite::device_report;
 use crate::suite::pins::pins_when_idle;
 use crate::suite::plan::Plan;
+use crate::verified::{self, JOBS};
 
 /// Maximum time for the daemon to exit after QEMU.
 const DEVICE_EXIT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -106,7 +106,7 @@ pub(super) fn corruption(vm: &mut Vm) -> Result<(), String> {
         return Err("no fio job reads".into());
     };
     let agent = Arc::clone(vm.agent());
-    let measured = job.run(&agent, || match vm.devices().first() {
+    let measured = verified::run(job, &agent, || match vm.devices().first() {
         Some(device) => device.corrupt_byte(job.corruption_offset()),
         None => Ok(()),
     });

@@ -28,7 +28,7 @@ impl Engine {
     }
 
     /// Suffix that distinguishes engines with the same fio name in names of jobs.
-    pub fn suffix(self) -> &'static str {
+    pub(crate) fn suffix(self) -> &'static str {
         match self {
             Self::LibaioUserReap => "-userreap",
             Self::IoUringFixed => "-fixed",
@@ -37,7 +37,7 @@ impl Engine {
     }
 
     /// Options of fio's engine.
-    pub fn options(self) -> &'static [&'static str] {
+    pub(crate) fn options(self) -> &'static [&'static str] {
         match self {
             Self::LibaioUserReap => {
                 // fio enters the kernel while it waits for a minimum of events, so the
@@ -65,11 +65,15 @@ pub enum Access {
     ReadWrite,
     /// Blocks in random order, half of them each way.
     RandReadWrite,
+    /// One block after the other is discarded.
+    Trim,
+    /// Blocks in random order are discarded.
+    RandTrim,
 }
 
 impl Access {
-    /// All of them.
-    pub const ALL: [Self; 6] = [
+    /// Those that transfer data.
+    pub const TRANSFERS: [Self; 6] = [
         Self::Read,
         Self::Write,
         Self::RandRead,
@@ -87,14 +91,18 @@ impl Access {
             Self::RandWrite => "randwrite",
             Self::ReadWrite => "rw",
             Self::RandReadWrite => "randrw",
+            Self::Trim => "trim",
+            Self::RandTrim => "randtrim",
         }
     }
 
     /// The same order, with all data written to the device.
     pub fn written(self) -> Self {
         match self {
-            Self::Read | Self::Write | Self::ReadWrite => Self::Write,
-            Self::RandRead | Self::RandWrite | Self::RandReadWrite => Self::RandWrite,
+            Self::Read | Self::Write | Self::ReadWrite | Self::Trim => Self::Write,
+            Self::RandRead | Self::RandWrite | Self::RandReadWrite | Self::RandTrim => {
+                Self::RandWrite
+            }
         }
     }
 
