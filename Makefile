@@ -6,7 +6,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 
-cargo := guest-image/cargo.sh
+cargo := guest-image/toolbox/cargo.sh
 ringbar-ci := build/cargo/x86_64-unknown-linux-gnu/release/ringbar-ci
 
 # Through the environment, literally: neither make nor the shell gets to see
@@ -71,12 +71,12 @@ exec: image ## Run CMD='...' in the VM, with the folder SHARE=... at /mnt
 test: image debug ## Format, lints, unit and property tests, tests in VMs
 	$(call stage,format)
 	@$(cargo) fmt --all --check
-	@guest-image/fmt-driver.sh --check
+	@guest-image/kernel/fmt-driver.sh --check
 	$(call stage,lints)
 	@$(cargo) clippy --workspace --all-targets -- -D warnings
-	@guest-image/kbuild.sh stock build/clippy CLIPPY=1 KRUSTFLAGS=-Dwarnings KCFLAGS=-Werror modules
+	@guest-image/kernel/kbuild.sh stock build/clippy CLIPPY=1 KRUSTFLAGS=-Dwarnings KCFLAGS=-Werror modules
 	$(call stage,misuse of the driver that must not compile)
-	@guest-image/misuse.sh
+	@guest-image/kernel/misuse.sh
 	$(call stage,unit and property tests)
 	@mkdir -p build/test
 	@# Tests that fail are counted below; anything else that fails ends it here.
@@ -96,7 +96,7 @@ test-all: test ## As test, with the suites that take long on the debug kernel
 
 .PHONY: bench
 bench: image ## Compare with virtio-blk, vhost-user-blk and NVMe; JOB=... for one job
-	@plugin=$$(guest-image/bench-plugin.sh); RINGBAR_PLUGIN=$$plugin $(ringbar-ci) bench
+	@plugin=$$(ci/bench/plugin/build.sh); RINGBAR_PLUGIN=$$plugin $(ringbar-ci) bench
 
 .PHONY: setup
 setup: ## Fetch and prepare everything that the other targets need
@@ -108,31 +108,31 @@ device: setup ## Build the device and the other user-space programs
 
 .PHONY: driver
 driver: setup ## Build the kernel module, build/driver/ringbar.ko
-	@guest-image/kbuild.sh stock build/driver modules
+	@guest-image/kernel/kbuild.sh stock build/driver modules
 
 .PHONY: image
 image: device driver ## Build the guest's root file system
-	@guest-image/initramfs.sh stock build/driver/ringbar.ko $(dir $(ringbar-ci))
+	@guest-image/rootfs/initramfs.sh stock build/driver/ringbar.ko $(dir $(ringbar-ci))
 
 .PHONY: debug
 debug: device ## Build the debug kernel, and driver and guest image for it
 	@guest-image/setup.sh debug
-	@guest-image/kbuild.sh debug build/driver-debug modules
-	@guest-image/initramfs.sh debug build/driver-debug/ringbar.ko $(dir $(ringbar-ci))
+	@guest-image/kernel/kbuild.sh debug build/driver-debug modules
+	@guest-image/rootfs/initramfs.sh debug build/driver-debug/ringbar.ko $(dir $(ringbar-ci))
 
 .PHONY: fmt
 fmt: setup ## Format the Rust files, in user space and in the driver
 	@$(cargo) fmt --all
-	@guest-image/fmt-driver.sh
+	@guest-image/kernel/fmt-driver.sh
 
 .PHONY: clippy
 clippy: setup ## Lint the Rust files, in user space and in the driver
 	@$(cargo) clippy --workspace --all-targets -- -D warnings
-	@guest-image/kbuild.sh stock build/clippy CLIPPY=1 KRUSTFLAGS=-Dwarnings KCFLAGS=-Werror modules
+	@guest-image/kernel/kbuild.sh stock build/clippy CLIPPY=1 KRUSTFLAGS=-Dwarnings KCFLAGS=-Werror modules
 
 .PHONY: update
 update: ## Update the toolbox to the current packages of Debian
-	@guest-image/update.sh
+	@guest-image/toolbox/update.sh
 	@guest-image/setup.sh
 
 .PHONY: clean
@@ -141,4 +141,4 @@ clean: ## Delete what was built in this checkout
 
 .PHONY: distclean
 distclean: clean ## As clean, and delete the cache with toolbox and kernel tree
-	@. guest-image/lib.sh; note "deleting $$cache"; remove "$$cache"
+	@. guest-image/toolbox/lib.sh; note "deleting $$cache"; remove "$$cache"

@@ -18,7 +18,7 @@
 //! | `file` | what an open file does |
 //! | `driver` | ID table, probe, unbind |
 //! | `stats`, `event_log` | what user space can see of it |
-//! | `uapi` | what user space relies on |
+//! | `uapi` | what user space relies on, a crate for programs as well |
 //! | `misuse` | what must not compile; not part of the module |
 //! | `supported` | the kernels that it can be built for |
 //! | `layout` | the protocol, the very file that the device is built from |
@@ -47,9 +47,11 @@ mod queues;
 mod recovery;
 mod stats;
 mod supported;
+#[path = "uapi/src/ringbar.rs"]
 #[allow(
     dead_code,
-    reason = "for programs in user space too, which need both directions"
+    unreachable_pub,
+    reason = "a crate of its own for programs in user space, which need both directions"
 )]
 mod uapi;
 mod virtio;

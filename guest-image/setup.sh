@@ -8,9 +8,8 @@
 # Output:  build/setup.json or build/setup-debug.json, read by ringbar-ci.
 set -euo pipefail
 here=$(dirname "$(readlink -f "$0")")
-# shellcheck source-path=SCRIPTDIR source=lib.sh
-. "$here/lib.sh"
-checkout=$(dirname "$here")
+# shellcheck source-path=SCRIPTDIR source=toolbox/lib.sh
+. "$here/toolbox/lib.sh"
 which=${1:-stock}
 
 # make and the kernel's makefiles split paths at blanks, mounts at colons.
@@ -18,12 +17,12 @@ which=${1:-stock}
     die "the paths $checkout and $cache must not contain blanks or colons: move the checkout, or set XDG_CACHE_HOME"
 
 # Before a long download, what would make it useless.
-"$here/enter.sh" --check
+"$toolbox/enter.sh" --check
 
-root=$("$here/root.sh" toolbox)
-kernel=$("$here/kernel.sh" "$root")
-"$here/guest-base.sh" "$root" "$kernel" >/dev/null
-"$here/cargo.sh" --version >/dev/null
+root=$("$toolbox/root.sh" toolbox)
+kernel=$("$here/kernel/kernel.sh" "$root")
+"$here/rootfs/guest-base.sh" "$root" "$kernel" >/dev/null
+"$toolbox/cargo.sh" --version >/dev/null
 case $which in
     stock)
         release=$(basename "$root"/usr/lib/modules/*)
@@ -31,7 +30,7 @@ case $which in
         record=$checkout/build/setup.json
         ;;
     debug)
-        debug=$("$here/debug-kernel.sh" "$root" "$kernel")
+        debug=$("$here/kernel/debug-kernel.sh" "$root" "$kernel")
         release=$(cat "$debug/build/include/config/kernel.release")
         image=$debug/build/arch/x86/boot/bzImage
         record=$checkout/build/setup-debug.json
@@ -77,7 +76,7 @@ esac
 if [[ -z $version ]]; then
     [[ ${RINGBAR_QEMU:-} != path ]] ||
         die "RINGBAR_QEMU=path, but there is no qemu-system-x86_64 of version 11 or later with vhost-user-test-device-pci in PATH"
-    qemu=("$here/enter.sh" "$root" -- qemu-system-x86_64)
+    qemu=("$toolbox/enter.sh" "$root" -- qemu-system-x86_64)
     version=$(qemu_version "${qemu[@]}")
     [[ -n $version ]] || die "QEMU in $root does not run; try: ${qemu[*]} --version"
 fi

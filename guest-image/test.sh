@@ -9,7 +9,7 @@
 # folder of the test. A test is a function; what fails in it ends it.
 set -uo pipefail
 here=$(dirname "$(readlink -f "$0")")
-root=$("$here/root.sh" toolbox) || exit 1
+root=$("$here/toolbox/root.sh" toolbox) || exit 1
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 
@@ -40,7 +40,7 @@ packages() {
 
 # download: of the record, in a German environment.
 download() {
-    LC_ALL=de_DE.UTF-8 LANGUAGE=de PATH=$PWD/bin:$PATH "$here/download.sh" test "$PWD/record" "$PWD/folder"
+    LC_ALL=de_DE.UTF-8 LANGUAGE=de PATH=$PWD/bin:$PATH "$here/toolbox/download.sh" test "$PWD/record" "$PWD/folder"
 }
 
 # fake_apt_helper: speaks German whatever it is told, notes what it was asked for.
@@ -102,18 +102,18 @@ a_wrong_or_missing_package_is_an_error() {
 ho1_the_language_within_a_root_is_fixed() {
     local found
     # shellcheck disable=SC2016  # The inner shell expands these.
-    found=$(LC_ALL=de_DE.UTF-8 LANG=de_DE.UTF-8 LANGUAGE=de "$here/enter.sh" "$root" -- \
+    found=$(LC_ALL=de_DE.UTF-8 LANG=de_DE.UTF-8 LANGUAGE=de "$here/toolbox/enter.sh" "$root" -- \
         sh -c 'echo "$LC_ALL ${LANG-unset} ${LANGUAGE-unset}"') || exit
     expect 'LC_ALL, LANG, LANGUAGE' "$found" 'C.UTF-8 unset unset'
 }
 
 ho1_every_script_fixes_the_language() {
     local script
-    for script in "$here"/*.sh; do
+    for script in "$here"/*.sh "$here"/*/*.sh "$here"/../ci/*/*/*.sh; do
         case ${script##*/} in
             lib.sh | enter.sh) grep -q '^export LC_ALL=C.UTF-8$' "$script" && grep -q '^unset LANGUAGE$' "$script" ;;
             guest-files.sh | test.sh) ;;
-            *) grep -q '^\. "$here/lib.sh"$' "$script" ;;
+            *) grep -qE '^\. "\$here/([a-z./-]+/)?lib\.sh"$' "$script" ;;
         esac || {
             echo "${script##*/} does not" >&2
             exit 1
@@ -126,32 +126,33 @@ ho12_a_root_is_entered_from_every_folder() {
     mkdir sub
     for folder in / /usr /usr/bin /etc /var /var/tmp /boot /lib /proc /tmp /home "$here" "$PWD" "$PWD/sub"; do
         [[ -d $folder ]] || continue
-        found=$(cd "$folder" && "$here/enter.sh" "$root" -- stat -Lc %d:%i /usr/bin/env /etc/passwd) || exit
+        found=$(cd "$folder" && "$here/toolbox/enter.sh" "$root" -- stat -Lc %d:%i /usr/bin/env /etc/passwd) || exit
         expect "the files seen from $folder" "$found" "$(stat -Lc %d:%i "$root/usr/bin/env" "$root/etc/passwd")"
-        found=$(cd "$folder" && "$here/enter.sh" "$root" -- pwd) || exit
+        found=$(cd "$folder" && "$here/toolbox/enter.sh" "$root" -- pwd) || exit
         expect "the current folder, from $folder" "$found" "$(cd "$folder" && pwd -P)"
     done
     # Relative paths work where the folder is the host's.
     echo here >sub/file
-    found=$(cd sub && "$here/enter.sh" "$root" -- cat file) || exit
+    found=$(cd sub && "$here/toolbox/enter.sh" "$root" -- cat file) || exit
     expect 'a file in the current folder' "$found" here
 }
 
 what_is_finished_is_on_the_disk() {
     fake sync <<<$'#!/bin/bash\necho "sync $*" >>calls'
     fake mv <<<$'#!/bin/bash\necho "mv $*" >>calls'
-    # shellcheck source-path=SCRIPTDIR source=lib.sh
-    (PATH=$PWD/bin:$PATH && . "$here/lib.sh" && finish new final) || exit
+    # shellcheck source-path=SCRIPTDIR source=toolbox/lib.sh
+    (PATH=$PWD/bin:$PATH && . "$here/toolbox/lib.sh" && finish new final) || exit
     expect 'what was called' "$(paste -sd ';' calls)" 'sync -f new;mv -T -- new final'
     fake sync <<<$'#!/bin/bash\nexit 1'
     rm calls
-    # shellcheck source-path=SCRIPTDIR source=lib.sh
-    ! (PATH=$PWD/bin:$PATH && . "$here/lib.sh" && finish new final) || exit
+    # shellcheck source-path=SCRIPTDIR source=toolbox/lib.sh
+    ! (PATH=$PWD/bin:$PATH && . "$here/toolbox/lib.sh" && finish new final) || exit
     expect 'what was called after a failure' "$(cat calls 2>/dev/null)" ''
 }
 
 only_finish_names_what_is_complete() {
-    ! grep -nE '^ *mv .*"\$(root|kernel|base|record)"' "$here"/{root,kernel,guest-base,debug-kernel,resolve}.sh
+    ! grep -nE '^ *mv .*"\$(root|kernel|base|record)"' \
+        "$here"/{toolbox/{root,resolve},kernel/{kernel,debug-kernel},rootfs/guest-base}.sh
 }
 
 tests=(

@@ -3,7 +3,7 @@
 #define _UAPI_RINGBAR_H
 
 /*
- * What user space relies on. Explained in driver/uapi.rs.
+ * What user space relies on. Explained in src/ringbar.rs.
  */
 #include <linux/ioctl.h>
 #include <linux/types.h>

@@ -7,6 +7,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use crate::needs::Needs;
 use crate::sys::{self, Region};
 
 /// Reason why a test did not pass.
@@ -229,6 +230,19 @@ pub struct Case {
     pub run: Box<dyn Fn(&Context) -> Verdict>,
     /// Lines of the kernel log that the test provokes on purpose.
     pub provoked: Vec<Provoked>,
+    /// When the test runs on the debug kernel.
+    pub on_debug_kernel: OnDebugKernel,
+}
+
+/// When a test runs on the debug kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnDebugKernel {
+    /// With its suite.
+    Always,
+    /// Only in `make test-all`.
+    InTestAll,
+    /// Never.
+    Never,
 }
 
 impl Case {
@@ -238,6 +252,7 @@ impl Case {
             name: name.into(),
             run: Box::new(run),
             provoked: Vec::new(),
+            on_debug_kernel: OnDebugKernel::Always,
         }
     }
 
@@ -263,6 +278,22 @@ impl Case {
         });
         self
     }
+
+    /// Declares that the debug kernel is too slow for the test, for example because one
+    /// poll takes longer than the driver's limit, or lacks a feature that it needs.
+    #[must_use]
+    pub fn not_on_debug_kernel(mut self) -> Self {
+        self.on_debug_kernel = OnDebugKernel::Never;
+        self
+    }
+
+    /// Declares that the test takes minutes on the debug kernel, so that only
+    /// `make test-all` runs it there.
+    #[must_use]
+    pub fn left_to_test_all(mut self) -> Self {
+        self.on_debug_kernel = OnDebugKernel::InTestAll;
+        self
+    }
 }
 
 /// Tests that share a virtual machine.
@@ -271,6 +302,8 @@ pub struct Suite {
     pub name: &'static str,
     /// Description of the tests in one sentence.
     pub about: &'static str,
+    /// What the suite needs.
+    pub needs: Needs,
     /// The tests, in the order in which they run.
     pub cases: Vec<Case>,
 }

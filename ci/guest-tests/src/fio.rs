@@ -2,32 +2,50 @@
 
 //! Runs fio, as a program that knows nothing of the driver and verifies its data.
 
+use std::fs;
+use std::io::ErrorKind;
+use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Command, Stdio};
 
-use crate::case::{Context, During, Verdict, eventually};
-use crate::check;
+use ringbar_fio::{Access, DIRECTORY, Engine, Job, Outcome, REPORT, Verification};
+
+use crate::case::{Context, During, Stop, Verdict, eventually};
 
 /// fio's I/O engines under test.
-pub const ENGINES: [&str; 3] = ["psync", "libaio", "io_uring"];
+pub const ENGINES: [Engine; 3] = [Engine::Psync, Engine::Libaio, Engine::IoUring];
 
-/// A run of fio that verifies its writes. Dropping it kills fio.
+/// A job that writes 16 MiB in random order and verifies them.
+pub fn verified(context: &Context, engine: Engine) -> Job {
+    Job {
+        access: Access::RandWrite,
+        block: 16 << 10,
+        depth: 8,
+        verification: Verification::Backlog(64),
+        ..Job::new(
+            "verified",
+            context.path().to_string_lossy(),
+            engine,
+            16 << 20,
+        )
+    }
+}
+
+/// A running fio. Dropping it kills fio.
 pub struct Fio(Child);
 
 impl Fio {
-    /// Starts fio with additional arguments.
-    pub fn start(context: &Context, engine: &str, arguments: &[&str]) -> Verdict<Self> {
+    /// Starts a job.
+    pub fn start(job: &Job) -> Verdict<Self> {
+        // An earlier report must not be taken for that of this job.
+        match fs::remove_file(REPORT) {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                return Err(error.into());
+            }
+            _ => {}
+        }
         Command::new("fio")
-            .args([
-                "--name=verified",
-                "--rw=randwrite",
-                "--bs=16k",
-                "--direct=1",
-            ])
-            .args(["--size=16M", "--iodepth=8"])
-            .args(["--verify=crc32c", "--verify_backlog=64"])
-            .arg(format!("--ioengine={engine}"))
-            .arg(format!("--filename={}", context.path().display()))
-            .args(arguments)
+            .args(job.arguments())
+            .current_dir(DIRECTORY)
             .stdout(Stdio::null())
             .spawn()
             .map(Self)
@@ -39,12 +57,18 @@ impl Fio {
         Ok(self.0.try_wait()?.is_none())
     }
 
-    /// Waits until fio ends; an error means that it found wrong data.
+    /// Waits until fio ends; an error means that it failed or found wrong data.
     pub fn expect_good_end(&mut self) -> Verdict {
         eventually("the end of fio", || Ok(!self.runs()?))?;
         let status = self.0.wait()?;
-        check!(status.success(), "{status}");
-        Ok(())
+        let exit = status
+            .code()
+            .or(status.signal().map(|signal| 128 + signal))
+            .unwrap_or(-1);
+        let report = fs::read_to_string(REPORT).map_err(|error| format!("{REPORT}: {error}"));
+        // The messages are in the log of the tests.
+        let outcome = Outcome::new(exit, String::new(), report);
+        outcome.result().map(drop).map_err(Stop::Failed)
     }
 }
 

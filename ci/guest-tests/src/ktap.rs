@@ -5,10 +5,9 @@
 use std::io::{self, Write};
 use std::panic::{self, AssertUnwindSafe};
 
-use crate::case::{Case, Context, Stop};
+use ringbar_agent_protocol::TEST_MARK;
 
-/// Text in the kernel log when a test begins, before the test's name.
-pub const TEST_MARK: &str = "ringbar-guest-tests: begins with ";
+use crate::case::{Case, Context, Stop};
 
 /// Runs tests one after the other; returns whether none failed.
 ///

@@ -7,6 +7,7 @@
 //! |---|---|
 //! | [`suites`] | the tests |
 //! | [`case`] | tests, suites and their results |
+//! | [`needs`] | what a suite needs of the harness |
 //! | [`ktap`] | runs tests and reports |
 //! | [`method`] | all methods of moving data |
 //! | [`fio`] | runs fio |
@@ -28,12 +29,8 @@ pub mod kernel_log;
 pub mod ktap;
 pub mod memcpy;
 pub mod method;
+pub mod needs;
 pub mod pattern;
 pub mod pins;
 pub mod suites;
 pub mod sys;
-#[path = "../../../driver/uapi.rs"]
-#[allow(dead_code, reason = "the driver's file, all of which is not used here")]
-mod uapi;
-#[cfg(test)]
-mod uapi_header;

@@ -68,7 +68,7 @@ fn run(cli: &Cli) -> Result<bool, String> {
         || Context::new(&cli.device).map_err(|error| format!("{}: {error}", cli.device.display()));
     match &cli.command {
         Command::List => {
-            for suite in suites::all().into_iter().chain(suites::debug()) {
+            for suite in suites::stock().into_iter().chain(suites::debug()) {
                 println!("{}: {}", suite.name, suite.about);
                 for case in suite.cases {
                     println!("  {}", case.name);
@@ -77,7 +77,7 @@ fn run(cli: &Cli) -> Result<bool, String> {
             Ok(true)
         }
         Command::Run { suite, tests } => {
-            let mut cases = suites::all()
+            let mut cases = suites::stock()
                 .into_iter()
                 .chain(suites::debug())
                 .find(|known| known.name == *suite)

@@ -42,6 +42,9 @@ pub const TERM_PARAMETER: &str = "agent.term";
 /// port, which Linux 7.3 does not open again after a suspend.
 pub const LINE_PARAMETER: &str = "agent.line";
 
+/// Text in the kernel log when a test begins, before the test's name.
+pub const TEST_MARK: &str = "ringbar-guest-tests: begins with ";
+
 /// Maximum bytes of a frame. The sender splits output into smaller messages.
 pub const MAX_FRAME: usize = 4 << 20;
 

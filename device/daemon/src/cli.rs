@@ -12,8 +12,6 @@ use clap::{CommandFactory, Parser, ValueEnum};
 use ringbar_model::DeviceOptions;
 use ringbar_spec::{MAX_IO_QUEUES, MIN_COMMAND_BYTES};
 
-use crate::size;
-
 /// Default busy-poll time in microseconds.
 const DEFAULT_POLL_US: u64 = 200;
 
@@ -71,7 +69,7 @@ pub struct Args {
     socket_mode: u32,
 
     /// Size of the device memory. Optional with an existing file: the default is its size
-    #[arg(long, value_name = "SIZE", value_parser = size::parse)]
+    #[arg(long, value_name = "SIZE", value_parser = ringbar_size::parse)]
     size: Option<u64>,
 
     /// Number of I/O queues, 1 to 64. The driver uses at most one for each CPU, and one more for
@@ -91,12 +89,12 @@ pub struct Args {
     storage: StorageKind,
 
     /// Greatest number of data bytes in one request; the driver splits larger transfers
-    #[arg(long, value_name = "SIZE", default_value = "4M", value_parser = size::parse)]
+    #[arg(long, value_name = "SIZE", default_value = "4M", value_parser = ringbar_size::parse)]
     max_request_size: u64,
 
     /// Greatest length of one command (discard, write zeroes, copy, fill, compare, CRC-32C).
     /// A command occupies its queue until it is completed; the driver splits longer ones
-    #[arg(long, value_name = "SIZE", default_value = "64M", value_parser = size::parse)]
+    #[arg(long, value_name = "SIZE", default_value = "64M", value_parser = ringbar_size::parse)]
     max_command_size: u64,
 
     /// Unix socket to create for control of the running device; only its owner can connect.

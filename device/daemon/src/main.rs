@@ -5,7 +5,6 @@
 //! | module | holds |
 //! |---|---|
 //! | `cli` | arguments, their help and their validation |
-//! | `size` | parser of sizes with units |
 //! | `capabilities` | `--print-capabilities` |
 //! | `logging`, `rate_limit` | messages on standard error |
 //! | `socket` | the listening socket and its file |
@@ -20,7 +19,6 @@ mod logging;
 mod rate_limit;
 mod run;
 mod signals;
-mod size;
 mod socket;
 
 use std::process::ExitCode;

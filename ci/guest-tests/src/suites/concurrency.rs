@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use crate::case::{Case, Context, During, Stop, Suite, Verdict, expect_bytes};
 use crate::method::{Direction, Engines, Method};
+use crate::needs::Needs;
 use crate::pattern::{self, Random};
 use crate::sys::{self, Child, Region};
 use crate::{check, check_eq};
@@ -24,6 +25,7 @@ pub fn suite() -> Suite {
     Suite {
         name: "concurrency",
         about: "several threads and processes at once, interrupted and killed ones among them",
+        needs: Needs::default(),
         cases: vec![
             Case::new("b1_8_threads_on_disjoint_ranges", |context| {
                 threads(context, false)

@@ -8,6 +8,7 @@ use std::os::unix::fs::FileExt;
 
 use crate::case::{Case, Context, During, Suite, Verdict, expect_bytes};
 use crate::method::{Direction, Engines, Method, Segments};
+use crate::needs::Needs;
 use crate::pattern;
 use crate::sys::{self, IoVec, PAGE, Region};
 use crate::{check, check_eq};
@@ -64,6 +65,7 @@ pub fn suite() -> Suite {
     Suite {
         name: "data",
         about: "data by every call, size and alignment, seen through the BAR and read back",
+        needs: Needs::default(),
         cases,
     }
 }

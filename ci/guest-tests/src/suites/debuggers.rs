@@ -9,13 +9,14 @@ use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::process::Command;
 
+use ringbar_uapi as uapi;
+
 use super::lifecycle;
 use crate::case::{Case, Context, During, Stop, TIMEOUT, Verdict, expect_bytes, expect_errno};
 use crate::pattern;
 use crate::sys::{
     self, Child, PAGE, ReadImpliesExec, Region, Traced, process_memory, process_vm_read,
 };
-use crate::uapi;
 use crate::{check, check_eq};
 
 const READ: i32 = libc::PROT_READ;
@@ -26,7 +27,8 @@ pub fn cases() -> Vec<Case> {
     vec![
         Case::new("a12_ptrace_and_proc_mem_of_device_memory", device_memory),
         Case::new("a12_ptrace_and_proc_mem_of_read_only_maps", read_only),
-        Case::new("a12_process_vm_readv_of_maps", vm_readv),
+        // No CONFIG_CROSS_MEMORY_ATTACH.
+        Case::new("a12_process_vm_readv_of_maps", vm_readv).not_on_debug_kernel(),
         Case::new("a12_gdb_reads_and_writes_device_memory", gdb),
         Case::new("a12_debugger_of_a_removed_device_gets_eio", removed),
         Case::new("a12_maps_allow_what_resource_files_allow", as_resource_file),

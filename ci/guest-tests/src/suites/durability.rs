@@ -9,21 +9,9 @@ use std::fs::File;
 use crate::case::{Case, Context, During, Stop, Suite, Verdict};
 use crate::check_eq;
 use crate::host::Host;
+use crate::needs::{Daemon, DeviceKind, End, Kernels, Needs, StoredRange};
 use crate::pattern;
 use crate::sys::{self, AioContext, AioOperation, Buffers, IoVec, Region, Ring, UringOperation};
-
-/// The data that a test leaves in the device.
-#[derive(Clone, Copy, Debug)]
-pub struct Range {
-    /// Name of the test.
-    pub test: &'static str,
-    /// Offset in the device memory.
-    pub offset: u64,
-    /// Length in bytes.
-    pub length: usize,
-    /// Seed of the data ([`pattern::bytes`]).
-    pub seed: u64,
-}
 
 type Write = fn(&Context, IoVec, u64) -> Verdict<usize>;
 
@@ -79,11 +67,11 @@ const TESTS: [(&str, Write); 9] = [
 ];
 
 /// The data that the tests leave in the device, one range per test.
-pub fn ranges() -> Vec<Range> {
+fn ranges() -> Vec<StoredRange> {
     TESTS
         .iter()
         .enumerate()
-        .map(|(i, (test, _))| Range {
+        .map(|(i, (test, _))| StoredRange {
             test,
             // Unaligned offsets.
             offset: (i as u64 + 1) * 3_000_017,
@@ -122,6 +110,16 @@ pub fn suite() -> Suite {
     Suite {
         name: "durability",
         about: "writes made durable, looked for in the file behind the device",
+        needs: Needs {
+            device: DeviceKind::Daemon(Daemon {
+                size: Some(64 << 20),
+                file: true,
+                ..Daemon::default()
+            }),
+            kernels: Kernels::Own,
+            end: End::Killed(ranges()),
+            ..Needs::default()
+        },
         cases,
     }
 }

@@ -13,14 +13,16 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::time::Duration;
 
+use ringbar_uapi::{self as uapi, Command};
+
 use super::lifecycle::{appears, expect_working};
 use crate::case::{Case, Context, During, Stop, Suite, Verdict};
+use crate::needs::{Daemon, DeviceKind, Kernels, Needs};
 use crate::pattern;
 use crate::sys::{
     self, AioContext, AioOperation, Buffers, CommandEntry, CommandRing, PAGE, Region, Ring,
     UringOperation,
 };
-use crate::uapi::{self, Command};
 use crate::{check, check_eq};
 
 /// Upper limit for the number of attempts of an operation.
@@ -30,6 +32,16 @@ const LIMIT: u32 = 20_000;
 /// may be a worker of io_uring.
 const NO_STACK: &str = "ringbar-guest-t: vmalloc error: ";
 
+/// Stops the C library from registering restartable sequences. The kernel writes to their
+/// area when it migrates a thread; after a fork that write copies the page, and the
+/// kernel kills the thread if the allocation fails.
+const NO_RSEQ: (&str, &str) = ("GLIBC_TUNABLES", "glibc.pthread.rseq=0");
+
+/// The kernel's warning after a failed allocation: `register_irq_proc` ignores that a
+/// file in /proc/irq could not be created, and the kernel misses the file when the
+/// interrupt is freed.
+const IRQ_PROC_WARNING: &[&str] = &["at remove_proc_entry+", " unregister_irq_proc+"];
+
 /// Timeout for the end of a process.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -38,6 +50,22 @@ pub fn suite() -> Suite {
     Suite {
         name: "faults",
         about: "each allocation on each path fails once; nothing leaks, the next call works",
+        needs: Needs {
+            device: DeviceKind::Daemon(Daemon {
+                // Probe allocates memory for each entry, and the suite fails each
+                // allocation once. Few entries still cover every line of the driver.
+                queues: Some(1),
+                queue_size: Some(8),
+                ..Daemon::default()
+            }),
+            // A failed allocation disables the DMA API checker with a warning, and ACPI
+            // methods have a hundred allocations of their own in each probe.
+            kernel_args: vec!["dma_debug=off".into(), "pci=noacpi".into()],
+            environment: &[NO_RSEQ],
+            kernels: Kernels::DebugOnly,
+            expected_traces: &[IRQ_PROC_WARNING],
+            ..Needs::default()
+        },
         cases: vec![
             Case::new("b1_faults_in_read", |context| read(context, 3 * PAGE)),
             Case::new("b1_faults_in_write", |context| write(context, 3 * PAGE)),
@@ -62,6 +90,8 @@ pub fn suite() -> Suite {
             Case::new("a2_faults_in_mmap", mmap),
             Case::new("a4_faults_in_fork_and_split_of_a_map", fork_and_split).may_provoke(NO_STACK),
             Case::new("d2_faults_in_probe", probe)
+                // It fails some 400 allocations, one after the other.
+                .left_to_test_all()
                 .provokes("probe with driver ringbar failed with error -12")
                 // Further messages depend on the failed allocation.
                 .may_provoke("probe with driver ringbar failed with error ")

@@ -6,6 +6,7 @@ use std::fs::File;
 use std::time::Duration;
 
 use crate::case::{Case, Context, During, Suite, Verdict, expect_bytes, expect_errno};
+use crate::needs::{DeviceCount, End, Needs};
 use crate::pattern;
 use crate::sys::{
     self, AioContext, AioOperation, Buffers, Epoll, IoVec, PAGE, Region, Ring, UringOperation,
@@ -19,16 +20,25 @@ const READY: i16 = libc::POLLIN | libc::POLLOUT | libc::POLLRDNORM | libc::POLLW
 const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Name of the test that makes durable writes, which the device counts.
-pub const DURABLE_TEST: &str = "b7_durable_writes";
+const DURABLE_TEST: &str = "b7_durable_writes";
 
 /// Number of these durable writes, which are the only ones of this suite.
-pub const DURABLE_WRITES: u64 = 5;
+const DURABLE_WRITES: u64 = 5;
 
 /// The suite.
 pub fn suite() -> Suite {
     Suite {
         name: "files",
         about: "poll and epoll on an idle device, files that must not block, durable ones",
+        needs: Needs {
+            end: End::PowerOff(&[DeviceCount {
+                check: "b7_device_counts_the_durable_writes",
+                counter: "durable_writes",
+                test: DURABLE_TEST,
+                value: DURABLE_WRITES,
+            }]),
+            ..Needs::default()
+        },
         cases: vec![
             Case::new("b12_poll", poll),
             Case::new("b12_epoll", epoll),

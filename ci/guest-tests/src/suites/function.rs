@@ -20,6 +20,7 @@ use crate::case::{
 };
 use crate::host::Host;
 use crate::kernel_log::KernelLog;
+use crate::needs::{DeviceKind, Kernels, Needs};
 use crate::pattern;
 use crate::pins::Pins;
 use crate::sys::{self, AioContext, AioOperation, PAGE, Region};
@@ -49,6 +50,11 @@ pub fn suite() -> Suite {
     Suite {
         name: "function",
         about: "a PCI function that holds its reset back, and whose registers lie",
+        needs: Needs {
+            device: DeviceKind::PciFunction,
+            kernels: Kernels::OwnInTestAll,
+            ..Needs::default()
+        },
         cases: vec![
             Case::new("dr3_function_with_registers_of_its_own_works", works),
             Case::new("dr3_no_dma_after_service_has_ended", out_of_service)
@@ -313,7 +319,7 @@ fn torn(context: &Context) -> Verdict {
     unbind(&function.address)?;
     function.command(ChangeCapacityOnRead(changed))?;
     bind(context, &function.address)?;
-    let info = crate::uapi::Info::from_bytes(&sys::info(&context.open()?)?);
+    let info = ringbar_uapi::Info::from_bytes(&sys::info(&context.open()?)?);
     check_eq!(info.capacity, changed, "bytes of the device");
     function.restore()
 }

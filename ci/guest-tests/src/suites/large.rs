@@ -7,13 +7,14 @@ use std::time::Duration;
 use crate::case::{Case, Context, During, Stop, Suite, Verdict, expect_bytes};
 use crate::check_eq;
 use crate::method::{Direction, Method, Segments};
+use crate::needs::{Daemon, DeviceKind, Kernels, Needs};
 use crate::pattern;
 use crate::sys::{
     self, AioContext, AioOperation, Buffers, IoVec, PAGE, Region, Ring, UringOperation,
 };
 
-/// Bytes of the device that the harness starts for this suite.
-pub const DEVICE: u64 = (1 << 30) + (64 << 20);
+/// Bytes of the device.
+const DEVICE: u64 = (1 << 30) + (64 << 20);
 
 /// Bytes of each call.
 const LENGTH: usize = 1 << 30;
@@ -54,6 +55,14 @@ pub fn suite() -> Suite {
     Suite {
         name: "large",
         about: "calls for a gibibyte, on a device that is larger than that",
+        needs: Needs {
+            device: DeviceKind::Daemon(Daemon {
+                size: Some(DEVICE),
+                ..Daemon::default()
+            }),
+            kernels: Kernels::Own,
+            ..Needs::default()
+        },
         cases: methods
             .into_iter()
             .enumerate()

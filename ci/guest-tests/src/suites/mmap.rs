@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use crate::case::{Case, Context, During, Stop, Suite, Verdict, expect_bytes};
+use crate::needs::Needs;
 use crate::pattern;
 use crate::sys::{self, PAGE, Region, map_error};
 use crate::{check, check_eq};
@@ -44,6 +45,7 @@ pub fn suite() -> Suite {
     Suite {
         name: "mmap",
         about: "maps of the device memory: content, bounds, rights",
+        needs: Needs::default(),
         cases,
     }
 }

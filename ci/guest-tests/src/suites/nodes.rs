@@ -7,11 +7,12 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use ringbar_uapi as uapi;
+
 use super::lifecycle;
 use crate::case::{Case, Context, During, Stop, Verdict, expect_bytes, expect_errno};
 use crate::pattern;
 use crate::sys::{self, PAGE, Region};
-use crate::uapi;
 use crate::{check, check_eq};
 
 /// The cases, for the suite of maps.

@@ -9,6 +9,7 @@ use std::path::Path;
 use ringbar_spec::{PCI_DEVICE_ID, PCI_VENDOR_ID};
 
 use crate::case::{Case, Context, During, Stop, Suite, Verdict};
+use crate::needs::Needs;
 use crate::sys::{self, Region};
 use crate::{check, check_eq};
 
@@ -17,6 +18,7 @@ pub fn suite() -> Suite {
     Suite {
         name: "probe",
         about: "what the system shows of the device once the driver is loaded",
+        needs: Needs::default(),
         cases: vec![
             Case::new("a1_pci_identity", pci_identity),
             Case::new("a1_aperture_in_proc_iomem", aperture_in_iomem),
@@ -25,10 +27,12 @@ pub fn suite() -> Suite {
             Case::new("c3_interrupts_complete_requests", large_requests_interrupt),
             Case::new("c4_small_requests_are_polled_for", |context| {
                 are_polled_for(context, 2000, 4 << 10)
-            }),
+            })
+            .not_on_debug_kernel(),
             Case::new("c4_larger_requests_are_polled_for", |context| {
                 are_polled_for(context, 400, 256 << 10)
-            }),
+            })
+            .not_on_debug_kernel(),
             Case::new("c4_counters_rise_with_requests", counters_rise),
             Case::new("b12_device_node_and_size", node_and_size),
             Case::new("d1_node_in_sysfs", node_in_sysfs),

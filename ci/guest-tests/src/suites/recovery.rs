@@ -8,6 +8,8 @@ use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
+use ringbar_uapi::{self as uapi, Info};
+
 use super::lifecycle::{
     SharedProgress, bind, expect_good_end, expect_working, process, rounds, unbind,
 };
@@ -17,7 +19,6 @@ use crate::case::{
 };
 use crate::pins::Pins;
 use crate::sys::{self, AioContext, AioOperation, Buffers, PAGE, Region, Ring, UringOperation};
-use crate::uapi::{self, Info};
 use crate::{check, check_eq};
 
 /// The tests.

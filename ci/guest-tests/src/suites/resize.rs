@@ -8,15 +8,17 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Instant;
 
+use ringbar_uapi::{self as uapi, Info};
+
 use super::lifecycle;
 use crate::case::{
     Case, Context, During, Stop, Suite, Verdict, eventually, expect_bytes, expect_errno,
 };
 use crate::host::Host;
 use crate::kernel_log::KernelLog;
+use crate::needs::Needs;
 use crate::pattern;
 use crate::sys::{self, IoVec, PAGE, Region};
-use crate::uapi::{self, Info};
 use crate::{check, check_eq};
 
 /// Bytes by which the tests grow and shrink the device.
@@ -27,6 +29,7 @@ pub fn suite() -> Suite {
     Suite {
         name: "resize",
         about: "the host resizes the device while its driver runs",
+        needs: Needs::default(),
         cases: vec![
             // This test comes first, because the driver limits the events per second of a device.
             Case::new("c6_many_sizes_do_not_fill_the_log", many),

@@ -5,10 +5,11 @@
 
 use std::fs::{self, File};
 
+use ringbar_uapi::{self as uapi, Info};
+
 use crate::case::{Case, Context, During, TIMEOUT, Verdict, expect_bytes};
 use crate::pattern;
 use crate::sys::{self, PAGE, Region, map_error};
-use crate::uapi::{self, Info};
 use crate::{check, check_eq};
 
 /// The cases, for the suite of maps.

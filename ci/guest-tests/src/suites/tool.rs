@@ -8,11 +8,13 @@ use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 
+use ringbar_uapi::{self as uapi, Info};
+
 use super::lifecycle::{bind, unbind};
 use crate::case::{Case, Context, During, Stop, Suite, Verdict, expect_bytes};
+use crate::needs::Needs;
 use crate::pattern;
 use crate::sys;
-use crate::uapi::{self, Info};
 use crate::{check, check_eq};
 
 /// Offset of the tests in the device; neither it nor the length is page-aligned.
@@ -24,6 +26,7 @@ pub fn suite() -> Suite {
     Suite {
         name: "tool",
         about: "the command ringbar maps, dumps and writes, and shows what there is to see",
+        needs: Needs::default(),
         cases: vec![
             Case::new("a11_dump_is_what_was_written_by_dma", dump),
             Case::new("a11_hex_dump_folds_repeated_lines", hex_dump),

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! Device commands by `ioctl` and io_uring (`driver/uapi.rs`).
+//! Device commands by `ioctl` and io_uring (`driver/uapi/src/ringbar.rs`).
 
 use std::fs::File;
 use std::io;
@@ -10,11 +10,11 @@ use std::time::{Duration, Instant};
 
 use io_uring::types::{Fd, SubmitArgs, Timespec};
 use io_uring::{IoUring, cqueue, opcode, squeue};
+use ringbar_uapi::{self as uapi, Command, Info};
 
 use super::memory::IoVec;
 use super::uring::UringOperation;
 use super::{check, check_result};
-use crate::uapi::{self, Command, Info};
 
 /// `ioctl` with any number and argument.
 pub fn ioctl(file: &File, number: u32, argument: IoVec) -> io::Result<()> {

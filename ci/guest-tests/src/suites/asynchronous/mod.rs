@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use super::provided;
 use crate::case::{Case, Context, During, Suite, Verdict, expect_bytes};
+use crate::needs::{Daemon, DeviceKind, Needs};
 use crate::pattern;
 use crate::sys::{IoVec, Region};
 use crate::{check, check_eq};
@@ -32,6 +33,14 @@ pub fn suite() -> Suite {
     Suite {
         name: "async",
         about: "many requests at once, by Linux AIO and io_uring",
+        needs: Needs {
+            device: DeviceKind::Daemon(Daemon {
+                // The suite counts doorbells, and a busy-polling device needs few.
+                arguments: &["--poll-us=0"],
+                ..Daemon::default()
+            }),
+            ..Needs::default()
+        },
         cases: vec![
             Case::new("b6_aio_depth_32", aio::aio_depth),
             Case::new("b6_aio_random_window", aio::aio_window),

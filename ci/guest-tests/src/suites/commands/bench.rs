@@ -4,13 +4,14 @@
 
 use std::fs::File;
 
+use ringbar_uapi::{
+    Command, OP_COMPARE, OP_COPY, OP_CRC32C, OP_DISCARD, OP_FILL, OP_FLUSH, OP_WRITE_ZEROES,
+};
+
 use crate::case::{Context, During, Verdict, expect_bytes};
 use crate::check_eq;
 use crate::pattern;
 use crate::sys::{self, Region};
-use crate::uapi::{
-    Command, OP_COMPARE, OP_COPY, OP_CRC32C, OP_DISCARD, OP_FILL, OP_FLUSH, OP_WRITE_ZEROES,
-};
 
 /// Offset of the range in the device.
 const START: u64 = (9 << 20) + 77;

@@ -5,9 +5,12 @@
 use std::fs::File;
 use std::process::Command;
 
+use ringbar_fio::{Access, Engine, Job};
+use ringbar_uapi::Info;
+
 use crate::case::{Context, During, Verdict, expect_errno};
+use crate::fio::Fio;
 use crate::sys::{self, IoVec, PAGE, Region};
-use crate::uapi::Info;
 use crate::{check, check_eq};
 
 const BLKROGET: u32 = 0x125e;
@@ -253,24 +256,20 @@ pub(super) fn fio(context: &Context) -> Verdict {
 
     let bar = context.map()?;
     let path = context.path().to_string_lossy();
-    for access in ["trim", "randtrim"] {
+    for access in [Access::Trim, Access::RandTrim] {
         bar.fill(0, 2 * TRIMMED, 0x77);
-        let (success, text) = run(
-            "fio",
-            &[
-                "--name=trim",
-                &format!("--rw={access}"),
-                "--ioengine=psync",
-                "--bs=4k",
-                &format!("--filename={path}"),
-                &format!("--size={TRIMMED}"),
-            ],
-        )?;
-        check!(success, "fio: {text}");
+        let during = || format!("fio's {}", access.name());
+        let job = Job {
+            access,
+            direct: false,
+            ..Job::new("trim", &*path, Engine::Psync, TRIMMED as u64)
+        };
+        let mut fio = Fio::start(&job).during(during)?;
+        fio.expect_good_end().during(during)?;
         let mut expected = vec![0; 2 * TRIMMED];
         expected[TRIMMED..].fill(0x77);
         let seen = bar.load(0, 2 * TRIMMED);
-        crate::case::expect_bytes(&seen, &expected, access)?;
+        crate::case::expect_bytes(&seen, &expected, access.name())?;
     }
     Ok(())
 }

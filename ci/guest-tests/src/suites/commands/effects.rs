@@ -2,16 +2,17 @@
 
 //! The effect of each command, by `ioctl`.
 
+use ringbar_uapi::{
+    COMMAND_DURABLE, Command, OP_COMPARE, OP_COPY, OP_CRC32C, OP_DISCARD, OP_FILL, OP_FLUSH,
+    OP_WRITE_ZEROES,
+};
+
 use super::ALL;
 use super::bench::{self, Fixture, WINDOW};
 use crate::case::{Context, During, Verdict, expect_bytes, expect_errno};
 use crate::check_eq;
 use crate::pattern::{self, Random};
 use crate::sys;
-use crate::uapi::{
-    COMMAND_DURABLE, Command, OP_COMPARE, OP_COPY, OP_CRC32C, OP_DISCARD, OP_FILL, OP_FLUSH,
-    OP_WRITE_ZEROES,
-};
 
 /// Ranges within the window: empty, odd, around page boundaries and around the device's
 /// chunk size.

@@ -4,12 +4,13 @@
 
 use std::fs::File;
 
+use ringbar_uapi::{Command, Info, OP_COMPARE, OP_COPY, OP_CRC32C, OP_FILL};
+
 use super::bench;
 use crate::case::{Context, During, Stop, Verdict, expect_bytes};
 use crate::check_eq;
 use crate::pattern;
 use crate::sys::{self, Region};
-use crate::uapi::{Command, Info, OP_COMPARE, OP_COPY, OP_CRC32C, OP_FILL};
 
 /// Bytes of the command: neither a multiple of the device's limit nor of the page size.
 pub(super) const LENGTH: usize = (100 << 20) + 12_345;

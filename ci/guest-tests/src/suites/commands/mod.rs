@@ -9,11 +9,14 @@ mod large;
 mod refusals;
 mod uring;
 
-use crate::case::{Case, Context, Suite, Verdict};
-use crate::sys;
-use crate::uapi::{
-    self, Info, OP_COMPARE, OP_COPY, OP_CRC32C, OP_DISCARD, OP_FILL, OP_FLUSH, OP_WRITE_ZEROES,
+use ringbar_uapi::{
+    self as uapi, Info, OP_COMPARE, OP_COPY, OP_CRC32C, OP_DISCARD, OP_FILL, OP_FLUSH,
+    OP_WRITE_ZEROES,
 };
+
+use crate::case::{Case, Context, Suite, Verdict};
+use crate::needs::Needs;
+use crate::sys;
 use crate::{check, check_eq};
 
 /// All opcodes.
@@ -32,6 +35,7 @@ pub fn suite() -> Suite {
     Suite {
         name: "commands",
         about: "commands within the device, by ioctl and io_uring, against a model",
+        needs: Needs::default(),
         cases: vec![
             Case::new("b14_info", info),
             Case::new("b14_discard", effects::discard),
@@ -50,7 +54,9 @@ pub fn suite() -> Suite {
             Case::new("b14_bad_pointer_is_efault", refusals::bad_pointer),
             Case::new("b14_unknown_ioctl_is_enotty", refusals::unknown_ioctl),
             Case::new("b14_block_ioctls_that_query", block::queries),
-            Case::new("b14_block_ioctls_of_32_bit_programs", block::compat_queries),
+            Case::new("b14_block_ioctls_of_32_bit_programs", block::compat_queries)
+                // No CONFIG_IA32_EMULATION.
+                .not_on_debug_kernel(),
             Case::new("b14_block_ioctls_that_change_a_range", block::changes),
             Case::new(
                 "b14_block_ioctls_refuse_as_block_devices_do",

@@ -2,15 +2,16 @@
 
 //! Commands that the driver must refuse, by `ioctl`.
 
+use ringbar_uapi::{
+    self as uapi, COMMAND_DURABLE, Command, OP_COMPARE, OP_COPY, OP_CRC32C, OP_DISCARD, OP_FILL,
+    OP_FLUSH, OP_WRITE_ZEROES,
+};
+
 use super::ALL;
 use super::bench::Fixture;
 use crate::case::{Context, During, Verdict, expect_errno};
 use crate::check_eq;
 use crate::sys::{self, IoVec, PAGE, Region};
-use crate::uapi::{
-    self, COMMAND_DURABLE, Command, OP_COMPARE, OP_COPY, OP_CRC32C, OP_DISCARD, OP_FILL, OP_FLUSH,
-    OP_WRITE_ZEROES,
-};
 
 /// A command without an effect.
 pub(super) fn harmless(opcode: u32) -> Command {

@@ -9,6 +9,7 @@ mod special;
 use std::fs::File;
 
 use crate::case::{Case, Context, During, Suite, Verdict, expect_bytes, expect_errno};
+use crate::needs::Needs;
 use crate::pattern;
 use crate::sys::{self, IoVec, PAGE, Region};
 use crate::{check, check_eq};
@@ -21,6 +22,7 @@ pub fn suite() -> Suite {
     Suite {
         name: "ends",
         about: "ends of the device, and buffers that are bad, odd or special",
+        needs: Needs::default(),
         cases: vec![
             Case::new("b12_read_at_the_end_returns_0", read_at_the_end),
             Case::new("b12_read_across_the_end_is_short", read_across_the_end),

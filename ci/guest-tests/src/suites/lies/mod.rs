@@ -23,22 +23,23 @@ use std::fs::File;
 use std::io;
 
 use ringbar_agent_protocol::host::{Lie, LieQueue, UsedLie};
+use ringbar_uapi::{self as uapi, Command, Info};
 
 use super::lifecycle::{bind, expect_working, unbind};
 use crate::case::{Context, Suite, Verdict, eventually, expect_errno};
 use crate::check_eq;
 use crate::host::Host;
 use crate::kernel_log::KernelLog;
+use crate::needs::{Daemon, DeviceKind, Kernels, Needs};
 use crate::pins::Pins;
 use crate::sys::{
     self, AioContext, AioOperation, Buffers, CommandEntry, CommandRing, PAGE, Region, Ring,
     UringOperation,
 };
-use crate::uapi::{self, Command, Info};
 
 /// Entries of each queue. Few, because the driver is bound often, and each entry adds to
 /// the time of a probe.
-pub const QUEUE_SIZE: u16 = 32;
+const QUEUE_SIZE: u16 = 32;
 
 /// Bytes of a request.
 const BLOCK: usize = 16 << 10;
@@ -54,6 +55,15 @@ pub fn suite() -> Suite {
     Suite {
         name: "lies",
         about: "the device says what is not so, and works again afterwards",
+        needs: Needs {
+            device: DeviceKind::Daemon(Daemon {
+                lies: true,
+                queue_size: Some(QUEUE_SIZE),
+                ..Daemon::default()
+            }),
+            kernels: Kernels::OwnInTestAll,
+            ..Needs::default()
+        },
         cases,
     }
 }

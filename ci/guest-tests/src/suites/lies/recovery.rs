@@ -3,13 +3,14 @@
 //! The returns to service without unbind: an administrator resets the device, or the
 //! driver does after a request timed out.
 
+use ringbar_uapi as uapi;
+
 use super::stop::InFlight;
 use super::{LyingDevice, info};
 use crate::case::{Case, Context, During, Verdict, expect_bytes};
 use crate::suites::lifecycle::{appears, expect_working, load, modprobe, remove};
 use crate::suites::resize::last_events;
 use crate::sys::{self, PAGE, Region};
-use crate::uapi;
 use crate::{check, check_eq};
 
 /// The driver's message when a request times out.

@@ -6,11 +6,11 @@
 use std::thread;
 
 use ringbar_agent_protocol::host::UsedLie;
+use ringbar_uapi as uapi;
 
 use super::{BLOCK, LyingDevice, QUEUE_SIZE, info};
 use crate::case::{Case, Context, Stop, TIMEOUT, Verdict, eventually, expect_errno};
 use crate::sys::{self, AioContext, AioOperation, PAGE, Region};
-use crate::uapi;
 use crate::{check, check_eq};
 
 /// Requests in flight on the queue with the lie, besides a synchronous one.

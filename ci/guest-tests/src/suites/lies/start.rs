@@ -6,12 +6,12 @@ use std::fs;
 use std::path::Path;
 
 use ringbar_agent_protocol::host::{Lie, LieQueue, UsedLie};
+use ringbar_uapi as uapi;
 
 use super::{BLOCK, LyingDevice, info};
 use crate::case::{Case, Context, During, Verdict, eventually, expect_errno};
 use crate::suites::lifecycle::{appears, bind, unbind};
 use crate::sys::{self, Region};
-use crate::uapi;
 use crate::{check, check_eq};
 
 /// Offsets in the configuration space (`DeviceConfig`).

@@ -6,6 +6,7 @@ mod faults;
 mod pins;
 
 use crate::case::{Case, Suite};
+use crate::needs::Needs;
 
 /// The suite.
 pub fn suite() -> Suite {
@@ -42,6 +43,7 @@ pub fn suite() -> Suite {
     Suite {
         name: "pages",
         about: "pages of callers: who waits while they are brought, how often they are pinned",
+        needs: Needs::default(),
         cases,
     }
 }

@@ -4,12 +4,13 @@
 
 use std::thread;
 
+use ringbar_uapi::{self as uapi, Command, OP_CRC32C};
+
 use super::super::lifecycle::{bind, expect_working, unbind};
 use super::{Caller, Fixture};
 use crate::case::{Context, During, Stop, Verdict, eventually};
 use crate::check_eq;
 use crate::sys::{self, PAGE, Region, SleepState, UserFaults};
-use crate::uapi::{self, Command, OP_CRC32C};
 
 /// The page of the argument is removed while the device works, and its fault is handled
 /// only after the device was unbound.

@@ -19,6 +19,7 @@ use std::thread::{Scope, ScopedJoinHandle};
 
 use crate::case::{Case, Context, During, Stop, Suite, Verdict, eventually, expect_bytes};
 use crate::host::Host;
+use crate::needs::Needs;
 use crate::pattern;
 use crate::pins::Pins;
 use crate::sys::{self, Child, IoVec, Region, SleepState, Task};
@@ -120,6 +121,7 @@ pub fn suite() -> Suite {
     Suite {
         name: "stall",
         about: "requests to a device that does not answer for a while",
+        needs: Needs::default(),
         cases,
     }
 }

@@ -16,6 +16,7 @@ use std::thread;
 
 use crate::case::{Case, Context, During, Suite, TIMEOUT, Verdict, expect_bytes, expect_errno};
 use crate::host::Host;
+use crate::needs::{Kernels, Needs};
 use crate::pattern;
 use crate::pins::Pins;
 use crate::suites::lifecycle::{SharedProgress, expect_good_end, expect_working, process};
@@ -24,11 +25,21 @@ use crate::sys::{
 };
 use crate::{check, check_eq};
 
+/// Size in bytes of the disk that the memory of a sleeping machine is written to: half of
+/// the guest's memory, the most that an image takes.
+const DISK: u64 = 1 << 30;
+
 /// The suite.
 pub fn suite() -> Suite {
     Suite {
         name: "suspend",
         about: "the machine sleeps and wakes up, with files and maps open and I/O going on",
+        needs: Needs {
+            disk: Some(DISK),
+            suspends: true,
+            kernels: Kernels::OwnInTestAll,
+            ..Needs::default()
+        },
         cases: vec![
             // This test comes first, because the port to the host does not survive a
             // suspend.

@@ -1,0 +1,140 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! What a suite needs, as data: its machine and device, the kernels, the time, and what
+//! the harness checks at the end.
+//!
+//! The harness reads all of it from [`Needs`] and knows no suite by name. The default is an
+//! ordinary device in an ordinary machine, on both kernels. It costs least time: on the
+//! debug kernel all such suites share one machine.
+
+use std::time::Duration;
+
+/// Maximum time for a suite without another limit.
+const TIME_LIMIT: Duration = Duration::from_secs(3600);
+
+/// What a suite needs.
+#[derive(Clone, Debug)]
+pub struct Needs {
+    /// The device under test.
+    pub device: DeviceKind,
+    /// Arguments added to the kernel command line.
+    pub kernel_args: Vec<String>,
+    /// Size in bytes of an empty second disk, `/dev/vda`.
+    pub disk: Option<u64>,
+    /// Whether tests suspend the machine, which the harness then wakes up.
+    pub suspends: bool,
+    /// Environment variables of the test program, with their values.
+    pub environment: &'static [(&'static str, &'static str)],
+    /// The kernels on which the suite runs.
+    pub kernels: Kernels,
+    /// Maximum time for the suite.
+    pub time_limit: Duration,
+    /// Warnings of the kernel that are no problem: texts that the stack trace contains.
+    pub expected_traces: &'static [&'static [&'static str]],
+    /// The end of the suite.
+    pub end: End,
+}
+
+impl Default for Needs {
+    fn default() -> Self {
+        Self {
+            device: DeviceKind::Daemon(Daemon::default()),
+            kernel_args: Vec::new(),
+            disk: None,
+            suspends: false,
+            environment: &[],
+            kernels: Kernels::Shared,
+            time_limit: TIME_LIMIT,
+            expected_traces: &[],
+            end: End::PowerOff(&[]),
+        }
+    }
+}
+
+/// The device under test.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DeviceKind {
+    /// `ringbar-device`.
+    Daemon(Daemon),
+    /// A PCI function whose registers tests control.
+    PciFunction,
+}
+
+/// Options of `ringbar-device`; `None` stands for the ordinary value.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Daemon {
+    /// Size of the device memory in bytes.
+    pub size: Option<u64>,
+    /// Number of I/O queues.
+    pub queues: Option<u16>,
+    /// Entries of each queue.
+    pub queue_size: Option<u16>,
+    /// Whether a file of the host stores the device memory.
+    pub file: bool,
+    /// Whether a proxy falsifies the device's output.
+    pub lies: bool,
+    /// Further arguments.
+    pub arguments: &'static [&'static str],
+}
+
+/// The kernels on which a suite runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kernels {
+    /// Both. On the debug kernel, which boots slowly, the tests run on the ordinary device,
+    /// in the machine that all these suites share.
+    Shared,
+    /// Both, in a machine of its own on each.
+    Own,
+    /// As [`Self::Own`], but only `make test-all` runs the suite on the debug kernel: there
+    /// the start of a machine alone takes a minute.
+    OwnInTestAll,
+    /// The debug kernel.
+    DebugOnly,
+}
+
+/// The end of a suite.
+#[derive(Clone, Debug)]
+pub enum End {
+    /// The guest powers off, and the device exits with status 0. The device's counters are
+    /// then compared with these.
+    PowerOff(&'static [DeviceCount]),
+    /// A reading fio job must find a byte that the host changes. Then the daemon is killed,
+    /// and its file must hold these data.
+    Killed(Vec<StoredRange>),
+}
+
+impl End {
+    /// The data that the daemon's file must hold at the end.
+    pub fn stored(&self) -> &[StoredRange] {
+        match self {
+            Self::PowerOff(_) => &[],
+            Self::Killed(ranges) => ranges,
+        }
+    }
+}
+
+/// A counter in the device's last report.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DeviceCount {
+    /// Name of the check.
+    pub check: &'static str,
+    /// Name of the counter in the report.
+    pub counter: &'static str,
+    /// The only test of the suite that makes the device count.
+    pub test: &'static str,
+    /// The value after this test.
+    pub value: u64,
+}
+
+/// Data that a test leaves in the device memory.
+#[derive(Clone, Copy, Debug)]
+pub struct StoredRange {
+    /// Name of the test.
+    pub test: &'static str,
+    /// Offset in the device memory.
+    pub offset: u64,
+    /// Length in bytes.
+    pub length: usize,
+    /// Seed of the data ([`crate::pattern::bytes`]).
+    pub seed: u64,
+}

@@ -1,0 +1,110 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! The subcommands.
+
+pub mod bench;
+pub mod exec;
+pub mod run;
+pub mod shell;
+pub mod test;
+
+use std::time::Duration;
+
+use clap::Args;
+use ringbar_vm::device::{DeviceOptions, Storage};
+
+/// Exit status for a failure of the harness, as `timeout` and container tools use it, to
+/// distinguish it from the command's status.
+pub const FAILURE: u8 = 125;
+
+/// Exit status for a timeout, as `timeout` uses it.
+pub const TIMED_OUT: u8 = 124;
+
+/// Options of all commands that start a virtual machine with one device.
+#[derive(Debug, Args)]
+pub struct MachineOptions {
+    /// Size of the device memory
+    #[arg(long, value_name = "SIZE", default_value = "256M", value_parser = ringbar_size::parse)]
+    pub device_size: u64,
+
+    /// Number of I/O queues
+    #[arg(long, value_name = "N", default_value_t = 4)]
+    pub queues: u16,
+
+    /// Storage of the device memory: `memory` or `file:PATH`
+    #[arg(long, value_name = "WHERE", default_value = "memory", value_parser = parse_storage)]
+    pub storage: Storage,
+
+    /// Memory of the virtual machine
+    #[arg(long, value_name = "SIZE", default_value = "2G", value_parser = ringbar_size::parse)]
+    pub memory: u64,
+
+    /// Number of virtual CPUs
+    #[arg(long, value_name = "N", default_value_t = 2)]
+    pub cpus: u32,
+
+    /// Argument for the guest's kernel; may be given several times
+    #[arg(long = "kernel-arg", value_name = "ARG")]
+    pub kernel_args: Vec<String>,
+
+    /// Argument for QEMU; may be given several times
+    #[arg(long = "qemu-arg", value_name = "ARG", allow_hyphen_values = true)]
+    pub qemu_args: Vec<String>,
+}
+
+impl MachineOptions {
+    /// The options for the virtual machine.
+    pub fn vm(&self) -> ringbar_vm::vm::VmOptions {
+        ringbar_vm::vm::VmOptions {
+            memory: self.memory,
+            cpus: self.cpus,
+            kernel_args: self.kernel_args.clone(),
+            devices: vec![DeviceOptions {
+                size: self.device_size,
+                queues: self.queues,
+                storage: self.storage.clone(),
+                ..DeviceOptions::default()
+            }],
+            qemu_args: self.qemu_args.clone(),
+            ..ringbar_vm::vm::VmOptions::default()
+        }
+    }
+}
+
+fn parse_storage(text: &str) -> Result<Storage, String> {
+    match text.split_once(':') {
+        None if text == "memory" => Ok(Storage::Memory),
+        Some(("file", path)) if !path.is_empty() => Ok(Storage::File(path.into())),
+        _ => Err("neither `memory` nor `file:PATH`".into()),
+    }
+}
+
+/// Reads a whole number of seconds above 0.
+pub fn parse_seconds(text: &str) -> Result<Duration, String> {
+    match text.parse() {
+        Ok(seconds) if seconds > 0 => Ok(Duration::from_secs(seconds)),
+        _ => Err("a whole number of seconds above 0".into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn storage_is_memory_or_a_file() {
+        assert_eq!(parse_storage("memory"), Ok(Storage::Memory));
+        assert_eq!(parse_storage("file:/a:b"), Ok(Storage::File("/a:b".into())));
+        for text in ["", "file", "file:", "/a", "nbd:x"] {
+            assert!(parse_storage(text).is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn seconds_are_positive_and_whole() {
+        assert_eq!(parse_seconds("600"), Ok(Duration::from_secs(600)));
+        for text in ["0", "-1", "1.5", "10m", ""] {
+            assert!(parse_seconds(text).is_err(), "{text:?}");
+        }
+    }
+}

@@ -1,0 +1,20 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! Tests of the driver in virtual machines, and fio jobs that verify their data: the
+//! library of `ringbar-ci`.
+//!
+//! | module | what it does |
+//! |---|---|
+//! | [`suite`] | runs a suite of the guest's tests |
+//! | [`ktap`] | reads test results |
+//! | [`refusal`] | tests that the driver refuses an unusable device |
+//! | [`binding`] | tests that the driver binds its devices and no others |
+//! | [`verified`] | fio jobs that verify their data |
+//! | [`report`] | report of `run` |
+
+pub mod binding;
+pub mod ktap;
+pub mod refusal;
+pub mod report;
+pub mod suite;
+pub mod verified;
