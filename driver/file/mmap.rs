@@ -3,14 +3,16 @@
 //! What `mmap` shows, by the selector in the offset. See [`uapi`].
 
 use crate::{
-    abstractions::mm::vma::{
-        map_coherent,
-        map_device, //
-        Caching,
-        Installed,
-        Mapped,
-        NewMap,
-        PageFault,
+    abstractions::mm::{
+        caching::Caching,
+        vma::{
+            map_coherent,
+            map_device, //
+            Installed,
+            Mapped,
+            NewMap,
+            PageFault,
+        }, //
     },
     device::Device,
     hardware::Hardware,

@@ -57,8 +57,8 @@ use crate::abstractions::{
     },
     mm::{
         address_space::AddressSpace,
+        caching::Caching,
         vma::{
-            Caching,
             Installed,
             Kind,
             Mapped,
