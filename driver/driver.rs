@@ -6,10 +6,8 @@ use crate::{
     abstractions::{
         fs::chardev::CharDevice,
         pci::{
-            device::{
-                ClaimedBar,
-                Enabled, //
-            },
+            device::ClaimedBar,
+            enable::Enabled,
             irq::Interrupt,
             power::SystemSleep,
             revocable::RevokeOnDrop,

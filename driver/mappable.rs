@@ -46,8 +46,8 @@ use crate::{
         },
         pci::revocable::SrcuRevocable, //
     },
-    file::mmap::memory_from,
-    hardware::Hardware, //
+    hardware::Hardware,
+    map_layout::memory_from, //
 };
 use core::{
     convert::Infallible,

@@ -14,6 +14,7 @@
 //! | `hardware` | the bound device: transport, queues, aperture |
 //! | `device` | the device as files, interrupts and work items see it |
 //! | `lifecycle` | how the device is started, put to sleep, reset and removed |
+//! | `map_layout` | which pages of a file show what in a map |
 //! | `mappable` | how much of the device memory may be mapped |
 //! | `file` | what an open file does |
 //! | `driver` | ID table, probe, unbind |
@@ -39,6 +40,7 @@ mod interrupts;
 )]
 mod layout;
 mod lifecycle;
+mod map_layout;
 mod mappable;
 #[cfg(ringbar_misuse)]
 mod misuse;

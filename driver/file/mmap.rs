@@ -3,57 +3,33 @@
 //! What `mmap` shows, by the selector in the offset. See [`uapi`].
 
 use crate::{
-    abstractions::mm::vma::{
-        map_coherent,
-        map_device, //
-        Caching,
-        Installed,
-        Mapped,
-        NewMap,
-        PageFault,
+    abstractions::mm::{
+        caching::Caching,
+        vma::{
+            map_coherent,
+            map_device, //
+            Installed,
+            Mapped,
+            NewMap,
+            PageFault,
+        }, //
     },
     device::Device,
     hardware::Hardware,
+    map_layout::{
+        split,
+        USED_RING_PAGES, //
+    },
     uapi, //
 };
-use core::ops::Range;
 use kernel::{
     dma::Coherent,
     io::io_read,
-    page::PAGE_SHIFT,
     prelude::*, //
 };
 
-/// Pages of the file that one selector has.
-const SELECTOR_PAGES: usize = 1 << (uapi::MAP_SHIFT as usize - PAGE_SHIFT);
-
-/// Pages from one used ring to the next.
-const USED_RING_PAGES: usize = (uapi::USED_RING_STRIDE >> PAGE_SHIFT) as usize;
-
 /// Bytes of the numbers that a used ring consists of.
 const WORD: usize = size_of::<u32>();
-
-/// The selector of a page of the file, and the page within what it selects.
-fn split(page: usize) -> (u64, usize) {
-    ((page / SELECTOR_PAGES) as u64, page % SELECTOR_PAGES)
-}
-
-/// Selectors of the device memory.
-const MEMORY: [u64; 3] = [
-    uapi::MAP_MEMORY,
-    uapi::MAP_MEMORY_UNCACHED,
-    uapi::MAP_MEMORY_CACHED,
-];
-
-/// Pages of the file that show the device memory from its page `start` on, once for
-/// each selector.
-pub(crate) fn memory_from(start: usize) -> impl Iterator<Item = Range<usize>> {
-    MEMORY.into_iter().map(move |selector| {
-        // CAST: A small constant.
-        let first = selector as usize * SELECTOR_PAGES;
-        first + start.min(SELECTOR_PAGES)..first + SELECTOR_PAGES
-    })
-}
 
 /// Makes the map. Sleeps. `ENODEV` after unbind, and for device memory that is not
 /// behind the aperture; `EINVAL` where there is nothing. For device memory also as

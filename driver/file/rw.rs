@@ -19,6 +19,7 @@ use super::call::{
 use crate::{
     abstractions::{
         dma::segments::{
+            AnyPageSource,
             CleanedPages,
             Extracted,
             InlineSegments,
@@ -26,10 +27,7 @@ use crate::{
             PageSource, //
         },
         fs::{
-            iov::{
-                IovIter,
-                Pages, //
-            },
+            iov::IovIter,
             kiocb::{
                 IoReturn,
                 Kiocb, //
@@ -59,9 +57,9 @@ pub(super) fn transfer<'call>(
     iter: &mut IovIter<'_>,
 ) -> IoReturn<'call> {
     match Call::new(&device, opcode, &kiocb, iter.len()) {
-        Ok(Some(call)) => match iter.pages() {
-            Pages::User(pages) => call.execute(device, kiocb, pages),
-            Pages::Kernel(pages) => call.execute(device, kiocb, pages),
+        Ok(Some(call)) => match AnyPageSource::new(iter) {
+            AnyPageSource::User(pages) => call.execute(device, kiocb, pages),
+            AnyPageSource::Kernel(pages) => call.execute(device, kiocb, pages),
         },
         Ok(None) => kiocb.done(Ok(0)),
         Err(error) => kiocb.done(Err(error)),

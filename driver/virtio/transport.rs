@@ -19,7 +19,7 @@ use super::{
     ring::Areas, //
 };
 use crate::{
-    abstractions::pci::device::{
+    abstractions::pci::enable::{
         disable_bus_mastering,
         enable_bus_mastering, //
     }, //

@@ -4,14 +4,7 @@
 //!
 //! C header: [`include/linux/uio.h`](srctree/include/linux/uio.h)
 
-use crate::abstractions::{
-    dma::segments::{
-        Borrowed,
-        Owned,
-        PageSource, //
-    },
-    helpers::ringbar_iov_iter_extract_will_pin, //
-};
+use crate::abstractions::helpers::ringbar_iov_iter_extract_will_pin;
 use core::{
     marker::PhantomData,
     ptr::NonNull, //
@@ -76,24 +69,10 @@ impl<'a> IovIter<'a> {
         }
     }
 
-    /// The pages of the data, from here on.
+    /// Whether its pages are pinned when they are extracted, which does not change.
     #[inline]
-    pub(crate) fn pages(&mut self) -> Pages<'_, 'a> {
-        // SAFETY: The iterator is valid.
-        if unsafe { ringbar_iov_iter_extract_will_pin(self.inner.as_ptr()) } {
-            // SAFETY: Just asked. The kind of an iterator does not change.
-            Pages::User(unsafe { PageSource::new(self) })
-        } else {
-            // SAFETY: As above.
-            Pages::Kernel(unsafe { PageSource::new(self) })
-        }
+    pub(in crate::abstractions) fn will_pin(&self) -> bool {
+        // SAFETY: Valid by the type invariant.
+        unsafe { ringbar_iov_iter_extract_will_pin(self.inner.as_ptr()) }
     }
-}
-
-/// The pages of an iterator, by whom they belong to.
-pub(crate) enum Pages<'i, 'c> {
-    /// User memory.
-    User(PageSource<'i, 'c, Owned>),
-    /// Memory that the caller lends.
-    Kernel(PageSource<'i, 'c, Borrowed>),
 }

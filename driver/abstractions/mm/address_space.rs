@@ -10,7 +10,7 @@
 //!
 //! C header: [`include/linux/mm.h`](srctree/include/linux/mm.h)
 
-use super::vma::Caching;
+use super::caching::Caching;
 use crate::abstractions::fs::anon_inode::AnonInode;
 use core::{
     mem::replace,

@@ -3,6 +3,7 @@
 //! PCI devices: BARs, interrupts, sleep of the system, binding and unbinding.
 
 pub(crate) mod device;
+pub(crate) mod enable;
 pub(crate) mod irq;
 pub(crate) mod power;
 pub(crate) mod revocable;

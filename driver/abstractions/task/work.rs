@@ -27,7 +27,8 @@ use kernel::{
     workqueue::{
         self,
         RawWorkItem, //
-    }, //
+    },
+    ModuleMetadata, //
 };
 
 /// A queue for work items. Not bound to a CPU.
@@ -70,7 +71,7 @@ impl WorkQueue {
                 c"%s".as_char_ptr(),
                 bindings::wq_flags_WQ_UNBOUND | flags,
                 count,
-                crate::NAME.as_char_ptr(),
+                <crate::LocalModule as ModuleMetadata>::NAME.as_char_ptr(),
             )
         };
         // INVARIANT: Just allocated.

@@ -18,6 +18,7 @@ const PREFIX: &str = "ringbar_";
 const SUITES: &[(&str, &str)] = &[
     ("a1_kunit_capability", "ringbar_capability"),
     ("b3_kunit_segments", "ringbar_segments"),
+    ("b3_kunit_extract", "ringbar_extract"),
     ("b14_kunit_command", "ringbar_command"),
     ("b14_kunit_block", "ringbar_block"),
     ("c4_kunit_ring", "ringbar_ring"),

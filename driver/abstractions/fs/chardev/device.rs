@@ -1,71 +1,32 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Character devices with the file operations that asynchronous direct I/O
-//! needs.
-//!
-//! [`kernel::miscdevice`] has no `llseek`, `fsync` or way to set the file's mode,
-//! hands out names at compile time only, and its `read_iter` cannot say "queued".
-//!
-//! # Files that can be polled
-//!
-//! A file either completes reads of io_uring later, or can be polled; `O_NONBLOCK` at
-//! `open` decides which.
-//!
-//! io_uring takes a file with `f_op->poll` for one whose reads never answer
-//! `EIOCBQUEUED`: they move what is there, or say `EAGAIN` and are asked again once
-//! `poll` tells. So with a ring of provided buffers (`IOSQE_BUFFER_SELECT`) it counts
-//! the buffer as used only when the read has returned its bytes. After `EIOCBQUEUED`
-//! it takes the buffer back, gives it to the next read as well, and names none in the
-//! completion (`io_should_commit` in `io_uring/kbuf.c`, `io_read` in `io_uring/rw.c`).
-//! For a file without `poll`, as a block device is, it counts the buffer as used when
-//! the read begins.
-//!
-//! | opened | `poll`, `epoll` | reads of io_uring | polled I/O |
-//! |---|---|---|---|
-//! | without `O_NONBLOCK` | as for a block device: always ready, `EPERM` | complete later | yes |
-//! | with `O_NONBLOCK` | [`FileOperations::readiness`] | end within the call | `EOPNOTSUPP` |
-//!
-//! `fcntl` may change `O_NONBLOCK` afterwards, but not what the file is: the flag then
-//! only says whether calls wait for their turn. Writes, and Linux AIO, complete later on
-//! both.
-//!
-//! C headers: [`include/linux/miscdevice.h`](srctree/include/linux/miscdevice.h),
-//! [`include/linux/fs.h`](srctree/include/linux/fs.h)
+//! Registration of a character device, and its files.
 
 use super::{
-    iov::IovIter,
-    kiocb::{
-        IoReturn,
-        Kiocb, //
+    maps::MapOperations,
+    open_file::{
+        file_access,
+        file_data, //
     },
-    plug,
-    poll::{
-        Pollers,
-        Readiness, //
+    operations::{
+        FileOperations,
+        Ioctl, //
     }, //
 };
 use crate::abstractions::{
+    fs::{
+        iov::IovIter,
+        kiocb::{
+            IoReturn,
+            Kiocb, //
+        },
+        plug, //
+    },
     helpers::{
         FMODE_CAN_ODIRECT,
-        FMODE_NOWAIT,
-        FMODE_READ,
-        FMODE_WRITE, //
+        FMODE_NOWAIT, //
     },
-    io_uring::command::{
-        UringCommand, //
-        UringReturn,
-    },
-    mm::{
-        address_space::AddressSpace,
-        vma::{
-            Caching,
-            Installed,
-            Kind,
-            Mapped,
-            NewMap,
-            PageFault, //
-        }, //
-    }, //
+    io_uring::command::UringCommand, //
 };
 use core::{
     marker::PhantomPinned,
@@ -78,12 +39,7 @@ use kernel::{
         to_result, //
     },
     fs::File,
-    mm::virt::{
-        VmaNew,
-        VmaRef, //
-    },
     module::this_module,
-    page::PAGE_SHIFT,
     prelude::*,
     str::CString,
     sync::{
@@ -97,85 +53,6 @@ use kernel::{
     },
     uaccess::UserPtr, //
 };
-
-/// What a file was opened for.
-#[derive(Clone, Copy)]
-pub(crate) struct Access {
-    pub(crate) read: bool,
-    pub(crate) write: bool,
-}
-
-/// An `ioctl` call.
-pub(crate) struct Ioctl {
-    /// What its file was opened for.
-    pub(crate) access: Access,
-    /// The number of the request.
-    pub(crate) number: u32,
-    /// The argument, where it is a pointer.
-    pub(crate) argument: UserPtr,
-    /// Whether the caller is a 32-bit program on a 64-bit kernel: its `long` has 4 bytes.
-    pub(crate) compat: bool,
-}
-
-/// What a character device does. Files keep a reference to it, so it outlives
-/// the [`CharDevice`]; once the hardware is gone its answers are `ENODEV`.
-#[vtable]
-pub(crate) trait FileOperations: plug::Unplug + Sized {
-    /// Where the maps of all files of this device belong.
-    fn address_space(&self) -> &AddressSpace;
-
-    /// Size in bytes, for `lseek`. May sleep.
-    fn size(&self) -> Result<i64>;
-
-    /// Reads. May sleep unless [`Kiocb::nowait`].
-    fn read<'call>(
-        this: ArcBorrow<'_, Self>,
-        kiocb: Kiocb<'call>,
-        iter: &mut IovIter<'_>,
-    ) -> IoReturn<'call>;
-
-    /// Writes. May sleep unless [`Kiocb::nowait`].
-    fn write<'call>(
-        this: ArcBorrow<'_, Self>,
-        kiocb: Kiocb<'call>,
-        iter: &mut IovIter<'_>,
-    ) -> IoReturn<'call>;
-
-    /// Completes what there is of polled operations ([`Kiocb::is_polled`]). Returns
-    /// whether there was any. May sleep, but should not.
-    fn poll_completions(this: ArcBorrow<'_, Self>) -> Result<bool>;
-
-    /// Those who wait until [`Self::readiness`] changes.
-    fn pollers(&self) -> &Pollers;
-
-    /// Whether a read or write would go through. Does not sleep.
-    fn readiness(&self) -> Readiness;
-
-    /// Executes an `ioctl`. Sleeps. `ENOTTY` where there is none of its number.
-    fn ioctl(&self, call: Ioctl) -> Result;
-
-    /// Executes a command of io_uring. May sleep unless
-    /// [`UringCommand::nonblocking`]. `ENOTTY` where there is none of its number.
-    fn uring_command<'call>(
-        this: ArcBorrow<'_, Self>,
-        access: Access,
-        command: UringCommand<'call>,
-    ) -> UringReturn<'call>;
-
-    /// Makes all that was written durable. Sleeps.
-    fn fsync(&self) -> Result;
-
-    /// Maps the device. Sleeps.
-    fn mmap<'a>(&self, map: NewMap<'a>) -> Result<Mapped<'a>>;
-
-    /// Puts a page where a map that was [`NewMap::faulted`] is first touched. An error
-    /// raises `SIGBUS`, `ENOMEM` kills for lack of memory. Sleeps.
-    fn fault(&self, fault: PageFault<'_>) -> Result<Installed>;
-
-    /// Reads what a map of coherent memory shows, from byte `offset` of the file on,
-    /// for a debugger. Returns how much. Sleeps.
-    fn peek(&self, offset: u64, buffer: &mut [u8]) -> Result<usize>;
-}
 
 /// A registered character device, `/dev/<name>`. Unregistered when dropped:
 /// then nobody can open it any more, but open files go on.
@@ -244,7 +121,7 @@ impl<T: FileOperations> CharDevice<T> {
         compat_ioctl: Some(Self::compat_ioctl),
         uring_cmd: Some(Self::uring_cmd),
         fsync: Some(Self::fsync),
-        mmap: Some(Self::mmap),
+        mmap: Some(MapOperations::<T>::mmap),
         ..pin_init::zeroed()
     };
 
@@ -281,7 +158,7 @@ impl<T: FileOperations> CharDevice<T> {
         }
         // SAFETY: `file` is in `open`. The address space is borrowed from `data`, for whatever time
         // that is shared, and it is until `release`.
-        unsafe { Self::data(file).address_space().adopt(file) };
+        unsafe { file_data::<T>(file).address_space().adopt(file) };
         0
     }
 
@@ -296,14 +173,6 @@ impl<T: FileOperations> CharDevice<T> {
 
     /// # Safety
     ///
-    /// `file` must be a file that [`Self::open`] has opened, and be open during `'a`.
-    unsafe fn data<'a>(file: *mut bindings::file) -> ArcBorrow<'a, T> {
-        // SAFETY: Set in `open`.
-        unsafe { <Arc<T>>::borrow((*file).private_data.cast()) }
-    }
-
-    /// # Safety
-    ///
     /// To be called by the VFS, on a file that [`Self::open`] has opened.
     unsafe extern "C" fn llseek(
         file: *mut bindings::file,
@@ -311,7 +180,7 @@ impl<T: FileOperations> CharDevice<T> {
         whence: c_int,
     ) -> bindings::loff_t {
         // SAFETY: The file is open during the call.
-        let data = unsafe { Self::data(file) };
+        let data = unsafe { file_data::<T>(file) };
         match data.size() {
             // SAFETY: As above.
             Ok(size) => unsafe { bindings::fixed_size_llseek(file, offset, whence, size) },
@@ -377,7 +246,7 @@ impl<T: FileOperations> CharDevice<T> {
         let file = unsafe { kiocb.as_ref() }.ki_filp;
         // SAFETY: The caller of `read_iter` and `write_iter` holds a reference to the file during
         // the call, even where the operation completes within it.
-        let data = unsafe { Self::data(file) };
+        let data = unsafe { file_data::<T>(file) };
         // SAFETY: As above; an open file holds a reference to the data.
         let batched = unsafe { Self::prepare_batch(file, data) };
         // SAFETY: The VFS hands both over for this call. `operation` works for any lifetime, and
@@ -413,7 +282,7 @@ impl<T: FileOperations> CharDevice<T> {
         _flags: c_uint,
     ) -> c_int {
         // SAFETY: The operation is not yet over for io_uring, which holds its file.
-        let data = unsafe { Self::data((*kiocb).ki_filp) };
+        let data = unsafe { file_data::<T>((*kiocb).ki_filp) };
         from_result(|| T::poll_completions(data).map(c_int::from))
     }
 
@@ -427,7 +296,7 @@ impl<T: FileOperations> CharDevice<T> {
         // SAFETY: The file is open during the call, the table null or valid.
         let (data, file, table) = unsafe {
             (
-                Self::data(file),
+                file_data::<T>(file),
                 File::from_raw_file(file),
                 PollTable::from_raw(table),
             )
@@ -435,18 +304,6 @@ impl<T: FileOperations> CharDevice<T> {
         // Before the look, so that no change is missed.
         table.register_wait(file, data.pollers().condvar());
         data.readiness().events()
-    }
-
-    /// # Safety
-    ///
-    /// `file` must be open.
-    unsafe fn access(file: *mut bindings::file) -> Access {
-        // SAFETY: Open, by the requirement; the mode does not change.
-        let mode = unsafe { (*file).f_mode };
-        Access {
-            read: mode & FMODE_READ != 0,
-            write: mode & FMODE_WRITE != 0,
-        }
     }
 
     /// # Safety
@@ -485,7 +342,7 @@ impl<T: FileOperations> CharDevice<T> {
         compat: bool,
     ) -> c_long {
         // SAFETY: The file is open during the call.
-        let (data, access) = unsafe { (Self::data(file), Self::access(file)) };
+        let (data, access) = unsafe { (file_data::<T>(file), file_access(file)) };
         let call = Ioctl {
             access,
             number,
@@ -512,9 +369,9 @@ impl<T: FileOperations> CharDevice<T> {
         let (command, data, access) = unsafe {
             let command = UringCommand::from_raw(command, issue_flags);
             let file = command.file();
-            let data = Self::data(file);
+            let data = file_data::<T>(file);
             Self::prepare_batch(file, data);
-            (command, data, Self::access(file))
+            (command, data, file_access(file))
         };
         T::uring_command(data, access, command).into_raw()
     }
@@ -529,142 +386,8 @@ impl<T: FileOperations> CharDevice<T> {
         _datasync: c_int,
     ) -> c_int {
         // SAFETY: The file is open during the call.
-        let data = unsafe { Self::data(file) };
+        let data = unsafe { file_data::<T>(file) };
         from_result(|| data.fsync().map(|()| 0))
-    }
-
-    /// # Safety
-    ///
-    /// To be called by the VFS, on a file that [`Self::open`] has opened.
-    unsafe extern "C" fn mmap(
-        file: *mut bindings::file,
-        vma: *mut bindings::vm_area_struct,
-    ) -> c_int {
-        // SAFETY: The file is open during the call, the area is being set up.
-        let (data, space, area) = unsafe {
-            (
-                Self::data(file),
-                AddressSpace::of(file),
-                VmaNew::from_raw(vma),
-            )
-        };
-        from_result(|| {
-            space.add(area.mm())?;
-            match data.mmap(NewMap::new(area, space)) {
-                Ok(mapped) => {
-                    let operations = match NewMap::finish(area, &mapped) {
-                        Kind::Device => &Self::DEVICE_MAP,
-                        Kind::Coherent => &Self::COHERENT_MAP,
-                        Kind::Faulted => &Self::FAULTED_MAP,
-                    };
-                    // SAFETY: The area is being set up.
-                    unsafe { (*vma).vm_ops = operations };
-                    Ok(0)
-                }
-                Err(error) => {
-                    space.remove(area.mm(), None);
-                    Err(error)
-                }
-            }
-        })
-    }
-
-    /// Of maps whose pages are there from the start. A page that was taken away raises
-    /// `SIGBUS`, because there is no fault handler.
-    const MAP: bindings::vm_operations_struct = bindings::vm_operations_struct {
-        open: Some(Self::vma_open),
-        close: Some(Self::vma_close),
-        ..pin_init::zeroed()
-    };
-
-    /// Debuggers see device memory with the caching of the map, and may write where
-    /// the map may, as with the kernel's own maps of BARs (`drivers/pci/mmap.c`).
-    const DEVICE_MAP: bindings::vm_operations_struct = bindings::vm_operations_struct {
-        #[cfg(CONFIG_HAVE_IOREMAP_PROT)]
-        access: Some(bindings::generic_access_phys),
-        ..Self::MAP
-    };
-
-    const COHERENT_MAP: bindings::vm_operations_struct = bindings::vm_operations_struct {
-        access: Some(Self::vma_peek),
-        ..Self::MAP
-    };
-
-    /// Debuggers have the pages put there and read them, as any other RAM.
-    const FAULTED_MAP: bindings::vm_operations_struct = bindings::vm_operations_struct {
-        fault: Some(Self::vma_fault),
-        ..Self::MAP
-    };
-
-    /// # Safety
-    ///
-    /// To be called by the memory manager, on a map made by [`Self::mmap`].
-    unsafe extern "C" fn vma_open(vma: *mut bindings::vm_area_struct) {
-        // SAFETY: By the requirement the area is valid, and holds a reference to its file.
-        let (space, vma) = unsafe { (AddressSpace::of((*vma).vm_file), VmaRef::from_raw(vma)) };
-        space.copy(vma.mm(), Caching::of(vma));
-    }
-
-    /// # Safety
-    ///
-    /// To be called by the memory manager, on a map made by [`Self::mmap`].
-    unsafe extern "C" fn vma_close(vma: *mut bindings::vm_area_struct) {
-        // SAFETY: By the requirement the area is valid, and holds a reference to its file.
-        let (space, vma) = unsafe { (AddressSpace::of((*vma).vm_file), VmaRef::from_raw(vma)) };
-        space.remove(vma.mm(), Caching::of(vma));
-    }
-
-    /// # Safety
-    ///
-    /// To be called by the memory manager, on a map made by [`Self::mmap`].
-    unsafe extern "C" fn vma_fault(fault: *mut bindings::vm_fault) -> bindings::vm_fault_t {
-        // SAFETY: By the requirement the fault is valid, and its area holds a reference to its file.
-        let (data, fault) = unsafe {
-            let file = (*(*fault).__bindgen_anon_1.vma).vm_file;
-            (
-                Self::data(file),
-                PageFault::from_raw(fault, AddressSpace::of(file)),
-            )
-        };
-        match data.fault(fault) {
-            Ok(Installed { .. }) => bindings::vm_fault_reason_VM_FAULT_NOPAGE,
-            Err(error) if error == ENOMEM => bindings::vm_fault_reason_VM_FAULT_OOM,
-            Err(_) => bindings::vm_fault_reason_VM_FAULT_SIGBUS,
-        }
-    }
-
-    /// # Safety
-    ///
-    /// To be called by the memory manager, on a map made by [`Self::mmap`], with an
-    /// address within it and a buffer of `len` bytes.
-    unsafe extern "C" fn vma_peek(
-        vma: *mut bindings::vm_area_struct,
-        address: c_ulong,
-        buffer: *mut c_void,
-        len: c_int,
-        write: c_int,
-    ) -> c_int {
-        // These maps are read-only, for debuggers too.
-        let (0, Ok(len)) = (write, usize::try_from(len)) else {
-            return EACCES.to_errno();
-        };
-        // SAFETY: By the requirement the area is valid and holds a reference to its file, and the
-        // buffer is the caller's own.
-        let (data, area, first_page, buffer) = unsafe {
-            (
-                Self::data((*vma).vm_file),
-                VmaRef::from_raw(vma),
-                (*vma).vm_pgoff,
-                core::slice::from_raw_parts_mut(buffer.cast::<u8>(), len),
-            )
-        };
-        let offset = ((first_page << PAGE_SHIFT) + (address - area.start())) as u64;
-        let within = len.min(area.end() - address);
-        from_result(|| {
-            let read = data.peek(offset, &mut buffer[..within])?;
-            // CAST: At most `len`.
-            Ok(read.min(within) as c_int)
-        })
     }
 }
 

@@ -1,0 +1,204 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Pages that no device knows of yet.
+
+use super::{
+    folios::{
+        unpin,
+        unreference, //
+    },
+    list::{
+        joinable_end,
+        joins,
+        page_of,
+        pages_of,
+        split_at,
+        InlineSegments,
+        List,
+        Segment,
+        SegmentLimits, //
+    },
+    ownership::Ownership, //
+};
+use crate::abstractions::helpers::{
+    ringbar_folio_get,
+    ringbar_page_to_phys,
+    ringbar_pages_to_folio_end, //
+};
+use core::marker::PhantomData;
+use kernel::{
+    bindings,
+    dma::DataDirection,
+    page::PAGE_SIZE,
+    prelude::*, //
+};
+
+/// A longer list is allocated once there is room for fewer pages than this, so that
+/// pages are not taken a few at a time.
+const LITTLE_ROOM: usize = 8;
+
+/// Pages taken from an iterator, which no device knows of yet. Dropped, they go back.
+///
+/// # Invariants
+///
+/// Each page of a segment in `list` bears one pin of ours, if `O` says so; otherwise each
+/// folio of a segment bears one reference of ours, once [`PageSource::extract`] has
+/// returned. The pages of a segment are contiguous. The segments have `bytes` bytes together.
+///
+/// This folder keeps that: outside of it nobody can make or change one.
+///
+/// [`PageSource::extract`]: super::PageSource::extract
+pub(crate) struct Extracted<'s, O: Ownership> {
+    pub(super) list: List<'s>,
+    bytes: usize,
+    pub(super) direction: DataDirection,
+    _pages: PhantomData<O>,
+}
+
+impl<'s, O: Ownership> Extracted<'s, O> {
+    /// None yet. They go to `room`, and to the heap where that is too small or not given.
+    /// `ENOMEM` without room. May sleep.
+    pub(super) fn new(
+        room: Option<&'s mut InlineSegments>,
+        direction: DataDirection,
+        limits: SegmentLimits,
+    ) -> Result<Self> {
+        let list = match room {
+            Some(room) => List::inline(room),
+            None => List::Heap(KVec::with_capacity(limits.count, GFP_KERNEL)?),
+        };
+        // INVARIANT: Nothing is in it.
+        Ok(Self {
+            list,
+            bytes: 0,
+            direction,
+            _pages: PhantomData,
+        })
+    }
+}
+
+impl<O: Ownership> Extracted<'_, O> {
+    /// Bytes in all pages, at least one.
+    #[inline]
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// How many segments there is room for, after growing for `left` more bytes where
+    /// that helps.
+    pub(super) fn room_for(&mut self, left: usize, limits: SegmentLimits) -> usize {
+        let used = self.list.filled().len();
+        let wanted = left.div_ceil(PAGE_SIZE).min(LITTLE_ROOM);
+        if self.list.capacity() - used < wanted {
+            self.list.grow(limits.count);
+        }
+        self.list.capacity().min(limits.count).saturating_sub(used)
+    }
+
+    /// Adds a piece of a page, to the last segment where the two are contiguous.
+    ///
+    /// # Safety
+    ///
+    /// - The page must have been extracted from an iterator that pins if `O` says so; a pin goes
+    ///   over with this call.
+    /// - `end` must be `None` at the first call for `self`, and then be left as it is.
+    /// - The list must have room ([`Self::room_for`]).
+    pub(super) unsafe fn append(
+        &mut self,
+        page: *mut bindings::page,
+        offset: usize,
+        length: usize,
+        end: &mut Option<u64>,
+        limits: SegmentLimits,
+    ) {
+        // SAFETY: By the requirement the page is there.
+        let phys = unsafe { ringbar_page_to_phys(page) };
+        let joins = joins(*end, phys, offset);
+        *end = joinable_end(phys, offset + length);
+        // INVARIANT: The page is part of a segment from here on; where it joins one, it begins at
+        // the end of that.
+        self.bytes += length;
+        if joins {
+            if let Some(last) = self.list.filled_mut().last_mut() {
+                if last.length as usize + length <= limits.bytes {
+                    // CAST: At most a page.
+                    last.length += length as c_uint;
+                    return;
+                }
+            }
+        }
+        // There is room, by the requirement.
+        self.list.push(Segment {
+            page_link: page as c_ulong,
+            // CAST: Offset and length are at most a page.
+            offset: offset as c_uint,
+            length: length as c_uint,
+            ..Segment::default()
+        });
+    }
+
+    /// Takes the second half of the pages away. `None` where there is only one page, or
+    /// no memory for the list. Sleeps.
+    pub(crate) fn split_off_half(&mut self) -> Option<Extracted<'static, O>> {
+        let list = self.list.filled();
+        let pages: usize = list.iter().map(pages_of).sum();
+        let (index, kept) = split_at(list, pages / 2)?;
+        let mut tail = KVec::with_capacity(list.len() - index, GFP_KERNEL).ok()?;
+        for (n, &segment) in list[index..].iter().enumerate() {
+            let mut segment = segment;
+            if n == 0 && kept > 0 {
+                let skipped = (segment.offset as usize + kept) / PAGE_SIZE;
+                // SAFETY: The page, and the one before, still belong to the segment, whose pages are
+                // contiguous, and which keeps them.
+                let page = unsafe {
+                    let page = page_of(&segment).add(skipped);
+                    if !O::PINNED && ringbar_pages_to_folio_end(page.sub(1)) > 1 {
+                        // A folio that is in both halves.
+                        ringbar_folio_get(page);
+                    }
+                    page
+                };
+                segment.page_link = page as c_ulong;
+                segment.offset = 0;
+                // CAST: Below the length, as `split_at` says.
+                segment.length -= kept as c_uint;
+            }
+            // There is room for each of these.
+            let _ = tail.push_within_capacity(segment);
+        }
+        let bytes = tail.iter().map(|segment| segment.length as usize).sum();
+
+        // INVARIANT: Each page, with its pin, is in one of the two lists; a folio that is in both
+        // has a reference for each.
+        if kept > 0 {
+            if let Some(last) = self.list.filled_mut().get_mut(index) {
+                // CAST: Below the length, as above.
+                last.length = kept as c_uint;
+            }
+            self.list.truncate(index + 1);
+        } else {
+            self.list.truncate(index);
+        }
+        self.bytes -= bytes;
+        Some(Extracted {
+            list: List::Heap(tail),
+            bytes,
+            direction: self.direction,
+            _pages: PhantomData,
+        })
+    }
+}
+
+impl<O: Ownership> Drop for Extracted<'_, O> {
+    fn drop(&mut self) {
+        // SAFETY: By the type invariant the pins or references are ours, and this is the end of
+        // them.
+        unsafe {
+            if O::PINNED {
+                unpin(self.list.filled(), false);
+            } else {
+                unreference(self.list.filled());
+            }
+        }
+    }
+}

@@ -1,0 +1,94 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Devices that are switched on, and their right to do DMA.
+//!
+//! C header: [`include/linux/pci.h`](srctree/include/linux/pci.h)
+
+use super::device::{
+    as_raw,
+    as_raw_device, //
+};
+use crate::abstractions::dma::range;
+use kernel::{
+    bindings,
+    device::{
+        Bound,
+        Core, //
+    },
+    pci,
+    prelude::*, //
+};
+
+/// A device switched on: it answers memory accesses and may do DMA. Switched
+/// off again when dropped.
+///
+/// # Invariants
+///
+/// Holds one count of the device's enable count.
+pub(crate) struct Enabled<'bound> {
+    device: &'bound pci::Device<Bound>,
+    max_segment_bytes: usize,
+}
+
+impl<'bound> Enabled<'bound> {
+    /// Switches memory accesses and bus mastering on, after the DMA layer was told what a VIRTIO
+    /// device can do. May sleep. `EBUSY` outside of `probe`.
+    pub(crate) fn new(device: &'bound pci::Device<Core<'_>>) -> Result<Self> {
+        // SAFETY: The device is valid; the core sets and clears this under the device lock, which
+        // is held where there is a `Core` device.
+        let probed = unsafe { !(*as_raw_device(device)).driver_data.is_null() };
+        if probed {
+            return Err(EBUSY);
+        }
+        // SAFETY: The data of the driver is set right after `probe`, before anybody else gets at
+        // the device by way of it, and cleared after the device has been unbound. So this is
+        // `probe`.
+        let max_segment_bytes = unsafe { range::configure(device)? };
+        device.enable_device_mem()?;
+        device.set_master();
+        // INVARIANT: `enable_device_mem` has succeeded.
+        Ok(Self {
+            device,
+            max_segment_bytes,
+        })
+    }
+
+    /// The size that a single segment may have, which bounce buffers can make small.
+    pub(crate) fn max_segment_bytes(&self) -> usize {
+        self.max_segment_bytes
+    }
+}
+
+impl Drop for Enabled<'_> {
+    fn drop(&mut self) {
+        // SAFETY: The device is valid, and by the type invariant this count is ours to give back.
+        unsafe {
+            bindings::pci_clear_master(as_raw(self.device));
+            bindings::pci_disable_device(as_raw(self.device));
+        }
+    }
+}
+
+/// Gives the device the right to do DMA. Calls for the same device must be serialised, or
+/// one may be lost. May sleep.
+pub(crate) fn enable_bus_mastering(device: &pci::Device<Bound>) {
+    // SAFETY: The device is valid.
+    unsafe { bindings::pci_set_master(as_raw(device)) };
+}
+
+/// Takes the right to do DMA away from the device, whatever it is doing. As
+/// [`enable_bus_mastering`].
+///
+/// Returns whether that is certain: the device shows it in its command register, or is not
+/// on the bus any more. The answer to that read comes behind all that the device has
+/// written before (PCI Express Base Specification, 2.4.1).
+pub(crate) fn disable_bus_mastering(device: &pci::Device<Bound>) -> bool {
+    let mut command: u16 = 0;
+    // SAFETY: The device is valid.
+    let error = unsafe {
+        bindings::pci_clear_master(as_raw(device));
+        // CAST: A small constant.
+        bindings::pci_read_config_word(as_raw(device), bindings::PCI_COMMAND as c_int, &mut command)
+    };
+    error != 0 || command == u16::MAX || u32::from(command) & bindings::PCI_COMMAND_MASTER == 0
+}

@@ -1,0 +1,98 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What whoever has access to the hardware does with it.
+
+use super::Hardware;
+use crate::{
+    abstractions::{
+        pci::revocable::Guard,
+        task::wait::Signals, //
+    },
+    events::Received,
+    layout::{
+        Opcode,
+        RequestHeader, //
+    },
+    queue::{
+        poll_policy::WaitStrategy,
+        state::{
+            Queue,
+            QueueRef, //
+        }, //
+    }, //
+};
+use kernel::prelude::*;
+
+/// What whoever has access to the hardware can do: the device is bound for so long.
+impl Guard<'_, Hardware> {
+    #[inline]
+    fn queue_ref<'a>(&'a self, queue: &'a Queue) -> QueueRef<'a> {
+        QueueRef::new(queue, &self.transport, self.device())
+    }
+
+    /// All queues that carry requests. Any context.
+    pub(crate) fn request_queues(&self) -> impl Iterator<Item = QueueRef<'_>> {
+        self.queues(self.device())
+    }
+
+    /// The queue for polled requests: the last I/O queue, if there are several. Any context.
+    pub(crate) fn polled_queue(&self) -> QueueRef<'_> {
+        self.queue_ref(self.queues.polled())
+    }
+
+    /// The I/O queue for a submitter on this CPU. Any context.
+    #[inline]
+    pub(crate) fn queue_here(&self) -> QueueRef<'_> {
+        self.queue_ref(self.queues.here())
+    }
+
+    /// What `take` finds in the first I/O queue that has room, beginning with the one for this
+    /// CPU. `take` answers `EAGAIN` where a queue has none; so does this where no queue has any.
+    /// Any context that `take` may be called in.
+    pub(crate) fn find_queue<'a, T>(
+        &'a self,
+        mut take: impl FnMut(QueueRef<'a>) -> Result<T>,
+    ) -> Result<(QueueRef<'a>, T)> {
+        for queue in self.queues.all_from_here() {
+            let queue = self.queue_ref(queue);
+            match take(queue) {
+                Err(error) if error == EAGAIN => {}
+                result => return result.map(|taken| (queue, taken)),
+            }
+        }
+        Err(EAGAIN)
+    }
+
+    /// Does a kick that was deferred, or as much of it as `strategy` says. Task context; does
+    /// not sleep.
+    pub(crate) fn kick(&self, queue: u16, strategy: WaitStrategy) {
+        if let Some(queue) = self.queues.by_index(queue) {
+            self.queue_ref(queue).kick(strategy);
+        }
+    }
+
+    /// The next event, as of [`EventQueue::receive`]. Any context.
+    pub(crate) fn receive_event(&self) -> Option<Received> {
+        self.events.receive(&self.transport, self.device())
+    }
+
+    /// Makes everything that was written durable. Sleeps. `EINTR` when killed; no other
+    /// signal ends it, as with a disk.
+    pub(crate) fn flush(&self) -> Result {
+        if !self.config.supports(Opcode::Flush) {
+            return Ok(());
+        }
+        let header = RequestHeader::command(Opcode::Flush, 0, 0, 0);
+        self.execute(header, Signals::Fatal).map(|_| ())
+    }
+
+    /// Executes a request without data and returns its result. Sleeps. `EINTR` when
+    /// killed; `signals` end the wait for a slot.
+    pub(crate) fn execute(&self, header: RequestHeader, signals: Signals) -> Result<u64> {
+        let queue = self.queue_here();
+        queue
+            .acquire(signals)?
+            .prepare_command(header)
+            .execute(None)
+    }
+}

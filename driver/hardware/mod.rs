@@ -1,0 +1,311 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The device while it is bound: its registers, queues and memory. Lives behind
+//! an [`SrcuRevocable`], see [`crate::device`].
+//!
+//! [`SrcuRevocable`]: crate::abstractions::pci::revocable::SrcuRevocable
+//!
+//! Whether it runs is a value, [`Life`], behind a lock: who has the lock may stop and start
+//! the device, and nobody else does. Memory that the device knows of is given back only
+//! with the proof that it does not run ([`Quiesced`](crate::virtio::reset::Quiesced)).
+//!
+//! | file | what is in it |
+//! |---|---|
+//! | this one | what there is of it, and how it is set up |
+//! | `life` | whether it runs, and a diagram of that |
+//! | `transitions` | how it is started, drained and halted; and its end |
+//! | `access` | what a [`Guard`] of it can do: submit, receive, flush |
+//!
+//! [`Guard`]: crate::abstractions::pci::revocable::Guard
+
+mod access;
+mod life;
+mod transitions;
+
+pub(crate) use life::{
+    Life,
+    Why, //
+};
+
+use crate::{
+    abstractions::{
+        fs::poll::Pollers,
+        mm::{
+            shared_memory::SharedCoherent,
+            vma::IoMemory, //
+        },
+        pci::device::{
+            iommu_translates,
+            ClaimedBar, //
+        },
+        task::work::WorkQueue, //
+    },
+    events::EventQueue,
+    layout::{
+        ConfigError,
+        DeviceConfig,
+        EVENT_QUEUE,
+        FIRST_IO_QUEUE, //
+    },
+    module_parameters,
+    queue::{
+        buffers::Limits,
+        state::{
+            Config,
+            Queue,
+            QueueRef, //
+        }, //
+    },
+    queues::{
+        Queues,
+        Role, //
+    },
+    recovery::Recovery,
+    stats::Stats,
+    virtio::transport::{
+        feature,
+        Transport, //
+    }, //
+};
+use kernel::{
+    device::Bound,
+    new_mutex,
+    pci,
+    prelude::*,
+    sync::{
+        Arc,
+        Mutex, //
+    },
+    time::Delta, //
+};
+
+/// Features that the driver cannot do without, and those it makes use of.
+const REQUIRED: u64 = feature::VERSION_1 | feature::INDIRECT_DESC;
+const WANTED: u64 = feature::EVENT_IDX | feature::ACCESS_PLATFORM;
+
+/// The one interrupt vector.
+const VECTOR: u16 = 0;
+
+/// The longest that module parameter `poll_us` can ask for, which is for requests without
+/// data: a task that busy-polls uses up a CPU meanwhile.
+const MAX_POLL_US: u32 = 1000;
+
+/// Module parameter `poll_us`.
+fn poll_limit() -> Option<Delta> {
+    let micros = module_parameters::poll_us.value();
+    (micros > 0).then(|| Delta::from_micros(micros.min(MAX_POLL_US).into()))
+}
+
+/// Registers, queues and memory of a device.
+pub(crate) struct Hardware {
+    transport: Transport,
+    features: u64,
+    config: DeviceConfig,
+    events: Arc<EventQueue>,
+    queues: Queues,
+    pollers: Arc<Pollers>,
+    aperture: Option<IoMemory>,
+    limits: Limits,
+    recovery: Arc<Recovery>,
+    life: Pin<KBox<Mutex<Life>>>,
+    /// For the work item of the recovery, which is detached before this goes.
+    work: Arc<WorkQueue>,
+    /// For what waits for processes with maps, which may take any time: nothing else is to wait
+    /// behind it.
+    map_work: WorkQueue,
+}
+
+impl Hardware {
+    /// Agrees with the device on features, reads its configuration, and sets up
+    /// all queues. The device is not started. `aperture_bar` is the BAR that the
+    /// transport's shared memory region is in. May sleep.
+    pub(crate) fn new(
+        device: &pci::Device<Bound>,
+        transport: Transport,
+        aperture_bar: Option<ClaimedBar>,
+        max_segment_bytes: usize,
+        stats: &Arc<Stats>,
+        recovery: Arc<Recovery>,
+    ) -> Result<Self> {
+        let quiesced = transport.quiesce(device).map_err(|_| EIO)?;
+        let features = transport.negotiate(device, &quiesced, REQUIRED, WANTED)?;
+        if features & feature::ACCESS_PLATFORM == 0 && iommu_translates(device) {
+            dev_err!(
+                device,
+                "an IOMMU translates this device's addresses, but the device bypasses it (no \
+                 VIRTIO_F_ACCESS_PLATFORM): DMA would hit the wrong memory. Boot with iommu=pt, \
+                 leave the IOMMU away, or use the vfio-user transport\n"
+            );
+            transport.fail(device);
+            return Err(EOPNOTSUPP);
+        }
+
+        let config = DeviceConfig::parse(&transport.device_config(device)?).map_err(|error| {
+            match error {
+                ConfigError::NotRingbar => {
+                    dev_info!(device, "another kind of device with the same id\n");
+                }
+                error => dev_err!(device, "unusable device configuration: {:?}\n", error),
+            }
+            transport.fail(device);
+            ENODEV
+        })?;
+
+        transport.set_config_vector(device, VECTOR)?;
+        let pollers = Arc::pin_init(Pollers::new(), GFP_KERNEL)?;
+        let event_idx = features & feature::EVENT_IDX != 0;
+        let events = EventQueue::new(&transport, device, EVENT_QUEUE, VECTOR, event_idx)?;
+
+        let offered = transport
+            .queue_count(device)?
+            .saturating_sub(FIRST_IO_QUEUE);
+        let offered = config.io_queues().min(offered);
+        if offered == 0 {
+            dev_err!(
+                device,
+                "the virtual machine gives the device no I/O queue: num_vqs must be at least {}\n",
+                FIRST_IO_QUEUE + 1
+            );
+            transport.fail(device);
+            return Err(ENODEV);
+        }
+        let poll_limit = poll_limit();
+        let queues = Queues::new(offered, |index, role| {
+            Queue::new(
+                &transport,
+                device,
+                &Config {
+                    index,
+                    size: role.size(),
+                    event_idx,
+                    vector: VECTOR,
+                    polled: matches!(role, Role::Polled),
+                    poll_limit,
+                    with_data: !matches!(role, Role::Control),
+                },
+                stats.clone(),
+                recovery.clone(),
+                pollers.clone(),
+            )
+        })?;
+
+        // The smallest of the queues, so that what fits into one fits into each.
+        let queue_size = queues.iter().skip(1).map(|queue| queue.size()).min();
+        let limits = Limits::new(
+            config.max_request_bytes() as usize,
+            usize::from(config.max_segments()),
+            max_segment_bytes,
+            queue_size.unwrap_or(0),
+        );
+
+        // The region may be larger than what it shows: its size is a power of two.
+        let aperture = match (aperture_bar, transport.shared_memory()) {
+            (Some(bar), Some(region)) => {
+                let len = region.len().min(config.aperture_bytes());
+                Some(IoMemory::new(bar, region.offset(), len)?)
+            }
+            _ => None,
+        };
+        Ok(Self {
+            transport,
+            features,
+            config,
+            events,
+            queues,
+            pollers,
+            aperture,
+            limits,
+            recovery,
+            life: KBox::pin_init(
+                new_mutex!(Life::Down(quiesced, Why::New), "ringbar_life"),
+                GFP_KERNEL,
+            )?,
+            work: Arc::new(WorkQueue::new()?, GFP_KERNEL)?,
+            map_work: WorkQueue::new()?,
+        })
+    }
+
+    /// What the device said of itself.
+    pub(crate) fn config(&self) -> &DeviceConfig {
+        &self.config
+    }
+
+    /// What a request can carry.
+    pub(crate) fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    /// Device memory as user space may map it, if there is an aperture.
+    pub(crate) fn aperture(&self) -> Option<&IoMemory> {
+        self.aperture.as_ref()
+    }
+
+    /// The faults of this device.
+    pub(crate) fn recovery(&self) -> &Arc<Recovery> {
+        &self.recovery
+    }
+
+    /// The queue for work on this device.
+    pub(crate) fn work(&self) -> &Arc<WorkQueue> {
+        &self.work
+    }
+
+    /// The queue for waiting for processes with maps.
+    pub(crate) fn map_work(&self) -> &WorkQueue {
+        &self.map_work
+    }
+
+    /// Whether the device has broken a queue since it was set up. So has one that is down,
+    /// where it ended with an error. Any context.
+    pub(crate) fn is_broken(&self) -> bool {
+        self.events.is_broken() || self.queues.iter().any(Queue::is_failed)
+    }
+
+    /// Whether the device runs; who has this locked decides.
+    pub(crate) fn life(&self) -> &Mutex<Life> {
+        &self.life
+    }
+
+    /// Those who wait for room in a queue.
+    pub(crate) fn pollers(&self) -> &Arc<Pollers> {
+        &self.pollers
+    }
+
+    /// The queue for commands of the driver.
+    fn control<'a>(&'a self, device: &'a pci::Device<Bound>) -> QueueRef<'a> {
+        QueueRef::new(self.queues.control(), &self.transport, device)
+    }
+
+    /// All request queues, in the device's order.
+    fn queues<'a>(&'a self, device: &'a pci::Device<Bound>) -> impl Iterator<Item = QueueRef<'a>> {
+        self.queues
+            .iter()
+            .map(|queue| QueueRef::new(queue, &self.transport, device))
+    }
+
+    /// Whether some submitter's queue has room; an error where they were stopped.
+    /// Any context.
+    pub(crate) fn has_room(&self) -> Result<bool> {
+        for queue in self.queues.all_from_here() {
+            if queue.has_room()? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Number of I/O queues.
+    pub(crate) fn io_queues(&self) -> usize {
+        self.queues.io_count()
+    }
+
+    /// Whether polled requests have a queue of their own.
+    pub(crate) fn has_polled_queue(&self) -> bool {
+        self.queues.has_polled()
+    }
+
+    /// The used ring of the queue at `index` of the request queues.
+    pub(crate) fn used_ring(&self, index: usize) -> Option<&SharedCoherent<u32>> {
+        self.queues.iter().nth(index).map(|queue| queue.used_ring())
+    }
+}

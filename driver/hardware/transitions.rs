@@ -1,0 +1,270 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! How a device is started, drained and halted; and its end.
+
+use super::{
+    life::{
+        Life,
+        Started,
+        Why, //
+    },
+    Hardware,
+    REQUIRED,
+    VECTOR,
+    WANTED, //
+};
+use crate::{
+    abstractions::pci::revocable::Revoked,
+    layout::{
+        DeviceConfig,
+        Opcode,
+        RequestHeader, //
+    },
+    queue::{
+        lifecycle::Unfinished,
+        state::QueueRef, //
+    },
+    virtio::reset::Quiesced, //
+};
+use kernel::{
+    device::Bound,
+    pci,
+    prelude::*,
+    time::{
+        delay::fsleep,
+        msecs_to_jiffies,
+        Delta,
+        Instant,
+        Monotonic, //
+    }, //
+};
+
+/// How long the first command may take: the device's process may be slow to
+/// start, but one that does not answer for so long never will.
+const HANDSHAKE_TIMEOUT_MS: u32 = 20_000;
+
+/// How long to wait for the end of what is in flight before the machine sleeps. What is left
+/// is submitted again afterwards.
+const DRAIN_LIMIT: Delta = Delta::from_secs(10);
+
+/// After how long to look again.
+const DRAIN_PAUSE: Delta = Delta::from_millis(1);
+
+impl Hardware {
+    /// Starts a device that is down, sets it up before if it is not new, and has it put its
+    /// memory behind the aperture; without that there are no maps, but there is DMA. Requests
+    /// that wait go to the device. Sleeps. The interrupt handler must be in place. Calls `prepared`
+    /// with the size of the device's memory when there is nothing left of the life before: the
+    /// rings are empty, and the device does not run yet.
+    ///
+    /// `ETIMEDOUT` when the device does not answer, `EIO` when it is not the same as before.
+    /// After an error it may run all the same, and has to be halted.
+    pub(crate) fn start(
+        &self,
+        device: &pci::Device<Bound>,
+        life: &mut Life,
+        prepared: impl FnOnce(u64),
+    ) -> Result<Started> {
+        let (quiesced, why) = match core::mem::replace(life, Life::Running) {
+            Life::Down(quiesced, why) => (quiesced, why),
+            other => {
+                *life = other;
+                return Err(EIO);
+            }
+        };
+        let config = match why {
+            Why::New => self.config,
+            Why::Removed => {
+                *life = Life::Down(quiesced, why);
+                return Err(ENODEV);
+            }
+            Why::Asleep | Why::OutOfService => match self.set_up_again(device, &quiesced) {
+                Ok(config) => config,
+                Err(error) => {
+                    *life = Life::Down(quiesced, why);
+                    return Err(error);
+                }
+            },
+        };
+        prepared(config.capacity());
+        self.transport.start(device, quiesced)?;
+        self.events.start(&self.transport, device)?;
+        self.control(device).thaw();
+        let mapped = self.map_aperture(device, config.aperture_bytes())?;
+        for queue in self.queues(device) {
+            queue.thaw();
+        }
+        Ok(Started {
+            mapped,
+            capacity: config.capacity(),
+        })
+    }
+
+    /// Sets up a device that was reset as [`Self::new`] has done, and checks that it is still
+    /// the same. Returns its configuration, which may have another size.
+    fn set_up_again(
+        &self,
+        device: &pci::Device<Bound>,
+        quiesced: &Quiesced,
+    ) -> Result<DeviceConfig> {
+        let features = self
+            .transport
+            .negotiate(device, quiesced, REQUIRED, WANTED)?;
+        let config = DeviceConfig::parse(&self.transport.device_config(device)?)
+            .ok()
+            .filter(|config| features == self.features && self.is_same_but_for_size(config));
+        let Some(config) = config else {
+            dev_err!(
+                device,
+                "after the reset the device is another one: it has other features or another \
+                 configuration. Unbind and bind the driver to use it\n"
+            );
+            self.transport.fail(device);
+            return Err(EIO);
+        };
+        self.transport.set_config_vector(device, VECTOR)?;
+        self.events.restart(&self.transport, device, quiesced)?;
+        for queue in self.queues(device) {
+            queue.restart(quiesced)?;
+        }
+        Ok(config)
+    }
+
+    fn is_same_but_for_size(&self, config: &DeviceConfig) -> bool {
+        config.resized(self.config.capacity(), self.config.aperture_bytes()) == Ok(self.config)
+    }
+
+    /// Has the device put its memory behind the aperture, and checks that so much of it is
+    /// there; see [`Self::start`].
+    fn map_aperture(&self, device: &pci::Device<Bound>, wanted: u64) -> Result<bool> {
+        // More than there was room for at probe cannot be shown.
+        let wanted = wanted.min(self.config.aperture_bytes());
+        let control = self.control(device);
+        let header = RequestHeader::command(Opcode::MapAperture, 0, 0, 0);
+        let command = control.try_acquire()?.prepare_command(header);
+        let timeout = msecs_to_jiffies(HANDSHAKE_TIMEOUT_MS);
+        let mapped = command.execute(Some(timeout));
+        match mapped {
+            Ok(bytes) if bytes >= wanted => Ok(self.aperture.is_some()),
+            Ok(bytes) => {
+                dev_warn!(
+                    device,
+                    "the device has mapped {} of {} bytes: there will be no mmap\n",
+                    bytes,
+                    wanted
+                );
+                Ok(false)
+            }
+            Err(error) if error == ETIMEDOUT => {
+                dev_err!(
+                    device,
+                    "the device does not answer on its control queue. Does the virtual machine \
+                     share its memory (memory-backend with share=on), and does the device's \
+                     process run?\n"
+                );
+                Err(error)
+            }
+            Err(error) => {
+                dev_warn!(
+                    device,
+                    "the device cannot map its memory ({:?}): there will be no mmap\n",
+                    error
+                );
+                Ok(false)
+            }
+        }
+    }
+
+    /// Hands out no more slots, and waits for the end of what is in flight, but not for ever.
+    /// Sleeps.
+    pub(crate) fn drain(&self, device: &pci::Device<Bound>) {
+        for queue in self.queues.iter() {
+            queue.freeze();
+        }
+        let start = Instant::<Monotonic>::now();
+        while !self.queues(device).all(QueueRef::is_idle) {
+            if start.elapsed() >= DRAIN_LIMIT {
+                dev_warn!(
+                    device,
+                    "not all requests have ended: they are submitted again later\n"
+                );
+                return;
+            }
+            fsleep(DRAIN_PAUSE);
+        }
+    }
+
+    /// Stops a device that runs, by a reset, and ends what was in flight as `unfinished` says.
+    /// Does nothing to one that is down already. Sleeps.
+    pub(crate) fn halt(
+        &self,
+        device: &pci::Device<Bound>,
+        life: &mut Life,
+        why: Why,
+        unfinished: Unfinished,
+    ) {
+        if !matches!(life, Life::Running) {
+            return;
+        }
+        self.events.stop();
+        for queue in self.queues.iter() {
+            queue.detach();
+        }
+        match self.transport.quiesce(device) {
+            Ok(quiesced) => {
+                for queue in self.queues(device) {
+                    queue.reclaim(&quiesced, unfinished);
+                }
+                *life = Life::Down(quiesced, why);
+            }
+            Err(_) => {
+                for queue in self.queues(device) {
+                    queue.stop(EIO);
+                    queue.abandon(EIO);
+                }
+                *life = Life::Unstoppable;
+            }
+        }
+    }
+
+    /// Ends with `error` what a device that is down was to get again. Sleeps.
+    pub(crate) fn fail_waiting(&self, device: &pci::Device<Bound>, life: &Life, error: Error) {
+        if let Life::Down(quiesced, _) = life {
+            for queue in self.queues(device) {
+                queue.stop(error);
+                queue.reclaim(quiesced, Unfinished::Fail(error));
+            }
+        }
+    }
+}
+
+impl Revoked for Hardware {
+    /// Frees everything, but for what a device that cannot be stopped has in its hands.
+    fn revoked(self, device: &pci::Device<Bound>) {
+        {
+            let mut life = self.life.lock();
+            // Mostly so already.
+            for queue in self.queues.iter() {
+                queue.stop(ENODEV);
+            }
+            self.halt(device, &mut life, Why::Removed, Unfinished::Fail(ENODEV));
+        }
+        let Self {
+            work,
+            map_work,
+            life,
+            queues,
+            events,
+            recovery,
+            ..
+        } = self;
+        recovery.detach();
+        // What is queued finds the hardware revoked.
+        drop(work);
+        // This may have to wait for a process, as whoever revoked the hardware did.
+        drop(map_work);
+        if matches!(*life.lock(), Life::Unstoppable) {
+            core::mem::forget((queues, events));
+        }
+    }
+}
