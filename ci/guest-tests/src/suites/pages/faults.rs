@@ -11,8 +11,8 @@ use std::thread::{self, ScopedJoinHandle};
 use crate::case::{
     Context, During, Stop, TIMEOUT, Verdict, eventually, expect_bytes, expect_errno,
 };
+use crate::fixtures::driver::{appears, expect_working};
 use crate::pattern;
-use crate::suites::lifecycle::{appears, expect_working};
 use crate::sys::{
     self, AioContext, AioOperation, Buffers, PAGE, Region, Ring, Task, UringOperation, UserFaults,
 };
