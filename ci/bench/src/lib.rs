@@ -14,7 +14,7 @@
 //! | [`jobs`] | selects the jobs to run |
 //! | [`fio`] | runs fio in the guest |
 //! | [`counters`] | counters of kernel and driver |
-//! | [`column`] | devices, and ways of using them |
+//! | [`mod@column`] | devices, and ways of using them |
 //! | [`machine`] | the virtual machine with all devices |
 //! | `peers` | the other devices on the host |
 //! | `guest` | the devices in the guest |

@@ -9,6 +9,7 @@
 //! | [`case`] | tests, suites and their results |
 //! | [`needs`] | what a suite needs of the harness |
 //! | [`ktap`] | runs tests and reports |
+//! | [`fixtures`] | what several suites use |
 //! | [`method`] | all methods of moving data |
 //! | [`fio`] | runs fio |
 //! | [`pattern`] | test data |
@@ -23,6 +24,7 @@
 pub mod bar_check;
 pub mod case;
 pub mod fio;
+pub mod fixtures;
 pub mod host;
 pub mod interrupts;
 pub mod kernel_log;

@@ -11,8 +11,8 @@ use std::process::Command;
 
 use ringbar_uapi as uapi;
 
-use super::lifecycle;
 use crate::case::{Case, Context, During, Stop, TIMEOUT, Verdict, expect_bytes, expect_errno};
+use crate::fixtures::driver;
 use crate::pattern;
 use crate::sys::{
     self, Child, PAGE, ReadImpliesExec, Region, Traced, process_memory, process_vm_read,
@@ -207,17 +207,17 @@ fn removed(context: &Context) -> Verdict {
             .peek(map.address())
             .during(|| format!("PTRACE_PEEKDATA of {name}"))?;
     }
-    lifecycle::unbind(&address)?;
+    driver::unbind(&address)?;
     let results: Vec<_> = maps
         .iter()
         .map(|(name, map)| (name, traced.peek(map.address())))
         .collect();
-    lifecycle::bind(context, &address)?;
+    driver::bind(context, &address)?;
     for (name, result) in results {
         expect_errno(result, &[libc::EIO, libc::EFAULT], name)?;
     }
     drop(traced);
-    lifecycle::expect_working(context, 83)
+    driver::expect_working(context, 83)
 }
 
 /// An operation on a map of a page: its name and function.

@@ -15,8 +15,8 @@ use std::time::Duration;
 
 use ringbar_uapi::{self as uapi, Command};
 
-use super::lifecycle::{appears, expect_working};
 use crate::case::{Case, Context, During, Stop, Suite, Verdict};
+use crate::fixtures::driver::{appears, expect_working};
 use crate::needs::{Daemon, DeviceKind, Kernels, Needs};
 use crate::pattern;
 use crate::sys::{

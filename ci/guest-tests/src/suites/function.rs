@@ -14,14 +14,13 @@ use ringbar_agent_protocol::host::FunctionCommand::{
     RestoreRegisters,
 };
 
-use super::lifecycle::{bind, unbind};
-use crate::case::{
-    Case, Context, Stop, Suite, TIMEOUT, Verdict, eventually, expect_bytes, expect_errno,
-};
+use crate::case::{Case, Context, Stop, Suite, TIMEOUT, Verdict, eventually, expect_errno};
+use crate::fixtures::device::all_released;
+use crate::fixtures::driver::{bind, unbind};
+use crate::fixtures::requests::expect_round_trip;
 use crate::host::Host;
 use crate::kernel_log::KernelLog;
 use crate::needs::{DeviceKind, Kernels, Needs};
-use crate::pattern;
 use crate::pins::Pins;
 use crate::sys::{self, AioContext, AioOperation, PAGE, Region};
 use crate::{check, check_eq};
@@ -139,23 +138,7 @@ impl Drop for Function<'_> {
 
 /// Writes and reads back, by DMA: this device has no aperture.
 fn expect_transfer(context: &Context) -> Verdict {
-    const LENGTH: usize = 3 << 20;
-    let file = context.open()?;
-    let memory = Region::anonymous(LENGTH)?;
-    let data = pattern::bytes(80, LENGTH);
-    memory.store(0, data);
-    check_eq!(
-        sys::pwrite(&file, memory.buffer(0, LENGTH), 777)?,
-        LENGTH,
-        "bytes written"
-    );
-    memory.fill(0, LENGTH, 0);
-    check_eq!(
-        sys::pread(&file, memory.buffer(0, LENGTH), 777)?,
-        LENGTH,
-        "bytes read"
-    );
-    expect_bytes(&memory.load(0, LENGTH), data, "what was read")
+    expect_round_trip(&context.open()?, 777, 3 << 20, 80)
 }
 
 fn works(context: &Context) -> Verdict {
@@ -211,7 +194,7 @@ impl PendingRequests {
             })
             .count();
         check_eq!(stray, 0, "buffers written to after their request had ended");
-        eventually("the release of all pages", || Ok(Pins::read()?.balanced()))
+        all_released()
     }
 }
 

@@ -5,38 +5,22 @@
 use std::collections::VecDeque;
 use std::fs::{self, File};
 use std::io::{self, Read as _, Seek as _};
-use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
 use ringbar_uapi as uapi;
 
 use super::recovery;
-use crate::case::{
-    Case, Context, During, Stop, Suite, TIMEOUT, Verdict, eventually, expect_bytes, expect_errno,
-};
+use crate::case::{Case, Context, During, Stop, Suite, TIMEOUT, Verdict, eventually, expect_errno};
+use crate::fixtures::driver::{bind, expect_working, load, modprobe, remove, rounds, unbind};
+use crate::fixtures::processes::{SharedProgress, expect_good_end, process};
+use crate::fixtures::requests::Transfers;
 use crate::needs::Needs;
-use crate::pattern;
 use crate::sys::{
-    self, AioContext, AioOperation, Buffers, Child, CommandEntry, CommandRing, Epoll, PAGE, Region,
-    Ring, UringOperation,
+    self, AioContext, AioOperation, Buffers, CommandEntry, CommandRing, Epoll, PAGE, Region, Ring,
+    UringOperation,
 };
 use crate::{check, check_eq};
-
-/// Number of rounds.
-const ROUNDS: u64 = 20;
-
-/// Number of rounds on the debug kernel, whose checkers are slow but detect errors
-/// without a lucky timing.
-const CHECKED_ROUNDS: u64 = 2;
-
-pub(super) fn rounds() -> u64 {
-    if Path::new("/sys/kernel/debug/kmemleak").exists() {
-        CHECKED_ROUNDS
-    } else {
-        ROUNDS
-    }
-}
 
 /// The suite.
 pub fn suite() -> Suite {
@@ -80,45 +64,6 @@ pub fn suite() -> Suite {
     }
 }
 
-/// Loads or removes a module by the ordinary commands.
-pub(super) fn modprobe(arguments: &[&str]) -> Verdict<bool> {
-    let output = Command::new("modprobe")
-        .args(arguments)
-        .output()
-        .during(|| format!("running modprobe {arguments:?}"))?;
-    Ok(output.status.success())
-}
-
-pub(super) fn remove() -> Verdict {
-    eventually("rmmod ringbar", || modprobe(&["-r", "ringbar"]))
-}
-
-pub(super) fn load(context: &Context) -> Verdict {
-    check!(modprobe(&["ringbar"])?, "modprobe ringbar failed");
-    appears(context)
-}
-
-/// Waits for the device node, which the kernel creates asynchronously.
-pub(super) fn appears(context: &Context) -> Verdict {
-    eventually("the device node", || Ok(context.path().exists()))
-}
-
-/// Writes by DMA, loads through the map, and reads back.
-pub(super) fn expect_working(context: &Context, seed: u64) -> Verdict {
-    const LENGTH: usize = 300_001;
-    let file = context.open()?;
-    let memory = Region::anonymous(LENGTH)?;
-    let data = pattern::bytes(seed, LENGTH);
-    memory.store(0, data);
-    let written = sys::pwrite(&file, memory.buffer(0, LENGTH), seed)?;
-    check_eq!(written, LENGTH, "bytes written");
-    expect_bytes(&context.map()?.load(seed as usize, LENGTH), data, "the map")?;
-    memory.fill(0, LENGTH, 0);
-    let read = sys::pread(&file, memory.buffer(0, LENGTH), seed)?;
-    check_eq!(read, LENGTH, "bytes read");
-    expect_bytes(&memory.load(0, LENGTH), data, "what was read back")
-}
-
 fn reload(context: &Context) -> Verdict {
     for round in 0..rounds() {
         remove()?;
@@ -138,66 +83,6 @@ fn is_absent(error: &io::Error) -> bool {
         error.raw_os_error(),
         Some(libc::ENOENT | libc::ENXIO | libc::ENODEV)
     )
-}
-
-/// Memory that the test shares with its child processes: a stop flag, and a count of each
-/// child's progress.
-pub(super) struct SharedProgress(Region);
-
-impl SharedProgress {
-    /// Bytes of a row. The flag has a row of its own.
-    const ROW: usize = 8;
-
-    pub(super) fn new() -> Verdict<Self> {
-        Ok(Self(Region::shared_anonymous(PAGE)?))
-    }
-
-    pub(super) fn signal(&self) {
-        self.0.store(0, &[1]);
-    }
-
-    pub(super) fn signalled(&self) -> bool {
-        self.0.load(0, 1) != [0]
-    }
-
-    pub(super) fn done(&self, process: usize) -> u64 {
-        let mut count = [0; 8];
-        self.0.load_into((process + 1) * Self::ROW, &mut count);
-        u64::from_le_bytes(count)
-    }
-
-    pub(super) fn count(&self, process: usize) {
-        let count = self.done(process) + 1;
-        self.0
-            .store((process + 1) * Self::ROW, &count.to_le_bytes());
-    }
-
-    /// Waits until the count of a process has reached `count`.
-    pub(super) fn expect_done(&self, process: usize, count: u64) -> Verdict {
-        eventually(&format!("progress of process {process}"), || {
-            Ok(self.done(process) >= count)
-        })
-    }
-}
-
-/// Starts a child process. Errors in it go to standard error, and its exit status reports
-/// them.
-pub(super) fn process(number: usize, work: impl FnOnce() -> Verdict) -> Verdict<Child> {
-    Ok(sys::fork(|| match work() {
-        Ok(()) => 0,
-        Err(stop) => {
-            eprintln!("process {number}: {stop:?}");
-            1
-        }
-    })?)
-}
-
-pub(super) fn expect_good_end(number: usize, child: Child) -> Verdict {
-    let end = child
-        .wait(TIMEOUT)
-        .during(|| format!("waiting for process {number}"))?;
-    check_eq!(end, Ok(0), "end of process {number}");
-    Ok(())
 }
 
 /// Opens the device and moves data until the device is gone, repeatedly, until told to
@@ -276,19 +161,6 @@ fn rmmod_with_open_file(context: &Context) -> Verdict {
     load(context)
 }
 
-const DRIVER: &str = "/sys/bus/pci/drivers/ringbar";
-
-/// Unbinds the device from the driver.
-pub(super) fn unbind(address: &str) -> Verdict {
-    fs::write(format!("{DRIVER}/unbind"), address).during(|| format!("unbinding {address}"))
-}
-
-/// Binds the device to the driver.
-pub(super) fn bind(context: &Context, address: &str) -> Verdict {
-    fs::write(format!("{DRIVER}/bind"), address).during(|| format!("binding {address}"))?;
-    appears(context)
-}
-
 fn open_file_after_unbind(context: &Context) -> Verdict {
     let address = context.pci_address()?;
     let file = context.open()?;
@@ -346,42 +218,11 @@ fn expect_enodev(file: &File, memory: &Region) -> Verdict {
 
 /// Moves data until the device is gone, by a method that depends on the process's number.
 fn until_gone(context: &Context, progress: &SharedProgress, number: usize) -> Verdict {
-    const DEPTH: usize = 8;
-    const LENGTH: usize = 100_000;
-
-    let file = context.open()?;
-    let memory = Region::anonymous(DEPTH * LENGTH)?;
-    let buffer = |i: usize| memory.buffer(i * LENGTH, LENGTH);
-    let place = |i: usize| ((2 * number) << 20) as u64 + (i * LENGTH) as u64;
-    let aio = AioContext::new(DEPTH as u32)?;
-    let mut ring = Ring::new(DEPTH as u32)?;
+    let mut transfers = Transfers::new(context, number)?;
     loop {
-        let results = match number {
-            0 => vec![(0, sys::pwrite(&file, buffer(0), place(0)))],
-            1 => vec![(0, sys::pread(&file, buffer(0), place(0)))],
-            2 => {
-                let operations: Vec<_> = (0..DEPTH)
-                    .map(|i| AioOperation::pwrite(&file, buffer(i), place(i)))
-                    .collect();
-                match aio.submit(&operations) {
-                    Ok(taken) => aio.results(taken, taken, TIMEOUT)?,
-                    Err(error) => vec![(0, Err(error))],
-                }
-            }
-            _ => {
-                let operations: Vec<_> = (0..DEPTH)
-                    .map(|i| UringOperation::read(&file, Buffers::One(buffer(i)), place(i)))
-                    .collect();
-                check_eq!(ring.submit(&operations)?, DEPTH, "operations taken");
-                let results = ring.results(DEPTH, TIMEOUT)?;
-                check_eq!(results.len(), DEPTH, "results");
-                results
-            }
-        };
-        check!(!results.is_empty(), "no result in time");
-        for (_, result) in results {
+        for result in transfers.make()? {
             match result {
-                Ok(n) => check_eq!(n, LENGTH, "bytes moved"),
+                Ok(n) => check_eq!(n, Transfers::LENGTH, "bytes moved"),
                 Err(error) if error.raw_os_error() == Some(libc::ENODEV) => return Ok(()),
                 Err(error) => return Err(error.into()),
             }

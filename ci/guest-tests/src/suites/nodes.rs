@@ -7,10 +7,9 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use ringbar_uapi as uapi;
-
-use super::lifecycle;
 use crate::case::{Case, Context, During, Stop, Verdict, expect_bytes, expect_errno};
+use crate::fixtures::device::{reachable, statistics};
+use crate::fixtures::driver::{bind, expect_working, modprobe, unbind};
 use crate::pattern;
 use crate::sys::{self, PAGE, Region};
 use crate::{check, check_eq};
@@ -62,10 +61,10 @@ impl Mounted {
         fs::create_dir_all(&mounted.top)?;
         let top = text(&mounted.top)?;
         // A built-in file system is no module; mount reports a missing one.
-        let _ = lifecycle::modprobe(&["-q", kind]);
+        let _ = modprobe(&["-q", kind]);
         match kind {
             "ext4" => {
-                let _ = lifecycle::modprobe(&["-q", "loop"]);
+                let _ = modprobe(&["-q", "loop"]);
                 let image = mounted.folder.join("image");
                 File::create(&image)?.set_len(8 << 20)?;
                 let image = text(&image)?;
@@ -126,13 +125,7 @@ fn node_on(context: &Context, kind: &str) -> Verdict {
     let mounted = Mounted::new(kind)?;
     let file = sys::open(&mounted.node_of(context.path())?, libc::O_RDWR)?;
     let map = Region::shared(&file, 0, 2 * PAGE)?;
-    let counters = Region::of_file(
-        &file,
-        uapi::MAP_STATISTICS << uapi::MAP_SHIFT,
-        PAGE,
-        libc::PROT_READ,
-        libc::MAP_SHARED,
-    )?;
+    let counters = statistics(&file)?;
     counters.load(0, 8);
 
     // The file is not a tmpfs file, whatever its file system is.
@@ -170,9 +163,9 @@ pub(super) fn map_of_another_node(context: &Context) -> Verdict {
     let file = sys::open(&mounted.node_of(context.path())?, libc::O_RDWR)?;
     let map = Region::shared(&file, 0, PAGE)?;
     map.store(0, b"mapped");
-    lifecycle::unbind(&address)?;
-    let there = super::resize::reachable(&map, 0);
-    lifecycle::bind(context, &address)?;
+    unbind(&address)?;
+    let there = reachable(&map, 0);
+    bind(context, &address)?;
     check!(!there?, "the map is still there");
-    lifecycle::expect_working(context, 84)
+    expect_working(context, 84)
 }

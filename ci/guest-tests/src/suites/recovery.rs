@@ -2,23 +2,21 @@
 
 //! Resets by an administrator, and work that the driver does after a reset or removal.
 
-use std::fs::File;
 use std::io;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
-use ringbar_uapi::{self as uapi, Info};
+use ringbar_uapi::{self as uapi};
 
-use super::lifecycle::{
-    SharedProgress, bind, expect_good_end, expect_working, process, rounds, unbind,
-};
-use super::resize::last_events;
 use crate::case::{
     Case, Context, During, Stop, TIMEOUT, Verdict, eventually, expect_bytes, expect_errno,
 };
-use crate::pins::Pins;
-use crate::sys::{self, AioContext, AioOperation, Buffers, PAGE, Region, Ring, UringOperation};
+use crate::fixtures::device::{all_released, info, last_events, statistics};
+use crate::fixtures::driver::{bind, expect_working, rounds, unbind};
+use crate::fixtures::processes::{SharedProgress, expect_good_end, process};
+use crate::fixtures::requests::Transfers;
+use crate::sys::{self, AioContext, AioOperation, PAGE, Region};
 use crate::{check, check_eq};
 
 /// The tests.
@@ -37,10 +35,6 @@ pub(super) fn cases() -> Vec<Case> {
             cleaned_pages,
         ),
     ]
-}
-
-fn info(file: &File) -> Verdict<Info> {
-    Ok(Info::from_bytes(&sys::info(file)?))
 }
 
 fn administrators(context: &Context) -> Verdict {
@@ -70,13 +64,7 @@ fn reset_with_map(context: &Context) -> Verdict {
     })?;
     progress.expect_done(0, 1)?;
     let file = context.open()?;
-    let statistics = Region::of_file(
-        &file,
-        uapi::MAP_STATISTICS << uapi::MAP_SHIFT,
-        PAGE,
-        libc::PROT_READ,
-        libc::MAP_SHARED,
-    )?;
+    let statistics = statistics(&file)?;
     statistics.load(0, 8);
 
     sys::reset(&file).during(|| "the reset".into())?;
@@ -105,39 +93,13 @@ fn reset_with_map(context: &Context) -> Verdict {
 /// Moves data by a method that depends on the process's number, until told to stop. The
 /// only allowed error is `EIO` of requests in flight at a reset.
 fn move_through_resets(context: &Context, progress: &SharedProgress, number: usize) -> Verdict {
-    const DEPTH: usize = 8;
-    const LENGTH: usize = 100_000;
-
-    let file = context.open()?;
-    let memory = Region::anonymous(DEPTH * LENGTH)?;
-    let buffer = |i: usize| memory.buffer(i * LENGTH, LENGTH);
-    let place = |i: usize| ((2 * number) << 20) as u64 + (i * LENGTH) as u64;
-    let aio = AioContext::new(DEPTH as u32)?;
-    let mut ring = Ring::new(DEPTH as u32)?;
+    let mut transfers = Transfers::new(context, number)?;
     while !progress.signalled() {
-        let results = match number {
-            0 => vec![(0, sys::pwrite(&file, buffer(0), place(0)))],
-            1 => vec![(0, sys::pread(&file, buffer(0), place(0)))],
-            2 => {
-                let operations: Vec<_> = (0..DEPTH)
-                    .map(|i| AioOperation::pwrite(&file, buffer(i), place(i)))
-                    .collect();
-                let taken = aio.submit(&operations)?;
-                check_eq!(taken, DEPTH, "operations taken");
-                aio.results(DEPTH, DEPTH, TIMEOUT)?
-            }
-            _ => {
-                let operations: Vec<_> = (0..DEPTH)
-                    .map(|i| UringOperation::read(&file, Buffers::One(buffer(i)), place(i)))
-                    .collect();
-                check_eq!(ring.submit(&operations)?, DEPTH, "operations taken");
-                ring.results(DEPTH, TIMEOUT)?
-            }
-        };
-        check!(!results.is_empty(), "no result in time");
-        for (_, result) in results {
+        let results = transfers.make()?;
+        check_eq!(results.len(), transfers.depth(), "results");
+        for result in results {
             match result {
-                Ok(n) => check_eq!(n, LENGTH, "bytes moved"),
+                Ok(n) => check_eq!(n, Transfers::LENGTH, "bytes moved"),
                 Err(error) if error.raw_os_error() == Some(libc::EIO) => {}
                 Err(error) => return Err(error.into()),
             }
@@ -172,7 +134,7 @@ fn reset_with_io(context: &Context) -> Verdict {
     for (number, child) in children.into_iter().enumerate() {
         expect_good_end(number, child)?;
     }
-    eventually("the release of all pages", || Ok(Pins::read()?.balanced()))
+    all_released()
 }
 
 /// Creates and drops maps, also by forking. During a reset, `mmap` fails.
@@ -306,6 +268,6 @@ fn cleaned_pages(context: &Context) -> Verdict {
         });
         result.during(|| format!("round {round}"))?;
     }
-    eventually("the release of all pages", || Ok(Pins::read()?.balanced()))?;
+    all_released()?;
     expect_working(context, 93)
 }

@@ -10,10 +10,12 @@ use std::time::Instant;
 
 use ringbar_uapi::{self as uapi, Info};
 
-use super::lifecycle;
 use crate::case::{
     Case, Context, During, Stop, Suite, Verdict, eventually, expect_bytes, expect_errno,
 };
+use crate::fixtures::device::{last_event, reachable, statistics};
+use crate::fixtures::driver;
+use crate::fixtures::requests::expect_round_trip;
 use crate::host::Host;
 use crate::kernel_log::KernelLog;
 use crate::needs::Needs;
@@ -81,19 +83,6 @@ impl Drop for Resizer<'_> {
     }
 }
 
-/// Writes a pattern and reads it back.
-fn expect_storage(file: &File, offset: u64, seed: u64, length: usize) -> Verdict {
-    let memory = Region::anonymous(length)?;
-    let data = pattern::bytes(seed, length);
-    memory.store(0, data);
-    let written = sys::pwrite(file, memory.buffer(0, length), offset)?;
-    check_eq!(written, length, "bytes written at {offset}");
-    memory.fill(0, length, 0);
-    let read = sys::pread(file, memory.buffer(0, length), offset)?;
-    check_eq!(read, length, "bytes read at {offset}");
-    expect_bytes(&memory.load(0, length), data, "what was read back")
-}
-
 /// Checks that nothing can be read or written from `end` on.
 fn expect_end(file: &File, end: u64) -> Verdict {
     check_eq!(sys::lseek(file, 0, libc::SEEK_END)?, end, "SEEK_END");
@@ -104,39 +93,6 @@ fn expect_end(file: &File, end: u64) -> Verdict {
     check_eq!(beyond, 0, "bytes read at the end");
     let beyond = sys::pwrite(file, memory.buffer(0, 1), end);
     expect_errno(beyond, &[libc::ENOSPC], "a write at the end")
-}
-
-/// The number of records in the event log, and the last one's kind and value.
-fn last_event(file: &File) -> Verdict<(u64, u64, u64)> {
-    let (count, last) = last_events(file, 1)?;
-    let (kind, value) = last[0];
-    Ok((count, kind, value))
-}
-
-/// The number of records in the event log, and kind and value of the last `n`.
-pub(super) fn last_events(file: &File, n: u64) -> Verdict<(u64, Vec<(u64, u64)>)> {
-    let length = uapi::EVENT_LOG_PAGES * PAGE;
-    let log = Region::of_file(
-        file,
-        uapi::MAP_EVENTS << uapi::MAP_SHIFT,
-        length,
-        libc::PROT_READ,
-        libc::MAP_SHARED,
-    )
-    .during(|| "mapping the event log".into())?;
-    let word = |index: usize| {
-        let mut bytes = [0; 8];
-        log.load_into(8 * index, &mut bytes);
-        u64::from_le_bytes(bytes)
-    };
-    let count = word(0);
-    check!(count >= n, "only {count} events in the log");
-    let capacity = length / 8 / uapi::EVENT_RECORD_WORDS - 1;
-    let events = (count - n..count).map(|number| {
-        let record = uapi::EVENT_RECORD_WORDS * (1 + number as usize % capacity);
-        (word(record + 1), word(record + 2))
-    });
-    Ok((count, events.collect()))
 }
 
 fn growth(context: &Context) -> Verdict {
@@ -159,8 +115,8 @@ fn growth(context: &Context) -> Verdict {
     );
     // An old file works like a new one.
     for file in [file, &context.open()?] {
-        expect_storage(file, larger - 300_001, larger, 300_001)?;
-        expect_storage(file, context.size() - 5000, 7, 10_000)?;
+        expect_round_trip(file, larger - 300_001, 300_001, larger)?;
+        expect_round_trip(file, context.size() - 5000, 10_000, 7)?;
         expect_end(file, larger)?;
     }
     check_eq!(resizer.info()?.aperture, aperture, "bytes of the aperture");
@@ -211,7 +167,7 @@ fn odd_size(context: &Context) -> Verdict {
         context.size() + 4097,
     ] {
         resizer.resize(bytes)?;
-        expect_storage(&resizer.file, bytes - 777, bytes, 777)?;
+        expect_round_trip(&resizer.file, bytes - 777, 777, bytes)?;
         expect_end(&resizer.file, bytes)?;
     }
     Ok(())
@@ -221,28 +177,16 @@ fn smaller(context: &Context) -> Verdict {
     let resizer = Resizer::new(context)?;
     let file = &resizer.file;
     let end = context.size() - STEP;
-    expect_storage(file, end, 1, 10_000)?;
+    expect_round_trip(file, end, 10_000, 1)?;
     resizer.resize(end)?;
     expect_end(file, end)?;
-    expect_storage(file, end - 10_000, 2, 10_000)?;
+    expect_round_trip(file, end - 10_000, 10_000, 2)?;
     // The content is unchanged when the size is restored.
     resizer.resize(context.size())?;
     let memory = Region::anonymous(10_000)?;
     sys::pread(file, memory.buffer(0, 10_000), end)?;
     let expected = pattern::bytes(1, 10_000);
     expect_bytes(&memory.load(0, 10_000), expected, "what was beyond the end")
-}
-
-/// Whether the bytes from `offset` of a map on can be read. The kernel reads them, so
-/// that the test gets an error instead of a signal.
-pub(super) fn reachable(map: &Region, offset: usize) -> Verdict<bool> {
-    let (_reader, writer) = io::pipe()?;
-    let writer = File::from(std::os::fd::OwnedFd::from(writer));
-    match sys::write(&writer, map.buffer(offset, 8)) {
-        Ok(8) => Ok(true),
-        Err(error) if error.raw_os_error() == Some(libc::EFAULT) => Ok(false),
-        other => Err(Stop::Failed(format!("writing from the map: {other:?}"))),
-    }
 }
 
 fn maps(context: &Context) -> Verdict {
@@ -259,13 +203,7 @@ fn maps_of(resizer: &Resizer<'_>, selector: u64) -> Verdict {
     let length = context.size() as usize;
     let all = || Region::shared(file, selector << uapi::MAP_SHIFT, length);
     let map = all()?;
-    let counters = Region::of_file(
-        file,
-        uapi::MAP_STATISTICS << uapi::MAP_SHIFT,
-        PAGE,
-        libc::PROT_READ,
-        libc::MAP_SHARED,
-    )?;
+    let counters = statistics(file)?;
 
     // The last page is partial, and its end is not device memory.
     let end = context.size() - STEP + 100;
@@ -323,9 +261,9 @@ fn reload(context: &Context) -> Verdict {
     resizer.resize(context.size() - STEP)?;
     // Restores the size of the device.
     drop(resizer);
-    lifecycle::remove()?;
-    lifecycle::load(context)?;
-    lifecycle::expect_working(context, 90)
+    driver::remove()?;
+    driver::load(context)?;
+    driver::expect_working(context, 90)
 }
 
 fn with_io(context: &Context) -> Verdict {
@@ -341,7 +279,7 @@ fn with_io(context: &Context) -> Verdict {
                     let file = context.open()?;
                     let mut seed = worker;
                     while !done.load(Ordering::Relaxed) {
-                        expect_storage(&file, worker * 400_000, seed, 300_001)?;
+                        expect_round_trip(&file, worker * 400_000, 300_001, seed)?;
                         across(&file, low + (seed % 7) * PAGE as u64)?;
                         seed += 2;
                     }

@@ -8,6 +8,7 @@ use std::fs::{self, File};
 use ringbar_uapi::{self as uapi, Info};
 
 use crate::case::{Case, Context, During, TIMEOUT, Verdict, expect_bytes};
+use crate::fixtures::device;
 use crate::pattern;
 use crate::sys::{self, PAGE, Region, map_error};
 use crate::{check, check_eq};
@@ -37,14 +38,7 @@ fn word(region: &Region, index: usize) -> u64 {
 }
 
 fn read_only(file: &File, selector: u64, length: usize) -> Verdict<Region> {
-    Region::of_file(
-        file,
-        offset(selector),
-        length,
-        libc::PROT_READ,
-        libc::MAP_SHARED,
-    )
-    .during(|| format!("mapping selector {selector}"))
+    device::read_only(file, selector, length).during(|| format!("mapping selector {selector}"))
 }
 
 fn reads(file: &File, count: u64) -> Verdict {

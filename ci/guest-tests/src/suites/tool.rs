@@ -10,8 +10,8 @@ use std::process::{Child, Command, Output, Stdio};
 
 use ringbar_uapi::{self as uapi, Info};
 
-use super::lifecycle::{bind, unbind};
 use crate::case::{Case, Context, During, Stop, Suite, Verdict, expect_bytes};
+use crate::fixtures::driver::{bind, unbind};
 use crate::needs::Needs;
 use crate::pattern;
 use crate::sys;

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use super::file::Vectored;
 use super::memory::IoVec;
-use super::{check, check_result};
+use super::result::{check, check_result};
 
 const IOCB_CMD_PREAD: u16 = 0;
 const IOCB_CMD_PWRITE: u16 = 1;

@@ -13,8 +13,8 @@ use io_uring::{IoUring, cqueue, opcode, squeue};
 use ringbar_uapi::{self as uapi, Command, Info};
 
 use super::memory::IoVec;
+use super::result::{check, check_result};
 use super::uring::UringOperation;
-use super::{check, check_result};
 
 /// `ioctl` with any number and argument.
 pub fn ioctl(file: &File, number: u32, argument: IoVec) -> io::Result<()> {
@@ -52,7 +52,7 @@ pub fn compat_ioctl(file: &File, number: u32, argument: IoVec) -> io::Result<()>
         );
     }
     // CAST: a result of 32 bits.
-    super::check_result(i64::from(result as u32 as i32)).map(drop)
+    super::result::check_result(i64::from(result as u32 as i32)).map(drop)
 }
 
 /// Information about the device, as the bytes that the kernel wrote.

@@ -8,8 +8,8 @@ use std::os::fd::{AsRawFd, FromRawFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-use super::check;
 use super::memory::IoVec;
+use super::result::check;
 
 /// Opens a file for reading and writing, or with the access mode in `flags`.
 pub fn open(path: &Path, flags: i32) -> io::Result<File> {

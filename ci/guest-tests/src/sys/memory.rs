@@ -209,7 +209,7 @@ impl Region {
         // SAFETY: the region belongs to this value, and no reference into it
         // exists.
         let result = unsafe { libc::mprotect(self.address.cast(), self.length, protection) };
-        super::check(result as isize)?;
+        super::result::check(result as isize)?;
         self.readable = protection & libc::PROT_READ != 0;
         self.writable = protection & libc::PROT_WRITE != 0;
         Ok(())
@@ -220,21 +220,22 @@ impl Region {
         // SAFETY: the region belongs to this value; advice at worst changes its
         // bytes, which nobody refers to.
         let result = unsafe { libc::madvise(self.address.cast(), self.length, advice) };
-        super::check(result as isize)?;
+        super::result::check(result as isize)?;
         Ok(())
     }
 
     /// Locks the whole region in memory (`mlock`).
     pub fn lock(&self) -> io::Result<()> {
         // SAFETY: this changes no byte of the region.
-        super::check(unsafe { libc::mlock(self.address.cast(), self.length) } as isize).map(drop)
+        super::result::check(unsafe { libc::mlock(self.address.cast(), self.length) } as isize)
+            .map(drop)
     }
 
     /// Writes stored bytes to the file (`msync`).
     pub fn sync(&self, flags: i32) -> io::Result<()> {
         // SAFETY: this changes no byte of the region.
         let result = unsafe { libc::msync(self.address.cast(), self.length, flags) };
-        super::check(result as isize).map(drop)
+        super::result::check(result as isize).map(drop)
     }
 
     /// A second map of the same pages (`mremap` with an old size of 0).
@@ -305,7 +306,7 @@ impl Region {
         // SAFETY: these pages belong to this value, and no reference into them
         // exists.
         let result = unsafe { libc::munmap(from.cast(), length) };
-        super::check(result as isize)?;
+        super::result::check(result as isize)?;
         // INVARIANT: the rest is still mapped.
         self.length = offset;
         Ok(())

@@ -13,6 +13,7 @@ mod pipe;
 mod poll;
 mod process;
 mod provided;
+mod result;
 mod task;
 mod trace;
 mod uring;
@@ -42,20 +43,3 @@ pub use task::{
 pub use trace::{ReadImpliesExec, Traced, process_memory, process_vm_read};
 pub use uring::{Buffers, Delay, Kind, Ring, UringOperation};
 pub use userfault::UserFaults;
-
-use std::io;
-
-/// Converts the result of a C library call.
-fn check(result: isize) -> io::Result<usize> {
-    usize::try_from(result).map_err(|_| io::Error::last_os_error())
-}
-
-/// Converts the result of a kernel operation, a count or a negated error number.
-fn check_result(result: i64) -> io::Result<usize> {
-    usize::try_from(result).map_err(|_| {
-        i32::try_from(-result).map_or_else(
-            |_| io::Error::other(format!("result {result} is no error number")),
-            io::Error::from_raw_os_error,
-        )
-    })
-}

@@ -7,7 +7,7 @@ use std::io::{self, PipeReader, PipeWriter};
 use std::os::fd::AsRawFd;
 use std::ptr;
 
-use super::check;
+use super::result::check;
 
 /// A pipe with room for this many bytes.
 pub fn pipe_of(bytes: usize) -> io::Result<(PipeReader, PipeWriter)> {

@@ -7,7 +7,7 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::ptr;
 use std::time::{Duration, Instant};
 
-use super::check;
+use super::result::check;
 
 /// A child made by [`fork`], killed and reaped when dropped.
 #[derive(Debug)]

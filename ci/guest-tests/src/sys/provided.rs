@@ -2,18 +2,21 @@
 
 //! Provided buffers of io_uring (`IOSQE_BUFFER_SELECT`).
 
+use std::fs::File;
 use std::io;
+use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicU16, Ordering};
+use std::time::Duration;
 
-use io_uring::types::BufRingEntry;
-use io_uring::{cqueue, opcode};
+use io_uring::types::{BufRingEntry, Fd};
+use io_uring::{cqueue, opcode, squeue};
 
-use super::check_result;
 use super::memory::{PAGE, Region};
-use super::uring::Ring;
+use super::result::check_result;
+use super::uring::{self, Ring, UringOperation};
 
 /// Buffer group id.
-pub(super) const GROUP: u16 = 3;
+const GROUP: u16 = 3;
 
 /// `IOU_PBUF_RING_INC`.
 const INCREMENTAL: u16 = 2;
@@ -129,6 +132,38 @@ pub struct Selected {
     pub buffer_more: bool,
     /// Whether more completions follow (`IORING_CQE_F_MORE`).
     pub more: bool,
+}
+
+impl<'a> UringOperation<'a> {
+    /// A read of at most `length` bytes into a provided buffer that the kernel selects.
+    pub fn read_provided(file: &File, _buffers: &'a Provided, length: usize, offset: u64) -> Self {
+        let entry = opcode::Read::new(
+            Fd(file.as_raw_fd()),
+            std::ptr::null_mut(),
+            uring::length(length),
+        )
+        .offset(offset)
+        .buf_group(GROUP)
+        .build()
+        .flags(squeue::Flags::BUFFER_SELECT);
+        Self::without_buffers(entry)
+    }
+
+    /// Repeated reads of whole buffers at increasing offsets
+    /// (`IORING_OP_READ_MULTISHOT`).
+    pub fn read_multishot(file: &File, _buffers: &'a Provided, offset: u64) -> Self {
+        let entry = opcode::ReadMulti::new(Fd(file.as_raw_fd()), 0, GROUP)
+            .offset(offset)
+            .build();
+        Self::without_buffers(entry)
+    }
+}
+
+impl Ring {
+    /// Takes results together with the selected buffers.
+    pub fn selected(&mut self, count: usize, timeout: Duration) -> io::Result<Vec<Selected>> {
+        self.entries(count, timeout, Selected::from)
+    }
 }
 
 impl From<cqueue::Entry> for Selected {

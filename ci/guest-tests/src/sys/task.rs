@@ -9,7 +9,8 @@ use std::path::PathBuf;
 use std::ptr;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::{Child, check};
+use super::process::Child;
+use super::result::check;
 
 /// A thread of this process or of a child.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

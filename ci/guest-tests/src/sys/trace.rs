@@ -6,7 +6,8 @@ use std::fs::File;
 use std::io;
 use std::ptr;
 
-use super::{Child, check};
+use super::process::Child;
+use super::result::check;
 
 /// A traced and stopped child, resumed when dropped.
 #[derive(Debug)]

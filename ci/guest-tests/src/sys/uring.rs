@@ -10,10 +10,9 @@ use std::time::{Duration, Instant};
 use io_uring::types::{CancelBuilder, Fd, Fixed, FsyncFlags, SubmitArgs, Timespec};
 use io_uring::{IoUring, cqueue, opcode, squeue};
 
-use super::check_result;
 use super::file::Vectored;
 use super::memory::{IoVec, Region};
-use super::provided::{self, Provided, Selected};
+use super::result::check_result;
 
 /// Buffers of an operation.
 #[derive(Clone, Copy, Debug)]
@@ -62,6 +61,14 @@ enum Target {
 }
 
 impl<'a> UringOperation<'a> {
+    /// An operation whose entry refers to no memory of the caller's.
+    pub(super) fn without_buffers(entry: squeue::Entry) -> Self {
+        Self {
+            entry,
+            _buffers: None,
+        }
+    }
+
     /// A read.
     pub fn read(file: &File, buffers: Buffers<'a>, offset: u64) -> Self {
         Self::read_from(Target::File(Fd(file.as_raw_fd())), buffers, offset)
@@ -168,35 +175,6 @@ impl<'a> UringOperation<'a> {
         }
     }
 
-    /// A read of at most `length` bytes into a provided buffer that the kernel selects.
-    pub fn read_provided(file: &File, _buffers: &'a Provided, length: usize, offset: u64) -> Self {
-        let entry = opcode::Read::new(
-            Fd(file.as_raw_fd()),
-            std::ptr::null_mut(),
-            self::length(length),
-        )
-        .offset(offset)
-        .buf_group(provided::GROUP)
-        .build()
-        .flags(squeue::Flags::BUFFER_SELECT);
-        Self {
-            entry,
-            _buffers: None,
-        }
-    }
-
-    /// Repeated reads of whole buffers at increasing offsets
-    /// (`IORING_OP_READ_MULTISHOT`).
-    pub fn read_multishot(file: &File, _buffers: &'a Provided, offset: u64) -> Self {
-        let entry = opcode::ReadMulti::new(Fd(file.as_raw_fd()), 0, provided::GROUP)
-            .offset(offset)
-            .build();
-        Self {
-            entry,
-            _buffers: None,
-        }
-    }
-
     /// Makes earlier writes durable.
     pub fn fsync(file: &File, data_only: bool) -> Self {
         let flags = if data_only {
@@ -261,7 +239,7 @@ impl<'a> UringOperation<'a> {
     }
 }
 
-fn length(bytes: usize) -> u32 {
+pub(super) fn length(bytes: usize) -> u32 {
     u32::try_from(bytes).unwrap_or(u32::MAX)
 }
 
@@ -323,10 +301,7 @@ impl Ring {
 
     /// Submits an entry that refers to no memory, and waits for its result.
     pub(super) fn run_entry(&mut self, entry: squeue::Entry) -> io::Result<usize> {
-        self.run(&UringOperation {
-            entry,
-            _buffers: None,
-        })
+        self.run(&UringOperation::without_buffers(entry))
     }
 
     /// Registers regions as fixed buffers, in this order. They must stay mapped
@@ -390,12 +365,8 @@ impl Ring {
         })
     }
 
-    /// Takes results together with the selected buffers.
-    pub fn selected(&mut self, count: usize, timeout: Duration) -> io::Result<Vec<Selected>> {
-        self.entries(count, timeout, Selected::from)
-    }
-
-    fn entries<T>(
+    /// Takes completions, each converted.
+    pub(super) fn entries<T>(
         &mut self,
         count: usize,
         timeout: Duration,

@@ -6,10 +6,11 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd};
+use std::time::Duration;
 
 use super::memory::{PAGE, Region};
-use super::{check, poll};
-use crate::case::TIMEOUT;
+use super::poll::poll;
+use super::result::check;
 
 /// `UFFD_API`
 const API_VERSION: u64 = 0xaa;
@@ -92,10 +93,10 @@ impl UserFaults {
         Ok(faults)
     }
 
-    /// Waits for the next fault; returns the address of its page.
-    pub fn wait_for_fault(&self) -> io::Result<usize> {
+    /// Waits for the next fault, at most for `timeout`; returns the address of its page.
+    pub fn wait_for_fault(&self, timeout: Duration) -> io::Result<usize> {
         // `poll` limits the wait. It needs a non-blocking descriptor.
-        if poll(&self.fd, libc::POLLIN, TIMEOUT)? == 0 {
+        if poll(&self.fd, libc::POLLIN, timeout)? == 0 {
             return Err(io::Error::new(io::ErrorKind::TimedOut, "no page fault"));
         }
         // `struct uffd_msg`: the event in the first byte, flags at 8, the address at 16.

@@ -5,9 +5,10 @@
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
+use super::fixture::{BLOCK, DEPTH, Fixture, TIMEOUT};
 use super::window::{SLOT, WIDTH, expect_failures, window};
-use super::{BLOCK, DEPTH, Fixture, TIMEOUT, expect_results};
 use crate::case::{Context, Verdict, expect_bytes};
+use crate::fixtures::requests::{expect_results, expect_signals};
 use crate::pattern;
 use crate::sys::{self, AioContext, AioOperation, IoVec};
 use crate::{check, check_eq};
@@ -83,13 +84,7 @@ pub(super) fn aio_eventfd(context: &Context) -> Verdict {
         })
         .collect();
     check_eq!(aio.submit(&writes)?, REQUESTS, "operations taken");
-    let mut signalled = 0;
-    while signalled < REQUESTS as u64 {
-        let more = sys::eventfd_wait(&eventfd, TIMEOUT)?;
-        check!(more > 0, "only {signalled} signals for {REQUESTS} requests");
-        signalled += more;
-    }
-    check_eq!(signalled, REQUESTS as u64, "signals");
+    expect_signals(&eventfd, REQUESTS as u64, TIMEOUT)?;
     // All results are available by now.
     let results = aio.results(REQUESTS, REQUESTS, Duration::ZERO)?;
     expect_results(results, REQUESTS, BLOCK)

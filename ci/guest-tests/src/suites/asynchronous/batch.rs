@@ -2,8 +2,9 @@
 
 //! Doorbells and interrupts of requests that are submitted together.
 
-use super::{BLOCK, DEPTH, Fixture, TIMEOUT, expect_results};
+use super::fixture::{BLOCK, DEPTH, Fixture, TIMEOUT};
 use crate::case::{Context, Verdict};
+use crate::fixtures::requests::expect_results;
 use crate::sys::{AioContext, AioOperation, Buffers, Ring, UringOperation};
 use crate::{check, check_eq};
 

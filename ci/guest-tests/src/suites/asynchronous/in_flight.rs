@@ -2,9 +2,10 @@
 
 //! Processes that exit, and buffers that are unmapped, while requests are in flight.
 
-use super::{BLOCK, DEPTH, Fixture, TIMEOUT, expect_results};
+use super::fixture::{BLOCK, DEPTH, Fixture, TIMEOUT};
 use crate::case::{Context, During, Verdict, expect_bytes};
 use crate::check_eq;
+use crate::fixtures::requests::expect_results;
 use crate::pattern;
 use crate::sys::{self, AioContext, AioOperation, Buffers, Region, Ring, UringOperation};
 

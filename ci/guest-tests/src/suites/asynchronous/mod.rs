@@ -4,29 +4,15 @@
 
 mod aio;
 mod batch;
+mod fixture;
 mod in_flight;
 mod uring;
 mod window;
 
-use std::fs::File;
-use std::time::Duration;
-
 use super::provided;
-use crate::case::{Case, Context, During, Suite, Verdict, expect_bytes};
+use crate::case::{Case, Suite};
 use crate::needs::{Daemon, DeviceKind, Needs};
-use crate::pattern;
-use crate::sys::{IoVec, Region};
-use crate::{check, check_eq};
 pub(super) use uring::workers;
-
-/// Requests in flight.
-const DEPTH: usize = 32;
-
-/// Bytes of each request in the plain depth tests.
-const BLOCK: usize = 4096;
-
-/// Timeout for results.
-const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The suite.
 pub fn suite() -> Suite {
@@ -78,88 +64,4 @@ pub fn suite() -> Suite {
             Case::new("b10_unmap_with_io_in_flight", in_flight::unmap_in_flight),
         ],
     }
-}
-
-/// The device and buffers of a test.
-struct Fixture {
-    file: File,
-    bar: Region,
-    memory: Region,
-}
-
-impl Fixture {
-    /// Creates buffers of `length` bytes in all.
-    fn new(context: &Context, length: usize) -> Verdict<Self> {
-        Ok(Self {
-            file: context.open()?,
-            bar: context.map()?,
-            memory: Region::anonymous(length)?,
-        })
-    }
-
-    /// Buffer number `i`.
-    fn block(&self, i: usize) -> IoVec {
-        self.memory.buffer(i * BLOCK, BLOCK)
-    }
-
-    /// Fills each buffer with its own test data.
-    fn fill_blocks(&self, seed: u64) {
-        for i in 0..DEPTH {
-            let data = pattern::bytes(seed + i as u64, BLOCK);
-            self.memory.store(i * BLOCK, data);
-        }
-    }
-
-    /// Offset of buffer `i` in the device: neither in order nor aligned.
-    fn place(i: usize) -> u64 {
-        ((i * 7) % DEPTH) as u64 * (BLOCK as u64 + 513) + 3
-    }
-
-    /// Checks the data of each buffer in the device.
-    fn expect_in_device(&self, seed: u64) -> Verdict {
-        for i in 0..DEPTH {
-            let seen = self.bar.load(Self::place(i) as usize, BLOCK);
-            let data = pattern::bytes(seed + i as u64, BLOCK);
-            expect_bytes(&seen, data, &format!("block {i} in the device"))?;
-        }
-        Ok(())
-    }
-
-    /// Stores test data in the device and clears the buffers.
-    fn fill_device(&self, seed: u64) {
-        for i in 0..DEPTH {
-            let data = pattern::bytes(seed + i as u64, BLOCK);
-            self.bar.store(Self::place(i) as usize, data);
-        }
-        self.memory.fill(0, DEPTH * BLOCK, 0);
-    }
-
-    /// Checks the device's data in each buffer.
-    fn expect_in_memory(&self, seed: u64) -> Verdict {
-        for i in 0..DEPTH {
-            let seen = self.memory.load(i * BLOCK, BLOCK);
-            let data = pattern::bytes(seed + i as u64, BLOCK);
-            expect_bytes(&seen, data, &format!("block {i} in memory"))?;
-        }
-        Ok(())
-    }
-}
-
-/// Checks that each tag below `count` has one result, with `bytes` bytes.
-fn expect_results(
-    results: Vec<(u64, std::io::Result<usize>)>,
-    count: usize,
-    bytes: usize,
-) -> Verdict {
-    let mut seen = vec![false; count];
-    check_eq!(results.len(), count, "number of results");
-    for (tag, result) in results {
-        let moved = result.during(|| format!("request {tag}"))?;
-        check_eq!(moved, bytes, "bytes of request {tag}");
-        let first = seen
-            .get_mut(tag as usize)
-            .is_some_and(|seen| !std::mem::replace(seen, true));
-        check!(first, "request {tag} ended twice or was never made");
-    }
-    Ok(())
 }

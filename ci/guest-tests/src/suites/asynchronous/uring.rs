@@ -4,10 +4,11 @@
 
 use std::fs;
 
+use super::fixture::{BLOCK, DEPTH, Fixture, TIMEOUT};
 use super::window::{SLOT, WIDTH, expect_failures, window};
-use super::{BLOCK, DEPTH, Fixture, TIMEOUT, expect_results};
 use crate::case::{Context, Stop, Verdict, eventually, expect_bytes};
 use crate::check_eq;
+use crate::fixtures::requests::expect_results;
 use crate::pattern;
 use crate::sys::{self, Buffers, Region, Ring, UringOperation};
 

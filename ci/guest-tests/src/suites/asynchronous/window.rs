@@ -4,7 +4,7 @@
 
 use std::fs::File;
 
-use super::{BLOCK, Fixture, TIMEOUT};
+use super::fixture::{BLOCK, Fixture, TIMEOUT};
 use crate::case::{Context, During, Stop, Verdict, expect_bytes, expect_errno};
 use crate::method::Direction;
 use crate::pattern::{self, Random};

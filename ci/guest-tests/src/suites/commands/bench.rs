@@ -13,6 +13,17 @@ use crate::check_eq;
 use crate::pattern;
 use crate::sys::{self, Region};
 
+/// All opcodes.
+pub(super) const ALL: [u32; 7] = [
+    OP_FLUSH,
+    OP_DISCARD,
+    OP_WRITE_ZEROES,
+    OP_COPY,
+    OP_FILL,
+    OP_COMPARE,
+    OP_CRC32C,
+];
+
 /// Offset of the range in the device.
 const START: u64 = (9 << 20) + 77;
 

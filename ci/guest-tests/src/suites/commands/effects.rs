@@ -7,8 +7,7 @@ use ringbar_uapi::{
     OP_WRITE_ZEROES,
 };
 
-use super::ALL;
-use super::bench::{self, Fixture, WINDOW};
+use super::bench::{self, ALL, Fixture, WINDOW};
 use crate::case::{Context, During, Verdict, expect_bytes, expect_errno};
 use crate::check_eq;
 use crate::pattern::{self, Random};

@@ -9,26 +9,12 @@ mod large;
 mod refusals;
 mod uring;
 
-use ringbar_uapi::{
-    self as uapi, Info, OP_COMPARE, OP_COPY, OP_CRC32C, OP_DISCARD, OP_FILL, OP_FLUSH,
-    OP_WRITE_ZEROES,
-};
+use ringbar_uapi::{self as uapi, Info};
 
 use crate::case::{Case, Context, Suite, Verdict};
 use crate::needs::Needs;
 use crate::sys;
 use crate::{check, check_eq};
-
-/// All opcodes.
-const ALL: [u32; 7] = [
-    OP_FLUSH,
-    OP_DISCARD,
-    OP_WRITE_ZEROES,
-    OP_COPY,
-    OP_FILL,
-    OP_COMPARE,
-    OP_CRC32C,
-];
 
 /// The suite.
 pub fn suite() -> Suite {
@@ -86,7 +72,7 @@ fn info(context: &Context) -> Verdict {
     let info = Info::from_bytes(&bytes);
     check_eq!(bytes[48..], [0; 16], "the reserved bytes");
     check_eq!(info.capacity, context.size(), "capacity");
-    for opcode in ALL {
+    for opcode in bench::ALL {
         check!(
             info.capabilities & 1 << opcode != 0,
             "opcode {opcode} is not among the capabilities {:#x}",
@@ -94,7 +80,9 @@ fn info(context: &Context) -> Verdict {
         );
     }
     // Neither read nor write is a command, but both are opcodes.
-    let known = ALL.iter().fold(0b110, |bits, opcode| bits | 1 << opcode)
+    let known = bench::ALL
+        .iter()
+        .fold(0b110, |bits, opcode| bits | 1 << opcode)
         | uapi::CAP_MMAP
         | uapi::CAP_IOPOLL;
     check_eq!(info.capabilities & !known, 0, "unknown capabilities");

@@ -7,8 +7,7 @@ use ringbar_uapi::{
     OP_FLUSH, OP_WRITE_ZEROES,
 };
 
-use super::ALL;
-use super::bench::Fixture;
+use super::bench::{ALL, Fixture};
 use crate::case::{Context, During, Verdict, expect_errno};
 use crate::check_eq;
 use crate::sys::{self, IoVec, PAGE, Region};

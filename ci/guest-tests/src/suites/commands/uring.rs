@@ -8,9 +8,9 @@ use ringbar_uapi::{
     self as uapi, COMMAND_DURABLE, Command, OP_COMPARE, OP_COPY, OP_CRC32C, OP_FILL,
 };
 
-use super::bench::{self, Fixture, WINDOW};
+use super::bench::{self, ALL, Fixture, WINDOW};
 use super::large::{self, LargeRange};
-use super::{ALL, refusals};
+use super::refusals;
 use crate::case::{Context, During, Stop, Verdict, expect_bytes, expect_errno};
 use crate::pattern;
 use crate::sys::{self, Buffers, CommandEntry, CommandRing, Completed, UringOperation};

@@ -5,7 +5,7 @@
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 
-use super::{Fixture, SOMEWHERE};
+use super::fixture::{Fixture, SOMEWHERE};
 use crate::case::{Context, During, Stop, Verdict, expect_bytes, expect_errno};
 use crate::pattern;
 use crate::sys::{self, IoVec, PAGE, Region};

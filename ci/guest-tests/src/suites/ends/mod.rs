@@ -3,19 +3,16 @@
 //! Boundary cases: the end of the device, and unusual buffers.
 
 mod buffers;
+mod fixture;
 mod segments;
 mod special;
 
-use std::fs::File;
-
+use self::fixture::{Fixture, SOMEWHERE};
 use crate::case::{Case, Context, During, Suite, Verdict, expect_bytes, expect_errno};
 use crate::needs::Needs;
 use crate::pattern;
 use crate::sys::{self, IoVec, PAGE, Region};
 use crate::{check, check_eq};
-
-/// Default offset of tests in the device memory.
-const SOMEWHERE: u64 = 5 << 20;
 
 /// The suite.
 pub fn suite() -> Suite {
@@ -71,25 +68,6 @@ pub fn suite() -> Suite {
             Case::new("b3_contiguous_pages_are_merged", segments::scattered_pages),
             Case::new("b13_one_write_of_64_mib", large_write),
         ],
-    }
-}
-
-/// An open device, its map, and a buffer.
-struct Fixture {
-    file: File,
-    bar: Region,
-    memory: Region,
-    size: u64,
-}
-
-impl Fixture {
-    fn new(context: &Context) -> Verdict<Self> {
-        Ok(Self {
-            file: context.open()?,
-            bar: context.map()?,
-            memory: Region::anonymous(16 * PAGE)?,
-            size: context.size(),
-        })
     }
 }
 

@@ -6,7 +6,7 @@
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 
-use super::{Fixture, SOMEWHERE};
+use super::fixture::{Fixture, SOMEWHERE};
 use crate::case::{Context, During, Stop, Verdict};
 use crate::sys::{self, Buffers, IoVec, PAGE, Region, Ring, UringOperation};
 use crate::{check, check_eq};

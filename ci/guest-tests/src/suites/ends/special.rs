@@ -7,7 +7,7 @@ use std::os::unix::fs::FileExt;
 use ringbar_uapi as uapi;
 
 use super::buffers::{expect_prefix, scratch_file};
-use super::{Fixture, SOMEWHERE};
+use super::fixture::{Fixture, SOMEWHERE};
 use crate::case::{Context, During, Verdict, expect_bytes, expect_errno};
 use crate::pattern;
 use crate::sys::{self, AioContext, AioOperation, Buffers, PAGE, Region, Ring, UringOperation};

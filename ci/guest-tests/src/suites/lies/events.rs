@@ -5,11 +5,12 @@
 use ringbar_agent_protocol::host::{Lie, LieQueue, UsedLie};
 use ringbar_spec::{Event, QueueFault};
 
-use super::{LyingDevice, info};
+use super::device::LyingDevice;
 use crate::case::{Case, Context, Verdict, eventually};
 use crate::check;
 use crate::check_eq;
-use crate::suites::lifecycle::expect_working;
+use crate::fixtures::device::info;
+use crate::fixtures::driver::expect_working;
 
 /// Bytes that are not a valid event.
 const GARBAGE: [u8; Event::SIZE] = [0xa5; Event::SIZE];

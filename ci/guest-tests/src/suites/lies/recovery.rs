@@ -5,11 +5,11 @@
 
 use ringbar_uapi as uapi;
 
+use super::device::LyingDevice;
 use super::stop::InFlight;
-use super::{LyingDevice, info};
 use crate::case::{Case, Context, During, Verdict, expect_bytes};
-use crate::suites::lifecycle::{appears, expect_working, load, modprobe, remove};
-use crate::suites::resize::last_events;
+use crate::fixtures::device::{info, last_events};
+use crate::fixtures::driver::{appears, expect_working, load, modprobe, remove};
 use crate::sys::{self, PAGE, Region};
 use crate::{check, check_eq};
 

@@ -8,8 +8,9 @@ use std::thread;
 use ringbar_agent_protocol::host::UsedLie;
 use ringbar_uapi as uapi;
 
-use super::{BLOCK, LyingDevice, QUEUE_SIZE, info};
+use super::device::{BLOCK, LyingDevice, QUEUE_SIZE};
 use crate::case::{Case, Context, Stop, TIMEOUT, Verdict, eventually, expect_errno};
+use crate::fixtures::device::{info, statistics};
 use crate::sys::{self, AioContext, AioOperation, PAGE, Region};
 use crate::{check, check_eq};
 
@@ -195,13 +196,7 @@ fn maps(context: &Context) -> Verdict {
     );
     check_eq!(info.aperture, 0, "bytes that can be mapped");
     // The driver's own memory is still there.
-    let counters = Region::of_file(
-        &file,
-        uapi::MAP_STATISTICS << uapi::MAP_SHIFT,
-        PAGE,
-        libc::PROT_READ,
-        libc::MAP_SHARED,
-    )?;
+    let counters = statistics(&file)?;
     counters.load(0, 8);
     liar.bring_back()
 }

@@ -8,9 +8,11 @@ use std::path::Path;
 use ringbar_agent_protocol::host::{Lie, LieQueue, UsedLie};
 use ringbar_uapi as uapi;
 
-use super::{BLOCK, LyingDevice, info};
+use super::device::{BLOCK, LyingDevice};
 use crate::case::{Case, Context, During, Verdict, eventually, expect_errno};
-use crate::suites::lifecycle::{appears, bind, unbind};
+use crate::fixtures::device::info;
+use crate::fixtures::driver::{appears, bind, unbind};
+use crate::fixtures::requests::expect_round_trip;
 use crate::sys::{self, Region};
 use crate::{check, check_eq};
 
@@ -154,22 +156,7 @@ fn limits(context: &Context) -> Verdict {
 
 /// Writes and reads back, by DMA only.
 fn transfer(context: &Context) -> Verdict {
-    let file = context.open()?;
-    let memory = Region::anonymous(BLOCK)?;
-    let data = crate::pattern::bytes(61, BLOCK);
-    memory.store(0, data);
-    check_eq!(
-        sys::pwrite(&file, memory.buffer(0, BLOCK), 999)?,
-        BLOCK,
-        "bytes written"
-    );
-    memory.fill(0, BLOCK, 0);
-    check_eq!(
-        sys::pread(&file, memory.buffer(0, BLOCK), 999)?,
-        BLOCK,
-        "bytes read"
-    );
-    crate::case::expect_bytes(&memory.load(0, BLOCK), data, "what was read")
+    expect_round_trip(&context.open()?, 999, BLOCK, 61)
 }
 
 fn capacity(context: &Context) -> Verdict {

@@ -8,7 +8,7 @@ use std::io;
 use ringbar_agent_protocol::host::UsedLie::{self, Length, Status, StatusUnwritten};
 use ringbar_uapi::{self as uapi, Command};
 
-use super::{BLOCK, Engine, LyingDevice};
+use super::device::{BLOCK, Engine, LyingDevice};
 use crate::case::{Case, Context, Verdict, expect_bytes, expect_errno};
 use crate::pattern;
 use crate::sys::{self, Region};

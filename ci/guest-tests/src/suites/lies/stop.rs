@@ -10,10 +10,11 @@ use std::time::{Duration, Instant};
 
 use ringbar_agent_protocol::host::{Lie, UsedLie};
 
-use super::{BLOCK, LyingDevice, expect_all_released};
+use super::device::{BLOCK, LyingDevice};
 use crate::case::{Case, Context, TIMEOUT, Verdict, expect_errno};
+use crate::fixtures::device::all_released;
+use crate::fixtures::driver::{bind, unbind};
 use crate::pins::Pins;
-use crate::suites::lifecycle::{bind, unbind};
 use crate::sys::{AioContext, AioOperation, Region};
 use crate::{check, check_eq};
 
@@ -63,7 +64,7 @@ impl InFlight {
         for (_, result) in results {
             expect_errno(result, &[errno], "a request without an answer")?;
         }
-        expect_all_released()?;
+        all_released()?;
         drop(self.memory);
         Ok(())
     }

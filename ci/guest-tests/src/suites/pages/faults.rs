@@ -8,9 +8,11 @@ use std::io;
 use std::sync::mpsc;
 use std::thread::{self, ScopedJoinHandle};
 
-use crate::case::{Context, During, Stop, Verdict, eventually, expect_bytes, expect_errno};
+use crate::case::{
+    Context, During, Stop, TIMEOUT, Verdict, eventually, expect_bytes, expect_errno,
+};
+use crate::fixtures::driver::{appears, expect_working};
 use crate::pattern;
-use crate::suites::lifecycle::{appears, expect_working};
 use crate::sys::{
     self, AioContext, AioOperation, Buffers, PAGE, Region, Ring, Task, UringOperation, UserFaults,
 };
@@ -170,7 +172,7 @@ pub(super) fn handler_reads_the_device(context: &Context) -> Verdict {
         let handler = scope.spawn(|| {
             let _pinned = sys::pin_to_cpu(cpu)?;
             for _ in 0..READERS {
-                let page = faults.wait_for_fault()?;
+                let page = faults.wait_for_fault(TIMEOUT)?;
                 // Like a file system on the device.
                 read_elsewhere(&file, &bar, &memory)?;
                 faults.zero_pages(page, PAGE)?;

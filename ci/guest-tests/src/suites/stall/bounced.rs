@@ -4,8 +4,8 @@
 
 use std::thread;
 
+use super::fixture::{Caller, Fixture, expect_whole};
 use super::full::FullQueues;
-use super::{Caller, Fixture, expect_whole};
 use crate::case::{Context, Verdict, expect_errno};
 use crate::check;
 use crate::sys::{self, SleepState};

@@ -5,8 +5,9 @@
 
 use std::time::Duration;
 
-use super::{BLOCK, Fixture, expect_results, expect_whole};
+use super::fixture::{BLOCK, Fixture, expect_whole};
 use crate::case::{Context, During, Stop, TIMEOUT, Verdict, expect_bytes, expect_errno};
+use crate::fixtures::requests::expect_results;
 use crate::sys::{AioContext, AioOperation, Buffers, Delay, Ring, UringOperation};
 use crate::{check, check_eq};
 
@@ -45,7 +46,7 @@ pub(super) fn uring_cancel(context: &Context) -> Verdict {
     expect_refused(&mut ring)?;
     expect_errno(ring.cancel_now(0), &REFUSED, "the synchronous attempt")?;
     stall.resume()?;
-    expect_results(ring.results(1, TIMEOUT)?, 1)?;
+    expect_results(ring.results(1, TIMEOUT)?, 1, BLOCK)?;
     b.expect_written(0)?;
     b.finish()
 }
@@ -60,7 +61,7 @@ pub(super) fn uring_link_timeout(context: &Context) -> Verdict {
     check_eq!(taken, 2, "operations taken");
     expect_refused(&mut ring)?;
     stall.resume()?;
-    expect_results(ring.results(1, TIMEOUT)?, 1)?;
+    expect_results(ring.results(1, TIMEOUT)?, 1, BLOCK)?;
     b.expect_written(0)?;
     b.finish()
 }
@@ -114,7 +115,7 @@ pub(super) fn io_cancel(context: &Context) -> Verdict {
     let early = aio.results(0, 4, Duration::ZERO)?;
     check!(early.is_empty(), "results of a stalled device: {early:?}");
     stall.resume()?;
-    expect_results(aio.results(2, 4, TIMEOUT)?, 2)?;
+    expect_results(aio.results(2, 4, TIMEOUT)?, 2, BLOCK)?;
     expect_errno(
         aio.cancel(&write),
         &[libc::EINVAL],

@@ -6,8 +6,9 @@ use std::fs::File;
 use std::io;
 use std::time::Duration;
 
-use super::{Fixture, expect_results, expect_whole};
+use super::fixture::{BLOCK, Fixture, expect_whole};
 use crate::case::{Context, Stop, TIMEOUT, Verdict, expect_bytes, expect_errno};
+use crate::fixtures::requests::expect_results;
 use crate::pattern;
 use crate::sys::{self, AioContext, AioOperation, Buffers, Region, Ring, UringOperation};
 use crate::{check, check_eq};
@@ -190,7 +191,7 @@ pub(super) fn uring(context: &Context) -> Verdict {
     check!(early.is_empty(), "results of a stalled device: {early:?}");
     stall.resume()?;
     full.finish(&b.bar)?;
-    expect_results(ring.results(REQUESTS, TIMEOUT)?, REQUESTS)?;
+    expect_results(ring.results(REQUESTS, TIMEOUT)?, REQUESTS, BLOCK)?;
     for i in 0..REQUESTS {
         if i.is_multiple_of(2) {
             b.expect_written(i)?;

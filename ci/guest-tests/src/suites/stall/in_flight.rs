@@ -5,8 +5,9 @@
 use std::os::fd::AsFd;
 use std::time::Duration;
 
-use super::{Fixture, expect_results};
+use super::fixture::{BLOCK, Fixture};
 use crate::case::{Context, TIMEOUT, Verdict};
+use crate::fixtures::requests::{expect_results, expect_signals};
 use crate::sys::{self, AioContext, AioOperation, Buffers, Ring, UringOperation};
 use crate::{check, check_eq};
 
@@ -75,7 +76,7 @@ pub(super) fn aio(context: &Context) -> Verdict {
     let early = aio.results(0, REQUESTS, Duration::ZERO)?;
     check!(early.is_empty(), "results of a stalled device: {early:?}");
     stall.resume()?;
-    expect_results(aio.results(REQUESTS, REQUESTS, TIMEOUT)?, REQUESTS)?;
+    expect_results(aio.results(REQUESTS, REQUESTS, TIMEOUT)?, REQUESTS, BLOCK)?;
     expect_moved(&b)?;
     b.finish()
 }
@@ -90,7 +91,7 @@ pub(super) fn uring(context: &Context) -> Verdict {
     let early = ring.results(REQUESTS, Duration::ZERO)?;
     check!(early.is_empty(), "results of a stalled device: {early:?}");
     stall.resume()?;
-    expect_results(ring.results(REQUESTS, TIMEOUT)?, REQUESTS)?;
+    expect_results(ring.results(REQUESTS, TIMEOUT)?, REQUESTS, BLOCK)?;
     expect_moved(&b)?;
     b.finish()
 }
@@ -109,16 +110,10 @@ pub(super) fn aio_eventfd(context: &Context) -> Verdict {
     let early = sys::eventfd_wait(&eventfd, Duration::ZERO)?;
     check_eq!(early, 0, "signals while the device stalls");
     stall.resume()?;
-    let mut signalled = 0;
-    while signalled < REQUESTS as u64 {
-        let more = sys::eventfd_wait(&eventfd, TIMEOUT)?;
-        check!(more > 0, "only {signalled} signals for {REQUESTS} requests");
-        signalled += more;
-    }
-    check_eq!(signalled, REQUESTS as u64, "signals");
+    expect_signals(&eventfd, REQUESTS as u64, TIMEOUT)?;
     // All results are available by now.
     let results = aio.results(REQUESTS, REQUESTS, Duration::ZERO)?;
-    expect_results(results, REQUESTS)?;
+    expect_results(results, REQUESTS, BLOCK)?;
     expect_moved(&b)?;
     b.finish()
 }
@@ -142,7 +137,7 @@ pub(super) fn uring_eventfd(context: &Context) -> Verdict {
         check!(signals > 0, "no signal after {} results", results.len());
         results.extend(ring.results(REQUESTS - results.len(), Duration::ZERO)?);
     }
-    expect_results(results, REQUESTS)?;
+    expect_results(results, REQUESTS, BLOCK)?;
     expect_moved(&b)?;
     b.finish()
 }

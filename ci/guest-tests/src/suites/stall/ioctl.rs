@@ -6,10 +6,10 @@ use std::thread;
 
 use ringbar_uapi::{self as uapi, Command, OP_CRC32C};
 
-use super::super::lifecycle::{bind, expect_working, unbind};
-use super::{Caller, Fixture};
+use super::fixture::{Caller, Fixture};
 use crate::case::{Context, During, Stop, Verdict, eventually};
 use crate::check_eq;
+use crate::fixtures::driver::{bind, expect_working, unbind};
 use crate::sys::{self, PAGE, Region, SleepState, UserFaults};
 
 /// The page of the argument is removed while the device works, and its fault is handled

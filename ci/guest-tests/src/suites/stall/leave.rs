@@ -6,8 +6,10 @@ use std::io::{self, Read, Write};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
-use super::{BLOCK, Fixture, all_released, data, process};
+use super::fixture::{BLOCK, Fixture, data};
 use crate::case::{Context, During, Stop, TIMEOUT, Verdict, eventually, expect_bytes};
+use crate::fixtures::device::all_released;
+use crate::fixtures::processes::process;
 use crate::pins::Pins;
 use crate::sys::{
     self, AioContext, AioOperation, Buffers, Child, PAGE, Region, Ring, Task, UringOperation,
@@ -123,7 +125,7 @@ pub(super) fn with_requests_in_flight(
     }
     let stall = b.host.stall()?;
     let (mut submitted, notify) = io::pipe()?;
-    let child = process(|| submit_and_leave(context, engine, way, notify))?;
+    let child = process(0, || submit_and_leave(context, engine, way, notify))?;
     if submitted.read(&mut [0])? != 1 {
         return Err(Stop::Failed("the process made no requests".into()));
     }

@@ -8,8 +8,10 @@ use std::fs::File;
 use std::io::{self, PipeReader, PipeWriter, Read, Write};
 use std::time::Duration;
 
-use super::{Fixture, all_released, process};
+use super::fixture::Fixture;
 use crate::case::{Context, During, TIMEOUT, Verdict, eventually, expect_bytes};
+use crate::fixtures::device::all_released;
+use crate::fixtures::processes::process;
 use crate::pattern;
 use crate::sys::{self, Child, Region, Ring, Task, UringOperation};
 use crate::{check, check_eq};
@@ -136,7 +138,7 @@ pub(super) fn killed(context: &Context, call: Call, size: Size) -> Verdict {
         b.bar.store(PLACE as usize, data);
     }
     let stall = b.host.stall()?;
-    let child = process(|| {
+    let child = process(0, || {
         // The pipe must not be the parent's as well: closing its ends would wait for the
         // pipe's lock.
         let pipe = sys::pipe_of(length)?;

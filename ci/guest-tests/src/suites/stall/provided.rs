@@ -6,8 +6,9 @@ use std::thread;
 use std::time::Duration;
 
 use super::super::provided::{MAX_READS, PROVISIONS, Reads};
-use super::{Caller, Fixture, expect_asleep, process};
+use super::fixture::{Caller, Fixture, expect_asleep};
 use crate::case::{Context, During, TIMEOUT, Verdict};
+use crate::fixtures::processes::process;
 use crate::sys::{Kind, Provision, SleepState, Task};
 use crate::{check, check_eq};
 
@@ -70,7 +71,9 @@ pub(super) fn nonblock(context: &Context) -> Verdict {
     }
 
     let stall = b.host.stall()?;
-    let killed = process(|| Reads::new(Kind::Plain, Provision::Ring, 1, 4096)?.submit(&file))?;
+    let killed = process(0, || {
+        Reads::new(Kind::Plain, Provision::Ring, 1, 4096)?.submit(&file)
+    })?;
     expect_asleep(Task::of(&killed), CALL, SleepState::Uninterruptible)?;
     killed.kill(libc::SIGKILL)?;
     let end = killed.wait(TIMEOUT)?;

@@ -6,8 +6,10 @@ use std::fs::File;
 use std::io;
 use std::thread;
 
-use super::{BLOCK, Caller, Fixture, all_released, data, expect_asleep, expect_whole, process};
+use super::fixture::{BLOCK, Caller, Fixture, data, expect_asleep, expect_whole};
 use crate::case::{Context, During, TIMEOUT, Verdict, expect_bytes};
+use crate::fixtures::device::all_released;
+use crate::fixtures::processes::process;
 use crate::pattern;
 use crate::pins::Pins;
 use crate::sys::{self, PAGE, Region, SleepState, Task};
@@ -121,7 +123,7 @@ pub(super) fn killed(context: &Context) -> Verdict {
         let during = || format!("{call:?}");
         call.prepare(&b.bar, &b.memory);
         let stall = b.host.stall()?;
-        let child = process(|| {
+        let child = process(0, || {
             // Fresh pages, because the parent's are shared until written to.
             let memory = Region::anonymous(LARGE)?;
             memory.fill(0, LARGE, 0);

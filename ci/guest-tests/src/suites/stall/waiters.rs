@@ -6,11 +6,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, Scope};
 use std::time::{Duration, Instant};
 
+use super::fixture::{BLOCK, Caller, Fixture, data, expect_asleep, expect_whole};
 use super::full::FullQueues;
-use super::{BLOCK, Caller, Fixture, data, expect_asleep, expect_results, expect_whole, process};
 use crate::case::{
     Context, During, Stop, TIMEOUT, Verdict, eventually, expect_bytes, expect_errno,
 };
+use crate::fixtures::processes::process;
+use crate::fixtures::requests::expect_results;
 use crate::sys::{self, AioContext, AioOperation, SleepState, Task};
 use crate::{check, check_eq};
 
@@ -187,7 +189,7 @@ pub(super) fn interrupted(context: &Context) -> Verdict {
     let stall = b.host.stall()?;
     let full = FullQueues::fill(&b.file)?;
     // The first in the queue, ahead of the remaining waiters.
-    let killed = process(|| {
+    let killed = process(0, || {
         let _pinned = sys::pin_to_cpu(cpu)?;
         pwrite(&b, 0)?;
         Ok(())
@@ -262,7 +264,7 @@ pub(super) fn asynchronous(context: &Context) -> Verdict {
     };
     let stall = b.host.stall()?;
     let full = FullQueues::fill(&b.file)?;
-    let killed = process(|| submit(&AioContext::new(REQUESTS as u32)?).map(drop))?;
+    let killed = process(0, || submit(&AioContext::new(REQUESTS as u32)?).map(drop))?;
     expect_asleep(
         Task::of(&killed),
         libc::SYS_io_submit,
@@ -293,7 +295,7 @@ pub(super) fn asynchronous(context: &Context) -> Verdict {
             sys::signals_counted() > before,
             "the signal was not handled"
         );
-        expect_results(aio.results(REQUESTS, REQUESTS, TIMEOUT)?, REQUESTS)
+        expect_results(aio.results(REQUESTS, REQUESTS, TIMEOUT)?, REQUESTS, BLOCK)
     })?;
     full.finish(&b.bar)?;
     for i in 0..REQUESTS {

@@ -5,10 +5,10 @@
 
 use std::fs;
 
-use super::{set, suspend};
+use super::power::{set, suspend};
 use crate::case::{During, Verdict};
 use crate::check;
-use crate::suites::lifecycle::modprobe;
+use crate::fixtures::driver::modprobe;
 
 /// Settings that make the kernel report a suspend on its console, each with its value.
 /// The last one increases the output most, so the others come first.

@@ -7,11 +7,12 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use super::{set, sleep, with_io};
+use super::busy::with_io;
+use super::power::{set, sleep};
 use crate::case::{Context, During, Verdict, eventually};
 use crate::check;
+use crate::fixtures::driver::modprobe;
 use crate::kernel_log::KernelLog;
-use crate::suites::lifecycle::modprobe;
 
 /// The disk, which the harness provides for this.
 const DISK: &str = "vda";

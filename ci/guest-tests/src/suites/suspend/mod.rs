@@ -5,24 +5,23 @@
 //! The kernel's own suspend tests (`/sys/power/pm_test`) stop at a level and resume; the
 //! harness ends a real suspend.
 
+mod busy;
 mod fio;
 mod idle;
 mod image;
+mod power;
 
 use std::fs;
-use std::io;
-use std::path::Path;
 use std::thread;
 
-use crate::case::{Case, Context, During, Suite, TIMEOUT, Verdict, expect_bytes, expect_errno};
+use self::busy::{OpenDevice, with_io};
+use self::power::{PmTest, set, sleep, to_ram};
+use crate::case::{Case, Context, During, Suite, Verdict, expect_errno};
+use crate::fixtures::driver::{self, expect_working};
 use crate::host::Host;
 use crate::needs::{Kernels, Needs};
-use crate::pattern;
 use crate::pins::Pins;
-use crate::suites::lifecycle::{SharedProgress, expect_good_end, expect_working, process};
-use crate::sys::{
-    self, AioContext, AioOperation, Buffers, PAGE, Region, Ring, SleepState, Task, UringOperation,
-};
+use crate::sys::{self, PAGE, Region, SleepState, Task};
 use crate::{check, check_eq};
 
 /// Size in bytes of the disk that the memory of a sleeping machine is written to: half of
@@ -85,108 +84,6 @@ pub fn suite() -> Suite {
     }
 }
 
-fn set(path: &str, value: &str) -> Verdict {
-    fs::write(path, value).during(|| format!("writing {value:?} to {path}"))
-}
-
-/// Suspends the machine to this state; returns after the resume.
-fn sleep(state: &str) -> io::Result<()> {
-    fs::write("/sys/power/state", state)
-}
-
-/// Limits suspends to a level of `pm_test`, until dropped.
-struct PmTest;
-
-impl PmTest {
-    const FILE: &str = "/sys/power/pm_test";
-
-    fn new(level: &str) -> Verdict<Self> {
-        // Delay at that level, in seconds.
-        set("/sys/module/suspend/parameters/pm_test_delay", "0")?;
-        set(Self::FILE, level)?;
-        Ok(Self)
-    }
-}
-
-impl Drop for PmTest {
-    fn drop(&mut self) {
-        if let Err(stop) = set(Self::FILE, "none") {
-            eprintln!("{stop:?}");
-        }
-    }
-}
-
-/// Number of suspends since boot.
-fn suspend_count() -> Verdict<u64> {
-    let path = Path::new("/sys/power/suspend_stats/success");
-    let text = fs::read_to_string(path).during(|| format!("reading {}", path.display()))?;
-    text.trim()
-        .parse()
-        .map_err(|_| crate::case::Stop::Failed(format!("{} holds {text:?}", path.display())))
-}
-
-/// A complete suspend, which the harness ends.
-fn suspend(state: &str) -> Verdict {
-    let count = suspend_count()?;
-    sleep(state).during(|| format!("sleep to {state:?}"))?;
-    check_eq!(suspend_count()?, count + 1, "how often the machine slept");
-    Ok(())
-}
-
-/// Suspend to RAM.
-fn to_ram() -> Verdict {
-    suspend("mem")
-}
-
-/// A file and a map from before the suspend.
-struct OpenDevice {
-    file: fs::File,
-    map: Region,
-    seed: u64,
-}
-
-impl OpenDevice {
-    const AT: usize = (3 << 20) + 5;
-    const LENGTH: usize = 3 * PAGE;
-
-    fn new(context: &Context, seed: u64) -> Verdict<Self> {
-        let open = Self {
-            file: context.open()?,
-            map: context.map()?,
-            seed,
-        };
-        open.map.store(Self::AT, pattern::bytes(seed, Self::LENGTH));
-        Ok(open)
-    }
-
-    /// Checks that the old data is there, by the map and by DMA, and that both show new
-    /// data.
-    fn expect_alive(&self) -> Verdict {
-        let old = pattern::bytes(self.seed, Self::LENGTH);
-        let new = pattern::bytes(self.seed + 1000, Self::LENGTH);
-        let memory = Region::anonymous(Self::LENGTH)?;
-        let buffer = memory.buffer(0, Self::LENGTH);
-        let position = Self::AT as u64;
-        let load = || self.map.load(Self::AT, Self::LENGTH);
-
-        expect_bytes(&load(), old, "the old map")?;
-        let read = sys::pread(&self.file, buffer, position).during(|| "the old file".into())?;
-        check_eq!(read, Self::LENGTH, "bytes read");
-        expect_bytes(
-            &memory.load(0, Self::LENGTH),
-            old,
-            "what the old file reads",
-        )?;
-        memory.store(0, new);
-        let written = sys::pwrite(&self.file, buffer, position)?;
-        check_eq!(written, Self::LENGTH, "bytes written");
-        expect_bytes(&load(), new, "the old map after a write")?;
-        self.map.store(Self::AT, old);
-        sys::pread(&self.file, buffer, position)?;
-        expect_bytes(&memory.load(0, Self::LENGTH), old, "a store to the old map")
-    }
-}
-
 fn pm_tests(context: &Context, state: &str, pm_tests: &[&str]) -> Verdict {
     let open = OpenDevice::new(context, 1)?;
     for level in pm_tests {
@@ -210,106 +107,6 @@ fn twice(context: &Context, sleep: fn() -> Verdict) -> Verdict {
         expect_working(context, 4 + round).during(during)?;
     }
     Ok(())
-}
-
-/// Number of methods of moving data.
-const ENGINES: usize = 3;
-
-/// Writes and reads back repeatedly, until told to stop.
-fn move_data(context: &Context, progress: &SharedProgress, engine: usize) -> Verdict {
-    const DEPTH: usize = 4;
-    const LENGTH: usize = 150_001;
-
-    let file = context.open()?;
-    let memory = Region::anonymous(DEPTH * LENGTH)?;
-    let buffer = |i: usize| memory.buffer(i * LENGTH, LENGTH);
-    let place = |i: usize| ((16 + 2 * engine) << 20) as u64 + (i * LENGTH) as u64;
-    let aio = AioContext::new(DEPTH as u32)?;
-    let mut ring = Ring::new(DEPTH as u32)?;
-    let mut transfer = |write: bool| -> Verdict {
-        let results = match engine {
-            0 => (0..DEPTH)
-                .map(|i| match write {
-                    true => (i as u64, sys::pwrite(&file, buffer(i), place(i))),
-                    false => (i as u64, sys::pread(&file, buffer(i), place(i))),
-                })
-                .collect(),
-            1 => {
-                let operations: Vec<_> = (0..DEPTH)
-                    .map(|i| match write {
-                        true => AioOperation::pwrite(&file, buffer(i), place(i)),
-                        false => AioOperation::pread(&file, buffer(i), place(i)),
-                    })
-                    .collect();
-                let taken = aio.submit(&operations)?;
-                check_eq!(taken, DEPTH, "operations taken");
-                aio.results(DEPTH, DEPTH, TIMEOUT)?
-            }
-            _ => {
-                let operations: Vec<_> = (0..DEPTH)
-                    .map(|i| match write {
-                        true => UringOperation::write(&file, Buffers::One(buffer(i)), place(i)),
-                        false => UringOperation::read(&file, Buffers::One(buffer(i)), place(i)),
-                    })
-                    .collect();
-                check_eq!(ring.submit(&operations)?, DEPTH, "operations taken");
-                ring.results(DEPTH, TIMEOUT)?
-            }
-        };
-        check_eq!(results.len(), DEPTH, "results");
-        for (_, result) in results {
-            check_eq!(result?, LENGTH, "bytes moved");
-        }
-        Ok(())
-    };
-    let mut seed = 1;
-    while !progress.signalled() {
-        for i in 0..DEPTH {
-            memory.store(i * LENGTH, pattern::bytes(seed + i as u64, LENGTH));
-        }
-        transfer(true).during(|| "writing".into())?;
-        memory.fill(0, DEPTH * LENGTH, 0);
-        transfer(false).during(|| "reading".into())?;
-        for i in 0..DEPTH {
-            expect_bytes(
-                &memory.load(i * LENGTH, LENGTH),
-                pattern::bytes(seed + i as u64, LENGTH),
-                "what was read back",
-            )?;
-        }
-        seed = seed % 50 + 1;
-        progress.count(engine);
-    }
-    Ok(())
-}
-
-/// Suspends `times` times while data is moved by all methods, and checks that the
-/// transfers continue.
-fn with_io(context: &Context, times: u32, mut sleep: impl FnMut() -> Verdict) -> Verdict {
-    let open = OpenDevice::new(context, 5)?;
-    let progress = SharedProgress::new()?;
-    let mut children = Vec::new();
-    for engine in 0..ENGINES {
-        children.push(process(engine, || move_data(context, &progress, engine))?);
-    }
-    let wait_for_progress = || -> Verdict {
-        for engine in 0..ENGINES {
-            progress.expect_done(engine, progress.done(engine) + 2)?;
-        }
-        Ok(())
-    };
-    let slept: Verdict = (0..times).try_for_each(|round| {
-        let during = || format!("round {round}");
-        wait_for_progress().during(during)?;
-        sleep().during(during)?;
-        wait_for_progress().during(during)?;
-        open.expect_alive().during(during)
-    });
-    progress.signal();
-    for (engine, child) in children.into_iter().enumerate() {
-        expect_good_end(engine, child)?;
-    }
-    slept
 }
 
 fn pm_tests_with_io(context: &Context) -> Verdict {
@@ -365,8 +162,8 @@ fn rebind(context: &Context) -> Verdict {
         let _pm_test = PmTest::new("devices")?;
         sleep("mem")?;
     }
-    crate::suites::lifecycle::unbind(&address)?;
-    crate::suites::lifecycle::bind(context, &address)?;
+    driver::unbind(&address)?;
+    driver::bind(context, &address)?;
     expect_working(context, 8)?;
     check!(Pins::read()?.balanced(), "pages are still pinned");
     Ok(())
