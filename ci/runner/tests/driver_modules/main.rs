@@ -17,10 +17,10 @@ use std::path::{Path, PathBuf};
 use paths::{Module, references};
 use tokens::tokens;
 
-/// What the crate root has for everybody: most of it is made by `module!`, and `layout` is a
-/// file of the device. None of it depends on the driver, so a path to the root is not part of
-/// a circle.
-const ROOT_ITEMS: [&str; 4] = ["LocalModule", "NAME", "layout", "module_parameters"];
+/// What the crate root has for everybody: `module!` makes most of it, and `layout` and `uapi`
+/// are files of other crates. None of it depends on the driver, so a path to the root is not
+/// part of a circle.
+const ROOT_ITEMS: [&str; 5] = ["LocalModule", "NAME", "layout", "module_parameters", "uapi"];
 
 /// What the abstractions use of the crate that they are part of: every crate with a `module!`
 /// has it.
@@ -54,7 +54,10 @@ impl Driver {
             for entry in fs::read_dir(&folder).unwrap() {
                 let path = entry.unwrap().path();
                 if path.is_dir() {
-                    folders.push(path);
+                    // A crate of its own, such as the command `ringbar`.
+                    if !path.join("Cargo.toml").exists() {
+                        folders.push(path);
+                    }
                 } else if path.extension().is_some_and(|extension| extension == "rs") {
                     let source = fs::read_to_string(&path).unwrap();
                     files.push((path.strip_prefix(&root).unwrap().to_owned(), source));
