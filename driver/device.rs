@@ -39,10 +39,6 @@ use crate::{
         poll_policy::WaitStrategy,
         state::QueueRef, //
     },
-    recovery::{
-        Causes,
-        Recover, //
-    },
     stats::Stats,
     uapi, //
 };
@@ -207,7 +203,7 @@ impl Device {
 
     /// Ends what the hardware has done of the polled requests. Returns whether there
     /// was any. Any context.
-    pub(crate) fn poll(&self) -> Result<bool> {
+    pub(crate) fn reap_polled(&self) -> Result<bool> {
         Ok(self.hardware()?.polled_queue().reap())
     }
 
@@ -239,26 +235,5 @@ impl plug::Unplug for Device {
             _ => WaitStrategy::Interrupt,
         };
         hardware.kick(kick.queue, strategy);
-    }
-}
-
-impl Recover for Device {
-    fn recover(&self, causes: Causes) {
-        let Ok(hardware) = self.hardware() else {
-            return;
-        };
-        if hardware.is_broken() {
-            self.take_out_of_service(&hardware);
-        }
-        if causes.stuck {
-            self.reset_if_stuck(&hardware);
-        }
-        if causes.shrunk {
-            self.mappable.enforce(&hardware);
-        }
-        for queue in hardware.request_queues() {
-            // What was more than an interrupt may do.
-            queue.reap();
-        }
     }
 }

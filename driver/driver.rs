@@ -20,7 +20,10 @@ use crate::{
     },
     device::Device,
     event_log::EventLog,
-    hardware::Hardware,
+    hardware::{
+        Hardware,
+        VECTOR, //
+    },
     interrupts::VectorHandler,
     layout::{
         DeviceConfig,
@@ -173,7 +176,7 @@ impl<'bound> StartedDevice<'bound> {
         )?;
         let (data, revoke) = Device::new(device, hardware, stats.clone(), log)?;
         let handler = VectorHandler::only(data.clone())?;
-        let interrupt = Interrupt::new(device, vectors, 0, NAME, handler)?;
+        let interrupt = Interrupt::new(device, vectors, VECTOR.into(), NAME, handler)?;
         let watchdog = lifecycle::tick_ms(module_parameters::timeout_s.value())
             .map(|ms| Periodic::new(data.clone(), msecs_to_jiffies(ms)))
             .transpose()?;

@@ -38,6 +38,10 @@ use crate::{
         Why, //
     },
     queue::lifecycle::Unfinished,
+    recovery::{
+        Causes,
+        Recover, //
+    },
     uapi, //
 };
 use kernel::{
@@ -86,7 +90,7 @@ impl Device {
 
     /// Takes a device that is broken out of service until it is reset: maps are gone, and requests
     /// end with `EIO`. Sleeps.
-    pub(crate) fn take_out_of_service(&self, hardware: &Guard<'_, Hardware>) {
+    fn take_out_of_service(&self, hardware: &Guard<'_, Hardware>) {
         let mut life = hardware.life().lock();
         // It may have been reset meanwhile.
         if hardware.is_broken() && matches!(*life, Life::Running) {
@@ -165,7 +169,7 @@ impl Device {
 
     /// Resets a device that has had a request for too long. Does nothing to one that is out
     /// of service. Sleeps.
-    pub(crate) fn reset_if_stuck(&self, hardware: &Guard<'_, Hardware>) {
+    fn reset_if_stuck(&self, hardware: &Guard<'_, Hardware>) {
         let mut life = hardware.life().lock();
         // It may have been reset meanwhile, or have answered.
         let stuck = hardware.request_queues().any(|queue| queue.is_stuck(TICKS));
@@ -214,6 +218,27 @@ impl Device {
             return Ok(());
         }
         self.start_locked(&hardware, &mut life)
+    }
+}
+
+impl Recover for Device {
+    fn recover(&self, causes: Causes) {
+        let Ok(hardware) = self.hardware() else {
+            return;
+        };
+        if hardware.is_broken() {
+            self.take_out_of_service(&hardware);
+        }
+        if causes.stuck {
+            self.reset_if_stuck(&hardware);
+        }
+        if causes.shrunk {
+            self.mappable().enforce(&hardware);
+        }
+        for queue in hardware.request_queues() {
+            // What was more than an interrupt may do.
+            queue.reap();
+        }
     }
 }
 

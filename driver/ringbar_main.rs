@@ -32,6 +32,7 @@ mod events;
 mod file;
 mod hardware;
 mod interrupts;
+#[forbid(unsafe_code)]
 #[path = "../device/spec/src/layout.rs"]
 #[allow(
     dead_code,
@@ -49,6 +50,7 @@ mod queues;
 mod recovery;
 mod stats;
 mod supported;
+#[forbid(unsafe_code)]
 #[path = "uapi/src/ringbar.rs"]
 #[allow(
     dead_code,

@@ -92,7 +92,7 @@ impl FileOperations for Device {
     }
 
     fn poll_completions(this: ArcBorrow<'_, Self>) -> Result<bool> {
-        this.poll()
+        this.reap_polled()
     }
 
     fn pollers(&self) -> &Pollers {

@@ -327,7 +327,7 @@ impl SplitSubmitter<'_> {
         waiting: &mut KVec<Waiting<'s, O>>,
     ) -> Result {
         // The room may be taken by polled requests, and nobody need look for their end.
-        self.device.poll()?;
+        self.device.reap_polled()?;
         queue.wait_for_dma_room(self.call.signals_after(self.submitted))?;
         let second = if refused.refused {
             refused.pages.split_off_half()

@@ -84,7 +84,7 @@ const REQUIRED: u64 = feature::VERSION_1 | feature::INDIRECT_DESC;
 const WANTED: u64 = feature::EVENT_IDX | feature::ACCESS_PLATFORM;
 
 /// The one interrupt vector.
-const VECTOR: u16 = 0;
+pub(crate) const VECTOR: u16 = 0;
 
 /// The longest that module parameter `poll_us` can ask for, which is for requests without
 /// data: a task that busy-polls uses up a CPU meanwhile.

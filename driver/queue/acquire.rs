@@ -96,11 +96,6 @@ impl<'a> QueueRef<'a> {
                 drop(state);
                 self.reap();
                 state = queue.state.lock();
-                if state.failed.is_none() {
-                    if let Some(slot) = state.take_free() {
-                        break Ok(slot);
-                    }
-                }
                 continue;
             }
             let waited = queue.slot_freed.wait(signals, None, || drop(state));

@@ -131,6 +131,7 @@ impl Queue {
     pub(crate) fn detach(&self) {
         let mut state = self.state.lock();
         state.detached = true;
+        state.quiescing = true;
         // What was to be notified is so no more.
         let _ = state.ring.wants_notification();
     }
@@ -217,6 +218,7 @@ impl QueueRef<'_> {
                 state.ring.disable_interrupts();
             }
             state.failed = None;
+            state.quiescing = false;
             state.frozen = true;
             state.ring.areas()
         };

@@ -15,7 +15,7 @@
 //! | [`reap`] | takes requests back from the device | `state` |
 //! | [`acquire`] | hands out slots | `request`, `reap` |
 //! | [`busy_poll`] | submits a request and busy-polls for its end | `request`, `reap` |
-//! | [`submit`] | gives requests to the device | `busy_poll` |
+//! | [`submit`] | gives requests to the device | `busy_poll`, `reap` |
 //! | [`lifecycle`] | freezes, stops and restarts a queue | `reap`, `submit` |
 
 pub(crate) mod acquire;

@@ -323,7 +323,7 @@ impl State {
             return None;
         }
         self.failed = Some(EIO);
-        (!self.detached).then_some(fault)
+        (!self.quiescing).then_some(fault)
     }
 }
 

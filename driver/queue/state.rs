@@ -87,6 +87,8 @@ pub(super) struct State {
     pub(super) frozen: bool,
     /// Whether the device does not use the ring, as it was reset.
     pub(super) detached: bool,
+    /// Whether the ring is given up, from [`Queue::detach`] until it begins anew.
+    pub(super) quiescing: bool,
     /// For how long the device has used nothing.
     pub(super) progress: Progress,
 }
@@ -273,6 +275,7 @@ impl Queue {
                     failed: None,
                     frozen: false,
                     detached: false,
+                    quiescing: false,
                     progress: Progress::new(),
                 }),
                 slot_freed <- WaitQueue::new(),
@@ -331,8 +334,11 @@ impl Queue {
             self.dma_freed.notify_all();
         }
         if state.waiting > 0 {
-            // One for each slot: whoever is woken may be slow to take it.
-            self.slot_freed.notify_some(state.free.len() - before);
+            // Whoever takes a slot wakes the next, while there are more: so they get them in the
+            // order in which they came. Who is woken before the thaw would have to queue anew.
+            if state.free_slots() > 0 {
+                self.slot_freed.notify_one();
+            }
         } else if before == 0 {
             drop(state);
             self.pollers.notify();

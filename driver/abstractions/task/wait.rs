@@ -116,15 +116,6 @@ impl WaitQueue {
         self.notify(1);
     }
 
-    /// Wakes the `count` who have waited longest; nobody where that is 0. Any context.
-    #[inline]
-    pub(crate) fn notify_some(&self, count: usize) {
-        // 0 is everybody for C.
-        if let Ok(count @ 1..) = c_int::try_from(count) {
-            self.notify(count);
-        }
-    }
-
     /// Wakes all. Any context.
     pub(crate) fn notify_all(&self) {
         self.notify(0);

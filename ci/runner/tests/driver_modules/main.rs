@@ -22,6 +22,9 @@ use tokens::tokens;
 /// part of a circle.
 const ROOT_ITEMS: [&str; 5] = ["LocalModule", "NAME", "layout", "module_parameters", "uapi"];
 
+/// Folders that are crates of their own.
+const CRATES: [&str; 2] = ["tool", "uapi"];
+
 /// What the abstractions use of the crate that they are part of: every crate with a `module!`
 /// has it.
 const ABSTRACTIONS_USE: [&str; 1] = ["LocalModule"];
@@ -54,8 +57,7 @@ impl Driver {
             for entry in fs::read_dir(&folder).unwrap() {
                 let path = entry.unwrap().path();
                 if path.is_dir() {
-                    // A crate of its own, such as the command `ringbar`.
-                    if !path.join("Cargo.toml").exists() {
+                    if !CRATES.iter().any(|name| root.join(name) == path) {
                         folders.push(path);
                     }
                 } else if path.extension().is_some_and(|extension| extension == "rs") {
@@ -135,6 +137,8 @@ impl Driver {
         for (module, (path, source)) in &self.files {
             for reference in references(module, source, &self.modules) {
                 let Some(first) = reference.path.first() else {
+                    // `use crate::*` hides what is used.
+                    found.push(format!("{}:{}: *", path.display(), reference.line));
                     continue;
                 };
                 let is_of_root = self.module_of(&reference.path).is_root();

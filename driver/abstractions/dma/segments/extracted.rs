@@ -102,7 +102,8 @@ impl<O: Ownership> Extracted<'_, O> {
     /// - The page must have been extracted from an iterator that pins if `O` says so; a pin goes
     ///   over with this call.
     /// - `end` must be `None` at the first call for `self`, and then be left as it is.
-    /// - The list must have room ([`Self::room_for`]).
+    /// - `length` must be at least 1, and `offset + length` at most the size of a page.
+    /// - The list must have room, as of [`Self::room_for`] with the same `limits`.
     pub(super) unsafe fn append(
         &mut self,
         page: *mut bindings::page,

@@ -18,9 +18,15 @@ use kernel::{
 
 /// An empty list for segments, and memory to make pages dirty later, which belong to a slot.
 ///
-/// [`CleanedPages`](super::redirty::CleanedPages) take both with them. The next request makes up for that.
+/// [`CleanedPages`] take both with them. The next request makes up for that.
+///
+/// [`CleanedPages`]: super::redirty::CleanedPages
+///
+/// # Invariants
+///
+/// `list` is empty: what is in a list that is mapped belongs to the request. It has no capacity
+/// while it is in a request.
 pub(crate) struct Room {
-    /// Empty. Without capacity while it is lent.
     pub(super) list: KVec<Segment>,
     redirty: Option<Pin<KBox<Redirty>>>,
 }

@@ -2,6 +2,7 @@
 
 //! The lying device of a test, and requests to it.
 
+use std::cell::Cell;
 use std::fs::File;
 use std::io;
 
@@ -10,7 +11,7 @@ use ringbar_uapi::{self as uapi, Command};
 
 use crate::case::{Context, Verdict, eventually, expect_errno};
 use crate::check_eq;
-use crate::fixtures::device::all_released;
+use crate::fixtures::device::{all_released, info};
 use crate::fixtures::driver::{bind, expect_working, unbind};
 use crate::host::Host;
 use crate::kernel_log::KernelLog;
@@ -34,7 +35,7 @@ pub(super) struct LyingDevice<'a> {
     pub(super) address: String,
     pub(super) log: KernelLog,
     pub(super) told: u64,
-    pub(super) in_order: bool,
+    pub(super) in_order: Cell<bool>,
 }
 
 impl<'a> LyingDevice<'a> {
@@ -50,13 +51,19 @@ impl<'a> LyingDevice<'a> {
             address: context.pci_address()?,
             log: KernelLog::from_now()?,
             host,
-            in_order: false,
+            in_order: Cell::new(false),
         })
     }
 
     /// Prepares a lie about the next request of an I/O queue.
     pub(super) fn lie(&self, lie: UsedLie) -> Verdict {
-        self.host.lie(Lie::Used(LieQueue::Io, lie))
+        self.tell(Lie::Used(LieQueue::Io, lie))
+    }
+
+    /// Prepares any lie.
+    pub(super) fn tell(&self, lie: Lie) -> Verdict {
+        self.in_order.set(false);
+        self.host.lie(lie)
     }
 
     /// Waits until `count` lies were told since the start of the test.
@@ -84,6 +91,16 @@ impl<'a> LyingDevice<'a> {
         Ok(())
     }
 
+    /// Waits until the driver has taken the device out of service, for a lie that does not
+    /// break the queues of the requests to come.
+    pub(super) fn wait_out_of_service(&self) -> Verdict {
+        let file = self.context.open()?;
+        eventually("the end of service", || {
+            Ok(info(&file)?.state == uapi::STATE_OUT_OF_SERVICE)
+        })?;
+        self.expect_out_of_service()
+    }
+
     /// Checks that new requests end with EIO, and no page is pinned.
     pub(super) fn expect_out_of_service(&self) -> Verdict {
         let file = self.context.open()?;
@@ -102,7 +119,7 @@ impl<'a> LyingDevice<'a> {
     pub(super) fn expect_in_order(&mut self) -> Verdict {
         expect_working(self.context, 2)?;
         all_released()?;
-        self.in_order = true;
+        self.in_order.set(true);
         Ok(())
     }
 }
@@ -112,7 +129,7 @@ impl Drop for LyingDevice<'_> {
         if let Err(stop) = self.host.end_lies() {
             eprintln!("ending lies: {stop:?}");
         }
-        if !self.in_order {
+        if !self.in_order.get() {
             // The device may not be bound.
             let _ = unbind(&self.address);
             if let Err(stop) = bind(self.context, &self.address) {

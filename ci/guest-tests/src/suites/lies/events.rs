@@ -51,7 +51,7 @@ pub(super) fn cases() -> Vec<Case> {
 
 fn broken(context: &Context, lie: UsedLie) -> Verdict {
     let mut liar = LyingDevice::new(context)?;
-    liar.host.lie(Lie::Used(LieQueue::Event, lie))?;
+    liar.tell(Lie::Used(LieQueue::Event, lie))?;
     liar.expect_told(1)?;
     eventually("the end of service", || out_of_service(context))?;
     liar.expect_out_of_service()?;
@@ -94,7 +94,7 @@ fn garbage(context: &Context) -> Verdict {
     let interrupts = context.interrupts()?;
     let events = [GARBAGE, [0; Event::SIZE], none, huge, fault];
     for (count, bytes) in (1..).zip(events) {
-        liar.host.lie(Lie::Event(bytes))?;
+        liar.tell(Lie::Event(bytes))?;
         liar.expect_told(count)?;
         eventually("an interrupt", || Ok(context.interrupts()? > interrupts))?;
         expect_working(context, count)?;
@@ -112,7 +112,7 @@ fn unknown_queue(context: &Context) -> Verdict {
         queue: 0xfffe,
         fault: QueueFault::Chain,
     };
-    liar.host.lie(Lie::Event(event.to_bytes()))?;
+    liar.tell(Lie::Event(event.to_bytes()))?;
     liar.expect_told(1)?;
     // The driver believes that the device has given up a queue, even one that does not
     // exist.
@@ -124,7 +124,7 @@ fn unknown_queue(context: &Context) -> Verdict {
 
 fn flood(context: &Context) -> Verdict {
     let mut liar = LyingDevice::new(context)?;
-    liar.host.lie(Lie::EventFlood(u32::MAX, GARBAGE))?;
+    liar.tell(Lie::EventFlood(u32::MAX, GARBAGE))?;
     // The rate of events makes the driver give the device up. Until then the guest must
     // respond.
     eventually("the end of service", || out_of_service(context))?;
@@ -142,7 +142,7 @@ fn storm(context: &Context) -> Verdict {
     let before = context.interrupts()?;
     let requests = context.counter("requests")?;
     let mut rounds = 0;
-    liar.host.lie(Lie::InterruptStorm(MILLISECONDS))?;
+    liar.tell(Lie::InterruptStorm(MILLISECONDS))?;
     loop {
         let told = liar.host.lies_told()?;
         expect_working(context, 50 + rounds)?;

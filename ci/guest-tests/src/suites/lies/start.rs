@@ -85,7 +85,7 @@ fn refused(context: &Context) -> Verdict {
     unbind(&liar.address)?;
     for (lie, why) in rows {
         liar.log.of_driver()?;
-        liar.host.lie(lie)?;
+        liar.tell(lie)?;
         let bound = try_bind(&liar);
         liar.host.end_lies()?;
         check!(!bound, "bound with {lie:?}");
@@ -102,7 +102,7 @@ fn refused(context: &Context) -> Verdict {
         (config(MAGIC, 1, u64::from(b'r')), false),
     ] {
         liar.log.of_driver()?;
-        liar.host.lie(lie)?;
+        liar.tell(lie)?;
         let bound = try_bind(&liar);
         liar.host.end_lies()?;
         check!(!bound, "bound with {lie:?}");
@@ -146,7 +146,7 @@ fn limits(context: &Context) -> Verdict {
         config(APERTURE, 8, context.size() - 4096),
     ] {
         unbind(&liar.address)?;
-        liar.host.lie(lie)?;
+        liar.tell(lie)?;
         bind(context, &liar.address).during(|| format!("with {lie:?}"))?;
         liar.host.end_lies()?;
         transfer(context).during(|| format!("with {lie:?}"))?;
@@ -162,7 +162,7 @@ fn transfer(context: &Context) -> Verdict {
 fn capacity(context: &Context) -> Verdict {
     let mut liar = LyingDevice::new(context)?;
     unbind(&liar.address)?;
-    liar.host.lie(config(CAPACITY, 8, i64::MAX as u64))?;
+    liar.tell(config(CAPACITY, 8, i64::MAX as u64))?;
     bind(context, &liar.address)?;
     liar.host.end_lies()?;
     let file = context.open()?;
@@ -198,7 +198,7 @@ fn aperture(context: &Context) -> Verdict {
     ] {
         unbind(&liar.address)?;
         liar.log.of_driver()?;
-        liar.host.lie(Lie::Used(LieQueue::Control, lie))?;
+        liar.tell(Lie::Used(LieQueue::Control, lie))?;
         bind(context, &liar.address).during(|| format!("with {lie:?}"))?;
         let lines = liar.log.of_driver()?;
         let warnings = lines
@@ -228,11 +228,11 @@ fn control(context: &Context) -> Verdict {
     for lie in [UsedLie::Id(9), UsedLie::Twice, UsedLie::IndexAhead(100)] {
         unbind(&liar.address)?;
         liar.log.of_driver()?;
-        liar.host.lie(Lie::Used(LieQueue::Control, lie))?;
+        liar.tell(Lie::Used(LieQueue::Control, lie))?;
         // The device is either not bound or out of service.
         if try_bind(&liar) {
             appears(context)?;
-            liar.expect_out_of_service()?;
+            liar.wait_out_of_service()?;
             unbind(&liar.address)?;
         }
         let lines = liar.log.of_driver()?;

@@ -73,7 +73,7 @@ impl InFlight {
 fn unbind_late(context: &Context) -> Verdict {
     let mut liar = LyingDevice::new(context)?;
     let requests = InFlight::new(&liar)?;
-    liar.host.lie(Lie::SlowStop(DELAY.as_millis() as u32))?;
+    liar.tell(Lie::SlowStop(DELAY.as_millis() as u32))?;
     let begun = Instant::now();
     unbind(&liar.address)?;
     let took = begun.elapsed();
@@ -87,7 +87,7 @@ fn unbind_late(context: &Context) -> Verdict {
 fn out_of_service_late(context: &Context) -> Verdict {
     let mut liar = LyingDevice::new(context)?;
     let requests = InFlight::new(&liar)?;
-    liar.host.lie(Lie::SlowStop(DELAY.as_millis() as u32))?;
+    liar.tell(Lie::SlowStop(DELAY.as_millis() as u32))?;
     let begun = Instant::now();
     let file = context.open()?;
     let memory = Region::anonymous(BLOCK)?;
