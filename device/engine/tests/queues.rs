@@ -295,36 +295,40 @@ fn ho4_a_stop_does_not_wait_for_resumed_requests() {
     let driver = &mut machine.drivers[0];
     driver.ask(Op::InTwo, &[1]);
     driver.ask(Op::InTwo, &[2]);
-    let kept = machine.device.wait_kept(2);
+    driver.ask(Op::InTwo, &[3]);
+    let kept = machine.device.wait_kept(3);
     let ((reached, reach), (go_on, goes_on)) = (channel(), channel());
-    machine.device.on_step(move |_| {
-        reached.send(()).unwrap();
-        goes_on.recv_timeout(TIMEOUT).unwrap();
+    machine.device.on_step(move |step| {
+        if step <= 2 {
+            reached.send(()).unwrap();
+            goes_on.recv_timeout(TIMEOUT).unwrap();
+        }
     });
     driver.ask(Op::OneStep, &[]);
     reach.recv_timeout(TIMEOUT).unwrap();
     for request in kept {
         request.resume();
     }
+    // The worker takes all three, and is at the first when the stop comes.
+    go_on.send(()).unwrap();
+    reach.recv_timeout(TIMEOUT).unwrap();
     let control = Arc::clone(&driver.control);
     let stop = asleep(move || control.stop());
     go_on.send(()).unwrap();
     let stopped = stop.join().unwrap().unwrap();
     let expected = StoppedAt {
-        next_avail: 3,
-        next_used: 1,
+        next_avail: 4,
+        next_used: 2,
     };
     assert_eq!(stopped, expected);
+    assert_eq!(driver.sum(), (3, 0));
+    assert_eq!(driver.sum(), (0, 1));
     driver.go_on(stopped);
     // Anew: neither is taken for one that was resumed.
-    for (number, request) in machine.device.wait_kept(2).into_iter().enumerate() {
-        assert_eq!(driver.used(), 1 + number as u16);
-        assert_eq!(request.queue(), 0);
+    for (number, request) in (1..).zip(machine.device.wait_kept(2)) {
+        assert_eq!(driver.used(), 1 + number);
         request.resume();
-        if number == 0 {
-            assert_eq!(driver.sum().0, 2);
-        }
-        assert_eq!(driver.sum(), (number as u16, number as u8 + 1));
+        assert_eq!(driver.sum(), (number, number as u8 + 1));
     }
 }
 

@@ -188,7 +188,7 @@ impl DeviceModel for Adder {
             self.kept.lock().unwrap().push(request);
             return Submission::Deferred;
         }
-        if op == Op::OneStep as u8 {
+        if op == Op::OneStep as u8 || op == Op::InTwo as u8 {
             self.step();
         }
         if op != Op::Slowly as u8 && op != Op::LaterSlowly as u8 {
