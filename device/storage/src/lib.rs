@@ -10,6 +10,7 @@
 //! | [`storage`] | [`Storage`], the interface for device models |
 //! | [`memory`] | [`MemoryStorage`], a memfd |
 //! | [`file`] | [`FileStorage`], a regular file |
+//! | [`block`] | [`BlockStorage`], a block device by io_uring |
 //! | [`asynchronous`] | [`AsyncStorage`], the interface for operations that end later |
 //! | [`buffer`] | [`Buffer`], the memory of such an operation |
 //! | [`mapping`] | the shared mapping below memory and file |
@@ -24,6 +25,7 @@
 //! that was there before.
 
 pub mod asynchronous;
+pub mod block;
 pub mod buffer;
 pub mod error;
 mod failure;
@@ -36,6 +38,7 @@ pub mod storage;
 mod write_back;
 
 pub use asynchronous::{AsyncStorage, Completed, Extent, Operation, Owner};
+pub use block::BlockStorage;
 pub use buffer::{Buffer, Buffers};
 pub use error::OpenError;
 pub use file::FileStorage;
