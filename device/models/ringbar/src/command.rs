@@ -19,15 +19,15 @@ const CHUNK: usize = 64 << 10;
 const COPY_STEP: u64 = 1 << 20;
 
 /// Bytes of one step of a command that the storage executes by itself.
-const STORAGE_STEP: u64 = 8 << 20;
+pub(crate) const STORAGE_STEP: u64 = 8 << 20;
 
 /// How far a command has got.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Progress {
     /// Bytes that are done.
-    done: u64,
+    pub(crate) done: u64,
     /// Checksum of these.
-    crc: u32,
+    pub(crate) crc: u32,
 }
 
 /// What one step of a command came to.

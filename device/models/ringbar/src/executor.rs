@@ -168,7 +168,7 @@ pub(crate) fn after_flush(
 
 /// Walks the data segments in step with the storage. A segment is handed over
 /// in one slice, or in one for each memory region it spans.
-fn transfer<M: GuestMemory<Bitmap = ()>>(
+pub(crate) fn transfer<M: GuestMemory<Bitmap = ()>>(
     mem: &M,
     header: &RequestHeader,
     parsed: &ParsedChain,

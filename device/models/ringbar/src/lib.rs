@@ -8,6 +8,7 @@
 //! | [`session`] | [`Session`]: the device on one connection, as the engine runs it |
 //! | [`request`] | validating a chain as a request |
 //! | `executor`, `command` | executing requests, step by step |
+//! | `asynchronous` | executing requests while nobody waits for the storage |
 //! | `flusher` | making data durable beside the queues |
 //! | `events` | events and their delivery |
 //! | `aperture` | whether the shared memory region shows the device memory |
@@ -37,6 +38,7 @@
 //! It knows no threads but the one that flushes, no rings and no transport.
 
 mod aperture;
+mod asynchronous;
 mod command;
 pub mod counters;
 pub mod device;

@@ -11,6 +11,7 @@ use ringbar_engine::{Buffer, Fault};
 use ringbar_spec::{DeviceConfig, HeaderError, Opcode, RequestHeader, RequestStatus, StatusCode};
 use vm_memory::{Address, Bytes, GuestAddress, GuestMemory, Permissions};
 
+use crate::asynchronous::Steps;
 use crate::command::Progress;
 
 /// What a device accepts, but for its capacity, which may change.
@@ -100,6 +101,8 @@ pub struct ParsedChain {
     header: Option<RequestHeader>,
     /// How much of a command is done.
     pub(crate) progress: Progress,
+    /// What the request waits for, where its storage is asynchronous.
+    pub(crate) steps: Steps,
 }
 
 impl ParsedChain {
@@ -130,6 +133,7 @@ impl ParsedChain {
     ) -> Result<Result<(), StatusCode>, Fault> {
         self.header = None;
         self.progress = Progress::default();
+        self.steps = Steps::default();
         self.find_status(mem, buffers)?;
         Ok(self
             .validate(&limits.config, role, mem, buffers, capacity)
