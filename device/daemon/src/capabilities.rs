@@ -13,7 +13,7 @@ pub fn json() -> String {
         "virtio-id": VIRTIO_DEVICE_ID,
         "pci-vendor-id": PCI_VENDOR_ID,
         "pci-device-id": PCI_DEVICE_ID,
-        "storage": ["memory", "file"],
+        "storage": ["memory", "file", "block"],
         "operations": [
             "read", "write", "flush", "discard", "write-zeroes", "copy", "fill", "compare", "crc32c",
         ],

@@ -28,6 +28,9 @@ Examples:
   A device in a file (created with 1 GiB if it does not exist), 8 I/O queues:
     ringbar-device --socket-path /tmp/ringbar.sock --storage file:disk.img --size 1G --queues 8
 
+  A device on a disk, or on a part of one:
+    ringbar-device --socket-path /tmp/ringbar.sock --storage block:/dev/nvme0n1p3
+
   QEMU (11.1 or newer) with the device. Guest memory must be shared, and num_vqs is
   the number of I/O queues plus 2:
     qemu-system-x86_64 -machine q35,memory-backend=m0 -m 2G \\
@@ -68,7 +71,8 @@ pub struct Args {
     #[arg(long, value_name = "MODE", default_value = "0600", value_parser = parse_mode)]
     socket_mode: u32,
 
-    /// Size of the device memory. Optional with an existing file: the default is its size
+    /// Size of the device memory. Optional with an existing file or a block device: the default
+    /// is its size
     #[arg(long, value_name = "SIZE", value_parser = ringbar_size::parse)]
     size: Option<u64>,
 
@@ -82,10 +86,18 @@ pub struct Args {
     )]
     queues: u16,
 
-    /// What holds the device memory: "memory", or "file:PATH" for a regular file,
-    /// which is locked, created or extended to --size with all its blocks
-    /// allocated, and never made shorter; what the driver discards loses its blocks
-    #[arg(long, value_name = "memory|file:PATH", default_value = "memory")]
+    /// What holds the device memory: "memory", "file:PATH" for a regular file, which is
+    /// locked, created or extended to --size with all its blocks allocated, and never made
+    /// shorter; what the driver discards loses its blocks. "block:PATH" for a block device
+    /// that nothing else uses, or a regular file treated the same way, by direct I/O
+    /// (O_DIRECT) and io_uring: requests wait for the disk beside each other, nothing is
+    /// cached on this host, and the memory cannot be mapped (the BAR shows nothing). Its size
+    /// is a multiple of the blocks of the disk
+    #[arg(
+        long,
+        value_name = "memory|file:PATH|block:PATH",
+        default_value = "memory"
+    )]
     storage: StorageKind,
 
     /// Greatest number of data bytes in one request; the driver splits larger transfers
@@ -155,6 +167,8 @@ pub enum StorageKind {
     Memory,
     /// A regular file.
     File(PathBuf),
+    /// A block device, or a regular file as if it were one.
+    Block(PathBuf),
 }
 
 impl FromStr for StorageKind {
@@ -163,9 +177,10 @@ impl FromStr for StorageKind {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         match text.split_once(':') {
             None if text == "memory" => Ok(Self::Memory),
-            Some(("file", "")) => Err("a path must follow \"file:\""),
+            Some(("file" | "block", "")) => Err("a path must follow the colon"),
             Some(("file", path)) => Ok(Self::File(path.into())),
-            _ => Err("expected \"memory\" or \"file:PATH\""),
+            Some(("block", path)) => Ok(Self::Block(path.into())),
+            _ => Err("expected \"memory\", \"file:PATH\" or \"block:PATH\""),
         }
     }
 }
@@ -328,6 +343,8 @@ mod tests {
         assert_eq!(options.endpoint, Endpoint::Fd(3));
         assert_eq!(options.storage, StorageKind::File("a:b".into()));
         assert_eq!(options.size, None);
+        let options = self::options(&["--fd", "3", "--storage", "block:/dev/a"]);
+        assert_eq!(options.storage, StorageKind::Block("/dev/a".into()));
     }
 
     #[test]
@@ -344,6 +361,8 @@ mod tests {
             &["--socket-path", "s", "--size", "1M", "--queues", "65"],
             &["--socket-path", "s", "--size", "1M", "--storage", "tape"],
             &["--socket-path", "s", "--size", "1M", "--storage", "file:"],
+            &["--socket-path", "s", "--size", "1M", "--storage", "block:"],
+            &["--socket-path", "s", "--size", "1M", "--storage", "block"],
             &["--socket-path", "s", "--size", "1M", "--socket-mode", "9"],
             &[
                 "--socket-path",

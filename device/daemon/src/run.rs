@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use ringbar_model::{Counts, Device, Session};
-use ringbar_storage::{FileStorage, MemoryStorage, Storage};
+use ringbar_storage::{BlockStorage, FileStorage, MemoryStorage, Storage};
 use ringbar_vhost_user::Connection;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
@@ -61,6 +61,7 @@ fn open_storage(options: &Options) -> anyhow::Result<Arc<dyn Storage>> {
         (StorageKind::Memory, Some(size)) => Arc::new(MemoryStorage::new(size)?),
         (StorageKind::Memory, None) => bail!("memory storage needs a size"),
         (StorageKind::File(path), size) => Arc::new(FileStorage::open(path, size)?),
+        (StorageKind::Block(path), size) => Arc::new(BlockStorage::open(path, size)?),
     })
 }
 

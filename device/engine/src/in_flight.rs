@@ -15,7 +15,9 @@ pub(crate) struct Entry {
 /// Entries of one queue.
 ///
 /// ```text
-///  take ─► with the worker ─► defer ─► deferred ─► complete
+///                 ┌────────── complete, if resumed ──┐
+///                 ▼                                  │
+///  take ─► with the worker ─► defer ─► deferred ─────┴─► complete
 ///               │                         │
 ///               └───────── interrupt ─────┴─► interrupted ─► next_interrupted ─► with the worker
 ///                                                 │
@@ -44,7 +46,8 @@ impl InFlight {
         self.deferred.push(entry);
     }
 
-    /// The device has completed a request that it kept. Returns whether it had kept it.
+    /// The device has completed or resumed a request that it kept. Returns whether it had kept
+    /// it.
     pub(crate) fn complete(&mut self, entry: Entry) -> bool {
         let found = self.deferred.iter().position(|other| *other == entry);
         if let Some(at) = found {
@@ -58,9 +61,9 @@ impl InFlight {
         self.deferred.len()
     }
 
-    /// The queue is stopped, with a request of `yielded` half-way.
-    pub(crate) fn interrupt(&mut self, yielded: Option<Entry>) {
-        self.interrupted.extend(yielded);
+    /// The queue is stopped, with the requests of `with_worker` half-way.
+    pub(crate) fn interrupt(&mut self, with_worker: impl IntoIterator<Item = Entry>) {
+        self.interrupted.extend(with_worker);
         self.interrupted.append(&mut self.deferred);
         self.interrupted.sort_by_key(|entry| entry.number);
     }

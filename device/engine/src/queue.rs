@@ -2,6 +2,7 @@
 
 //! One queue, owned by its worker.
 
+use std::collections::VecDeque;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -71,6 +72,8 @@ pub(crate) struct Queue<D: DeviceModel> {
     spare: Vec<Box<Body<D>>>,
     /// A request of which some steps are done.
     yielded: Option<Request<D>>,
+    /// Requests that the device had kept, to be submitted again.
+    resumed: VecDeque<Request<D>>,
     in_flight: InFlight,
     moderation: Moderation,
     interrupt: Arc<InterruptSlot>,
@@ -98,6 +101,7 @@ impl<D: DeviceModel> Queue<D> {
             max_buffers: model.max_buffers(index),
             spare: Vec::new(),
             yielded: None,
+            resumed: VecDeque::new(),
             in_flight: InFlight::default(),
             moderation: Moderation::new(delay),
             interrupt,
@@ -173,12 +177,10 @@ impl<D: DeviceModel> Queue<D> {
         self.moderation.flush(&self.interrupt);
         self.run += 1;
         // Their steps bear repetition.
-        let yielded = self.yielded.take().map(|request| {
-            let entry = request.entry();
-            self.recycle(request);
-            entry
-        });
-        self.in_flight.interrupt(yielded);
+        let with_worker = self.yielded.take().into_iter();
+        let with_worker = with_worker.chain(std::mem::take(&mut self.resumed));
+        self.in_flight
+            .interrupt(with_worker.map(|request| request.into_body().entry));
         match self.broken {
             // Nothing is submitted again, and the indices tell where the queue broke.
             true => self.in_flight.forget_interrupted(),
@@ -338,7 +340,7 @@ impl<D: DeviceModel> Queue<D> {
         &mut self,
         context: &Context<'_, D, M>,
     ) -> Result<Option<Request<D>>, Fault> {
-        if let Some(request) = self.yielded.take() {
+        if let Some(request) = self.yielded.take().or_else(|| self.resumed.pop_front()) {
             return Ok(Some(request));
         }
         let entry = match self.in_flight.next_interrupted() {
@@ -349,7 +351,8 @@ impl<D: DeviceModel> Queue<D> {
             },
         };
         // Each chain in flight has at least one descriptor of its own (VIRTIO 1.3, 2.7.13).
-        if self.in_flight.deferred() >= usize::from(self.ring.size()) {
+        let kept = self.in_flight.deferred() + self.resumed.len();
+        if kept >= usize::from(self.ring.size()) {
             return Err(Fault::Ring);
         }
         let mut body = self.spare.pop().unwrap_or_else(|| {
@@ -395,16 +398,18 @@ impl<D: DeviceModel> Queue<D> {
         self.spare.push(request.into_body());
     }
 
-    /// Takes back requests that were completed elsewhere, and interrupts the driver once.
+    /// Takes back requests that were completed or resumed elsewhere, and interrupts the driver
+    /// once. Leaves those for which there is no time: somebody waits for an answer to mail.
     pub(crate) fn complete<M: GuestMemory<Bitmap = ()>>(
         &mut self,
         context: &Context<'_, D, M>,
         completions: impl Iterator<Item = Completion<D>>,
     ) {
-        let mut completions = completions.peekable();
-        if completions.peek().is_none() {
+        let mut completions = completions;
+        let Some(first) = completions.next() else {
             return;
-        }
+        };
+        let completions = std::iter::once(first).chain(completions);
         let mut counts = Counts::default();
         let finished = self.finish_all(context, completions, &mut counts);
         context.model.batch_done(&mut self.model);
@@ -430,6 +435,12 @@ impl<D: DeviceModel> Queue<D> {
             }
             let outcome = match returned {
                 Returned::Completed(outcome) => outcome,
+                Returned::Resumed => {
+                    let mut request = Request::new(body);
+                    request.body_mut().resumed = true;
+                    self.resumed.push_back(request);
+                    continue;
+                }
                 Returned::Dropped => {
                     error!(queue = self.index, "a request was dropped: this is a bug");
                     context.model.dropped()
@@ -440,6 +451,10 @@ impl<D: DeviceModel> Queue<D> {
             }
             result = result.and_then(|()| self.finish(context, Request::new(body), outcome));
             counts.requests += u64::from(result.is_ok());
+            // An answer may be long.
+            if context.mailbox.has_mail() {
+                break;
+            }
         }
         if counts.requests > 0 {
             counts.interrupts += self.moderation.batch_done(
@@ -486,7 +501,9 @@ impl<D: DeviceModel> Queue<D> {
             return false;
         }
         // A fault of the ring is met again when the queue is processed.
-        self.yielded.is_some() || self.ring.enable_doorbell(memory).unwrap_or(true)
+        self.yielded.is_some()
+            || !self.resumed.is_empty()
+            || self.ring.enable_doorbell(memory).unwrap_or(true)
     }
 
     /// The worker does not poll any more: the delayed interrupt goes out. Returns the number

@@ -19,7 +19,7 @@ pub(crate) struct Body<D: DeviceModel> {
     pub(crate) entry: Entry,
     pub(crate) chain: Chain,
     pub(crate) scratch: D::Scratch,
-    /// It was submitted before, and yielded.
+    /// It was submitted before, and yielded or was resumed.
     pub(crate) resumed: bool,
     pub(crate) mailbox: Arc<Mailbox<D>>,
 }
@@ -27,6 +27,8 @@ pub(crate) struct Body<D: DeviceModel> {
 /// How a request came back by the mailbox.
 pub(crate) enum Returned<D: DeviceModel> {
     Completed(D::Outcome),
+    /// To be submitted again.
+    Resumed,
     /// Dropped without an outcome.
     Dropped,
 }
@@ -37,6 +39,9 @@ pub(crate) enum Returned<D: DeviceModel> {
 /// - on the worker, by returning it from [`DeviceModel::submit`], without an allocation or
 ///   an atomic operation;
 /// - at any later time, on any thread, by [`Self::complete`].
+///
+/// A device that needs the worker again before it can complete a request, for guest memory
+/// or for its next step, calls [`Self::resume`] on any thread.
 ///
 /// Requests of a queue may be completed in any order. One that is dropped is completed with
 /// [`DeviceModel::dropped`]. One that is completed after its queue was stopped or broken
@@ -94,8 +99,8 @@ impl<D: DeviceModel> Request<D> {
         self.body().entry
     }
 
-    /// Whether the request yielded when it was last submitted, and goes on. Otherwise what the
-    /// device keeps with it is that of an earlier request.
+    /// Whether the request yielded when it was last submitted, or was resumed since, and goes
+    /// on. Otherwise what the device keeps with it is that of an earlier request.
     pub fn is_resumed(&self) -> bool {
         self.body().resumed
     }
@@ -123,6 +128,15 @@ impl<D: DeviceModel> Request<D> {
         let mailbox = Arc::clone(&body.mailbox);
         mailbox.give_back(body, Returned::Completed(outcome));
     }
+
+    /// Has the worker of its queue submit the request again, from any thread. Never blocks.
+    /// If the queue was stopped meanwhile, nothing happens: the request is submitted anew
+    /// when the queue goes on.
+    pub fn resume(self) {
+        let body = self.into_body();
+        let mailbox = Arc::clone(&body.mailbox);
+        mailbox.give_back(body, Returned::Resumed);
+    }
 }
 
 impl<D: DeviceModel> Drop for Request<D> {
@@ -139,8 +153,9 @@ impl<D: DeviceModel> Drop for Request<D> {
 pub enum Submission<D: DeviceModel> {
     /// It is done.
     Completed(Request<D>, D::Outcome),
-    /// The device has kept it, to complete it later. A queue that is stopped meanwhile submits
-    /// it anew when it goes on, so whatever was done of it must bear repetition.
+    /// The device has kept it, to complete or resume it later. A queue that is stopped
+    /// meanwhile submits it anew when it goes on, so whatever was done of it must bear
+    /// repetition.
     Deferred,
     /// One step of it is done; it is submitted again soon. A queue that is stopped meanwhile
     /// submits it anew when it goes on, so each of its steps must bear repetition.

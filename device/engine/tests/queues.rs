@@ -229,6 +229,109 @@ fn ho4_a_stop_does_not_wait_for_deferred_requests() {
     }
 }
 
+/// A stop does not wait for the answers of requests that were completed elsewhere, however many
+/// there are.
+#[test]
+fn ho4_a_stop_waits_for_one_answer() {
+    let mut machine = machine();
+    let driver = &mut machine.drivers[0];
+    for byte in 0..20 {
+        driver.ask(Op::Later, &[byte]);
+    }
+    let kept = machine.device.wait_kept(20);
+    // The worker is at something else until all of them are completed.
+    let ((reached, reach), (go_on, goes_on)) = (channel(), channel());
+    let goes_on = Arc::new(std::sync::Mutex::new(goes_on));
+    let pause = move || {
+        reached.send(()).unwrap();
+        goes_on.lock().unwrap().recv_timeout(TIMEOUT).unwrap();
+    };
+    let pause_answer = pause.clone();
+    machine.device.on_step(move |_| pause());
+    machine
+        .device
+        .on_answer(move |number| (number == 2).then(&pause_answer).unwrap_or_default());
+    driver.ask(Op::OneStep, &[]);
+    reach.recv_timeout(TIMEOUT).unwrap();
+    for request in kept {
+        request.complete(1);
+    }
+    go_on.send(()).unwrap();
+    // The first answer is that of the step.
+    reach.recv_timeout(TIMEOUT).unwrap();
+    let control = Arc::clone(&driver.control);
+    let stop = asleep(move || control.stop());
+    go_on.send(()).unwrap();
+    let stopped = stop.join().unwrap().unwrap();
+    assert_eq!(stopped.next_used, 2);
+    driver.go_on(stopped);
+    for request in machine.device.wait_kept(19) {
+        request.complete(2);
+    }
+    wait_until("all are used", || driver.used() == 21);
+}
+
+#[test]
+fn resumed_requests_are_submitted_again() {
+    for (poll, notify) in variants() {
+        let mut machine = Machine::start(1, poll, notify);
+        let driver = &mut machine.drivers[0];
+        for byte in 0..Driver::SIZE as u8 / 2 {
+            driver.ask(Op::InTwo, &[byte, 1]);
+        }
+        let kept = machine.device.wait_kept(usize::from(Driver::SIZE) / 2);
+        assert_eq!(driver.used(), 0);
+        thread::spawn(move || kept.into_iter().rev().for_each(|request| request.resume()));
+        for byte in (0..Driver::SIZE as u8 / 2).rev() {
+            assert_eq!(driver.sum(), (byte.into(), byte + 1));
+        }
+    }
+}
+
+/// A request that is resumed is no other's, and is submitted anew after a stop.
+#[test]
+fn ho4_a_stop_does_not_wait_for_resumed_requests() {
+    let mut machine = machine();
+    let driver = &mut machine.drivers[0];
+    driver.ask(Op::InTwo, &[1]);
+    driver.ask(Op::InTwo, &[2]);
+    driver.ask(Op::InTwo, &[3]);
+    let kept = machine.device.wait_kept(3);
+    let ((reached, reach), (go_on, goes_on)) = (channel(), channel());
+    machine.device.on_step(move |step| {
+        if step <= 2 {
+            reached.send(()).unwrap();
+            goes_on.recv_timeout(TIMEOUT).unwrap();
+        }
+    });
+    driver.ask(Op::OneStep, &[]);
+    reach.recv_timeout(TIMEOUT).unwrap();
+    for request in kept {
+        request.resume();
+    }
+    // The worker takes all three, and is at the first when the stop comes.
+    go_on.send(()).unwrap();
+    reach.recv_timeout(TIMEOUT).unwrap();
+    let control = Arc::clone(&driver.control);
+    let stop = asleep(move || control.stop());
+    go_on.send(()).unwrap();
+    let stopped = stop.join().unwrap().unwrap();
+    let expected = StoppedAt {
+        next_avail: 4,
+        next_used: 2,
+    };
+    assert_eq!(stopped, expected);
+    assert_eq!(driver.sum(), (3, 0));
+    assert_eq!(driver.sum(), (0, 1));
+    driver.go_on(stopped);
+    // Anew: neither is taken for one that was resumed.
+    for (number, request) in (1..).zip(machine.device.wait_kept(2)) {
+        assert_eq!(driver.used(), 1 + number);
+        request.resume();
+        assert_eq!(driver.sum(), (number, number as u8 + 1));
+    }
+}
+
 /// A request that 65,536 others have overtaken is not taken for the last one, though the index
 /// of the ring says so.
 #[test]

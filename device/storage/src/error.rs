@@ -28,10 +28,55 @@ pub enum OpenError {
     /// The path names something other than a regular file.
     #[error("{} is not a regular file", .0.display())]
     NotAFile(PathBuf),
+    /// The path names neither a block device nor a regular file.
+    #[error("{} is neither a block device nor a regular file", .0.display())]
+    NotABlockDevice(PathBuf),
+    /// The block device cannot be written to.
+    #[error("{} is read-only, which a device memory cannot be", .0.display())]
+    ReadOnly(PathBuf),
+    /// The file does not support direct I/O.
+    #[error("{} does not support direct I/O (O_DIRECT): use file storage", .path.display())]
+    NoDirectIo {
+        /// The file.
+        path: PathBuf,
+        /// What the kernel says, if it says anything.
+        source: Option<io::Error>,
+    },
+    /// The size is no multiple of the blocks of direct I/O.
+    #[error(
+        "a size of {size} bytes is impossible for {}: it must be a multiple of {granularity}",
+        .path.display()
+    )]
+    Granularity {
+        /// The file.
+        path: PathBuf,
+        /// Bytes wanted.
+        size: u64,
+        /// Bytes of a block.
+        granularity: u64,
+    },
+    /// The block device is smaller than the size that is wanted.
+    #[error("{} has {length} bytes, and {size} are wanted", .path.display())]
+    DeviceTooSmall {
+        /// The device.
+        path: PathBuf,
+        /// Bytes wanted.
+        size: u64,
+        /// Bytes of the device.
+        length: u64,
+    },
+    /// There is no io_uring.
+    #[error("cannot use io_uring for {}", .path.display())]
+    Ring {
+        /// The file.
+        path: PathBuf,
+        /// What the kernel says.
+        source: io::Error,
+    },
     /// Another process uses the file.
     #[error(
         "{} is in use: another device holds its lock (or a virtual machine that \
-         still maps the memory of one); stop that first",
+         still maps the memory of one), or it is a disk that is mounted; stop that first",
         .0.display()
     )]
     InUse(PathBuf),

@@ -67,11 +67,12 @@ impl FileStorage {
         if let Some(size) = size {
             check_size(size)?;
         }
-        let (file, created) =
-            open_or_create(path, size.is_some()).map_err(|source| match (source.kind(), size) {
+        let (file, created) = open_or_create(path, size.is_some(), 0).map_err(|source| {
+            match (source.kind(), size) {
                 (io::ErrorKind::NotFound, None) => OpenError::SizeMissing(path.to_owned()),
                 _ => open_error(source),
-            })?;
+            }
+        })?;
         let metadata = file.metadata().map_err(open_error)?;
         if !metadata.is_file() {
             return Err(OpenError::NotAFile(path.to_owned()));
@@ -157,10 +158,14 @@ impl FileStorage {
     }
 }
 
-/// Opens a file and says whether it was created for that.
-fn open_or_create(path: &Path, create: bool) -> io::Result<(File, bool)> {
+/// Opens a file, with further `flags` of open(2), and says whether it was created for that.
+pub(crate) fn open_or_create(path: &Path, create: bool, flags: i32) -> io::Result<(File, bool)> {
     let mut options = OpenOptions::new();
-    options.read(true).write(true).mode(MODE);
+    options
+        .read(true)
+        .write(true)
+        .mode(MODE)
+        .custom_flags(flags);
     match options.open(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound && create => {}
         other => return other.map(|file| (file, false)),
@@ -178,7 +183,7 @@ fn open_or_create(path: &Path, create: bool) -> io::Result<(File, bool)> {
 
 /// Writes the directory of a file that may be new to the disk: what is flushed to the file
 /// later would else be lost with its name. Some file systems cannot do that.
-fn make_name_durable(path: &Path) {
+pub(crate) fn make_name_durable(path: &Path) {
     // The file's own directory, where the path is a link to it.
     let synced = fs::canonicalize(path)
         .and_then(|path| File::open(path.parent().unwrap_or(Path::new("/"))))
@@ -194,10 +199,10 @@ fn make_name_durable(path: &Path) {
 }
 
 /// A file that is deleted unless it is of use.
-struct Unused<'a>(Option<&'a Path>);
+pub(crate) struct Unused<'a>(pub(crate) Option<&'a Path>);
 
 impl Unused<'_> {
-    fn keep(mut self) {
+    pub(crate) fn keep(mut self) {
         self.0 = None;
     }
 }
@@ -212,7 +217,7 @@ impl Drop for Unused<'_> {
     }
 }
 
-fn lock(file: &File, path: &Path) -> Result<(), OpenError> {
+pub(crate) fn lock(file: &File, path: &Path) -> Result<(), OpenError> {
     match flock(file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(()),
         Err(Errno::WOULDBLOCK) => Err(OpenError::InUse(path.to_owned())),
@@ -225,7 +230,7 @@ fn lock(file: &File, path: &Path) -> Result<(), OpenError> {
 
 /// Sees to it that the first `capacity` bytes exist and have blocks; those that were in
 /// use before may have lost theirs on purpose.
-fn allocate(before: &Before<'_>, path: &Path, capacity: u64) -> Result<(), OpenError> {
+pub(crate) fn allocate(before: &Before<'_>, path: &Path, capacity: u64) -> Result<(), OpenError> {
     let &Before { file, length, .. } = before;
     let Some(added) = capacity.checked_sub(before.capacity).filter(|n| *n > 0) else {
         return Ok(());

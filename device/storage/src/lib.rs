@@ -1,25 +1,32 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! What can stand behind the memory of a Ringbar device: anonymous memory or a
-//! file. Both are mapped into this process and are copied from and to directly;
-//! both can be mapped by the virtual machine monitor as well.
+//! What can stand behind the memory of a Ringbar device: anonymous memory, a file or
+//! a block device. The first two are mapped into this process and are copied from and
+//! to directly, and can be mapped by the virtual machine monitor as well. A block
+//! device is read and written by operations that end later.
 //!
 //! | module | holds |
 //! |---|---|
 //! | [`storage`] | [`Storage`], the interface for device models |
 //! | [`memory`] | [`MemoryStorage`], a memfd |
 //! | [`file`] | [`FileStorage`], a regular file |
-//! | [`mapping`] | the shared mapping below both |
+//! | [`block`] | [`BlockStorage`], a block device by io_uring |
+//! | [`asynchronous`] | [`AsyncStorage`], the interface for operations that end later |
+//! | [`buffer`] | [`Buffer`], the memory of such an operation |
+//! | [`mapping`] | the shared mapping below memory and file |
 //! | `guard` | copies in mapped memory that may be lost (`SIGBUS`) |
 //! | `holes` | where blocks of a file may be missing |
 //! | `write_back` | flushes, and the errors of writing back |
 //! | [`error`] | why a storage cannot be opened |
 //! | `failure` | why one has failed for good |
 //!
-//! The first access to a storage installs a handler for `SIGBUS` in this process. It
+//! The first access to mapped memory installs a handler for `SIGBUS` in this process. It
 //! deals with faults in the memory of a storage, and leaves all others to the handler
 //! that was there before.
 
+pub mod asynchronous;
+pub mod block;
+pub mod buffer;
 pub mod error;
 mod failure;
 pub mod file;
@@ -30,6 +37,9 @@ pub mod memory;
 pub mod storage;
 mod write_back;
 
+pub use asynchronous::{AsyncStorage, Completed, Extent, Operation, Owner};
+pub use block::BlockStorage;
+pub use buffer::{Buffer, Buffers};
 pub use error::OpenError;
 pub use file::FileStorage;
 pub use memory::MemoryStorage;

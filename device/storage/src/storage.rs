@@ -6,8 +6,11 @@ use std::error::Error;
 use std::fmt::Debug;
 use std::fs::File;
 use std::io;
+use std::sync::Arc;
 
 use vm_memory::VolatileSlice;
+
+use crate::asynchronous::AsyncStorage;
 
 /// Why a storage could not do what it was asked for.
 #[derive(Debug, thiserror::Error)]
@@ -186,4 +189,10 @@ pub trait Storage: Debug + Send + Sync {
     /// storage can be mapped and has not lost its memory. Behind the capacity the
     /// file may go on with bytes that are not the device's.
     fn mappable(&self) -> Option<Mappable<'_>>;
+
+    /// The asynchronous face, where operations wait for a disk. Those above wait for it then,
+    /// and hold up whoever calls them.
+    fn asynchronous(&self) -> Option<Arc<dyn AsyncStorage>> {
+        None
+    }
 }

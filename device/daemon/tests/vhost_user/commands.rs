@@ -40,7 +40,20 @@ fn next_used(queue: &mut Queue) -> (u32, u32) {
 
 #[test]
 fn commands_work_within_the_device_memory() {
-    let mut daemon = Daemon::start(&["--size", "8M", "--queues", "2"]);
+    commands_work(TempDir::new().unwrap(), "memory");
+}
+
+#[test]
+fn commands_work_on_block_storage() {
+    let directory = TempDir::new_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let storage = format!("block:{}", directory.path().join("disk").display());
+    commands_work(directory, &storage);
+}
+
+#[track_caller]
+fn commands_work(directory: TempDir, storage: &str) {
+    let args = ["--size", "8M", "--queues", "2", "--storage", storage];
+    let mut daemon = Daemon::start_in(directory, &args);
     let mut vmm = Vmm::start(daemon.socket(), 2);
     let data = pattern(1 << 20, 5);
     vmm.io(0).write(100, &data);

@@ -4,6 +4,7 @@
 //! a mock virtual machine that has real shared memory.
 
 mod aperture;
+mod block;
 mod commands;
 mod descriptors;
 mod device;

@@ -31,6 +31,8 @@ pub enum Op {
     LaterSlowly = 5,
     /// Answer within one step, as if it were slow.
     OneStep = 6,
+    /// Keep the request until the test resumes it, and answer then.
+    InTwo = 7,
 }
 
 /// A device that adds bytes up. The answer is one byte, the sum.
@@ -44,6 +46,10 @@ pub struct Adder {
     kept_slow: std::sync::atomic::AtomicBool,
     /// Called within each step of a slow request.
     hook: Mutex<Option<Hook>>,
+    /// Number of answers that were written.
+    answers: AtomicU32,
+    /// Called before each answer is written.
+    answer_hook: Mutex<Option<Hook>>,
     /// What the engine said of queues.
     pub log: Mutex<Vec<(u16, &'static str)>>,
 }
@@ -71,6 +77,8 @@ impl Adder {
             steps: AtomicU32::new(0),
             kept_slow: false.into(),
             hook: Mutex::default(),
+            answers: AtomicU32::new(0),
+            answer_hook: Mutex::default(),
             log: Mutex::default(),
         })
     }
@@ -97,6 +105,11 @@ impl Adder {
     /// Has `hook` called with the number of each step of slow requests.
     pub fn on_step(&self, hook: impl Fn(u32) + Send + 'static) {
         *self.hook.lock().unwrap() = Some(Hook(Box::new(hook)));
+    }
+
+    /// Has `hook` called with the number of each answer before it is written.
+    pub fn on_answer(&self, hook: impl Fn(u32) + Send + 'static) {
+        *self.answer_hook.lock().unwrap() = Some(Hook(Box::new(hook)));
     }
 
     fn step(&self) {
@@ -157,7 +170,7 @@ impl DeviceModel for Adder {
                 .iter()
                 .fold(0, |sum: u8, byte| sum.wrapping_add(*byte))
         };
-        if op == Op::Later as u8 {
+        if op == Op::Later as u8 || op == Op::InTwo as u8 && !resumed {
             self.kept.lock().unwrap().push(request);
             return Submission::Deferred;
         }
@@ -175,7 +188,7 @@ impl DeviceModel for Adder {
             self.kept.lock().unwrap().push(request);
             return Submission::Deferred;
         }
-        if op == Op::OneStep as u8 {
+        if op == Op::OneStep as u8 || op == Op::InTwo as u8 {
             self.step();
         }
         if op != Op::Slowly as u8 && op != Op::LaterSlowly as u8 {
@@ -203,6 +216,10 @@ impl DeviceModel for Adder {
         request: &mut Request<Self>,
         sum: u8,
     ) -> Result<u32, Fault> {
+        let number = self.answers.fetch_add(1, Ordering::Relaxed) + 1;
+        if let Some(hook) = &*self.answer_hook.lock().unwrap() {
+            (hook.0)(number);
+        }
         let answer = request.buffers().last().ok_or(Fault::NoAnswer)?;
         memory
             .write_obj(sum, answer.addr)

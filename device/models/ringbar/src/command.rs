@@ -19,15 +19,15 @@ const CHUNK: usize = 64 << 10;
 const COPY_STEP: u64 = 1 << 20;
 
 /// Greatest length in bytes of one step of a command that the storage executes itself.
-const STORAGE_STEP: u64 = 8 << 20;
+pub(crate) const STORAGE_STEP: u64 = 8 << 20;
 
 /// Progress of a command.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Progress {
     /// Number of bytes that are done, from the start of the range.
-    done: u64,
+    pub(crate) done: u64,
     /// Checksum of those bytes.
-    crc: u32,
+    pub(crate) crc: u32,
 }
 
 /// Result of one step of a command.

@@ -52,6 +52,8 @@ pub struct Device {
     /// Locked during a resize, which may take long. Lock order: before `state`.
     resizing: Mutex<()>,
     storage: Arc<dyn Storage>,
+    /// Whether the storage can be mapped, unless it has failed.
+    mappable: bool,
     flusher: Flusher,
     counters: Counters,
     queue_counters: Arc<ringbar_engine::Counters>,
@@ -79,11 +81,12 @@ impl Device {
     /// A device whose memory is `storage`.
     pub fn new(storage: Arc<dyn Storage>, options: DeviceOptions) -> Result<Self, Error> {
         let capacity = storage.capacity();
+        let mappable = storage.mappable().is_some();
         let config = DeviceConfig::new(ConfigParts {
             io_queues: options.io_queues,
             max_segments: MAX_SEGMENTS,
             capacity,
-            aperture_bytes: aperture_of(capacity),
+            aperture_bytes: if mappable { aperture_of(capacity) } else { 0 },
             max_request_bytes: options.max_request_bytes,
             operations: OPERATIONS,
             max_command_bytes: options.max_command_bytes,
@@ -100,6 +103,7 @@ impl Device {
             resizing: Mutex::new(()),
             flusher: Flusher::new(Arc::clone(&storage)).map_err(Error::Flusher)?,
             storage,
+            mappable,
             counters: Counters::default(),
             queue_counters: Arc::default(),
         })
@@ -169,16 +173,17 @@ impl Device {
     }
 
     /// Begins a connection, to which `events` belong. Returns the layout of its aperture, which
-    /// shows all whole pages of the device memory.
+    /// shows all whole pages of the device memory, or none if the storage cannot be mapped.
     pub(crate) fn connect(&self, events: &Arc<Events>) -> Result<ApertureLayout, Error> {
         let mut state = self.state();
         let capacity = state.config.capacity();
-        let layout = ApertureLayout::new(capacity)?;
+        let shown = if self.mappable { capacity } else { 0 };
+        let layout = ApertureLayout::new(shown)?;
         state.config = state
             .config
-            .resized(capacity, capacity)
+            .resized(capacity, shown)
             .map_err(Error::Config)?;
-        state.aperture = capacity;
+        state.aperture = shown;
         state.events = Arc::downgrade(events);
         Ok(layout)
     }

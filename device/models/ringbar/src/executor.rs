@@ -168,7 +168,7 @@ pub(crate) fn after_flush(
 
 /// Copies between the data segments and the storage. `copy` gets one slice for each memory
 /// region that a segment spans.
-fn transfer<M: GuestMemory<Bitmap = ()>>(
+pub(crate) fn transfer<M: GuestMemory<Bitmap = ()>>(
     mem: &M,
     header: &RequestHeader,
     parsed: &ParsedChain,

@@ -8,6 +8,7 @@
 //! | [`session`] | [`Session`]: the device on one connection, as the engine runs it |
 //! | [`request`] | validation of a descriptor chain as a request |
 //! | `executor`, `command` | execution of requests, in steps |
+//! | `asynchronous` | execution of requests on an asynchronous storage |
 //! | `flusher` | flushes on a thread of their own |
 //! | `events` | events and their delivery |
 //! | `aperture` | state of the mapping of the device memory in the monitor |
@@ -37,6 +38,7 @@
 //! `ringbar-engine` and of the transport crates.
 
 mod aperture;
+mod asynchronous;
 mod command;
 pub mod counters;
 pub mod device;

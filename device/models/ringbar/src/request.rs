@@ -10,6 +10,7 @@ use ringbar_engine::{Buffer, Fault};
 use ringbar_spec::{DeviceConfig, HeaderError, Opcode, RequestHeader, RequestStatus, StatusCode};
 use vm_memory::{Address, Bytes, GuestAddress, GuestMemory, Permissions};
 
+use crate::asynchronous::Steps;
 use crate::command::Progress;
 
 /// Limits of the requests that a device accepts. The capacity is not among them, because it
@@ -103,6 +104,8 @@ pub struct ParsedChain {
     header: Option<RequestHeader>,
     /// Progress of a command.
     pub(crate) progress: Progress,
+    /// What the request waits for, where its storage is asynchronous.
+    pub(crate) steps: Steps,
 }
 
 impl ParsedChain {
@@ -134,6 +137,7 @@ impl ParsedChain {
     ) -> Result<Result<(), StatusCode>, Fault> {
         self.header = None;
         self.progress = Progress::default();
+        self.steps = Steps::default();
         self.find_status(mem, buffers)?;
         Ok(self
             .validate(&limits.config, role, mem, buffers, capacity)

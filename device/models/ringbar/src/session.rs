@@ -9,12 +9,13 @@ use std::sync::Arc;
 use ringbar_engine::model::{Mapper, SharedRegion};
 use ringbar_engine::{DeviceModel, Fault, Request, Submission};
 use ringbar_spec::{CONTROL_QUEUE, EVENT_QUEUE, Event, FIRST_IO_QUEUE, Opcode, StatusCode};
-use ringbar_storage::{StorageError, with_causes};
+use ringbar_storage::{AsyncStorage, StorageError, with_causes};
 use rustix::fs::fstat;
 use tracing::{debug, info, warn};
 use vm_memory::GuestMemory;
 
 use crate::aperture::Aperture;
+use crate::asynchronous::{self, AsyncExecutor};
 use crate::command::is_unrepeatable;
 use crate::counters::RequestCounts;
 use crate::device::Device;
@@ -38,6 +39,8 @@ pub enum Response {
 pub struct QueueState {
     index: u16,
     executor: Executor,
+    /// Executor of an asynchronous storage.
+    asynchronous: Option<AsyncExecutor>,
     /// Counts since the end of the last batch, not yet added to those of the device.
     counts: RequestCounts,
 }
@@ -50,6 +53,8 @@ pub struct Session {
     io_queues: u16,
     events: Arc<Events>,
     aperture: Arc<Aperture>,
+    /// The asynchronous interface of the storage, if it has one.
+    face: Option<Arc<dyn AsyncStorage>>,
     /// File that holds the device memory: device and inode number.
     own_file: Option<(u64, u64)>,
 }
@@ -70,6 +75,7 @@ impl Session {
             limits: Limits::new(config),
             io_queues: config.io_queues(),
             own_file: storage.mappable().and_then(|own| file_id(own.file)),
+            face: storage.asynchronous(),
             aperture: Arc::new(Aperture::new(layout, storage)),
             events,
             device,
@@ -107,14 +113,19 @@ impl Session {
                 };
             }
         }
+        // A request that waits may be submitted anew.
+        let repeatable = !request.scratch().header().is_some_and(is_unrepeatable);
+        if let Some(asynchronous) = &queue.asynchronous
+            && repeatable
+        {
+            return asynchronous.step(memory, request);
+        }
         let (_, parsed) = request.parts();
         match queue.executor.step(memory, parsed) {
             Executed::Done(outcome) => completed(request, outcome),
             Executed::More => Submission::Yielded(request),
             Executed::Flush(result, flush) => {
                 let storage = queue.executor.storage();
-                // A deferred request is submitted again if the queue is stopped meanwhile.
-                let repeatable = !request.scratch().header().is_some_and(is_unrepeatable);
                 if !repeatable || !storage.flush_waits() {
                     let flushed = flush.execute(storage.as_ref());
                     let outcome = after_flush(request.scratch().header(), result, flushed);
@@ -160,6 +171,7 @@ impl DeviceModel for Session {
         QueueState {
             index: queue,
             executor: Executor::new(Arc::clone(self.device.storage())),
+            asynchronous: (self.face.clone()).map(|face| AsyncExecutor::new(face, queue)),
             counts: RequestCounts::default(),
         }
     }
@@ -183,7 +195,7 @@ impl DeviceModel for Session {
         request: &mut Request<Self>,
         response: Response,
     ) -> Result<u32, Fault> {
-        let outcome = match response {
+        let mut outcome = match response {
             Response::Event(event) => {
                 let length = events::write(memory, request, event)?;
                 self.events.delivered(event);
@@ -192,6 +204,9 @@ impl DeviceModel for Session {
             }
             Response::Status(outcome) => outcome,
         };
+        if queue.asynchronous.is_some() {
+            outcome.status = asynchronous::copy_out(memory, request.parts().1, outcome.status);
+        }
         let parsed = request.scratch();
         let length = write_status(memory, parsed, outcome.status)?;
         let opcode = parsed.header().map(|header| header.opcode);
@@ -220,6 +235,9 @@ impl DeviceModel for Session {
     }
 
     fn queue_stopped(&self, queue: u16) {
+        if let Some(face) = &self.face {
+            face.cancel(asynchronous::owner(queue));
+        }
         match queue {
             EVENT_QUEUE => self.events.queue_stopped(),
             CONTROL_QUEUE => self.aperture.device_stopped(),

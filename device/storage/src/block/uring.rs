@@ -1,0 +1,242 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! io_uring.
+//!
+//! # Memory that the kernel has
+//!
+//! The kernel reads and writes the memory of an operation from when it is submitted until its
+//! completion is seen, whatever becomes of this process's threads meanwhile. An operation
+//! therefore moves into the ring and out again with its completion ([`Uring::in_flight`]), and
+//! a ring that is dropped, after a panic too, first waits for all of them. Where it cannot
+//! wait, it leaks them.
+
+use std::fmt;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::Arc;
+use std::time::Duration;
+
+use io_uring::{EnterFlags, IoUring, cqueue, opcode, squeue, types};
+use rustix::event::{EventfdFlags, eventfd};
+use rustix::io::Errno;
+use tracing::{error, warn};
+
+use super::ring::{Action, Io, Ring, Waker};
+
+/// Completions that the kernel keeps for each submission it takes at once.
+const COMPLETIONS_PER_ENTRY: u32 = 4;
+
+/// The number of the operation that waits for the waker; others are places.
+const WAKE: u64 = u64::MAX;
+
+/// Most bytes of one read or write. The kernel executes no more at once (`MAX_RW_COUNT`).
+const MAX_BYTES: usize = 1 << 30;
+
+/// How long to wait for the kernel to have memory again.
+const PAUSE: Duration = Duration::from_millis(1);
+
+/// A ring with the operations that the kernel has.
+pub(crate) struct Uring {
+    ring: IoUring,
+    file: Arc<File>,
+    /// By place, which is the number that the kernel knows an operation by.
+    ///
+    /// # Invariants
+    ///
+    /// What was submitted and has not completed is here, and moves nowhere. (Its memory is
+    /// on the heap.)
+    in_flight: Vec<Option<Io>>,
+    /// Places without an operation.
+    free: Vec<usize>,
+    wake: Arc<OwnedFd>,
+    /// The kernel waits for the waker.
+    armed: bool,
+}
+
+impl fmt::Debug for Uring {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Uring")
+            .field("in_flight", &self.in_flight())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Uring {
+    /// A ring for operations on `file`, which takes `entries` submissions at once. It belongs
+    /// to the thread that makes it.
+    pub(crate) fn new(file: Arc<File>, entries: u32) -> io::Result<Self> {
+        let build = |own_thread: bool| {
+            let mut builder = IoUring::builder();
+            builder.setup_cqsize(entries.saturating_mul(COMPLETIONS_PER_ENTRY));
+            if own_thread {
+                builder.setup_single_issuer().setup_defer_taskrun();
+            }
+            builder.build(entries)
+        };
+        // Linux 6.1 has these two.
+        let ring = build(true).or_else(|error| match error.raw_os_error() {
+            Some(libc::EINVAL) => build(false),
+            _ => Err(error),
+        })?;
+        // One place for the waker: there is never a completion without room.
+        let places = ring.params().cq_entries() as usize - 1;
+        let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
+        Ok(Self {
+            ring,
+            file,
+            in_flight: (0..places).map(|_| None).collect(),
+            free: (0..places).rev().collect(),
+            wake: Arc::new(eventfd(0, flags)?),
+            armed: false,
+        })
+    }
+
+    /// What wakes the thread of this ring.
+    pub(crate) fn waker(&self) -> Waker {
+        let wake = Arc::clone(&self.wake);
+        Arc::new(
+            move || match rustix::io::write(&*wake, &1u64.to_ne_bytes()) {
+                Ok(_) | Err(Errno::AGAIN) => {}
+                Err(error) => warn!(%error, "cannot wake the thread of a ring"),
+            },
+        )
+    }
+
+    fn in_flight(&self) -> usize {
+        self.in_flight.len() - self.free.len()
+    }
+
+    /// Puts an entry into the submission queue. Returns whether there was room.
+    fn submit(&mut self, entry: &squeue::Entry) -> bool {
+        if self.ring.submission().is_full() {
+            // Room where the kernel takes some; an error is met again at the next turn.
+            let _ = self.ring.submit();
+        }
+        // SAFETY: The memory of an entry belongs to an operation of `in_flight` and stays
+        // there until the kernel says that it is done; the file and the descriptor of the
+        // waker are open as long as the ring.
+        unsafe { self.ring.submission().push(entry) }.is_ok()
+    }
+
+    /// Submits what is in the submission queue, and waits for `want` completions.
+    fn enter(&mut self, want: u32) -> io::Result<()> {
+        let count = self.ring.submission().len() as u32;
+        // SAFETY: No argument of the call refers to memory. The entries are those of
+        // `Self::submit`.
+        let entered = unsafe {
+            self.ring
+                .submitter()
+                .enter::<()>(count, want, EnterFlags::GETEVENTS.bits(), None)
+        };
+        match entered.as_ref().map_err(io::Error::raw_os_error) {
+            Ok(_) | Err(Some(libc::EINTR)) => Ok(()),
+            Err(Some(libc::EAGAIN | libc::EBUSY | libc::ENOMEM)) => {
+                std::thread::sleep(PAUSE);
+                Ok(())
+            }
+            Err(_) => entered.map(drop),
+        }
+    }
+
+    /// Has the kernel say when the waker is called.
+    fn arm(&mut self) {
+        let fd = types::Fd(self.wake.as_raw_fd());
+        let entry = opcode::PollAdd::new(fd, libc::POLLIN as u32);
+        self.armed = self.submit(&entry.build().user_data(WAKE));
+    }
+
+    /// Takes the completions that there are.
+    fn reap(&mut self, ended: &mut Vec<(Io, i32)>) {
+        let completions: &mut dyn Iterator<Item = cqueue::Entry> = &mut self.ring.completion();
+        for completion in completions {
+            match completion.user_data() {
+                WAKE => {
+                    self.armed = false;
+                    let _ = rustix::io::read(&*self.wake, &mut [0; 8]);
+                }
+                place => {
+                    // The kernel returns the numbers that it was given.
+                    let io = usize::try_from(place).ok().and_then(|place| {
+                        let io = self.in_flight.get_mut(place)?.take()?;
+                        self.free.push(place);
+                        Some(io)
+                    });
+                    ended.extend(io.map(|io| (io, completion.result())));
+                }
+            }
+        }
+    }
+}
+
+/// The entry of an operation.
+fn entry(file: &File, io: &Io) -> squeue::Entry {
+    let fd = types::Fd(file.as_raw_fd());
+    let length = |part: &std::ops::Range<usize>| part.len().min(MAX_BYTES) as u32;
+    match &io.action {
+        Action::Read { at, memory, part } => {
+            let start = memory.as_ptr().wrapping_add(part.start);
+            opcode::Read::new(fd, start, length(part))
+                .offset(*at)
+                .build()
+        }
+        Action::Write { at, memory, part } => {
+            let start = memory.as_ptr().wrapping_add(part.start);
+            opcode::Write::new(fd, start, length(part))
+                .offset(*at)
+                .build()
+        }
+        Action::Allocate { mode, at, length } => opcode::Fallocate::new(fd, *length)
+            .offset(*at)
+            .mode(mode.bits() as i32)
+            .build(),
+        Action::Sync => opcode::Fsync::new(fd)
+            .flags(types::FsyncFlags::DATASYNC)
+            .build(),
+    }
+}
+
+impl Ring for Uring {
+    fn push(&mut self, io: Io) -> Result<(), Io> {
+        let Some(place) = self.free.pop() else {
+            return Err(io);
+        };
+        if let Action::Read { memory, part, .. } | Action::Write { memory, part, .. } = &io.action {
+            assert!(part.start <= part.end && part.end <= memory.len());
+        }
+        let entry = entry(&self.file, &io).user_data(place as u64);
+        // INVARIANT: Here before the kernel can know of it.
+        self.in_flight[place] = Some(io);
+        if self.submit(&entry) {
+            return Ok(());
+        }
+        self.free.push(place);
+        // PANIC: It was put there above.
+        Err(self.in_flight[place].take().expect("it is in its place"))
+    }
+
+    fn turn(&mut self, wait: bool, ended: &mut Vec<(Io, i32)>) -> io::Result<()> {
+        if wait && !self.armed {
+            self.arm();
+        }
+        // Without the waker nobody may wait, unless for operations.
+        let wait = wait && (self.armed || self.in_flight() > 0);
+        self.enter(wait.into())?;
+        self.reap(ended);
+        Ok(())
+    }
+}
+
+impl Drop for Uring {
+    fn drop(&mut self) {
+        let mut ended = Vec::new();
+        while self.in_flight() > 0 {
+            if let Err(error) = self.enter(1) {
+                error!(%error, "operations of a disk cannot be waited for: their memory is lost");
+                std::mem::forget(std::mem::take(&mut self.in_flight));
+                return;
+            }
+            self.reap(&mut ended);
+        }
+    }
+}

@@ -1,0 +1,520 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! Memory that the kernel reads and writes for asynchronous operations.
+//!
+//! Direct I/O wants addresses, offsets and lengths in whole blocks. A buffer is made for an
+//! [`Extent`] of a storage, of any offset and length, and has room for the blocks around it.
+//!
+//! The memory of all buffers together is limited: a guest may have thousands of requests of
+//! megabytes in flight. Whoever finds no room waits in a line without blocking, and is called
+//! once there is. Nobody may wait for a second buffer while having a first.
+
+use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
+use std::collections::VecDeque;
+use std::fmt;
+use std::ptr::NonNull;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::asynchronous::{Extent, Owner};
+
+/// Smallest piece of memory, in bytes.
+const MIN_BYTES: usize = 4096;
+
+/// Pieces up to this size are kept for the next buffer. Larger ones are rare, and pay for
+/// their pages.
+const MAX_KEPT_BYTES: usize = 8 << 20;
+
+/// Number of sizes of pieces that are kept: powers of two.
+const SIZES: usize = (MAX_KEPT_BYTES / MIN_BYTES).ilog2() as usize + 1;
+
+/// An aligned piece of memory, initialised.
+pub(crate) struct Memory {
+    start: NonNull<u8>,
+    layout: Layout,
+}
+
+impl Memory {
+    /// `bytes` of zeros, at least 1, at a multiple of `align`, a power of two.
+    pub(crate) fn zeroed(bytes: usize, align: usize) -> Self {
+        // PANIC: No caller asks for more than half of the address space, or for 0 bytes.
+        let layout = Layout::from_size_align(bytes, align).expect("a possible layout");
+        assert!(bytes > 0);
+        // SAFETY: The layout has a size.
+        let start = unsafe { alloc_zeroed(layout) };
+        match NonNull::new(start) {
+            Some(start) => Self { start, layout },
+            None => handle_alloc_error(layout),
+        }
+    }
+
+    pub(crate) const fn len(&self) -> usize {
+        self.layout.size()
+    }
+
+    /// For the kernel. The memory stays there until this is dropped, also when it is moved.
+    pub(crate) const fn as_ptr(&self) -> *mut u8 {
+        self.start.as_ptr()
+    }
+
+    pub(crate) const fn bytes(&self) -> &[u8] {
+        // SAFETY: The memory is initialised and belongs to this, and whoever can call this
+        // has not given it to the kernel.
+        unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.layout.size()) }
+    }
+
+    pub(crate) const fn bytes_mut(&mut self) -> &mut [u8] {
+        // SAFETY: As above, and the borrow is exclusive.
+        unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr(), self.layout.size()) }
+    }
+}
+
+impl Drop for Memory {
+    fn drop(&mut self) {
+        // SAFETY: It was allocated with this layout.
+        unsafe { dealloc(self.start.as_ptr(), self.layout) };
+    }
+}
+
+// SAFETY: The memory belongs to this as to a box.
+unsafe impl Send for Memory {}
+// SAFETY: As above: a shared reference only reads.
+unsafe impl Sync for Memory {}
+
+impl fmt::Debug for Memory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Memory").field(&self.len()).finish()
+    }
+}
+
+/// Called with the buffers that were waited for.
+pub type Granted = Box<dyn FnOnce(Vec<Buffer>) + Send>;
+
+/// Somebody who waits for buffers.
+struct Waiting {
+    owner: Owner,
+    extents: Vec<Extent>,
+    granted: Granted,
+}
+
+#[derive(Default)]
+struct State {
+    /// Bytes of the buffers in use.
+    used: usize,
+    /// Pieces to be used again, by size.
+    kept: [Vec<Memory>; SIZES],
+    kept_bytes: usize,
+    waiting: VecDeque<Waiting>,
+    /// Somebody serves those who wait.
+    serving: bool,
+}
+
+struct Pool {
+    granularity: u64,
+    align: usize,
+    limit: usize,
+    state: Mutex<State>,
+}
+
+impl Pool {
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Nothing that is done with the lock held can panic half-way.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Bytes of memory for an extent.
+    fn size(&self, extent: Extent) -> usize {
+        let bytes = extent.blocks(self.granularity).length as usize;
+        bytes.max(MIN_BYTES).next_power_of_two()
+    }
+
+    /// Takes note of buffers in use if there is room for them, whatever their size if there
+    /// are no others.
+    fn reserve(&self, state: &mut State, extents: &[Extent]) -> bool {
+        let bytes: usize = extents.iter().map(|extent| self.size(*extent)).sum();
+        let fits = state.used == 0 || state.used.saturating_add(bytes) <= self.limit;
+        if fits {
+            state.used += bytes;
+        }
+        fits
+    }
+
+    fn piece(&self, size: usize) -> Memory {
+        let kept = size_index(size).and_then(|index| {
+            let mut state = self.state();
+            let memory = state.kept[index].pop();
+            state.kept_bytes -= memory.as_ref().map_or(0, Memory::len);
+            memory
+        });
+        kept.unwrap_or_else(|| Memory::zeroed(size, self.align))
+    }
+
+    /// The buffers for which there is room.
+    fn make(self: &Arc<Self>, extents: &[Extent]) -> Vec<Buffer> {
+        let make = |extent: &Extent| {
+            let size = self.size(*extent);
+            Buffer::new(
+                *extent,
+                self.granularity,
+                self.piece(size),
+                Some((Arc::clone(self), size)),
+            )
+        };
+        extents.iter().map(make).collect()
+    }
+
+    /// A buffer is not used any more.
+    fn release(self: &Arc<Self>, size: usize, memory: Option<Memory>) {
+        {
+            let mut state = self.state();
+            state.used -= size;
+            if let (Some(index), Some(memory)) = (size_index(size), memory)
+                && state.kept_bytes + size <= self.limit / 4
+            {
+                state.kept_bytes += size;
+                state.kept[index].push(memory);
+            }
+        }
+        self.serve();
+    }
+
+    /// Gives buffers to those who wait, the first one first. One who is called may drop
+    /// others, which is no recursion: whoever is serving goes on.
+    fn serve(self: &Arc<Self>) {
+        /// Ends it however the call ends.
+        struct Serving<'a>(&'a Pool);
+        impl Drop for Serving<'_> {
+            fn drop(&mut self) {
+                self.0.state().serving = false;
+            }
+        }
+        loop {
+            let next = {
+                let mut state = self.state();
+                let Some(first) = state.waiting.pop_front() else {
+                    return;
+                };
+                if state.serving || !self.reserve(&mut state, &first.extents) {
+                    state.waiting.push_front(first);
+                    return;
+                }
+                state.serving = true;
+                first
+            };
+            let _serving = Serving(self);
+            (next.granted)(self.make(&next.extents));
+        }
+    }
+}
+
+fn size_index(size: usize) -> Option<usize> {
+    let index = (size / MIN_BYTES).ilog2() as usize;
+    (index < SIZES).then_some(index)
+}
+
+/// The buffers of a storage.
+#[derive(Clone)]
+pub struct Buffers(Arc<Pool>);
+
+impl fmt::Debug for Buffers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let state = self.0.state();
+        f.debug_struct("Buffers")
+            .field("used", &state.used)
+            .field("waiting", &state.waiting.len())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Buffers {
+    /// For a storage with blocks of `granularity` bytes, whose memory lies at multiples of
+    /// `align`; both are powers of two. All buffers together have at most `limit` bytes, but
+    /// for a single one that is larger.
+    pub fn new(granularity: u64, align: usize, limit: usize) -> Self {
+        Self(Arc::new(Pool {
+            granularity,
+            align: align.max(MIN_BYTES),
+            limit,
+            state: Mutex::default(),
+        }))
+    }
+
+    /// One buffer for each extent, if there is room for all of them and nobody waits. Their
+    /// bytes are initialised, with anything.
+    pub fn try_take(&self, extents: &[Extent]) -> Option<Vec<Buffer>> {
+        {
+            let mut state = self.0.state();
+            if !state.waiting.is_empty() || !self.0.reserve(&mut state, extents) {
+                return None;
+            }
+        }
+        Some(self.0.make(extents))
+    }
+
+    /// Calls `granted` once with one buffer for each extent, now or later, on any thread. It
+    /// is dropped where the owner cancels, and must not block.
+    pub fn wait(&self, owner: Owner, extents: Vec<Extent>, granted: Granted) {
+        self.0.state().waiting.push_back(Waiting {
+            owner,
+            extents,
+            granted,
+        });
+        self.0.serve();
+    }
+
+    /// Forgets what an owner waits for.
+    pub fn cancel(&self, owner: Owner) {
+        let cancelled = {
+            let mut state = self.0.state();
+            let waiting = std::mem::take(&mut state.waiting);
+            let (cancelled, others): (VecDeque<_>, VecDeque<_>) =
+                waiting.into_iter().partition(|other| other.owner == owner);
+            state.waiting = others;
+            cancelled
+        };
+        // Not with the lock held: whoever is dropped may have buffers.
+        drop(cancelled);
+        // The first one may have been in the way.
+        self.0.serve();
+    }
+
+    /// A buffer outside the limit, for those who have only one.
+    pub(crate) fn unlimited(&self, extent: Extent) -> Buffer {
+        let granularity = self.0.granularity;
+        let bytes = extent.blocks(granularity).length.max(1) as usize;
+        let memory = Memory::zeroed(bytes, self.0.align);
+        Buffer::new(extent, granularity, memory, None)
+    }
+}
+
+/// Memory for the bytes of an extent of a storage.
+pub struct Buffer {
+    /// # Invariants
+    ///
+    /// `None` only while the storage that the buffer was submitted to has the memory.
+    memory: Option<Memory>,
+    extent: Extent,
+    /// How many bytes of the extent's first block come before it.
+    lead: usize,
+    /// Where the memory goes back to, and how much was reserved there.
+    pool: Option<(Arc<Pool>, usize)>,
+}
+
+impl fmt::Debug for Buffer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Buffer").field(&self.extent).finish()
+    }
+}
+
+impl Buffer {
+    fn new(
+        extent: Extent,
+        granularity: u64,
+        memory: Memory,
+        pool: Option<(Arc<Pool>, usize)>,
+    ) -> Self {
+        Self {
+            memory: Some(memory),
+            extent,
+            lead: (extent.offset % granularity) as usize,
+            pool,
+        }
+    }
+
+    /// For which bytes of the storage it is.
+    pub const fn extent(&self) -> Extent {
+        self.extent
+    }
+
+    /// The bytes of the extent.
+    pub fn data(&self) -> &[u8] {
+        // PANIC: by the invariant.
+        let memory = self.memory.as_ref().expect("the memory is here");
+        &memory.bytes()[self.lead..][..self.extent.length as usize]
+    }
+
+    /// The bytes of the extent.
+    pub fn data_mut(&mut self) -> &mut [u8] {
+        // PANIC: by the invariant.
+        let memory = self.memory.as_mut().expect("the memory is here");
+        &mut memory.bytes_mut()[self.lead..][..self.extent.length as usize]
+    }
+
+    /// Copies the bytes before the extent from `block`, the first block that it touches.
+    pub(crate) fn fill_head(&mut self, block: &[u8]) {
+        let lead = self.lead;
+        if let Some(memory) = &mut self.memory {
+            memory.bytes_mut()[..lead].copy_from_slice(&block[..lead]);
+        }
+    }
+
+    /// Copies the bytes after the extent from `block`, the last block that it touches.
+    pub(crate) fn fill_tail(&mut self, block: &[u8]) {
+        let end = self.lead + self.extent.length as usize;
+        let rest = end.next_multiple_of(block.len()) - end;
+        if let Some(memory) = &mut self.memory {
+            memory.bytes_mut()[end..][..rest].copy_from_slice(&block[block.len() - rest..]);
+        }
+    }
+
+    /// Takes the memory, for the kernel.
+    pub(crate) const fn take_memory(&mut self) -> Option<Memory> {
+        self.memory.take()
+    }
+
+    /// Puts the memory back.
+    pub(crate) fn put_memory(&mut self, memory: Memory) {
+        self.memory = Some(memory);
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        if let Some((pool, size)) = self.pool.take() {
+            pool.release(size, self.memory.take());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::channel;
+
+    use super::*;
+
+    const BLOCK: u64 = 512;
+    const OWNER: Owner = Owner(0);
+
+    fn extent(offset: u64, length: u64) -> Extent {
+        Extent { offset, length }
+    }
+
+    #[test]
+    fn a_buffer_has_room_for_the_blocks_around_it() {
+        let buffers = Buffers::new(BLOCK, 4096, 1 << 20);
+        let extents = [
+            extent(0, 1),
+            extent(511, 2),
+            extent(513, 4095),
+            extent(1000, 100_000),
+        ];
+        for extent in extents {
+            let mut buffer = buffers.try_take(&[extent]).unwrap().remove(0);
+            buffer.data_mut().fill(1);
+            buffer.fill_head(&[2; BLOCK as usize]);
+            buffer.fill_tail(&[3; BLOCK as usize]);
+            let memory = buffer.take_memory().unwrap();
+            assert_eq!(memory.as_ptr().addr() % 4096, 0);
+            let lead = (extent.offset % BLOCK) as usize;
+            let end = lead + extent.length as usize;
+            let bytes = &memory.bytes()[..end.next_multiple_of(BLOCK as usize)];
+            assert!(bytes[..lead].iter().all(|byte| *byte == 2));
+            assert!(bytes[lead..end].iter().all(|byte| *byte == 1));
+            assert!(bytes[end..].iter().all(|byte| *byte == 3));
+            // Its memory is lost, and its place is not.
+            drop(buffer);
+        }
+        assert_eq!(buffers.0.state().used, 0);
+    }
+
+    /// The first who waits gets buffers first, and nobody overtakes.
+    #[test]
+    fn whoever_waits_is_served_in_order() {
+        let buffers = Buffers::new(BLOCK, 4096, 16 << 10);
+        let first = buffers
+            .try_take(&[extent(0, 4096), extent(0, 4096)])
+            .unwrap();
+        let second = buffers.try_take(&[extent(0, 8192)]).unwrap();
+        assert!(buffers.try_take(&[extent(0, 1)]).is_none());
+        let (sender, granted) = channel();
+        let wait = |number: u32, lengths: &[u64]| {
+            let sender = sender.clone();
+            let extents = lengths.iter().map(|length| extent(0, *length)).collect();
+            let granted = move |buffers: Vec<Buffer>| sender.send((number, buffers)).unwrap();
+            buffers.wait(OWNER, extents, Box::new(granted));
+        };
+        wait(0, &[8192, 4096]);
+        wait(1, &[100]);
+        wait(2, &[100]);
+        drop(second);
+        // The first one wants more than that.
+        assert!(granted.try_recv().is_err());
+        assert!(buffers.try_take(&[extent(0, 1)]).is_none());
+        drop(first);
+        let taken: Vec<_> = granted.try_iter().collect();
+        let lengths = |(number, buffers): &(u32, Vec<Buffer>)| {
+            let lengths = buffers.iter().map(|buffer| buffer.data().len());
+            (*number, lengths.collect::<Vec<_>>())
+        };
+        assert!(
+            taken
+                .iter()
+                .map(lengths)
+                .eq([(0, vec![8192, 4096]), (1, vec![100])])
+        );
+        drop(taken);
+        assert_eq!(granted.try_recv().unwrap().0, 2);
+        assert_eq!(buffers.0.state().used, 0);
+    }
+
+    #[test]
+    fn a_buffer_beyond_the_limit_is_had_alone() {
+        let buffers = Buffers::new(BLOCK, 4096, 8192);
+        let small = buffers.try_take(&[extent(0, 1)]);
+        assert!(buffers.try_take(&[extent(0, 1 << 20)]).is_none());
+        drop(small);
+        let large = buffers.try_take(&[extent(0, 1 << 20)]).unwrap();
+        assert!(buffers.try_take(&[extent(0, 1)]).is_none());
+        drop(large);
+        assert!(buffers.try_take(&[extent(0, 1)]).is_some());
+    }
+
+    /// Whoever is called drops its buffers at once, however many wait: no recursion.
+    #[test]
+    fn a_long_line_is_served() {
+        const COUNT: usize = 100_000;
+        let buffers = Buffers::new(BLOCK, 4096, 4096);
+        let first = buffers.try_take(&[extent(0, 1)]);
+        let (sender, granted) = channel();
+        for _ in 0..COUNT {
+            let sender = sender.clone();
+            let drops = move |_: Vec<Buffer>| sender.send(()).unwrap();
+            buffers.wait(OWNER, vec![extent(0, 1)], Box::new(drops));
+        }
+        assert!(granted.try_recv().is_err());
+        drop(first);
+        assert_eq!(granted.try_iter().count(), COUNT);
+    }
+
+    #[test]
+    fn who_cancels_is_in_nobodys_way() {
+        let buffers = Buffers::new(BLOCK, 4096, 8192);
+        let first = buffers.try_take(&[extent(0, 1)]);
+        let (sender, granted) = channel();
+        for (owner, length) in [(OWNER, 8192), (Owner(1), 1), (OWNER, 1)] {
+            let sender = sender.clone();
+            let granted = move |buffers: Vec<Buffer>| sender.send((owner, buffers)).unwrap();
+            buffers.wait(owner, vec![extent(0, length)], Box::new(granted));
+        }
+        assert!(granted.try_recv().is_err());
+        buffers.cancel(OWNER);
+        assert_eq!(granted.try_recv().unwrap().0, Owner(1));
+        drop(first);
+        assert!(granted.try_recv().is_err());
+    }
+
+    #[test]
+    fn memory_is_used_again() {
+        let buffers = Buffers::new(BLOCK, 4096, 1 << 20);
+        let address = || {
+            buffers.try_take(&[extent(0, 5000)]).unwrap()[0]
+                .data()
+                .as_ptr()
+                .addr()
+        };
+        assert_eq!(address(), address());
+        assert_eq!(buffers.0.state().kept_bytes, 8192);
+        // No more than a quarter of the limit.
+        drop(buffers.try_take(&[extent(0, 400_000)]));
+        assert_eq!(buffers.0.state().kept_bytes, 8192);
+    }
+}

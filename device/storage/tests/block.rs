@@ -1,0 +1,393 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! Block storage by io_uring, on a regular file and on loop devices.
+
+mod support;
+
+use std::fs::{self, File};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::mpsc::channel;
+
+use proptest::prelude::*;
+use ringbar_storage::{
+    AsyncStorage, BlockStorage, Completed, ErrorKind, Extent, OpenError, Operation, Owner, Storage,
+};
+use support::{directory_on_disk, read, status, write};
+
+/// A multiple of all blocks.
+const CAPACITY: u64 = 1 << 20;
+
+/// A block device over a file, which goes when this is dropped.
+struct Loop(PathBuf);
+
+impl Loop {
+    /// One with blocks of `sector` bytes, if this system lets this process have one.
+    fn new(file: &Path, sector: u32, arguments: &[&str]) -> Option<Self> {
+        let sector = sector.to_string();
+        let output = Command::new("losetup")
+            .args(["--find", "--show", "--sector-size", &sector])
+            .args(arguments)
+            .arg(file)
+            .output();
+        match output {
+            Ok(output) if output.status.success() => {
+                let path = String::from_utf8(output.stdout).unwrap();
+                Some(Self(path.trim().into()))
+            }
+            other => {
+                // An unprivileged process, or a container.
+                eprintln!("no loop device, so only files are tested: {other:?}");
+                None
+            }
+        }
+    }
+}
+
+impl Drop for Loop {
+    fn drop(&mut self) {
+        let detached = Command::new("losetup")
+            .arg("--detach")
+            .arg(&self.0)
+            .status();
+        if !detached.is_ok_and(|status| status.success()) {
+            eprintln!("{} is left over", self.0.display());
+        }
+    }
+}
+
+/// Runs a test on a file, and on devices with small and with large blocks.
+fn on_each(test: impl Fn(&BlockStorage, &Path)) {
+    let directory = directory_on_disk();
+    let path = directory.path().join("disk");
+    test(&BlockStorage::open(&path, Some(CAPACITY)).unwrap(), &path);
+    for sector in [512, 4096] {
+        fs::write(&path, vec![0; CAPACITY as usize]).unwrap();
+        if let Some(device) = Loop::new(&path, sector, &[]) {
+            test(&BlockStorage::open(&device.0, None).unwrap(), &path);
+        }
+    }
+}
+
+fn contents(storage: &dyn Storage) -> Vec<u8> {
+    read(storage, 0, CAPACITY as usize).unwrap()
+}
+
+fn noise() -> Vec<u8> {
+    (0..CAPACITY).map(|i| (i % 251) as u8 | 1).collect()
+}
+
+#[test]
+fn bytes_come_back_and_the_neighbours_stay() {
+    on_each(|storage, _| {
+        assert_eq!(storage.capacity(), CAPACITY);
+        assert!(storage.mappable().is_none());
+        let mut expected = noise();
+        write(storage, 0, &expected).unwrap();
+        for (offset, length) in [
+            (0, 0),
+            (0, 1),
+            (1, 3),
+            (511, 2),
+            (4095, 2),
+            (4096, 4096),
+            (4097, 300_000),
+            (CAPACITY - 1, 1),
+            (CAPACITY, 0),
+        ] {
+            let data: Vec<u8> = (0..length).map(|i| i as u8 ^ 0xa0).collect();
+            write(storage, offset, &data).unwrap();
+            expected[offset as usize..][..length].copy_from_slice(&data);
+            assert!(read(storage, offset, length).unwrap() == data);
+            assert!(contents(storage) == expected, "{length} bytes at {offset}");
+        }
+        storage.flush().unwrap();
+        storage.flush_range(1, 1).unwrap();
+    });
+}
+
+#[test]
+fn ranges_outside_are_refused() {
+    on_each(|storage, _| {
+        for (offset, length) in [
+            (CAPACITY, 1),
+            (CAPACITY - 1, 2),
+            (u64::MAX, 1),
+            (1 << 63, 1),
+        ] {
+            let outside = Some(ErrorKind::OutOfRange);
+            assert_eq!(status(read(storage, offset, length)), outside);
+            assert_eq!(status(write(storage, offset, &vec![1; length])), outside);
+            let length = length as u64;
+            assert_eq!(status(storage.discard(offset, length)), outside);
+            assert_eq!(status(storage.write_zeroes(offset, length)), outside);
+            assert_eq!(status(storage.flush_range(offset, length)), outside);
+        }
+        assert_eq!(
+            status(storage.discard(1, u64::MAX)),
+            Some(ErrorKind::OutOfRange)
+        );
+    });
+}
+
+#[test]
+fn a_range_becomes_0_and_its_neighbours_stay() {
+    on_each(|storage, _| {
+        for discards in [true, false] {
+            let mut expected = noise();
+            write(storage, 0, &expected).unwrap();
+            for (offset, length) in [
+                (0, 0),
+                (10, 1),
+                (1000, 2),
+                (4095, 2),
+                (8192, 4096),
+                (12_289, 8191),
+                (20_000, 300_000),
+                (CAPACITY - 1, 1),
+                (CAPACITY, 0),
+            ] {
+                expected[offset as usize..][..length as usize].fill(0);
+                match discards {
+                    true => storage.discard(offset, length),
+                    false => storage.write_zeroes(offset, length),
+                }
+                .unwrap();
+                assert!(contents(storage) == expected, "{length} bytes at {offset}");
+            }
+        }
+    });
+}
+
+#[test]
+fn discard_gives_the_space_back_and_zeros_take_it() {
+    let directory = directory_on_disk();
+    let path = directory.path().join("disk");
+    let storage = BlockStorage::open(&path, Some(CAPACITY)).unwrap();
+    let blocks = || {
+        File::open(&path).unwrap().sync_all().unwrap();
+        fs::metadata(&path).unwrap().blocks() * 512
+    };
+    assert!(blocks() >= CAPACITY, "not allocated at the start");
+    storage.discard(100, CAPACITY - 200).unwrap();
+    assert!(blocks() <= CAPACITY / 2, "{}", blocks());
+    storage.write_zeroes(0, CAPACITY).unwrap();
+    assert!(blocks() >= CAPACITY, "{}", blocks());
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Write(u8),
+    Discard,
+    Zero,
+    Read,
+}
+
+fn step() -> impl Strategy<Value = (Step, u64, u64)> {
+    let kind = prop_oneof![
+        any::<u8>().prop_map(Step::Write),
+        Just(Step::Discard),
+        Just(Step::Zero),
+        Just(Step::Read),
+    ];
+    (kind, 0..60_000u64, 0..20_000u64)
+}
+
+/// Submits an operation and returns what is sent once it has ended.
+fn submit(face: &dyn AsyncStorage, operation: Operation) -> std::sync::mpsc::Receiver<Completed> {
+    let (sender, ended) = channel();
+    let done = move |completed| {
+        // Nobody may wait for it.
+        let _ = sender.send(completed);
+    };
+    face.submit(Owner(0), operation, Box::new(done));
+    ended
+}
+
+fn buffer(face: &dyn AsyncStorage, offset: u64, length: u64) -> ringbar_storage::Buffer {
+    let buffers = face.buffers().try_take(&[Extent { offset, length }]);
+    buffers.unwrap().remove(0)
+}
+
+/// All operations in flight at once are as if executed in the order of their submission.
+#[test]
+fn overlapping_operations_in_flight() {
+    on_each(|storage, _| {
+        let face = storage.asynchronous().unwrap();
+        let config = ProptestConfig::with_cases(16);
+        let mut runner = proptest::test_runner::TestRunner::new(config);
+        let steps = prop::collection::vec(step(), 1..100);
+        let test = |steps: Vec<(Step, u64, u64)>| {
+            let mut model = contents(storage);
+            let mut waiting = Vec::new();
+            for (step, offset, length) in steps {
+                let range = offset as usize..(offset + length) as usize;
+                let extent = Extent { offset, length };
+                let (operation, expected) = match step {
+                    Step::Write(seed) => {
+                        let mut buffer = buffer(face.as_ref(), offset, length);
+                        buffer.data_mut().fill(seed);
+                        model[range].fill(seed);
+                        (Operation::Write(buffer), None)
+                    }
+                    Step::Discard | Step::Zero => {
+                        model[range].fill(0);
+                        match step {
+                            Step::Zero => (Operation::WriteZeroes(extent), None),
+                            _ => (Operation::Discard(extent), None),
+                        }
+                    }
+                    Step::Read => {
+                        let buffer = buffer(face.as_ref(), offset, length);
+                        (Operation::Read(buffer), Some(model[range].to_vec()))
+                    }
+                };
+                waiting.push((submit(face.as_ref(), operation), expected));
+            }
+            for (ended, expected) in waiting {
+                let Completed { result, buffer } = ended.recv().unwrap();
+                result.unwrap();
+                if let Some(expected) = expected {
+                    prop_assert!(buffer.unwrap().data() == expected);
+                }
+            }
+            prop_assert!(contents(storage) == model);
+            Ok(())
+        };
+        runner.run(&steps, test).unwrap();
+    });
+}
+
+/// The storage is dropped with operations in flight: they end, and nobody else has its lock.
+#[test]
+fn the_end_waits_for_what_is_in_flight() {
+    let directory = directory_on_disk();
+    let path = directory.path().join("disk");
+    let mut ended = Vec::new();
+    for _ in 0..10 {
+        let storage = BlockStorage::open(&path, Some(CAPACITY)).unwrap();
+        let face = storage.asynchronous().unwrap();
+        for block in 0..CAPACITY / 4096 {
+            let buffer = buffer(face.as_ref(), block * 4096, 4096);
+            ended.push(submit(face.as_ref(), Operation::Write(buffer)));
+            ended.push(submit(face.as_ref(), Operation::Flush));
+        }
+        drop(storage);
+        // The thread has ended.
+        let buffer = buffer(face.as_ref(), 0, 10);
+        let late = submit(face.as_ref(), Operation::Read(buffer));
+        let late = late.recv().unwrap();
+        assert_eq!(status(late.result), Some(ErrorKind::Io));
+    }
+    // Each has ended or was dropped.
+    for ended in ended {
+        if let Ok(completed) = ended.try_recv() {
+            completed.result.unwrap();
+        }
+    }
+}
+
+/// The file became shorter than the storage.
+#[test]
+fn a_device_that_is_smaller_than_it_was() {
+    let directory = directory_on_disk();
+    let path = directory.path().join("disk");
+    let storage = BlockStorage::open(&path, Some(CAPACITY)).unwrap();
+    write(&storage, 0, &noise()).unwrap();
+    for length in [CAPACITY / 2, CAPACITY / 2 - 100] {
+        let file = File::options().write(true).open(&path).unwrap();
+        file.set_len(length).unwrap();
+        assert_eq!(status(read(&storage, CAPACITY / 2, 1)), Some(ErrorKind::Io));
+        assert_eq!(status(read(&storage, length - 1, 2)), Some(ErrorKind::Io));
+        assert_eq!(read(&storage, 0, 5).unwrap(), noise()[..5]);
+    }
+}
+
+#[test]
+fn sizes_are_those_of_the_file_or_wanted() {
+    let directory = directory_on_disk();
+    let path = directory.path().join("disk");
+    let open = |size| BlockStorage::open(&path, size);
+    assert!(matches!(open(None), Err(OpenError::SizeMissing(_))));
+    for size in [1, 513, CAPACITY + 100] {
+        let opened = open(Some(size));
+        assert!(matches!(opened, Err(OpenError::Granularity { .. })));
+        assert!(!path.exists(), "a file is left over");
+    }
+    assert!(matches!(open(Some(0)), Err(OpenError::Size(0))));
+    drop(open(Some(CAPACITY)).unwrap());
+    assert_eq!(fs::metadata(&path).unwrap().mode() & 0o7777, 0o600);
+    let storage = open(Some(CAPACITY / 2)).unwrap();
+    assert_eq!(storage.capacity(), CAPACITY / 2);
+    write(&storage, 0, &[7; CAPACITY as usize / 2]).unwrap();
+    assert!(matches!(open(None), Err(OpenError::InUse(_))));
+    drop(storage);
+    let bytes = fs::read(&path).unwrap();
+    assert!(bytes[CAPACITY as usize / 2..].iter().all(|byte| *byte == 0));
+    let storage = open(Some(2 * CAPACITY)).unwrap();
+    assert_eq!(fs::metadata(&path).unwrap().len(), 2 * CAPACITY);
+    assert_eq!(read(&storage, 0, 1).unwrap(), [7]);
+    drop(storage);
+    assert_eq!(open(None).unwrap().capacity(), 2 * CAPACITY);
+    for path in ["/dev/null", "/proc/version"] {
+        let opened = BlockStorage::open(Path::new(path), None);
+        assert!(opened.is_err(), "{path}");
+    }
+    assert!(BlockStorage::open(directory.path(), Some(CAPACITY)).is_err());
+}
+
+#[test]
+fn a_file_grows_and_keeps_its_length() {
+    let directory = directory_on_disk();
+    let path = directory.path().join("disk");
+    let storage = BlockStorage::open(&path, Some(CAPACITY)).unwrap();
+    storage.resize(2 * CAPACITY).unwrap();
+    let length = || fs::metadata(&path).unwrap().len();
+    assert_eq!((storage.capacity(), length()), (2 * CAPACITY, 2 * CAPACITY));
+    write(&storage, 2 * CAPACITY - 3, &[1, 2, 3]).unwrap();
+    storage.resize(CAPACITY).unwrap();
+    assert_eq!((storage.capacity(), length()), (CAPACITY, 2 * CAPACITY));
+    assert_eq!(
+        status(read(&storage, CAPACITY, 1)),
+        Some(ErrorKind::OutOfRange)
+    );
+    for size in [0, 1, CAPACITY + 1, 1 << 60, u64::MAX] {
+        storage.resize(size).unwrap_err();
+        assert_eq!(storage.capacity(), CAPACITY);
+    }
+    storage.resize(2 * CAPACITY).unwrap();
+    assert_eq!(read(&storage, 2 * CAPACITY - 3, 3).unwrap(), [1, 2, 3]);
+}
+
+#[test]
+fn a_block_device_has_the_size_that_it_has() {
+    let directory = directory_on_disk();
+    let path = directory.path().join("disk");
+    fs::write(&path, vec![0; CAPACITY as usize]).unwrap();
+    let Some(device) = Loop::new(&path, 4096, &[]) else {
+        return;
+    };
+    let open = |size| BlockStorage::open(&device.0, size);
+    assert!(matches!(
+        open(Some(2 * CAPACITY)),
+        Err(OpenError::DeviceTooSmall { .. })
+    ));
+    assert!(matches!(
+        open(Some(512)),
+        Err(OpenError::Granularity { .. })
+    ));
+    let storage = open(Some(CAPACITY / 2)).unwrap();
+    assert!(matches!(open(None), Err(OpenError::InUse(_))));
+    storage.resize(CAPACITY).unwrap();
+    storage.resize(CAPACITY + 4096).unwrap_err();
+    assert_eq!(storage.capacity(), CAPACITY);
+    write(&storage, CAPACITY - 1, &[1]).unwrap();
+    drop(storage);
+    drop(device);
+    assert!(path.exists());
+
+    let device = Loop::new(&path, 512, &["--read-only"]).unwrap();
+    let opened = BlockStorage::open(&device.0, None);
+    assert!(matches!(opened, Err(OpenError::ReadOnly(_))), "{opened:?}");
+}
