@@ -50,6 +50,9 @@ const DEVICE_EXIT_TIMEOUT: Duration = Duration::from_secs(10);
 /// with what its tests wrote.
 const DURABILITY: &str = "durability";
 
+/// Name of the suite whose device is on a disk.
+const BLOCK: &str = "block";
+
 /// Name of the suite that counts doorbells.
 const ASYNC: &str = "async";
 
@@ -242,7 +245,8 @@ pub fn run(setup: &Setup, plan: &Plan, results: &Sender<Report>) {
         let _ = fs::remove_file(&image);
     } else if alive {
         check(Check::CleanEnd, shut_down(vm));
-        // Only the logs are kept, not the swap file.
+        // Only the logs are kept, neither the device image nor the swap file.
+        let _ = fs::remove_file(&image);
         let _ = fs::remove_file(plan.log_dir.join(SWAP_FILE));
         if plan.suite == FILES {
             check(Check::DurableWritesCounted, device_report::durable(plan));
@@ -265,6 +269,12 @@ fn options(plan: &Plan, image: &Path) -> Result<VmOptions> {
             .and_then(|file| file.set_len(device.size))
             .map_err(Error::io(format!("creating {}", image.display())))?;
         device.storage = Storage::File(image.to_owned());
+    }
+    if plan.suite == BLOCK {
+        device.size = 64 << 20;
+        fs::create_dir_all(&plan.log_dir)
+            .map_err(Error::io(format!("creating {}", plan.log_dir.display())))?;
+        device.storage = Storage::Block(image.to_owned());
     }
     if plan.suite == FAULTS {
         // Probe allocates memory for each entry, and the suite fails each allocation

@@ -25,10 +25,10 @@ pub struct Range {
     pub seed: u64,
 }
 
-type Write = fn(&Context, IoVec, u64) -> Verdict<usize>;
+pub(super) type Write = fn(&Context, IoVec, u64) -> Verdict<usize>;
 
 /// The tests and their write functions.
-const TESTS: [(&str, Write); 9] = [
+pub(super) const TESTS: [(&str, Write); 9] = [
     ("b7_fsync", |context, buffer, offset| {
         let file = context.open()?;
         let written = sys::pwrite(&file, buffer, offset)?;

@@ -3,6 +3,7 @@
 //! The suites. Each suite runs in a virtual machine of its own.
 
 mod asynchronous;
+pub mod block;
 pub mod bounce;
 mod commands;
 mod concurrency;
@@ -41,6 +42,7 @@ pub fn all() -> Vec<Suite> {
         data::suite(),
         asynchronous::suite(),
         commands::suite(),
+        block::suite(),
         concurrency::suite(),
         pages::suite(),
         bounce::suite(),
@@ -95,7 +97,7 @@ const OWN_DEVICE: [&str; 2] = ["durability", "large"];
 
 /// More of those, which `make test` runs on the stock kernel only: on the debug kernel the
 /// start of a machine alone takes a minute.
-const SUITES_OF_TEST_ALL: [&str; 4] = ["bounce", "function", "lies", "suspend"];
+const SUITES_OF_TEST_ALL: [&str; 5] = ["block", "bounce", "function", "lies", "suspend"];
 
 /// Tests on the debug kernel that take minutes: this one fails each allocation of a probe, some
 /// 400, one after the other.

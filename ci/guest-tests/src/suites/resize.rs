@@ -136,6 +136,16 @@ pub(super) fn last_events(file: &File, n: u64) -> Verdict<(u64, Vec<(u64, u64)>)
     Ok((count, events.collect()))
 }
 
+/// The host gives the device another size, and its driver reaches the new end.
+pub(super) fn growth_without_map(context: &Context) -> Verdict {
+    let resizer = Resizer::new(context)?;
+    let larger = context.size() + STEP;
+    resizer.resize(larger)?;
+    expect_storage(&resizer.file, larger - 300_001, larger, 300_001)?;
+    expect_storage(&resizer.file, context.size() - 5000, 7, 10_000)?;
+    expect_end(&resizer.file, larger)
+}
+
 fn growth(context: &Context) -> Verdict {
     let resizer = Resizer::new(context)?;
     let file = &resizer.file;

@@ -9,6 +9,8 @@ mod large;
 mod refusals;
 mod uring;
 
+pub(super) use bench::crc32c;
+
 use crate::case::{Case, Context, Suite, Verdict};
 use crate::sys;
 use crate::uapi::{
