@@ -10,9 +10,9 @@ use std::sync::mpsc::channel;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use ringbar_engine::testing::{Driver, Notify, TIMEOUT, asleep, wait_until};
+use ringbar_engine::testing::{Driver, Notify, Op, TIMEOUT, asleep, wait_until};
 use ringbar_engine::{QueueSetup, StoppedAt};
-use support::{AdderDriver, Machine, Op, variants};
+use support::{AdderDriver, Machine, variants};
 
 const POLL: Duration = Duration::from_micros(200);
 

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
 //! Drivers for tests of devices and transports: a queue in guest memory of its own, with
-//! ([`Driver`]) and without ([`Rings`]) the device's side of it.
+//! ([`Driver`]) and without ([`Rings`]) the device's side of it; and a device, the [`Adder`].
 
+mod adder;
 mod rings;
 
 use std::io;
@@ -21,6 +22,7 @@ use crate::engine::QueueControl;
 use crate::interrupt::Interrupt;
 use crate::ring::StoppedAt;
 
+pub use adder::{Adder, Op};
 pub use rings::Rings;
 
 /// Longest that anything may take.
