@@ -49,7 +49,8 @@ pub struct Adder {
     answers: AtomicU32,
     /// Called before each answer is written.
     answer_hook: Mutex<Option<Hook>>,
-    /// What the engine said of queues.
+    config: Mutex<Vec<u8>>,
+    /// What the engine said of queues, and "reset" of number 0.
     pub log: Mutex<Vec<(u16, &'static str)>>,
 }
 
@@ -79,6 +80,7 @@ impl Adder {
             hook: Mutex::default(),
             answers: AtomicU32::new(0),
             answer_hook: Mutex::default(),
+            config: Mutex::default(),
             log: Mutex::default(),
         })
     }
@@ -110,6 +112,11 @@ impl Adder {
     /// Has `hook` called with the number of each answer before it is written.
     pub fn on_answer(&self, hook: impl Fn(u32) + Send + 'static) {
         *self.answer_hook.lock().unwrap() = Some(Hook(Box::new(hook)));
+    }
+
+    /// Changes the configuration space.
+    pub fn set_config(&self, config: Vec<u8>) {
+        *self.config.lock().unwrap() = config;
     }
 
     fn step(&self) {
@@ -251,6 +258,10 @@ impl DeviceModel for Adder {
     }
 
     fn config(&self) -> Vec<u8> {
-        Vec::new()
+        self.config.lock().unwrap().clone()
+    }
+
+    fn reset(&self) {
+        self.note(0, "reset");
     }
 }

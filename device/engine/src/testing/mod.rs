@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
 //! Drivers for tests of devices and transports: a queue in guest memory of its own, with
-//! ([`Driver`]) and without ([`Rings`]) the device's side of it; and a device, the [`Adder`].
+//! ([`Driver`]) and without ([`Rings`]) the device's side of it; a device, the [`Adder`]; and
+//! what every transport has to do, [`conformance`].
 
 mod adder;
+pub mod conformance;
 mod rings;
 
 use std::io;

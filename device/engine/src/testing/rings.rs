@@ -60,6 +60,15 @@ impl Rings {
         }
     }
 
+    /// All of the queue's part of guest memory.
+    pub fn contents(&self) -> Vec<u8> {
+        let mut bytes = vec![0; Self::AREA as usize];
+        self.mem
+            .read_slice(&mut bytes, GuestAddress(self.base))
+            .unwrap();
+        bytes
+    }
+
     fn put<const N: usize>(&self, bytes: [u8; N], at: u64) {
         self.mem
             .write_slice(&bytes, GuestAddress(self.base + at))
