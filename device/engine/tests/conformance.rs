@@ -15,7 +15,7 @@ use ringbar_engine::{
 };
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
-use vm_memory::{FileOffset, GuestAddress, GuestMemoryMmap};
+use vm_memory::{Bytes, FileOffset, GuestAddress, GuestMemoryMmap};
 
 /// An engine. Doorbells are descriptors or calls.
 struct Fake<const CALLS: bool> {
@@ -62,6 +62,12 @@ impl Interrupt for Line {
 }
 
 impl<const CALLS: bool> Fake<CALLS> {
+    fn file(queues: u16) -> Arc<File> {
+        let file = memfd_create("guest", MemfdFlags::CLOEXEC).unwrap();
+        ftruncate(&file, Rings::AREA * u64::from(queues)).unwrap();
+        Arc::new(File::from(file))
+    }
+
     fn map(file: &Arc<File>, queues: u16) -> GuestMemoryMmap {
         let bytes = (Rings::AREA * u64::from(queues)) as usize;
         let range = (
@@ -85,9 +91,7 @@ impl<const CALLS: bool> Fake<CALLS> {
 impl<const CALLS: bool> Transport for Fake<CALLS> {
     fn connect(device: Arc<Adder>, poll: Duration) -> Self {
         let count = device.queue_count();
-        let file = memfd_create("guest", MemfdFlags::CLOEXEC).unwrap();
-        ftruncate(&file, Rings::AREA * u64::from(count)).unwrap();
-        let file = Arc::new(File::from(file));
+        let file = Self::file(count);
         let options = Options { poll, cpus: 4 };
         let engine = Engine::new(Arc::clone(&device), Arc::<Counters>::default(), options).unwrap();
         let flags = EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC;
@@ -159,6 +163,16 @@ impl<const CALLS: bool> Transport for Fake<CALLS> {
     fn replace_memory(&self) {
         let memory = Self::map(&self.file, self.device.queue_count());
         self.engine.replace_memory(Some(memory));
+    }
+
+    fn move_memory(&mut self) {
+        let count = self.device.queue_count();
+        let mut bytes = vec![0; (Rings::AREA * u64::from(count)) as usize];
+        self.memory.read_slice(&mut bytes, GuestAddress(0)).unwrap();
+        self.file = Self::file(count);
+        self.memory = Self::map(&self.file, count);
+        self.memory.write_slice(&bytes, GuestAddress(0)).unwrap();
+        self.replace_memory();
     }
 
     fn config(&self, length: usize) -> Vec<u8> {

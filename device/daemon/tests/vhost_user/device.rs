@@ -255,18 +255,6 @@ fn survives_many_reboots() {
 }
 
 #[test]
-fn paused_guest_goes_on_where_it_was() {
-    let daemon = Daemon::start(&["--size", "1M", "--queues", "1"]);
-    let mut vmm = Vmm::start(daemon.socket(), 1);
-    for round in 0..5 {
-        assert_round_trip(vmm.io(0), 0, 100, round);
-        let bases = vmm.stop_device();
-        vmm.configure(&bases);
-        vmm.enable();
-    }
-}
-
-#[test]
 fn keeps_up_with_the_largest_number_of_queues() {
     let daemon = Daemon::start(&["--size", "1M", "--queues", "62"]);
     let mut vmm = Vmm::start(daemon.socket(), 62);

@@ -67,6 +67,10 @@ pub trait Transport: Send + Sync + Sized {
     /// the device does not use the former mapping any more.
     fn replace_memory(&self);
 
+    /// Gives the device a copy of guest memory in place of the former, which is no guest memory
+    /// any more. [`Self::memory`] is the copy then.
+    fn move_memory(&mut self);
+
     /// What the driver reads from the configuration space, or its first `length` bytes.
     fn config(&self, length: usize) -> Vec<u8>;
 
@@ -335,12 +339,9 @@ pub fn moved_interrupt<T: Transport>() {
     machine.transport.end();
 }
 
-/// Guest memory is replaced while requests come, and while the device keeps one: nothing is
-/// lost, and the former mapping is not used any more.
+/// Guest memory is replaced while requests come: nothing is lost.
 pub fn replaced_memory<T: Transport>() {
-    let mut machine = Machine::<T>::start(2, POLL);
-    machine.ask(1, Op::Later, &[1]);
-    let kept = machine.device.wait_kept(1);
+    let mut machine = Machine::<T>::start(1, POLL);
     let (transport, queues) = (&machine.transport, &mut machine.queues);
     thread::scope(|scope| {
         let load = scope.spawn(move || {
@@ -356,10 +357,31 @@ pub fn replaced_memory<T: Transport>() {
         }
         load.join().unwrap();
     });
+    machine.transport.end();
+}
+
+/// Memory that was replaced is not used any more, also for a request that the device took from
+/// it.
+pub fn moved_memory<T: Transport>() {
+    let mut machine = Machine::<T>::start(2, POLL);
+    machine.ask(1, Op::Later, &[1]);
+    let kept = machine.device.wait_kept(1);
+    machine.expect(0, Op::Now, &[1], 1);
+    machine.transport.move_memory();
+    let before: Vec<_> = machine.queues.iter().map(Rings::contents).collect();
+    let memory = machine.transport.memory();
+    let moved = |rings: &Rings| rings.moved_to(memory.clone());
+    let moved = machine.queues.iter().map(moved).collect();
+    let former = std::mem::replace(&mut machine.queues, moved);
     for request in kept {
         request.complete(77);
     }
     assert_eq!(machine.sum(1), (0, 77));
+    machine.expect(0, Op::Now, &[2], 2);
+    machine.expect(1, Op::Now, &[3], 3);
+    machine.transport.stop();
+    let after: Vec<_> = former.iter().map(Rings::contents).collect();
+    assert!(after == before, "memory that was replaced was written to");
     machine.transport.end();
 }
 
@@ -418,6 +440,7 @@ macro_rules! conformance {
             ho13_delayed_interrupt,
             moved_interrupt,
             replaced_memory,
+            moved_memory,
             resize,
             ho5_end,
         );

@@ -40,6 +40,11 @@ impl Rings {
         }
     }
 
+    /// The same rings in a copy of guest memory.
+    pub const fn moved_to(&self, mem: GuestMemoryMmap) -> Self {
+        Self { mem, ..*self }
+    }
+
     /// Empties the rings, as a driver does that starts anew.
     pub fn clear(&mut self) {
         (self.next_avail, self.next_used) = (0, 0);

@@ -15,7 +15,7 @@ use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
 use vhost::vhost_user::message::{VhostUserConfigFlags, VhostUserHeaderFlag};
 use vhost::vhost_user::{Frontend, VhostUserFrontend};
 use vhost::{VhostBackend, VhostUserMemoryRegionInfo, VringConfigData};
-use vm_memory::{FileOffset, GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
+use vm_memory::{Bytes, FileOffset, GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 const VERSION_1: u64 = 1 << 32;
@@ -40,6 +40,15 @@ struct Queue {
 
 fn event() -> EventFd {
     EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC).unwrap()
+}
+
+/// Guest memory of `size` bytes in a file of its own.
+fn memory(size: u64) -> GuestMemoryMmap {
+    let file = memfd_create("guest", MemfdFlags::CLOEXEC).unwrap();
+    ftruncate(&file, size).unwrap();
+    let offset = FileOffset::new(File::from(file), 0);
+    let range = (GuestAddress(0), size as usize, Some(offset));
+    GuestMemoryMmap::from_ranges_with_files([range]).unwrap()
 }
 
 impl VhostUser {
@@ -103,12 +112,6 @@ impl Transport for VhostUser {
         frontend.set_protocol_features(offered).unwrap();
         frontend.set_hdr_flags(VhostUserHeaderFlag::NEED_REPLY);
 
-        let size = Rings::AREA * u64::from(count);
-        let file = memfd_create("guest", MemfdFlags::CLOEXEC).unwrap();
-        ftruncate(&file, size).unwrap();
-        let file = Arc::new(File::from(file));
-        let offset = FileOffset::from_arc(file, 0);
-        let range = (GuestAddress(0), size as usize, Some(offset));
         let queue = |_| Queue {
             kick: event(),
             calls: Mutex::new(vec![event()]),
@@ -117,7 +120,7 @@ impl Transport for VhostUser {
         Self {
             frontend,
             connection,
-            memory: GuestMemoryMmap::from_ranges_with_files([range]).unwrap(),
+            memory: memory(Rings::AREA * u64::from(count)),
             queues: (0..count).map(queue).collect(),
         }
     }
@@ -176,6 +179,14 @@ impl Transport for VhostUser {
 
     /// The device maps the file anew.
     fn replace_memory(&self) {
+        self.set_memory();
+    }
+
+    fn move_memory(&mut self) {
+        let mut bytes = vec![0; self.memory.last_addr().0 as usize + 1];
+        self.memory.read_slice(&mut bytes, GuestAddress(0)).unwrap();
+        self.memory = memory(bytes.len() as u64);
+        self.memory.write_slice(&bytes, GuestAddress(0)).unwrap();
         self.set_memory();
     }
 
