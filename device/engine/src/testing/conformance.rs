@@ -5,7 +5,7 @@
 //! A transport under test implements [`Transport`], which is what a driver and a virtual machine
 //! monitor can do with a device, and runs the cases:
 //!
-//! ```ignore
+//! ```text
 //! ringbar_engine::conformance!(MyTransport);
 //! ```
 //!
