@@ -143,6 +143,28 @@ impl Inbox {
         Ok(())
     }
 
+    /// Takes an owner's operations out, and tells the thread. A thread that is held up gets
+    /// no more of them, however often somebody submits and cancels.
+    fn cancel(&self, owner: Owner) {
+        let of_owner = |message: &mut Message| match message {
+            Message::Submit(submitted) => submitted.owner == owner,
+            Message::Cancel(other) => *other == owner,
+            Message::End => false,
+        };
+        let mut letters = self.letters();
+        let cancelled: Vec<_> = letters.messages.extract_if(.., of_owner).collect();
+        drop(letters);
+        // Not with the lock held: whoever waits for them is told.
+        drop(cancelled);
+        // Where the thread has ended there is nothing to cancel.
+        let _ = self.post(Message::Cancel(owner));
+    }
+
+    /// The thread is awake, and will take messages before it waits.
+    fn wake_up(&self) {
+        self.letters().asleep = false;
+    }
+
     /// Swaps the messages for `empty`. Where there are none, the next one wakes the thread.
     fn take(&self, empty: &mut Vec<Message>) {
         let mut letters = self.letters();
@@ -188,7 +210,9 @@ fn run(mut ring: impl Ring, mut scheduler: Scheduler, face: &Face) {
             }
         }
         scheduler.push(&mut ring);
-        if let Err(error) = ring.turn(is_idle, &mut ended) {
+        let turned = ring.turn(is_idle, &mut ended);
+        face.inbox.wake_up();
+        if let Err(error) = turned {
             for message in close.0.close() {
                 if let Message::Submit(submitted) = message {
                     scheduler.accept(submitted);
@@ -559,8 +583,7 @@ impl AsyncStorage for Face {
 
     fn cancel(&self, owner: Owner) {
         self.buffers.cancel(owner);
-        // Where the thread has ended there is nothing to cancel.
-        let _ = self.inbox.post(Message::Cancel(owner));
+        self.inbox.cancel(owner);
     }
 }
 

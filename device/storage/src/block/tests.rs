@@ -616,3 +616,63 @@ fn a_ring_of_one_entry_executes_everything() {
         assert_eq!([block[0], block[4095]], [0, 0]);
     }
 }
+
+/// A ring whose kernel holds the thread up in a submission, until the test lets it go.
+#[derive(Debug)]
+struct Stuck {
+    begun: Sender<()>,
+    go_on: Receiver<()>,
+}
+
+impl Ring for Stuck {
+    fn push(&mut self, io: Io) -> Result<(), Io> {
+        self.begun.send(()).unwrap();
+        self.go_on.recv().unwrap();
+        Err(io)
+    }
+
+    fn turn(&mut self, _wait: bool, _ended: &mut Vec<(Io, i32)>) -> io::Result<()> {
+        Err(io::Error::from_raw_os_error(libc::EBADF))
+    }
+}
+
+/// Whoever submits and cancels again and again leaves nothing behind with a thread that is held
+/// up, and waits for nothing.
+#[test]
+fn cancelled_operations_do_not_pile_up() {
+    let ((begun, begins), (go_on, goes_on)) = (channel(), channel());
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let storage = BlockStorage::open_with(file.path(), Some(1 << 20), move |_| {
+        let ring = Stuck {
+            begun,
+            go_on: goes_on,
+        };
+        Ok((ring, Arc::new(|| ()) as Waker))
+    });
+    let storage = storage.unwrap();
+    let face = storage.asynchronous().unwrap();
+    let (sender, ended) = channel();
+    let flush = |owner| {
+        let sender = sender.clone();
+        let done = move |_: Completed| sender.send(owner).unwrap();
+        face.submit(Owner(owner), Operation::Flush, Box::new(done));
+    };
+    flush(7);
+    begins.recv().unwrap();
+    for _ in 0..100 {
+        for owner in 0..3 {
+            (0..10).for_each(|_| flush(owner));
+            face.cancel(Owner(owner));
+        }
+    }
+    flush(8);
+    // One for each who cancelled, and what was not cancelled.
+    let messages = storage.face.inbox.letters().messages.len();
+    assert_eq!(messages, 4);
+    go_on.send(()).unwrap();
+    drop(storage);
+    drop((face, sender));
+    let mut ended: Vec<_> = ended.into_iter().collect();
+    ended.sort_unstable();
+    assert_eq!(ended, [7, 8]);
+}
