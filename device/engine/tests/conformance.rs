@@ -157,6 +157,8 @@ impl<const CALLS: bool> Transport for Fake<CALLS> {
     fn move_interrupt(&self, queue: usize) {
         let queue = &self.queues[queue];
         queue.control.set_interrupt(None);
+        // What was there before is processed between the answers, and interrupts nobody.
+        (0..2).for_each(|_| queue.control.enable(true));
         self.move_interrupt_of(queue);
     }
 
