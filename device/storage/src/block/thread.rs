@@ -17,7 +17,7 @@ pub(super) enum Message {
 }
 
 #[derive(Default)]
-pub(super) struct Letters {
+pub(super) struct State {
     pub(super) messages: Vec<Message>,
     /// The thread waits in the ring, or is about to.
     asleep: bool,
@@ -27,32 +27,32 @@ pub(super) struct Letters {
 
 /// The way to the thread of the ring.
 pub(super) struct Inbox {
-    letters: Mutex<Letters>,
+    state: Mutex<State>,
     waker: Waker,
 }
 
 impl Inbox {
     pub(super) fn new(waker: Waker) -> Self {
         Self {
-            letters: Mutex::default(),
+            state: Mutex::default(),
             waker,
         }
     }
 
-    pub(super) fn letters(&self) -> MutexGuard<'_, Letters> {
+    pub(super) fn state(&self) -> MutexGuard<'_, State> {
         // Each change is a single one.
-        self.letters.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Returns the message where the thread has ended.
     pub(super) fn post(&self, message: Message) -> Result<(), Message> {
         let asleep = {
-            let mut letters = self.letters();
-            if letters.closed {
+            let mut state = self.state();
+            if state.closed {
                 return Err(message);
             }
-            letters.messages.push(message);
-            std::mem::take(&mut letters.asleep)
+            state.messages.push(message);
+            std::mem::take(&mut state.asleep)
         };
         if asleep {
             (self.waker)();
@@ -68,9 +68,9 @@ impl Inbox {
             Message::Cancel(other) => *other == owner,
             Message::End => false,
         };
-        let mut letters = self.letters();
-        let cancelled: Vec<_> = letters.messages.extract_if(.., of_owner).collect();
-        drop(letters);
+        let mut state = self.state();
+        let cancelled: Vec<_> = state.messages.extract_if(.., of_owner).collect();
+        drop(state);
         // Not with the lock held: whoever waits for them is told.
         drop(cancelled);
         // Where the thread has ended there is nothing to cancel.
@@ -79,20 +79,20 @@ impl Inbox {
 
     /// The thread is awake, and will take messages before it waits.
     fn wake_up(&self) {
-        self.letters().asleep = false;
+        self.state().asleep = false;
     }
 
     /// Swaps the messages for `empty`. Where there are none, the next one wakes the thread.
     fn take(&self, empty: &mut Vec<Message>) {
-        let mut letters = self.letters();
-        std::mem::swap(&mut letters.messages, empty);
-        letters.asleep = empty.is_empty();
+        let mut state = self.state();
+        std::mem::swap(&mut state.messages, empty);
+        state.asleep = empty.is_empty();
     }
 
     fn close(&self) -> Vec<Message> {
-        let mut letters = self.letters();
-        letters.closed = true;
-        std::mem::take(&mut letters.messages)
+        let mut state = self.state();
+        state.closed = true;
+        std::mem::take(&mut state.messages)
     }
 }
 

@@ -152,7 +152,7 @@ fn cancelled_operations_do_not_pile_up() {
     }
     flush(8);
     // One for each who cancelled, and what was not cancelled.
-    let messages = storage.face.inbox.letters().messages.len();
+    let messages = storage.face.inbox.state().messages.len();
     assert_eq!(messages, 4);
     go_on.send(()).unwrap();
     drop(storage);
