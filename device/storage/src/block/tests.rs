@@ -28,6 +28,12 @@ impl Ring for Script {
         if self.in_flight.len() == self.room {
             return Err(io);
         }
+        // As direct I/O wants it.
+        if let Action::Read { at, part, .. } | Action::Write { at, part, .. } = &io.action {
+            let block = BLOCK as usize;
+            assert!(at.is_multiple_of(BLOCK) && !part.is_empty(), "{io:?}");
+            assert!(part.start.is_multiple_of(block) && part.len().is_multiple_of(block));
+        }
         self.in_flight.push(io);
         Ok(())
     }
