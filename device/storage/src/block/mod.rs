@@ -34,7 +34,7 @@ use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::{Builder, JoinHandle};
 
-use rustix::fs::OFlags;
+use rustix::fs::{OFlags, fcntl_setfl};
 use vm_memory::VolatileSlice;
 
 use self::face::Face;
@@ -109,11 +109,16 @@ impl BlockStorage {
             check_size(size)?;
         }
         let (file, created) = open(path, size.is_some())?;
-        let geometry = Geometry::of(&file, path)?;
         lock(&file, path)?;
         // Not before: until then it could be another device's.
         let unused = Unused(created.then_some(path));
 
+        // Not at once: a file system that cannot do this would create the file all the same.
+        fcntl_setfl(&file, OFlags::DIRECT).map_err(|errno| OpenError::NoDirectIo {
+            path: path.to_owned(),
+            source: Some(errno.into()),
+        })?;
+        let geometry = Geometry::of(&file, path)?;
         let length = length(&file, path)?;
         let capacity = match size {
             Some(size) => size,
@@ -224,14 +229,9 @@ impl Drop for BlockStorage {
     }
 }
 
-/// Opens for direct I/O. Returns whether the file was created for that.
+/// Opens a file or block device. Returns whether the file was created for that.
 fn open(path: &Path, create: bool) -> Result<(File, bool), OpenError> {
-    let flags = OFlags::DIRECT | OFlags::EXCL;
     let open_error = |source: io::Error| match source.raw_os_error() {
-        Some(libc::EINVAL) => OpenError::NoDirectIo {
-            path: path.to_owned(),
-            source: Some(source),
-        },
         Some(libc::EBUSY) => OpenError::InUse(path.to_owned()),
         Some(libc::EROFS) => OpenError::ReadOnly(path.to_owned()),
         Some(libc::ENOENT) if !create => OpenError::SizeMissing(path.to_owned()),
@@ -246,8 +246,8 @@ fn open(path: &Path, create: bool) -> Result<(File, bool), OpenError> {
         metadata.file_type().is_block_device()
     });
     let flags = match is_device {
-        true => flags,
-        false => OFlags::DIRECT,
+        true => OFlags::EXCL,
+        false => OFlags::empty(),
     };
     let (file, created) =
         open_or_create(path, create && !is_device, flags.bits() as i32).map_err(open_error)?;
