@@ -317,7 +317,13 @@ fn a_device_that_is_smaller_than_it_was() {
         assert_eq!(status(read(&storage, CAPACITY / 2, 1)), Some(ErrorKind::Io));
         assert_eq!(status(read(&storage, length - 1, 2)), Some(ErrorKind::Io));
         assert_eq!(read(&storage, 0, 5).unwrap(), noise()[..5]);
+        assert_eq!(
+            status(write(&storage, CAPACITY - 1, &[1])),
+            Some(ErrorKind::Io)
+        );
+        assert_eq!(fs::metadata(&path).unwrap().len(), length);
     }
+    assert!(storage.failure().unwrap().contains("was cut off"));
 }
 
 #[test]

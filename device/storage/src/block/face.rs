@@ -20,7 +20,7 @@ use crate::storage::StorageError;
 pub(super) struct Face {
     pub(super) file: Arc<File>,
     pub(super) geometry: Geometry,
-    pub(super) capacity: AtomicU64,
+    pub(super) capacity: Arc<AtomicU64>,
     pub(super) buffers: Buffers,
     pub(super) inbox: Inbox,
     pub(super) failure: Arc<OnceLock<Failure>>,

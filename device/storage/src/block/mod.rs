@@ -29,7 +29,7 @@ mod uring;
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::{Builder, JoinHandle};
@@ -73,8 +73,8 @@ const DIRECT: Owner = Owner(u32::MAX);
 /// that it is neither mounted nor part of another. A regular file is created, extended and gets
 /// its blocks as there.
 ///
-/// A write that fails is an error of its request, and nothing else; a flush that fails is for
-/// good, see [`Storage`].
+/// A read or write that fails is an error of its request, and nothing else. A flush that fails
+/// is for good, and so is a read that finds the file cut off, see [`Storage`].
 #[derive(Debug)]
 pub struct BlockStorage {
     face: Arc<Face>,
@@ -135,16 +135,18 @@ impl BlockStorage {
         let file = Arc::new(file);
         let failure = Arc::<OnceLock<Failure>>::default();
         let (granularity, align) = (geometry.granularity, geometry.align);
+        let bytes = Arc::new(AtomicU64::new(capacity));
         let face = |waker| Face {
             file: Arc::clone(&file),
             geometry,
-            capacity: capacity.into(),
+            capacity: Arc::clone(&bytes),
             buffers: Buffers::new(granularity, align, BUFFER_BYTES),
             inbox: Inbox::new(waker),
             failure: Arc::clone(&failure),
         };
         let name = path.display().to_string();
-        let scheduler = Scheduler::new(name, granularity, align, Arc::clone(&failure));
+        let failed = Arc::clone(&failure);
+        let scheduler = Scheduler::new(name, granularity, align, Arc::clone(&bytes), failed);
         let ring_error = |source| OpenError::Ring {
             path: path.to_owned(),
             source,

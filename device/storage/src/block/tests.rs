@@ -3,6 +3,7 @@
 //! The scheduler on a ring whose operations end when and how the test says.
 
 use std::collections::BTreeSet;
+use std::sync::atomic::AtomicU64;
 use std::sync::mpsc::{Receiver, Sender};
 
 use proptest::prelude::*;
@@ -54,14 +55,23 @@ struct Machine {
     ends: Receiver<End>,
     submitted: u32,
     failure: Arc<OnceLock<Failure>>,
+    capacity: Arc<AtomicU64>,
 }
 
 impl Machine {
     fn new(blocks: u64) -> Self {
         let (sender, ends) = channel();
         let failure = Arc::<OnceLock<Failure>>::default();
+        let capacity = Arc::new(AtomicU64::new(blocks * BLOCK));
         Self {
-            scheduler: Scheduler::new("a disk".into(), BLOCK, 4096, Arc::clone(&failure)),
+            scheduler: Scheduler::new(
+                "a disk".into(),
+                BLOCK,
+                4096,
+                Arc::clone(&capacity),
+                Arc::clone(&failure),
+            ),
+            capacity,
             ring: Script {
                 in_flight: Vec::new(),
                 room: usize::MAX,
@@ -223,9 +233,10 @@ fn short_transfers_are_continued() {
     assert_eq!(machine.ended(), [(1, Ok(()), data[1..].to_vec())]);
 }
 
-/// The file is shorter than the storage, at a block or within one.
+/// The file is shorter than the storage, at a block or within one. What was lost is not to be
+/// found as zeros by a write behind the end.
 #[test]
-fn the_end_of_the_file_is_an_error() {
+fn a_file_that_was_cut_off_is_written_to_no_more() {
     for rest in [0, 100] {
         let mut machine = Machine::new(4);
         machine.ring.disk.truncate(2 * BLOCK as usize + rest);
@@ -233,12 +244,32 @@ fn the_end_of_the_file_is_an_error() {
         machine.end(0);
         machine.end(0);
         assert_eq!(machine.ended(), [(0, Err(ErrorKind::Io), vec![])]);
-        machine.write(0, &[1; 600]);
-        machine.end(0);
-        machine.end_with(0, 0);
-        assert_eq!(machine.ended(), [(1, Err(ErrorKind::Io), vec![])]);
+        machine.write(3 * BLOCK, &[1; 512]);
+        machine.submit(Operation::Flush);
         assert!(machine.ring.in_flight.is_empty());
+        let io = Err(ErrorKind::Io);
+        assert_eq!(machine.ended(), [(1, io, vec![]), (2, io, vec![])]);
+        machine.read(0, 1);
+        machine.end(0);
+        assert_eq!(machine.done(), [3]);
     }
+}
+
+/// A read that was in flight when the storage became smaller has lost nothing.
+#[test]
+fn the_end_of_a_smaller_storage_is_an_error_of_the_request() {
+    let mut machine = Machine::new(4);
+    machine.read(3 * BLOCK, BLOCK);
+    machine.capacity.store(2 * BLOCK, Ordering::Relaxed);
+    machine.ring.disk.truncate(3 * BLOCK as usize);
+    machine.end(0);
+    assert_eq!(machine.ended(), [(0, Err(ErrorKind::Io), vec![])]);
+    // And one that takes nothing.
+    machine.write(0, &[1; 600]);
+    machine.end(0);
+    machine.end_with(0, 0);
+    assert_eq!(machine.ended(), [(1, Err(ErrorKind::Io), vec![])]);
+    assert!(machine.ring.in_flight.is_empty() && machine.failure.get().is_none());
 }
 
 #[test]
