@@ -69,12 +69,24 @@ pub struct Daemon {
     pub queues: Option<u16>,
     /// Entries of each queue.
     pub queue_size: Option<u16>,
-    /// Whether a file of the host stores the device memory.
-    pub file: bool,
+    /// Where the host stores the device memory.
+    pub storage: HostStorage,
     /// Whether a proxy falsifies the device's output.
     pub lies: bool,
     /// Further arguments.
     pub arguments: &'static [&'static str],
+}
+
+/// Where the host stores the device memory.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum HostStorage {
+    /// In memory.
+    #[default]
+    Memory,
+    /// In a file that the daemon maps.
+    File,
+    /// In a file that the daemon uses as a block device.
+    Block,
 }
 
 /// The kernels on which a suite runs.

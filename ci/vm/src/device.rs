@@ -21,6 +21,8 @@ pub enum Storage {
     Memory,
     /// A file.
     File(PathBuf),
+    /// A block device, or a file as if it were one.
+    Block(PathBuf),
 }
 
 /// Options of the device daemon.
@@ -69,6 +71,7 @@ impl DeviceOptions {
             match &self.storage {
                 Storage::Memory => "memory".into(),
                 Storage::File(path) => format!("file:{}", path.display()),
+                Storage::Block(path) => format!("block:{}", path.display()),
             },
         ];
         arguments.extend_from_slice(&self.extra);
@@ -152,7 +155,7 @@ impl Device {
             control: self.control(),
             file: match &self.options.storage {
                 Storage::Memory => None,
-                Storage::File(path) => Some(path.clone()),
+                Storage::File(path) | Storage::Block(path) => Some(path.clone()),
             },
             proxy: self.proxy.as_ref().map(Proxy::handle),
         })

@@ -8,58 +8,16 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::channel;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use ringbar_engine::testing::{Driver, Notify, TIMEOUT, asleep, wait_until};
+use ringbar_engine::testing::{Driver, Notify, Op, TIMEOUT, asleep, wait_until};
 use ringbar_engine::{QueueSetup, StoppedAt};
-use support::{AdderDriver, Machine, Op, variants};
+use support::{Machine, variants};
 
 const POLL: Duration = Duration::from_micros(200);
 
 fn machine() -> Machine {
     Machine::start(1, POLL, Notify::ByDescriptor)
-}
-
-#[test]
-fn requests_are_answered_and_interrupt() {
-    for (poll, notify) in variants() {
-        let mut machine = Machine::start(2, poll, notify);
-        for driver in &mut machine.drivers {
-            for round in 0..200u8 {
-                let number = driver.ask(Op::Now, &[round, 1]);
-                let at = number % (Driver::SIZE / 2);
-                assert_eq!(driver.sum(), (at, round.wrapping_add(1)));
-            }
-            driver.ask(Op::Now, &[]);
-            driver.wait_interrupt();
-        }
-        // Counted after the driver can see them.
-        wait_until("all are counted", || machine.counters.get().requests == 402);
-        assert_eq!(machine.counters.get().broken_queues, 0);
-    }
-}
-
-/// A driver rings only where the device asks for that; then no request is left behind.
-#[test]
-fn no_doorbell_is_missed() {
-    for (poll, notify) in variants() {
-        let mut machine = Machine::start(1, poll, notify);
-        let driver = &mut machine.drivers[0];
-        let mut rung = 0;
-        for round in 0..3000u32 {
-            driver.put(Op::Now, &[1]);
-            if driver.wants_bell() {
-                driver.ring();
-                rung += 1;
-            }
-            driver.sum();
-            // Long enough for the worker to fall asleep now and then, at any point of that.
-            for _ in 0..round % 500 {
-                std::hint::spin_loop();
-            }
-        }
-        assert!(rung > 0, "the worker never slept");
-    }
 }
 
 #[test]
@@ -198,35 +156,6 @@ fn answers_of_an_earlier_run_are_not_taken() {
         request.complete(2);
     }
     assert_eq!(driver.sum(), (0, 2));
-}
-
-/// A stop does not wait for requests that the device has kept; the queue goes on with them.
-#[test]
-fn ho4_a_stop_does_not_wait_for_deferred_requests() {
-    let mut machine = machine();
-    let driver = &mut machine.drivers[0];
-    for byte in 0..5 {
-        driver.ask(Op::Later, &[byte]);
-    }
-    driver.ask(Op::Now, &[42]);
-    assert_eq!(driver.sum(), (5, 42));
-    let kept = machine.device.wait_kept(5);
-    let stopped = driver.control.stop().unwrap();
-    let expected = StoppedAt {
-        next_avail: 6,
-        next_used: 1,
-    };
-    assert_eq!(stopped, expected);
-    // Too late: this run of the queue is over.
-    for request in kept {
-        request.complete(1);
-    }
-    driver.go_on(stopped);
-    for (byte, request) in machine.device.wait_kept(5).into_iter().enumerate() {
-        assert_eq!(driver.used(), 1 + byte as u16);
-        request.complete(byte as u8 + 100);
-        assert_eq!(driver.sum(), (byte as u16, byte as u8 + 100));
-    }
 }
 
 /// A stop does not wait for the answers of requests that were completed elsewhere, however many
@@ -378,51 +307,12 @@ fn a_queue_that_broke_with_requests_in_flight_stays_broken() {
     assert_eq!(driver.used(), 0);
 }
 
-/// A driver that has reset the device hears nothing of the requests before, neither of the
-/// last one nor of one that was overtaken.
+/// Nobody is left to ask once the workers have ended.
 #[test]
-fn a_reset_forgets_deferred_requests() {
-    for overtaken in [false, true] {
-        let mut machine = machine();
-        let driver = &mut machine.drivers[0];
-        driver.ask(Op::Later, &[1]);
-        if overtaken {
-            driver.ask(Op::Now, &[9]);
-            assert_eq!(driver.sum(), (1, 9));
-        }
-        let kept = machine.device.wait_kept(1);
-        driver.control.stop().unwrap();
-        driver.start();
-        drop(kept);
-        driver.ask(Op::Now, &[3]);
-        assert_eq!(driver.sum(), (0, 3));
-        assert_eq!(driver.used(), 1);
-        assert_eq!(machine.device.kept(), 0, "submitted again");
-    }
-}
-
-/// A full ring, and requests of many steps on top: the workers leave it all.
-#[test]
-fn ho5_the_end_does_not_wait_for_the_ring() {
-    let mut machine = machine();
-    let driver = &mut machine.drivers[0];
-    machine
-        .device
-        .on_step(|_| thread::sleep(Duration::from_millis(5)));
-    for _ in 0..30 {
-        driver.put(Op::Slowly, &[1; 50]);
-    }
-    driver.ring();
-    wait_until("the first begins", || {
-        machine.device.steps.load(Ordering::Relaxed) > 0
-    });
-    let start = Instant::now();
+fn a_queue_without_a_worker_is_nowhere() {
+    let machine = machine();
     drop(machine.engine);
-    let ended = start.elapsed();
-    assert!(ended < Duration::from_millis(100), "{ended:?}");
-    assert_eq!(driver.used(), 0);
-    // Nobody is left to ask.
-    assert_eq!(driver.control.stop(), None);
+    assert_eq!(machine.drivers[0].control.stop(), None);
 }
 
 #[test]
@@ -437,34 +327,6 @@ fn a_disabled_queue_is_not_processed() {
     assert_eq!(driver.used(), 0);
     driver.control.enable(true);
     assert_eq!(driver.sum(), (0, 1));
-}
-
-#[test]
-fn a_broken_queue_costs_no_other_and_is_whole_after_a_reset() {
-    let mut machine = Machine::start(2, POLL, Notify::ByDescriptor);
-    let [first, second] = &mut machine.drivers[..] else {
-        panic!("two queues");
-    };
-    first.put_head(Driver::SIZE);
-    first.ring();
-    let device = Arc::clone(&machine.device);
-    let said = |what| device.log.lock().unwrap().contains(&(0, what));
-    wait_until("the queue is broken", || said("broken"));
-    second.ask(Op::Now, &[5]);
-    assert_eq!(second.sum(), (0, 5));
-    // It stays broken where it goes on, and is whole where it begins.
-    let stopped = first.control.stop().unwrap();
-    assert_ne!(stopped.next_avail, 0);
-    first.go_on(stopped);
-    first.ask(Op::Now, &[5]);
-    second.ask(Op::Now, &[6]);
-    assert_eq!(second.sum(), (1, 6));
-    assert_eq!(first.used(), 0);
-    first.control.stop().unwrap();
-    first.start();
-    first.ask(Op::Now, &[8]);
-    assert_eq!(first.sum(), (0, 8));
-    assert_eq!(machine.counters.get().broken_queues, 1);
 }
 
 #[test]
@@ -491,22 +353,16 @@ fn impossible_setups_break_the_queue() {
     }
 }
 
-/// What was held back goes out before a stop is answered.
+/// An interrupt that is delayed goes out before its queue is disabled.
 #[test]
-fn ho13_a_delayed_interrupt_comes_before_the_stop() {
-    let stops: [fn(&AdderDriver); 2] = [
-        |driver| assert!(driver.control.stop().is_some()),
-        |driver| driver.control.enable(false),
-    ];
-    for stop in stops {
-        // Polled for so long that the interrupt would not come by itself.
-        let mut machine = Machine::start(1, Duration::from_secs(60), Notify::ByDescriptor);
-        let driver = &mut machine.drivers[0];
-        driver.ask(Op::Now, &[1]);
-        wait_until("the request is used", || driver.used() == 1);
-        stop(driver);
-        assert!(driver.is_interrupted());
-    }
+fn ho13_a_delayed_interrupt_comes_before_a_disabled_queue() {
+    // Polled for so long that the interrupt would not come by itself.
+    let mut machine = Machine::start(1, Duration::from_secs(60), Notify::ByDescriptor);
+    let driver = &mut machine.drivers[0];
+    driver.ask(Op::Now, &[1]);
+    wait_until("the request is used", || driver.used() == 1);
+    driver.control.enable(false);
+    assert!(driver.is_interrupted());
 }
 
 #[test]
@@ -523,35 +379,19 @@ fn interrupts_without_a_target_are_not_lost() {
     assert!(driver.is_interrupted());
 }
 
-/// Whoever replaces memory may unmap what was there: no worker uses it any more.
+/// Without memory nothing is processed, and with it nothing is missing.
 #[test]
-fn memory_is_replaced_under_load() {
-    let mut machine = Machine::start(2, POLL, Notify::ByDescriptor);
-    let engine = &machine.engine;
-    let mem = machine.mem.clone();
-    let [first, second] = &mut machine.drivers[..] else {
-        panic!("two queues");
-    };
-    thread::scope(|scope| {
-        let load = scope.spawn(move || {
-            for round in 0..2000u32 {
-                first.ask(Op::Now, &[round as u8]);
-                assert_eq!(first.sum().1, round as u8);
-            }
-        });
-        while !load.is_finished() {
-            engine.replace_memory(Some(mem.clone()));
-        }
-        load.join().unwrap();
-    });
-    // Without memory nothing is processed, and with it nothing is missing.
+fn queues_wait_for_memory() {
+    let mut machine = machine();
+    let driver = &mut machine.drivers[0];
     machine.engine.replace_memory(None);
-    second.ask(Op::Now, &[4]);
-    second.control.set_doorbell(None);
-    second.connect();
-    assert_eq!(second.used(), 0);
-    machine.engine.replace_memory(Some(mem));
-    assert_eq!(second.sum(), (0, 4));
+    driver.ask(Op::Now, &[4]);
+    // The worker has seen the doorbell when it answers the second of these.
+    driver.control.set_doorbell(None);
+    driver.connect();
+    assert_eq!(driver.used(), 0);
+    machine.engine.replace_memory(Some(machine.mem.clone()));
+    assert_eq!(driver.sum(), (0, 4));
 }
 
 /// The device keeps no more requests than a driver can have in flight.

@@ -9,6 +9,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::mpsc::channel;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use proptest::prelude::*;
 use ringbar_storage::{
@@ -18,6 +19,14 @@ use support::{directory_on_disk, read, status, write};
 
 /// A multiple of all blocks.
 const CAPACITY: u64 = 1 << 20;
+
+/// Held by each test: one that starts a process has copies of all files of this one for a
+/// moment, and with them their locks, and another opens a file again.
+fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    // It protects nothing.
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// A block device over a file, which goes when this is dropped.
 struct Loop(PathBuf);
@@ -80,6 +89,7 @@ fn noise() -> Vec<u8> {
 
 #[test]
 fn bytes_come_back_and_the_neighbours_stay() {
+    let _alone = alone();
     on_each(|storage, _| {
         assert_eq!(storage.capacity(), CAPACITY);
         assert!(storage.mappable().is_none());
@@ -109,6 +119,7 @@ fn bytes_come_back_and_the_neighbours_stay() {
 
 #[test]
 fn ranges_outside_are_refused() {
+    let _alone = alone();
     on_each(|storage, _| {
         for (offset, length) in [
             (CAPACITY, 1),
@@ -133,6 +144,7 @@ fn ranges_outside_are_refused() {
 
 #[test]
 fn a_range_becomes_0_and_its_neighbours_stay() {
+    let _alone = alone();
     on_each(|storage, _| {
         for discards in [true, false] {
             let mut expected = noise();
@@ -162,6 +174,7 @@ fn a_range_becomes_0_and_its_neighbours_stay() {
 
 #[test]
 fn discard_gives_the_space_back_and_zeros_take_it() {
+    let _alone = alone();
     let directory = directory_on_disk();
     let path = directory.path().join("disk");
     let storage = BlockStorage::open(&path, Some(CAPACITY)).unwrap();
@@ -213,6 +226,7 @@ fn buffer(face: &dyn AsyncStorage, offset: u64, length: u64) -> ringbar_storage:
 /// All operations in flight at once are as if executed in the order of their submission.
 #[test]
 fn overlapping_operations_in_flight() {
+    let _alone = alone();
     on_each(|storage, _| {
         let face = storage.asynchronous().unwrap();
         let config = ProptestConfig::with_cases(16);
@@ -262,6 +276,7 @@ fn overlapping_operations_in_flight() {
 /// The storage is dropped with operations in flight: they end, and nobody else has its lock.
 #[test]
 fn the_end_waits_for_what_is_in_flight() {
+    let _alone = alone();
     let directory = directory_on_disk();
     let path = directory.path().join("disk");
     let mut ended = Vec::new();
@@ -291,6 +306,7 @@ fn the_end_waits_for_what_is_in_flight() {
 /// The file became shorter than the storage.
 #[test]
 fn a_device_that_is_smaller_than_it_was() {
+    let _alone = alone();
     let directory = directory_on_disk();
     let path = directory.path().join("disk");
     let storage = BlockStorage::open(&path, Some(CAPACITY)).unwrap();
@@ -301,11 +317,18 @@ fn a_device_that_is_smaller_than_it_was() {
         assert_eq!(status(read(&storage, CAPACITY / 2, 1)), Some(ErrorKind::Io));
         assert_eq!(status(read(&storage, length - 1, 2)), Some(ErrorKind::Io));
         assert_eq!(read(&storage, 0, 5).unwrap(), noise()[..5]);
+        assert_eq!(
+            status(write(&storage, CAPACITY - 1, &[1])),
+            Some(ErrorKind::Io)
+        );
+        assert_eq!(fs::metadata(&path).unwrap().len(), length);
     }
+    assert!(storage.failure().unwrap().contains("was cut off"));
 }
 
 #[test]
 fn sizes_are_those_of_the_file_or_wanted() {
+    let _alone = alone();
     let directory = directory_on_disk();
     let path = directory.path().join("disk");
     let open = |size| BlockStorage::open(&path, size);
@@ -339,6 +362,7 @@ fn sizes_are_those_of_the_file_or_wanted() {
 
 #[test]
 fn a_file_grows_and_keeps_its_length() {
+    let _alone = alone();
     let directory = directory_on_disk();
     let path = directory.path().join("disk");
     let storage = BlockStorage::open(&path, Some(CAPACITY)).unwrap();
@@ -362,6 +386,7 @@ fn a_file_grows_and_keeps_its_length() {
 
 #[test]
 fn a_block_device_has_the_size_that_it_has() {
+    let _alone = alone();
     let directory = directory_on_disk();
     let path = directory.path().join("disk");
     fs::write(&path, vec![0; CAPACITY as usize]).unwrap();

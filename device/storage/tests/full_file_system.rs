@@ -15,8 +15,8 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use ringbar_storage::ErrorKind;
 use ringbar_storage::Storage;
+use ringbar_storage::{BlockStorage, ErrorKind, OpenError};
 use rustix::fs::{FallocateFlags, Mode, OFlags, fallocate};
 use rustix::io::Errno;
 use rustix::mount::{
@@ -35,8 +35,12 @@ impl SmallFileSystem {
     /// A new one. Who may not make one runs the test of this name again as the root user of a
     /// user namespace, who may, and gets `None` when that has passed.
     fn new_or_in_namespace(test: &str) -> Option<Self> {
+        Self::of_type_or_in_namespace("tmpfs", test)
+    }
+
+    fn of_type_or_in_namespace(name: &str, test: &str) -> Option<Self> {
         const INSIDE: &str = "RINGBAR_TEST_IN_USER_NAMESPACE";
-        match Self::new() {
+        match Self::new(name) {
             Ok(new) => Some(new),
             Err(Errno::PERM) if std::env::var_os(INSIDE).is_none() => {
                 let mut command = Command::new(std::env::current_exe().unwrap());
@@ -51,9 +55,11 @@ impl SmallFileSystem {
         }
     }
 
-    fn new() -> rustix::io::Result<Self> {
-        let context = fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
-        fsconfig_set_string(&context, "size", "4m")?;
+    fn new(name: &str) -> rustix::io::Result<Self> {
+        let context = fsopen(name, FsOpenFlags::FSOPEN_CLOEXEC)?;
+        if name == "tmpfs" {
+            fsconfig_set_string(&context, "size", "4m")?;
+        }
         fsconfig_create(&context)?;
         let flags = FsMountFlags::FSMOUNT_CLOEXEC;
         fsmount(&context, flags, MountAttrFlags::empty()).map(Self)
@@ -162,4 +168,20 @@ fn ho8_discarded_space_that_is_not_to_be_had_again_fails_the_request_alone() {
     fs::write(directory.join("filler-0"), "").unwrap();
     write(&storage, 0, &[1]).unwrap();
     assert_eq!(read(&storage, 0, 2).unwrap(), [1, 0]);
+}
+
+/// A file system without direct I/O, which creates a file before it says so.
+#[test]
+fn a_file_system_without_direct_io_is_refused() {
+    let test = "a_file_system_without_direct_io_is_refused";
+    let Some(file_system) = SmallFileSystem::of_type_or_in_namespace("ramfs", test) else {
+        return;
+    };
+    let path = file_system.path().join("disk");
+    let opened = BlockStorage::open(&path, Some(1 << 20));
+    assert!(
+        matches!(opened, Err(OpenError::NoDirectIo { .. })),
+        "{opened:?}"
+    );
+    assert!(!path.exists(), "a file is left over");
 }

@@ -47,7 +47,7 @@ const LARGEST: u64 = 200_000;
 
 /// A thread or process with a range of the device to itself, and the expected content of
 /// the range.
-struct Worker {
+pub(super) struct Worker {
     start: u64,
     expected: Vec<u8>,
     memory: Region,
@@ -56,7 +56,7 @@ struct Worker {
 }
 
 impl Worker {
-    fn new(start: u64, length: usize, seed: u64) -> Verdict<Self> {
+    pub(super) fn new(start: u64, length: usize, seed: u64) -> Verdict<Self> {
         let memory = Region::anonymous(length)?;
         Ok(Self {
             start,
@@ -68,7 +68,7 @@ impl Worker {
     }
 
     /// Writes the whole range once, so that its content is known.
-    fn begin(&mut self, file: &File) -> Verdict {
+    pub(super) fn begin(&mut self, file: &File) -> Verdict {
         let length = self.expected.len();
         self.memory.store(0, &self.expected);
         let written = sys::pwrite(file, self.memory.buffer(0, length), self.start)?;
@@ -77,7 +77,7 @@ impl Worker {
     }
 
     /// Makes one random transfer by a random method.
-    fn step(&mut self, file: &File, methods: &[Method]) -> Verdict {
+    pub(super) fn step(&mut self, file: &File, methods: &[Method]) -> Verdict {
         let range = self.expected.len() as u64;
         let length = 1 + self.random.below(LARGEST.min(range)) as usize;
         let at = self.random.below(range - length as u64 + 1) as usize;
@@ -110,6 +110,16 @@ impl Worker {
             )?;
         }
         Ok(())
+    }
+
+    /// Reads the whole range and compares it with what must be in it.
+    pub(super) fn expect_read(&self, file: &File) -> Verdict {
+        let length = self.expected.len();
+        self.memory.fill(0, length, 0);
+        let read = sys::pread(file, self.memory.buffer(0, length), self.start)?;
+        check_eq!(read, length, "bytes read in the end");
+        let seen = self.memory.load(0, length);
+        expect_bytes(&seen, &self.expected, "the range in the end, read")
     }
 
     /// Compares the whole range with what must be in it.

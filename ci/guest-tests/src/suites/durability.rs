@@ -9,14 +9,14 @@ use std::fs::File;
 use crate::case::{Case, Context, During, Stop, Suite, Verdict};
 use crate::check_eq;
 use crate::host::Host;
-use crate::needs::{Daemon, DeviceKind, End, Kernels, Needs, StoredRange};
+use crate::needs::{Daemon, DeviceKind, End, HostStorage, Kernels, Needs, StoredRange};
 use crate::pattern;
 use crate::sys::{self, AioContext, AioOperation, Buffers, IoVec, Region, Ring, UringOperation};
 
-type Write = fn(&Context, IoVec, u64) -> Verdict<usize>;
+pub(super) type Write = fn(&Context, IoVec, u64) -> Verdict<usize>;
 
 /// The tests and their write functions.
-const TESTS: [(&str, Write); 9] = [
+pub(super) const TESTS: [(&str, Write); 9] = [
     ("b7_fsync", |context, buffer, offset| {
         let file = context.open()?;
         let written = sys::pwrite(&file, buffer, offset)?;
@@ -67,7 +67,7 @@ const TESTS: [(&str, Write); 9] = [
 ];
 
 /// The data that the tests leave in the device, one range per test.
-fn ranges() -> Vec<StoredRange> {
+pub(super) fn ranges() -> Vec<StoredRange> {
     TESTS
         .iter()
         .enumerate()
@@ -113,7 +113,7 @@ pub fn suite() -> Suite {
         needs: Needs {
             device: DeviceKind::Daemon(Daemon {
                 size: Some(64 << 20),
-                file: true,
+                storage: HostStorage::File,
                 ..Daemon::default()
             }),
             kernels: Kernels::Own,

@@ -232,26 +232,31 @@ fn until_gone(context: &Context, progress: &SharedProgress, number: usize) -> Ve
 }
 
 fn unbind_with_io(context: &Context) -> Verdict {
-    const PROCESSES: usize = 4;
-
-    let address = context.pci_address()?;
     for round in 0..rounds() {
-        let progress = SharedProgress::new()?;
-        let mut children = Vec::new();
-        for number in 0..PROCESSES {
-            children.push(process(number, || until_gone(context, &progress, number))?);
-        }
-        for number in 0..PROCESSES {
-            progress.expect_done(number, 2)?;
-        }
-        unbind(&address)?;
-        for (number, child) in children.into_iter().enumerate() {
-            expect_good_end(number, child).during(|| format!("round {round}"))?;
-        }
-        bind(context, &address)?;
+        unbind_once_with_io(context).during(|| format!("round {round}"))?;
         expect_working(context, round).during(|| format!("round {round}"))?;
     }
     Ok(())
+}
+
+/// Unbinds the device while processes use it, and binds it again.
+pub(super) fn unbind_once_with_io(context: &Context) -> Verdict {
+    const PROCESSES: usize = 4;
+
+    let address = context.pci_address()?;
+    let progress = SharedProgress::new()?;
+    let mut children = Vec::new();
+    for number in 0..PROCESSES {
+        children.push(process(number, || until_gone(context, &progress, number))?);
+    }
+    for number in 0..PROCESSES {
+        progress.expect_done(number, 2)?;
+    }
+    unbind(&address)?;
+    for (number, child) in children.into_iter().enumerate() {
+        expect_good_end(number, child)?;
+    }
+    bind(context, &address)
 }
 
 /// A poll that waits during the removal, and polls after it.

@@ -6,6 +6,7 @@
 //! line in `all`.
 
 mod asynchronous;
+mod block;
 mod bounce;
 mod commands;
 mod concurrency;
@@ -45,6 +46,7 @@ fn all() -> Vec<Suite> {
         data::suite(),
         asynchronous::suite(),
         commands::suite(),
+        block::suite(),
         concurrency::suite(),
         pages::suite(),
         bounce::suite(),
@@ -97,7 +99,7 @@ pub fn debug() -> Vec<Suite> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::needs::{DeviceKind, End};
+    use crate::needs::{DeviceKind, End, HostStorage};
     use std::collections::HashSet;
 
     #[test]
@@ -111,7 +113,10 @@ mod tests {
                 }
                 End::Killed(ranges) => {
                     assert!(ranges.iter().all(|range| has(range.test)), "{}", suite.name);
-                    let file = matches!(&needs.device, DeviceKind::Daemon(daemon) if daemon.file);
+                    let file = matches!(
+                        &needs.device,
+                        DeviceKind::Daemon(daemon) if daemon.storage == HostStorage::File
+                    );
                     assert!(file, "{} compares a file that it has not", suite.name);
                 }
             }

@@ -95,6 +95,16 @@ fn expect_end(file: &File, end: u64) -> Verdict {
     expect_errno(beyond, &[libc::ENOSPC], "a write at the end")
 }
 
+/// The host gives the device another size, and its driver reaches the new end.
+pub(super) fn growth_without_map(context: &Context) -> Verdict {
+    let resizer = Resizer::new(context)?;
+    let larger = context.size() + STEP;
+    resizer.resize(larger)?;
+    expect_round_trip(&resizer.file, larger - 300_001, 300_001, larger)?;
+    expect_round_trip(&resizer.file, context.size() - 5000, 10_000, 7)?;
+    expect_end(&resizer.file, larger)
+}
+
 fn growth(context: &Context) -> Verdict {
     let resizer = Resizer::new(context)?;
     let file = &resizer.file;

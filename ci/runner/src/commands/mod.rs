@@ -31,7 +31,7 @@ pub struct MachineOptions {
     #[arg(long, value_name = "N", default_value_t = 4)]
     pub queues: u16,
 
-    /// Storage of the device memory: `memory` or `file:PATH`
+    /// Storage of the device memory: `memory`, `file:PATH` or `block:PATH`
     #[arg(long, value_name = "WHERE", default_value = "memory", value_parser = parse_storage)]
     pub storage: Storage,
 
@@ -75,7 +75,8 @@ fn parse_storage(text: &str) -> Result<Storage, String> {
     match text.split_once(':') {
         None if text == "memory" => Ok(Storage::Memory),
         Some(("file", path)) if !path.is_empty() => Ok(Storage::File(path.into())),
-        _ => Err("neither `memory` nor `file:PATH`".into()),
+        Some(("block", path)) if !path.is_empty() => Ok(Storage::Block(path.into())),
+        _ => Err("neither `memory`, `file:PATH` nor `block:PATH`".into()),
     }
 }
 
@@ -92,10 +93,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn storage_is_memory_or_a_file() {
+    fn storage_is_memory_a_file_or_a_disk() {
         assert_eq!(parse_storage("memory"), Ok(Storage::Memory));
         assert_eq!(parse_storage("file:/a:b"), Ok(Storage::File("/a:b".into())));
-        for text in ["", "file", "file:", "/a", "nbd:x"] {
+        let block = Storage::Block("/dev/a".into());
+        assert_eq!(parse_storage("block:/dev/a"), Ok(block));
+        for text in ["", "file", "file:", "block", "block:", "/a", "nbd:x"] {
             assert!(parse_storage(text).is_err(), "{text:?}");
         }
     }

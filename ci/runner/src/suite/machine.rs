@@ -5,7 +5,7 @@
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
-use ringbar_guest_tests::needs::{Daemon, DeviceKind};
+use ringbar_guest_tests::needs::{Daemon, DeviceKind, HostStorage};
 use ringbar_vm::device::{DeviceOptions, Storage};
 use ringbar_vm::error::{Error, Result};
 use ringbar_vm::setup::Kernel;
@@ -55,12 +55,13 @@ pub(super) fn options(plan: &Plan) -> Result<VmOptions> {
 fn device(daemon: &Daemon, image: &Path) -> Result<DeviceOptions> {
     let ordinary = DeviceOptions::default();
     let size = daemon.size.unwrap_or(ordinary.size);
-    let storage = match daemon.file {
-        true => {
-            create(image, size)?;
-            Storage::File(image.to_owned())
-        }
-        false => Storage::Memory,
+    if daemon.storage != HostStorage::Memory {
+        create(image, size)?;
+    }
+    let storage = match daemon.storage {
+        HostStorage::Memory => Storage::Memory,
+        HostStorage::File => Storage::File(image.to_owned()),
+        HostStorage::Block => Storage::Block(image.to_owned()),
     };
     Ok(DeviceOptions {
         size,
@@ -129,7 +130,7 @@ mod tests {
                 size: Some(3 << 20),
                 queues: Some(1),
                 queue_size: Some(8),
-                file: true,
+                storage: HostStorage::File,
                 lies: true,
                 arguments: &["--poll-us=0"],
             }),

@@ -255,18 +255,6 @@ fn survives_many_reboots() {
 }
 
 #[test]
-fn stopped_guest_continues_where_it_stopped() {
-    let daemon = Daemon::start(&["--size", "1M", "--queues", "1"]);
-    let mut vmm = Vmm::start(daemon.socket(), 1);
-    for round in 0..5 {
-        assert_round_trip(vmm.io(0), 0, 100, round);
-        let bases = vmm.stop_device();
-        vmm.configure(&bases);
-        vmm.enable();
-    }
-}
-
-#[test]
 fn serves_62_io_queues() {
     let daemon = Daemon::start(&["--size", "1M", "--queues", "62"]);
     let mut vmm = Vmm::start(daemon.socket(), 62);

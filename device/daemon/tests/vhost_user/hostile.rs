@@ -6,7 +6,6 @@ use crate::support::driver::{INDIRECT, Queue};
 use crate::support::{Daemon, Desc, NEXT, Vmm, WRITE, desc};
 use ringbar_spec::{Event, Opcode, QueueFault};
 use vhost::VhostBackend;
-use vhost::vhost_user::VhostUserFrontend;
 use vhost::vhost_user::message::VhostUserProtocolFeatures;
 
 /// Submits a chain without a valid place for a status.
@@ -93,51 +92,6 @@ fn requests_before_the_bad_one_are_answered() {
     assert_eq!(queue.take_used(), Some((0, 16)));
     assert_eq!(vmm.wait_event(), broken(2, QueueFault::NoStatus));
     assert_eq!(vmm.io(0).take_used(), None);
-}
-
-#[test]
-fn broken_queue_stays_broken_over_a_stop_and_works_after_a_reset() {
-    let daemon = Daemon::start(&["--size", "1M", "--queues", "2"]);
-    let mut vmm = Vmm::start(daemon.socket(), 2);
-    vmm.post_event_buffers(2);
-    provoke(vmm.io(0), &[desc(0, 32, 0, 0)]);
-    assert_eq!(vmm.wait_event(), broken(2, QueueFault::NoStatus));
-
-    let bases = vmm.stop_device();
-    vmm.configure(&bases);
-    vmm.enable();
-    let queue = vmm.io(0);
-    queue.put_header(Opcode::Flush, 0, 0, 0);
-    queue.put_table(
-        0,
-        &[
-            desc(queue.header_at(), 32, NEXT, 1),
-            desc(queue.status_at(), 16, WRITE, 0),
-        ],
-    );
-    queue.add(0);
-    queue.kick();
-    // A later request on the other queue completes, and so does a stop, which waits for the
-    // workers. The kick still has no effect.
-    assert_eq!(vmm.io(1).write(0, &[1]).result, 1);
-    vmm.stop_device();
-    assert_eq!(vmm.io(0).take_used(), None);
-
-    vmm.start_device();
-    assert_eq!(vmm.io(0).write(0, &[1; 10]).result, 10);
-}
-
-#[test]
-fn ho13_broken_queue_works_after_a_reset_message() {
-    let daemon = Daemon::start(&["--size", "1M", "--queues", "2"]);
-    let mut vmm = Vmm::start(daemon.socket(), 2);
-    vmm.post_event_buffers(2);
-    provoke(vmm.io(0), &[desc(0, 32, 0, 0)]);
-    assert_eq!(vmm.wait_event(), broken(2, QueueFault::NoStatus));
-    vmm.frontend.reset_device().unwrap();
-    vmm.start_device();
-    assert_eq!(vmm.io(1).write(0, &[1; 10]).result, 10);
-    assert_eq!(vmm.io(0).write(0, &[1; 10]).result, 10);
 }
 
 #[test]

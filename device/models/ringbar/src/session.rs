@@ -114,9 +114,10 @@ impl Session {
             }
         }
         // A request that waits may be submitted anew.
-        let repeatable = !request.scratch().header().is_some_and(is_unrepeatable);
+        let repeatable =
+            |request: &Request<Self>| !request.scratch().header().is_some_and(is_unrepeatable);
         if let Some(asynchronous) = &queue.asynchronous
-            && repeatable
+            && repeatable(&request)
         {
             return asynchronous.step(memory, request);
         }
@@ -126,7 +127,7 @@ impl Session {
             Executed::More => Submission::Yielded(request),
             Executed::Flush(result, flush) => {
                 let storage = queue.executor.storage();
-                if !repeatable || !storage.flush_waits() {
+                if !repeatable(&request) || !storage.flush_waits() {
                     let flushed = flush.execute(storage.as_ref());
                     let outcome = after_flush(request.scratch().header(), result, flushed);
                     return completed(request, outcome);

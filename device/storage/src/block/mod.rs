@@ -4,6 +4,8 @@
 //!
 //! | module | holds |
 //! |---|---|
+//! | `face` | the asynchronous face, for threads that submit |
+//! | `thread` | the thread of the ring, and the way to it |
 //! | `geometry` | what direct I/O wants of offsets and memory |
 //! | `scheduler` | from operations of the storage to those of the kernel |
 //! | `ring` | what executes these, as a trait |
@@ -13,30 +15,35 @@
 //! holds for long, and it calls whoever waits for the end of one. So no thread but this waits
 //! for a disk, not even where the kernel executes a part of a submission at once.
 
+mod face;
 mod geometry;
 mod ring;
 mod scheduler;
 #[cfg(test)]
 mod tests;
+mod thread;
+#[cfg(test)]
+mod thread_tests;
 mod uring;
 
-use std::fmt;
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::channel;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::thread::{self, JoinHandle};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::thread::{Builder, JoinHandle};
 
-use rustix::fs::OFlags;
+use rustix::fs::{OFlags, fcntl_setfl};
 use vm_memory::VolatileSlice;
 
+use self::face::Face;
 use self::geometry::Geometry;
 use self::ring::{Ring, Waker};
-use self::scheduler::{Scheduler, Submitted};
+use self::scheduler::Scheduler;
+use self::thread::{Inbox, Message};
 use self::uring::Uring;
-use crate::asynchronous::{AsyncStorage, Completed, Done, Extent, Operation, Owner};
+use crate::asynchronous::{AsyncStorage, Completed, Extent, Operation, Owner};
 use crate::buffer::{Buffer, Buffers};
 use crate::error::OpenError;
 use crate::failure::Failure;
@@ -66,8 +73,8 @@ const DIRECT: Owner = Owner(u32::MAX);
 /// that it is neither mounted nor part of another. A regular file is created, extended and gets
 /// its blocks as there.
 ///
-/// A write that fails is an error of its request, and nothing else; a flush that fails is for
-/// good, see [`Storage`].
+/// A read or write that fails is an error of its request, and nothing else. A flush that fails
+/// is for good, and so is a read that finds the file cut off, see [`Storage`].
 #[derive(Debug)]
 pub struct BlockStorage {
     face: Arc<Face>,
@@ -75,132 +82,6 @@ pub struct BlockStorage {
     /// Held while the size changes.
     resizing: Mutex<()>,
     thread: Option<JoinHandle<()>>,
-}
-
-/// What is shared with those who have the asynchronous face.
-struct Face {
-    file: Arc<File>,
-    geometry: Geometry,
-    capacity: AtomicU64,
-    buffers: Buffers,
-    inbox: Inbox,
-    failure: Arc<OnceLock<Failure>>,
-}
-
-impl fmt::Debug for Face {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Face")
-            .field("file", &self.file)
-            .field("geometry", &self.geometry)
-            .field("capacity", &self.capacity)
-            .field("buffers", &self.buffers)
-            .finish_non_exhaustive()
-    }
-}
-
-/// What the thread of the ring is told.
-enum Message {
-    Submit(Submitted),
-    Cancel(Owner),
-    /// To end, once the operations that have begun have ended.
-    End,
-}
-
-#[derive(Default)]
-struct Letters {
-    messages: Vec<Message>,
-    /// The thread waits in the ring, or is about to.
-    asleep: bool,
-    /// The thread has ended.
-    closed: bool,
-}
-
-/// The way to the thread of the ring.
-struct Inbox {
-    letters: Mutex<Letters>,
-    waker: Waker,
-}
-
-impl Inbox {
-    fn letters(&self) -> MutexGuard<'_, Letters> {
-        // Each change is a single one.
-        self.letters.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Returns the message where the thread has ended.
-    fn post(&self, message: Message) -> Result<(), Message> {
-        let asleep = {
-            let mut letters = self.letters();
-            if letters.closed {
-                return Err(message);
-            }
-            letters.messages.push(message);
-            std::mem::take(&mut letters.asleep)
-        };
-        if asleep {
-            (self.waker)();
-        }
-        Ok(())
-    }
-
-    /// Swaps the messages for `empty`. Where there are none, the next one wakes the thread.
-    fn take(&self, empty: &mut Vec<Message>) {
-        let mut letters = self.letters();
-        std::mem::swap(&mut letters.messages, empty);
-        letters.asleep = empty.is_empty();
-    }
-
-    fn close(&self) -> Vec<Message> {
-        let mut letters = self.letters();
-        letters.closed = true;
-        std::mem::take(&mut letters.messages)
-    }
-}
-
-/// Executes what is in the inbox until it is to end.
-fn run(mut ring: impl Ring, mut scheduler: Scheduler, face: &Face) {
-    /// Closes the inbox however the thread ends. What is left is dropped, and so the requests
-    /// behind it are answered.
-    struct Close<'a>(&'a Inbox);
-    impl Drop for Close<'_> {
-        fn drop(&mut self) {
-            drop(self.0.close());
-        }
-    }
-
-    let close = Close(&face.inbox);
-    let (mut messages, mut ended) = (Vec::new(), Vec::new());
-    let mut ends = false;
-    loop {
-        face.inbox.take(&mut messages);
-        let is_idle = messages.is_empty();
-        for message in messages.drain(..) {
-            match message {
-                Message::Submit(submitted) => scheduler.accept(submitted),
-                Message::Cancel(owner) => scheduler.cancel(owner),
-                Message::End => ends = true,
-            }
-        }
-        if ends {
-            scheduler.cancel_all();
-            if !scheduler.is_busy() {
-                return;
-            }
-        }
-        scheduler.push(&mut ring);
-        if let Err(error) = ring.turn(is_idle, &mut ended) {
-            for message in close.0.close() {
-                if let Message::Submit(submitted) = message {
-                    scheduler.accept(submitted);
-                }
-            }
-            return scheduler.give_up(&format!("io_uring cannot be used any more ({error})"));
-        }
-        for (io, result) in ended.drain(..) {
-            scheduler.ended(io, result);
-        }
-        scheduler.push(&mut ring);
-    }
 }
 
 impl BlockStorage {
@@ -228,11 +109,16 @@ impl BlockStorage {
             check_size(size)?;
         }
         let (file, created) = open(path, size.is_some())?;
-        let geometry = Geometry::of(&file, path)?;
         lock(&file, path)?;
         // Not before: until then it could be another device's.
         let unused = Unused(created.then_some(path));
 
+        // Not at once: a file system that cannot do this would create the file all the same.
+        fcntl_setfl(&file, OFlags::DIRECT).map_err(|errno| OpenError::NoDirectIo {
+            path: path.to_owned(),
+            source: Some(errno.into()),
+        })?;
+        let geometry = Geometry::of(&file, path)?;
         let length = length(&file, path)?;
         let capacity = match size {
             Some(size) => size,
@@ -249,19 +135,18 @@ impl BlockStorage {
         let file = Arc::new(file);
         let failure = Arc::<OnceLock<Failure>>::default();
         let (granularity, align) = (geometry.granularity, geometry.align);
+        let bytes = Arc::new(AtomicU64::new(capacity));
         let face = |waker| Face {
             file: Arc::clone(&file),
             geometry,
-            capacity: capacity.into(),
+            capacity: Arc::clone(&bytes),
             buffers: Buffers::new(granularity, align, BUFFER_BYTES),
-            inbox: Inbox {
-                letters: Mutex::default(),
-                waker,
-            },
+            inbox: Inbox::new(waker),
             failure: Arc::clone(&failure),
         };
         let name = path.display().to_string();
-        let scheduler = Scheduler::new(name, granularity, align, Arc::clone(&failure));
+        let failed = Arc::clone(&failure);
+        let scheduler = Scheduler::new(name, granularity, align, Arc::clone(&bytes), failed);
         let ring_error = |source| OpenError::Ring {
             path: path.to_owned(),
             source,
@@ -270,7 +155,7 @@ impl BlockStorage {
         let (made, wait_made) = channel();
         let (face_sender, wait_face) = channel::<Arc<Face>>();
         let own = Arc::clone(&file);
-        let thread = thread::Builder::new()
+        let thread = Builder::new()
             .name("block-io".into())
             .spawn(move || {
                 let ring = match make(own) {
@@ -284,7 +169,7 @@ impl BlockStorage {
                     }
                 };
                 if let Ok(face) = wait_face.recv() {
-                    run(ring, scheduler, &face);
+                    thread::run(ring, scheduler, &face.inbox);
                 }
             })
             .map_err(ring_error)?;
@@ -346,14 +231,9 @@ impl Drop for BlockStorage {
     }
 }
 
-/// Opens for direct I/O. Returns whether the file was created for that.
+/// Opens a file or block device. Returns whether the file was created for that.
 fn open(path: &Path, create: bool) -> Result<(File, bool), OpenError> {
-    let flags = OFlags::DIRECT | OFlags::EXCL;
     let open_error = |source: io::Error| match source.raw_os_error() {
-        Some(libc::EINVAL) => OpenError::NoDirectIo {
-            path: path.to_owned(),
-            source: Some(source),
-        },
         Some(libc::EBUSY) => OpenError::InUse(path.to_owned()),
         Some(libc::EROFS) => OpenError::ReadOnly(path.to_owned()),
         Some(libc::ENOENT) if !create => OpenError::SizeMissing(path.to_owned()),
@@ -368,8 +248,8 @@ fn open(path: &Path, create: bool) -> Result<(File, bool), OpenError> {
         metadata.file_type().is_block_device()
     });
     let flags = match is_device {
-        true => flags,
-        false => OFlags::DIRECT,
+        true => OFlags::EXCL,
+        false => OFlags::empty(),
     };
     let (file, created) =
         open_or_create(path, create && !is_device, flags.bits() as i32).map_err(open_error)?;
@@ -412,156 +292,6 @@ fn extend(
         capacity: before,
     };
     allocate(&before, path, capacity)
-}
-
-impl Face {
-    fn check(&self, extent: Extent) -> Result<(), StorageError> {
-        let capacity = self.capacity.load(Ordering::Relaxed);
-        let Extent { offset, length } = extent;
-        match offset.checked_add(length) {
-            Some(end) if end <= capacity => Ok(()),
-            _ => Err(StorageError::OutOfRange {
-                offset,
-                length,
-                capacity,
-            }),
-        }
-    }
-
-    fn post(&self, owner: Owner, operation: Operation, done: Done) {
-        let submitted = Submitted {
-            owner,
-            operation,
-            done,
-        };
-        if let Err(Message::Submit(submitted)) = self.inbox.post(Message::Submit(submitted)) {
-            let error = self.failure.get().map_or_else(
-                || io::Error::other("the thread of the storage has ended").into(),
-                Failure::error,
-            );
-            (submitted.done)(Completed {
-                result: Err(error),
-                buffer: None,
-            });
-        }
-    }
-
-    /// Sets an extent to 0: whole blocks by `operation`, and the parts of blocks around them
-    /// by writes.
-    fn clear(&self, owner: Owner, extent: Extent, operation: fn(Extent) -> Operation, done: Done) {
-        let granularity = self.geometry.granularity;
-        let (start, end) = (extent.offset, extent.end());
-        let first = start.next_multiple_of(granularity);
-        let last = end - end % granularity;
-        let between = |offset: u64, end: u64| Extent {
-            offset,
-            length: end - offset,
-        };
-        let parts = match first <= last {
-            true => [
-                (between(start, first), true),
-                (between(first, last), false),
-                (between(last, end), true),
-            ],
-            // Within one block.
-            false => [(extent, true), Default::default(), Default::default()],
-        };
-        let parts = parts.into_iter().filter(|(part, _)| part.length > 0);
-        let join = Join::new(done);
-        for (part, edge) in parts {
-            let operation = match edge {
-                false => operation(part),
-                true => {
-                    let zeros = self.buffers.unlimited(part);
-                    Operation::Write(zeros)
-                }
-            };
-            self.post(owner, operation, Join::part(&join));
-        }
-    }
-}
-
-/// The end of an operation that has parts. It ends when this and all parts are dropped.
-struct Join {
-    /// Taken by the last one.
-    done: Mutex<Option<Done>>,
-    error: Mutex<Option<StorageError>>,
-    /// Parts that ended, and parts there are.
-    counts: [AtomicUsize; 2],
-}
-
-impl Join {
-    fn new(done: Done) -> Arc<Self> {
-        Arc::new(Self {
-            done: Mutex::new(Some(done)),
-            error: Mutex::default(),
-            counts: Default::default(),
-        })
-    }
-
-    fn part(join: &Arc<Self>) -> Done {
-        let join = Arc::clone(join);
-        join.counts[1].fetch_add(1, Ordering::Relaxed);
-        Box::new(move |completed| {
-            if let Err(error) = completed.result {
-                *join.error.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
-            }
-            join.counts[0].fetch_add(1, Ordering::Relaxed);
-        })
-    }
-}
-
-impl Drop for Join {
-    fn drop(&mut self) {
-        let [ended, parts] = &mut self.counts;
-        if ended.get_mut() != parts.get_mut() {
-            // Cancelled.
-            return;
-        }
-        let done = self.done.get_mut().unwrap_or_else(PoisonError::into_inner);
-        let error = self.error.get_mut().unwrap_or_else(PoisonError::into_inner);
-        if let Some(done) = done.take() {
-            done(Completed {
-                result: error.take().map_or(Ok(()), Err),
-                buffer: None,
-            });
-        }
-    }
-}
-
-impl AsyncStorage for Face {
-    fn buffers(&self) -> &Buffers {
-        &self.buffers
-    }
-
-    fn submit(&self, owner: Owner, operation: Operation, done: Done) {
-        let extent = match &operation {
-            Operation::Read(buffer) | Operation::Write(buffer) => buffer.extent(),
-            Operation::Discard(extent) | Operation::WriteZeroes(extent) => *extent,
-            Operation::Flush => Extent::default(),
-        };
-        if let Err(error) = self.check(extent) {
-            let buffer = match operation {
-                Operation::Read(buffer) | Operation::Write(buffer) => Some(buffer),
-                _ => None,
-            };
-            let result = Err(error);
-            return done(Completed { result, buffer });
-        }
-        match operation {
-            Operation::Discard(extent) => self.clear(owner, extent, Operation::Discard, done),
-            Operation::WriteZeroes(extent) => {
-                self.clear(owner, extent, Operation::WriteZeroes, done);
-            }
-            other => self.post(owner, other, done),
-        }
-    }
-
-    fn cancel(&self, owner: Owner) {
-        self.buffers.cancel(owner);
-        // Where the thread has ended there is nothing to cancel.
-        let _ = self.inbox.post(Message::Cancel(owner));
-    }
 }
 
 impl Storage for BlockStorage {

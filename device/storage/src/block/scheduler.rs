@@ -20,6 +20,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use rustix::fs::FallocateFlags;
@@ -90,6 +91,8 @@ pub(super) struct Scheduler {
     granularity: u64,
     /// Of memory for the kernel.
     align: usize,
+    /// Bytes of the storage, which may change. The file has as many.
+    capacity: Arc<AtomicU64>,
     incoming: VecDeque<Submitted>,
     /// By number, in the order of submission.
     active: BTreeMap<u64, Active>,
@@ -117,18 +120,20 @@ fn end(done: Done, result: Result<(), StorageError>, buffer: Option<Buffer>) {
 }
 
 impl Scheduler {
-    /// For a file with blocks of `granularity` bytes. Notes in `failure` that the storage has
-    /// failed for good.
+    /// For a file of `capacity` bytes with blocks of `granularity` bytes. Notes in `failure`
+    /// that the storage has failed for good.
     pub(super) fn new(
         name: String,
         granularity: u64,
         align: usize,
+        capacity: Arc<AtomicU64>,
         failure: Arc<OnceLock<Failure>>,
     ) -> Self {
         Self {
             name,
             granularity,
             align,
+            capacity,
             incoming: VecDeque::new(),
             active: BTreeMap::new(),
             next: 0,
@@ -456,6 +461,11 @@ impl Scheduler {
                 let whole = bytes - bytes % self.granularity as usize;
                 if whole > 0 {
                     return Some((at + whole as u64, part.start + whole..part.end));
+                }
+                if reads && at < self.capacity.load(Ordering::Relaxed) {
+                    // A write behind the end would make the file long enough again, and what
+                    // was lost would read as 0.
+                    self.fail(format!("{} was cut off at byte {at}", self.name), None);
                 }
                 let (kind, what) = match reads {
                     true => (io::ErrorKind::UnexpectedEof, "ends"),

@@ -1,14 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! The scheduler on a ring whose operations end when and how the test says, and the thread
-//! on rings that fail.
+//! The scheduler on a ring whose operations end when and how the test says.
 
 use std::collections::BTreeSet;
+use std::sync::atomic::AtomicU64;
 use std::sync::mpsc::{Receiver, Sender};
 
 use proptest::prelude::*;
 
-use super::ring::{Action, Io, Stage};
+use super::ring::{Action, Io};
+use super::scheduler::Submitted;
 use super::*;
 use crate::storage::ErrorKind;
 
@@ -27,6 +28,12 @@ impl Ring for Script {
     fn push(&mut self, io: Io) -> Result<(), Io> {
         if self.in_flight.len() == self.room {
             return Err(io);
+        }
+        // As direct I/O wants it.
+        if let Action::Read { at, part, .. } | Action::Write { at, part, .. } = &io.action {
+            let block = BLOCK as usize;
+            assert!(at.is_multiple_of(BLOCK) && !part.is_empty(), "{io:?}");
+            assert!(part.start.is_multiple_of(block) && part.len().is_multiple_of(block));
         }
         self.in_flight.push(io);
         Ok(())
@@ -48,14 +55,23 @@ struct Machine {
     ends: Receiver<End>,
     submitted: u32,
     failure: Arc<OnceLock<Failure>>,
+    capacity: Arc<AtomicU64>,
 }
 
 impl Machine {
     fn new(blocks: u64) -> Self {
         let (sender, ends) = channel();
         let failure = Arc::<OnceLock<Failure>>::default();
+        let capacity = Arc::new(AtomicU64::new(blocks * BLOCK));
         Self {
-            scheduler: Scheduler::new("a disk".into(), BLOCK, 4096, Arc::clone(&failure)),
+            scheduler: Scheduler::new(
+                "a disk".into(),
+                BLOCK,
+                4096,
+                Arc::clone(&capacity),
+                Arc::clone(&failure),
+            ),
+            capacity,
             ring: Script {
                 in_flight: Vec::new(),
                 room: usize::MAX,
@@ -217,9 +233,10 @@ fn short_transfers_are_continued() {
     assert_eq!(machine.ended(), [(1, Ok(()), data[1..].to_vec())]);
 }
 
-/// The file is shorter than the storage, at a block or within one.
+/// The file is shorter than the storage, at a block or within one. What was lost is not to be
+/// found as zeros by a write behind the end.
 #[test]
-fn the_end_of_the_file_is_an_error() {
+fn a_file_that_was_cut_off_is_written_to_no_more() {
     for rest in [0, 100] {
         let mut machine = Machine::new(4);
         machine.ring.disk.truncate(2 * BLOCK as usize + rest);
@@ -227,12 +244,32 @@ fn the_end_of_the_file_is_an_error() {
         machine.end(0);
         machine.end(0);
         assert_eq!(machine.ended(), [(0, Err(ErrorKind::Io), vec![])]);
-        machine.write(0, &[1; 600]);
-        machine.end(0);
-        machine.end_with(0, 0);
-        assert_eq!(machine.ended(), [(1, Err(ErrorKind::Io), vec![])]);
+        machine.write(3 * BLOCK, &[1; 512]);
+        machine.submit(Operation::Flush);
         assert!(machine.ring.in_flight.is_empty());
+        let io = Err(ErrorKind::Io);
+        assert_eq!(machine.ended(), [(1, io, vec![]), (2, io, vec![])]);
+        machine.read(0, 1);
+        machine.end(0);
+        assert_eq!(machine.done(), [3]);
     }
+}
+
+/// A read that was in flight when the storage became smaller has lost nothing.
+#[test]
+fn the_end_of_a_smaller_storage_is_an_error_of_the_request() {
+    let mut machine = Machine::new(4);
+    machine.read(3 * BLOCK, BLOCK);
+    machine.capacity.store(2 * BLOCK, Ordering::Relaxed);
+    machine.ring.disk.truncate(3 * BLOCK as usize);
+    machine.end(0);
+    assert_eq!(machine.ended(), [(0, Err(ErrorKind::Io), vec![])]);
+    // And one that takes nothing.
+    machine.write(0, &[1; 600]);
+    machine.end(0);
+    machine.end_with(0, 0);
+    assert_eq!(machine.ended(), [(1, Err(ErrorKind::Io), vec![])]);
+    assert!(machine.ring.in_flight.is_empty() && machine.failure.get().is_none());
 }
 
 #[test]
@@ -526,93 +563,5 @@ proptest! {
         prop_assert_eq!(ended, expected);
         prop_assert!(machine.ring.disk == model);
         prop_assert!(!machine.scheduler.is_busy());
-    }
-}
-
-/// A ring whose first operation fails it, or the thread.
-#[derive(Debug)]
-struct Broken {
-    in_flight: Vec<Io>,
-    panics: bool,
-}
-
-impl Ring for Broken {
-    fn push(&mut self, io: Io) -> Result<(), Io> {
-        assert_eq!(io.stage, Stage::Main);
-        self.in_flight.push(io);
-        Ok(())
-    }
-
-    fn turn(&mut self, wait: bool, _ended: &mut Vec<(Io, i32)>) -> io::Result<()> {
-        match self.in_flight.is_empty() {
-            true if wait => std::thread::park(),
-            true => {}
-            false if self.panics => panic!("on purpose"),
-            false => return Err(io::Error::from_raw_os_error(libc::EBADF)),
-        }
-        Ok(())
-    }
-}
-
-/// Whoever waits for an operation hears of the end of the ring, and so does whoever comes later.
-#[test]
-fn a_ring_that_breaks_leaves_nobody_waiting() {
-    for panics in [false, true] {
-        let file = tempfile::NamedTempFile::new().unwrap();
-        let storage = BlockStorage::open_with(file.path(), Some(1 << 20), move |_| {
-            let ring = Broken {
-                in_flight: Vec::new(),
-                panics,
-            };
-            let thread = std::thread::current();
-            Ok((ring, Arc::new(move || thread.unpark()) as Waker))
-        });
-        let storage = storage.unwrap();
-        let mut data = [1; 4096];
-        for _ in 0..3 {
-            let error = storage.write(0, VolatileSlice::from(&mut data[..]));
-            assert_eq!(error.unwrap_err().kind(), ErrorKind::Io);
-            storage.flush().unwrap_err();
-        }
-        assert_eq!(storage.failure().is_some(), !panics);
-    }
-}
-
-/// A submission queue of a single entry, and so few completions, hold nothing up.
-#[test]
-fn a_ring_of_one_entry_executes_everything() {
-    const COUNT: u64 = 300;
-    let file = tempfile::NamedTempFile::new().unwrap();
-    let storage = BlockStorage::open_with(file.path(), Some(COUNT << 12), |file| {
-        let ring = Uring::new(file, 1)?;
-        let waker = ring.waker();
-        Ok((ring, waker))
-    })
-    .unwrap();
-    let face = storage.asynchronous().unwrap();
-    let (sender, ended) = channel();
-    for number in 0..COUNT {
-        let extent = Extent {
-            offset: (number << 12) + 1,
-            length: 4094,
-        };
-        let mut buffer = face.buffers().try_take(&[extent]).unwrap().remove(0);
-        buffer.data_mut().fill(number as u8 | 1);
-        let sender = sender.clone();
-        let done = move |completed: Completed| sender.send((number, completed.result)).unwrap();
-        face.submit(Owner(0), Operation::Write(buffer), Box::new(done));
-    }
-    drop(sender);
-    let mut numbers: Vec<_> = ended
-        .into_iter()
-        .map(|(number, result)| result.map(|()| number).unwrap())
-        .collect();
-    numbers.sort_unstable();
-    assert!(numbers.into_iter().eq(0..COUNT));
-    let mut data = vec![0; (COUNT << 12) as usize];
-    storage.read(0, VolatileSlice::from(&mut data[..])).unwrap();
-    for (number, block) in data.chunks(4096).enumerate() {
-        assert!(block[1..4095].iter().all(|byte| *byte == number as u8 | 1));
-        assert_eq!([block[0], block[4095]], [0, 0]);
     }
 }

@@ -147,7 +147,7 @@ impl Fixture {
 }
 
 /// CRC-32C (Castagnoli) of bytes, continuing from the CRC `before`.
-pub(super) fn crc32c(before: u32, bytes: &[u8]) -> u32 {
+pub(in crate::suites) fn crc32c(before: u32, bytes: &[u8]) -> u32 {
     const TABLE: [u32; 256] = {
         let mut table = [0; 256];
         let mut i = 0;

@@ -9,6 +9,8 @@ mod large;
 mod refusals;
 mod uring;
 
+pub(super) use bench::crc32c;
+
 use ringbar_uapi::{self as uapi, Info};
 
 use crate::case::{Case, Context, Suite, Verdict};
