@@ -12,6 +12,7 @@
 
 use std::fmt;
 use std::io::Read;
+use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -120,6 +121,8 @@ impl InstructionCounter {
         socket
             .set_read_timeout(Some(ANSWER_TIMEOUT))
             .map_err(problem())?;
+        // An empty request, for all instructions.
+        socket.shutdown(Shutdown::Write).map_err(problem())?;
         let mut text = String::new();
         socket.read_to_string(&mut text).map_err(problem())?;
         parse(&text).ok_or_else(|| Error::Protocol(format!("{text:?} instructions")))
