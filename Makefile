@@ -11,7 +11,7 @@ ringbar-ci := build/cargo/x86_64-unknown-linux-gnu/release/ringbar-ci
 
 # Through the environment, literally: neither make nor the shell gets to see
 # quotes and dollar signs in a command that is meant for the guest.
-unexport CMD SHARE TIMEOUT JOB DEVICES ROUNDS INSTRUCTIONS
+unexport CMD SHARE TIMEOUT JOB DEVICES ROUNDS INSTRUCTIONS INSTRUCTION_ROUNDS
 ifdef CMD
 export RINGBAR_CMD := $(value CMD)
 endif
@@ -33,6 +33,9 @@ endif
 ifdef INSTRUCTIONS
 export RINGBAR_INSTRUCTIONS := $(value INSTRUCTIONS)
 endif
+ifdef INSTRUCTION_ROUNDS
+export RINGBAR_INSTRUCTION_ROUNDS := $(value INSTRUCTION_ROUNDS)
+endif
 
 # Says what comes next, and after how many seconds.
 started := $(shell date +%s)
@@ -47,6 +50,7 @@ help: ## Show this text
 	@echo '  CMD, SHARE, TIMEOUT     for exec: command, folder to mount at /mnt, timeout in seconds'
 	@echo '  JOB, DEVICES, ROUNDS    for bench: jobs (also: targets, sweep), devices, number of rounds'
 	@echo '  INSTRUCTIONS=off        for bench: do not count the instructions of the guest'
+	@echo '  INSTRUCTION_ROUNDS      for bench: number of counts of the instructions (3); their median counts'
 	@echo '  RINGBAR_ACCEL           kvm or tcg: accelerator of QEMU'
 	@echo '  RINGBAR_QEMU            path or toolbox: QEMU of the host or of the toolbox'
 	@echo '  RINGBAR_RUST            host or toolbox: Rust for the user-space programs'

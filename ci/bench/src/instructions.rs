@@ -4,14 +4,16 @@
 //! (`ci/bench/plugin`).
 //!
 //! The count includes all of the guest: fio, the kernel, the driver, interrupts, and
-//! busy-polling. It depends far less on the load of the host than the throughput does. A
+//! busy-polling. For Ringbar's columns, the instructions of the driver's module are counted
+//! as well. The count depends far less on the load of the host than the throughput does. A
 //! job runs twice, with few and with many transfers. The difference of the counts is free
 //! of the constant cost of starting and ending the job.
 //!
 //! The plugin slows the guest, so the counts come from a virtual machine of their own.
 
 use std::fmt;
-use std::io::Read;
+use std::io::{Read, Write};
+use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -26,6 +28,7 @@ use serde::{Serialize, Serializer};
 use crate::column::Column;
 use crate::job::Job;
 use crate::measure::{BenchContext, Run};
+use crate::module::AddressRange;
 
 /// Maximum time for the plugin to answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
@@ -113,33 +116,47 @@ impl InstructionCounter {
         qemu::plugin(plugin, &self.socket())
     }
 
-    /// Number of instructions that the guest has executed since it was started.
-    pub fn read(&self) -> Result<u64> {
+    /// Number of instructions that the guest has executed since it was started: those of
+    /// the pages of `range`, or all.
+    fn read(&self, range: Option<AddressRange>) -> Result<u64> {
         let problem = || Error::io("reading the count of the QEMU plugin");
         let mut socket = UnixStream::connect(self.socket()).map_err(problem())?;
         socket
             .set_read_timeout(Some(ANSWER_TIMEOUT))
             .map_err(problem())?;
+        if let Some(range) = range {
+            writeln!(socket, "{range}").map_err(problem())?;
+        }
+        socket.shutdown(Shutdown::Write).map_err(problem())?;
         let mut text = String::new();
         socket.read_to_string(&mut text).map_err(problem())?;
         parse(&text).ok_or_else(|| Error::Protocol(format!("{text:?} instructions")))
     }
 
     /// Instructions for each transfer of `job` on `column`, whose own variant it is; `None`
-    /// for a column that runs no fio, and if the counts show nothing.
+    /// for a column that runs no fio, and if the counts show nothing. `driver` is the code
+    /// whose part is counted for Ringbar's columns.
     pub fn per_transfer(
         &self,
         bench: &BenchContext<'_>,
         column: Column,
         job: &Job,
-    ) -> Result<Option<f64>> {
+        driver: AddressRange,
+    ) -> Result<Option<PerTransfer>> {
         if column == Column::Memcpy {
             return Ok(None);
         }
         let (few, many) = transfers(job);
+        let driver = column.is_ringbar().then_some(driver);
+        let read = || -> Result<Reading> {
+            Ok(Reading {
+                all: self.read(None)?,
+                module: driver.map(|range| self.read(Some(range))).transpose()?,
+            })
+        };
         let count = |transfers| -> Result<Count> {
             let extent = Extent::Transfers(transfers);
-            Ok(bench.run(column, job, extent, || self.read())?.into())
+            Ok(bench.run(column, job, extent, read)?.into())
         };
         let few = count(few)?;
         Ok(count(many)?.per_transfer_since(few))
@@ -159,48 +176,103 @@ fn parse(text: &str) -> Option<u64> {
     text.strip_suffix('\n')?.parse().ok()
 }
 
+/// Instructions of the guest for each transfer.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct PerTransfer {
+    /// Those of the whole guest.
+    pub all: f64,
+    /// Those of the driver's module; `None` for a peer, and if the counts show nothing.
+    pub module: Option<f64>,
+}
+
+/// Numbers of instructions: since the guest was started, or of one run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Reading {
+    all: u64,
+    module: Option<u64>,
+}
+
 /// The counts of one run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Count {
     ios: u64,
-    instructions: u64,
+    instructions: Reading,
 }
 
-impl From<Run<u64>> for Count {
-    fn from(run: Run<u64>) -> Self {
+impl From<Run<Reading>> for Count {
+    fn from(run: Run<Reading>) -> Self {
+        let modules = run.end.module.zip(run.begin.module);
         Self {
             ios: run.ios,
-            instructions: run.end.saturating_sub(run.begin),
+            instructions: Reading {
+                all: run.end.all.saturating_sub(run.begin.all),
+                module: modules.map(|(end, begin)| end.saturating_sub(begin)),
+            },
         }
     }
 }
 
 impl Count {
-    fn per_transfer_since(self, few: Self) -> Option<f64> {
+    fn per_transfer_since(self, few: Self) -> Option<PerTransfer> {
         let ios = self.ios.checked_sub(few.ios).filter(|ios| *ios != 0)?;
-        let instructions = self.instructions.checked_sub(few.instructions)?;
-        Some(instructions as f64 / ios as f64)
+        let per_transfer = |many: u64, few: u64| Some(many.checked_sub(few)? as f64 / ios as f64);
+        let (many, few) = (self.instructions, few.instructions);
+        Some(PerTransfer {
+            all: per_transfer(many.all, few.all)?,
+            module: many
+                .module
+                .zip(few.module)
+                .and_then(|(many, few)| per_transfer(many, few)),
+        })
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::io::Write;
     use std::os::unix::net::UnixListener;
 
     #[test]
     fn what_is_constant_does_not_count() {
-        let count = |ios, instructions| Count { ios, instructions };
+        let count = |ios, all| Count {
+            ios,
+            instructions: Reading { all, module: None },
+        };
         let few = count(500, 7_000_000);
         assert_eq!(
             count(2500, 25_000_000).per_transfer_since(few),
-            Some(9000.0)
+            Some(PerTransfer {
+                all: 9000.0,
+                module: None
+            })
         );
         // Less for more transfers is noise, and no more transfers show nothing.
         assert_eq!(count(2500, 6_000_000).per_transfer_since(few), None);
         assert_eq!(few.per_transfer_since(few), None);
         assert_eq!(count(400, 8_000_000).per_transfer_since(few), None);
+    }
+
+    #[test]
+    fn the_module_is_counted_apart() {
+        let reading = |all, module| Reading {
+            all,
+            module: Some(module),
+        };
+        let run = |ios, module: u64| {
+            let run = Run::of(
+                ios,
+                reading(1000, 50),
+                reading(1000 + 20 * ios, 50 + module),
+            );
+            Count::from(run)
+        };
+        let few = run(500, 900);
+        assert_eq!(few.instructions, reading(10_000, 900));
+        let expected = |module| PerTransfer { all: 20.0, module };
+        let many = run(2500, 4900);
+        assert_eq!(many.per_transfer_since(few), Some(expected(Some(2.0))));
+        // Noise in one of the counts does not hide the other.
+        assert_eq!(run(2500, 800).per_transfer_since(few), Some(expected(None)));
     }
 
     #[test]
@@ -229,23 +301,37 @@ mod tests {
     #[test]
     fn the_count_comes_from_the_socket() {
         let counter = InstructionCounter::new().unwrap();
-        assert!(counter.read().is_err());
+        assert!(counter.read(None).is_err());
         let listener = UnixListener::bind(counter.socket()).unwrap();
         let plugin = std::thread::spawn(move || {
-            for answer in ["18446744073709551615\n", "12", ""] {
-                listener
-                    .accept()
-                    .unwrap()
-                    .0
-                    .write_all(answer.as_bytes())
-                    .unwrap();
-            }
+            let answers = [
+                "18446744073709551615\n",
+                "7\n",
+                "12",
+                "",
+                "invalid request\n",
+            ];
+            answers.map(|answer| {
+                let mut connection = listener.accept().unwrap().0;
+                let mut request = String::new();
+                // Ends only because the client shuts down its writing side.
+                connection.read_to_string(&mut request).unwrap();
+                connection.write_all(answer.as_bytes()).unwrap();
+                request
+            })
         });
-        assert_eq!(counter.read().unwrap(), u64::MAX);
+        let range = AddressRange::new(0xffff_ffff_c028_0000, 0xffff_ffff_c02a_1000);
+        assert_eq!(counter.read(None).unwrap(), u64::MAX);
+        assert_eq!(counter.read(range).unwrap(), 7);
         // A line without an end is not complete.
-        assert!(counter.read().is_err());
-        assert!(counter.read().is_err());
-        plugin.join().unwrap();
+        for _ in 0..3 {
+            assert!(counter.read(None).is_err());
+        }
+        let requests = plugin.join().unwrap();
+        assert_eq!(
+            requests[..3],
+            ["", "ffffffffc0280000-ffffffffc02a1000\n", ""]
+        );
         let [option, value] = counter.qemu_arguments(Path::new("/a,b.so"));
         assert_eq!(option, "-plugin");
         assert!(value.starts_with("file=/a,,b.so,socket=/tmp/"), "{value}");

@@ -21,6 +21,7 @@
 //! | [`measure`] | runs one job on one device |
 //! | `usage` | CPU time of processes on the host |
 //! | [`instructions`] | counts the guest's instructions |
+//! | [`module`] | the addresses of the driver's code |
 //! | [`rounds`] | runs a job on all devices |
 //! | `statistics` | medians and ratios |
 //! | [`idle`] | measures idle devices |
@@ -41,6 +42,7 @@ pub mod job;
 pub mod jobs;
 pub mod machine;
 pub mod measure;
+pub mod module;
 mod peers;
 pub mod plot;
 pub mod report;

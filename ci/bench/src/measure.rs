@@ -225,6 +225,20 @@ pub(super) struct Run<T> {
     pub end: T,
 }
 
+#[cfg(test)]
+impl<T> Run<T> {
+    /// A run with these values.
+    pub(super) fn of(ios: u64, begin: T, end: T) -> Self {
+        let iops = 1.0;
+        Self {
+            ios,
+            iops,
+            begin,
+            end,
+        }
+    }
+}
+
 /// Counters of the guest.
 #[derive(Clone, Copy, Debug)]
 struct GuestCounters {

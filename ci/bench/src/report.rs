@@ -31,6 +31,8 @@ pub struct Environment {
     pub rounds: u32,
     /// Run time of each job on each device in each round, in seconds.
     pub seconds: f64,
+    /// Number of counts of the instructions of each job on each device.
+    pub instruction_rounds: u32,
     /// Reason for which instructions were not counted.
     pub instructions_not_counted: Option<NotCounted>,
 }
@@ -89,7 +91,7 @@ impl Report {
 pub(crate) mod tests {
     use super::*;
     use crate::results::BEST_PEER;
-    use crate::results::tests::results;
+    use crate::results::tests::{counted, results};
 
     const JOB: &str = "randread-4k-qd32-io_uring";
 
@@ -102,13 +104,15 @@ pub(crate) mod tests {
             (JOB, Column::Floor, &[5000.0, 5000.0, 5000.0]),
         ]);
         let job = JOB.parse().unwrap();
-        for (column, instructions) in [
-            (Column::Ringbar, 7200.4),
-            (Column::VirtioBlk, 11200.0),
-            (Column::NvmePoll, 9600.0),
-            (Column::Floor, 3800.0),
+        for (column, instructions, module) in [
+            (Column::Ringbar, 7200.4, Some(1400.0)),
+            (Column::VirtioBlk, 11200.0, None),
+            (Column::NvmePoll, 9600.0, None),
+            (Column::Floor, 3800.0, None),
         ] {
-            results.add_instructions(job, column, instructions);
+            let rounds = [0.0, 90.0, -60.0]
+                .map(|noise| counted(instructions + noise, module.map(|module| module + noise)));
+            results.add_instructions(job, column, &rounds);
         }
         let environment = Environment {
             kernel: "7.3.4".into(),
@@ -120,6 +124,7 @@ pub(crate) mod tests {
             peer_access: "aio=native".into(),
             rounds: 3,
             seconds: 2.0,
+            instruction_rounds: 3,
             instructions_not_counted: None,
         };
         Report::new(environment, &results, Some(Idle::example(0.0, 0.0)))
@@ -146,7 +151,8 @@ pub(crate) mod tests {
         assert_eq!((ratio.peer, ratio.ratio), (Column::NvmePoll, 0.75));
         let mut none = results(&[(JOB, Column::Ringbar, &[1.0])]);
         assert_eq!(none.instruction_ratio(JOB), None);
-        none.add_instructions(JOB.parse().unwrap(), Column::Ringbar, 7000.0);
+        let rounds = [counted(7000.0, None)];
+        none.add_instructions(JOB.parse().unwrap(), Column::Ringbar, &rounds);
         assert_eq!(none.instruction_ratio(JOB), None);
     }
 
@@ -174,6 +180,18 @@ pub(crate) mod tests {
         assert!(line.as_object().unwrap().contains_key("qemu_cpu_us_per_io"));
         assert!(json["jobs"][1]["doorbells_per_io"].is_null());
         assert_eq!(line["instructions_per_io"], 7200.0);
+        assert_eq!(
+            line["instructions"],
+            serde_json::json!({"min": 7140.0, "max": 7290.0, "values": [7200.0, 7290.0, 7140.0]})
+        );
+        assert_eq!(line["module_instructions_per_io"], 1400.0);
+        assert_eq!(
+            line["module_instructions"],
+            serde_json::json!({"min": 1340.0, "max": 1490.0, "values": [1400.0, 1490.0, 1340.0]})
+        );
+        assert!(json["jobs"][1]["module_instructions_per_io"].is_null());
+        assert!(json["jobs"][1]["module_instructions"].is_null());
+        assert_eq!(json["environment"]["instruction_rounds"], 3);
         assert!(json["jobs"][2]["instructions_per_io"].is_null());
         assert_eq!(json["instruction_ratios"][0]["peer"], "nvme-poll");
         assert_eq!(json["instruction_ratios"][0]["ratio"], 0.75);

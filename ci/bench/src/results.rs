@@ -5,6 +5,7 @@
 use serde::Serialize;
 
 use crate::column::Column;
+use crate::instructions::PerTransfer;
 use crate::job::Job;
 use crate::measure::Sample;
 use crate::rounds::JobSamples;
@@ -42,8 +43,37 @@ pub struct JobLine {
     pub daemon_cpu_us_per_io: Option<f64>,
     /// CPU time of QEMU per transfer. With TCG it includes the guest.
     pub qemu_cpu_us_per_io: Option<f64>,
-    /// Instructions of the guest per transfer, counted in a run of its own.
+    /// Instructions of the guest per transfer, counted in runs of their own.
     pub instructions_per_io: Option<f64>,
+    /// The counts of which it is the median.
+    pub instructions: Option<Counts>,
+    /// Instructions of the driver's module per transfer, a part of those of the guest. Only
+    /// Ringbar's columns have them.
+    pub module_instructions_per_io: Option<f64>,
+    /// The counts of which it is the median.
+    pub module_instructions: Option<Counts>,
+}
+
+/// Repeated counts per transfer.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Counts {
+    /// Least.
+    pub min: f64,
+    /// Greatest.
+    pub max: f64,
+    /// The counts of all rounds that showed something, in order.
+    pub values: Vec<f64>,
+}
+
+impl Counts {
+    /// The median of the known values, and the values; `None` for both if none is known.
+    fn summarize(values: impl Iterator<Item = Option<f64>>) -> (Option<f64>, Option<Self>) {
+        let values: Vec<_> = values.flatten().map(|value| round(value, 0)).collect();
+        let Some(Summary { median, min, max }) = Summary::of(&values) else {
+            return (None, None);
+        };
+        (Some(round(median, 0)), Some(Self { min, max, values }))
+    }
 }
 
 /// Ringbar's instructions per transfer relative to those of another column.
@@ -104,6 +134,9 @@ impl JobLine {
             daemon_cpu_us_per_io: median(|sample| sample.daemon_cpu_us_per_io, 2),
             qemu_cpu_us_per_io: median(|sample| sample.qemu_cpu_us_per_io, 2),
             instructions_per_io: None,
+            instructions: None,
+            module_instructions_per_io: None,
+            module_instructions: None,
         })
     }
 }
@@ -141,12 +174,19 @@ impl Results {
         self.jobs.extend(lines);
     }
 
-    /// Adds the instructions for each transfer of a job that was measured before.
-    pub fn add_instructions(&mut self, job: Job, column: Column, instructions_per_io: f64) {
+    /// Adds the instructions for each transfer of a job that was measured before, counted
+    /// in several rounds; `None` for a round whose counts showed nothing.
+    pub fn add_instructions(&mut self, job: Job, column: Column, rounds: &[Option<PerTransfer>]) {
+        let rounds = rounds.iter().copied();
+        let (all_median, all) = Counts::summarize(rounds.clone().map(|count| Some(count?.all)));
+        let (module_median, module) = Counts::summarize(rounds.map(|count| count?.module));
         let job = job.to_string();
         let lines = self.jobs.iter_mut();
         for line in lines.filter(|line| line.job == job && line.device == column) {
-            line.instructions_per_io = Some(round(instructions_per_io, 0));
+            line.instructions_per_io = all_median;
+            line.instructions.clone_from(&all);
+            line.module_instructions_per_io = module_median;
+            line.module_instructions.clone_from(&module);
         }
     }
 
@@ -219,6 +259,49 @@ impl Results {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
+
+    /// A count of the whole guest and of the driver's module.
+    pub(crate) fn counted(all: f64, module: Option<f64>) -> Option<PerTransfer> {
+        Some(PerTransfer { all, module })
+    }
+
+    #[test]
+    fn instructions_are_the_median_of_what_is_known() {
+        let name = "randread-4k-qd32-io_uring";
+        let mut results = results(&[
+            (name, Column::Ringbar, &[1.0]),
+            (name, Column::Nvme, &[1.0]),
+        ]);
+        let rounds = [
+            counted(9000.4, Some(1300.0)),
+            None,
+            counted(7000.0, Some(1500.0)),
+            counted(8000.0, None),
+        ];
+        results.add_instructions(name.parse().unwrap(), Column::Ringbar, &rounds);
+        let line = results.line(name, Column::Ringbar).unwrap();
+        assert_eq!(line.instructions_per_io, Some(8000.0));
+        let expected = |min, max, values: &[f64]| {
+            let values = values.to_vec();
+            Some(Counts { min, max, values })
+        };
+        assert_eq!(
+            line.instructions,
+            expected(7000.0, 9000.0, &[9000.0, 7000.0, 8000.0])
+        );
+        assert_eq!(line.module_instructions_per_io, Some(1400.0));
+        assert_eq!(
+            line.module_instructions,
+            expected(1300.0, 1500.0, &[1300.0, 1500.0])
+        );
+        // Neither another column nor rounds without a count get a value.
+        results.add_instructions(name.parse().unwrap(), Column::Nvme, &[None]);
+        let line = results.line(name, Column::Nvme).unwrap();
+        assert_eq!(
+            (line.instructions_per_io, &line.instructions),
+            (None, &None)
+        );
+    }
 
     /// Results of these transfers per second.
     pub(crate) fn results(measured: &[(&str, Column, &[f64])]) -> Results {

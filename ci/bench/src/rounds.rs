@@ -30,35 +30,54 @@ pub struct Schedule {
     pub warm_up: Duration,
 }
 
-/// Runs a job on all columns that take part: once as a warm-up, then in rounds. Each
-/// round begins with another column, so that no column always has the same position.
-/// `measure` gets the number of the round, 0 for the warm-up.
+/// Runs a job on all columns that take part: once as a warm-up, then in rounds as
+/// [`alternate`] does. `measure` gets the number of the round, 0 for the warm-up.
 pub fn run(
     job: Job,
     columns: &[Column],
     schedule: Schedule,
     mut measure: impl FnMut(u32, Column, &Job, Duration) -> Result<Sample>,
 ) -> Result<JobSamples> {
-    let variants: Vec<_> = columns
-        .iter()
-        .filter_map(|column| Some((*column, column.variant(job)?)))
-        .collect();
-    let mut samples = vec![Vec::new(); variants.len()];
-    for (column, variant) in &variants {
+    for (column, variant) in &variants(job, columns) {
         measure(0, *column, variant, schedule.warm_up)?;
     }
-    for round in 1..=schedule.rounds {
+    let columns = alternate(job, columns, schedule.rounds, |round, column, job| {
+        measure(round, column, job, schedule.time)
+    })?;
+    Ok(JobSamples { job, columns })
+}
+
+/// Runs a job in rounds on all columns that take part. Each round begins with another
+/// column, so that no column always has the same position. `measure` gets the number of
+/// the round, from 1 on, and the column's variant of the job. Returns the columns with
+/// their values in the order of the rounds.
+pub fn alternate<T>(
+    job: Job,
+    columns: &[Column],
+    rounds: u32,
+    mut measure: impl FnMut(u32, Column, &Job) -> Result<T>,
+) -> Result<Vec<(Column, Vec<T>)>> {
+    let variants = variants(job, columns);
+    let mut values: Vec<_> = variants
+        .iter()
+        .map(|(column, _)| (*column, Vec::new()))
+        .collect();
+    for round in 1..=rounds {
         for place in 0..variants.len() {
             let i = (place + round as usize - 1) % variants.len();
             let (column, variant) = &variants[i];
-            samples[i].push(measure(round, *column, variant, schedule.time)?);
+            values[i].1.push(measure(round, *column, variant)?);
         }
     }
-    let columns = variants.iter().map(|(column, _)| *column).zip(samples);
-    Ok(JobSamples {
-        job,
-        columns: columns.collect(),
-    })
+    Ok(values)
+}
+
+/// The columns that take part, with their variants of the job.
+fn variants(job: Job, columns: &[Column]) -> Vec<(Column, Job)> {
+    columns
+        .iter()
+        .filter_map(|column| Some((*column, column.variant(job)?)))
+        .collect()
 }
 
 #[cfg(test)]

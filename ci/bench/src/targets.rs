@@ -22,6 +22,8 @@ enum Metric {
     Interrupts,
     /// Instructions per transfer relative to those of the best peer, polled or not.
     Instructions,
+    /// Instructions of the driver's module per transfer.
+    ModuleInstructions,
 }
 
 /// The bound that a value must meet.
@@ -36,11 +38,14 @@ pub enum Bound {
 }
 
 use Bound::{AtLeast, AtMost};
-use Metric::{Doorbells, Instructions, Interrupts, Ratio};
+use Metric::{Doorbells, Instructions, Interrupts, ModuleInstructions, Ratio};
 
 /// Maximum number of CPUs that the idle guest may keep busy: its clock and the agent. A
 /// CPU that polls counts as 1.
 const IDLE_CPUS: f64 = 0.1;
+
+/// Maximum number of instructions of the driver's module for a transfer of 4 KiB.
+const MODULE_INSTRUCTIONS: f64 = 1500.0;
 
 /// Maximum ratio of the cost of a byte in larger blocks to that in smaller ones.
 const COST_TOLERANCE: f64 = 1.1;
@@ -56,10 +61,20 @@ const TARGETS: &[(&str, Metric, Bound)] = &[
     ("randread-4k-qd32-io_uring", Doorbells, AtMost(0.5)),
     ("randread-4k-qd32-io_uring", Interrupts, AtMost(0.5)),
     ("randread-4k-qd32-io_uring", Instructions, AtMost(0.70)),
+    (
+        "randread-4k-qd32-io_uring",
+        ModuleInstructions,
+        AtMost(MODULE_INSTRUCTIONS),
+    ),
     ("randwrite-4k-qd32-io_uring", BEST_PEER, AtLeast(5.0)),
     ("randwrite-4k-qd32-io_uring", Doorbells, AtMost(0.5)),
     ("randwrite-4k-qd32-io_uring", Interrupts, AtMost(0.5)),
     ("randwrite-4k-qd32-io_uring", Instructions, AtMost(0.70)),
+    (
+        "randwrite-4k-qd32-io_uring",
+        ModuleInstructions,
+        AtMost(MODULE_INSTRUCTIONS),
+    ),
     ("randread-4k-qd32-libaio", BEST_PEER, AtLeast(4.0)),
     ("randread-4k-qd32-libaio", Doorbells, AtMost(0.5)),
     ("randread-4k-qd32-libaio", Interrupts, AtMost(0.5)),
@@ -69,6 +84,11 @@ const TARGETS: &[(&str, Metric, Bound)] = &[
     ("randwrite-4k-qd32-libaio", Interrupts, AtMost(0.5)),
     ("randwrite-4k-qd32-libaio", Instructions, AtMost(0.70)),
     ("randread-4k-qd1-io_uring", BEST_PEER, AtLeast(5.0)),
+    (
+        "randread-4k-qd1-io_uring",
+        ModuleInstructions,
+        AtMost(MODULE_INSTRUCTIONS),
+    ),
     ("randread-4k-qd1-psync", BEST_PEER, AtLeast(5.0)),
     ("randread-4k-qd32-io_uring-batch8", BEST_PEER, AtLeast(2.0)),
     ("randread-4k-qd32-io_uring-batch8", Doorbells, AtMost(0.1)),
@@ -146,6 +166,7 @@ impl Metric {
             Doorbells => "doorbells_per_io".into(),
             Interrupts => "interrupts_per_io".into(),
             Instructions => "instructions to best peer's".into(),
+            ModuleInstructions => "module_instructions_per_io".into(),
         }
     }
 
@@ -155,6 +176,11 @@ impl Metric {
             Doorbells => results.line(job, Column::Ringbar)?.doorbells_per_io,
             Interrupts => results.line(job, Column::Ringbar)?.interrupts_per_io,
             Instructions => results.instruction_ratio(job).map(|line| line.ratio),
+            ModuleInstructions => {
+                results
+                    .line(job, Column::Ringbar)?
+                    .module_instructions_per_io
+            }
         }
     }
 }
@@ -246,7 +272,7 @@ fn evaluate_sweep(results: &Results) -> Vec<TargetResult> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::results::tests::results;
+    use crate::results::tests::{counted, results};
 
     #[test]
     fn every_target_names_a_job_that_can_show_it() {
@@ -291,12 +317,36 @@ mod tests {
                 (name, Column::VirtioBlk, &[1.0]),
             ]);
             let job = name.parse().unwrap();
-            measured.add_instructions(job, Column::Ringbar, ours);
-            measured.add_instructions(job, Column::VirtioBlk, 10_000.0);
+            measured.add_instructions(job, Column::Ringbar, &[counted(ours, None)]);
+            measured.add_instructions(job, Column::VirtioBlk, &[counted(10_000.0, None)]);
             let evaluated = evaluate(&measured, None);
             let metric = Instructions.name();
             let target = evaluated.iter().find(|target| target.metric == metric);
             assert_eq!(target.unwrap().met, Some(met));
+        }
+    }
+
+    #[test]
+    fn the_module_has_a_target_of_its_own() {
+        for name in [
+            "randread-4k-qd32-io_uring",
+            "randwrite-4k-qd32-io_uring",
+            "randread-4k-qd1-io_uring",
+        ] {
+            for (module, met) in [
+                (Some(1500.0), Some(true)),
+                (Some(1501.0), Some(false)),
+                (None, None),
+            ] {
+                let mut measured = results(&[(name, Column::Ringbar, &[1.0])]);
+                let job = name.parse().unwrap();
+                measured.add_instructions(job, Column::Ringbar, &[counted(9000.0, module)]);
+                let evaluated = evaluate(&measured, None);
+                let metric = ModuleInstructions.name();
+                let target = evaluated.iter().find(|target| target.metric == metric);
+                let target = target.unwrap();
+                assert_eq!((target.value, target.met), (module, met), "{name}");
+            }
         }
     }
 

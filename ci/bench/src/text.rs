@@ -19,9 +19,11 @@ impl Report {
     /// All tables.
     pub fn text(&self) -> String {
         let mut text = format!(
-            "Each job on each device (medians of {} rounds of {} s)\n{}\n",
+            "Each job on each device (medians of {} rounds of {} s, instructions of {} counts)\n\
+             {}\n",
             self.environment.rounds,
             self.environment.seconds,
+            self.environment.instruction_rounds,
             self.measurements_table()
         );
         text += &format!(
@@ -50,6 +52,7 @@ impl Report {
             "daemon us/IO",
             "QEMU us/IO",
             "instructions/IO",
+            "of these in the module",
         ])];
         for line in &self.jobs {
             let block = line.job.parse().map_or(0, |job: super::job::Job| job.block);
@@ -68,6 +71,7 @@ impl Report {
                 format_value(line.daemon_cpu_us_per_io, 1),
                 format_value(line.qemu_cpu_us_per_io, 1),
                 self.instructions_cell(line.instructions_per_io, 0),
+                self.instructions_cell(line.module_instructions_per_io, 0),
             ]);
         }
         table::align(&rows, 2)
@@ -186,9 +190,10 @@ mod tests {
         for line in [
             &[
                 job, "ringbar", "800", "500", "1200", "3.1", "0.250", "0.125", "-", "-", "7200",
+                "1400",
             ][..],
             &[
-                job, "floor", "5000", "5000", "5000", "19.5", "0.250", "-", "-", "-", "3800",
+                job, "floor", "5000", "5000", "5000", "19.5", "0.250", "-", "-", "-", "3800", "-",
             ],
             &[
                 job,
@@ -214,6 +219,14 @@ mod tests {
                 "MISSED",
             ],
             &[job, "doorbells_per_io", "<=", "0.5", "0.125", "met"],
+            &[
+                job,
+                "module_instructions_per_io",
+                "<=",
+                "1500",
+                "1400.000",
+                "met",
+            ],
         ] {
             assert!(
                 words.iter().any(|words| words == line),

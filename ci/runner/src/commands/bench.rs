@@ -15,6 +15,7 @@ use ringbar_bench::instructions::{self, InstructionCounter};
 use ringbar_bench::jobs::{self, Selection};
 use ringbar_bench::machine::{CPUS, Machine, MachineOptions};
 use ringbar_bench::measure::BenchContext;
+use ringbar_bench::module::AddressRange;
 use ringbar_bench::plot;
 use ringbar_bench::report::{Environment, Report};
 use ringbar_bench::results::Results;
@@ -71,6 +72,12 @@ pub struct Options {
     #[arg(long, env = "RINGBAR_INSTRUCTIONS", value_name = "on|off", default_value = "on",
           value_parser = parse_switch, action = clap::ArgAction::Set)]
     instructions: bool,
+
+    /// Number of counts of the instructions of each job on each device; the table has their
+    /// median
+    #[arg(long, env = "RINGBAR_INSTRUCTION_ROUNDS", value_name = "N", default_value = "3",
+          value_parser = clap::value_parser!(u32).range(1..=1000))]
+    instruction_rounds: u32,
 
     /// QEMU plugin that counts instructions, built by ci/bench/plugin/build.sh
     #[arg(long, env = "RINGBAR_PLUGIN", value_name = "FILE")]
@@ -159,6 +166,7 @@ pub fn run(setup: &Setup, options: &Options) -> anyhow::Result<ExitCode> {
         peer_access: machine.peer_access().to_owned(),
         rounds: options.rounds,
         seconds: options.seconds.as_secs_f64(),
+        instruction_rounds: options.instruction_rounds,
         instructions_not_counted: plugin.err(),
     };
     match failure {
@@ -232,7 +240,8 @@ fn measure(
     Idle::measure(bench.agent, &watched, IDLE_TIME)
 }
 
-/// Counts the instructions of each job on each device, in a machine with the plugin.
+/// Counts the instructions of each job on each device in rounds, in a machine with the
+/// plugin.
 fn count_instructions(
     setup: &Setup,
     options: &Options,
@@ -248,18 +257,29 @@ fn count_instructions(
     let mut machine = Machine::start(setup, &options.machine(&log_dir, &arguments))
         .context("starting QEMU with its plugin; --instructions off does without")?;
     machine.run(&selection.columns, |bench| {
+        let driver = AddressRange::of_driver(bench.agent)?;
         for (i, job) in selection.jobs.iter().enumerate() {
-            eprint!("[{:2}/{}] {job}:", i + 1, selection.jobs.len());
-            for column in &selection.columns {
-                let Some(variant) = column.variant(*job) else {
-                    continue;
-                };
-                if let Some(count) = counter.per_transfer(bench, *column, &variant)? {
-                    eprint!(" {column} {count:.0}");
-                    results.add_instructions(*job, *column, count);
+            eprint!("[{:2}/{}] {job}", i + 1, selection.jobs.len());
+            let (columns, rounds) = (&selection.columns, options.instruction_rounds);
+            let mut last = 0;
+            let counted = rounds::alternate(*job, columns, rounds, |round, column, job| {
+                let count = counter.per_transfer(bench, column, job, driver)?;
+                if round != last {
+                    eprint!("\n        round {round}:");
+                    last = round;
                 }
-            }
+                if let Some(count) = count {
+                    eprint!(" {column} {:.0}", count.all);
+                    if let Some(module) = count.module {
+                        eprint!(" (module {module:.0})");
+                    }
+                }
+                Ok(count)
+            });
             eprintln!();
+            for (column, values) in counted? {
+                results.add_instructions(*job, column, &values);
+            }
         }
         Ok(())
     })?;
@@ -294,6 +314,7 @@ mod tests {
             kernel_args: Vec::new(),
             device_args: Vec::new(),
             instructions: true,
+            instruction_rounds: 1,
             plugin: None,
             check: false,
         }
