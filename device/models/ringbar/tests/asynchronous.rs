@@ -623,6 +623,24 @@ proptest! {
     }
 }
 
+/// Two ranges that differ in a late step.
+#[test]
+fn a_difference_is_found_in_any_step() {
+    const LENGTH: u64 = 590_000;
+    let mut machine = Machine::new(TestStorage::with_contents(&[5; LARGE as usize]), 1 << 20);
+    let runner = Runner::start(&machine.disk);
+    for place in [0, 255 << 10, 256 << 10, 300_001, LENGTH - 1, LENGTH] {
+        write(machine.io(), 600_000 + place, &[6], 0);
+        assert_eq!(wait(machine.io()).1, StatusCode::Ok);
+        let header = RequestHeader::command(Opcode::Compare, 600_000, LENGTH, 0);
+        submit(machine.io(), &header, &[]);
+        assert_eq!(wait(machine.io()).2, place);
+        write(machine.io(), 600_000 + place, &[5], 0);
+        assert_eq!(wait(machine.io()).1, StatusCode::Ok);
+    }
+    drop(runner);
+}
+
 /// Commands in flight at once, more than there is memory for: each has two buffers.
 #[test]
 fn many_commands_wait_for_memory() {

@@ -367,6 +367,22 @@ fn a_stale_write_comes_before_later_ones() {
     assert!(!machine.scheduler.is_busy());
 }
 
+/// None begins because another one that it waits for is cancelled with it.
+#[test]
+fn a_chain_of_operations_is_cancelled_as_one() {
+    let mut machine = Machine::new(2);
+    machine.write(0, &[1; 512]);
+    machine.write(0, &[2; 1024]);
+    machine.write(512, &[3; 512]);
+    machine.scheduler.cancel(Owner(0));
+    machine.scheduler.push(&mut machine.ring);
+    assert_eq!(machine.ring.in_flight.len(), 1);
+    machine.end(0);
+    assert_eq!(machine.done(), [0]);
+    assert!(machine.ring.in_flight.is_empty() && !machine.scheduler.is_busy());
+    assert_eq!(machine.ring.disk[512..], [0; 512]);
+}
+
 #[test]
 fn cancelled_flushes_do_not_begin() {
     let mut machine = Machine::new(1);
