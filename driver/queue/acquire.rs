@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Handing out slots.
+//! Acquiring slots.
 
 use super::{
     request::AcquiredSlot,
@@ -18,14 +18,15 @@ use kernel::{
     }, //
 };
 
-/// How long to wait for room in the DMA layer before it is tried again: nobody tells when
-/// another device gives something back. As of `BLK_MQ_RESOURCE_DELAY` in `block/blk-mq.c`.
+/// Time to wait for room in the DMA layer before the driver tries again, in milliseconds. No
+/// notification tells the driver that another device has freed such room. The value is that of
+/// `BLK_MQ_RESOURCE_DELAY` in `block/blk-mq.c`.
 const DMA_ROOM_MS: Msecs = 3;
 
 impl<'a> QueueRef<'a> {
-    /// Takes a slot if one is free and nobody waits for one. Any context.
+    /// Takes a slot if one is free and no thread waits for one. Any context.
     ///
-    /// `EAGAIN` otherwise; the error of [`Queue::stop`] after that.
+    /// `EAGAIN` otherwise; after [`Queue::stop`], its error.
     pub(crate) fn try_acquire(self) -> Result<AcquiredSlot<'a>> {
         let mut state = self.queue.state.lock();
         if let Some(error) = state.failed {
@@ -38,10 +39,10 @@ impl<'a> QueueRef<'a> {
         Ok(AcquiredSlot::new(self, slot))
     }
 
-    /// Takes up to `count` slots, if nobody waits for one; exactly as many if `all`. May
-    /// sleep for memory, but not for a slot.
+    /// Takes up to `count` slots, if no thread waits for one; exactly `count` if `all`. May sleep
+    /// for memory, but not for a slot.
     ///
-    /// `EAGAIN` where that are too few; the error of [`Queue::stop`] after that.
+    /// `EAGAIN` if there are too few; after [`Queue::stop`], its error.
     pub(crate) fn try_acquire_several(
         self,
         count: usize,
@@ -58,19 +59,19 @@ impl<'a> QueueRef<'a> {
         }
         for _ in 0..free {
             if let Some(slot) = state.take_free() {
-                // There is room for all of them.
+                // `slots` has capacity for all of them.
                 let _ = slots.push_within_capacity(AcquiredSlot::new(self, slot));
             }
         }
         Ok(slots)
     }
 
-    /// Takes a slot, after all who came before. Sleeps. On a polled queue it ends as well what
-    /// the device has done, because nobody else may do so: those who have submitted polled
-    /// requests need not come back for them. While somebody waits, the queue has interrupts.
+    /// Takes a slot, in the order of the callers. Sleeps. On a polled queue the caller also
+    /// completes the requests that the device has completed, because no other thread may do so: the
+    /// submitters of polled requests need not call `iopoll` again. While a thread waits, the queue
+    /// has interrupts.
     ///
-    /// `ERESTARTSYS` or `EINTR` after one of these `signals`, the error of [`Queue::stop`]
-    /// after that.
+    /// `ERESTARTSYS` or `EINTR` after one of these `signals`; after [`Queue::stop`], its error.
     pub(crate) fn acquire(self, signals: Signals) -> Result<AcquiredSlot<'a>> {
         match self.try_acquire() {
             Err(error) if error == EAGAIN => {}
@@ -79,20 +80,20 @@ impl<'a> QueueRef<'a> {
         let queue = self.queue;
         let mut state = queue.state.lock();
         state.waiting += 1;
-        // Whoever is woken takes a slot before anybody else can: newcomers see `waiting`, and the
-        // wait queue wakes in order.
+        // A woken thread takes a slot before any other caller can: later callers see `waiting`, and
+        // the wait queue wakes in order.
         let slot = loop {
             if let Some(error) = state.failed {
                 break Err(error);
             }
-            // Only the first waiter may take one before it has been woken.
+            // Only the first waiter may take a slot before it has been woken.
             if state.waiting == 1 {
                 if let Some(slot) = state.take_free() {
                     break Ok(slot);
                 }
             }
             if queue.polled && state.ring.enable_interrupts() {
-                // No interrupt may come for what is there already.
+                // The device may send no interrupt for entries that are used already.
                 drop(state);
                 self.reap();
                 state = queue.state.lock();
@@ -110,7 +111,7 @@ impl<'a> QueueRef<'a> {
         state.waiting -= 1;
         let more = state.free_slots() > 0;
         if state.waiting > 0 && more {
-            // The wake-up may have come to one who leaves without a slot.
+            // The wake-up may have come to a thread that returns without a slot.
             queue.slot_freed.notify_one();
         }
         let room = state.waiting == 0 && more;
@@ -123,9 +124,9 @@ impl<'a> QueueRef<'a> {
 }
 
 impl Queue {
-    /// Waits until the DMA layer may have room again for what it had none for: a request
-    /// has ended, or some time has passed. Sleeps. Whoever waits must hold nothing that is
-    /// mapped. Errors as of [`QueueRef::acquire`].
+    /// Waits until the DMA layer may have room again: a request has completed, or [`DMA_ROOM_MS`]
+    /// have passed. Sleeps. The caller must have nothing mapped. Errors as of
+    /// [`QueueRef::acquire`].
     pub(crate) fn wait_for_dma_room(&self, signals: Signals) -> Result {
         let mut state = self.state.lock();
         if let Some(error) = state.failed {
@@ -142,8 +143,8 @@ impl Queue {
         }
     }
 
-    /// Whether [`QueueRef::try_acquire`] would find a slot; the error of [`Self::stop`]
-    /// after that. Any context.
+    /// Whether [`QueueRef::try_acquire`] would find a slot; after [`Self::stop`], its error. Any
+    /// context.
     pub(crate) fn has_room(&self) -> Result<bool> {
         let state = self.state.lock();
         match state.failed {

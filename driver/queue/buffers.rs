@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What a request and the device share: a coherent page with the indirect descriptor
+//! The memory that a request and the device share: a coherent page with the indirect descriptor
 //! table, the request header and the status, and the caller's pages with their mapping.
 //!
-//! Nothing here knows of queues, or of who waits for the request.
+//! This module knows neither queues nor the waiter of a request.
 
 use crate::{
     abstractions::dma::{
@@ -44,8 +44,8 @@ use kernel::{
     prelude::*, //
 };
 
-/// The page of a request in 64-bit words: the indirect descriptor table, the request
-/// header, the status.
+/// The page of a request in 64-bit words: the indirect descriptor table, the request header, the
+/// status.
 type Page = [u64; PAGE_WORDS];
 const PAGE_WORDS: usize = PAGE_SIZE / 8;
 const STATUS_WORDS: usize = RequestStatus::SIZE / 8;
@@ -54,16 +54,16 @@ const STATUS_AT: usize = PAGE_WORDS - STATUS_WORDS;
 const HEADER_AT: usize = STATUS_AT - HEADER_WORDS;
 const TABLE_ENTRIES: usize = HEADER_AT / DESCRIPTOR_WORDS;
 
-/// Most data segments of one request, so that they take one page. Below the
-/// queue size of 256, which a chain must not exceed (2.7.5.3.1).
+/// Greatest number of data segments of one request, so that its table fits into one page. Less than
+/// the queue size of 256, which a chain must not exceed (2.7.5.3.1).
 pub(crate) const MAX_SEGMENTS: usize = TABLE_ENTRIES - 2;
 
-/// What the requests of a device can be.
+/// Limits of the requests of a device.
 #[derive(Clone, Copy)]
 pub(crate) struct Limits {
-    /// What the data of one may be.
+    /// Limits of the data of one request.
     pub(crate) data: SegmentLimits,
-    /// How many of them a queue can hold.
+    /// Greatest number of requests in a queue.
     pub(crate) requests: usize,
 }
 
@@ -86,17 +86,17 @@ impl Limits {
     }
 }
 
-/// How far a transfer went.
+/// The end of a transfer.
 #[derive(Clone, Copy)]
 pub(crate) struct Outcome {
     /// Bytes transferred, from the start.
     pub(crate) bytes: usize,
-    /// What ended it early.
+    /// The error that ended it early.
     pub(crate) error: Option<Error>,
 }
 
 impl Outcome {
-    /// What a system call returns: an error counts only if nothing was done.
+    /// The result of the system call: an error only if no byte was transferred.
     pub(crate) fn into_result(self) -> Result<usize> {
         match self.error {
             Some(error) if self.bytes == 0 => Err(error),
@@ -108,16 +108,16 @@ impl Outcome {
 /// The memory of one request.
 pub(crate) struct RequestBuffers {
     page: Coherent<Page>,
-    /// The caller's memory, which the device may use.
+    /// The caller's memory, which the device may access.
     data: Option<Mapped>,
     /// The list of segments, while `data` has none.
     room: Room,
     opcode: Opcode,
     length: usize,
-    /// Greatest result that a command can have.
+    /// Greatest result that the command can have.
     most: u64,
     descriptors: u16,
-    /// Bytes that the device says it has written, from the start on.
+    /// Number of bytes that the device reports as written, from the start.
     written: u32,
     failure: Option<Error>,
 }
@@ -149,16 +149,15 @@ impl RequestBuffers {
         DmaRange::of_coherent(&self.page, bytes(0..words), false)
     }
 
-    /// Makes it a request without data.
+    /// Prepares a request without data.
     pub(super) fn prepare_command(&mut self, header: RequestHeader) {
         self.most = most(&header);
         self.write_page(header);
     }
 
-    /// Makes it a transfer of the pages, which are mapped for the device. Any
-    /// context.
+    /// Prepares a transfer of the pages, and maps them for the device. Any context.
     ///
-    /// Errors as of [`Extracted::map`]; then the pages come back.
+    /// Errors as of [`Extracted::map`], which returns the pages with the error.
     pub(super) fn prepare_transfer<'s, O: Ownership>(
         &mut self,
         device: &pci::Device<Bound>,
@@ -193,7 +192,7 @@ impl RequestBuffers {
             descriptor_flag::NEXT,
         );
         if let Some(data) = &self.data {
-            // No more than there is room for in the table, as of `Limits::new`.
+            // `Limits::new` bounds the segments, so the table has room for all of them.
             for range in data.ranges() {
                 table.put(range, descriptor_flag::NEXT);
             }
@@ -212,7 +211,7 @@ impl RequestBuffers {
         }
     }
 
-    /// What the request asks for.
+    /// The opcode of the request.
     pub(super) fn opcode(&self) -> Opcode {
         self.opcode
     }
@@ -223,20 +222,20 @@ impl RequestBuffers {
         self.length
     }
 
-    /// Number of data segments that the device gets.
+    /// Number of data segments in the descriptor table.
     #[inline]
     pub(super) fn segments(&self) -> usize {
         // Header and status have a descriptor each.
         usize::from(self.descriptors.saturating_sub(2))
     }
 
-    /// Notes how many bytes the device says it has written.
+    /// Records the number of bytes that the device reports as written.
     #[inline]
     pub(super) fn set_written(&mut self, written: u32) {
         self.written = written;
     }
 
-    /// Leaves all that the request holds to a device that may use it for ever.
+    /// Leaks all memory of the request, because the device may use it for ever.
     pub(super) fn leak(self) {
         if let Some(mapped) = self.data {
             mapped.leak();
@@ -244,12 +243,12 @@ impl RequestBuffers {
         core::mem::forget(self.page);
     }
 
-    /// Ends the request with `error` whatever the device has written: it was reset.
+    /// Fails the request with `error`, whatever the device has written: the device was reset.
     pub(super) fn fail(&mut self, error: Error) {
         self.failure = Some(error);
     }
 
-    /// The status that the device wrote, read once. `EIO` where it wrote none.
+    /// The status that the device wrote, read once. `EIO` if the device wrote none.
     fn status(&self) -> Result<RequestStatus> {
         let mut bytes = [0; RequestStatus::SIZE];
         for (i, chunk) in bytes.chunks_exact_mut(8).enumerate() {
@@ -259,8 +258,7 @@ impl RequestBuffers {
         RequestStatus::parse(&bytes).ok_or(EIO)
     }
 
-    /// How a transfer ended. A status that contradicts the request counts as an
-    /// I/O error.
+    /// The outcome of a transfer. A status that contradicts the request counts as an I/O error.
     pub(super) fn transfer_outcome(&self) -> Outcome {
         let failed = |error| Outcome {
             bytes: 0,
@@ -276,9 +274,9 @@ impl RequestBuffers {
         let Ok(bytes) = usize::try_from(status.result) else {
             return failed(EIO);
         };
-        // What a read has transferred, it has written. More cannot be asked: the length counts
-        // what is contiguous from the start, and so not the status of a read that failed
-        // (2.7.8.2).
+        // A read that has transferred bytes has written them. The check cannot be stricter: the
+        // written length counts the contiguous bytes from the start, and so not the status of a
+        // read that failed (2.7.8.2).
         if matches!(self.opcode, Opcode::Read) && (self.written as usize) < bytes {
             return failed(EIO);
         }
@@ -292,8 +290,8 @@ impl RequestBuffers {
         }
     }
 
-    /// How a command ended: the value it returns. One that the command cannot have counts as
-    /// an I/O error.
+    /// The outcome of a command: its result. A result that the command cannot have counts as an I/O
+    /// error.
     pub(super) fn command_outcome(&self) -> Result<u64> {
         if let Some(error) = self.failure {
             return Err(error);
@@ -306,8 +304,8 @@ impl RequestBuffers {
         }
     }
 
-    /// Takes the mapping down and gives the pages back; returns them where they have to be
-    /// made dirty before. Any context. The device must be done with the request.
+    /// Unmaps and releases the pages; returns those that have to be made dirty before their
+    /// release. Any context. The device must have completed the request.
     pub(super) fn release(&mut self, device: &pci::Device<Bound>) -> Option<CleanedPages> {
         let data = self.data.take();
         let cleaned = data.and_then(|data| data.unmap(device).release(&mut self.room));
@@ -315,8 +313,8 @@ impl RequestBuffers {
         cleaned
     }
 
-    /// As [`Self::release`], for a request that the device never had: the pages are as they
-    /// were. Any context.
+    /// As [`Self::release`], for a request that the device never had, so that the pages have not
+    /// changed. Any context.
     pub(super) fn give_up(&mut self, device: &pci::Device<Bound>) {
         if let Some(data) = self.data.take() {
             data.unmap(device).give_up(&mut self.room);
@@ -333,7 +331,7 @@ impl RequestBuffers {
     }
 }
 
-/// The table of descriptors in the page, while it is written.
+/// The descriptor table in the page, while the driver writes it.
 struct Table<'a> {
     page: SysMem<'a, Page>,
     next: u16,
@@ -351,7 +349,7 @@ impl Table<'_> {
     }
 }
 
-/// The page as the CPU sees it: to find out the bus address of each word takes time.
+/// The page as the CPU sees it. Computing the bus address of each word would take time.
 #[inline]
 fn memory(page: &Coherent<Page>) -> SysMem<'_, Page> {
     page.as_view().as_sys_mem()
@@ -375,14 +373,14 @@ fn words(bytes: &[u8]) -> impl Iterator<Item = u64> + '_ {
 fn most(header: &RequestHeader) -> u64 {
     match header.opcode {
         Opcode::Crc32c => u64::from(u32::MAX),
-        // Bytes of device memory, whatever that is.
+        // Bytes of device memory; the request does not bound them.
         Opcode::MapAperture => u64::MAX,
         // Bytes of the range.
         _ => header.length,
     }
 }
 
-/// The error that a status stands for.
+/// The error that corresponds to a status code.
 fn errno(code: StatusCode) -> Option<Error> {
     match code {
         StatusCode::Ok => None,

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Busy-polling for the end of requests that were just submitted.
+//! Busy-polling for the completion of requests that were just submitted.
 
 use super::{
     completion::{
@@ -28,18 +28,18 @@ use kernel::{
     time::Delta, //
 };
 
-/// How far a request got while its submitter busy-polled for its end.
+/// State of a request after its submitter has busy-polled.
 pub(super) enum Polled<C: Caller> {
-    /// It has ended, and the caller never became its completion.
+    /// The request has completed, and the caller never became its completion.
     Completed(KBox<Slot>, C),
-    /// It has not, and the caller is its completion.
+    /// The request is in flight, and the caller is its completion.
     Queued(C::Return),
 }
 
 impl QueueRef<'_> {
-    /// Notifies the device of what was submitted, if it wants to know, and ends
-    /// requests as [`Self::reap`] does until those that are in flight now have ended,
-    /// at most for `limit`. Task context, no lock held; does not sleep.
+    /// Notifies the device of the submitted requests, if the device requested that, and completes
+    /// requests as [`Self::reap`] does until those that are in flight now have completed, at most
+    /// for `limit`. Task context, no lock held; does not sleep.
     pub(super) fn notify_and_poll(self, limit: Delta) {
         let guard = NoPreemption::new();
         let mut state = self.queue.state.lock();
@@ -59,13 +59,14 @@ impl QueueRef<'_> {
         }
     }
 
-    /// Ends requests until all that had been pushed when `poller` began were used, or there
-    /// are more than may be ended by somebody who is not preempted; the latter is returned.
+    /// Completes requests until all that had been pushed when `poller` began are used, or until
+    /// there are more than a thread may complete without being preempted. Returns whether there are
+    /// more.
     fn poll_until(self, limit: Delta, poller: &mut Poller, guard: &NoPreemption) -> bool {
         let mut last = None;
         let mut more = false;
         let hit = spin::poll(guard, limit, || {
-            // Without the lock, so that those who have something to do get it.
+            // Without the lock, so that other users of the queue get it.
             let index = self.used_index();
             if last == Some(index) {
                 return false;
@@ -81,12 +82,12 @@ impl QueueRef<'_> {
 }
 
 impl Request<'_> {
-    /// Gives a request to the device, and busy-polls for its end as
-    /// [`QueueRef::notify_and_poll`] does. Returns how far the request got: only if its end is
-    /// still to come, `caller` becomes its completion. Task context, no lock held; does not
-    /// sleep.
+    /// Submits a request, and busy-polls for its completion as [`QueueRef::notify_and_poll`] does.
+    /// Returns the state of the request: `caller` becomes its completion only if the request has
+    /// not completed by then. Task context, no lock held; does not sleep.
     ///
-    /// On an error nothing was submitted, and the request was given up.
+    /// After an error `caller` is not the completion: the request was not submitted and its slot is
+    /// free again, or the device cannot be stopped and has the slot for ever.
     pub(super) fn submit_and_poll<C: Caller>(
         mut self,
         limit: Delta,
@@ -100,7 +101,7 @@ impl Request<'_> {
         let guard = NoPreemption::new();
         let mut state = queue.queue.state.lock();
         if let Some(error) = state.failed {
-            // Not under the lock: the request goes back to it.
+            // Not under the lock, because dropping the request takes it.
             drop(state);
             return Err((error, caller));
         }
@@ -118,7 +119,7 @@ impl Request<'_> {
             Some(ended) => {
                 drop(guard);
                 if more {
-                    // No interrupt comes for it.
+                    // The device sends no interrupt for the rest.
                     queue.reap();
                 }
                 ended
@@ -135,7 +136,7 @@ impl Request<'_> {
                     Some(ended) => ended,
                     None => {
                         let (completion, answer) = caller.queue();
-                        // What has not ended is in flight.
+                        // A request that has not completed is in flight.
                         if let Entry::InFlight(slot) = &mut state.entries[entry] {
                             slot.completion = completion;
                         }

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Who is told when a request has ended, and how.
+//! The completion of a request: the value that notifies its caller.
 //!
-//! A [`Caller`] submits a request. It becomes the request's [`Completion`] once the device has
-//! the request. The end of the request makes that a [`CompletedRequest`], which is told last:
-//! by then everything was given back.
+//! A [`Caller`] submits a request. It becomes the request's [`Completion`] once the device has the
+//! request. When the request has completed, the [`Completion`] becomes a [`CompletedRequest`],
+//! which notifies the caller last: by then the slot and its pages were released.
 
 use super::{
     buffers::{
@@ -27,13 +27,13 @@ use crate::abstractions::{
 };
 use kernel::prelude::*;
 
-/// Who is told when the request has ended.
+/// The value that notifies the caller of a request.
 pub(crate) enum Completion {
-    /// Nobody: the request was not submitted, or the thread that waited for it was killed.
+    /// Notifies no caller: the request was not submitted, or the thread that waited was killed.
     Nobody,
-    /// The thread that has submitted it, which busy-polls for its end and takes the slot back.
+    /// The submitting thread, which busy-polls for the completion and takes the slot back.
     Submitter,
-    /// A thread that sleeps until this request has ended, and takes the slot back.
+    /// A thread that sleeps until this request has completed, and takes the slot back.
     Waiting,
     /// An asynchronous call that consists of this request only.
     Kiocb(QueuedKiocb),
@@ -44,13 +44,14 @@ pub(crate) enum Completion {
 }
 
 impl Completion {
-    /// Whether a thread of the driver takes the slot back; otherwise whoever reaps frees it.
+    /// Whether a thread of the driver takes the slot back; otherwise the thread that reaps frees
+    /// it.
     pub(super) fn is_sync(&self) -> bool {
         matches!(self, Self::Submitter | Self::Waiting)
     }
 }
 
-/// A request that has ended, and the outcome that its caller is still to be told.
+/// A request that the device has completed and whose caller has not been notified yet.
 pub(super) enum CompletedRequest {
     Nobody,
     Kiocb(QueuedKiocb, Outcome),
@@ -70,7 +71,7 @@ impl CompletedRequest {
         }
     }
 
-    /// Tells the caller. Any context, no lock held: the caller may submit again.
+    /// Notifies the caller. Any context, no lock held: the caller may submit again.
     #[inline]
     pub(super) fn complete(self) {
         match self {
@@ -82,11 +83,10 @@ impl CompletedRequest {
     }
 }
 
-/// Who submits a request. Becomes its [`Completion`] when the request can no longer
-/// fail to get to the device. Until then it stays what it is, and comes back with the
-/// error.
+/// The submitter of a request. It becomes the [`Completion`] of the request when submission can no
+/// longer fail. Until then it stays a `Caller`, and an error returns it.
 pub(crate) trait Caller {
-    /// What the caller gets to return once the request is with the device.
+    /// The value that the caller's call returns once the device has the request.
     type Return;
 
     /// Becomes the completion. Any context.
@@ -113,7 +113,7 @@ impl<'call> Caller for UringCommand<'call> {
     }
 }
 
-/// The thread waits for the slot itself.
+/// A thread that waits for the slot itself.
 pub(super) struct Waiting;
 
 impl Caller for Waiting {

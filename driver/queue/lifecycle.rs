@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The life of a queue beyond ordinary operation: it is frozen or stopped, its device
-//! is reset, and it begins anew.
+//! The life of a queue beyond ordinary operation: the driver freezes or stops it, resets its
+//! device, and restarts it.
 //!
 //! ```text
 //!            freeze                detach, reset, reclaim           restart, thaw
@@ -10,16 +10,16 @@
 //!     +-- stop ----> stopped -- detach, reset, reclaim -----+
 //! ```
 //!
-//! | state | who wants a slot | who submits a slot | the ring belongs to |
+//! | state | a caller that acquires a slot | a caller that submits a request | owner of the ring |
 //! |---|---|---|---|
-//! | running | gets it | does so | driver and device |
-//! | frozen | waits, or is told `EAGAIN` | does so | driver and device |
+//! | running | gets it | succeeds | driver and device |
+//! | frozen | waits, or gets `EAGAIN` | succeeds | driver and device |
 //! | stopped | gets the error | gets the error | driver and device |
 //! | detached | as before | waits for the restart, unless stopped | the driver |
 //!
-//! What is in flight stays in the table of entries throughout. It can be given to the
-//! device again, because a slot holds all that the device needs. It ends only with
-//! [`Queue::reclaim`], for which the device must not do DMA any more.
+//! Requests in flight stay in the table of entries throughout. The driver can make them available
+//! to the device again, because a slot contains its whole request. They end only with
+//! [`Queue::reclaim`], which requires that the device does no DMA any more.
 
 use super::{
     completion::{
@@ -50,18 +50,18 @@ use core::{
 };
 use kernel::prelude::*;
 
-/// What becomes of the requests that a device did not finish before it was reset.
+/// Treatment of the requests that a device did not complete before it was reset.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Unfinished {
-    /// They end with this error.
+    /// The requests fail with this error.
     Fail(Error),
-    /// The device gets them again when it is back. It may execute them a second time, so
-    /// those for which that makes a difference end with `EIO`.
+    /// The driver submits the requests again after the restart. The device may execute them a
+    /// second time, so requests for which that makes a difference fail with `EIO`.
     Resubmit,
 }
 
 impl Unfinished {
-    /// The error to end this request with, if it is to end.
+    /// The error with which this request fails, if it does.
     fn error(self, slot: &Slot) -> Option<Error> {
         match self {
             Self::Fail(error) => Some(error),
@@ -72,8 +72,8 @@ impl Unfinished {
 }
 
 impl Slot {
-    /// Whether the request has the same effect if it is executed twice. A copy has not,
-    /// where its ranges overlap.
+    /// Whether the request has the same effect if the device executes it twice. A copy whose ranges
+    /// overlap has not.
     fn may_repeat(&self) -> bool {
         !matches!(self.buffers.opcode(), Opcode::Copy)
     }
@@ -90,7 +90,7 @@ impl State {
         self.progress.is_stuck(oldest, limit)
     }
 
-    /// Makes all that is in flight available to the device, whose ring is empty.
+    /// Makes all requests in flight available to the device, whose ring is empty.
     fn push_again(&mut self) {
         for entry in self.ring.entries() {
             if let Entry::InFlight(slot) = &mut self.entries[entry] {
@@ -104,8 +104,8 @@ impl State {
 }
 
 impl Queue {
-    /// Takes no more requests: they get `error`, and so do those who wait for a
-    /// slot. What is in flight stays so.
+    /// Accepts no more requests: they fail with `error`, and so do the threads that wait for a
+    /// slot. Requests in flight stay in flight.
     pub(crate) fn stop(&self, error: Error) {
         let mut state = self.state.lock();
         state.failed = Some(error);
@@ -115,24 +115,24 @@ impl Queue {
         self.pollers.notify();
     }
 
-    /// Whether no more requests are taken, be it because the device broke the queue. Any
+    /// Whether the queue accepts no more requests, for example because the device broke it. Any
     /// context.
     pub(crate) fn is_failed(&self) -> bool {
         self.state.lock().failed.is_some()
     }
 
-    /// Hands out no more slots until [`QueueRef::thaw`]: who wants one waits.
+    /// Lets no caller acquire a slot until [`QueueRef::thaw`]: a caller that needs one waits.
     pub(crate) fn freeze(&self) {
         self.state.lock().frozen = true;
     }
 
-    /// Gives the device no more requests, and does not notify it any more: it is about
-    /// to be reset.
+    /// Makes no more requests available to the device, and does not notify it any more: the device
+    /// is about to be reset.
     pub(crate) fn detach(&self) {
         let mut state = self.state.lock();
         state.detached = true;
         state.quiescing = true;
-        // What was to be notified is so no more.
+        // Discards the notification that was outstanding.
         let _ = state.ring.wants_notification();
     }
 
@@ -147,15 +147,15 @@ impl Queue {
 }
 
 impl QueueRef<'_> {
-    /// Ends what the device has done, and returns whether that was all it had. Any
-    /// context, no lock held.
+    /// Completes the requests that the device has completed, and returns whether none is in flight
+    /// any more. Any context, no lock held.
     pub(crate) fn is_idle(self) -> bool {
         self.reap();
         self.queue.state.lock().ring.in_flight() == 0
     }
 
-    /// Ends what the device had finished, and does with the rest as `unfinished` says.
-    /// Sleeps. To be called after [`Queue::detach`].
+    /// Completes the requests that the device had completed, and treats the rest as `unfinished`
+    /// says. Sleeps. To be called after [`Queue::detach`].
     pub(crate) fn reclaim(self, _quiesced: &Quiesced, unfinished: Unfinished) {
         self.reap();
         for entry in self.entries() {
@@ -180,9 +180,9 @@ impl QueueRef<'_> {
         }
     }
 
-    /// Ends all that is in flight with `error`, but leaves what it holds to a device that
-    /// may use it for ever: pages stay pinned, slots are lost. To be called after
-    /// [`Queue::detach`]. Any context, no lock held.
+    /// Fails all requests in flight with `error`, but leaks their memory, because the device may
+    /// use it for ever: pages stay pinned, slots are lost. To be called after [`Queue::detach`].
+    /// Any context, no lock held.
     pub(crate) fn abandon(self, error: Error) {
         for entry in self.entries() {
             let mut state = self.queue.state.lock();
@@ -192,7 +192,7 @@ impl QueueRef<'_> {
             slot.buffers.fail(error);
             if slot.completion.is_sync() {
                 state.entries[entry] = Entry::Lost(error);
-                // Whoever is told gives up what was lent: by then it is the device's for ever.
+                // The woken caller releases borrowed pages. By then the device has them for ever.
                 KBox::into_inner(slot).leak_and_wake();
                 continue;
             }
@@ -204,16 +204,16 @@ impl QueueRef<'_> {
         }
     }
 
-    /// Sets the queue up in a device that was reset, empty. Requests are accepted again,
-    /// but stay here until [`Self::thaw`]. Sleeps.
+    /// Sets the queue up, empty, in a device that was reset. The queue accepts requests again, but
+    /// keeps them until [`Self::thaw`]. Sleeps.
     ///
-    /// `EIO` where the device does not have the queue as it was.
+    /// `EIO` if the device no longer has the queue as before.
     pub(crate) fn restart(self, quiesced: &Quiesced) -> Result {
         let areas = {
             let mut state = self.queue.state.lock();
             state.ring.restart(quiesced);
             self.update_taken(&state.ring);
-            // As when all was taken.
+            // As after reaping all used entries.
             if self.polled && state.waiting == 0 || state.busy_pollers > 0 {
                 state.ring.disable_interrupts();
             }
@@ -226,8 +226,8 @@ impl QueueRef<'_> {
             .enable_queue_again(self.device(), self.doorbell, &areas, self.vector)
     }
 
-    /// Gives the device, which was started, all that is in flight, and hands slots out
-    /// again. Any context, no lock held.
+    /// Makes all requests in flight available to the started device, and allows callers to acquire
+    /// slots again. Any context, no lock held.
     pub(crate) fn thaw(self) {
         let mut state = self.queue.state.lock();
         if state.detached {
@@ -236,7 +236,7 @@ impl QueueRef<'_> {
         }
         state.frozen = false;
         if state.waiting > 0 {
-            // Whoever takes a slot wakes the next, while there are more.
+            // A thread that takes a slot wakes the next one, while there are more slots.
             self.slot_freed.notify_one();
         }
         drop(state);
@@ -244,10 +244,10 @@ impl QueueRef<'_> {
         self.pollers.notify();
     }
 
-    /// Counts the age of what is in flight, after it has ended what the device has done.
-    /// Returns whether the device is stuck: something has been in flight for more than `limit`
-    /// calls, and in as many nothing at all was used; or it has been so for
-    /// [`MAX_AGE`] times as many, whatever else was used. Any context, no lock held.
+    /// Reaps, and then counts the age of the requests in flight. Returns whether the device is
+    /// stuck: a request has been in flight for more than `limit` calls, and the device has used no
+    /// entry for as many; or a request has been in flight for [`MAX_AGE`] times as many, whatever
+    /// else the device has used. Any context, no lock held.
     ///
     /// [`MAX_AGE`]: super::progress::MAX_AGE
     pub(crate) fn age(self, limit: u8) -> bool {

@@ -2,20 +2,20 @@
 
 //! Requests on their way through a queue.
 //!
-//! | module | what is in it | uses |
+//! | module | contents | uses |
 //! |---|---|---|
-//! | [`buffers`] | what a request and the device share: descriptors, header, status, pages | |
-//! | [`split`] | a read or write call that takes several requests | `buffers` |
-//! | [`completion`] | who is told when a request has ended | `buffers`, `split` |
-//! | [`slot`] | everything one request needs, allocated at probe | `buffers`, `completion` |
-//! | [`poll_policy`] | whether to busy-poll, from what happened before; pure | |
+//! | [`buffers`] | memory that a request and the device share: descriptors, header, status, pages | |
+//! | [`split`] | a read or write call of several requests | `buffers` |
+//! | [`completion`] | the value that notifies the caller of a request | `buffers`, `split` |
+//! | [`slot`] | memory and state of one request, allocated at probe | `buffers`, `completion` |
+//! | [`poll_policy`] | whether to busy-poll, from earlier results; pure | |
 //! | [`progress`] | whether a device is stuck; pure | |
-//! | [`state`] | the queue and what its lock protects | `slot`, `poll_policy`, `progress` |
+//! | [`state`] | the queue and the data that its lock protects | `slot`, `poll_policy`, `progress` |
 //! | [`request`] | a slot while a submitter prepares it | `state` |
-//! | [`reap`] | takes requests back from the device | `state` |
-//! | [`acquire`] | hands out slots | `request`, `reap` |
-//! | [`busy_poll`] | submits a request and busy-polls for its end | `request`, `reap` |
-//! | [`submit`] | gives requests to the device | `busy_poll`, `reap` |
+//! | [`reap`] | takes used entries and completes their requests | `state` |
+//! | [`acquire`] | acquires slots | `request`, `reap` |
+//! | [`busy_poll`] | submits a request and busy-polls for its completion | `request`, `reap` |
+//! | [`submit`] | submits requests | `busy_poll`, `reap` |
 //! | [`lifecycle`] | freezes, stops and restarts a queue | `reap`, `submit` |
 
 pub(crate) mod acquire;

@@ -1,26 +1,26 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Whether a submitter busy-polls for the end of its requests, or leaves it to the interrupt.
+//! Whether a submitter busy-polls for its requests, or relies on the interrupt.
 //!
-//! An interrupt costs more than most requests take: raising it, leaving the idle state, waking
-//! the task. So a submitter that has rung the doorbell busy-polls the used ring for a while,
-//! with the interrupts of the queue off. Busy-polling is wasted where the device is slow or
-//! stopped. So requests of more than 1 MiB are never polled for, and after several misses in a
-//! row the queue relies on interrupts for a number of doorbells that doubles with each miss.
+//! An interrupt costs more than most requests: raising it, leaving the idle state, waking the task.
+//! So a submitter that has rung the doorbell busy-polls the used ring for a limited time, with the
+//! interrupts of the queue off. Busy-polling is wasted if the device is slow or stopped. So the
+//! driver never polls for requests of more than 1 MiB, and after several consecutive misses the
+//! queue relies on interrupts for a number of doorbells that doubles with each miss.
 //!
 //! There are two modes for a submitter that need not wait. The driver does not know the
 //! caller's queue depth, so it probes: deferring completions is worthwhile while the next
 //! submission arrives before the interrupt, which the device delays a little.
 //!
-//! | mode | after the doorbell | earlier requests are ended by | left when |
+//! | mode | after the doorbell | earlier requests are completed by | ends when |
 //! |---|---|---|---|
-//! | *pipelined*: completions are deferred | the submitter returns at once | the next submission | an interrupt ends requests before the next submission: then `2, 4, 8 ... 1024` doorbells in the other mode |
+//! | *pipelined*: completions are deferred | the submitter returns at once | the next submission | an interrupt completes requests before the next submission: then `2, 4, 8 ... 1024` doorbells in the other mode |
 //! | *wait-poll* | the submitter busy-polls for up to `poll_us`, and once more for each 128 KiB | this submission | the doorbells of the back-off are over |
 //!
-//! In wait-poll mode a second back-off applies: 3 misses in a row, and no submitter polls for
+//! In wait-poll mode a second back-off applies: after 3 consecutive misses no submitter polls for
 //! `2, 4, 8 ... 64` doorbells. A hit ends both.
 //!
-//! Nothing here touches a queue: the functions are told what happened, and say what to do.
+//! The policy accesses no queue: its functions take events and return decisions.
 
 use kernel::{
     sync::atomic::{
@@ -30,17 +30,17 @@ use kernel::{
     time::Delta, //
 };
 
-/// What is worthwhile for a submitter after the doorbell.
+/// The choice of a submitter after the doorbell.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum WaitStrategy {
-    /// To leave the end of the requests to the interrupt: nobody gains by an early end.
+    /// Wait for the interrupt: no caller gains by an earlier completion.
     Interrupt,
-    /// To busy-poll for the end of the requests, which move this number of bytes together.
+    /// Busy-poll for the requests, which transfer this number of bytes together.
     BusyPoll(usize),
 }
 
 impl WaitStrategy {
-    /// Number of bytes that the requests move together, where they are to be polled for.
+    /// Number of bytes that the requests transfer together, if the submitter is to busy-poll.
     pub(crate) fn poll_bytes(self) -> Option<usize> {
         match self {
             Self::BusyPoll(bytes) => Some(bytes),
@@ -48,8 +48,8 @@ impl WaitStrategy {
         }
     }
 
-    /// How long to busy-poll, where `limit` is for a request without data; `None` for not at
-    /// all.
+    /// Busy-poll time, where `limit` is the time for a request without data; `None` disables
+    /// busy-polling.
     fn poll_time(self, limit: Delta) -> Option<Delta> {
         match self {
             // CAST: A small number.
@@ -61,8 +61,8 @@ impl WaitStrategy {
     }
 }
 
-/// Greatest number of bytes that are polled for together. An interrupt costs little beside
-/// what more of them take.
+/// Greatest number of bytes of the requests for which a submitter busy-polls together. Beside the
+/// time for a larger transfer, the cost of an interrupt is small.
 const MAX_POLLED_BYTES: usize = 1 << 20;
 
 /// Number of bytes for which the busy-poll time of a request without data is added once more.
@@ -71,16 +71,16 @@ const BYTES_PER_LIMIT: usize = 128 << 10;
 /// Binary logarithm of the greatest number of doorbells without busy-polling after misses.
 const MAX_MISS_EXPONENT: u32 = 6;
 
-/// Number of consecutive polling misses that are tolerated. Mostly somebody was held up for a
-/// moment, and interrupts would cost more than the time.
+/// Number of consecutive polling misses that are tolerated. The usual reason of a miss is a short
+/// delay of a thread, and interrupts would cost more than the polling time.
 const TOLERATED_MISSES: u32 = 2;
 
-/// Binary logarithm of the greatest number of doorbells in wait-poll mode, after interrupts
-/// that came before the next submission. Each costs a submitter that has to wait one interrupt.
+/// Binary logarithm of the greatest number of doorbells in wait-poll mode, after interrupts that
+/// came before the next submission. Each probe costs a submitter that has to wait one interrupt.
 const MAX_PIPELINING_EXPONENT: u32 = 10;
 
-/// Skips what did not pay off, for longer each time in a row. Updated without a lock: a lost
-/// update is a wrong guess at worst.
+/// Skips an action that was not worthwhile, for longer after each consecutive failure. Updated
+/// without a lock: the worst effect of a lost update is a wrong guess.
 struct Backoff {
     /// Number of times that are still to be skipped.
     skip: Atomic<u32>,
@@ -107,7 +107,7 @@ impl Backoff {
         self.failures.load(Relaxed) != 0
     }
 
-    /// Whether to try this time. Asked once for each time.
+    /// Whether to try this time. To be called once for each time.
     fn should_try(&self) -> bool {
         let skip = self.skip.load(Relaxed);
         if skip > 0 {
@@ -116,10 +116,11 @@ impl Backoff {
         skip == 0
     }
 
-    /// Takes the result of a try.
+    /// Records the result of a try.
     fn learn(&self, success: bool) {
         if success {
-            // Mostly so already; then the cache line stays shared.
+            // In most cases the values are zero already; without a store the cache line stays
+            // shared.
             if self.has_failed() {
                 self.failures.store(0, Relaxed);
             }
@@ -133,7 +134,7 @@ impl Backoff {
     }
 }
 
-/// What one queue has learned. Any context.
+/// The results of busy-polling on one queue, and the decisions that follow. Any context.
 pub(super) struct PollPolicy {
     /// Busy-poll time of a request without data; `None` where busy-polling is disabled.
     limit: Option<Delta>,
@@ -141,13 +142,12 @@ pub(super) struct PollPolicy {
     pipelining: Backoff,
     /// Whether the last submitter deferred its completions.
     pipelined: Atomic<bool>,
-    /// Whether an interrupt has ended requests since.
+    /// Whether an interrupt has completed requests since.
     interrupted: Atomic<bool>,
 }
 
 impl PollPolicy {
-    /// For a queue of which nothing is known. `limit` is the busy-poll time of a request
-    /// without data.
+    /// For a new queue. `limit` is the busy-poll time of a request without data.
     pub(super) fn new(limit: Option<Delta>) -> Self {
         Self {
             limit,
@@ -158,11 +158,11 @@ impl PollPolicy {
         }
     }
 
-    /// How long a submitter busy-polls after this doorbell; `None` for not at all. Asked once
-    /// for each doorbell.
+    /// Time for which a submitter busy-polls after this doorbell; `None` means not at all. To be
+    /// called once for each doorbell.
     ///
-    /// `waits` says that the submitter sleeps until its requests have ended, so that it cannot
-    /// defer. `earlier` tells whether earlier requests are still in flight.
+    /// `waits` says that the submitter sleeps until its requests have completed, so that it cannot
+    /// defer completion. `earlier` returns whether earlier requests are still in flight.
     pub(super) fn poll_time(
         &self,
         strategy: WaitStrategy,
@@ -174,12 +174,12 @@ impl PollPolicy {
             .filter(|_| (waits || !self.defers_completions(earlier)) && self.polls.should_try())
     }
 
-    /// Takes the result of busy-polling: whether the end of the requests was seen.
+    /// Records the result of busy-polling: whether the requests completed in that time.
     pub(super) fn polled(&self, hit: bool) {
         self.polls.learn(hit);
     }
 
-    /// An interrupt has come for requests that no submitter was about to end.
+    /// An interrupt has come for requests that no submitter was about to complete.
     pub(super) fn interrupted(&self) {
         self.interrupted.store(true, Relaxed);
     }
@@ -196,7 +196,7 @@ impl PollPolicy {
             self.pipelining.learn(false);
             false
         } else {
-            // A request that had ended at once says nothing.
+            // A request that completed at once gives no information.
             if self.pipelining.has_failed() && earlier() {
                 self.pipelining.learn(true);
             }
@@ -211,7 +211,7 @@ impl PollPolicy {
 mod tests {
     use super::*;
 
-    /// Number of times that are skipped until the next.
+    /// Number of times that are skipped until the next try.
     fn skipped(backoff: &Backoff) -> u32 {
         let mut count = 0;
         while !backoff.should_try() {
@@ -265,8 +265,8 @@ mod tests {
         }
     }
 
-    /// Lets an interrupt come first, and checks that completions are not deferred the
-    /// next `pause` times.
+    /// Simulates an interrupt before the next submission, and checks that completions are not
+    /// deferred the next `pause` times.
     fn interrupt(policy: &PollPolicy, pause: u32) {
         policy.interrupted();
         for _ in 0..=pause {

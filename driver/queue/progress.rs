@@ -1,19 +1,19 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Whether a device makes progress. Pure: it is told what was seen.
+//! Whether a device makes progress. Pure: the caller passes all observations.
 
-/// Whether a device makes progress: for how long it has used nothing.
+/// Whether a device makes progress: the time for which it has used no entry.
 pub(super) struct Progress {
     /// Index up to which used entries were taken, as of [`Ring::taken`].
     ///
     /// [`Ring::taken`]: crate::virtio::ring::Ring::taken
     taken: u16,
-    /// Number of watchdog ticks for which it was that.
+    /// Number of watchdog ticks without a change of `taken`.
     ticks: u8,
 }
 
 impl Progress {
-    /// For a ring of which nothing was taken.
+    /// For a ring of which no used entry was taken.
     pub(super) fn new() -> Self {
         Self { taken: 0, ticks: 0 }
     }
@@ -28,15 +28,14 @@ impl Progress {
         self.taken = taken;
     }
 
-    /// Whether the device is stuck, where the oldest request is in flight for `oldest` ticks:
-    /// for more than `limit` while nothing was used, or for [`MAX_AGE`] times as many in any
-    /// case.
+    /// Whether the device is stuck, if the oldest request has been in flight for `oldest` ticks:
+    /// for more than `limit` without a used entry, or for [`MAX_AGE`] times as many in any case.
     pub(super) fn is_stuck(&self, oldest: u8, limit: u8) -> bool {
         oldest > limit && self.ticks >= limit || oldest > limit.saturating_mul(MAX_AGE)
     }
 }
 
-/// Factor by which a request may take longer while the device finishes others: many slow ones
+/// Factor by which a request may take longer while the device completes others: many slow requests
 /// wait for each other.
 pub(super) const MAX_AGE: u8 = 4;
 
@@ -76,7 +75,7 @@ mod tests {
         }
         progress.count(5);
         assert!(progress.is_stuck(20, 8));
-        // What was submitted after a pause is young all the same.
+        // A request that was submitted after a pause is young all the same.
         assert!(!progress.is_stuck(1, 8));
     }
 }

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Taking requests back from the device.
+//! Reaping: taking used entries from the ring and completing their requests.
 //!
-//! [`QueueRef::reap`] takes the lock twice for up to [`REAP_BATCH`] requests: to take them out
-//! of the used ring, and to free their slots. What they held is given back in between, and
-//! their callers are told last, both without the lock.
+//! [`QueueRef::reap`] takes the lock twice for up to [`REAP_BATCH`] requests: to take them from the
+//! used ring, and to free their slots. In between it releases the pages of the requests, and last
+//! it notifies their callers, both without the lock.
 
 use super::{
     completion::{
@@ -33,36 +33,36 @@ use core::{
 };
 use kernel::prelude::*;
 
-/// Greatest number of used entries that are taken under one hold of the lock.
+/// Greatest number of used entries that are taken while the lock is held once.
 const REAP_BATCH: usize = 16;
 
-/// Places for what is taken under one hold of the lock.
+/// Places for the entries that are taken while the lock is held once.
 type Batch<T> = [Option<T>; REAP_BATCH];
 
-/// How much may be done in one interrupt, for all queues together, or otherwise without
-/// being preempted. Ending a request takes time for each of its segments, and the CPU does
-/// nothing else meanwhile.
+/// Limit of the work in one interrupt, for all queues together, or in another section without
+/// preemption. Completing a request takes time for each of its segments, and the CPU does nothing
+/// else meanwhile.
 pub(crate) struct Budget(usize);
 
 impl Budget {
-    /// Requests, segments and [`Self::UNIT`]s that are ended within an interrupt: some hundred
-    /// microseconds.
+    /// Number of requests, segments and [`Self::UNIT`]s that are completed within an interrupt,
+    /// which takes some hundred microseconds.
     const PER_INTERRUPT: usize = 512;
 
-    /// For so many bytes, the pages of a segment cost as much as the segment.
+    /// Number of bytes for which the pages of a segment cost as much as the segment.
     const UNIT: usize = 64 << 10;
 
-    /// What one interrupt may do.
+    /// The budget of one interrupt.
     pub(crate) fn for_interrupt() -> Self {
         Self(Self::PER_INTERRUPT)
     }
 
-    /// No bound: for those who can be preempted.
+    /// Without a limit, for callers that can be preempted.
     fn unlimited() -> Self {
         Self(usize::MAX)
     }
 
-    /// Takes what a request with so many segments and bytes costs.
+    /// Subtracts the cost of a request with this number of segments and bytes.
     fn spend(&mut self, segments: usize, bytes: usize) {
         self.0 = self.0.saturating_sub(1 + segments + bytes / Self::UNIT);
     }
@@ -72,42 +72,42 @@ impl Budget {
     }
 }
 
-/// How a device broke a queue.
+/// The way in which a device broke a queue.
 #[derive(Clone, Copy, Debug)]
 #[expect(dead_code, reason = "the fields are for the log")]
 pub(crate) enum Fault {
-    /// The ring does not hold together.
+    /// The ring is inconsistent.
     Ring(RingFault),
-    /// A used entry was not in flight.
+    /// The device used an entry that was not in flight.
     NotInFlight(u16),
 }
 
-/// Who reaps, and so what follows when all was taken.
+/// The kind of thread that reaps, which decides what follows the last used entry.
 pub(super) enum Reaper<'a> {
-    /// Anyone else.
+    /// Any other thread.
     Anyone,
     /// The interrupt handler.
     Interrupt,
-    /// A submitter that busy-polls for the end of its requests.
+    /// A submitter that busy-polls for its requests.
     Poller(&'a mut Poller),
 }
 
 /// A submitter that busy-polls. Until it stops, the queue has no interrupts.
 pub(super) struct Poller {
-    /// Index of the ring up to which entries were pushed whose end it waits for.
+    /// Index of the ring up to which the submitter waits for the pushed entries.
     target: u16,
-    /// The request that is its own, if it takes its slot back.
+    /// The submitter's own request, if it takes its slot back.
     entry: Option<EntryId>,
     /// Whether it still counts as one of [`State::busy_pollers`].
     pub(super) is_polling: bool,
-    /// The slot of its request, if that has ended when it stopped.
+    /// The slot of its own request, if that has completed when the submitter stops.
     pub(super) ended: Option<Result<KBox<Slot>>>,
 }
 
 impl State {
-    /// Asks for no interrupts while a submitter busy-polls for what was pushed, and for `entry`
-    /// in particular. Until [`Self::end_polling`] all others on the queue wait for that
-    /// submitter, who must not be preempted.
+    /// Disables interrupts while a submitter busy-polls for the pushed entries, and for `entry` in
+    /// particular. Until [`Self::end_polling`] all other users of the queue rely on that submitter,
+    /// which must not be preempted.
     #[inline]
     pub(super) fn begin_polling(&mut self, entry: Option<EntryId>) -> Poller {
         self.busy_pollers += 1;
@@ -120,8 +120,8 @@ impl State {
         }
     }
 
-    /// Asks for interrupts again, if nobody else busy-polls. Returns whether something was used
-    /// meanwhile: no interrupt may come for it, and the caller has to reap.
+    /// Enables interrupts again, if no other thread busy-polls. Returns whether the device has used
+    /// entries meanwhile: it may send no interrupt for them, so the caller has to reap.
     pub(super) fn end_polling(&mut self, poller: &mut Poller) -> bool {
         if !replace(&mut poller.is_polling, false) {
             return false;
@@ -130,49 +130,49 @@ impl State {
         self.busy_pollers == 0 && self.ring.enable_interrupts()
     }
 
-    /// Has a poller stop, once, when its requests have all ended, and gives it its own. Interrupts
-    /// are left to the caller.
+    /// Ends polling, once, when all requests of the poller have completed, and passes the poller
+    /// the slot of its own request. The caller handles the interrupts.
     #[inline]
     fn stop_poller(&mut self, poller: &mut Poller) {
         if poller.is_polling && self.ring.has_taken(poller.target) {
             poller.is_polling = false;
             self.busy_pollers -= 1;
-            // Not there where requests that were pushed later have ended before it.
+            // There is none if requests that were pushed later have completed before it.
             poller.ended = poller.entry.and_then(|entry| self.take_done(entry));
         }
     }
 }
 
-/// What [`QueueRef::reap_within`] has seen.
+/// The result of [`QueueRef::reap_within`].
 #[derive(Default)]
 pub(super) struct Reaped {
-    /// Whether anything was used.
+    /// Whether the device had used any entry.
     pub(super) any: bool,
-    /// Whether the budget was spent, so that [`QueueRef::reap`] has to follow elsewhere.
+    /// Whether the budget was spent, so that another call of [`QueueRef::reap`] has to follow.
     pub(super) more: bool,
     /// Whether the device has broken the queue, which must not be used before a reset.
     pub(super) broken: bool,
 }
 
 impl QueueRef<'_> {
-    /// Takes what the device has used and ends those requests; when it returns, an
-    /// interrupt comes for the next, unless somebody busy-polls for it. Returns whether there
-    /// was any. Any context, no lock held.
+    /// Takes the used entries and completes their requests. When it returns, the device sends an
+    /// interrupt for the next entry, unless a thread busy-polls for it. Returns whether there was a
+    /// used entry. Any context, no lock held.
     pub(crate) fn reap(self) -> bool {
         self.reap_within(&mut Budget::unlimited(), Reaper::Anyone)
             .any
     }
 
-    /// As [`Self::reap`], because of an interrupt: only as much as `budget` allows. The rest is
-    /// left to a work item; no interrupt comes for it.
+    /// As [`Self::reap`], in an interrupt: only as much as `budget` allows. A work item handles the
+    /// rest, for which no interrupt comes.
     pub(crate) fn reap_after_interrupt(self, budget: &mut Budget) {
-        // Mostly another queue has raised it.
+        // In most cases another queue has raised the interrupt.
         if self.has_used() && self.reap_within(budget, Reaper::Interrupt).more {
             self.recovery.reap_later();
         }
     }
 
-    /// As [`Self::reap`], as far as `budget` goes.
+    /// As [`Self::reap`], until `budget` is spent.
     pub(super) fn reap_within(self, budget: &mut Budget, mut reaper: Reaper<'_>) -> Reaped {
         let mut seen = Reaped::default();
         loop {
@@ -182,7 +182,7 @@ impl QueueRef<'_> {
             if taken.slots > 0 {
                 self.end_batch(&mut slots[..taken.slots], budget);
             }
-            // All slots were taken out, and to drop it is a look at each place.
+            // All slots were taken out, and dropping the array would check each place.
             forget(slots);
             seen.broken |= taken.broken;
             if let Some(fault) = taken.fault {
@@ -197,21 +197,21 @@ impl QueueRef<'_> {
                 return seen;
             }
             if matches!(reaper, Reaper::Interrupt) {
-                // It counts once.
+                // An interrupt counts once.
                 reaper = Reaper::Anyone;
             }
         }
     }
 
-    /// Moves used requests to `slots`, from the first place on, and wakes those that are
-    /// waited for.
+    /// Moves used requests to `slots`, from the first place on, and wakes the threads that wait for
+    /// their own request.
     #[inline]
     fn take_used(self, slots: &mut Batch<KBox<Slot>>, reaper: &mut Reaper<'_>) -> Taken {
         let mut taken = Taken::default();
         let mut guard = self.queue.state.lock();
         let state = &mut *guard;
-        // Before anything is ended: whoever is told may submit at once. Somebody who is
-        // preparing or ending a request does not wait for the interrupt.
+        // Before a request is completed, because a notified caller may submit at once. A thread
+        // that prepares or completes a request does not wait for the interrupt.
         if matches!(reaper, Reaper::Interrupt)
             && state.ring.has_used()
             && !state.has_slots_outside_device()
@@ -243,7 +243,7 @@ impl QueueRef<'_> {
                     if let Reaper::Poller(poller) = reaper {
                         state.stop_poller(poller);
                     }
-                    // Those who wait for a slot of a polled queue cannot do without.
+                    // Threads that wait for a slot of a polled queue need interrupts.
                     if self.polled && state.waiting == 0 || state.busy_pollers > 0 {
                         state.ring.disable_interrupts();
                         break;
@@ -263,8 +263,8 @@ impl QueueRef<'_> {
         taken
     }
 
-    /// Ends requests that no thread of the driver waits for: gives back what they held, frees
-    /// their slots, tells their callers. Leaves no slot in its place. Any context, no lock held.
+    /// Completes requests for which no thread of the driver waits: releases their pages, frees
+    /// their slots, notifies their callers. Leaves no slot in its place. Any context, no lock held.
     fn end_batch(self, slots: &mut [Option<KBox<Slot>>], budget: &mut Budget) {
         let mut completed: Batch<CompletedRequest> = [const { None }; REAP_BATCH];
         for (slot, completed) in slots.iter_mut().flatten().zip(&mut completed) {
@@ -276,12 +276,12 @@ impl QueueRef<'_> {
         for request in completed.iter_mut().take(count).filter_map(Option::take) {
             request.complete();
         }
-        // As of the slots.
+        // For the same reason as the slots.
         forget(completed);
     }
 
-    /// Reads the outcome of a request and gives back what it held. Its caller is to be told
-    /// once its slot is free. Any context, no lock held.
+    /// Reads the outcome of a request and releases its pages. The caller of the request is to be
+    /// notified once the slot is free. Any context, no lock held.
     pub(super) fn end(self, slot: &mut Slot) -> CompletedRequest {
         let completion = replace(&mut slot.completion, Completion::Nobody);
         let completed = CompletedRequest::new(completion, &slot.buffers);
@@ -291,8 +291,9 @@ impl QueueRef<'_> {
         completed
     }
 
-    /// Gives back what a slot held, and frees it. Returns pages that have to be made dirty
-    /// before they go back: to be dropped where nothing is held. Any context, no lock held.
+    /// Releases the pages of a slot, and frees the slot. Returns pages that have to be made dirty
+    /// before their release: to be dropped where the thread holds no lock and no `Guard` of the
+    /// hardware. Any context, no lock held.
     pub(super) fn release(self, mut slot: KBox<Slot>) -> Option<CleanedPages> {
         let cleaned = slot.release(self.device());
         self.free(once(slot));
@@ -300,24 +301,24 @@ impl QueueRef<'_> {
     }
 }
 
-/// What [`QueueRef::take_used`] has taken.
+/// The result of [`QueueRef::take_used`].
 #[derive(Default)]
 struct Taken {
-    /// Whether anything was used.
+    /// Whether the device had used any entry.
     any: bool,
     /// Number of slots.
     slots: usize,
-    /// Whether there may be more.
+    /// Whether there may be more used entries.
     more: bool,
     /// Whether the device has broken the queue.
     broken: bool,
-    /// How the device has just broken the queue, where that is to be reported.
+    /// The way in which the device has just broken the queue, if that is to be reported.
     fault: Option<Fault>,
 }
 
 impl State {
-    /// Takes no more requests, because of `fault`. Returns that to be reported, unless the queue
-    /// takes none already or its device is being reset.
+    /// Accepts no more requests, because of `fault`. Returns `fault` to be reported, unless the
+    /// queue accepts none already or its device is being reset.
     fn fail(&mut self, fault: Fault) -> Option<Fault> {
         if self.failed.is_some() {
             return None;

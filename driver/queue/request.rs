@@ -8,9 +8,9 @@
 //!               prepare_transfer -> Transfer<Pages> --+
 //! ```
 //!
-//! A [`Request`] is what a queue takes for somebody who is told later. Whoever waits for the
-//! end hands over the [`Command`] or [`Transfer`] itself, because how to wait depends on what
-//! it is: only a command may be left to itself after a time.
+//! A queue takes a [`Request`] for a caller that is notified later. A thread that waits for the
+//! completion passes the [`Command`] or [`Transfer`] itself, because the way to wait depends on the
+//! kind: the thread may stop waiting after a time for a command only.
 
 use super::{
     completion::Completion,
@@ -42,15 +42,15 @@ struct Inner<'a> {
 }
 
 impl Inner<'_> {
-    /// The device never had it.
+    /// The device never had the request.
     fn give_up(mut self) {
         self.slot.give_up(self.queue.device());
         self.queue.free(once(self.slot));
     }
 }
 
-/// A slot while a submitter prepares it. Dropped without being submitted it gives back what
-/// was prepared, and is free again. No lock of the queue may be held then.
+/// A slot while a submitter prepares it. Dropping it without a submission releases the prepared
+/// pages and frees the slot. No lock of the queue may be held then.
 pub(crate) struct AcquiredSlot<'a>(ScopeGuard<Inner<'a>, fn(Inner<'a>)>);
 
 impl<'a> AcquiredSlot<'a> {
@@ -61,15 +61,16 @@ impl<'a> AcquiredSlot<'a> {
         ))
     }
 
-    /// Makes it a request without data.
+    /// Prepares a request without data.
     pub(crate) fn prepare_command(mut self, header: RequestHeader) -> Command<'a> {
         self.0.slot.buffers.prepare_command(header);
         Command(self)
     }
 
-    /// Makes it a transfer of the pages, which are mapped for the device. Any context.
+    /// Prepares a transfer of the pages, and maps them for the device. Any context.
     ///
-    /// Errors as of [`Extracted::map`]. Then the pages come back, and the slot is free again.
+    /// Errors as of [`Extracted::map`], which returns the pages with the error; then the slot is
+    /// free again.
     pub(crate) fn prepare_transfer<'s, O: Ownership>(
         mut self,
         opcode: Opcode,
@@ -101,7 +102,7 @@ impl<'a> Command<'a> {
     }
 }
 
-/// A transfer that is ready to be submitted, of pages that `O` keeps.
+/// A transfer that is ready to be submitted, of pages with the ownership `O`.
 pub(crate) struct Transfer<'a, O: Ownership> {
     slot: AcquiredSlot<'a>,
     _pages: PhantomData<O>,
@@ -116,8 +117,8 @@ impl<'a, O: Ownership> Transfer<'a, O> {
         Request(self.slot)
     }
 
-    /// The request, for `completion`, which comes after the end of the request: by
-    /// then even pages that are only lent were given back.
+    /// The request, for `completion`, which follows the end of the request: by then even borrowed
+    /// pages were released.
     pub(crate) fn for_completion(self, completion: Completion) -> Request<'a> {
         let mut request = Request(self.slot);
         request.set_completion(completion);
@@ -143,7 +144,7 @@ impl<'a> Request<'a> {
         &self.0 .0.slot
     }
 
-    /// Sets who is told when the request has ended.
+    /// Sets the completion of the request.
     pub(super) fn set_completion(&mut self, completion: Completion) {
         self.0 .0.slot.completion = completion;
     }

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Everything that one request needs.
+//! Memory and state of one request.
 //!
-//! A slot owns its request from the moment it is acquired until its status has been read.
-//! Slots are allocated at probe and moved, as boxes; whoever has the box has the request:
+//! A slot owns its request from the moment it is acquired until the driver has read its status.
+//! Slots are allocated at probe and moved, as boxes; the owner of the box owns the request:
 //!
 //! ```text
 //!  free list -- acquire --> submitter -- submit --> table of requests in flight
@@ -12,7 +12,7 @@
 //!   |                                                v                    v
 //!   |          thread that waits for it <-- is_sync -- reaping -- abandon --> the device's for ever
 //!   |                      |                           |
-//!   +------ release -------+------- release -----------+--> Completion: the caller is told
+//!   +------ release -------+------- release -----------+--> Completion: notifies the caller
 //! ```
 
 use super::{
@@ -37,11 +37,11 @@ use kernel::{
 pub(crate) struct Slot {
     entry: EntryId,
     waiter: Arc<KernelCompletion>,
-    /// What the device reads and writes.
+    /// The memory that the device reads and writes.
     pub(super) buffers: RequestBuffers,
-    /// Who is told when the request has ended.
+    /// The value that notifies the caller of the request.
     pub(super) completion: Completion,
-    /// Number of watchdog ticks that it has been in flight.
+    /// Number of watchdog ticks for which the request has been in flight.
     pub(super) age: u8,
 }
 
@@ -70,13 +70,13 @@ impl Slot {
         self.entry
     }
 
-    /// What wakes the thread of [`Completion::Waiting`].
+    /// The kernel's completion on which the thread of [`Completion::Waiting`] sleeps.
     #[inline]
     pub(super) fn waiter(&self) -> &Arc<KernelCompletion> {
         &self.waiter
     }
 
-    /// Wakes the thread that sleeps until this request has ended, if there is one. Any context.
+    /// Wakes the thread that sleeps until this request has completed, if there is one. Any context.
     #[inline]
     pub(super) fn wake_waiter(&self) {
         if matches!(self.completion, Completion::Waiting) {
@@ -84,8 +84,8 @@ impl Slot {
         }
     }
 
-    /// Gives back what a request held that the device is done with; returns pages that have to
-    /// be made dirty first. Any context.
+    /// Releases the pages of a request that the device has completed; returns those that have to be
+    /// made dirty before their release. Any context.
     pub(super) fn release(&mut self, device: &pci::Device<Bound>) -> Option<CleanedPages> {
         let cleaned = self.buffers.release(device);
         self.completion = Completion::Nobody;
@@ -93,14 +93,14 @@ impl Slot {
         cleaned
     }
 
-    /// Gives back what a request held that the device never had. Its caller is told last. Any
+    /// Releases the pages of a request that the device never had. Its caller is notified last. Any
     /// context, no lock held.
     pub(super) fn give_up(&mut self, device: &pci::Device<Bound>) {
         self.buffers.give_up(device);
         self.completion = Completion::Nobody;
     }
 
-    /// Leaves all that the request holds to a device that may use it for ever.
+    /// Leaks all memory of the request, because the device may use it for ever.
     pub(super) fn leak(self) {
         self.buffers.leak();
     }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A read or write call that takes several requests.
+//! A read or write call of several requests.
 
 use super::buffers::Outcome;
 use crate::abstractions::{
@@ -18,18 +18,17 @@ use kernel::{
 };
 
 struct State {
-    /// Requests that have not ended, and the submitter while it is at work.
+    /// Number of requests that have not completed, plus one while the submitter is at work.
     outstanding: usize,
-    /// Bytes submitted, once the submitter is done.
+    /// Number of bytes submitted, once the submitter has finished.
     submitted: usize,
-    /// The failure nearest to the start: how many bytes before it went through,
-    /// and what it was.
+    /// The failure nearest to the start of the call: the number of bytes before it, and the error.
     failure: Option<(usize, Error)>,
     kiocb: Option<QueuedKiocb>,
 }
 
-/// The call. Each of its requests holds a [`SplitPart`] until its pages were given back, and the
-/// submitter counts as one while it prepares requests: so the call ends last.
+/// The call. Each of its requests has a [`SplitPart`] until its pages were released, and the
+/// submitter counts as one request while it prepares requests: so the call completes last.
 #[pin_data]
 pub(crate) struct SplitTransfer {
     #[pin]
@@ -55,19 +54,20 @@ impl SplitTransfer {
         )
     }
 
-    /// Makes the call an asynchronous one: `kiocb` is completed at the end, and
-    /// nobody waits. To be called before the first request is submitted.
+    /// Makes the call an asynchronous one: the last request completes `kiocb`, and no thread waits.
+    /// To be called before the first request is submitted.
     pub(crate) fn complete_later(&self, kiocb: QueuedKiocb) {
         self.state.lock().kiocb = Some(kiocb);
     }
 
-    /// All requests have been submitted, `submitted` bytes in all; `error` is what
-    /// kept the rest from being so. No lock held.
+    /// Ends the submission: `submitted` bytes were submitted in all, and `error` is the reason why
+    /// the rest was not. No lock held.
     pub(crate) fn submitted(&self, submitted: usize, error: Option<Error>) {
         let mut state = self.state.lock();
         state.submitted = submitted;
         if let Some(error) = error {
-            // Before what became of requests that were prepared and given up therefore.
+            // Takes precedence over the failure of requests that were prepared and then dropped for
+            // this reason.
             if state.failure.is_none_or(|(known, _)| submitted <= known) {
                 state.failure = Some((submitted, error));
             }
@@ -102,26 +102,26 @@ impl SplitTransfer {
         }
     }
 
-    /// Waits for the end of a synchronous call with pages of `O`. Sleeps. `EINTR` when
-    /// killed, if the requests own their pages: then they go on and let go of them by
-    /// themselves.
+    /// Waits for the end of a synchronous call with pages of `O`. Sleeps. `EINTR` when killed, if
+    /// the requests own their pages: then the requests stay in flight, and release their pages when
+    /// they complete.
     pub(crate) fn wait<O: Ownership>(&self) -> Result<usize> {
         O::wait(&self.waiter).map_err(Into::into)?;
         Self::outcome(&self.state.lock()).into_result()
     }
 }
 
-/// The share that one request has in its call, which does not end before. Dropped without
-/// an outcome it counts as an I/O error.
+/// The part of one request in its call, which does not complete before this is dropped. A part that
+/// is dropped without an outcome counts as an I/O error.
 pub(crate) struct SplitPart {
     transfer: Arc<SplitTransfer>,
-    /// Where in the call the request begins.
+    /// Offset in the call at which the request begins, in bytes.
     start: usize,
     outcome: Outcome,
 }
 
 impl SplitPart {
-    /// The share of a request that begins `start` bytes into the call. Any context.
+    /// The part of a request that begins `start` bytes into the call. Any context.
     pub(crate) fn new(transfer: &Arc<SplitTransfer>, start: usize) -> Self {
         transfer.state.lock().outstanding += 1;
         Self {
@@ -134,7 +134,8 @@ impl SplitPart {
         }
     }
 
-    /// The request has ended, and given back what it held. Any context, no lock held.
+    /// Sets the outcome of a request that has completed and released its pages. Any context, no
+    /// lock held.
     pub(super) fn done(mut self, outcome: Outcome) {
         self.outcome = outcome;
     }

@@ -1,12 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A queue with its slots, and what its lock protects.
+//! A queue with its slots, and the data that its lock protects.
 //!
 //! # Locking
 //!
-//! The state is behind one lock that is taken with interrupts off, because the
-//! interrupt handler takes it too. Nothing is completed under it: a completion
-//! may submit again.
+//! The state is behind one lock, which is taken with interrupts off, because the interrupt handler
+//! takes it too. The driver completes no request under it: a completion may submit again.
 
 use super::{
     poll_policy::PollPolicy,
@@ -59,15 +58,15 @@ use kernel::{
     time::Delta, //
 };
 
-/// What a ring entry is up to.
+/// State of a ring entry.
 pub(super) enum Entry {
     /// Its slot is free or being prepared.
     Idle,
-    /// The device has it.
+    /// The device has the request.
     InFlight(KBox<Slot>),
-    /// The device is done, and the thread that waits for it takes the slot back.
+    /// The device has completed the request, and the thread that waits for it takes the slot back.
     Done(KBox<Slot>),
-    /// The device has it for ever, and the thread that waits for it gets the error.
+    /// The device has the request for ever, and the thread that waits for it gets the error.
     Lost(Error),
 }
 
@@ -75,27 +74,27 @@ pub(super) struct State {
     pub(super) ring: Ring,
     pub(super) entries: PerEntry<Entry>,
     free: KVec<KBox<Slot>>,
-    /// Number of threads that busy-poll the used ring, so that no interrupts are wanted.
+    /// Number of threads that busy-poll the used ring, so that interrupts are disabled.
     pub(super) busy_pollers: usize,
     /// Number of threads that wait for a slot.
     pub(super) waiting: usize,
     /// Number of threads that wait for room in the DMA layer.
     pub(super) waiting_for_dma: usize,
-    /// Why no more requests are taken.
+    /// The reason why the queue accepts no more requests.
     pub(super) failed: Option<Error>,
-    /// Whether no slots are handed out for now.
+    /// Whether no slot may be acquired for now.
     pub(super) frozen: bool,
-    /// Whether the device does not use the ring, as it was reset.
+    /// Whether the device does not use the ring, because it was reset.
     pub(super) detached: bool,
-    /// Whether the ring is given up, from [`Queue::detach`] until it begins anew.
+    /// Whether the ring is out of use, from [`Queue::detach`] until its restart.
     pub(super) quiescing: bool,
-    /// For how long the device has used nothing.
+    /// The time for which the device has used no entry.
     pub(super) progress: Progress,
 }
 
 impl State {
-    /// Makes a request available to the device, which sees it once it is published. A
-    /// device that is not there gets it when it is back.
+    /// Makes a request available to the device, which sees it once it is published. If the device
+    /// is detached, it gets the request after the restart.
     pub(super) fn put_in_flight(&mut self, slot: KBox<Slot>) {
         let entry = slot.entry();
         if !self.detached {
@@ -105,7 +104,7 @@ impl State {
         self.entries[entry] = Entry::InFlight(slot);
     }
 
-    /// The request that was in flight in `entry`.
+    /// Takes the request that was in flight in `entry`.
     pub(super) fn take_in_flight(&mut self, entry: EntryId) -> Option<KBox<Slot>> {
         let place = &mut self.entries[entry];
         match replace(place, Entry::Idle) {
@@ -117,16 +116,16 @@ impl State {
         }
     }
 
-    /// Gives a request that has ended to the thread that waits for it, which has to take the
-    /// lock first.
+    /// Leaves a completed request to the thread that waits for it, which has to take the lock
+    /// first.
     pub(super) fn put_done(&mut self, slot: KBox<Slot>) {
         slot.wake_waiter();
         let entry = slot.entry();
         self.entries[entry] = Entry::Done(slot);
     }
 
-    /// The slot of a request that has ended, and whose thread takes it back; or the error
-    /// where the device keeps it for ever. `None` while it is in flight.
+    /// Takes the slot of a completed request for the thread that waits for it; or returns the error
+    /// if the device keeps the slot for ever. `None` while the request is in flight.
     pub(super) fn take_done(&mut self, entry: EntryId) -> Option<Result<KBox<Slot>>> {
         match replace(&mut self.entries[entry], Entry::Idle) {
             Entry::Done(slot) => Some(Ok(slot)),
@@ -138,14 +137,14 @@ impl State {
         }
     }
 
-    /// Whether there are slots that are neither free nor in flight: somebody prepares
-    /// requests, or ends them.
+    /// Whether there are slots that are neither free nor in flight: a thread prepares or completes
+    /// requests.
     pub(super) fn has_slots_outside_device(&self) -> bool {
         let in_flight = usize::from(self.ring.in_flight());
         self.free.len() + in_flight < self.entries.len()
     }
 
-    /// Number of slots that may be handed out now.
+    /// Number of slots that may be acquired now.
     pub(super) fn free_slots(&self) -> usize {
         if self.frozen {
             0
@@ -154,7 +153,7 @@ impl State {
         }
     }
 
-    /// A free slot that may be handed out now.
+    /// Takes a free slot, if one may be acquired now.
     pub(super) fn take_free(&mut self) -> Option<KBox<Slot>> {
         if self.frozen {
             return None;
@@ -170,13 +169,14 @@ pub(crate) struct Queue {
     size: u16,
     pub(super) vector: u16,
     pub(super) doorbell: Doorbell,
-    /// Whether callers busy-poll for completions, and no interrupts are wanted.
+    /// Whether callers busy-poll for completions, so that interrupts are disabled.
     pub(super) polled: bool,
     pub(super) policy: PollPolicy,
     stats: Arc<Stats>,
     pub(super) recovery: Arc<Recovery>,
     pub(super) pollers: Arc<Pollers>,
-    /// For what may take as long as others like, so that the device's end must not wait for it.
+    /// For work that may take any time, depending on other programs, so that unbind must not wait
+    /// for it.
     pub(super) work: Arc<WorkQueue>,
     used_ring: Arc<SharedCoherent<u32>>,
     /// Copy of [`Ring::taken`], to be read without the lock.
@@ -189,19 +189,19 @@ pub(crate) struct Queue {
     pub(super) dma_freed: WaitQueue,
 }
 
-/// What a queue is made of.
+/// The configuration of a queue.
 pub(crate) struct Config {
     /// Index of the queue in the device.
     pub(crate) index: u16,
-    /// Entries of the ring, if the device allows that many.
+    /// Number of entries of the ring, if the device allows that many.
     pub(crate) size: u16,
     /// Whether `EVENT_IDX` was negotiated.
     pub(crate) event_idx: bool,
     /// Interrupt vector.
     pub(crate) vector: u16,
-    /// Whether callers busy-poll for completions, and no interrupts are wanted.
+    /// Whether callers busy-poll for completions, so that interrupts are disabled.
     pub(crate) polled: bool,
-    /// Busy-poll time of a request without data; `None` where submitters do not poll.
+    /// Busy-poll time of a request without data; `None` if submitters do not poll.
     pub(crate) poll_limit: Option<Delta>,
     /// Whether its requests have data.
     pub(crate) with_data: bool,
@@ -210,7 +210,7 @@ pub(crate) struct Config {
 impl Queue {
     /// Allocates a queue and enables it in the device. May sleep.
     ///
-    /// `ENODEV` where the device does not have the queue, or it is too small for a request.
+    /// `ENODEV` if the device does not have the queue, or it is too small for a request.
     pub(crate) fn new(
         transport: &Transport,
         device: &pci::Device<Bound>,
@@ -224,7 +224,7 @@ impl Queue {
             return Err(ENODEV);
         }
         let size = config.size.min(max);
-        // Header and status, and data between them; a chain must not be longer than the queue
+        // Header and status, and data between them. A chain must not be longer than the queue
         // (2.7.5.3.1).
         let needed = if config.with_data { 3 } else { 2 };
         if size < needed {
@@ -285,12 +285,12 @@ impl Queue {
         )
     }
 
-    /// The used ring, to be shown to user space.
+    /// The used ring, which user space can map.
     pub(crate) fn used_ring(&self) -> &SharedCoherent<u32> {
         &self.used_ring
     }
 
-    /// Entries of the ring, and so requests that it can hold.
+    /// Number of entries of the ring, and so of requests in the queue.
     pub(crate) fn size(&self) -> u16 {
         self.size
     }
@@ -301,41 +301,43 @@ impl Queue {
         self.index
     }
 
-    /// Copies how far used entries were taken, for [`Self::has_used`]. To be called under the
-    /// lock, after each change of that.
+    /// Copies the index up to which used entries were taken, for [`Self::has_used`]. To be called
+    /// under the lock, after each change of that index.
     #[inline]
     pub(super) fn update_taken(&self, ring: &Ring) {
         self.taken.store(ring.taken().into(), Relaxed);
     }
 
-    /// Whether the device may have used entries that were not taken. Without the lock, so only
-    /// a hint where others take entries at the same time: then they see to those. Any context.
+    /// Whether the device may have used entries that were not taken. Without the lock, so it is
+    /// only a hint if other threads take entries at the same time; these threads then handle them.
+    /// Any context.
     #[inline]
     pub(super) fn has_used(&self) -> bool {
         u32::from(self.used_index()) != self.taken.load(Relaxed)
     }
 
-    /// Index that the device has used entries up to, without the lock. Any context.
+    /// Index up to which the device has used entries, without the lock. Any context.
     #[inline]
     pub(super) fn used_index(&self) -> u16 {
         used_index(&self.used_ring)
     }
 
-    /// Frees slots of requests that have ended, and wakes who waits for that. Any context, no
+    /// Frees slots of completed requests, and wakes threads that wait for slots. Any context, no
     /// lock held.
     pub(super) fn free(&self, slots: impl Iterator<Item = KBox<Slot>>) {
         let mut state = self.state.lock();
         let before = state.free.len();
         for slot in slots {
-            // There is room for every slot of the ring.
+            // `free` has capacity for every slot of the ring.
             let _ = state.free.push_within_capacity(slot);
         }
         if state.waiting_for_dma > 0 {
             self.dma_freed.notify_all();
         }
         if state.waiting > 0 {
-            // Whoever takes a slot wakes the next, while there are more: so they get them in the
-            // order in which they came. Who is woken before the thaw would have to queue anew.
+            // A thread that takes a slot wakes the next one, while there are more: so the threads
+            // get slots in the order in which they came. A thread that was woken before the thaw
+            // would have to queue again.
             if state.free_slots() > 0 {
                 self.slot_freed.notify_one();
             }
@@ -345,14 +347,14 @@ impl Queue {
         }
     }
 
-    /// Counts requests that the device was given, and their segments.
+    /// Counts submitted requests and their segments.
     #[inline]
     pub(super) fn count(&self, requests: u64, segments: u64) {
         self.stats.requests(requests, segments);
     }
 }
 
-/// A queue of a device that is bound, with what it takes to notify the device.
+/// A queue with the bound device and its transport.
 #[derive(Clone, Copy)]
 pub(crate) struct QueueRef<'a> {
     pub(super) queue: &'a Queue,

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Giving requests to the device.
+//! Submitting requests to the device.
 
 use super::{
     busy_poll::Polled,
@@ -47,7 +47,7 @@ use kernel::{
 };
 
 impl State {
-    /// Leaves a request to itself, as `_left` permits. Nobody is told of its end.
+    /// Leaves a request in flight without a caller, as `_left` permits. Its end notifies nobody.
     fn leave<Left>(&mut self, entry: EntryId, _left: &Left) {
         if let Entry::InFlight(slot) = &mut self.entries[entry] {
             slot.completion = Completion::Nobody;
@@ -56,9 +56,9 @@ impl State {
 }
 
 impl QueueRef<'_> {
-    /// Gives the requests to the device; [`Self::notify`] has to follow. Any context.
+    /// Submits the requests; [`Self::notify`] has to follow. Any context.
     ///
-    /// On an error all requests stay with the caller; `EINVAL` where one has a slot of another
+    /// After an error all requests stay with the caller; `EINVAL` if one has a slot of another
     /// queue.
     pub(crate) fn submit_all(self, requests: &mut KVec<Request<'_>>) -> Result {
         if !requests
@@ -84,7 +84,7 @@ impl QueueRef<'_> {
         Ok(())
     }
 
-    /// Notifies the device of what was submitted, if it wants to know. Any context.
+    /// Notifies the device of the submitted requests, if it requested that. Any context.
     pub(crate) fn notify(self) {
         let wanted = self.queue.state.lock().ring.wants_notification();
         if wanted {
@@ -92,8 +92,8 @@ impl QueueRef<'_> {
         }
     }
 
-    /// Notifies the device of what was submitted, if it wants to know, and does what is
-    /// worthwhile then. Task context, no lock held; does not sleep.
+    /// Notifies the device of the submitted requests, if it requested that, and then follows
+    /// `strategy`. Task context, no lock held; does not sleep.
     pub(crate) fn kick(self, strategy: WaitStrategy) {
         match self.poll_time(strategy, false) {
             Some(time) => self.notify_and_poll(time),
@@ -101,7 +101,7 @@ impl QueueRef<'_> {
         }
     }
 
-    /// How long to busy-poll after this doorbell; see [`PollPolicy::poll_time`].
+    /// Busy-poll time after this doorbell; see [`PollPolicy::poll_time`].
     ///
     /// [`PollPolicy::poll_time`]: super::poll_policy::PollPolicy::poll_time
     #[inline]
@@ -111,7 +111,7 @@ impl QueueRef<'_> {
         })
     }
 
-    /// Notifies the device, if it wants to know, and ends what it has used in the meantime.
+    /// Notifies the device, if it requested that, and completes requests that were used meanwhile.
     #[inline(always)]
     fn notify_and_reap(self, mut state: SpinLockIrqGuard<'_, State>) {
         let wanted = state.ring.wants_notification();
@@ -127,10 +127,10 @@ impl QueueRef<'_> {
 }
 
 impl<'a> Request<'a> {
-    /// Gives the request to the device; [`QueueRef::notify`] has to follow. `caller` becomes
-    /// its completion. Any context, no lock held.
+    /// Submits the request; [`QueueRef::notify`] has to follow. `caller` becomes the completion of
+    /// the request. Any context, no lock held.
     ///
-    /// On an error the caller comes back, and the request was given up.
+    /// An error returns the caller; then the request was dropped and its slot is free again.
     pub(crate) fn submit<C: Caller>(self, caller: C) -> Result<C::Return, (Error, C)> {
         self.submit_locked(caller).map(|(answer, _)| answer)
     }
@@ -144,7 +144,7 @@ impl<'a> Request<'a> {
         let queue = self.queue();
         let mut state = queue.queue.state.lock();
         if let Some(error) = state.failed {
-            // Not under the lock: the request goes back to it.
+            // Not under the lock, because dropping the request takes it.
             drop(state);
             drop(self);
             return Err((error, caller));
@@ -158,12 +158,12 @@ impl<'a> Request<'a> {
         Ok((answer, state))
     }
 
-    /// Gives a request to the device and returns its slot when it has ended: busy-polls for
-    /// that as `strategy` says, then waits. Sleeps.
+    /// Submits a request and returns its slot when it has completed: busy-polls for the completion
+    /// as `strategy` says, then waits. Sleeps.
     ///
-    /// `wait` returns early where the request can be left to itself: then it goes on, and
-    /// gives back its pages by itself. Its error is the result, and only that makes it
-    /// possible to leave.
+    /// `wait` may return early if the request can stay in flight without a caller: then the request
+    /// releases its pages when it completes. The error of `wait` is the result, and is the only
+    /// permission to leave the request.
     fn execute<Left: Into<Error>>(
         self,
         strategy: WaitStrategy,
@@ -172,7 +172,7 @@ impl<'a> Request<'a> {
         let queue = self.queue();
         let entry = self.slot().entry();
         let waiter = self.slot().waiter().clone();
-        // A killed predecessor may have left a wake-up behind.
+        // An earlier thread that was killed may have left a wake-up behind.
         waiter.reinit();
         match queue.poll_time(strategy, true) {
             Some(time) => match self
@@ -202,8 +202,7 @@ impl<'a> Request<'a> {
 }
 
 impl<O: Ownership> Transfer<'_, O> {
-    /// Gives a transfer to the device, and does what is worthwhile after the doorbell. Task
-    /// context, no lock held; does not sleep.
+    /// Submits a transfer, and then follows `strategy`. Task context, no lock held; does not sleep.
     pub(crate) fn submit<'call>(
         self,
         kiocb: AsyncKiocb<'call>,
@@ -231,10 +230,10 @@ impl<O: Ownership> Transfer<'_, O> {
         }
     }
 
-    /// Executes a transfer and waits for its end. Sleeps. Errors as of the transfer;
-    /// `EINTR` when killed in the meantime, if the request owns its pages.
+    /// Executes a transfer and waits for its end. Sleeps. Errors as of the transfer; `EINTR` when
+    /// killed in the meantime, if the request owns its pages.
     ///
-    /// Returns pages as well that are to be dropped once the caller has left the device.
+    /// Also returns pages that are to be dropped once the caller has released the hardware.
     pub(crate) fn execute(self, strategy: WaitStrategy) -> (Result<usize>, Option<CleanedPages>) {
         let request = self.for_caller();
         let queue = request.queue();
@@ -249,8 +248,8 @@ impl<O: Ownership> Transfer<'_, O> {
 }
 
 impl Command<'_> {
-    /// Executes a command and waits for its end, at most `timeout` if there is one.
-    /// Sleeps. Returns the value of the command.
+    /// Executes a command and waits for its end, at most `timeout` if there is one. Sleeps. Returns
+    /// the result of the command.
     pub(crate) fn execute(self, timeout: Option<Jiffies>) -> Result<u64> {
         let wait = |waiter: &KernelCompletion| match timeout {
             Some(timeout) => waiter.wait_timeout(timeout),
@@ -260,7 +259,7 @@ impl Command<'_> {
         let queue = request.queue();
         let slot = request.execute(WaitStrategy::Interrupt, wait)?;
         let outcome = slot.buffers.command_outcome();
-        // It has no pages.
+        // A command has no pages.
         drop(queue.release(slot));
         outcome
     }
