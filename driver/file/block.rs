@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What programs ask block devices by `ioctl` (`blockdev`, `blkdiscard`), with a block
-//! device's answers and errors.
+//! The `ioctl` calls for block devices (`blockdev`, `blkdiscard`), with the results and errors of a
+//! block device.
 //!
-//! The device is addressed in bytes and has no blocks. Where a number is wanted the
-//! answer is [`SECTOR`], the smallest that such programs work with, and ranges have to
-//! be aligned to it as for a block device; except that a range may end where the device
-//! does, so that "all of it" is always a range.
+//! The device is byte-addressable and has no blocks. A block size is reported as [`SECTOR`], the
+//! smallest one with which such programs work, and ranges have to be aligned to it as for a block
+//! device; except that a range may end at the end of the device, so that the whole device is always
+//! a valid range.
 
 use super::command;
 use crate::{
@@ -23,11 +23,10 @@ use kernel::{
     prelude::*, //
 };
 
-/// Bytes of a sector, in which block devices count.
+/// Size of a sector in bytes, the unit of block devices.
 const SECTOR: u64 = 512;
 
-/// Type of the `ioctl` numbers of `include/uapi/linux/fs.h`; `helpers.c` asserts the
-/// numbers.
+/// Type of the `ioctl` numbers of `include/uapi/linux/fs.h`; `helpers.c` asserts the numbers.
 const TYPE: u32 = 0x12;
 
 const BLKROGET: u32 = _IO(TYPE, 94);
@@ -45,23 +44,23 @@ const BLKPBSZGET: u32 = _IO(TYPE, 123);
 const BLKROTATIONAL: u32 = _IO(TYPE, 126);
 const BLKZEROOUT: u32 = _IO(TYPE, 127);
 
-/// What 32-bit programs have for [`BLKBSZGET`] and [`BLKGETSIZE64`]: the numbers contain
-/// the size of a `size_t`, not that of the value.
+/// [`BLKBSZGET`] and [`BLKGETSIZE64`] as 32-bit programs have them: the numbers contain the size of
+/// a `size_t`, not that of the value.
 const BLKBSZGET_32: u32 = _IOR::<u32>(TYPE, 112);
 const BLKGETSIZE64_32: u32 = _IOR::<u32>(TYPE, 114);
 
-/// What is asked for.
+/// A block device request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Request {
-    /// A value.
+    /// Returns a value.
     Query(Query),
-    /// That all that was written becomes durable.
+    /// Makes all written data durable.
     Flush,
-    /// A change of a range: this opcode.
+    /// Changes a range: this opcode.
     Change(Opcode),
 }
 
-/// A value that is asked for.
+/// A value that a program can query.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Query {
     /// Size in bytes.
@@ -70,31 +69,31 @@ pub(super) enum Query {
     Sectors,
     /// The unit of reads, writes and ranges.
     BlockSize,
-    /// The size of a request from which on larger ones are not faster.
+    /// The optimal size of a request: larger ones are not faster.
     BestSize,
-    /// Whether it is read-only, where a block begins, how much is read ahead: 0.
+    /// Values that are 0: read-only, alignment offset, read-ahead.
     Zero,
-    /// How much is read ahead, also 0.
+    /// Read-ahead as a `long`, also 0.
     ZeroLong,
-    /// Whether it turns: 0.
+    /// Whether the device rotates: 0.
     ZeroShort,
 }
 
-/// A value as C has it.
+/// A value with its type in C.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Value {
     /// `unsigned short`
     Short(u16),
     /// `int`, `unsigned int`
     Int(u32),
-    /// `long`, `unsigned long`: of the caller's size.
+    /// `long`, `unsigned long`: with the caller's size.
     Long(u64),
     /// `u64`
     Wide(u64),
 }
 
 impl Request {
-    /// The request of this number, of a 32-bit program where `compat`.
+    /// The request with this number; `compat` says that a 32-bit program sent it.
     pub(super) fn from_number(number: u32, compat: bool) -> Option<Self> {
         let query = match number {
             BLKDISCARD => return Some(Self::Change(Opcode::Discard)),
@@ -116,7 +115,7 @@ impl Request {
     }
 }
 
-/// Answers a query. `ENODEV` after unbind.
+/// Returns the value of a query. `ENODEV` after unbind.
 pub(super) fn answer(device: &Device, query: Query) -> Result<Value> {
     let hardware = device.hardware()?;
     // CAST: A capacity is never negative.
@@ -132,15 +131,15 @@ pub(super) fn answer(device: &Device, query: Query) -> Result<Value> {
     })
 }
 
-/// Makes all that was written durable, as `fsync`. Sleeps.
+/// Makes all written data durable, like `fsync`. Sleeps.
 pub(super) fn flush(device: &Device) -> Result {
     device.hardware()?.flush()
 }
 
 /// Discards `length` bytes from `start` on, or sets them to 0. Sleeps.
 ///
-/// `EBADF` without write access; `EINVAL` for a range that is empty, not aligned, or not
-/// within the device; `EOPNOTSUPP` where the device does not execute this.
+/// `EBADF` without write access; `EINVAL` for a range that is empty, not aligned, or not within the
+/// device; `EOPNOTSUPP` if the device does not support the command.
 pub(super) fn change(
     device: &Device,
     access: Access,
@@ -165,7 +164,7 @@ pub(super) fn change(
     outcome
 }
 
-/// Whether a range is one for a device of this many bytes.
+/// Whether a range is valid for a device of this many bytes.
 fn is_range(start: u64, length: u64, capacity: u64) -> bool {
     let Some(end) = start.checked_add(length) else {
         return false;

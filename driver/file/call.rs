@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A read or write call, and what all ways to execute it need.
+//! A read or write call, and the functions that all ways to execute it need.
 
 use crate::{
     abstractions::{
@@ -34,30 +34,30 @@ use crate::{
 };
 use kernel::prelude::*;
 
-/// What a read or write call asks for, clamped to the device.
+/// The parameters of a read or write call, clamped to the device.
 #[derive(Clone, Copy)]
 pub(super) struct Call {
     pub(super) opcode: Opcode,
     pub(super) flags: u16,
     pub(super) position: u64,
-    /// At least 1.
+    /// Number of bytes, at least 1.
     pub(super) length: usize,
     pub(super) nowait: bool,
-    /// With `nowait`: a part is no answer.
+    /// With `nowait`: the call must not become a short transfer.
     pub(super) all_or_nothing: bool,
-    /// Somebody will look for the completion.
+    /// The caller polls for the completion.
     pub(super) polled: bool,
-    /// These end the wait for room, before anything was submitted.
+    /// Signals that end the wait for a slot before anything was submitted.
     pub(super) signals: Signals,
     pub(super) limits: Limits,
 }
 
-/// Why a request is not ready, and its pages.
+/// The error with which the preparation of a request failed, and its pages.
 pub(super) type Unprepared<'s, O> = (Error, Extracted<'s, O>);
 
 impl Call {
-    /// Clamps the call to the device. `None` where there is nothing to do, `ENOSPC`
-    /// for a write at the end.
+    /// Clamps the call to the device. `None` if there is nothing to transfer, `ENOSPC` for a write
+    /// at the end.
     pub(super) fn new(
         device: &Device,
         opcode: Opcode,
@@ -95,8 +95,8 @@ impl Call {
         }))
     }
 
-    /// The pages for the request that follows after `done` bytes. Nothing that others need
-    /// may be held.
+    /// Extracts the pages for the request that follows after `done` bytes. The caller must hold no
+    /// slot, lock or `Guard`, because the call may wait for any time.
     pub(super) fn extract<'s, O: Ownership>(
         &self,
         pages: &mut PageSource<'_, '_, O>,
@@ -106,7 +106,7 @@ impl Call {
         pages.extract(room, self.length - done, self.limits.data)
     }
 
-    /// Makes `slot` the request for `pages`, which follow after `done` bytes.
+    /// Prepares `slot` as the request for `pages`, which follow after `done` bytes.
     pub(super) fn prepare<'a, 's, O: Ownership>(
         &self,
         slot: AcquiredSlot<'a>,
@@ -126,8 +126,8 @@ impl Call {
         }
     }
 
-    /// Which signals may end a wait after so many bytes were submitted: those who get less than
-    /// they have asked for do not expect it of a device like this.
+    /// Signals that may end a wait after this number of bytes was submitted: programs do not expect
+    /// a short transfer of a device like this.
     pub(super) fn signals_after(&self, submitted: usize) -> Signals {
         if submitted == 0 {
             self.signals
@@ -136,8 +136,8 @@ impl Call {
         }
     }
 
-    /// What `take` finds in one of the queues, where this call must not wait for its turn.
-    /// `take` answers `EAGAIN` where a queue has no room.
+    /// Calls `take` for the queues until one has a free slot, for a call that must not wait. `take`
+    /// returns `EAGAIN` if a queue has none.
     pub(super) fn find<'a, T>(
         &self,
         hardware: &'a Guard<'_, Hardware>,
@@ -149,7 +149,7 @@ impl Call {
         let queue = hardware.polled_queue();
         let taken = match take(queue) {
             Err(error) if error == EAGAIN => {
-                // Nobody else may end what the device has done.
+                // No other thread may complete the requests that the device has completed.
                 queue.reap();
                 take(queue)
             }
@@ -158,8 +158,8 @@ impl Call {
         taken.map(|taken| (queue, taken))
     }
 
-    /// Refuses a call of which nothing was submitted. Its iterator is where it was:
-    /// io_uring tries again from there after `EAGAIN`.
+    /// Ends a call of which nothing was submitted with `error`. Its iterator is rewound: io_uring
+    /// retries from there after `EAGAIN`.
     pub(super) fn refuse<'call, O: Ownership>(
         kiocb: Kiocb<'call>,
         mut pages: PageSource<'_, '_, O>,

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What the device does beyond reading and writing, for `ioctl` and io_uring. See
-//! [`uapi`].
+//! The commands of the device, for `ioctl` and io_uring. See [`uapi`].
 
 use crate::{
     abstractions::{
@@ -37,7 +36,7 @@ use kernel::{
     sync::ArcBorrow, //
 };
 
-/// The opcodes are the device's own, for user space too.
+/// User space uses the opcodes of the device.
 const _: () = assert!(
     uapi::OP_FLUSH == Opcode::Flush as u32
         && uapi::OP_DISCARD == Opcode::Discard as u32
@@ -48,10 +47,10 @@ const _: () = assert!(
         && uapi::OP_CRC32C == Opcode::Crc32c as u32
 );
 
-/// Executes a command. Returns its result and how it ended: also after an error the
-/// result says how much was done. Sleeps. To be called by a system call.
+/// Executes a command. Returns its result and its outcome: also after an error the result is the
+/// number of bytes done. Sleeps. To be called by a system call.
 ///
-/// `Err` for what was not begun.
+/// `Err` if the command was not begun.
 pub(super) fn execute(device: &Device, access: Access, wire: &Wire) -> Result<(u64, Result)> {
     let hardware = device.hardware()?;
     let command = Command::new(device, &hardware, access, wire)?;
@@ -60,7 +59,7 @@ pub(super) fn execute(device: &Device, access: Access, wire: &Wire) -> Result<(u
     Ok((result, outcome))
 }
 
-/// Executes a command of io_uring. May sleep unless it must not.
+/// Executes a command of io_uring. May sleep, except if [`UringCommand::nonblocking`].
 pub(super) fn uring<'call>(
     device: ArcBorrow<'_, Device>,
     access: Access,
@@ -78,7 +77,7 @@ pub(super) fn uring<'call>(
     if uring.nonblocking() {
         return match command.single(&hardware) {
             Some(header) => submit(device, &hardware, header, uring),
-            // Several requests, one after the other.
+            // Several requests, one after the other, which a worker thread of io_uring executes.
             None => uring.retry_blocking(),
         };
     }
@@ -92,14 +91,14 @@ fn parse(uring: &UringCommand<'_>) -> Result<Wire> {
         return Err(ENOTTY);
     }
     let wire = Wire::from_bytes(&uring.payload().ok_or(EINVAL)?);
-    // There it will not be found.
+    // io_uring does not copy a result to this field.
     if wire.result != 0 {
         return Err(EINVAL);
     }
     Ok(wire)
 }
 
-/// Has one request complete the command later. Does not sleep.
+/// Submits one request, which completes the command later. Does not sleep.
 fn submit<'call>(
     device: ArcBorrow<'_, Device>,
     hardware: &Guard<'_, Hardware>,
@@ -120,7 +119,7 @@ fn submit<'call>(
     }
 }
 
-/// What there is to know of the device.
+/// The description of the device for user space.
 pub(super) fn info(device: &Device) -> Result<Info> {
     let hardware = device.hardware()?;
     let config = hardware.config();
@@ -163,12 +162,12 @@ struct Command {
     offset: u64,
     length: u64,
     argument: u64,
-    /// Most bytes of a request.
+    /// Greatest number of bytes of a request.
     limit: u64,
 }
 
 impl Command {
-    /// Checks what user space asks for.
+    /// Validates the command of user space.
     fn new(device: &Device, hardware: &Hardware, access: Access, wire: &Wire) -> Result<Self> {
         let opcode = u16::try_from(wire.opcode)
             .ok()
@@ -210,8 +209,8 @@ impl Command {
             offset: wire.offset,
             length: wire.length,
             argument: wire.argument,
-            // So that a pattern goes on where the request before ended. At least 8 where there are
-            // commands.
+            // A multiple of 8, so that a pattern continues where the previous request ended. At
+            // least 8 if the device supports commands.
             limit: hardware.config().max_command_bytes() & !7,
         })
     }
@@ -226,17 +225,17 @@ impl Command {
         }
     }
 
-    /// The one request that the command is, if it is one.
+    /// The only request of the command, if it has only one.
     fn single(&self, hardware: &Hardware) -> Option<RequestHeader> {
         (self.length <= hardware.config().max_command_bytes())
             .then(|| self.header(self.offset, self.length, self.argument))
     }
 
-    /// The part of a command in several requests that follows after `done` bytes:
-    /// where it begins in the range, and its length.
+    /// The part of a command in several requests that follows after `done` bytes: its offset in the
+    /// range, and its length.
     fn part(&self, done: u64) -> (u64, u64) {
         let length = self.limit.min(self.length - done);
-        // From the end, where the start of the target is the end of the source.
+        // In descending order, if the start of the target is the end of the source.
         let backwards = matches!(self.opcode, Opcode::Copy) && self.argument < self.offset;
         let at = if backwards {
             self.length - done - length
@@ -246,8 +245,8 @@ impl Command {
         (at, length)
     }
 
-    /// Executes the command, in several requests where it is large, one after the
-    /// other. `result` is kept up to date. Sleeps. `signals` end it before anything was done.
+    /// Executes the command, in several requests if it is long, one after the other. Updates
+    /// `result` after each request. Sleeps. `signals` end it before anything was done.
     fn execute(
         &self,
         hardware: &Guard<'_, Hardware>,
@@ -270,7 +269,7 @@ impl Command {
                 _ => self.argument,
             };
             let header = self.header(self.offset + at, length, argument);
-            // To begin again would copy what was already overwritten.
+            // A restarted copy would copy bytes that were already overwritten.
             let signals = if done > 0 { Signals::Fatal } else { signals };
             let value = hardware.execute(header, signals)?;
             match self.opcode {
@@ -317,7 +316,7 @@ mod tests {
         assert_eq!(up.part(96), (0, 4));
         let down = command(Opcode::Copy, 40, 50);
         assert_eq!(down.part(0), (0, 32));
-        // Only a copy overwrites what it still has to read.
+        // Only a copy overwrites bytes that it still has to read.
         let compare = command(Opcode::Compare, 50, 40);
         assert_eq!(compare.part(0), (0, 32));
     }

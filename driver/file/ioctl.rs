@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! `ioctl`: the part that touches user memory. What executes a call gets values and
-//! returns values, so none of it enters the hardware while a page of user space is
-//! fetched. See [`uapi`].
+//! `ioctl`: the part that accesses user memory. The functions that execute a call take values and
+//! return values, so none of them holds a `Guard` of the hardware while a page of user space is
+//! faulted in. See [`uapi`].
 
 use super::{
     block::{
@@ -28,7 +28,7 @@ use kernel::{
 };
 
 impl Ioctl {
-    /// The first bytes of the argument.
+    /// Reads the first bytes of the argument.
     fn read<const N: usize>(&self) -> Result<[u8; N]> {
         let mut bytes = [0; N];
         UserSlice::new(self.argument, N)
@@ -37,7 +37,7 @@ impl Ioctl {
         Ok(bytes)
     }
 
-    /// The first two 64-bit words of the argument.
+    /// Reads the first two 64-bit words of the argument.
     fn read_words(&self) -> Result<[u64; 2]> {
         let mut reader = UserSlice::new(self.argument, 16).reader();
         Ok([reader.read()?, reader.read()?])
@@ -51,7 +51,7 @@ impl Ioctl {
     }
 }
 
-/// Executes an `ioctl`. Sleeps. `ENOTTY` where there is none of its number.
+/// Executes an `ioctl`. Sleeps. `ENOTTY` if the number is unknown.
 pub(super) fn ioctl(device: &Device, call: &Ioctl) -> Result {
     match call.number {
         uapi::IOC_INFO => call.write(0, &command::info(device)?.to_bytes()),

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What `mmap` shows, by the selector in the offset. See [`uapi`].
+//! The contents of maps, by the selector in the offset. See [`uapi`].
 
 use crate::{
     abstractions::mm::{
@@ -28,12 +28,12 @@ use kernel::{
     prelude::*, //
 };
 
-/// Bytes of the numbers that a used ring consists of.
+/// Size in bytes of the numbers that a used ring consists of.
 const WORD: usize = size_of::<u32>();
 
-/// Makes the map. Sleeps. `ENODEV` after unbind, and for device memory that is not
-/// behind the aperture; `EINVAL` where there is nothing. For device memory also as
-/// [`map_device`] says.
+/// Makes the map. Sleeps. `ENODEV` after unbind, and for device memory that is not behind the
+/// aperture; `EINVAL` if the offset selects nothing. For device memory also the errors of
+/// [`map_device`].
 pub(super) fn map<'a>(device: &Device, map: NewMap<'a>) -> Result<Mapped<'a>> {
     let hardware = device.hardware()?;
     let (selector, page) = split(map.first_page());
@@ -61,8 +61,7 @@ pub(super) fn map<'a>(device: &Device, map: NewMap<'a>) -> Result<Mapped<'a>> {
     }
 }
 
-/// Puts the page there that a map shows at the place of the fault. Sleeps. `ENODEV`
-/// after unbind.
+/// Inserts the page that the map shows at the address of the fault. Sleeps. `ENODEV` after unbind.
 pub(super) fn fault(device: &Device, fault: PageFault<'_>) -> Result<Installed> {
     let hardware = device.hardware()?;
     match split(fault.page()) {
@@ -75,8 +74,8 @@ pub(super) fn fault(device: &Device, fault: PageFault<'_>) -> Result<Installed> 
     }
 }
 
-/// Reads what the map of a used ring shows from byte `offset` of the file on. Sleeps.
-/// `ENODEV` after unbind.
+/// Reads the contents of the map of a used ring from byte `offset` of the file on. Sleeps. `ENODEV`
+/// after unbind.
 pub(super) fn peek(device: &Device, offset: u64, buffer: &mut [u8]) -> Result<usize> {
     let hardware = device.hardware()?;
     let within = offset
@@ -92,7 +91,7 @@ pub(super) fn peek(device: &Device, offset: u64, buffer: &mut [u8]) -> Result<us
     for (n, byte) in buffer.iter_mut().enumerate() {
         let at = start + n;
         if n == 0 || at % WORD == 0 {
-            // The rest of the last page is not the ring's, and 0.
+            // The rest of the last page does not belong to the ring, and reads as 0.
             word = match ring.size().checked_sub(at) {
                 Some(1..) => io_read!(ring, [try: at / WORD]),
                 _ => 0,

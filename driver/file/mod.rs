@@ -1,19 +1,22 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What an open `/dev/ringbarN` does.
+//! The operations of an open `/dev/ringbarN`.
 //!
-//! | module | what is in it |
+//! | module | contents |
 //! |---|---|
 //! | [`rw`] | `read` and `write` in all their forms |
-//! | [`split`] | those that take several requests |
-//! | [`call`] | what both need |
+//! | [`split`] | split transfers: calls of several requests |
+//! | [`call`] | functions for both |
 //! | [`mmap`] | `mmap` |
-//! | [`ioctl`] | takes the arguments of `ioctl` from user space, puts the results there |
-//! | [`command`] | what the device does besides, for `ioctl` and io_uring |
-//! | [`block`] | what programs ask block devices |
+//! | [`ioctl`] | reads the arguments of `ioctl` from user space, and writes the results |
+//! | [`command`] | commands, for `ioctl` and io_uring |
+//! | [`block`] | the calls of programs for block devices |
 //!
-//! Nobody in the hardware (as of [`Device::hardware`]) touches user memory: its pages may
-//! have to be fetched by a program that never does, and unbind waits for who is inside.
+//! No function accesses user memory while it has a [`Guard`] of the hardware
+//! ([`Device::hardware`]): a program may have to provide the page and never do so, and unbind waits
+//! for each [`Guard`].
+//!
+//! [`Guard`]: crate::abstractions::pci::revocable::Guard
 
 mod block;
 mod call;
@@ -70,7 +73,7 @@ impl FileOperations for Device {
     }
 
     fn size(&self) -> Result<i64> {
-        // A device that has gone has no size.
+        // After unbind the device has no size.
         self.hardware()?;
         Ok(self.capacity())
     }

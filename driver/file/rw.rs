@@ -2,13 +2,13 @@
 
 //! Reads and writes: from a call to requests and back.
 //!
-//! The pages come first, then a slot, then the device: a page may have to be brought by
-//! somebody else, who takes as long as he likes and may need this very device for it.
-//! Nobody waits for that with anything in hand that others need.
+//! A call first extracts its pages, then acquires a slot, then submits: another program may have to
+//! provide a page, which takes any time and may need this very device. The call holds nothing that
+//! others need while it waits for that.
 //!
-//! Mostly a call is one request. Then nothing is allocated: the slot knows whom
-//! to tell. A call that does not fit into one (too many segments or bytes)
-//! becomes a [`SplitTransfer`] of several, see [`super::split`].
+//! Most calls are one request. Then the driver allocates nothing: the slot has the completion. A
+//! call that does not fit into one request (too many segments or bytes) becomes a [`SplitTransfer`]
+//! of several, see [`super::split`].
 //!
 //! [`SplitTransfer`]: crate::queue::split::SplitTransfer
 
@@ -66,8 +66,8 @@ pub(super) fn transfer<'call>(
     }
 }
 
-/// The answer to a call that was one request, and pages that are to be dropped once the
-/// hardware was left.
+/// The return value of a call of one request, and pages that are to be dropped once the hardware
+/// was released.
 type Submitted<'call> = (IoReturn<'call>, Option<CleanedPages>);
 
 impl Call {
@@ -77,7 +77,8 @@ impl Call {
         kiocb: Kiocb<'call>,
         mut pages: PageSource<'_, '_, O>,
     ) -> IoReturn<'call> {
-        // It cannot fit, and comes again from where it may wait: so no page is touched.
+        // The call does not fit into a queue, and will be retried where it may wait: so no page is
+        // accessed.
         let most = self.limits.data.total();
         if self.length > most
             && self.all_or_nothing
@@ -99,7 +100,7 @@ impl Call {
         }
     }
 
-    /// A call that is one request, as far as the DMA layer has room for that.
+    /// Executes a call of one request, or a split transfer if the DMA layer has no room for that.
     fn single<'call, O: Ownership>(
         &self,
         device: ArcBorrow<'_, Device>,
@@ -116,12 +117,13 @@ impl Call {
         };
         match self.try_single(device, &hardware, kiocb, first) {
             Ok((answer, cleaned)) => {
-                // They may have to wait for somebody who needs the device, or its end.
+                // Dropping the pages may wait for a program that needs the device, or waits for its
+                // unbind.
                 drop(hardware);
                 drop(cleaned);
                 answer
             }
-            // A slot there was.
+            // A slot was free, so the DMA layer had no room.
             Err((kiocb, (error, first))) if error == EAGAIN && !self.nowait => {
                 drop(hardware);
                 self.submit_split(device, kiocb, pages, first)
@@ -133,8 +135,8 @@ impl Call {
         }
     }
 
-    /// As [`Self::single`]. Returns pages as well that are to be dropped outside the hardware.
-    /// On an error all comes back: `EAGAIN` where the DMA layer has no room, or no slot is
+    /// As [`Self::single`]. Also returns pages that are to be dropped once the hardware was
+    /// released. An error returns all values: `EAGAIN` if the DMA layer has no room, or no slot is
     /// free for a call that must not wait.
     fn try_single<'call, 's, O: Ownership>(
         &self,
@@ -188,10 +190,10 @@ impl Call {
         (answer, None)
     }
 
-    /// What is worthwhile once the one request of this call is submitted.
+    /// The wait strategy of this call, for its one request.
     fn wait_strategy(&self) -> WaitStrategy {
-        // Durable writes wait for the store below, and the submitter of a polled call polls for
-        // its end all the same.
+        // Durable writes wait for the storage, and the submitter of a polled call polls for its
+        // completion in any case.
         if self.flags == 0 && !self.polled {
             WaitStrategy::BusyPoll(self.length)
         } else {

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Read and write calls that take several requests.
+//! Split transfers: read and write calls of several requests.
 //!
-//! A call that must not wait takes all its pages, and then the slots for all of them at once.
-//! Others are submitted in batches with one notification each.
+//! A call that must not wait extracts all its pages, and then acquires the slots for all of them at
+//! once. Other calls are submitted in batches with one notification each.
 
 use super::call::Call;
 use crate::{
@@ -40,12 +40,12 @@ use kernel::{
     }, //
 };
 
-/// Requests that are prepared before the device is notified.
+/// Number of requests that are prepared before the device is notified.
 const BATCH: usize = 8;
 
 impl Call {
-    /// A call of several requests that must not wait: all of them are submitted now, or
-    /// those that there is room for if a part is an answer.
+    /// Submits a split transfer that must not wait: all requests now, or, if the call may become a
+    /// short transfer, as many as there are slots for.
     pub(super) fn submit_split_nowait<'call, O: Ownership>(
         &self,
         device: ArcBorrow<'_, Device>,
@@ -91,16 +91,16 @@ impl Call {
         Self::end::<O>(&transfer, kiocb)
     }
 
-    /// The pages of the whole call, or of as much of it as a queue can hold; `EAGAIN` where
-    /// that is not all, and a part is no answer.
+    /// Extracts the pages of the whole call, or of as many requests as a queue can hold; `EAGAIN`
+    /// if that is not all and the call must not become a short transfer.
     fn extract_all<'s, O: Ownership>(
         &self,
         pages: &mut PageSource<'_, '_, O>,
         first: Extracted<'s, O>,
     ) -> Result<KVec<Extracted<'s, O>>> {
         let mut taken = first.bytes();
-        // As many as it takes if all are like the first: where those are too many, the pages
-        // are not worth to be taken here.
+        // The number of requests if all are like the first: if these are too many, extracting the
+        // pages here is useless.
         let expected = self.length.div_ceil(taken);
         if self.all_or_nothing && expected > self.limits.requests {
             return Err(EAGAIN);
@@ -122,8 +122,8 @@ impl Call {
         Ok(parts)
     }
 
-    /// Makes the slots the first of these requests; returns how many bytes those have.
-    /// `EAGAIN` where the DMA layer has no room for them.
+    /// Prepares the slots as the first of these requests; returns the number of their bytes.
+    /// `EAGAIN` if the DMA layer has no room for them.
     fn prepare_all<'a, O: Ownership>(
         &self,
         transfer: &Arc<SplitTransfer>,
@@ -147,7 +147,7 @@ impl Call {
         Ok((requests, bytes))
     }
 
-    /// A call of several requests that may wait. `first` is its start.
+    /// Submits a split transfer that may wait. `first` is its start.
     pub(super) fn submit_split<'call, O: Ownership>(
         &self,
         device: ArcBorrow<'_, Device>,
@@ -169,13 +169,13 @@ impl Call {
             transfer: &transfer,
             submitted: 0,
         };
-        // Whatever is left of the pages was given back when this returns.
+        // By the return of `submit`, the pages that were not submitted are released.
         let error = submitter.submit(pages, first).err();
         transfer.submitted(submitter.submitted, error);
         Self::end::<O>(&transfer, kiocb)
     }
 
-    /// Lets the end of `transfer` complete an asynchronous call.
+    /// Makes the end of `transfer` complete an asynchronous call.
     fn attach<'call>(
         transfer: &SplitTransfer,
         kiocb: Kiocb<'call>,
@@ -187,7 +187,7 @@ impl Call {
         })
     }
 
-    /// The answer to a call whose requests have all been submitted.
+    /// The return value of a call whose requests have all been submitted.
     fn end<'call, O: Ownership>(
         transfer: &SplitTransfer,
         kiocb: Result<IoReturn<'call>, Kiocb<'call>>,
@@ -199,30 +199,30 @@ impl Call {
     }
 }
 
-/// Pages of a request to come, and whether the DMA layer had no room for them once.
+/// Pages of a later request, and whether the DMA layer had no room for them once.
 struct Waiting<'s, O: Ownership> {
     pages: Extracted<'s, O>,
     refused: bool,
 }
 
-/// A call of several requests while it is being submitted, a batch at a time.
+/// A call of several requests during its submission, a batch at a time.
 struct SplitSubmitter<'a> {
     call: Call,
     device: ArcBorrow<'a, Device>,
     transfer: &'a Arc<SplitTransfer>,
-    /// Bytes that the device has got so far.
+    /// Number of bytes submitted so far.
     submitted: usize,
 }
 
 impl SplitSubmitter<'_> {
-    /// Submits the whole call, or as much of it as goes.
+    /// Submits the whole call, or as much of it as possible.
     fn submit<'s, O: Ownership>(
         &mut self,
         mut pages: PageSource<'_, '_, O>,
         first: Extracted<'s, O>,
     ) -> Result {
         let mut taken = first.bytes();
-        // The last is the next, and some more than a batch come from those that are halved.
+        // The last element is the next request; more than one batch can come from halved requests.
         let mut waiting = KVec::with_capacity(3 * BATCH, GFP_KERNEL)?;
         waiting.push(
             Waiting {
@@ -261,10 +261,10 @@ impl SplitSubmitter<'_> {
         }
     }
 
-    /// Submits as many as there is room for; sleeps until that is one at least. Only the
-    /// device is held meanwhile, and it ends the wait when it is stopped: were several to
-    /// hold slots or bounce buffers while they wait for more, all could be held by calls
-    /// that never go on.
+    /// Submits as many requests as there is room for; sleeps until that is at least one. Meanwhile
+    /// it holds only the `Guard` of the device, which ends the wait when it is stopped: if several
+    /// calls held slots or bounce buffers while they wait for more, calls that never continue could
+    /// hold all of them.
     fn submit_some<O: Ownership>(&mut self, waiting: &mut KVec<Waiting<'_, O>>) -> Result {
         let hardware = self.device.hardware()?;
         let queue = self.call.queue(&hardware);
@@ -318,15 +318,16 @@ impl SplitSubmitter<'_> {
         Ok(())
     }
 
-    /// Waits for room in the DMA layer. What was refused before is halved: it may be larger
-    /// than all the room there ever is.
+    /// Waits for room in the DMA layer. Halves a request that was refused before, because it may be
+    /// larger than the whole room.
     fn make_fit<'s, O: Ownership>(
         &self,
         queue: QueueRef<'_>,
         mut refused: Waiting<'s, O>,
         waiting: &mut KVec<Waiting<'s, O>>,
     ) -> Result {
-        // The room may be taken by polled requests, and nobody need look for their end.
+        // Polled requests may occupy the room, and their submitters need not poll for their
+        // completion.
         self.device.reap_polled()?;
         queue.wait_for_dma_room(self.call.signals_after(self.submitted))?;
         let second = if refused.refused {
