@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! One Ringbar device as files, the interrupt handler and work items see it.
+//! One Ringbar device, as files, the interrupt handler and work items see it.
 //!
-//! It is reference-counted and may outlive the hardware, which is revoked at unbind:
-//! whoever wants it asks for a [`Guard`], and after unbind gets none.
+//! It is reference-counted and may outlive the hardware, which is revoked at unbind: code that
+//! accesses the hardware needs a [`Guard`], and gets none after unbind.
 
 use crate::{
     abstractions::{
@@ -60,8 +60,8 @@ pub(crate) struct Device {
     stats: Arc<Stats>,
     pollers: Arc<Pollers>,
     log: Arc<EventLog>,
-    /// What a request can carry: known without the hardware, which nobody must hold while
-    /// pages are faulted in.
+    /// Limits of a request: kept outside the hardware, because no [`Guard`] may be held while pages
+    /// are faulted in.
     limits: Limits,
     mappable: Arc<Mappable>,
 }
@@ -75,7 +75,7 @@ impl Device {
         log: Arc<EventLog>,
     ) -> Result<(Arc<Self>, RevokeOnDrop<Hardware>)> {
         let maps = Arc::pin_init(AddressSpace::new(), GFP_KERNEL)?;
-        // CAST: The configuration was checked to fit.
+        // CAST: The capacity of a configuration was checked to fit.
         let capacity = hardware.config().capacity() as i64;
         let pollers = hardware.pollers().clone();
         let limits = *hardware.limits();
@@ -99,13 +99,13 @@ impl Device {
         Ok((this, revoke))
     }
 
-    /// The hardware, `ENODEV` after unbind. Any context.
+    /// Access to the hardware; `ENODEV` after unbind. Any context.
     #[inline]
     pub(crate) fn hardware(&self) -> Result<Guard<'_, Hardware>> {
         self.hardware.try_access().ok_or(ENODEV)
     }
 
-    /// What a request can carry, `ENODEV` after unbind. Any context.
+    /// Limits of a request; `ENODEV` after unbind. Any context.
     #[inline]
     pub(crate) fn limits(&self) -> Result<&Limits> {
         if self.hardware.is_accessible() {
@@ -115,7 +115,7 @@ impl Device {
         }
     }
 
-    /// Where the maps of this device's files belong.
+    /// The address space of the maps of this device's files.
     pub(crate) fn maps(&self) -> &Arc<AddressSpace> {
         &self.maps
     }
@@ -125,17 +125,17 @@ impl Device {
         &self.stats
     }
 
-    /// The log of what happened to the device.
+    /// The log of the device's events.
     pub(crate) fn log(&self) -> &EventLog {
         &self.log
     }
 
-    /// Those who wait until the device is ready.
+    /// The threads that wait until the device is ready.
     pub(crate) fn pollers(&self) -> &Pollers {
         &self.pollers
     }
 
-    /// Whether a request would find room. Any context.
+    /// Whether a request would find a free slot. Any context.
     pub(crate) fn readiness(&self) -> Readiness {
         match self.hardware().and_then(|hardware| hardware.has_room()) {
             Ok(true) => Readiness::Ready,
@@ -154,13 +154,13 @@ impl Device {
         self.mappable.is_ready()
     }
 
-    /// How much of the device memory may be mapped.
+    /// The part of the device memory that may be mapped.
     pub(crate) fn mappable(&self) -> &Arc<Mappable> {
         &self.mappable
     }
 
-    /// Kicks `queue` at the end of the current task's batch, or right now where there is none.
-    /// To be called once the requests are in flight. Task context; does not sleep.
+    /// Kicks `queue` at the end of the current task's batch, or at once if there is no batch. To be
+    /// called once the requests are in flight. Task context; does not sleep.
     pub(crate) fn defer_kick(
         this: ArcBorrow<'_, Self>,
         hardware: &Guard<'_, Hardware>,
@@ -173,13 +173,14 @@ impl Device {
         };
         match plug::defer_kick(this, kick) {
             Deferral::Deferred => {}
-            // The task has moved to another CPU, or its queue was full.
+            // The task has moved to another CPU, or the queue of its CPU was full: the earlier kick
+            // is for another queue.
             Deferral::Replaced(before) => hardware.kick(before.queue, WaitStrategy::Interrupt),
             Deferral::NoBatch => queue.kick(strategy),
         }
     }
 
-    /// Handles what the device has said on the event queue. Any context.
+    /// Handles the events that the device has sent. Any context.
     pub(crate) fn handle_events(&self, hardware: &Guard<'_, Hardware>) {
         let (device, recovery) = (hardware.device(), hardware.recovery());
         while let Some(received) = hardware.receive_event() {
@@ -201,8 +202,8 @@ impl Device {
         }
     }
 
-    /// Ends what the hardware has done of the polled requests. Returns whether there
-    /// was any. Any context.
+    /// Completes the polled requests that the device has completed. Returns whether there were any.
+    /// Any context.
     pub(crate) fn reap_polled(&self) -> Result<bool> {
         Ok(self.hardware()?.polled_queue().reap())
     }
@@ -210,7 +211,7 @@ impl Device {
     /// Sets the size of the device memory. Returns whether it has become smaller: then
     /// [`Mappable::enforce`] is to be called. Any context.
     pub(crate) fn set_capacity(&self, device: &pci::Device<Bound>, capacity: u64) -> bool {
-        // CAST: Configurations and events are checked to fit.
+        // CAST: The capacities of configurations and events are checked to fit.
         let before = self.mappable.set_capacity(capacity as i64);
         if capacity as i64 == before {
             return false;
@@ -225,12 +226,12 @@ impl Device {
 
 impl plug::Unplug for Device {
     fn unplug(this: ArcBorrow<'_, Self>, kick: DeferredKick, scheduled: bool) {
-        // Without hardware there is nobody to notify.
+        // Without hardware there is no device to notify.
         let Ok(hardware) = this.hardware() else {
             return;
         };
         let strategy = match kick.poll_bytes {
-            // A task that goes to sleep does not wait for this.
+            // A task that goes to sleep does not wait for the requests.
             Some(bytes) if !scheduled => WaitStrategy::BusyPoll(bytes),
             _ => WaitStrategy::Interrupt,
         };

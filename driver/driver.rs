@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The PCI driver: which devices, what to do when one appears, what when it goes.
+//! The PCI driver: ID table, probe, and unbind.
 
 use crate::{
     abstractions::{
@@ -98,8 +98,8 @@ impl pci::Driver for RingbarDriver {
 }
 
 impl TakesOver for RingbarDriver {
-    /// The kernel's VIRTIO transport, which matches every device of the vendor and
-    /// is built into most kernels. It has no driver for our type of device.
+    /// The kernel's VIRTIO transport, which matches every device of the vendor and is built into
+    /// most kernels. It has no driver for this type of device.
     const FROM: &'static CStr = c"virtio-pci";
 }
 
@@ -122,7 +122,7 @@ impl SystemSleep for RingbarDriver {
     }
 }
 
-/// What there is for a bound device. Dropped in the order of the fields.
+/// The driver's data of a bound device. Dropped in the order of the fields.
 #[pin_data]
 pub(crate) struct DriverData<'bound> {
     #[pin]
@@ -131,9 +131,9 @@ pub(crate) struct DriverData<'bound> {
     running: StartedDevice<'bound>,
 }
 
-/// A device that has been started. When dropped it is stopped for good; then the fields
-/// follow in their order: nothing watches it, no interrupt is handled, nobody is in
-/// the hardware any more and what belongs to it is freed, before it is switched off.
+/// A device that has been started. Dropping it stops the device for good; then the fields follow in
+/// their order: the watchdog ends, no interrupt is handled any more, access to the hardware is
+/// revoked and its resources are freed, and last the PCI device is disabled.
 struct StartedDevice<'bound> {
     device: Arc<Device>,
     _watchdog: Option<Pin<KBox<Periodic<Device>>>>,
@@ -149,7 +149,7 @@ impl<'bound> StartedDevice<'bound> {
         let device: &'bound pci::Device<Bound> = device;
 
         let transport = Transport::new(device, APERTURE_SHMID)?;
-        // Before anything is written to it: others have this type of device too.
+        // Before any register is written: other devices have this type too.
         if transport.device_config(device)? != DeviceConfig::MAGIC {
             dev_info!(device, "another kind of device with the same id\n");
             take_over::reject(device);
@@ -159,8 +159,8 @@ impl<'bound> StartedDevice<'bound> {
             .shared_memory()
             .map(|region| ClaimedBar::new(device, region.bar(), NAME))
             .transpose()?;
-        // One vector serves everything: queues tell by themselves whether they have work. Allocated
-        // before the queues, which are bound to it.
+        // One vector serves all queues: each queue can tell whether it has work. Allocated before
+        // the queues, which are bound to it.
         let vectors =
             device.alloc_irq_vectors(1, 1, pci::IrqTypes::default().with(pci::IrqType::MsiX))?;
 
@@ -203,14 +203,14 @@ impl Drop for StartedDevice<'_> {
     }
 }
 
-/// The number in a device's name, the lowest that is free.
+/// The number in the name of a device node, the lowest that is free.
 struct DeviceIndex(u32);
 
 /// Numbers in use, a bit each.
 static NUMBERS: Atomic<u64> = Atomic::new(0);
 
 impl DeviceIndex {
-    /// `ENOSPC` when 64 devices are there.
+    /// Takes a number. `ENOSPC` if there are 64 devices.
     fn take() -> Result<Self> {
         let mut used = NUMBERS.load(Relaxed);
         loop {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The log of what happened to a device, which user space can map.
+//! The log of a device's events, which user space can map.
 
 use crate::{
     abstractions::mm::shared_memory::WordArea,
@@ -24,12 +24,12 @@ use kernel::{
     }, //
 };
 
-/// A ring of records. Writing takes no lock; a reader who sees the count change
-/// while it reads a record reads again.
+/// A ring of records. Writing takes no lock; a reader that sees the count change while it reads a
+/// record reads the record again.
 pub(crate) struct EventLog(WordArea);
 
 impl EventLog {
-    /// Empty. May sleep.
+    /// An empty log. May sleep.
     pub(crate) fn new() -> Result<Self> {
         Ok(Self(WordArea::new(EVENT_LOG_PAGES)?))
     }
@@ -53,7 +53,7 @@ impl EventLog {
         if let Some([at_time, at_kind, at_first, at_second]) =
             records.get(at * EVENT_RECORD_WORDS..(at + 1) * EVENT_RECORD_WORDS)
         {
-            // The kind goes first and comes last: a record that has one is complete.
+            // The kind is cleared first and written last: a record that has a kind is complete.
             at_kind.store(0, Relaxed);
             at_time.store(time, Release);
             at_first.store(first, Release);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What the device says unasked, on the event queue.
+//! The event queue: messages of the device to the driver.
 
 use crate::{
     abstractions::dma::range::DmaRange,
@@ -37,15 +37,15 @@ use kernel::{
     }, //
 };
 
-/// Buffers the device has at hand. Events are rare.
+/// Number of buffers that the device has. Events are rare.
 const BUFFERS: u16 = 16;
 
-/// Greatest number of events in a [`WINDOW`]. A device that sends more keeps a CPU busy: one
-/// interrupt handles all of them. An administrator's script that resizes the device sends
-/// fewer. The event log holds twice as many.
+/// Greatest number of events in a [`WINDOW`]. A device that sends more keeps a CPU busy, because
+/// one interrupt handles all of them. An administrator's script that resizes the device sends
+/// fewer. The event log has space for twice as many.
 const MAX_EVENTS: usize = 256;
 
-/// In what time events are counted.
+/// Time for which events are counted.
 const WINDOW: Delta = Delta::from_secs(1);
 
 const EVENT_WORDS: usize = Event::SIZE / 8;
@@ -55,13 +55,13 @@ struct State {
     buffers: Coherent<[u64]>,
     /// Whether the device has the buffer.
     offered: PerEntry<bool>,
-    /// Whether there is one that it has not.
+    /// Whether the device lacks one of the buffers.
     missing: bool,
     /// Whether the device has been started.
     started: bool,
-    /// Whether the device has broken this queue, or said that it has given up another one.
+    /// Whether the device has broken this queue, or has reported another queue as broken.
     broken: bool,
-    /// Events since `since`.
+    /// Number of events since `since`.
     count: usize,
     since: Instant<Monotonic>,
 }
@@ -75,14 +75,14 @@ pub(crate) struct EventQueue {
     state: SpinLockIrq<State>,
 }
 
-/// What came out of one used buffer.
+/// The contents of a used buffer.
 pub(crate) enum Received {
     /// An event.
     Event(Event),
     /// Bytes that are no event; the number of the buffer.
     Unknown(u16),
-    /// The ring does not hold together, or a buffer was used that the device did not have,
-    /// or there are too many: no more events will come.
+    /// No more events will come: the ring is inconsistent, the device used a buffer that it did not
+    /// have, or it sent too many events.
     Broken,
 }
 
@@ -120,16 +120,16 @@ impl EventQueue {
         )
     }
 
-    /// Takes no more events, and gives the device no more buffers: it is about to be reset. Any
-    /// context.
+    /// Takes no more events, and makes no more buffers available to the device: the device is about
+    /// to be reset. Any context.
     pub(crate) fn stop(&self) {
         self.state.lock().started = false;
     }
 
-    /// Sets the queue up in a device that was reset, empty. Sleeps. To be called after
+    /// Sets the queue up, empty, in a device that was reset. Sleeps. To be called after
     /// [`Self::stop`].
     ///
-    /// `EIO` where the device does not have the queue as it was.
+    /// `EIO` if the device no longer has the queue as before.
     pub(crate) fn restart(
         &self,
         transport: &Transport,
@@ -150,7 +150,7 @@ impl EventQueue {
         transport.enable_queue_again(device, self.doorbell, &areas, self.vector)
     }
 
-    /// Gives all buffers to the device, after it was started.
+    /// Makes all buffers available to the device, after it was started.
     pub(crate) fn start(&self, transport: &Transport, device: &pci::Device<Bound>) -> Result {
         let notify = {
             let mut state = self.state.lock();
@@ -163,10 +163,11 @@ impl EventQueue {
         Ok(())
     }
 
-    /// Takes the next event. Its buffer goes back once all that was used has been taken:
-    /// until then the device cannot have used it again. There is none while the device is not
-    /// started: an interrupt handler may still be at work, and what it offered and notified of
-    /// before the start nobody would notify of again. Any context.
+    /// Takes the next event. The driver makes its buffer available again once it has taken all used
+    /// entries: until then the device cannot have used the buffer again. While the device is not
+    /// started, there is no event: an interrupt handler may still run, and if it made buffers
+    /// available and sent the doorbell before the start, no later doorbell would announce them. Any
+    /// context.
     pub(crate) fn receive(
         &self,
         transport: &Transport,
@@ -197,8 +198,8 @@ impl EventQueue {
         received
     }
 
-    /// Whether the device is to be taken out of service for what it did or said here since it was
-    /// set up. Any context.
+    /// Whether the device is to be taken out of service, because of its use of this queue or of an
+    /// event that it has sent since the queue was set up. Any context.
     pub(crate) fn is_broken(&self) -> bool {
         self.state.lock().broken
     }
@@ -210,7 +211,7 @@ impl State {
         Received::Broken
     }
 
-    /// What came out of a used buffer, which the device must have had.
+    /// Takes the contents of a used buffer, which the device must have had.
     fn take(&mut self, entry: EntryId) -> Received {
         if self.since.elapsed() >= WINDOW {
             (self.count, self.since) = (0, Instant::now());
@@ -229,8 +230,8 @@ impl State {
         }
     }
 
-    /// Gives the device all buffers that it does not have. Returns whether it wants to be
-    /// notified of that.
+    /// Makes all buffers available that the device does not have. Returns whether the device
+    /// requested a notification of that.
     fn offer_all(&mut self) -> bool {
         if !replace(&mut self.missing, false) {
             return false;

@@ -2,7 +2,7 @@
 
 //! Interrupt vectors, each with the queues that it serves.
 //!
-//! One vector serves everything today: the queues tell by themselves whether they have work.
+//! One vector serves all queues today: each queue can tell whether it has work.
 
 use crate::{
     abstractions::pci::irq,
@@ -18,7 +18,7 @@ use kernel::{
     }, //
 };
 
-/// What one vector does.
+/// The handler of one vector.
 pub(crate) struct VectorHandler {
     device: Arc<Device>,
     /// Positions of its queues among the request queues.
@@ -58,7 +58,7 @@ impl irq::Handler for VectorHandler {
                 device.handle_events(&hardware);
             }
         }
-        // With MSI-X nobody else shares the line.
+        // With MSI-X no other device shares the line.
         true
     }
 }

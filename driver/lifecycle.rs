@@ -17,14 +17,14 @@
 //!
 //! | state | new requests | in flight | maps of device memory |
 //! |---|---|---|---|
-//! | in service | go to the device | the device has them | there |
-//! | asleep | wait | wait, and go to the device again | there; nobody runs to use them |
-//! | being reset | wait | end with `EIO` | taken away (`SIGBUS`); new ones get `ENODEV` |
-//! | out of service | `EIO` | ended with `EIO` | taken away; new ones get `ENODEV` |
-//! | removed | `ENODEV` | ended with `ENODEV` | taken away |
+//! | in service | go to the device | the device has them | exist |
+//! | asleep | wait | wait, and go to the device again | exist; no process runs that could use them |
+//! | being reset | wait | end with `EIO` | removed (`SIGBUS`); new ones get `ENODEV` |
+//! | out of service | `EIO` | ended with `EIO` | removed; new ones get `ENODEV` |
+//! | removed | `ENODEV` | ended with `ENODEV` | removed |
 //!
-//! [`Hardware::life`] is locked throughout each of these changes, and nobody waits for a process of
-//! user space meanwhile: what depends on that is left to [`crate::mappable`].
+//! [`Hardware::life`] is locked throughout each of these changes, and no change waits for a process
+//! of user space: [`crate::mappable`] does the work that depends on processes.
 
 use crate::{
     abstractions::{
@@ -49,11 +49,11 @@ use kernel::{
     sync::ArcBorrow, //
 };
 
-/// Ticks of the clock after which a request that is still in flight has taken too long. More
-/// make that time more exact.
+/// Number of ticks of the clock after which a request that is still in flight has taken too long. A
+/// larger number makes that time more exact.
 const TICKS: u8 = 8;
 
-/// Milliseconds between two ticks where a request may take `seconds`; `None` for ever.
+/// Time between two ticks in milliseconds, if a request may take `seconds`; `None` means no limit.
 pub(crate) fn tick_ms(seconds: u32) -> Option<u32> {
     (seconds > 0).then(|| seconds.saturating_mul(1000) / u32::from(TICKS))
 }
@@ -71,7 +71,8 @@ impl Device {
         let mut shrunk = false;
         let started = hardware
             .start(device, life, |capacity| {
-                // Whatever was said of it, was so before. What it says of its size comes later.
+                // Earlier reports concern the device before this start. Its reports of its size
+                // come later.
                 hardware.recovery().restarted();
                 shrunk = self.set_capacity(device, capacity);
             })
@@ -79,7 +80,7 @@ impl Device {
                 self.end_locked(hardware, life, Why::OutOfService, EIO);
             })?;
         self.mappable().set_ready(started.mapped);
-        // There may be maps that outlived the sleep of the machine, or were made during the reset.
+        // Maps may exist that were made before the machine slept, or during the reset.
         if shrunk || !started.mapped {
             self.mappable().enforce(hardware);
         }
@@ -88,17 +89,17 @@ impl Device {
         Ok(())
     }
 
-    /// Takes a device that is broken out of service until it is reset: maps are gone, and requests
+    /// Takes a broken device out of service until it is reset: its maps are removed, and requests
     /// end with `EIO`. Sleeps.
     fn take_out_of_service(&self, hardware: &Guard<'_, Hardware>) {
         let mut life = hardware.life().lock();
-        // It may have been reset meanwhile.
+        // The device may have been reset meanwhile.
         if hardware.is_broken() && matches!(*life, Life::Running) {
             self.end_locked(hardware, &mut life, Why::OutOfService, EIO);
         }
     }
 
-    /// Ends everything for good: the device is about to go. Sleeps.
+    /// Ends all requests and maps for good: the device is about to be removed. Sleeps.
     pub(crate) fn remove(&self) {
         if let Ok(hardware) = self.hardware() {
             let mut life = hardware.life().lock();
@@ -106,13 +107,13 @@ impl Device {
         }
     }
 
-    /// Requests get `error` from now on, maps are taken away, the device is reset if it runs,
-    /// and is down for this reason.
+    /// Fails requests with `error` from now on, removes maps, and resets the device if it runs.
+    /// `why` becomes the reason why it is down.
     fn end_locked(&self, hardware: &Guard<'_, Hardware>, life: &mut Life, why: Why, error: Error) {
         for queue in hardware.request_queues() {
             queue.stop(error);
         }
-        // Before the reset: after it a store would be lost without a word.
+        // Before the reset: after it a store would be lost silently.
         self.take_maps_away(hardware);
         hardware.halt(hardware.device(), life, why, Unfinished::Fail(error));
         hardware.fail_waiting(hardware.device(), life, error);
@@ -125,19 +126,19 @@ impl Device {
             .record(uapi::EVENT_STOPPED, [u64::from(errno), 0]);
     }
 
-    /// Takes the maps of device memory away: who touches one gets `SIGBUS`, who makes one
-    /// `ENODEV` until it is there again. Counters, event log and used rings stay. Sleeps, but waits
-    /// for nobody.
+    /// Removes the maps of device memory: an access gets `SIGBUS`, and a new map `ENODEV`, until
+    /// the memory is behind the aperture again. Maps of counters, event log and used rings stay.
+    /// Sleeps, but waits for no process.
     fn take_maps_away(&self, hardware: &Hardware) {
         self.mappable().set_ready(false);
         self.mappable().enforce(hardware);
     }
 
-    /// Resets the device and puts it into service again, whether it is in service or not, as
-    /// an administrator asks for it. What is in flight ends with `EIO`, new requests wait for
-    /// the end. Sleeps.
+    /// Resets the device and puts it into service again, whether it is in service or not, at the
+    /// request of an administrator. Requests in flight end with `EIO`, new requests wait for the
+    /// end of the reset. Sleeps.
     ///
-    /// `EIO` or `ETIMEDOUT` where it does not come back; then it is out of service. `EBUSY`
+    /// `EIO` or `ETIMEDOUT` if the device does not start again; then it is out of service. `EBUSY`
     /// while the machine goes to sleep.
     pub(crate) fn reset(&self) -> Result {
         let hardware = self.hardware()?;
@@ -167,11 +168,11 @@ impl Device {
         Ok(())
     }
 
-    /// Resets a device that has had a request for too long. Does nothing to one that is out
-    /// of service. Sleeps.
+    /// Resets a device that has had a request for too long. Does nothing to a device that is out of
+    /// service. Sleeps.
     fn reset_if_stuck(&self, hardware: &Guard<'_, Hardware>) {
         let mut life = hardware.life().lock();
-        // It may have been reset meanwhile, or have answered.
+        // The device may have been reset meanwhile, or have completed requests.
         let stuck = hardware.request_queues().any(|queue| queue.is_stuck(TICKS));
         if !stuck || !matches!(*life, Life::Running) {
             return;
@@ -180,12 +181,12 @@ impl Device {
             hardware.device(),
             "the device has not answered a request in time: it is reset\n"
         );
-        // Where that fails, there was a message.
+        // A failure was logged.
         let _ = self.reset_locked(hardware, &mut life, uapi::RESET_BY_TIMEOUT);
     }
 
-    /// Puts the device to sleep: what is in flight ends, as far as it does in time; the rest
-    /// and what is new waits. The device does nothing afterwards. Sleeps.
+    /// Suspends the device: requests in flight complete within a limited time, or wait like new
+    /// requests. The device does nothing afterwards. Sleeps.
     pub(crate) fn suspend(&self) -> Result {
         let hardware = self.hardware()?;
         let device = hardware.device();
@@ -207,10 +208,9 @@ impl Device {
         }
     }
 
-    /// Wakes a device up that [`Self::suspend`] has put to sleep. Maps that were there show
-    /// the device memory again. Sleeps.
+    /// Resumes a device after [`Self::suspend`]. Its maps show the device memory again. Sleeps.
     ///
-    /// On an error the device is out of service.
+    /// After an error the device is out of service.
     pub(crate) fn resume(&self) -> Result {
         let hardware = self.hardware()?;
         let mut life = hardware.life().lock();
@@ -236,7 +236,7 @@ impl Recover for Device {
             self.mappable().enforce(&hardware);
         }
         for queue in hardware.request_queues() {
-            // What was more than an interrupt may do.
+            // The entries that exceeded the budget of an interrupt.
             queue.reap();
         }
     }

@@ -1,18 +1,18 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Which pages of the file show what in a map. See [`uapi`] for the selectors.
+//! The contents of a file's pages in a map. See [`uapi`] for the selectors.
 
 use crate::uapi;
 use core::ops::Range;
 use kernel::page::PAGE_SHIFT;
 
-/// Pages of the file that one selector has.
+/// Number of pages of the file that belong to one selector.
 const SELECTOR_PAGES: usize = 1 << (uapi::MAP_SHIFT as usize - PAGE_SHIFT);
 
-/// Pages from one used ring to the next.
+/// Number of pages from one used ring to the next.
 pub(crate) const USED_RING_PAGES: usize = (uapi::USED_RING_STRIDE >> PAGE_SHIFT) as usize;
 
-/// The selector of a page of the file, and the page within what it selects.
+/// The selector of a page of the file, and the index of the page within the selected contents.
 pub(crate) fn split(page: usize) -> (u64, usize) {
     ((page / SELECTOR_PAGES) as u64, page % SELECTOR_PAGES)
 }
@@ -24,8 +24,7 @@ const MEMORY: [u64; 3] = [
     uapi::MAP_MEMORY_CACHED,
 ];
 
-/// Pages of the file that show the device memory from its page `start` on, once for
-/// each selector.
+/// Pages of the file that show the device memory from its page `start` on, once for each selector.
 pub(crate) fn memory_from(start: usize) -> impl Iterator<Item = Range<usize>> {
     MEMORY.into_iter().map(move |selector| {
         // CAST: A small constant.

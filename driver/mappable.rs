@@ -1,42 +1,44 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! How much of the device memory may be mapped, and what takes the maps of the rest away.
+//! The part of the device memory that may be mapped, and the removal of all other maps.
 //!
-//! Who makes less of it mappable (a reset, the end of service, a smaller device) says so here and
-//! then calls [`Mappable::enforce`]. That waits for no process, so it may be called with locks
-//! held on which others depend. It has three parts:
+//! A change that makes less of the memory mappable (a reset, the end of service, a smaller device)
+//! is recorded here, followed by a call of [`Mappable::enforce`]. That call waits for no process,
+//! so the caller may hold locks on which others depend. Removal has three parts:
 //!
-//! 1. From then on [`Mappable::check`] refuses maps of the rest, and the maps that there are go at
-//!    once.
+//! 1. From then on [`Mappable::check`] refuses maps of the rest, and the existing maps are zapped
+//!    at once.
 //! 2. A map that was allowed before may not be linked to the address space yet; then part 1 has
-//!    missed it. It is made under the lock of its process's memory. A work item tries that lock of
-//!    each process with maps. Once it was free, the map is linked, and the item takes it away.
-//! 3. A process can have its lock for any time: it waits for a file system in user space, or is
-//!    frozen in the middle of a call. For each process whose lock is not free there is a work item
-//!    of its own, which waits for the lock and then takes maps away. So none holds up another one.
+//!    missed it. The kernel makes a map under the memory lock of the process. A work item tries
+//!    that lock of each process with maps. Once the lock was free, the map is linked, and the item
+//!    zaps it.
+//! 3. A process can have its memory lock for any time: it waits for a file system in user space, or
+//!    is frozen in the middle of a call. For each process whose lock is taken there is a work item
+//!    of its own, which waits for the lock and then zaps maps. So no item delays another one.
 //!
 //! # Why no map remains
 //!
-//! Let something be forbidden and stay so. Who makes a map counts it, checks, fills it and links
-//! it, all under one hold of the lock of the process's memory. A map of what is forbidden was
-//! checked before it was forbidden, so it is counted when item 2 begins its walk
-//! ([`AddressSpace::walk`]), and item 2 comes to its process. If the lock is free then, the map is
-//! linked, and goes when item 2 ends. If not, an item 3 waits for the process: one made now, or
-//! one that was there. The latter says that it does not wait any more only while it has the lock
-//! ([`AddressSpace::wait_for`]), so in both cases the lock is had after the map was forbidden; then
-//! the map is linked, and goes.
+//! Assume that a part of the memory becomes forbidden and stays so. A process that makes a map
+//! counts the map, checks it, fills it and links it, all while it holds its memory lock once. A map
+//! of the forbidden part was checked before the part was forbidden, so it is counted when item 2
+//! begins its walk ([`AddressSpace::walk`]), and item 2 reaches its process. If the lock is free
+//! then, the map is linked, and is zapped when item 2 ends. If not, an item 3 waits for the
+//! process: a new item, or an earlier one. An earlier item records that it no longer waits only
+//! while it has the lock ([`AddressSpace::wait_for`]), so in both cases the item takes the lock
+//! after the part was forbidden; then the map is linked, and is zapped.
 //!
-//! There is an item 2 after each change: one that is running already when it is queued runs again.
+//! An item 2 runs after each change: an item that is already running when it is queued runs again.
 //!
-//! The items take away what is forbidden when they do so, not when they were queued: after a reset
-//! the memory may be mapped again, and who maps it then is not to lose it. A map that was being
-//! made during the reset may remain. It shows the memory as it is now, like a map that is made a
-//! moment later. What is beyond the end of the memory goes: if that is smaller after the reset,
-//! there is an item 2 for it.
+//! The items zap the part that is forbidden at the time of the zap, not when they were queued:
+//! after a reset the memory may be mapped again, and a map that a process makes then must not be
+//! lost. A map that was in progress during the reset may remain. It shows the memory after the
+//! reset, like a map that is made a moment later. A map beyond the end of the memory is zapped: if
+//! the memory is smaller after the reset, there is an item 2 for it.
 //!
-//! At unbind revoking the hardware takes all maps of the device away, and waits for all processes,
-//! before the memory is given back. The device sleeps with its maps: nobody runs who could use them, and no
-//! less may be mapped meanwhile. If it does not come back, its memory is forbidden.
+//! At unbind, revoking the hardware zaps all maps of the device, and waits for all processes,
+//! before the memory is freed. During a suspend the maps stay: no process runs that could use them,
+//! and the mappable part becomes no smaller meanwhile. If the device does not resume, its memory is
+//! forbidden.
 
 use crate::{
     abstractions::{
@@ -76,19 +78,19 @@ use kernel::{
     }, //
 };
 
-/// How much of the memory of one device may be mapped.
+/// The part of the memory of one device that may be mapped.
 #[pin_data]
 pub(crate) struct Mappable {
     hardware: Arc<SrcuRevocable<Hardware>>,
     maps: Arc<AddressSpace>,
-    /// Pages that there is room for behind the aperture.
+    /// Number of pages that the aperture can show.
     aperture: usize,
     /// Size of the device memory in bytes.
     capacity: Atomic<i64>,
     /// Whether the device memory is behind the aperture.
     ready: Atomic<bool>,
-    /// Held while maps of what is forbidden are taken away, so that what becomes allowed
-    /// meanwhile is mapped afterwards only. Locked within the lock of a process's memory.
+    /// Held while forbidden maps are zapped, so that pages that become allowed meanwhile are mapped
+    /// only afterwards. Locked within the memory lock of a process.
     #[pin]
     zapping: Mutex<()>,
     #[pin]
@@ -100,8 +102,8 @@ impl_has_work! {
 }
 
 impl Mappable {
-    /// Of a device that has not been started yet: nothing may be mapped. `aperture` is how many
-    /// pages there is room for. May sleep.
+    /// For a device that has not been started yet: nothing may be mapped. `aperture` is the number
+    /// of pages that the aperture can show. May sleep.
     pub(crate) fn new(
         hardware: Arc<SrcuRevocable<Hardware>>,
         maps: Arc<AddressSpace>,
@@ -127,7 +129,7 @@ impl Mappable {
         self.capacity.load(Relaxed)
     }
 
-    /// Sets the size, and returns the one before. After a smaller one [`Self::enforce`] is to
+    /// Sets the size, and returns the previous one. After a smaller size, [`Self::enforce`] is to
     /// be called. Any context.
     pub(crate) fn set_capacity(&self, capacity: i64) -> i64 {
         self.capacity.xchg(capacity, Relaxed)
@@ -138,13 +140,13 @@ impl Mappable {
         self.ready.load(Acquire)
     }
 
-    /// Says whether the device memory is behind the aperture. Where it is no more,
-    /// [`Self::enforce`] is to be called.
+    /// Sets whether the device memory is behind the aperture. If it no longer is, [`Self::enforce`]
+    /// is to be called.
     pub(crate) fn set_ready(&self, ready: bool) {
         self.ready.store(ready, Release);
     }
 
-    /// Pages from the start of the memory that may be mapped now; `None` where the memory is
+    /// Number of pages from the start of the memory that may be mapped now; `None` if the memory is
     /// not behind the aperture.
     fn pages(&self) -> Option<usize> {
         // CAST: A capacity is never negative, and 64 bits both.
@@ -152,15 +154,15 @@ impl Mappable {
             .then(|| ((self.capacity() as u64 >> PAGE_SHIFT) as usize).min(self.aperture))
     }
 
-    /// How many pages of the memory may be mapped, for who makes a map and has counted it.
-    /// `ENODEV` where the memory is not behind the aperture. Sleeps.
+    /// Number of pages of the memory that may be mapped, for a caller that makes a map and has
+    /// counted it. `ENODEV` if the memory is not behind the aperture. Sleeps.
     pub(crate) fn check(&self) -> Result<usize> {
         let _zapping = self.zapping.lock();
         self.pages().ok_or(ENODEV)
     }
 
-    /// Takes away the maps that there are of what may not be mapped now. Sleeps, but waits
-    /// for nobody.
+    /// Zaps the existing maps of the part that may not be mapped now. Sleeps, but waits for no
+    /// process.
     fn zap(&self) {
         let _zapping = self.zapping.lock();
         for pages in memory_from(self.pages().unwrap_or(0)) {
@@ -168,12 +170,12 @@ impl Mappable {
         }
     }
 
-    /// Takes away the maps of what may not be mapped now: who touches one gets `SIGBUS`. Those
-    /// that are being made at this moment go later; see [`super::mappable`]. Sleeps, but waits for
-    /// nobody.
+    /// Zaps the maps of the part that may not be mapped now: an access gets `SIGBUS`. Maps that are
+    /// in progress at this moment are zapped later; see [`super::mappable`]. Sleeps, but waits for
+    /// no process.
     pub(crate) fn enforce(self: &Arc<Self>, hardware: &Hardware) {
         self.zap();
-        // Already queued is as good: it has not begun.
+        // An item that is queued already has not begun, so it does the same.
         let _ = hardware.map_work().enqueue(self.clone());
     }
 }
@@ -187,7 +189,8 @@ impl WorkItem for Mappable {
         };
         let mut walk = this.maps.walk();
         loop {
-            // First, because a process that is busy must be waited for.
+            // Allocated first, because the item must wait for each busy process that the walk
+            // returns.
             let place = UniqueArc::<MmapLockWait>::new_uninit(GFP_KERNEL);
             let Some(busy) = this.maps.next_busy(&mut walk) else {
                 break;
@@ -209,7 +212,7 @@ impl WorkItem for Mappable {
     }
 }
 
-/// The wait for the mmap lock of one process.
+/// The wait for the memory lock of one process.
 #[pin_data]
 struct MmapLockWait {
     mappable: Arc<Mappable>,

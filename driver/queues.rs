@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The request queues of a device, and who uses which.
+//! The request queues of a device, and their users.
 //!
 //! | queue | for |
 //! |---|---|
@@ -24,25 +24,25 @@ use kernel::{
     sync::Arc, //
 };
 
-/// Entries of an I/O queue, and so requests in flight. A request takes one entry.
+/// Number of entries of an I/O queue, and so of requests in flight. A request takes one entry.
 const QUEUE_SIZE: u16 = 256;
 
-/// Entries of the control queue: there is never more than one command.
+/// Number of entries of the control queue, which has at most one command.
 const CONTROL_QUEUE_SIZE: u16 = 4;
 
-/// What a request queue is for.
+/// The purpose of a request queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Role {
     /// Commands of the driver.
     Control,
     /// Requests of tasks.
     Io,
-    /// Requests for whose end the caller polls.
+    /// Requests for which the caller polls.
     Polled,
 }
 
 impl Role {
-    /// Number of entries that such a queue should have.
+    /// Number of entries that a queue of this role should have.
     pub(crate) fn size(self) -> u16 {
         match self {
             Self::Control => CONTROL_QUEUE_SIZE,
@@ -51,7 +51,7 @@ impl Role {
     }
 }
 
-/// The queues for requests. There is always one for control and one for I/O.
+/// The queues for requests. There is at least one control queue and one I/O queue.
 pub(crate) struct Queues {
     control: Arc<Queue>,
     first: Arc<Queue>,
@@ -62,8 +62,8 @@ pub(crate) struct Queues {
 }
 
 impl Queues {
-    /// Makes them with `make`, which is told the index in the device and the role, where the
-    /// device offers `offered` I/O queues, at least one. May sleep.
+    /// Creates the queues with `make`, which gets the index in the device and the role. The device
+    /// offers `offered` I/O queues, at least one. May sleep.
     pub(crate) fn new(
         offered: u16,
         make: impl Fn(u16, Role) -> Result<Arc<Queue>>,
@@ -86,7 +86,7 @@ impl Queues {
         })
     }
 
-    /// All of them, in the device's order.
+    /// All queues, in the device's order.
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Queue> {
         let first = [&self.control, &self.first].into_iter();
         let others = Iterator::chain(first, &self.others);
@@ -142,7 +142,7 @@ impl Queues {
         1 + self.others.len() + usize::from(self.polled.is_some())
     }
 
-    /// I/O queue `n` of those for submitters, counted in a circle.
+    /// I/O queue `n` of those for submitters; `n` wraps around.
     #[inline]
     fn io(&self, n: usize) -> &Queue {
         let n = n % (1 + self.others.len());
@@ -160,17 +160,17 @@ fn this_cpu() -> usize {
     CpuId::current().as_u32() as usize
 }
 
-/// How the I/O queues of a device are shared out.
+/// The division of the I/O queues of a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Share {
-    /// So many are for submitters: one for each CPU, at least one.
+    /// Number of queues for submitters: one for each CPU, at least one.
     submit: u16,
-    /// Whether the next is for polled requests.
+    /// Whether the next queue is for polled requests.
     polled: bool,
 }
 
 impl Share {
-    /// Of `offered` queues, at least one. One alone has to serve everybody.
+    /// Divides `offered` queues, at least one. A single queue serves all requests.
     fn new(offered: u16, cpus: u32) -> Self {
         let polled = offered > 1;
         let rest = offered.saturating_sub(polled.into());

@@ -1,11 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What becomes of a device that broke its word: told to the log, and left to a work item that
-//! may sleep.
+//! Faults of a device: they are logged, and a work item, which may sleep, handles them.
 //!
-//! Queues, interrupt handlers and the watchdog say here what they have seen, in any context.
-//! The work item then asks [`Recover`], which is the device, to see to it. The queues own the
-//! [`Recovery`] of their device, so nobody has to carry what they saw to where it is handled.
+//! Queues, interrupt handlers and the watchdog report faults here, in any context. The work item
+//! then calls [`Recover`], which the device implements. The queues own the [`Recovery`] of their
+//! device, so no caller has to pass a fault on.
 
 use crate::{
     abstractions::task::work::WorkQueue,
@@ -36,13 +35,13 @@ use kernel::{
     }, //
 };
 
-/// What the work item of a [`Recovery`] acts on.
+/// The target of the work item of a [`Recovery`].
 pub(crate) trait Recover: Send + Sync {
-    /// Takes a device that is broken out of service, and sees to `causes`. Sleeps.
+    /// Takes a broken device out of service, and handles `causes`. Sleeps.
     fn recover(&self, causes: Causes);
 }
 
-/// What has happened since the work item ran last.
+/// The events since the last run of the work item.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Causes {
     /// A request has been in flight for too long.
@@ -51,7 +50,7 @@ pub(crate) struct Causes {
     pub(crate) shrunk: bool,
 }
 
-/// What the work item acts on, and where it runs.
+/// The target of the work item, and the work queue on which it runs.
 struct Target {
     device: Arc<dyn Recover>,
     work_queue: Arc<WorkQueue>,
@@ -61,7 +60,7 @@ struct Target {
 #[pin_data]
 pub(crate) struct Recovery {
     log: Arc<EventLog>,
-    /// Whether there was a message that the device is broken, since it was started last.
+    /// Whether the fault was logged, since the last start of the device.
     reported: Atomic<bool>,
     stuck: Atomic<bool>,
     shrunk: Atomic<bool>,
@@ -76,7 +75,7 @@ impl_has_work! {
 }
 
 impl Recovery {
-    /// Of a device that is not there yet: faults are noted until [`Self::attach`]. May sleep.
+    /// For a device that does not exist yet: faults are recorded until [`Self::attach`]. May sleep.
     pub(crate) fn new(log: Arc<EventLog>) -> Result<Arc<Self>> {
         Arc::pin_init(
             pin_init!(Self {
@@ -91,23 +90,23 @@ impl Recovery {
         )
     }
 
-    /// Has `device` see to what happens from now on, on `work_queue`. May sleep.
+    /// From now on `device` handles faults, on `work_queue`. May sleep.
     pub(crate) fn attach(&self, device: Arc<dyn Recover>, work_queue: Arc<WorkQueue>) {
         let target = Target { device, work_queue };
         let before = self.target.lock().replace(target);
-        // Not under the lock.
+        // Not under the lock, because the drop may sleep.
         drop(before);
     }
 
-    /// Queues no more work: the device is being unbound. What is queued is for the owner of the
-    /// work queue to wait for. Sleeps where it drops the last reference to the device.
+    /// Queues no more work: the device is being unbound. The owner of the work queue has to wait
+    /// for the work that is queued. Sleeps if it drops the last reference to the device.
     pub(crate) fn detach(&self) {
         let target = self.target.lock().take();
-        // Not under the lock.
+        // Not under the lock, because the drop may sleep.
         drop(target);
     }
 
-    /// The device is about to be started anew: of its next fault there will be a message. Any
+    /// Records that the device is about to be started again, so that its next fault is logged. Any
     /// context.
     pub(crate) fn restarted(&self) {
         self.reported.store(false, Relaxed);
@@ -118,7 +117,7 @@ impl Recovery {
         !self.reported.xchg(true, Full)
     }
 
-    /// The device broke queue `index`, by `fault`. Any context.
+    /// Reports that the device broke queue `index`, by `fault`. Any context.
     #[cold]
     pub(crate) fn queue_broken(
         self: &Arc<Self>,
@@ -138,7 +137,8 @@ impl Recovery {
         self.schedule();
     }
 
-    /// The device says that the driver broke queue `index`, by `fault`. Any context.
+    /// Reports that, according to the device, the driver broke queue `index`, by `fault`. Any
+    /// context.
     #[cold]
     pub(crate) fn queue_given_up(
         self: &Arc<Self>,
@@ -158,7 +158,7 @@ impl Recovery {
         self.schedule();
     }
 
-    /// The device broke the event queue. Any context.
+    /// Reports that the device broke the event queue. Any context.
     #[cold]
     pub(crate) fn event_queue_broken(self: &Arc<Self>, device: &pci::Device<Bound>) {
         if self.is_first() {
@@ -167,28 +167,29 @@ impl Recovery {
         self.schedule();
     }
 
-    /// More requests have ended than may be ended in an interrupt. Any context.
+    /// Reports that there are more used entries than the budget of an interrupt allows. Any
+    /// context.
     #[cold]
     pub(crate) fn reap_later(self: &Arc<Self>) {
         self.schedule();
     }
 
-    /// A request has been in flight for too long. Any context.
+    /// Reports that a request has been in flight for too long. Any context.
     pub(crate) fn stuck(self: &Arc<Self>) {
         self.stuck.store(true, Release);
         self.schedule();
     }
 
-    /// The device memory has become smaller. Any context.
+    /// Reports that the device memory has become smaller. Any context.
     pub(crate) fn shrunk(self: &Arc<Self>) {
         self.shrunk.store(true, Release);
         self.schedule();
     }
 
     fn schedule(self: &Arc<Self>) {
-        // Under the lock: the work queue may go once it is no longer there.
+        // Under the lock: without a target, the work queue may be destroyed.
         if let Some(target) = &*self.target.lock() {
-            // Already queued is as good: it has not begun.
+            // An item that is queued already has not begun, so it does the same.
             let _ = target.work_queue.enqueue(self.clone());
         }
     }

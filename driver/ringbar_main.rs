@@ -2,27 +2,27 @@
 
 //! Driver of the Ringbar PCI DMA device.
 //!
-//! | folder or file | what is in it |
+//! | folder or file | contents |
 //! |---|---|
 //! | `abstractions` | safe interfaces to the kernel; all `unsafe` code |
 //! | `virtio` | capabilities, registers, rings |
 //! | `queue` | slots, requests, queues |
 //! | `events` | the event queue |
-//! | `queues` | which queue is for whom |
-//! | `interrupts` | what a vector serves |
-//! | `recovery` | what becomes of faults |
+//! | `queues` | the request queues and their users |
+//! | `interrupts` | the queues that an interrupt vector serves |
+//! | `recovery` | the handling of faults |
 //! | `hardware` | the bound device: transport, queues, aperture |
-//! | `device` | the device as files, interrupts and work items see it |
-//! | `lifecycle` | how the device is started, put to sleep, reset and removed |
-//! | `map_layout` | which pages of a file show what in a map |
-//! | `mappable` | how much of the device memory may be mapped |
-//! | `file` | what an open file does |
+//! | `device` | the device for files, interrupts and work items |
+//! | `lifecycle` | start, suspend, reset and removal of the device |
+//! | `map_layout` | the contents of a file's pages in a map |
+//! | `mappable` | the part of the device memory that may be mapped |
+//! | `file` | the operations of an open file |
 //! | `driver` | ID table, probe, unbind |
-//! | `stats`, `event_log` | what user space can see of it |
-//! | `uapi` | what user space relies on, a crate for programs as well |
-//! | `misuse` | what must not compile; not part of the module |
-//! | `supported` | the kernels that it can be built for |
-//! | `layout` | the protocol, the very file that the device is built from |
+//! | `stats`, `event_log` | counters and events, which user space can read |
+//! | `uapi` | the interface to user space, also a crate for programs |
+//! | `misuse` | programs that must not compile; not part of the module |
+//! | `supported` | the kernels for which the driver can be built |
+//! | `layout` | the protocol, the same file that the device compiles |
 
 mod abstractions;
 mod device;
@@ -65,7 +65,7 @@ use kernel::{
     ModuleMetadata, //
 };
 
-/// Name of the module, the driver, and what it claims.
+/// Name of the module, the driver, its claimed BAR and its interrupt.
 const NAME: &CStr = <LocalModule as ModuleMetadata>::NAME;
 
 type RingbarModule = abstractions::module::PciModule<driver::RingbarDriver>;

@@ -36,16 +36,16 @@ use kernel::{
 pub(crate) struct Stats(WordPage);
 
 impl Stats {
-    /// All zero. May sleep.
+    /// Counters with the value zero. May sleep.
     pub(crate) fn new() -> Result<Arc<Self>> {
         Ok(Arc::new(Self(WordPage::new()?), GFP_KERNEL)?)
     }
 
-    /// Counts `requests` handed to the device, with `segments` of data in all. A
-    /// large call is several.
+    /// Counts `requests` that were submitted to the device, with `segments` of data in all. A large
+    /// call is several requests.
     #[inline]
     pub(crate) fn requests(&self, requests: u64, segments: u64) {
-        // To find the page is a call.
+        // Once, because each access to the page is a function call.
         let words = self.0.words();
         Self::add(words, COUNTER_REQUESTS, requests);
         Self::add(words, COUNTER_SEGMENTS, segments);
@@ -83,7 +83,7 @@ impl Stats {
     }
 }
 
-/// What a file shows.
+/// The number that a file shows.
 enum Shown {
     Counter(Arc<Stats>, usize),
     Maps(Arc<AddressSpace>),
@@ -99,7 +99,7 @@ impl debugfs::Number for Shown {
     }
 }
 
-/// Makes the files of `device`. They go when it is unbound. May sleep.
+/// Creates the files of `device`, which are removed when it is unbound. May sleep.
 pub(crate) fn show(
     device: &pci::Device<Bound>,
     stats: &Arc<Stats>,

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What kernels the driver can be built for. Others are refused here rather than at
-//! run time.
+//! The kernels for which the driver can be built. The compiler refuses others, so that they do not
+//! fail at run time.
 
 #[cfg(CONFIG_PREEMPT_RT)]
 compile_error!(

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What whoever has access to the hardware does with it.
+//! Operations on the hardware, for code that has access to it.
 
 use super::Hardware;
 use crate::{
@@ -23,7 +23,7 @@ use crate::{
 };
 use kernel::prelude::*;
 
-/// What whoever has access to the hardware can do: the device is bound for so long.
+/// The operations of a [`Guard`], during which the device is bound.
 impl Guard<'_, Hardware> {
     #[inline]
     fn queue_ref<'a>(&'a self, queue: &'a Queue) -> QueueRef<'a> {
@@ -46,9 +46,9 @@ impl Guard<'_, Hardware> {
         self.queue_ref(self.queues.here())
     }
 
-    /// What `take` finds in the first I/O queue that has room, beginning with the one for this
-    /// CPU. `take` answers `EAGAIN` where a queue has none; so does this where no queue has any.
-    /// Any context that `take` may be called in.
+    /// Calls `take` for the I/O queues, beginning with the one for this CPU, until one has a free
+    /// slot. `take` returns `EAGAIN` if a queue has none; so does this function if no queue has
+    /// one. Any context that `take` allows.
     pub(crate) fn find_queue<'a, T>(
         &'a self,
         mut take: impl FnMut(QueueRef<'a>) -> Result<T>,
@@ -63,8 +63,7 @@ impl Guard<'_, Hardware> {
         Err(EAGAIN)
     }
 
-    /// Does a kick that was deferred, or as much of it as `strategy` says. Task context; does
-    /// not sleep.
+    /// Executes a deferred kick, as `strategy` says. Task context; does not sleep.
     pub(crate) fn kick(&self, queue: u16, strategy: WaitStrategy) {
         if let Some(queue) = self.queues.by_index(queue) {
             self.queue_ref(queue).kick(strategy);
@@ -76,8 +75,8 @@ impl Guard<'_, Hardware> {
         self.events.receive(&self.transport, self.device())
     }
 
-    /// Makes everything that was written durable. Sleeps. `EINTR` when killed; no other
-    /// signal ends it, as with a disk.
+    /// Makes all written data durable. Sleeps. `EINTR` when killed; no other signal ends it, as
+    /// with a disk.
     pub(crate) fn flush(&self) -> Result {
         if !self.config.supports(Opcode::Flush) {
             return Ok(());

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Whether the device runs, and what has become of it.
+//! Whether the device runs, and why not.
 
 use crate::virtio::reset::Quiesced;
 
@@ -13,31 +13,31 @@ use crate::virtio::reset::Quiesced;
 ///                                +------ start ----------+ (unless Removed)
 /// ```
 pub(crate) enum Life {
-    /// It has been reset. The memory that it was given belongs to the driver.
+    /// The device has been reset or quiesced. Its memory belongs to the driver.
     Down(Quiesced, Why),
-    /// It runs, or has been asked to.
+    /// The device runs, or the driver has started it.
     Running,
-    /// It cannot be stopped. What it was given is its own for ever.
+    /// The device cannot be stopped. The memory that it knows belongs to it for ever.
     Unstoppable,
 }
 
-/// Why a device is down.
+/// The reason why a device is down.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Why {
-    /// It has not been started yet.
+    /// The device has not been started yet.
     New,
     /// The machine sleeps.
     Asleep,
-    /// It has failed, or is being reset.
+    /// The device has failed, or is being reset.
     OutOfService,
-    /// The driver is being unbound: it is not started again.
+    /// The driver is being unbound: the device is not started again.
     Removed,
 }
 
-/// What has become of a device that was started.
+/// The result of a start.
 pub(crate) struct Started {
     /// Whether the device memory is behind the aperture.
     pub(crate) mapped: bool,
-    /// Bytes of device memory.
+    /// Size of the device memory in bytes.
     pub(crate) capacity: u64,
 }

@@ -1,20 +1,20 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The device while it is bound: its registers, queues and memory. Lives behind
-//! an [`SrcuRevocable`], see [`crate::device`].
+//! The device while it is bound: its registers, queues and memory, behind an [`SrcuRevocable`]; see
+//! [`crate::device`].
 //!
 //! [`SrcuRevocable`]: crate::abstractions::pci::revocable::SrcuRevocable
 //!
-//! Whether it runs is a value, [`Life`], behind a lock: who has the lock may stop and start
-//! the device, and nobody else does. Memory that the device knows of is given back only
-//! with the proof that it does not run ([`Quiesced`](crate::virtio::reset::Quiesced)).
+//! A value behind a lock, [`Life`], says whether the device runs: the owner of the lock may stop
+//! and start the device, and no other code does. The driver frees memory that the device knows only
+//! with the proof that the device does not run ([`Quiesced`](crate::virtio::reset::Quiesced)).
 //!
-//! | file | what is in it |
+//! | file | contents |
 //! |---|---|
-//! | this one | what there is of it, and how it is set up |
-//! | `life` | whether it runs, and a diagram of that |
-//! | `transitions` | how it is started, drained and halted; and its end |
-//! | `access` | what a [`Guard`] of it can do: submit, receive, flush |
+//! | this one | the parts of the hardware, and their setup |
+//! | `life` | whether the device runs, with a diagram |
+//! | `transitions` | start, drain and halt of the device; and its end |
+//! | `access` | the operations of a [`Guard`]: submit, receive, flush |
 //!
 //! [`Guard`]: crate::abstractions::pci::revocable::Guard
 
@@ -79,18 +79,18 @@ use kernel::{
     time::Delta, //
 };
 
-/// Features that the driver cannot do without, and those it makes use of.
+/// Features that the driver requires, and further ones that it uses.
 const REQUIRED: u64 = feature::VERSION_1 | feature::INDIRECT_DESC;
 const WANTED: u64 = feature::EVENT_IDX | feature::ACCESS_PLATFORM;
 
 /// The one interrupt vector.
 pub(crate) const VECTOR: u16 = 0;
 
-/// The longest that module parameter `poll_us` can ask for, which is for requests without
-/// data: a task that busy-polls uses up a CPU meanwhile.
+/// Greatest value of module parameter `poll_us`, the busy-poll time of a request without data, in
+/// microseconds: a task that busy-polls occupies a CPU meanwhile.
 const MAX_POLL_US: u32 = 1000;
 
-/// Module parameter `poll_us`.
+/// The value of module parameter `poll_us`.
 fn poll_limit() -> Option<Delta> {
     let micros = module_parameters::poll_us.value();
     (micros > 0).then(|| Delta::from_micros(micros.min(MAX_POLL_US).into()))
@@ -108,17 +108,17 @@ pub(crate) struct Hardware {
     limits: Limits,
     recovery: Arc<Recovery>,
     life: Pin<KBox<Mutex<Life>>>,
-    /// For the work item of the recovery, which is detached before this goes.
+    /// For the work item of the recovery, which is detached before this queue is destroyed.
     work: Arc<WorkQueue>,
-    /// For what waits for processes with maps, which may take any time: nothing else is to wait
-    /// behind it.
+    /// For items that wait for processes with maps, which may take any time: no other work may wait
+    /// behind them.
     map_work: WorkQueue,
 }
 
 impl Hardware {
-    /// Agrees with the device on features, reads its configuration, and sets up
-    /// all queues. The device is not started. `aperture_bar` is the BAR that the
-    /// transport's shared memory region is in. May sleep.
+    /// Negotiates features with the device, reads its configuration, and sets up all queues. The
+    /// device is not started. `aperture_bar` is the BAR with the transport's shared memory region.
+    /// May sleep.
     pub(crate) fn new(
         device: &pci::Device<Bound>,
         transport: Transport,
@@ -189,7 +189,7 @@ impl Hardware {
             )
         })?;
 
-        // The smallest of the queues, so that what fits into one fits into each.
+        // The smallest queue counts, so that a request that fits into it fits into each.
         let queue_size = queues.iter().skip(1).map(|queue| queue.size()).min();
         let limits = Limits::new(
             config.max_request_bytes() as usize,
@@ -198,7 +198,7 @@ impl Hardware {
             queue_size.unwrap_or(0),
         );
 
-        // The region may be larger than what it shows: its size is a power of two.
+        // The region may be larger than the aperture, because its size is a power of two.
         let aperture = match (aperture_bar, transport.shared_memory()) {
             (Some(bar), Some(region)) => {
                 let len = region.len().min(config.aperture_bytes());
@@ -225,17 +225,17 @@ impl Hardware {
         })
     }
 
-    /// What the device said of itself.
+    /// The configuration of the device.
     pub(crate) fn config(&self) -> &DeviceConfig {
         &self.config
     }
 
-    /// What a request can carry.
+    /// Limits of a request.
     pub(crate) fn limits(&self) -> &Limits {
         &self.limits
     }
 
-    /// Device memory as user space may map it, if there is an aperture.
+    /// The device memory that user space may map, if there is an aperture.
     pub(crate) fn aperture(&self) -> Option<&IoMemory> {
         self.aperture.as_ref()
     }
@@ -250,23 +250,23 @@ impl Hardware {
         &self.work
     }
 
-    /// The queue for waiting for processes with maps.
+    /// The queue for work that waits for processes with maps.
     pub(crate) fn map_work(&self) -> &WorkQueue {
         &self.map_work
     }
 
-    /// Whether the device has broken a queue since it was set up. So has one that is down,
-    /// where it ended with an error. Any context.
+    /// Whether the device has broken a queue since it was set up. True also for a device that is
+    /// down because of an error. Any context.
     pub(crate) fn is_broken(&self) -> bool {
         self.events.is_broken() || self.queues.iter().any(Queue::is_failed)
     }
 
-    /// Whether the device runs; who has this locked decides.
+    /// Whether the device runs; the owner of this lock may change that.
     pub(crate) fn life(&self) -> &Mutex<Life> {
         &self.life
     }
 
-    /// Those who wait for room in a queue.
+    /// The threads that wait for a free slot.
     pub(crate) fn pollers(&self) -> &Arc<Pollers> {
         &self.pollers
     }
@@ -283,7 +283,7 @@ impl Hardware {
             .map(|queue| QueueRef::new(queue, &self.transport, device))
     }
 
-    /// Whether some submitter's queue has room; an error where they were stopped.
+    /// Whether an I/O queue for submitters has a free slot; an error if the queues were stopped.
     /// Any context.
     pub(crate) fn has_room(&self) -> Result<bool> {
         for queue in self.queues.all_from_here() {
@@ -304,7 +304,7 @@ impl Hardware {
         self.queues.has_polled()
     }
 
-    /// The used ring of the queue at `index` of the request queues.
+    /// The used ring of request queue `index`.
     pub(crate) fn used_ring(&self, index: usize) -> Option<&SharedCoherent<u32>> {
         self.queues.iter().nth(index).map(|queue| queue.used_ring())
     }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! How a device is started, drained and halted; and its end.
+//! Start, drain and halt of the device; and its end.
 
 use super::{
     life::{
@@ -39,26 +39,27 @@ use kernel::{
     }, //
 };
 
-/// How long the first command may take: the device's process may be slow to
-/// start, but one that does not answer for so long never will.
+/// Time that the first command may take, in milliseconds: the device's process may be slow to
+/// start, but after this time it never completes the command.
 const HANDSHAKE_TIMEOUT_MS: u32 = 20_000;
 
-/// How long to wait for the end of what is in flight before the machine sleeps. What is left
-/// is submitted again afterwards.
+/// Time to wait for requests in flight before the machine sleeps. The rest is submitted again
+/// afterwards.
 const DRAIN_LIMIT: Delta = Delta::from_secs(10);
 
-/// After how long to look again.
+/// Time between two checks whether requests are still in flight.
 const DRAIN_PAUSE: Delta = Delta::from_millis(1);
 
 impl Hardware {
-    /// Starts a device that is down, sets it up before if it is not new, and has it put its
-    /// memory behind the aperture; without that there are no maps, but there is DMA. Requests
-    /// that wait go to the device. Sleeps. The interrupt handler must be in place. Calls `prepared`
-    /// with the size of the device's memory when there is nothing left of the life before: the
-    /// rings are empty, and the device does not run yet.
+    /// Starts a device that is down, sets it up first if it is not new, and requests that its
+    /// memory is mapped behind the aperture; without the aperture there are no maps, but there is
+    /// DMA. Waiting requests go to the device. Sleeps. The interrupt handler must be in place.
+    /// Calls `prepared` with the size of the device memory when nothing of the earlier run is left:
+    /// the rings are empty, and the device does not run yet.
     ///
-    /// `ETIMEDOUT` when the device does not answer, `EIO` when it is not the same as before.
-    /// After an error it may run all the same, and has to be halted.
+    /// `ETIMEDOUT` if the device does not complete the command for the aperture, `EIO` if the
+    /// device is not the same as before. After an error the device may run nevertheless, and has to
+    /// be halted.
     pub(crate) fn start(
         &self,
         device: &pci::Device<Bound>,
@@ -100,8 +101,8 @@ impl Hardware {
         })
     }
 
-    /// Sets up a device that was reset as [`Self::new`] has done, and checks that it is still
-    /// the same. Returns its configuration, which may have another size.
+    /// Sets up a device that was reset, as [`Self::new`] has done, and checks that it is still the
+    /// same. Returns its configuration, which may have another size.
     fn set_up_again(
         &self,
         device: &pci::Device<Bound>,
@@ -134,10 +135,10 @@ impl Hardware {
         config.resized(self.config.capacity(), self.config.aperture_bytes()) == Ok(self.config)
     }
 
-    /// Has the device put its memory behind the aperture, and checks that so much of it is
-    /// there; see [`Self::start`].
+    /// Requests that the device memory is mapped behind the aperture, and checks that the mapping
+    /// has the expected size; see [`Self::start`].
     fn map_aperture(&self, device: &pci::Device<Bound>, wanted: u64) -> Result<bool> {
-        // More than there was room for at probe cannot be shown.
+        // The aperture cannot show more than the BAR had room for at probe.
         let wanted = wanted.min(self.config.aperture_bytes());
         let control = self.control(device);
         let header = RequestHeader::command(Opcode::MapAperture, 0, 0, 0);
@@ -175,8 +176,8 @@ impl Hardware {
         }
     }
 
-    /// Hands out no more slots, and waits for the end of what is in flight, but not for ever.
-    /// Sleeps.
+    /// Lets no caller acquire a slot, and waits for requests in flight, for at most
+    /// [`DRAIN_LIMIT`]. Sleeps.
     pub(crate) fn drain(&self, device: &pci::Device<Bound>) {
         for queue in self.queues.iter() {
             queue.freeze();
@@ -194,8 +195,8 @@ impl Hardware {
         }
     }
 
-    /// Stops a device that runs, by a reset, and ends what was in flight as `unfinished` says.
-    /// Does nothing to one that is down already. Sleeps.
+    /// Stops a running device, by a reset, and ends requests in flight as `unfinished` says. Does
+    /// nothing to a device that is down already. Sleeps.
     pub(crate) fn halt(
         &self,
         device: &pci::Device<Bound>,
@@ -227,7 +228,7 @@ impl Hardware {
         }
     }
 
-    /// Ends with `error` what a device that is down was to get again. Sleeps.
+    /// Fails with `error` the requests that were kept for a device that is down. Sleeps.
     pub(crate) fn fail_waiting(&self, device: &pci::Device<Bound>, life: &Life, error: Error) {
         if let Life::Down(quiesced, _) = life {
             for queue in self.queues(device) {
@@ -239,11 +240,11 @@ impl Hardware {
 }
 
 impl Revoked for Hardware {
-    /// Frees everything, but for what a device that cannot be stopped has in its hands.
+    /// Frees everything except the memory that a device that cannot be stopped may use.
     fn revoked(self, device: &pci::Device<Bound>) {
         {
             let mut life = self.life.lock();
-            // Mostly so already.
+            // In most cases the queues are stopped already.
             for queue in self.queues.iter() {
                 queue.stop(ENODEV);
             }
@@ -259,9 +260,9 @@ impl Revoked for Hardware {
             ..
         } = self;
         recovery.detach();
-        // What is queued finds the hardware revoked.
+        // Items that are still queued find the hardware revoked.
         drop(work);
-        // This may have to wait for a process, as whoever revoked the hardware did.
+        // This may have to wait for a process, like the revocation before.
         drop(map_work);
         if matches!(*life.lock(), Life::Unstoppable) {
             core::mem::forget((queues, events));
