@@ -51,7 +51,7 @@ fn room_of_another_call<'s>(pages: Extracted<'s, Borrowed>) -> Extracted<'static
     pages //~ lifetime may not live long enough
 }
 
-/// A command may be left to itself after a time, pages that are lent must not be.
+/// A thread may stop waiting for a command after a time, but not for borrowed pages.
 fn transfer_left_to_itself(transfer: Transfer<'_, Borrowed>, command: Command<'_>) {
     let timeout = Some(msecs_to_jiffies(1));
     let _ = command.execute(timeout);

@@ -2,11 +2,10 @@
 
 //! The VIRTIO capabilities in PCI configuration space (4.1.4).
 //!
-//! Parsing works on a copy of the configuration space and trusts nothing in it;
-//! what comes out are regions that do not overflow. Whether they lie within their
-//! BARs shows when they are used, because every access is checked there.
+//! Parsing works on a copy of the configuration space and trusts nothing in it; the results are
+//! regions that do not overflow. An access checks whether its region lies within its BAR.
 
-/// Bytes of configuration space that capabilities can be in.
+/// Number of bytes of configuration space that can contain capabilities.
 pub(crate) const CONFIG_SPACE: usize = 256;
 
 const STATUS: usize = 0x06;
@@ -25,7 +24,7 @@ const NOTIFY: u8 = 2;
 const DEVICE: u8 = 4;
 const SHARED_MEMORY: u8 = 8;
 
-/// A piece of a BAR.
+/// A part of a BAR.
 ///
 /// # Invariants
 ///
@@ -62,23 +61,23 @@ impl Region {
     }
 }
 
-/// Where the parts of the device are.
+/// The regions of the parts of the device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Capabilities {
     /// Common configuration (4.1.4.3).
     pub(crate) common: Region,
     /// Notifications (4.1.4.4).
     pub(crate) notify: Region,
-    /// Distance of two queues' notification addresses, in bytes; 0 where all
-    /// share one.
+    /// Distance of the notification addresses of two queues, in bytes; 0 if all queues share one
+    /// address.
     pub(crate) notify_multiplier: u32,
     /// Device configuration (4.1.4.6).
     pub(crate) device: Region,
-    /// The shared memory region that was asked for (4.1.4.7), if there is one.
+    /// The shared memory region with the given id (4.1.4.7), if there is one.
     pub(crate) shared_memory: Option<Region>,
 }
 
-/// A capability that is needed and not there, or unusable.
+/// A required capability that is missing or unusable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Missing {
     /// Common configuration.
@@ -90,9 +89,9 @@ pub(crate) enum Missing {
 }
 
 impl Capabilities {
-    /// Finds the capabilities in a copy of the configuration space. Of several of
-    /// a kind the first usable one counts (4.1.4.1). `shared_memory_id` names the
-    /// shared memory region that is wanted.
+    /// Finds the capabilities in a copy of the configuration space. Of several capabilities of a
+    /// kind, the first usable one counts (4.1.4.1). `shared_memory_id` is the id of the shared
+    /// memory region to find.
     pub(crate) fn parse(space: &[u8; CONFIG_SPACE], shared_memory_id: u8) -> Result<Self, Missing> {
         let byte = |at: usize| space.get(at).copied().unwrap_or(0);
         let word =
@@ -108,7 +107,7 @@ impl Capabilities {
         } else {
             0
         };
-        // A list within the space cannot be longer than this; one that loops is cut off.
+        // A list within the space cannot be longer than this; the loop ends in a list that loops.
         for _ in 0..(CONFIG_SPACE - FIRST_CAPABILITY as usize) / 4 {
             if next < FIRST_CAPABILITY {
                 break;
@@ -159,12 +158,11 @@ impl Capabilities {
 mod tests {
     use super::*;
 
-    /// The id that is asked for below.
+    /// The id of the shared memory region in these tests.
     const ID: u8 = 7;
 
-    /// A configuration space with these capabilities, linked in this order from 0x40
-    /// on, 0x20 bytes apart: kind, bar, length of the capability, and what follows
-    /// byte 5.
+    /// A configuration space with these capabilities, linked in this order from 0x40 on, 0x20 bytes
+    /// apart: kind, bar, length of the capability, and the bytes after byte 5.
     fn space(capabilities: &[(u8, u8, u8, &[u8])]) -> [u8; CONFIG_SPACE] {
         let mut space = [0; CONFIG_SPACE];
         space[STATUS] = STATUS_CAP_LIST;
@@ -246,13 +244,13 @@ mod tests {
         assert_eq!(parse(space(&[GOOD[0], GOOD[2]])), Some(Missing::Notify));
         assert_eq!(parse(space(&[GOOD[1], GOOD[2]])), Some(Missing::Common));
         assert_eq!(parse(space(&[GOOD[0], GOOD[1]])), Some(Missing::Device));
-        // Without the word that it needs.
+        // Without the multiplier that it requires.
         let short = (NOTIFY, 2, CAP_LEN, PLACE);
         assert_eq!(
             parse(space(&[GOOD[0], short, GOOD[2]])),
             Some(Missing::Notify)
         );
-        // A list that the status register denies.
+        // A list whose existence the status register denies.
         let mut hidden = space(&GOOD);
         hidden[STATUS] = 0;
         assert_eq!(parse(hidden), Some(Missing::Notify));
@@ -283,7 +281,7 @@ mod tests {
 
     #[test]
     fn any_bytes_are_survived() {
-        // Every byte of a good space in turn takes values that hurt most.
+        // Each byte of a valid space in turn takes the values that are most likely to cause errors.
         let good = space(&GOOD);
         for at in 0..CONFIG_SPACE {
             for value in [0, 1, 0x3f, 0x40, 0x7f, 0x80, 0xf0, 0xfc, 0xff] {

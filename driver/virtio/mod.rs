@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! VIRTIO over PCI as far as this driver needs it: capabilities, the common
-//! configuration, split virtqueues with indirect descriptors.
+//! VIRTIO over PCI, as far as this driver needs it: capabilities, the common configuration, split
+//! virtqueues with indirect descriptors.
 //!
-//! The kernel's own virtio core is not used: where a device has fewer vectors
-//! than queues it falls back to INTx, and polling and notification policy are
-//! this driver's business.
+//! The driver does not use the kernel's own virtio core, for two reasons: if a device has fewer
+//! vectors than queues, that core falls back to INTx; and this driver has a polling and
+//! notification policy of its own.
 //!
 //! Sections in the comments are those of VIRTIO 1.3.
 

@@ -2,56 +2,56 @@
 
 //! Stopping a device for good, whatever it does.
 //!
-//! Memory that a device knows of must not be given back before the device has
-//! stopped to use it. [`Quiesced`] is the proof that it has, which everything asks for
-//! that gives such memory back. There are two ways to it: a reset that the device
-//! confirms (2.1.2), and where that does not come, taking away its right to do DMA. A device
-//! that goes on all the same is [`Unstoppable`]; then what it has must be left to it.
+//! The driver must not free memory that a device knows before the device has stopped accessing it.
+//! [`Quiesced`] is the proof that it has, and every function that frees such memory requires it.
+//! There are two ways to get it: a reset that the device confirms (2.1.2); without that, disabling
+//! bus mastering, its right to do DMA. A device that continues nevertheless is [`Unstoppable`];
+//! then the driver leaks the memory that the device knows.
 
 use kernel::{
     prelude::*,
     time::Delta, //
 };
 
-/// How often a device is asked whether its reset is complete.
+/// Greatest number of reads that check whether a reset is complete.
 const POLLS: u32 = 1000;
 
-/// How long to wait before it is asked again.
+/// Time between two such reads.
 const PAUSE: Delta = Delta::from_millis(1);
 
-/// The device is not running: it touches no memory until it is started. Each start uses
-/// one up, see [`Transport::start`].
+/// Proof that the device does not run: it accesses no memory until it is started. Each start
+/// consumes one proof, see [`Transport::start`].
 ///
 /// [`Transport::start`]: super::transport::Transport::start
 #[must_use]
 #[derive(Debug)]
 pub(crate) struct Quiesced(());
 
-/// The device neither comes out of reset nor gives its right to do DMA up.
+/// The device completes no reset, and bus mastering cannot be disabled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Unstoppable;
 
-/// What is needed to stop a device.
+/// The operations that stop a device.
 pub(super) trait Stop {
-    /// Asks the device to reset itself. An error where it cannot be asked.
+    /// Requests a reset of the device. An error if its register cannot be written.
     fn begin_reset(&self) -> Result;
 
-    /// Whether it has done so, or has gone from the bus.
+    /// Whether the device has completed the reset, or was removed from the bus.
     fn is_reset(&self) -> Result<bool>;
 
     /// Waits. Sleeps.
     fn pause(&self, time: Delta);
 
-    /// Takes the right to do DMA away. Returns whether that is certain.
+    /// Disables bus mastering. Returns whether the device confirms it.
     fn disable_bus_mastering(&self) -> bool;
 }
 
-/// Which way a device was stopped.
+/// The way in which a device was stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Way {
-    /// It has reset itself.
+    /// The device has completed a reset.
     Reset,
-    /// It has lost the right to do DMA.
+    /// Bus mastering is disabled.
     BusMastering,
 }
 
@@ -66,7 +66,7 @@ pub(super) fn quiesce(device: &impl Stop) -> Result<(Quiesced, Way), Unstoppable
     Err(Unstoppable)
 }
 
-/// Has a device reset itself, and returns whether it says so in time. Sleeps.
+/// Resets a device, and returns whether it confirms that in time. Sleeps.
 pub(super) fn reset(device: &impl Stop) -> bool {
     if device.begin_reset().is_err() {
         return false;
@@ -86,8 +86,8 @@ mod tests {
     use super::*;
     use core::cell::Cell;
 
-    /// A device that comes out of reset after so many questions, if at all, and listens to
-    /// its command register or not.
+    /// A device that completes its reset after this number of reads, if at all, and obeys its
+    /// command register or not.
     struct Fake {
         polls: u32,
         obeys: bool,

@@ -2,10 +2,9 @@
 
 //! A split virtqueue (2.7) in coherent memory.
 //!
-//! The ring is used in one way only: an entry is either one indirect descriptor
-//! or one device-writable buffer, so descriptor `n` is entry `n` and there is no
-//! free list of descriptors. The ring issues the numbers ([`EntryId`]), the caller owns
-//! them.
+//! The driver uses the ring in one way only: an entry is either one indirect descriptor or one
+//! device-writable buffer, so descriptor `n` is entry `n` and there is no free list of descriptors.
+//! The ring issues the numbers ([`EntryId`]), the caller owns them.
 
 use super::reset::Quiesced;
 use crate::abstractions::{
@@ -40,7 +39,7 @@ use kernel::{
 
 /// Descriptor flags (2.7.5).
 pub(crate) mod descriptor_flag {
-    /// The chain goes on with the next descriptor.
+    /// The chain continues with the next descriptor.
     pub(crate) const NEXT: u16 = 1;
     /// The device writes to the buffer.
     pub(crate) const WRITE: u16 = 2;
@@ -51,8 +50,8 @@ pub(crate) mod descriptor_flag {
 /// Size of a descriptor in 64-bit words.
 pub(crate) const DESCRIPTOR_WORDS: usize = 2;
 
-/// A descriptor (2.7.5) of `range`, whose kind is in `flags` besides what the range
-/// itself says.
+/// A descriptor (2.7.5) of `range`; `flags` has its kind, and `range` says whether the device may
+/// write.
 #[inline]
 pub(crate) fn descriptor(range: DmaRange<'_>, flags: u16, next: u16) -> [u64; DESCRIPTOR_WORDS] {
     let flags = if range.is_writable() {
@@ -63,8 +62,7 @@ pub(crate) fn descriptor(range: DmaRange<'_>, flags: u16, next: u16) -> [u64; DE
     descriptor_words(range.address(), range.len(), flags, next)
 }
 
-/// A descriptor as two little-endian words: the address; and length, flags and next
-/// index.
+/// A descriptor as two little-endian words: the address; and length, flags and next index.
 #[inline]
 fn descriptor_words(address: u64, len: u32, flags: u16, next: u16) -> [u64; DESCRIPTOR_WORDS] {
     [
@@ -73,8 +71,8 @@ fn descriptor_words(address: u64, len: u32, flags: u16, next: u16) -> [u64; DESC
     ]
 }
 
-/// Whether moving an index from `old` to `new` passed `event`, so that the other
-/// side has asked to be notified (2.7.10, `vring_need_event`).
+/// Whether moving an index from `old` to `new` passed `event`, so that the other side requested a
+/// notification (2.7.10, `vring_need_event`).
 #[inline]
 pub(crate) fn passed(event: u16, new: u16, old: u16) -> bool {
     new.wrapping_sub(event).wrapping_sub(1) < new.wrapping_sub(old)
@@ -92,15 +90,15 @@ impl EntryId {
     }
 }
 
-/// A thing for each entry of a ring.
+/// A value for each entry of a ring.
 ///
 /// # Invariants
 ///
-/// There are as many as the ring has entries, which is a power of two.
+/// There are as many values as the ring has entries, which is a power of two.
 pub(crate) struct PerEntry<T>(KVec<T>);
 
 impl<T> PerEntry<T> {
-    /// One for each entry of `ring`. May sleep.
+    /// One value for each entry of `ring`. May sleep.
     pub(crate) fn new(ring: &Ring, mut make: impl FnMut(EntryId) -> Result<T>) -> Result<Self> {
         let mut all = KVec::with_capacity(usize::from(ring.size()), GFP_KERNEL)?;
         for entry in ring.entries() {
@@ -110,7 +108,7 @@ impl<T> PerEntry<T> {
         Ok(Self(all))
     }
 
-    /// The number of things.
+    /// The number of values.
     #[inline]
     pub(crate) fn len(&self) -> usize {
         self.0.len()
@@ -122,7 +120,7 @@ impl<T> Index<EntryId> for PerEntry<T> {
 
     #[inline]
     fn index(&self, entry: EntryId) -> &T {
-        // A number of this ring is below its size; one of another ring finds some entry.
+        // A number of this ring is below its size; the number of another ring finds some entry.
         &self.0[usize::from(entry.0) & (self.0.len() - 1)]
     }
 }
@@ -140,14 +138,14 @@ impl<T> IndexMut<EntryId> for PerEntry<T> {
 pub(crate) struct Used {
     /// Number of the entry.
     pub(crate) entry: EntryId,
-    /// Bytes the device says it has written.
+    /// Number of bytes that the device reports as written.
     pub(crate) len: u32,
 }
 
-/// How a device broke the ring.
+/// The way in which a device broke the ring.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum RingFault {
-    /// The used index ran ahead by more entries than there are.
+    /// The used index is further ahead than the number of entries.
     UsedIndex(u16),
     /// A used element names an entry beyond the ring.
     UsedEntry(u32),
@@ -161,18 +159,15 @@ const AVAIL_RING: usize = 2;
 /// `VIRTQ_AVAIL_F_NO_INTERRUPT` (2.7.6).
 const NO_INTERRUPT: u16 = 1;
 
-/// Offsets in 32-bit words within the device area (2.7.8): flags and index share
-/// the first.
+/// Offsets in 32-bit words within the device area (2.7.8): flags and index share the first.
 const USED_HEAD: usize = 0;
 const USED_RING: usize = 1;
 
-/// The memory and indices of one queue. Not safe for use by several at a time:
-/// the owner serialises.
+/// The memory and indices of one queue. Its owner serialises the calls.
 ///
 /// # Invariants
 ///
-/// `size` is a power of two from 1 to 32768, and the three areas have room for
-/// that many entries.
+/// `size` is a power of two from 1 to 32768, and the three areas have room for that many entries.
 pub(crate) struct Ring {
     size: u16,
     event_idx: bool,
@@ -181,9 +176,9 @@ pub(crate) struct Ring {
     used: Arc<SharedCoherent<u32>>,
     /// Index of the next entry to be made available.
     next_avail: u16,
-    /// Index up to which it has been decided whether to notify the device.
+    /// Index up to which the driver has decided whether to notify the device.
     announced: u16,
-    /// Index of the next used element to be looked at.
+    /// Index of the next used element to be read.
     last_used: u16,
 }
 
@@ -196,15 +191,14 @@ pub(crate) struct Areas {
     pub(super) device: u64,
 }
 
-/// A part of a ring as the CPU sees it: to find out the bus address of each element takes
-/// time.
+/// A part of a ring as the CPU sees it. Computing the bus address of each element would take time.
 #[inline]
 fn memory<T>(part: &Coherent<[T]>) -> SysMem<'_, [T]> {
     part.as_view().as_sys_mem()
 }
 
-/// Index that the device has used entries up to, from a used ring by itself. Says
-/// only that it is worth to take the lock: the entries may not be there yet.
+/// Index up to which the device has used entries, read from a used ring without its [`Ring`]. It is
+/// only a hint that taking the lock is worthwhile: the entries may not be visible yet.
 #[inline]
 pub(crate) fn used_index(used: &Coherent<[u32]>) -> u16 {
     // CAST: The index is the second half.
@@ -212,8 +206,7 @@ pub(crate) fn used_index(used: &Coherent<[u32]>) -> u16 {
 }
 
 impl Ring {
-    /// Allocates a ring of `size` entries. `EINVAL` where that is no power of two.
-    /// May sleep.
+    /// Allocates a ring of `size` entries. `EINVAL` if that is no power of two. May sleep.
     pub(crate) fn new(device: &pci::Device<Bound>, size: u16, event_idx: bool) -> Result<Self> {
         if !size.is_power_of_two() {
             return Err(EINVAL);
@@ -237,8 +230,8 @@ impl Ring {
         })
     }
 
-    /// Begins anew, as the device does after a reset: nothing was pushed or used. Interrupts
-    /// are asked for. What the device still has of the time before is forgotten.
+    /// Returns to the initial state, like the device after a reset: nothing was pushed or used, and
+    /// interrupts are enabled. Entries that the device had before are forgotten.
     pub(crate) fn restart(&mut self, _quiesced: &Quiesced) {
         (self.next_avail, self.announced, self.last_used) = (0, 0, 0);
         let n = usize::from(self.size);
@@ -266,7 +259,7 @@ impl Ring {
         &self.used
     }
 
-    /// Where the device finds it.
+    /// The addresses that the device gets.
     pub(crate) fn areas(&self) -> Areas {
         Areas {
             size: self.size,
@@ -281,9 +274,9 @@ impl Ring {
         usize::from(index & (self.size - 1))
     }
 
-    /// Makes `entry` available: the memory in `range`, which is what `flags` say beside
-    /// whether the device may write to it. The device sees it after [`Self::publish`],
-    /// and uses it until the entry is used.
+    /// Makes `entry` available: the memory in `range`; `flags` has its kind, and `range` says
+    /// whether the device may write. The device sees the entry after [`Self::publish`], and may
+    /// access the memory until the entry is used.
     #[inline]
     pub(crate) fn push(&mut self, entry: EntryId, range: DmaRange<'_>, flags: u16) {
         let at = DESCRIPTOR_WORDS * self.slot(entry.0);
@@ -295,7 +288,7 @@ impl Ring {
         self.next_avail = self.next_avail.wrapping_add(1);
     }
 
-    /// Shows the device what was pushed. It may see it at once, but is only sure to
+    /// Publishes the pushed entries. The device may see them at once, but certainly does so only
     /// after a notification.
     #[inline]
     pub(crate) fn publish(&mut self) {
@@ -304,7 +297,7 @@ impl Ring {
         io_write!(memory(&self.avail), [panic: AVAIL_INDEX], self.next_avail.to_le());
     }
 
-    /// Index up to which everything was pushed.
+    /// Index up to which entries were pushed.
     #[inline]
     pub(crate) fn pushed(&self) -> u16 {
         self.next_avail
@@ -316,21 +309,22 @@ impl Ring {
         self.last_used
     }
 
-    /// Whether all was taken that had been pushed when [`Self::pushed`] was `target`.
+    /// Whether all entries were taken that had been pushed when [`Self::pushed`] was `target`.
     #[inline]
     pub(crate) fn has_taken(&self, target: u16) -> bool {
-        // At most the size of the ring apart, which is less than half the numbers.
+        // The indices differ by at most the size of the ring. The driver's rings have at most 256
+        // entries, which is less than half of the range of an index.
         target.wrapping_sub(self.last_used) as i16 <= 0
     }
 
-    /// How many entries were pushed and not taken yet.
+    /// Number of entries that were pushed and not taken yet.
     #[inline]
     pub(crate) fn in_flight(&self) -> u16 {
         self.next_avail.wrapping_sub(self.last_used)
     }
 
-    /// Whether the device wants to be notified of what was published since this was
-    /// last asked.
+    /// Whether the device requested a notification of the entries that were published since the
+    /// last call.
     #[inline]
     pub(crate) fn wants_notification(&mut self) -> bool {
         let old = self.announced;
@@ -338,7 +332,7 @@ impl Ring {
             return false;
         }
         self.announced = self.next_avail;
-        // The index before the look at whether the device sleeps (2.7.13.4.1).
+        // The index before the read of the device's request for notifications (2.7.13.4.1).
         dma_mb(Full);
         if self.event_idx {
             let at = USED_RING + 2 * usize::from(self.size);
@@ -352,13 +346,13 @@ impl Ring {
         }
     }
 
-    /// Index that the device has used entries up to.
+    /// Index up to which the device has used entries.
     #[inline]
     fn used_index(&self) -> u16 {
         used_index(&self.used)
     }
 
-    /// Whether entries are still to be taken that it was decided to notify the device of.
+    /// Whether entries are still to be taken for which the driver has decided about a notification.
     pub(crate) fn is_awaited(&self) -> bool {
         self.announced != self.last_used
     }
@@ -369,8 +363,8 @@ impl Ring {
         self.used_index() != self.last_used
     }
 
-    /// Takes the next used entry, if there is one. Whether the entry was available
-    /// at all is for the owner to check.
+    /// Takes the next used entry, if there is one. The owner has to check whether the entry was
+    /// available at all.
     #[inline]
     pub(crate) fn pop(&mut self) -> Result<Option<Used>, RingFault> {
         let index = self.used_index();
@@ -380,7 +374,7 @@ impl Ring {
         self.pop_up_to(index).map(Some)
     }
 
-    /// As [`Self::pop`], where the device has used entries up to `index`.
+    /// As [`Self::pop`], if the device has used entries up to `index`.
     fn pop_up_to(&mut self, index: u16) -> Result<Used, RingFault> {
         if index.wrapping_sub(self.last_used) > self.size {
             return Err(RingFault::UsedIndex(index));
@@ -401,9 +395,8 @@ impl Ring {
         })
     }
 
-    /// Asks for an interrupt at the next used entry. Returns whether there is one
-    /// already: then no interrupt may come for it, and the caller has to look
-    /// again.
+    /// Enables the interrupt for the next used entry. Returns whether there is one already: then
+    /// the device may send no interrupt for it, and the caller has to take entries again.
     #[inline]
     pub(crate) fn enable_interrupts(&mut self) -> bool {
         if self.event_idx {
@@ -412,18 +405,18 @@ impl Ring {
         } else {
             io_write!(memory(&self.avail), [panic: AVAIL_FLAGS], 0);
         }
-        // The request before the look at what came in the meantime (2.7.7.2).
+        // The request before the read of the used index (2.7.7.2).
         dma_mb(Full);
         self.has_used()
     }
 
-    /// Asks for no interrupts. Without `EVENT_IDX` the device may raise one all the
-    /// same; with it, it does after 32768 entries unless this is repeated before.
+    /// Disables interrupts. Without `EVENT_IDX` the device may send one nevertheless; with it, the
+    /// device sends one after 32768 entries unless this is repeated before.
     #[inline]
     pub(crate) fn disable_interrupts(&mut self) {
         if self.event_idx {
-            // As far away as it gets. An index just behind would not do: the device may be in the
-            // middle of a batch that has passed it.
+            // At the greatest distance. An index just behind `last_used` would not do: the device
+            // may be in the middle of a batch that has passed it.
             let at = AVAIL_RING + usize::from(self.size);
             let event = self.last_used.wrapping_add(1 << 15);
             io_write!(memory(&self.avail), [panic: at], event.to_le());
@@ -456,7 +449,7 @@ mod tests {
 
     #[test]
     fn event_is_passed_by_the_step_over_it() {
-        // An event of 5 asks for the step that makes entry 5 available.
+        // An event of 5 requests a notification of the step that makes entry 5 available.
         assert!(!passed(5, 5, 3));
         assert!(passed(5, 6, 5));
         assert!(passed(5, 9, 2));
@@ -475,7 +468,7 @@ mod tests {
 
     #[test]
     fn event_half_the_numbers_ahead_is_not_passed_by_a_batch() {
-        // What `disable_interrupts` relies on.
+        // The property on which `disable_interrupts` relies.
         let last_used = 0x1234u16;
         let event = last_used.wrapping_add(0x8000);
         for batch in [1, 2, 255, 256, 0x7fff] {

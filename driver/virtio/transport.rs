@@ -69,22 +69,22 @@ mod status {
 pub(crate) mod feature {
     /// Requests may use an indirect descriptor table.
     pub(crate) const INDIRECT_DESC: u64 = 1 << 28;
-    /// Notifications are asked for by ring index.
+    /// Notifications are requested by ring index.
     pub(crate) const EVENT_IDX: u64 = 1 << 29;
     /// The device follows VIRTIO 1.0 or later.
     pub(crate) const VERSION_1: u64 = 1 << 32;
-    /// The device goes through the platform's IOMMU and memory protection.
+    /// The platform's IOMMU and memory protection apply to the device.
     pub(crate) const ACCESS_PLATFORM: u64 = 1 << 33;
 }
 
 /// "No vector" in a vector register (4.1.5.1.2).
 const NO_VECTOR: u16 = 0xffff;
 
-/// How often the device configuration is read before a device that changes it all the time is
-/// given up.
+/// Greatest number of reads of the device configuration before the driver rejects a device that
+/// changes it all the time.
 const CONFIG_READS: u32 = 100;
 
-/// Where to notify the device of a queue.
+/// The address at which the driver notifies the device of a queue.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Doorbell {
     offset: usize,
@@ -129,13 +129,13 @@ impl Transport {
         Ok(Self { bars, capabilities })
     }
 
-    /// The shared memory region that was asked for.
+    /// The shared memory region with the given id.
     pub(crate) fn shared_memory(&self) -> Option<Region> {
         self.capabilities.shared_memory
     }
 
-    /// The BAR of `region` and the place in it of `width` bytes at `offset` of the
-    /// region. `ENXIO` where they are not within the region.
+    /// The BAR of `region`, and the offset in it of `width` bytes at `offset` of the region.
+    /// `ENXIO` if these bytes are not within the region.
     fn locate<'a>(
         &'a self,
         device: &'a pci::Device<Bound>,
@@ -185,13 +185,13 @@ impl Transport {
 
     /// A 64-bit field is written as two halves (4.1.3.1).
     fn set_common64(&self, device: &pci::Device<Bound>, offset: usize, value: u64) -> Result {
-        // CAST: The halves.
+        // CAST: The two halves of the value.
         self.set_common32(device, offset, value as u32)?;
         self.set_common32(device, offset + 4, (value >> 32) as u32)
     }
 
-    /// Stops the device: resets it, and where that fails takes its right to do DMA away.
-    /// From then on it touches no memory. Calls are to be serialised. Sleeps.
+    /// Stops the device: resets it, and disables bus mastering if the reset fails. From then on it
+    /// accesses no memory. Calls are to be serialised. Sleeps.
     pub(crate) fn quiesce(&self, device: &pci::Device<Bound>) -> Result<Quiesced, Unstoppable> {
         let stopped = reset::quiesce(&Stopping {
             transport: self,
@@ -217,10 +217,9 @@ impl Transport {
         self.set_common8(device, common::DEVICE_STATUS, old | bits)
     }
 
-    /// Resets a device that does nothing, gives it the right to do DMA, and agrees with it on
-    /// features (3.1.1, steps 1 to 6): those of `wanted` that it offers. `ENODEV` where one
-    /// of `required` is missing or the device rejects the set, `EIO` where it is not reset.
-    /// Sleeps.
+    /// Resets a device that does not run, enables bus mastering, and negotiates features with it
+    /// (3.1.1, steps 1 to 6): those of `wanted` that it offers. `ENODEV` if one of `required` is
+    /// missing or the device rejects the set, `EIO` if the reset fails. Sleeps.
     pub(crate) fn negotiate(
         &self,
         device: &pci::Device<Bound>,
@@ -228,7 +227,7 @@ impl Transport {
         required: u64,
         wanted: u64,
     ) -> Result<u64> {
-        // However it was stopped, it begins with a reset.
+        // The negotiation begins with a reset, in whichever way the device was stopped.
         if !reset::reset(&Stopping {
             transport: self,
             device,
@@ -236,7 +235,8 @@ impl Transport {
             dev_err!(device, "the device does not come out of reset\n");
             return Err(EIO);
         }
-        // It may have been taken away, or lost with the machine's sleep.
+        // The driver may have disabled it, or the device may have lost it during the machine's
+        // sleep.
         enable_bus_mastering(device);
         self.add_status(device, status::ACKNOWLEDGE)?;
         self.add_status(device, status::DRIVER)?;
@@ -261,7 +261,7 @@ impl Transport {
         let features = offered & (required | wanted);
         for half in 0..2u32 {
             self.set_common32(device, common::DRIVER_FEATURE_SELECT, half)?;
-            // CAST: The half.
+            // CAST: One half of the features.
             self.set_common32(
                 device,
                 common::DRIVER_FEATURE,
@@ -277,20 +277,20 @@ impl Transport {
         Ok(features)
     }
 
-    /// Starts the device: from now on it serves the queues (3.1.1, step 8).
+    /// Starts the device: from now on it processes the queues (3.1.1, step 8).
     pub(crate) fn start(&self, device: &pci::Device<Bound>, _quiesced: Quiesced) -> Result {
         self.add_status(device, status::DRIVER_OK)
     }
 
-    /// Tells the device that the driver has given up (2.1).
+    /// Reports to the device that the driver has failed (2.1).
     pub(crate) fn fail(&self, device: &pci::Device<Bound>) {
-        // There is nobody to tell that even this did not work.
+        // There is no further way to report a failure of this write.
         let _ = self.add_status(device, status::FAILED);
     }
 
-    /// Reads the first `N` bytes of the device configuration, as they were at one moment
-    /// (2.5.1). Each access may be a round trip of the whole space to the device's process,
-    /// so it is read once unless it changes meanwhile. `EAGAIN` where it does all the time.
+    /// Reads the first `N` bytes of the device configuration, as they were at one moment (2.5.1).
+    /// Each access may be a round trip of the whole space to the device's process, so it is read
+    /// once unless it changes meanwhile. `EAGAIN` if it changes all the time.
     pub(crate) fn device_config<const N: usize>(
         &self,
         device: &pci::Device<Bound>,
@@ -309,12 +309,12 @@ impl Transport {
         )
     }
 
-    /// How many queues the device has.
+    /// Number of queues of the device.
     pub(crate) fn queue_count(&self, device: &pci::Device<Bound>) -> Result<u16> {
         self.common16(device, common::NUM_QUEUES)
     }
 
-    /// Lets configuration changes raise interrupt `vector`.
+    /// Makes configuration changes raise interrupt `vector`.
     pub(crate) fn set_config_vector(&self, device: &pci::Device<Bound>, vector: u16) -> Result {
         self.set_common16(device, common::CONFIG_MSIX_VECTOR, vector)?;
         if self.common16(device, common::CONFIG_MSIX_VECTOR)? == NO_VECTOR {
@@ -323,14 +323,14 @@ impl Transport {
         Ok(())
     }
 
-    /// Largest size of queue `index`, 0 where it is not available.
+    /// Greatest size of queue `index`, 0 if it is not available.
     pub(crate) fn queue_max_size(&self, device: &pci::Device<Bound>, index: u16) -> Result<u16> {
         self.set_common16(device, common::QUEUE_SELECT, index)?;
         self.common16(device, common::QUEUE_SIZE)
     }
 
-    /// Gives queue `index` its memory and interrupt `vector`, enables it, and
-    /// returns where to notify the device of it (4.1.5.1.3).
+    /// Sets memory and interrupt `vector` of queue `index`, enables it, and returns its
+    /// notification address (4.1.5.1.3).
     pub(crate) fn enable_queue(
         &self,
         device: &pci::Device<Bound>,
@@ -349,7 +349,7 @@ impl Transport {
         }
         let notify_off = self.common16(device, common::QUEUE_NOTIFY_OFF)?;
         let offset = usize::from(notify_off) * self.capabilities.notify_multiplier as usize;
-        // Checked here once, so that a bad device shows at probe and not at the first request.
+        // Checked once and here, so that a bad device fails at probe and not at the first request.
         self.locate(device, &self.capabilities.notify, offset, 2)?;
         self.set_common16(device, common::QUEUE_ENABLE, 1)?;
         Ok(Doorbell {
@@ -358,8 +358,8 @@ impl Transport {
         })
     }
 
-    /// Gives the queue of `doorbell` its memory again after a reset. `EIO` where the device
-    /// does not have it any more as it was.
+    /// Sets the memory of the queue of `doorbell` again after a reset. `EIO` if the device no
+    /// longer has the queue as before.
     pub(crate) fn enable_queue_again(
         &self,
         device: &pci::Device<Bound>,
@@ -381,7 +381,7 @@ impl Transport {
         Ok(())
     }
 
-    /// Notifies the device that a queue has new buffers. Any context.
+    /// Notifies the device that a queue has new chains. Any context.
     #[inline]
     pub(crate) fn ring(&self, device: &pci::Device<Bound>, doorbell: Doorbell) -> Result {
         let (bar, at) = self.locate(device, &self.capabilities.notify, doorbell.offset, 2)?;
@@ -402,7 +402,7 @@ impl Stop for Stopping<'_> {
     }
 
     fn is_reset(&self) -> Result<bool> {
-        // All ones: the device has gone from the bus, and its DMA with it.
+        // All ones: the device was removed from the bus, so it does no DMA.
         let status = self.transport.common8(self.device, common::DEVICE_STATUS)?;
         Ok(matches!(status, 0 | 0xff))
     }
@@ -416,7 +416,7 @@ impl Stop for Stopping<'_> {
     }
 }
 
-/// What `read` returns, read again where the generation has changed meanwhile.
+/// The result of `read`, repeated if the generation has changed meanwhile.
 fn consistent<T>(
     mut generation: impl FnMut() -> Result<u8>,
     mut read: impl FnMut() -> Result<T>,
@@ -440,7 +440,7 @@ mod tests {
 
     #[test]
     fn configuration_is_read_again_while_it_changes() {
-        // Changes during the first three reads.
+        // The generation changes during the first three reads.
         let (generation, reads) = (Cell::new(7u8), Cell::new(0));
         let value = consistent(
             || Ok(generation.get()),

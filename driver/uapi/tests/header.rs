@@ -8,7 +8,7 @@ use ringbar_uapi::{self as uapi, Command, Info};
 
 const HEADER: &str = include_str!("../ringbar.h");
 
-/// The value of a constant as the header writes it: `5ULL`, `56`, `(1ULL << 20)`.
+/// The value of a constant, as the header writes it: `5ULL`, `56`, `(1ULL << 20)`.
 fn value(text: &str) -> u64 {
     let text = text.trim_matches(['(', ')']);
     let number = |text: &str| {
