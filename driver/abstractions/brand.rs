@@ -2,11 +2,11 @@
 
 //! A lifetime that stands for one call of a callback.
 //!
-//! The trait method behind a callback is generic over a lifetime, `'call`, that it
-//! cannot choose, and is handed one value with that lifetime. What it has to return
-//! has the same lifetime, is invariant in it, and can only be made from the value.
-//! So what it returns was made from what this very call was handed: it cannot come
-//! from another call, be kept for one, or be used after the call.
+//! The trait method behind a callback is generic over a lifetime, `'call`, that it cannot choose,
+//! and gets one value with that lifetime. Its return value has the same lifetime, is invariant in
+//! it, and can only be made from that value. So the return value was made from the argument of this
+//! very call: it cannot come from another call, be kept for another call, or be used after the
+//! call.
 
 use core::marker::PhantomData;
 

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Files in debugfs that show a number each.
+//! Files in debugfs, each of which shows a number.
 //!
-//! An open file of [`kernel::debugfs`] holds no reference to the module that has made it, and
-//! debugfs looks at its operations once more when it is closed. Here they name the module, which
-//! cannot be removed before.
+//! An open file of [`kernel::debugfs`] has no reference to the module that has made it, and debugfs
+//! reads its operations once more when it is closed. The operations here name the module as their
+//! owner, so it cannot be unloaded before.
 //!
 //! C header: [`include/linux/debugfs.h`](srctree/include/linux/debugfs.h)
 
@@ -24,13 +24,13 @@ use kernel::{
     seq_print, //
 };
 
-/// What a file shows.
+/// The value that a file shows.
 pub(crate) trait Number: Send + Sync + 'static {
-    /// The number now. May sleep.
+    /// The current number. May sleep.
     fn number(&self) -> u64;
 }
 
-/// A directory, which is removed with all that is in it when this is dropped; sleeps then.
+/// A directory. Dropping it removes the directory and its files; sleeps then.
 ///
 /// # Invariants
 ///
@@ -47,20 +47,20 @@ impl Entry {
     fn new(name: &CStr, parent: Option<&Self>) -> Self {
         let parent = parent.map_or(core::ptr::null_mut(), |parent| parent.0);
         // INVARIANT: Just made.
-        // SAFETY: The name is copied. By the type invariant the parent is a directory, or what
-        // debugfs answers with the like.
+        // SAFETY: The name is copied. By the type invariant the parent is a directory, or a value
+        // for which debugfs returns an error pointer or null.
         Self(unsafe { bindings::debugfs_create_dir(name.as_char_ptr(), parent) })
     }
 
-    /// Makes a file in it.
+    /// Creates a file in the directory.
     ///
     /// # Safety
     ///
     /// `shown` must be valid until the directory has been removed.
     unsafe fn add<T: Number>(&self, name: &CStr, shown: *const T) {
-        // SAFETY: The name is copied, and for the directory see `new`. The operations fit what is
-        // shown, which by the requirement is valid until the file is removed with its directory;
-        // that waits for calls that are going on, and none follows but `release`.
+        // SAFETY: The name is copied, and for the directory see `new`. The operations match the
+        // type of `shown`, which by the requirement is valid until the file is removed with its
+        // directory; the removal waits for calls in progress, and no call but `release` follows.
         unsafe {
             bindings::debugfs_create_file_full(
                 name.as_char_ptr(),
@@ -74,7 +74,7 @@ impl Entry {
     }
 }
 
-/// Without debugfs nothing is shown.
+/// Without debugfs there are no files.
 #[cfg(not(CONFIG_DEBUG_FS))]
 impl Entry {
     fn new(_name: &CStr, _parent: Option<&Self>) -> Self {
@@ -91,7 +91,7 @@ impl Entry {
 #[cfg(CONFIG_DEBUG_FS)]
 impl Drop for Entry {
     fn drop(&mut self) {
-        // SAFETY: By the type invariant it is ours, or what debugfs takes for nothing.
+        // SAFETY: By the type invariant the directory is ours, or a value that debugfs ignores.
         unsafe { bindings::debugfs_remove(self.0) };
     }
 }
@@ -100,7 +100,7 @@ impl Drop for Entry {
 pub(crate) struct Dir(Entry);
 
 impl Dir {
-    /// Makes it. Sleeps; never fails, without debugfs nothing is shown.
+    /// Creates the directory. Sleeps; never fails. Without debugfs there is no directory.
     pub(crate) fn new(name: &CStr) -> Self {
         Self(Entry::new(name, None))
     }
@@ -108,13 +108,13 @@ impl Dir {
 
 /// The files of a device.
 struct Files<T: Number> {
-    // Fields are dropped in this order: first nobody sees anything any more.
+    // Fields are dropped in this order: first the files are removed.
     dir: Entry,
     shown: KVec<(&'static CStr, T)>,
     _parent: Arc<Dir>,
 }
 
-/// Makes a directory in `parent` for `device`, with a file of each name. It goes when the
+/// Creates a directory in `parent` for `device`, with a file of each name. It is removed when the
 /// device is unbound. Sleeps.
 pub(crate) fn show<T: Number>(
     device: &pci::Device<Bound>,
@@ -148,7 +148,7 @@ impl<T: Number> Files<T> {
     ///
     /// To be called by debugfs, for a file that [`Entry::add`] has made.
     unsafe extern "C" fn open(inode: *mut bindings::inode, file: *mut bindings::file) -> c_int {
-        // SAFETY: By the requirement both are valid; `i_private` is what the file shows.
+        // SAFETY: By the requirement both are valid; `i_private` is the value that the file shows.
         unsafe { bindings::single_open(file, Some(Self::print), (*inode).i_private) }
     }
 
@@ -156,7 +156,8 @@ impl<T: Number> Files<T> {
     ///
     /// To be called by a read of a file that [`Self::open`] has opened.
     unsafe extern "C" fn print(file: *mut bindings::seq_file, _: *mut c_void) -> c_int {
-        // SAFETY: debugfs lets nobody read a file that was removed, so what it shows is valid.
+        // SAFETY: debugfs allows no read of a file that was removed, so the value that it shows is
+        // valid.
         let shown = unsafe { &*(*file).private.cast_const().cast::<T>() };
         // SAFETY: Valid during the call, and locked by the read.
         let file = unsafe { SeqFile::from_raw(file) };

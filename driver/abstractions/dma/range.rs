@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! DMA limits of a device, and the addresses that it is given.
+//! DMA limits of a device, and the addresses that it gets.
 //!
 //! C header: [`include/linux/dma-mapping.h`](srctree/include/linux/dma-mapping.h)
 
@@ -26,8 +26,8 @@ use kernel::{
     sizes::SZ_1G, //
 };
 
-/// A range of memory as a device sees it: comes from memory that is allocated or mapped
-/// for DMA, and is so during `'a`.
+/// A range of memory as a device sees it. The memory is allocated or mapped for DMA, and stays so
+/// during `'a`.
 #[derive(Clone, Copy)]
 pub(crate) struct DmaRange<'a> {
     address: u64,
@@ -55,7 +55,7 @@ impl<'a> DmaRange<'a> {
     ///
     /// # Panics
     ///
-    /// Where there are no such bytes, as a slice does.
+    /// If `range` is not within the memory, like a slice.
     #[inline]
     pub(crate) fn of_coherent<T: KnownSize + ?Sized>(
         memory: &'a Coherent<T>,
@@ -91,15 +91,15 @@ impl<'a> DmaRange<'a> {
     }
 }
 
-/// Tells the DMA layer what a VIRTIO device can do: 64-bit addresses, segments
-/// of any alignment that cross any boundary. Returns the size that a single
-/// segment may have, which bounce buffers can make small. May sleep.
+/// Sets the DMA limits of a VIRTIO device: 64-bit addresses, segments of any alignment that cross
+/// any boundary. Returns the greatest size of a single segment in bytes, which bounce buffers can
+/// make small. May sleep.
 ///
 /// # Safety
 ///
 /// To be called in `probe`: nobody else may allocate or map DMA memory for this device meanwhile.
 pub(in crate::abstractions) unsafe fn configure(device: &pci::Device<Core<'_>>) -> Result<usize> {
-    /// Large enough that merged segments are not cut, small enough for a descriptor's 32 bits.
+    /// Large enough that merged segments are not split, small enough for a descriptor's 32 bits.
     const MAX_SEGMENT: u32 = SZ_1G as u32;
 
     // SAFETY: By the requirement nobody allocates or maps anything for this device now.

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Pages that no device knows of yet.
+//! Pages that no device knows yet.
 
 use super::{
     folios::{
@@ -33,19 +33,20 @@ use kernel::{
     prelude::*, //
 };
 
-/// A longer list is allocated once there is room for fewer pages than this, so that
-/// pages are not taken a few at a time.
+/// If there is room for fewer pages than this, a longer list is allocated, so that the pages are
+/// not extracted a few at a time.
 const LITTLE_ROOM: usize = 8;
 
-/// Pages taken from an iterator, which no device knows of yet. Dropped, they go back.
+/// Pages that were extracted from an iterator, and that no device knows yet. Dropping this releases
+/// them.
 ///
 /// # Invariants
 ///
-/// Each page of a segment in `list` bears one pin of ours, if `O` says so; otherwise each
-/// folio of a segment bears one reference of ours, once [`PageSource::extract`] has
-/// returned. The pages of a segment are contiguous. The segments have `bytes` bytes together.
+/// Each page of a segment in `list` has one pin of ours, if `O` says so; otherwise each folio of a
+/// segment has one reference of ours, once [`PageSource::extract`] has returned. The pages of a
+/// segment are contiguous. The segments have `bytes` bytes together.
 ///
-/// This folder keeps that: outside of it nobody can make or change one.
+/// This folder ensures the invariants: no code outside of it can create or change such a value.
 ///
 /// [`PageSource::extract`]: super::PageSource::extract
 pub(crate) struct Extracted<'s, O: Ownership> {
@@ -56,8 +57,8 @@ pub(crate) struct Extracted<'s, O: Ownership> {
 }
 
 impl<'s, O: Ownership> Extracted<'s, O> {
-    /// None yet. They go to `room`, and to the heap where that is too small or not given.
-    /// `ENOMEM` without room. May sleep.
+    /// An empty list. Its segments go to `room`, and to the heap if `room` is too small or `None`.
+    /// `ENOMEM` without memory. May sleep.
     pub(super) fn new(
         room: Option<&'s mut InlineSegments>,
         direction: DataDirection,
@@ -67,7 +68,7 @@ impl<'s, O: Ownership> Extracted<'s, O> {
             Some(room) => List::inline(room),
             None => List::Heap(KVec::with_capacity(limits.count, GFP_KERNEL)?),
         };
-        // INVARIANT: Nothing is in it.
+        // INVARIANT: The list is empty.
         Ok(Self {
             list,
             bytes: 0,
@@ -78,13 +79,13 @@ impl<'s, O: Ownership> Extracted<'s, O> {
 }
 
 impl<O: Ownership> Extracted<'_, O> {
-    /// Bytes in all pages, at least one.
+    /// Number of bytes in all pages, at least one.
     #[inline]
     pub(crate) fn bytes(&self) -> usize {
         self.bytes
     }
 
-    /// How many segments there is room for, after growing for `left` more bytes where
+    /// Number of segments for which there is room, after growing the list for `left` more bytes if
     /// that helps.
     pub(super) fn room_for(&mut self, left: usize, limits: SegmentLimits) -> usize {
         let used = self.list.filled().len();
@@ -95,13 +96,13 @@ impl<O: Ownership> Extracted<'_, O> {
         self.list.capacity().min(limits.count).saturating_sub(used)
     }
 
-    /// Adds a piece of a page, to the last segment where the two are contiguous.
+    /// Appends a part of a page, to the last segment if the two are contiguous.
     ///
     /// # Safety
     ///
-    /// - The page must have been extracted from an iterator that pins if `O` says so; a pin goes
-    ///   over with this call.
-    /// - `end` must be `None` at the first call for `self`, and then be left as it is.
+    /// - The page must have been extracted from an iterator that pins if `O` says so; this call
+    ///   takes over the pin.
+    /// - `end` must be `None` at the first call for `self`, and must not be changed between calls.
     /// - `length` must be at least 1, and `offset + length` at most the size of a page.
     /// - The list must have room, as of [`Self::room_for`] with the same `limits`.
     pub(super) unsafe fn append(
@@ -112,12 +113,12 @@ impl<O: Ownership> Extracted<'_, O> {
         end: &mut Option<u64>,
         limits: SegmentLimits,
     ) {
-        // SAFETY: By the requirement the page is there.
+        // SAFETY: By the requirement the page is valid.
         let phys = unsafe { ringbar_page_to_phys(page) };
         let joins = joins(*end, phys, offset);
         *end = joinable_end(phys, offset + length);
-        // INVARIANT: The page is part of a segment from here on; where it joins one, it begins at
-        // the end of that.
+        // INVARIANT: From here on the page is part of a segment; if it joins one, it begins at the
+        // end of that segment.
         self.bytes += length;
         if joins {
             if let Some(last) = self.list.filled_mut().last_mut() {
@@ -128,7 +129,7 @@ impl<O: Ownership> Extracted<'_, O> {
                 }
             }
         }
-        // There is room, by the requirement.
+        // By the requirement the list has room.
         self.list.push(Segment {
             page_link: page as c_ulong,
             // CAST: Offset and length are at most a page.
@@ -138,8 +139,8 @@ impl<O: Ownership> Extracted<'_, O> {
         });
     }
 
-    /// Takes the second half of the pages away. `None` where there is only one page, or
-    /// no memory for the list. Sleeps.
+    /// Splits off the second half of the pages. `None` if there is only one page, or no memory for
+    /// the list. Sleeps.
     pub(crate) fn split_off_half(&mut self) -> Option<Extracted<'static, O>> {
         let list = self.list.filled();
         let pages: usize = list.iter().map(pages_of).sum();
@@ -149,22 +150,22 @@ impl<O: Ownership> Extracted<'_, O> {
             let mut segment = segment;
             if n == 0 && kept > 0 {
                 let skipped = (segment.offset as usize + kept) / PAGE_SIZE;
-                // SAFETY: The page, and the one before, still belong to the segment, whose pages are
-                // contiguous, and which keeps them.
+                // SAFETY: The page, and the one before, still belong to the segment, whose pages
+                // are contiguous, and which has their pins or references.
                 let page = unsafe {
                     let page = page_of(&segment).add(skipped);
                     if !O::PINNED && ringbar_pages_to_folio_end(page.sub(1)) > 1 {
-                        // A folio that is in both halves.
+                        // A folio that is in both halves needs a second reference.
                         ringbar_folio_get(page);
                     }
                     page
                 };
                 segment.page_link = page as c_ulong;
                 segment.offset = 0;
-                // CAST: Below the length, as `split_at` says.
+                // CAST: Less than the length, as `split_at` says.
                 segment.length -= kept as c_uint;
             }
-            // There is room for each of these.
+            // `tail` has capacity for each of these.
             let _ = tail.push_within_capacity(segment);
         }
         let bytes = tail.iter().map(|segment| segment.length as usize).sum();
@@ -173,7 +174,7 @@ impl<O: Ownership> Extracted<'_, O> {
         // has a reference for each.
         if kept > 0 {
             if let Some(last) = self.list.filled_mut().get_mut(index) {
-                // CAST: Below the length, as above.
+                // CAST: Less than the length, as above.
                 last.length = kept as c_uint;
             }
             self.list.truncate(index + 1);
@@ -192,8 +193,8 @@ impl<O: Ownership> Extracted<'_, O> {
 
 impl<O: Ownership> Drop for Extracted<'_, O> {
     fn drop(&mut self) {
-        // SAFETY: By the type invariant the pins or references are ours, and this is the end of
-        // them.
+        // SAFETY: By the type invariant the pins or references are ours, and are not used after
+        // this.
         unsafe {
             if O::PINNED {
                 unpin(self.list.filled(), false);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The pages behind a list of segments: their pins and references, and whether they are
-//! dirty. The list says which pages; that they are there is the caller's to know.
+//! The pages behind a list of segments: their pins and references, and whether they are dirty. The
+//! list names the pages; the caller has to ensure that they are valid.
 //!
 //! C headers: [`include/linux/mm.h`](srctree/include/linux/mm.h),
 //! `Documentation/core-api/pin_user_pages.rst`
@@ -22,12 +22,12 @@ use kernel::{
     prelude::*, //
 };
 
-/// Gives up a pin of each page, and marks it `dirty`, which sleeps.
+/// Releases a pin of each page; marks the pages dirty before if `dirty`, which sleeps.
 ///
 /// # Safety
 ///
-/// Each page of these segments must bear a pin that the caller gives away with this call;
-/// the pages of a segment must be contiguous.
+/// Each page of these segments must have a pin that this call takes over; the pages of a segment
+/// must be contiguous.
 pub(super) unsafe fn unpin(list: &[Segment], dirty: bool) {
     for segment in list {
         // SAFETY: By the requirement; the `struct page`s of contiguous pages are contiguous.
@@ -41,17 +41,17 @@ pub(super) unsafe fn unpin(list: &[Segment], dirty: bool) {
     }
 }
 
-/// Takes a reference to each folio of each segment. `EOPNOTSUPP`, and none, where one has no
-/// references: memory of `kmalloc`, or a page within a larger allocation.
+/// Takes a reference to each folio of each segment. `EOPNOTSUPP`, and no reference, if one of them
+/// has no references: memory of `kmalloc`, or a page within a larger allocation.
 ///
 /// # Safety
 ///
-/// The pages of these segments must be there, those of one segment contiguous.
+/// The pages of these segments must be valid, those of one segment contiguous.
 pub(super) unsafe fn reference(list: &[Segment]) -> Result {
     for (n, segment) in list.iter().enumerate() {
         let mut taken = 0usize;
         let get = |page| {
-            // SAFETY: The page is there, by the requirement.
+            // SAFETY: The page is valid, by the requirement.
             let got = unsafe { ringbar_folio_try_get(page) };
             taken += usize::from(got);
             got
@@ -69,7 +69,7 @@ pub(super) unsafe fn reference(list: &[Segment]) -> Result {
             }
             left
         };
-        // SAFETY: By the requirement; the segments before have all their references.
+        // SAFETY: By the requirement; all folios of the earlier segments have our references.
         unsafe {
             for_each_folio(segment, put);
             unreference(&list[..n]);
@@ -79,12 +79,12 @@ pub(super) unsafe fn reference(list: &[Segment]) -> Result {
     Ok(())
 }
 
-/// Gives up the references of [`reference`]. Any context.
+/// Releases the references of [`reference`]. Any context.
 ///
 /// # Safety
 ///
-/// Each folio of each segment must bear a reference that the caller gives away with this
-/// call; the pages of a segment must be contiguous.
+/// Each folio of each segment must have a reference that this call takes over; the pages of a
+/// segment must be contiguous.
 pub(super) unsafe fn unreference(list: &[Segment]) {
     for segment in list {
         let put = |page| {
@@ -97,8 +97,8 @@ pub(super) unsafe fn unreference(list: &[Segment]) {
     }
 }
 
-/// Marks the folios dirty before the device writes to them, as long as that may sleep.
-/// Mostly they stay so, and [`Pages::release`](super::Pages::release) has nothing to do.
+/// Marks the folios dirty before the device writes to them, while the caller may sleep. In most
+/// cases they stay dirty, and [`Pages::release`](super::Pages::release) has nothing to do.
 ///
 /// # Safety
 ///
@@ -133,13 +133,13 @@ pub(super) unsafe fn all_dirty(list: &[Segment]) -> bool {
     })
 }
 
-/// Calls `f` with one page of each folio that the segment touches, until `f`
-/// returns false. Returns whether it never did.
+/// Calls `f` with one page of each folio that the segment contains, until `f` returns false.
+/// Returns whether `f` always returned true.
 ///
 /// # Safety
 ///
-/// The pages of the segment must be there, each until `f` was called for its folio, and
-/// contiguous.
+/// The pages of the segment must be contiguous, and each must be valid until `f` was called for its
+/// folio.
 unsafe fn for_each_folio(
     segment: &Segment,
     mut f: impl FnMut(*mut bindings::page) -> bool,
@@ -147,12 +147,12 @@ unsafe fn for_each_folio(
     let mut page = page_of(segment);
     let mut left = pages_of(segment);
     loop {
-        // Before `f`, which may let go of the folio. Mostly there is one page, and that need not
-        // be asked.
+        // Before `f`, which may release the folio. In most cases there is one page, for which the
+        // call is not necessary.
         let step = if left <= 1 {
             1
         } else {
-            // SAFETY: The page is there, by the requirement.
+            // SAFETY: The page is valid, by the requirement.
             (unsafe { ringbar_pages_to_folio_end(page) } as usize).max(1)
         };
         if !f(page) {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Lists of segments, on the stack of a call or on the heap. Nothing here owns a page.
+//! Lists of segments, on the stack of a call or on the heap. The lists do not own the pages.
 //!
 //! C header: [`include/linux/scatterlist.h`](srctree/include/linux/scatterlist.h)
 
@@ -11,17 +11,16 @@ use kernel::{
     prelude::*, //
 };
 
-/// Segments that a call has room for without an allocation.
+/// Number of segments that a call can have without an allocation.
 pub(super) const INLINE_SEGMENTS: usize = 32;
 
 /// Marks the last entry of a scatterlist.
 pub(super) const SG_END: c_ulong = bindings::SG_END as c_ulong;
 
-/// Contiguous memory of at least one byte, beginning in the page `page_link`
-/// points to.
+/// Contiguous memory of at least one byte, beginning in the page to which `page_link` points.
 pub(super) type Segment = bindings::scatterlist;
 
-/// What the data of one request may be.
+/// Limits of the data of one request.
 #[derive(Clone, Copy)]
 pub(crate) struct SegmentLimits {
     total: usize,
@@ -33,7 +32,7 @@ impl SegmentLimits {
     /// At most `total` bytes, in at most `count` segments of at most `bytes` each; at least
     /// one segment with room for a page.
     pub(crate) fn new(total: usize, count: usize, bytes: usize) -> Self {
-        // A length has 32 bits.
+        // A length in a segment has 32 bits.
         const MAX: usize = (u32::MAX as usize / PAGE_SIZE) * PAGE_SIZE;
         Self {
             total: total.max(1),
@@ -42,7 +41,7 @@ impl SegmentLimits {
         }
     }
 
-    /// Most bytes of all segments together.
+    /// Greatest number of bytes of all segments together.
     #[inline]
     pub(crate) fn total(self) -> usize {
         self.total
@@ -60,10 +59,10 @@ pub(crate) struct InlineSegments {
 }
 
 impl InlineSegments {
-    /// Nothing in it. The entries are not initialised: most calls need one of them.
+    /// An empty list. The entries are not initialised: most calls need one of them.
     #[inline]
     pub(crate) fn new() -> Self {
-        // INVARIANT: None are used.
+        // INVARIANT: No entry is used.
         Self {
             entries: [const { MaybeUninit::uninit() }; INLINE_SEGMENTS],
             used: 0,
@@ -78,9 +77,9 @@ pub(super) enum List<'s> {
 }
 
 impl<'s> List<'s> {
-    /// An empty one in `room`, whatever was in there.
+    /// An empty list in `room`, whose earlier contents are dropped.
     pub(super) fn inline(room: &'s mut InlineSegments) -> Self {
-        // INVARIANT: None are used.
+        // INVARIANT: No entry is used.
         room.used = 0;
         Self::Inline(room)
     }
@@ -117,11 +116,11 @@ impl<'s> List<'s> {
         match self {
             Self::Inline(list) => {
                 list.entries[list.used].write(segment);
-                // INVARIANT: Just written.
+                // INVARIANT: The entry was just written.
                 list.used += 1;
             }
             Self::Heap(list) => {
-                // The caller has asked for the room.
+                // The caller has ensured that there is room.
                 let _ = list.push_within_capacity(segment);
             }
         }
@@ -135,8 +134,8 @@ impl<'s> List<'s> {
         }
     }
 
-    /// Takes the list, which is copied to the heap where it is not there yet; one that
-    /// [`Room`] can keep. Any context.
+    /// Takes the list, and copies it to the heap if it is on the stack; [`Room`] can keep the
+    /// result. Any context.
     pub(super) fn take_heap(&mut self) -> Result<KVec<Segment>> {
         match self {
             Self::Heap(list) => Ok(core::mem::take(list)),
@@ -148,7 +147,7 @@ impl<'s> List<'s> {
         }
     }
 
-    /// Has room for `count` segments, if there is memory for that.
+    /// Grows the list to `count` segments, if there is memory for that.
     pub(super) fn grow(&mut self, count: usize) {
         if self.capacity() >= count {
             return;
@@ -157,15 +156,15 @@ impl<'s> List<'s> {
             return;
         };
         for &segment in self.filled() {
-            // There is room for more than these.
+            // `longer` has capacity for more than these.
             let _ = longer.push_within_capacity(segment);
         }
         *self = Self::Heap(longer);
     }
 }
 
-/// Where the first `pages` pages of the list end: the segment that the next one is in,
-/// and how many bytes of it come before. `None` where there are no pages on one side.
+/// The end of the first `pages` pages of the list: the index of the segment with the next page, and
+/// the number of bytes of that segment before it. `None` if one side has no pages.
 pub(super) fn split_at(list: &[Segment], pages: usize) -> Option<(usize, usize)> {
     let mut left = pages;
     if left == 0 {
@@ -185,14 +184,14 @@ pub(super) fn split_at(list: &[Segment], pages: usize) -> Option<(usize, usize)>
     None
 }
 
-/// Whether what begins `offset` bytes into the page at `phys` goes on where the last
-/// segment has a joinable end.
+/// Whether memory that begins `offset` bytes into the page at `phys` continues the last segment, at
+/// its joinable end.
 pub(super) fn joins(end: Option<u64>, phys: u64, offset: usize) -> bool {
     offset == 0 && end == Some(phys)
 }
 
-/// Address behind `end` bytes of the page at `phys`, where the next page may join
-/// them. Only whole pages join, so that each pin stays countable.
+/// Address behind `end` bytes of the page at `phys`, at which the next page may join the segment.
+/// Only whole pages join, so that each pin stays countable.
 pub(super) fn joinable_end(phys: u64, end: usize) -> Option<u64> {
     if end == PAGE_SIZE {
         phys.checked_add(end as u64)
@@ -206,7 +205,7 @@ pub(super) fn page_of(segment: &Segment) -> *mut bindings::page {
     (segment.page_link & !SG_END) as *mut bindings::page
 }
 
-/// The number of pages that a filled entry touches.
+/// The number of pages of a filled entry.
 pub(super) fn pages_of(segment: &Segment) -> usize {
     (segment.offset as usize + segment.length as usize).div_ceil(PAGE_SIZE)
 }
@@ -250,7 +249,7 @@ mod tests {
 
     #[test]
     fn dr10_a_list_is_split_between_two_pages() {
-        // Two pages, one page in part, three pages of which the first in part.
+        // Two pages, a part of one page, three pages of which the first in part.
         let list = [
             segment(0, 2 * PAGE_SIZE),
             segment(10, 20),

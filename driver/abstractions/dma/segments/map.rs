@@ -34,9 +34,9 @@ use kernel::{
 impl<'s, O: Ownership> Extracted<'s, O> {
     /// Maps the pages for DMA by `device`. Short lists move to `room`. Any context.
     ///
-    /// `EAGAIN` where the DMA layer has no room at the moment (bounce buffers, IOMMU
-    /// addresses), or `room` is lent still and the heap has none; other errors stay. The
-    /// pages come back with any of them.
+    /// `EAGAIN` if the DMA layer has no room at the moment (bounce buffers, IOMMU addresses), or if
+    /// the list of `room` is still in use and the heap has no memory; other errors are permanent.
+    /// Each error returns the pages.
     pub(crate) fn map(
         self,
         device: &pci::Device<Bound>,
@@ -51,7 +51,7 @@ impl<'s, O: Ownership> Extracted<'s, O> {
         let mut list = if fits {
             let mut list = core::mem::take(&mut room.list);
             for &segment in this.list.filled() {
-                // It fits.
+                // The list of `room` has capacity for it.
                 let _ = list.push_within_capacity(segment);
             }
             list
@@ -92,8 +92,8 @@ impl<'s, O: Ownership> Extracted<'s, O> {
                 this.list = List::Heap(list);
             }
             let error = Error::from_errno(ret);
-            // `dma_map_sgtable` (kernel/dma/mapping.c): for want of room it is `ENOMEM`, or `EIO`
-            // where the failing layer does not say (`dma_direct_map_sg`).
+            // `dma_map_sgtable` (kernel/dma/mapping.c): without room it returns `ENOMEM`, or `EIO`
+            // if the failing layer gives no reason (`dma_direct_map_sg`).
             let error = if error == ENOMEM || error == EIO {
                 EAGAIN
             } else {
@@ -107,8 +107,8 @@ impl<'s, O: Ownership> Extracted<'s, O> {
                 drop(core::mem::take(list));
             }
         }
-        // INVARIANT: Mapped. `this`, whose pins or references go over, is not dropped, and its list
-        // has been moved or freed.
+        // INVARIANT: Mapped. `this`, whose pins or references are taken over, is not dropped, and
+        // its list has been moved or freed.
         Ok(Mapped {
             pages: core::mem::ManuallyDrop::new(Pages {
                 list,
@@ -121,26 +121,26 @@ impl<'s, O: Ownership> Extracted<'s, O> {
     }
 }
 
-/// Pages that a device may use.
+/// Pages that a device may access.
 ///
-/// Dropped, the pages stay mapped and pinned for good, with a warning: nobody can know
-/// whether the device still uses them.
+/// Dropping this leaves the pages mapped and pinned for ever, with a warning: nothing shows whether
+/// the device still accesses them.
 ///
 /// # Invariants
 ///
-/// The list in `pages` is mapped for `device`, in its direction; the first `ranges`
-/// entries carry the bus addresses that came out.
+/// The list in `pages` is mapped for `device`, in its direction; the first `ranges` entries have
+/// the bus addresses of the mapping.
 pub(crate) struct Mapped {
     pages: core::mem::ManuallyDrop<Pages>,
     device: Option<NonNull<bindings::device>>,
     ranges: usize,
 }
 
-// SAFETY: Pages may be unpinned and mappings taken down by any thread.
+// SAFETY: Any thread may unpin pages and remove DMA mappings.
 unsafe impl Send for Mapped {}
 
 impl Mapped {
-    /// What is mapped, as the device sees it.
+    /// The mapped ranges, as the device sees them.
     pub(crate) fn ranges(&self) -> impl Iterator<Item = DmaRange<'_>> + '_ {
         let writable = self.pages.direction.is_from_device();
         self.pages
@@ -149,8 +149,8 @@ impl Mapped {
             .take(self.ranges)
             .map(move |segment| {
                 let segment = core::ptr::from_ref(segment).cast_mut();
-                // SAFETY: A mapped entry; the two functions only read it. It stays mapped as long as
-                // `self` lives.
+                // SAFETY: A mapped entry; the two functions only read it. It stays mapped as long
+                // as `self` lives.
                 unsafe {
                     DmaRange::new(
                         bindings::sg_dma_address(segment),
@@ -161,23 +161,23 @@ impl Mapped {
             })
     }
 
-    /// Leaves the pages, mapped, to a device that may use them for ever. Any context.
+    /// Leaves the pages mapped, for a device that may access them for ever. Any context.
     ///
-    /// They stay pinned, or keep the reference that they have: so nobody else gets them,
-    /// also after those who lent them have given them up.
+    /// The pages stay pinned, or keep their reference: so they are never used for anything else,
+    /// also after the owner of borrowed pages has released them.
     pub(crate) fn leak(self) {
         core::mem::forget(self);
     }
 
-    /// Takes the DMA mapping down, after which the CPU sees what the device wrote. Any
-    /// context. The device must not use the pages any more: it has said so, was reset,
-    /// or was never told of them.
+    /// Removes the DMA mapping, after which the CPU sees the data that the device wrote. Any
+    /// context. The device must not access the pages any more: it has completed the request, was
+    /// reset, or never had the request.
     ///
-    /// `device` shows that the device is bound. With another one than the pages were mapped
-    /// for, they stay so for good, with a warning. The pointer does not tell one binding of a
-    /// device from the next: pages have to be unmapped or leaked ([`Self::leak`]) before the
-    /// driver is unbound. So they belong into what is behind a [`SrcuRevocable`], which is retired
-    /// while the device is bound, and nowhere else.
+    /// `device` shows that the device is bound. If the pages were mapped for another device, they
+    /// stay mapped for ever, with a warning. The pointer does not distinguish one binding of a
+    /// device from the next: pages have to be unmapped or leaked ([`Self::leak`]) before the driver
+    /// is unbound. So they belong behind an [`SrcuRevocable`], which is revoked while the device is
+    /// bound, and nowhere else.
     ///
     /// [`SrcuRevocable`]: crate::abstractions::pci::revocable::SrcuRevocable
     pub(crate) fn unmap(self, device: &pci::Device<Bound>) -> Pages {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Who keeps the pages of a request while the device uses them, and what that means for
-//! who waits for the request.
+//! The owner of the pages of a request while the device accesses them, and the rules that follow
+//! for a thread that waits for the request.
 
 use crate::abstractions::task::wait::KernelCompletion;
 use core::convert::Infallible;
@@ -11,24 +11,24 @@ mod sealed {
     pub(crate) trait Sealed {}
 }
 
-/// Who keeps the pages of a request.
+/// The owner of the pages of a request.
 pub(crate) trait Ownership: sealed::Sealed {
-    /// Why somebody left a request alone that the device still works on.
+    /// The reason why a thread stopped waiting for a request that is still in flight.
     type Left: Into<Error>;
 
-    /// Whether each page bears a pin of ours.
+    /// Whether each page has a pin of ours.
     const PINNED: bool;
 
     /// Waits for the end of a request with such pages. Sleeps.
     ///
-    /// An error is leave to return to the caller before the request has ended.
+    /// An error permits a return to the caller before the request has completed.
     fn wait(waiter: &KernelCompletion) -> Result<(), Self::Left>;
 }
 
-/// The pages are pinned: they stay until they are given back.
+/// The pages are pinned: they stay until the request releases them.
 pub(crate) struct Owned;
 
-/// The pages belong to the caller, and are his again once the call has returned or its
+/// The pages belong to the caller, which may use them otherwise once the call has returned or its
 /// control block was completed.
 pub(crate) struct Borrowed;
 
@@ -40,7 +40,7 @@ impl Ownership for Owned {
 
     const PINNED: bool = true;
 
-    /// Ends early, with `EINTR`, where the caller is killed.
+    /// Ends early, with `EINTR`, if the caller is killed.
     fn wait(waiter: &KernelCompletion) -> Result {
         waiter.wait_killable()
     }

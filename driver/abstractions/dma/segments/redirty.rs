@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Pages that were cleaned while a device could write to them, and are to be made dirty once
-//! more.
+//! Pages that were cleaned while a device could write to them, and are to be made dirty again.
 
 use super::{
     folios::unpin,
@@ -18,9 +17,8 @@ use kernel::{
     }, //
 };
 
-/// Pages that a device wrote to and that are to be made dirty before they go back. That is
-/// done when they are dropped, which sleeps for as long as others like: whoever drops them
-/// must hold nothing that somebody else needs.
+/// Pages that a device wrote to and that are to be made dirty before their release. Dropping this
+/// does both, which sleeps, and may take any time: the thread must hold nothing that others need.
 #[must_use = "dropping them sleeps"]
 pub(crate) struct CleanedPages(Pin<KBox<Redirty>>);
 
@@ -29,27 +27,26 @@ impl CleanedPages {
     ///
     /// # Safety
     ///
-    /// Each page of a segment in `list` must bear a pin that the caller gives away with this
-    /// call; the pages of a segment must be contiguous.
+    /// Each page of a segment in `list` must have a pin that this call takes over; the pages of a
+    /// segment must be contiguous.
     pub(super) unsafe fn new(mut memory: Pin<KBox<Redirty>>, list: KVec<Segment>) -> Self {
         // INVARIANT: By the requirement.
         *memory.as_mut().project().list = list;
         Self(memory)
     }
 
-    /// Has them dropped by `queue`. Any context.
+    /// Makes a work item of `queue` drop the pages. Any context.
     pub(crate) fn drop_later(self, queue: &WorkQueue) {
         queue.enqueue(self.0);
     }
 }
 
-/// Pages to be made dirty, and what is needed to have that done later; allocated before,
-/// because there must be no error then.
+/// Pages to be made dirty, and the work item that does so later; allocated before, because no error
+/// may occur then.
 ///
 /// # Invariants
 ///
-/// Each page of a segment in `list` bears one pin of ours; the pages of a segment are
-/// contiguous.
+/// Each page of a segment in `list` has one pin of ours; the pages of a segment are contiguous.
 #[pin_data(PinnedDrop)]
 pub(super) struct Redirty {
     list: KVec<Segment>,
@@ -62,7 +59,7 @@ impl_has_work! {
 }
 
 impl Redirty {
-    /// Nothing to be made dirty.
+    /// Memory for the list, without pages.
     pub(super) fn new(flags: kernel::alloc::Flags) -> Result<Pin<KBox<Self>>> {
         // INVARIANT: There are no pages.
         KBox::pin_init(
@@ -86,7 +83,7 @@ impl WorkItem for Redirty {
 #[pinned_drop]
 impl PinnedDrop for Redirty {
     fn drop(self: Pin<&mut Self>) {
-        // SAFETY: By the type invariant the pins are ours, and this is the end of them.
+        // SAFETY: By the type invariant the pins are ours, and are not used after this.
         unsafe { unpin(&self.list, true) };
     }
 }

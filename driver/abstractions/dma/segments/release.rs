@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Pages that come back from a device.
+//! Pages that a device no longer accesses.
 
 use super::{
     folios::{
@@ -20,30 +20,30 @@ use kernel::{
     prelude::*, //
 };
 
-/// Pages that a device has used, or could have used. Dropped, they go back, dirty where it
-/// could write to them, which sleeps.
+/// Pages that a device has accessed, or could have accessed. Dropping this releases them, dirty if
+/// the device could write to them, which sleeps.
 ///
 /// # Invariants
 ///
-/// Each page of a segment in `list` bears one pin of ours, or each folio of a segment one
-/// reference, as `hold` says; the pages of a segment are contiguous. `hold` has the memory of
-/// [`Hold::WrittenPin`] where the device could write to pinned pages.
+/// Each page of a segment in `list` has one pin of ours, or each folio of a segment one reference,
+/// as `hold` says; the pages of a segment are contiguous. `hold` has the memory of
+/// [`Hold::WrittenPin`] if the device could write to pinned pages.
 ///
-/// This folder keeps that: outside of it nobody can make or change one.
+/// This folder ensures the invariants: no code outside of it can create or change such a value.
 pub(crate) struct Pages {
     pub(super) list: KVec<Segment>,
     pub(super) hold: Hold,
     pub(super) direction: DataDirection,
 }
 
-// SAFETY: Pages may be unpinned by any thread.
+// SAFETY: Any thread may unpin pages.
 unsafe impl Send for Pages {}
 
 impl Pages {
-    /// Gives the pages back, and the list to `room`. Any context.
+    /// Releases the pages, and returns the list to `room`. Any context.
     ///
-    /// Returns the pages where one that the device wrote to was cleaned in the meantime, and
-    /// must be made dirty again.
+    /// Returns the pages if one that the device wrote to was cleaned in the meantime, and must be
+    /// made dirty again.
     pub(crate) fn release(mut self, room: &mut Room) -> Option<CleanedPages> {
         if let Hold::WrittenPin(_) = self.hold {
             // SAFETY: By the type invariant these pages are pinned.
@@ -55,10 +55,10 @@ impl Pages {
         None
     }
 
-    /// As [`Self::release`], for pages that the device has not written to: it was never told
-    /// of them. They go back as they are. Any context.
+    /// As [`Self::release`], for pages of a request that the device never had, so that it has not
+    /// written to them. The pages are not made dirty. Any context.
     pub(crate) fn give_up(self, room: &mut Room) {
-        // Not dropped: there is nothing left of it, and to drop an empty list is a call.
+        // Not dropped: nothing is left in it, and dropping an empty list is a function call.
         let mut this = core::mem::ManuallyDrop::new(self);
         let list = core::mem::take(&mut this.list);
         // SAFETY: By the type invariant the pins or references are ours, and `this` is not dropped.
@@ -76,7 +76,7 @@ impl Pages {
     fn take_cleaned(&mut self) -> Option<CleanedPages> {
         match core::mem::replace(&mut self.hold, Hold::Reference) {
             Hold::WrittenPin(redirty) => {
-                // INVARIANT: The pins go over with the list, and nothing is left in ours.
+                // INVARIANT: The pins move with the list, and our list is empty.
                 let list = core::mem::take(&mut self.list);
                 // SAFETY: By the type invariant the pins are ours, and the pages of a segment
                 // contiguous.
@@ -92,8 +92,8 @@ impl Pages {
 
 impl Drop for Pages {
     fn drop(&mut self) {
-        // SAFETY: By the type invariant the pins or references are ours, and this is the end of
-        // them.
+        // SAFETY: By the type invariant the pins or references are ours, and are not used after
+        // this.
         unsafe {
             match self.hold {
                 Hold::Reference => unreference(&self.list),

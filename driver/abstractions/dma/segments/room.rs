@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What a slot keeps for its requests, so that there is nothing to allocate.
+//! The memory of a slot for its requests, so that a request needs no allocation.
 
 use super::{
     direction::Writes,
@@ -18,21 +18,21 @@ use kernel::{
 
 /// An empty list for segments, and memory to make pages dirty later, which belong to a slot.
 ///
-/// [`CleanedPages`] take both with them. The next request makes up for that.
+/// [`CleanedPages`] take both with them. The next request replaces them.
 ///
 /// [`CleanedPages`]: super::redirty::CleanedPages
 ///
 /// # Invariants
 ///
-/// `list` is empty: what is in a list that is mapped belongs to the request. It has no capacity
-/// while it is in a request.
+/// `list` is empty: the contents of a mapped list belong to the request. `list` has no capacity
+/// while a request has it.
 pub(crate) struct Room {
     pub(super) list: KVec<Segment>,
     redirty: Option<Pin<KBox<Redirty>>>,
 }
 
 impl Room {
-    /// Room for as many segments as a call has without an allocation. May sleep.
+    /// Memory for as many segments as a call has without an allocation. May sleep.
     pub(crate) fn new() -> Result<Self> {
         Ok(Self {
             list: KVec::with_capacity(INLINE_SEGMENTS, GFP_KERNEL)?,
@@ -40,7 +40,7 @@ impl Room {
         })
     }
 
-    /// No room at all, for requests without data.
+    /// No memory, for requests without data.
     pub(crate) fn none() -> Self {
         Self {
             list: KVec::new(),
@@ -48,17 +48,17 @@ impl Room {
         }
     }
 
-    /// Takes back the list that was lent.
+    /// Takes the list of a request back.
     pub(super) fn put_back(&mut self, mut list: KVec<Segment>) {
-        // One from the heap is freed; the other was never lent then.
+        // A list from the heap is freed; then the list of this room was never in use.
         if self.list.capacity() == 0 {
             list.clear();
-            // To drop the empty one is a call.
+            // Dropping the empty list would be a function call.
             core::mem::forget(core::mem::replace(&mut self.list, list));
         }
     }
 
-    /// How pages of `O` are held. Any context.
+    /// The way in which pages of `O` are held. Any context.
     #[inline]
     pub(super) fn take_hold<O: Ownership>(&mut self, direction: DataDirection) -> Result<Hold> {
         if !O::PINNED {
@@ -73,7 +73,7 @@ impl Room {
         }))
     }
 
-    /// Takes back what [`Self::take_hold`] has lent.
+    /// Takes back the value of [`Self::take_hold`].
     pub(super) fn put_back_hold(&mut self, hold: Hold) {
         if let Hold::WrittenPin(redirty) = hold {
             self.redirty = Some(redirty);
@@ -81,7 +81,7 @@ impl Room {
     }
 }
 
-/// What keeps the pages of a request.
+/// The way in which the pages of a request are held.
 pub(super) enum Hold {
     /// A reference to each folio of a segment.
     Reference,

@@ -32,24 +32,24 @@ use kernel::{
     prelude::*, //
 };
 
-/// How many pages are taken from the iterator at a time. The array of their
-/// pointers is on the stack.
+/// Number of pages that are extracted from the iterator at a time. The array of their pointers is
+/// on the stack.
 const BATCH: usize = 32;
 
-/// The pages of an iterator, by whom they belong to.
+/// The pages of an iterator, by their owner.
 pub(crate) enum AnyPageSource<'i, 'c> {
     /// User memory.
     User(PageSource<'i, 'c, Owned>),
-    /// Memory that the caller lends.
+    /// Memory that is borrowed from the caller.
     Kernel(PageSource<'i, 'c, Borrowed>),
 }
 
 impl<'i, 'c> AnyPageSource<'i, 'c> {
-    /// The pages of the data, from where the iterator is.
+    /// The pages of the data, from the iterator's position on.
     #[inline]
     pub(crate) fn new(iter: &'i mut IovIter<'c>) -> Self {
         if iter.will_pin() {
-            // SAFETY: Just asked. The kind of an iterator does not change.
+            // SAFETY: Just checked. The kind of an iterator does not change.
             Self::User(unsafe { PageSource::new(iter) })
         } else {
             // SAFETY: As above.
@@ -58,12 +58,12 @@ impl<'i, 'c> AnyPageSource<'i, 'c> {
     }
 }
 
-/// The pages that an iterator has to offer.
+/// The pages of an iterator.
 ///
 /// # Invariants
 ///
 /// - The iterator pins its pages exactly if `O` does.
-/// - It has moved on by `taken` bytes since this was made.
+/// - It has advanced by `taken` bytes since this was created.
 pub(crate) struct PageSource<'i, 'c, O: Ownership> {
     iter: &'i mut IovIter<'c>,
     taken: usize,
@@ -73,7 +73,7 @@ pub(crate) struct PageSource<'i, 'c, O: Ownership> {
 impl<'i, 'c, O: Ownership> PageSource<'i, 'c, O> {
     /// # Safety
     ///
-    /// `iov_iter_extract_will_pin` must say of `iter` what `O` says.
+    /// `iov_iter_extract_will_pin` of `iter` must agree with `O`.
     unsafe fn new(iter: &'i mut IovIter<'c>) -> Self {
         // INVARIANT: By the requirement; nothing was taken.
         Self {
@@ -83,16 +83,16 @@ impl<'i, 'c, O: Ownership> PageSource<'i, 'c, O> {
         }
     }
 
-    /// Takes pages from the iterator for a request, up to `wanted` bytes or as many as
-    /// `limits` allow. They go to `room`, and to the heap where that is too small or not
-    /// given. Sleeps: pinning may fault pages in, which may take as long as somebody
-    /// else likes. So whoever calls this must hold nothing that others need.
+    /// Extracts pages from the iterator for a request, up to `wanted` bytes or as many as `limits`
+    /// allow. Their segments go to `room`, and to the heap if `room` is too small or `None`.
+    /// Sleeps: pinning may fault pages in, which may take any time. So the caller must hold nothing
+    /// that others need.
     ///
-    /// The pages are marked dirty where the device is going to write to them.
+    /// The pages are marked dirty if the device is going to write to them.
     ///
-    /// `EFAULT` when not a single byte could be taken, `ENOMEM` without room; when some
-    /// could, the error shows at the next call. `EOPNOTSUPP` for memory of the kernel that
-    /// has no references, such as that of `kmalloc`: nothing could keep it.
+    /// `EFAULT` if no byte could be extracted, `ENOMEM` without memory; if some bytes could, the
+    /// next call returns the error. `EOPNOTSUPP` for memory of the kernel that has no references,
+    /// such as that of `kmalloc`: nothing could prevent that it is freed.
     pub(crate) fn extract<'s>(
         &mut self,
         room: Option<&'s mut InlineSegments>,
@@ -105,7 +105,8 @@ impl<'i, 'c, O: Ownership> PageSource<'i, 'c, O> {
         while extracted.bytes() < limit && self.iter.len() > 0 {
             let mut left = limit - extracted.bytes();
             if limit < wanted && end.is_some() {
-                // The rest of a page that was cut here would be pinned once more.
+                // Without a part of a page at the end: the next request would pin the rest of that
+                // page again.
                 left -= left % PAGE_SIZE;
             }
             let room = extracted.room_for(left, limits);
@@ -119,10 +120,10 @@ impl<'i, 'c, O: Ownership> PageSource<'i, 'c, O> {
             }
         }
         if !O::PINNED {
-            // SAFETY: The pages are there for as long as the call, to which they are lent; those of
+            // SAFETY: The pages are borrowed for the length of the call, and so are valid; those of
             // a segment are contiguous.
             if let Err(error) = unsafe { reference(extracted.list.filled()) } {
-                // Nothing is to be given back.
+                // No references are to be released.
                 extracted.list.truncate(0);
                 return Err(error);
             }
@@ -133,15 +134,16 @@ impl<'i, 'c, O: Ownership> PageSource<'i, 'c, O> {
         Ok(extracted)
     }
 
-    /// Moves the iterator back to where it was. Who has pages of it, has them still.
+    /// Moves the iterator back to its first position. Pages that were extracted stay valid.
     pub(crate) fn rewind(&mut self) {
-        // SAFETY: The iterator is valid, and by the type invariant this undoes what it did.
+        // SAFETY: The iterator is valid, and by the type invariant this reverts exactly its
+        // advance.
         unsafe { bindings::iov_iter_revert(self.iter.as_raw(), self.taken) };
-        // INVARIANT: It is where it was.
+        // INVARIANT: The iterator is at its first position.
         self.taken = 0;
     }
 
-    /// Takes up to [`BATCH`] pages, at most `limit` bytes and `room` segments.
+    /// Extracts up to [`BATCH`] pages, at most `limit` bytes and `room` segments.
     fn extract_batch(
         &mut self,
         extracted: &mut Extracted<'_, O>,
@@ -175,19 +177,19 @@ impl<'i, 'c, O: Ownership> PageSource<'i, 'c, O> {
         }
         // CAST: Positive.
         let bytes = bytes as usize;
-        // INVARIANT: That is how far the iterator has moved on.
+        // INVARIANT: The iterator has advanced by this number of bytes.
         self.taken += bytes;
 
         let mut left = bytes;
         for page in &pages[..(offset + bytes).div_ceil(PAGE_SIZE).min(BATCH)] {
-            // SAFETY: The bytes from `offset` in the first page on were extracted, so as many
-            // pages as they touch were stored.
+            // SAFETY: The bytes from `offset` in the first page on were extracted, so a pointer to
+            // each page that contains them was stored.
             let page = unsafe { page.assume_init() };
             let length = left.min(PAGE_SIZE - offset);
             // SAFETY:
             // - The page was just extracted, by the type invariant with a pin if `O` says so.
-            // - `end` is `None` at first, and nobody else changes it.
-            // - No more pages were asked for than there is room for.
+            // - `end` is `None` at first, and only `append` changes it.
+            // - No more pages were extracted than the list has room for.
             unsafe { extracted.append(page, offset, length, end, limits) };
             left -= length;
             offset = 0;
@@ -239,8 +241,8 @@ mod tests {
         }
     }
 
-    /// Calls `f` with the pages of a kernel buffer of `pages` pages, into which a device
-    /// is to write, without its first `skipped` bytes.
+    /// Calls `f` with the pages of a kernel buffer of `pages` pages, to which a device is to write,
+    /// without its first `skipped` bytes.
     fn with_kernel_pages(
         pages: usize,
         skipped: usize,
@@ -250,8 +252,8 @@ mod tests {
         with_memory(buffer.start, buffer.bytes, skipped, f)
     }
 
-    /// Calls `f` with the pages of this memory, into which a device is to write, without
-    /// its first `skipped` bytes.
+    /// Calls `f` with the pages of this memory, to which a device is to write, without its first
+    /// `skipped` bytes.
     fn with_memory(
         start: NonNull<u8>,
         bytes: usize,
@@ -263,7 +265,8 @@ mod tests {
             iov_len: bytes - skipped,
         };
         let mut iter = bindings::iov_iter::default();
-        // SAFETY: The iterator and what it points to live until the end of this function.
+        // SAFETY: The iterator and the memory to which it points live until the end of this
+        // function.
         let mut iter = unsafe {
             bindings::iov_iter_kvec(&mut iter, bindings::ITER_DEST, &vec, 1, vec.iov_len);
             IovIter::from_raw(NonNull::from(&mut iter))
@@ -329,14 +332,14 @@ mod tests {
     #[test]
     fn dr9_a_request_that_is_cut_ends_with_a_page() -> Result {
         with_kernel_pages(80, 100, |mut source, bytes| {
-            // 50 pages, in other pages: 32 are taken at a time.
+            // The size of 50 pages, from an offset within a page; 32 pages are extracted at a time.
             let limits = SegmentLimits::new(50 * PAGE_SIZE, 8, usize::MAX);
             let first = source.extract(None, usize::MAX, limits);
             assert!(first.is_ok_and(|first| first.bytes() == 50 * PAGE_SIZE - 100));
             let rest = source.extract(None, usize::MAX, limits);
             assert!(rest.is_ok_and(|rest| rest.bytes() == 30 * PAGE_SIZE));
             source.rewind();
-            // What is cut by the caller ends where that says.
+            // A request that the caller limits ends at that limit.
             let mut room = InlineSegments::new();
             let whole = source.extract(Some(&mut room), bytes as usize - 5, {
                 SegmentLimits::new(usize::MAX, 8, usize::MAX)
