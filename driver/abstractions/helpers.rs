@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The C side of what the generated bindings lack: `helpers.c`, and functions of
-//! headers that the bindings do not include.
+//! The C functions that the generated bindings lack: those of `helpers.c`, and those of headers
+//! that the bindings do not include.
 
 use kernel::{
     bindings,
@@ -13,8 +13,8 @@ use kernel::{
     }, //
 };
 
-// What the generated bindings lack of the constants of C: macros with a cast, and headers that
-// they do not include. `helpers.c` asserts each value.
+// The C constants that the generated bindings lack: macros with a cast, and constants of headers
+// that the bindings do not include. `helpers.c` asserts each value.
 
 /// `FMODE_READ`: the file is open for reading.
 pub(super) const FMODE_READ: bindings::fmode_t = 1 << 0;
@@ -22,8 +22,8 @@ pub(super) const FMODE_READ: bindings::fmode_t = 1 << 0;
 pub(super) const FMODE_WRITE: bindings::fmode_t = 1 << 1;
 /// `FMODE_CAN_ODIRECT`: `O_DIRECT` is allowed.
 pub(super) const FMODE_CAN_ODIRECT: bindings::fmode_t = 1 << 22;
-/// `FMODE_NOWAIT`: `IOCB_NOWAIT` is understood, so that io_uring submits inline and not
-/// from a worker.
+/// `FMODE_NOWAIT`: the file supports `IOCB_NOWAIT`, so that io_uring submits inline and not from a
+/// worker.
 pub(super) const FMODE_NOWAIT: bindings::fmode_t = 1 << 27;
 
 /// `IOCB_HIPRI`, which is also `RWF_HIPRI`.
@@ -39,9 +39,9 @@ pub(super) const IO_URING_F_SQE128: c_uint = 1 << 8;
 pub(super) const IO_URING_F_CQE32: c_uint = 1 << 9;
 /// The flags with which a command is completed in task work.
 pub(super) const IO_URING_CMD_TASK_WORK_ISSUE_FLAGS: c_uint = 1;
-/// Bytes of a command in a 128-byte submission entry, from `io_uring_sqe.cmd` on.
+/// Number of bytes of a command in a 128-byte submission entry, from `io_uring_sqe.cmd` on.
 pub(super) const URING_PAYLOAD_BYTES: usize = 80;
-/// Bytes for the driver in a command, `io_uring_cmd.pdu`.
+/// Number of bytes for the driver in a command, `io_uring_cmd.pdu`.
 pub(super) const URING_PDU_BYTES: usize = 32;
 
 /// `struct io_tw_req` of `include/linux/io_uring_types.h`.

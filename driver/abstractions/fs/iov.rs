@@ -14,8 +14,8 @@ use kernel::{
     dma::DataDirection, //
 };
 
-/// An I/O vector iterator of any kind: user memory, or kernel pages such as
-/// io_uring's registered buffers.
+/// An I/O vector iterator of any kind: user memory, or kernel pages such as io_uring's registered
+/// buffers.
 ///
 /// # Invariants
 ///
@@ -43,7 +43,7 @@ impl<'a> IovIter<'a> {
         self.inner.as_ptr()
     }
 
-    /// Bytes left.
+    /// Number of bytes left.
     #[inline]
     pub(crate) fn len(&self) -> usize {
         // SAFETY: Valid by the type invariant.
@@ -56,7 +56,7 @@ impl<'a> IovIter<'a> {
         }
     }
 
-    /// What the device does with the data (`iov_iter_rw`).
+    /// The direction of the transfer (`iov_iter_rw`).
     #[inline]
     pub(in crate::abstractions) fn direction(&self) -> DataDirection {
         // SAFETY: Valid by the type invariant.

@@ -2,9 +2,8 @@
 
 //! I/O control blocks, with the rules of completion in the types.
 //!
-//! A `read_iter` or `write_iter` callback is given a [`Kiocb`] and owes an
-//! [`IoReturn`] with the same lifetime `'call`, which stands for this call and no
-//! other (see [`super::brand`]):
+//! A `read_iter` or `write_iter` callback gets a [`Kiocb`] and has to return an [`IoReturn`] with
+//! the same lifetime `'call`, which stands for this call and no other (see [`super::brand`]):
 //!
 //! ```text
 //! Kiocb<'call> --done-------------------------------> IoReturn<'call>: bytes or errno
@@ -15,13 +14,13 @@
 //!    |
 //!    queue: once nothing can fail any more
 //!    v
-//! IoReturn<'call>: queued, and a QueuedKiocb --complete--> the caller is told
+//! IoReturn<'call>: queued, and a QueuedKiocb --complete--> the caller is notified
 //! ```
 //!
-//! Each arrow uses up where it comes from. So neither "queued" for a synchronous
-//! caller (whose `ki_complete` is NULL), nor a second completion, nor a use after
-//! completion, nor an answer of another call can be written. There is no way back
-//! from [`QueuedKiocb`]: whoever may still fail keeps the [`AsyncKiocb`].
+//! Each arrow consumes its source. So these errors do not compile: "queued" for a synchronous
+//! caller (whose `ki_complete` is NULL), a second completion, a use after completion, and the
+//! return value of another call. There is no way back from [`QueuedKiocb`]: while submission may
+//! still fail, the submitter keeps the [`AsyncKiocb`].
 //!
 //! C header: [`include/linux/fs.h`](srctree/include/linux/fs.h)
 
@@ -43,12 +42,12 @@ use kernel::{
     prelude::*, //
 };
 
-/// An I/O control block during the call that hands it to the driver.
+/// An I/O control block during the call that passes it to the driver.
 ///
 /// # Invariants
 ///
-/// Points to a valid `struct kiocb` that nobody has completed or queued, and that is
-/// in no other `Kiocb`. There is one `Kiocb<'call>` for each `'call`.
+/// Points to a valid `struct kiocb` that was neither completed nor queued, and that is in no other
+/// `Kiocb`. There is one `Kiocb<'call>` for each `'call`.
 pub(crate) struct Kiocb<'call> {
     inner: NonNull<bindings::kiocb>,
     within_call: bool,
@@ -56,7 +55,7 @@ pub(crate) struct Kiocb<'call> {
     _call: Brand<'call>,
 }
 
-/// What a `read_iter` or `write_iter` callback returns.
+/// The return value of a `read_iter` or `write_iter` callback.
 #[must_use = "the caller waits for an answer"]
 pub(crate) struct IoReturn<'call> {
     value: isize,
@@ -79,14 +78,14 @@ impl IoReturn<'_> {
 }
 
 impl<'call> Kiocb<'call> {
-    /// With `within_call` the operation has to end within the call whoever asks for it;
+    /// With `within_call` the operation has to end within the call, whichever caller it has;
     /// `batched` says whether it may be one of a batch.
     ///
     /// # Safety
     ///
-    /// `inner` must be valid during `'call`, not be completed or queued, and be given
-    /// to no other `Kiocb`. `'call` must be given to no other `Kiocb`: it is the
-    /// lifetime parameter of the callback that this one is handed to.
+    /// `inner` must be valid during `'call`, not be completed or queued, and be in no other
+    /// `Kiocb`. `'call` must belong to no other `Kiocb`: it is the lifetime parameter of the
+    /// callback that gets this value.
     #[inline]
     pub(in crate::abstractions) unsafe fn from_raw(
         inner: NonNull<bindings::kiocb>,
@@ -108,21 +107,21 @@ impl<'call> Kiocb<'call> {
         unsafe { self.inner.as_ref() }
     }
 
-    /// The file that the operation is on.
+    /// The file of the operation.
     #[inline]
     fn file(&self) -> *mut bindings::file {
         self.get().ki_filp
     }
 
-    /// Whether the operation has to end within this very call: the caller waits for
-    /// the result (`is_sync_kiocb`), or has to get it at once.
+    /// Whether the operation has to end within this very call: the caller waits for the result
+    /// (`is_sync_kiocb`), or has to get it at once.
     #[inline]
     pub(crate) fn is_sync(&self) -> bool {
         self.within_call || self.get().ki_complete.is_none()
     }
 
-    /// Which signals may end a wait before anything was done: a system call is restarted
-    /// then, or its caller knows of the signal. Who is told later can do neither.
+    /// Signals that may end a wait before anything was done: a system call is then restarted, or
+    /// its caller knows of the signal. A caller that is notified later can do neither.
     #[inline]
     pub(crate) fn signals(&self) -> Signals {
         if self.get().ki_complete.is_none() {
@@ -132,25 +131,25 @@ impl<'call> Kiocb<'call> {
         }
     }
 
-    /// Whether the call must not wait for its turn (`RWF_NOWAIT`, `O_NONBLOCK`):
-    /// answer `EAGAIN` instead.
+    /// Whether the call must not wait for a slot (`RWF_NOWAIT`, `O_NONBLOCK`), but return `EAGAIN`.
     #[inline]
     pub(crate) fn nowait(&self) -> bool {
-        // SAFETY: The operation holds a reference to its file. As of `READ_ONCE`: `fcntl` may
-        // change the flags.
+        // SAFETY: The operation has a reference to its file. As of `READ_ONCE`: `fcntl` may change
+        // the flags.
         let flags = unsafe { (&raw const (*self.file()).f_flags).read_volatile() };
         self.get().ki_flags & IOCB_NOWAIT != 0 || flags & bindings::O_NONBLOCK != 0
     }
 
-    /// Whether a call that must not wait comes again, from where it may, after
-    /// `EAGAIN`: then it is that or the whole. Others are better off with a part.
+    /// Whether the caller of a call that must not wait retries the whole call after `EAGAIN`, from
+    /// a thread that may wait: then the call must not become a short transfer. For other callers a
+    /// short transfer is better.
     #[inline]
     pub(crate) fn all_or_nothing(&self) -> bool {
         !self.is_sync() && self.get().ki_flags & IOCB_NOWAIT != 0
     }
 
-    /// Whether the completion will be looked for by
-    /// [`FileOperations::poll_completions`]. A synchronous caller only sleeps.
+    /// Whether the caller polls for the completion by [`FileOperations::poll_completions`]. A
+    /// synchronous caller only sleeps.
     ///
     /// [`FileOperations::poll_completions`]: crate::abstractions::fs::chardev::FileOperations::poll_completions
     #[inline]
@@ -172,8 +171,8 @@ impl<'call> Kiocb<'call> {
         self.get().ki_pos
     }
 
-    /// Ends the operation within the call, with the bytes done or an error, and
-    /// moves the file position on by the bytes done.
+    /// Ends the operation within the call, with the number of bytes done or an error, and advances
+    /// the file position by that number.
     #[inline]
     pub(crate) fn done(mut self, result: Result<usize>) -> IoReturn<'call> {
         IoReturn::new(match result {
@@ -187,7 +186,7 @@ impl<'call> Kiocb<'call> {
         })
     }
 
-    /// The control block as one that can be completed later. `Err` with it where the
+    /// Converts the control block into one that can be completed later. `Err` returns it if the
     /// operation has to end within the call.
     #[inline]
     pub(crate) fn into_async(self) -> Result<AsyncKiocb<'call>, Self> {
@@ -199,7 +198,7 @@ impl<'call> Kiocb<'call> {
     }
 }
 
-/// A [`Kiocb`] that may be completed later, but does not have to be yet.
+/// A [`Kiocb`] that may be completed later, but need not be yet.
 ///
 /// # Invariants
 ///
@@ -207,8 +206,8 @@ impl<'call> Kiocb<'call> {
 pub(crate) struct AsyncKiocb<'call>(Kiocb<'call>);
 
 impl<'call> AsyncKiocb<'call> {
-    /// Whether the operation may be one of a batch, as of [`defer_kick`], which has to be
-    /// asked then.
+    /// Whether the operation may be one of a batch. [`defer_kick`] then has to be called, and says
+    /// whether there is one.
     ///
     /// [`defer_kick`]: crate::abstractions::fs::plug::defer_kick
     #[inline]
@@ -222,11 +221,11 @@ impl<'call> AsyncKiocb<'call> {
         self.0.done(result)
     }
 
-    /// Makes the operation one that completes later, and the answer one that says so.
+    /// Makes the operation one that completes later, and returns `EIOCBQUEUED` for its call.
     #[inline]
     pub(crate) fn queue(self) -> (QueuedKiocb, IoReturn<'call>) {
-        // INVARIANT: `ki_complete` is set, and `self` is used up. The only answer of the call says
-        // that the control block is kept until it is completed.
+        // INVARIANT: `ki_complete` is set, and `self` is consumed. The only return value of the
+        // call says that the control block is kept until it is completed.
         (
             QueuedKiocb(self.0.inner),
             IoReturn::new(EIOCBQUEUED.to_errno() as isize),
@@ -234,21 +233,21 @@ impl<'call> AsyncKiocb<'call> {
     }
 }
 
-/// An asynchronous operation that will be completed later. Dropped without a
-/// completion it is completed with `EIO`, so that no caller waits forever.
+/// An asynchronous operation that will be completed later. Dropping it without a completion
+/// completes it with `EIO`, so that no caller waits for ever.
 ///
 /// # Invariants
 ///
-/// Points to a valid `struct kiocb` with `ki_complete` set, which was not
-/// completed. The kernel keeps it, and its file, until it is.
+/// Points to a valid `struct kiocb` with `ki_complete` set, which was not completed. The kernel
+/// keeps it, and its file, until its completion.
 pub(crate) struct QueuedKiocb(NonNull<bindings::kiocb>);
 
-// SAFETY: A control block may be completed by any thread, and in interrupts.
+// SAFETY: Any thread, and an interrupt handler, may complete a control block.
 unsafe impl Send for QueuedKiocb {}
 
 impl QueuedKiocb {
-    /// Completes the operation with the bytes done or an error. Any context but
-    /// NMI, with no lock held that a submitter takes.
+    /// Completes the operation with the number of bytes done or an error. Any context but NMI, with
+    /// no lock held that a submitter takes.
     #[inline]
     pub(crate) fn complete(self, result: Result<usize>) {
         let this = core::mem::ManuallyDrop::new(self);
@@ -261,7 +260,7 @@ impl QueuedKiocb {
         let ret = match result {
             // CAST: At most `MAX_RW_COUNT` bytes, which is below `i32::MAX`.
             Ok(bytes) => {
-                // SAFETY: Valid, and nobody else touches the position before the completion.
+                // SAFETY: Valid, and nobody else accesses the position before the completion.
                 unsafe { (*iocb).ki_pos += bytes as i64 };
                 bytes as c_long
             }
@@ -269,7 +268,7 @@ impl QueuedKiocb {
         };
         // SAFETY: Valid by the type invariant.
         if let Some(complete) = unsafe { (*iocb).ki_complete } {
-            // SAFETY: Not completed before, by the type invariant; not touched afterwards.
+            // SAFETY: Not completed before, by the type invariant; not accessed afterwards.
             unsafe { complete(iocb, ret) };
         }
     }

@@ -2,14 +2,15 @@
 
 //! Kicking a device once at the end of a batch of submissions.
 //!
-//! io_uring and libaio "plug" the task while they submit several requests.
-//! A kick that is deferred with [`defer_kick`] is done when the batch ends, or when the task
-//! goes to sleep before. It belongs to the task, so that there is nothing to synchronise.
+//! io_uring and libaio "plug" the task while they submit several requests. A kick that is deferred
+//! with [`defer_kick`] is executed when the batch ends, or when the task goes to sleep before. It
+//! belongs to the task, so it needs no synchronisation.
 //!
-//! By then the files of the batch may be closed: nobody else may have them, or the
-//! module. So the callback holds a file: with it the device that it was opened on, and
-//! the module, which is let go by the kernel's own code, when ours has returned. Giving a
-//! file back never sleeps, and its end follows when the task may sleep.
+//! By then the files of the batch may be closed, and the callback may have the last reference to
+//! them, or to the module. So the callback has a reference to a file: the file keeps the device on
+//! which it was opened, and the module. The kernel's own code releases the module when our function
+//! has returned. Releasing a file never sleeps, and the end of the file follows when the task may
+//! sleep.
 //!
 //! C header: [`include/linux/blkdev.h`](srctree/include/linux/blkdev.h)
 
@@ -24,18 +25,17 @@ use kernel::{
     sync::ArcBorrow, //
 };
 
-/// A kick that is still to be done: a doorbell to be rung.
+/// A kick that was not executed yet: a doorbell to be rung.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct DeferredKick {
     /// Index of the queue.
     pub(crate) queue: u16,
-    /// Number of bytes that the requests move together, if it is worthwhile to busy-poll for
-    /// their end.
+    /// Number of bytes that the requests transfer together, if busy-polling for them is worthwhile.
     pub(crate) poll_bytes: Option<usize>,
 }
 
 impl DeferredKick {
-    /// This kick and a later one in one; `None` where they are for different queues.
+    /// Merges this kick and a later one; `None` if they are for different queues.
     fn merge(self, later: Self) -> Option<Self> {
         let poll_bytes = match (self.poll_bytes, later.poll_bytes) {
             (Some(one), Some(two)) => Some(one.saturating_add(two)),
@@ -48,27 +48,28 @@ impl DeferredKick {
     }
 }
 
-/// What became of a kick.
+/// The result of deferring a kick.
 #[derive(Debug, PartialEq, Eq)]
 #[must_use = "without a batch, the kick is for the caller to do"]
 pub(crate) enum Deferral {
-    /// It is done at the end of the batch.
+    /// The kick is executed at the end of the batch.
     Deferred,
-    /// So it is, and this one of another queue, which was deferred before, is for the caller.
+    /// The kick was deferred too. The caller has to execute this earlier one, which is for another
+    /// queue.
     Replaced(DeferredKick),
-    /// There is no batch: it is for the caller to do.
+    /// There is no batch: the caller has to execute the kick.
     NoBatch,
 }
 
-/// What is kicked at the end of a batch.
+/// An object that is kicked at the end of a batch.
 pub(crate) trait Unplug: Send + Sync + 'static {
-    /// The batch of the current task has ended, because the task is about to sleep
-    /// where `scheduled` says so. Must not sleep.
+    /// Executes `kick` at the end of the current task's batch; `scheduled` says that the batch ends
+    /// because the task is about to sleep. Must not sleep.
     fn unplug(this: ArcBorrow<'_, Self>, kick: DeferredKick, scheduled: bool);
 }
 
-/// The kernel's callback, which it allocates zeroed, and a reference to the file that
-/// keeps its data alive, once there is one.
+/// The kernel's callback, which it allocates zeroed, and a reference to the file that keeps the
+/// callback's data alive, once there is one.
 #[repr(C)]
 struct Callback {
     inner: bindings::blk_plug_cb,
@@ -78,11 +79,11 @@ struct Callback {
     kick: MaybeUninit<DeferredKick>,
 }
 
-/// The callback for `target` of the current task's batch; none where there is no batch, or
-/// no memory. Task context; does not sleep.
+/// The callback for `target` of the current task's batch; `None` without a batch or without memory.
+/// Task context; does not sleep.
 fn callback<T: Unplug>(target: ArcBorrow<'_, T>) -> Option<NonNull<Callback>> {
-    // SAFETY: The callback looks at its data only once it has a file. The size is that of a
-    // structure that begins with the one expected.
+    // SAFETY: The callback accesses its data only once it has a file. The size is that of a
+    // structure that begins with a `struct blk_plug_cb`.
     let callback = unsafe {
         bindings::blk_check_plugged(
             Some(unplug::<T>),
@@ -96,13 +97,12 @@ fn callback<T: Unplug>(target: ArcBorrow<'_, T>) -> Option<NonNull<Callback>> {
 
 /// Prepares for [`defer_kick`] within a call on `file`. Task context; does not sleep.
 ///
-/// Returns false where there is no batch; then there is none later in the call, because it
-/// belongs to whoever makes the call.
+/// Returns false if there is no batch; then none begins later in the call, because a batch belongs
+/// to the code that makes the call.
 ///
 /// # Safety
 ///
-/// `file` must be valid, hold a reference to `target` until its end, and belong to
-/// this module.
+/// `file` must be valid, have a reference to `target` until its end, and belong to this module.
 pub(in crate::abstractions) unsafe fn prepare<T: Unplug>(
     file: NonNull<bindings::file>,
     target: ArcBorrow<'_, T>,
@@ -110,8 +110,8 @@ pub(in crate::abstractions) unsafe fn prepare<T: Unplug>(
     let Some(callback) = callback(target) else {
         return false;
     };
-    // SAFETY: The callback belongs to the current task, and is one of `Callback`: only here it
-    // is made, with `unplug::<T>` in it.
+    // SAFETY: The callback belongs to the current task, and is a `Callback`: only `callback`
+    // creates it, with `unplug::<T>` in it.
     let held = unsafe { &mut (*callback.as_ptr()).file };
     if held.is_none() {
         // SAFETY: Valid by the requirement.
@@ -121,21 +121,22 @@ pub(in crate::abstractions) unsafe fn prepare<T: Unplug>(
     true
 }
 
-/// Has `kick` done by `T::unplug` at the end of the current task's batch, together with those
-/// of the same queue that were deferred before. To be called once the requests are in flight.
-/// Task context; does not sleep.
+/// Makes `T::unplug` execute `kick` at the end of the current task's batch, merged with earlier
+/// kicks of the same queue. To be called once the requests are in flight. Task context; does not
+/// sleep.
 pub(crate) fn defer_kick<T: Unplug>(target: ArcBorrow<'_, T>, kick: DeferredKick) -> Deferral {
     let Some(callback) = callback(target) else {
         return Deferral::NoBatch;
     };
     let callback = callback.as_ptr();
     // SAFETY: The callback is on the list of the current task, so nobody else uses it until the
-    // task sleeps or the batch ends, which is not before this returns. It is one of `Callback`:
-    // only `callback` makes it, with `unplug::<T>` in it, and it was allocated with `kzalloc`.
+    // task sleeps or the batch ends, which is not before this returns. It is a `Callback`: only
+    // `callback` creates it, with `unplug::<T>` in it, and it was allocated with `kzalloc`.
     unsafe {
         if (*callback).file.is_none() {
-            // The task has slept since `prepare`, which has ended the batch so far, and this one
-            // is new. It must not stay: nothing would keep the module until it is called.
+            // The task has slept since `prepare`, which has ended the batch so far, and this
+            // callback is new. It must not stay: without a file nothing would keep the module until
+            // it is called.
             ringbar_list_del(&raw mut (*callback).inner.list);
             bindings::kfree(callback.cast());
             return Deferral::NoBatch;
@@ -171,18 +172,18 @@ unsafe extern "C" fn unplug<T: Unplug>(callback: *mut bindings::blk_plug_cb, sch
         let kick = deferred.then(|| (*callback).kick.assume_init());
         (data, (*callback).file, kick)
     };
-    // SAFETY: The callback is ours to free; it was allocated with `kzalloc`.
+    // SAFETY: We have to free the callback; it was allocated with `kzalloc`.
     unsafe { bindings::kfree(callback.cast()) };
     let Some(file) = file else {
         return;
     };
     if let Some(kick) = kick {
-        // SAFETY: By the requirement of `prepare`, the file holds a reference to the data, and
-        // the callback one to the file.
+        // SAFETY: By the requirement of `prepare`, the file has a reference to the data, and the
+        // callback one to the file.
         let data = unsafe { ArcBorrow::from_raw(data.cast_const().cast()) };
         T::unplug(data, kick, scheduled);
     }
-    // SAFETY: The reference is that of the callback.
+    // SAFETY: The callback owned the reference.
     unsafe { bindings::fput(file.as_ptr()) };
 }
 

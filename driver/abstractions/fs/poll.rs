@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What `poll` and `epoll` wait for.
+//! The conditions for which `poll` and `epoll` wait.
 //!
 //! C header: [`include/linux/poll.h`](srctree/include/linux/poll.h)
 
@@ -11,14 +11,14 @@ use kernel::{
     sync::poll::PollCondVar, //
 };
 
-/// Whether a call on a file would go through without waiting for its turn.
+/// Whether a call on a file would find a free slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Readiness {
-    /// It would.
+    /// The call would find one.
     Ready,
-    /// It would wait, or fail with `EAGAIN`.
+    /// The call would wait, or fail with `EAGAIN`.
     Busy,
-    /// It would fail: the device is out of service.
+    /// The call would fail: the device is out of service.
     Gone,
 }
 
@@ -30,14 +30,13 @@ impl Readiness {
         match self {
             Self::Ready => ready,
             Self::Busy => 0,
-            // So that nobody goes on waiting.
+            // So that no thread continues to wait.
             Self::Gone => ready | bindings::POLLERR | bindings::POLLHUP,
         }
     }
 }
 
-/// Those who wait in `poll` or `epoll`. Lives as long as any file that they
-/// wait on.
+/// The threads that wait in `poll` or `epoll`. Lives as long as any file on which they wait.
 #[pin_data]
 pub(crate) struct Pollers {
     #[pin]
@@ -45,14 +44,14 @@ pub(crate) struct Pollers {
 }
 
 impl Pollers {
-    /// Nobody yet.
+    /// A list without threads.
     pub(crate) fn new() -> impl PinInit<Self> {
         pin_init!(Self {
             inner <- new_poll_condvar!("ringbar_pollers"),
         })
     }
 
-    /// Has them look again. Any context.
+    /// Wakes the threads, which check the readiness again. Any context.
     pub(crate) fn notify(&self) {
         self.inner.notify_all();
     }

@@ -2,7 +2,7 @@
 
 //! Commands that io_uring passes through to a driver (`IORING_OP_URING_CMD`).
 //!
-//! As in [`crate::abstractions::fs::kiocb`], a callback is given a [`UringCommand`] and owes an
+//! As in [`crate::abstractions::fs::kiocb`], a callback gets a [`UringCommand`] and has to return a
 //! [`UringReturn`] of the same call; the command is completed exactly once.
 //!
 //! C header: [`include/linux/io_uring/cmd.h`](srctree/include/linux/io_uring/cmd.h)
@@ -36,20 +36,19 @@ use kernel::{
     prelude::*, //
 };
 
-/// A command during the call that hands it to the driver.
+/// A command during the call that passes it to the driver.
 ///
 /// # Invariants
 ///
-/// Points to a valid `struct io_uring_cmd` that nobody has completed or queued, and
-/// that is in no other `UringCommand`. There is one `UringCommand<'call>` for each
-/// `'call`.
+/// Points to a valid `struct io_uring_cmd` that was neither completed nor queued, and that is in no
+/// other `UringCommand`. There is one `UringCommand<'call>` for each `'call`.
 pub(crate) struct UringCommand<'call> {
     inner: NonNull<bindings::io_uring_cmd>,
     issue_flags: c_uint,
     _call: Brand<'call>,
 }
 
-/// What the callback returns.
+/// The return value of the callback.
 #[must_use = "the caller waits for an answer"]
 pub(crate) struct UringReturn<'call> {
     value: c_int,
@@ -74,10 +73,9 @@ impl UringReturn<'_> {
 impl<'call> UringCommand<'call> {
     /// # Safety
     ///
-    /// `inner` must be what io_uring passed to the callback, with `issue_flags`, be
-    /// valid during `'call`, and be given to no other `UringCommand`. `'call` must be
-    /// given to no other one either: it is the lifetime parameter of the callback that
-    /// this one is handed to.
+    /// `inner` must be the command that io_uring passed to the callback, with `issue_flags`, be
+    /// valid during `'call`, and be in no other `UringCommand`. `'call` must not belong to another
+    /// one either: it is the lifetime parameter of the callback that gets this value.
     pub(in crate::abstractions) unsafe fn from_raw(
         inner: NonNull<bindings::io_uring_cmd>,
         issue_flags: c_uint,
@@ -90,7 +88,7 @@ impl<'call> UringCommand<'call> {
         }
     }
 
-    /// The file that the command is for.
+    /// The file of the command.
     pub(in crate::abstractions) fn file(&self) -> *mut bindings::file {
         // SAFETY: Valid by the type invariant.
         unsafe { ringbar_uring_cmd_file(self.inner.as_ptr()) }
@@ -102,15 +100,16 @@ impl<'call> UringCommand<'call> {
         unsafe { ringbar_uring_cmd_op(self.inner.as_ptr()) }
     }
 
-    /// The first bytes of the command, read once: user space may change them any time.
-    /// `None` where the submission entries are the short ones.
+    /// The first bytes of the command, read once: user space may change them at any time. `None` if
+    /// the submission entries have the short format.
     pub(crate) fn payload<const N: usize>(&self) -> Option<[u8; N]> {
         const { assert!(N <= URING_PAYLOAD_BYTES) };
         if self.issue_flags & IO_URING_F_SQE128 == 0 {
             return None;
         }
         // SAFETY: Valid by the type invariant; the entry has the long format, with at least this
-        // many bytes from there on. Each byte is read once, whoever writes it.
+        // number of bytes from there on. Each byte is read once, whatever user space writes
+        // meanwhile.
         Some(unsafe {
             ringbar_uring_cmd_payload(self.inner.as_ptr())
                 .cast::<[u8; N]>()
@@ -123,18 +122,18 @@ impl<'call> UringCommand<'call> {
         self.issue_flags & IO_URING_F_NONBLOCK != 0
     }
 
-    /// Has io_uring call again from where it may block. Only while it may not.
+    /// Makes io_uring repeat the call from a thread that may block. Only for a call that must not.
     pub(crate) fn retry_blocking(self) -> UringReturn<'call> {
         UringReturn::new(EAGAIN.to_errno())
     }
 
-    /// Ends the command within the call. The value of a success goes into the long
-    /// completion entry, where there is one.
+    /// Ends the command within the call. The value of a success goes into the completion entry, if
+    /// the entries have the long format.
     pub(crate) fn done(self, result: Result<u64>) -> UringReturn<'call> {
         let (ret, value) = split(result);
         if ret == 0 && self.issue_flags & IO_URING_F_CQE32 != 0 {
-            // SAFETY: Not completed before, by the type invariant; used up by this. The flags are
-            // those of the call.
+            // SAFETY: Not completed before, by the type invariant; this consumes the command. The
+            // flags are those of the call.
             unsafe {
                 ringbar_uring_cmd_done(self.inner.as_ptr(), ret, value, self.issue_flags, true)
             };
@@ -143,11 +142,11 @@ impl<'call> UringCommand<'call> {
         UringReturn::new(ret)
     }
 
-    /// Makes the command one that completes later, and the answer one that says so. There
-    /// is no way back: whoever may still fail keeps the command.
+    /// Makes the command one that completes later, and returns `EIOCBQUEUED` for its call. There is
+    /// no way back: while submission may still fail, the submitter keeps the command.
     pub(crate) fn queue(self) -> (QueuedUringCommand, UringReturn<'call>) {
-        // INVARIANT: `self` is used up. The only answer of the call says that the command is kept
-        // until it is completed.
+        // INVARIANT: `self` is consumed. The only return value of the call says that the command is
+        // kept until it is completed.
         (
             QueuedUringCommand {
                 inner: self.inner,
@@ -158,8 +157,8 @@ impl<'call> UringCommand<'call> {
     }
 }
 
-/// What a completion carries to the task that submitted the command; kept in the
-/// command's own room for the driver.
+/// The data that a completion passes to the task that submitted the command; stored in the
+/// command's own space for the driver.
 #[repr(C)]
 struct Outcome {
     ret: c_int,
@@ -167,19 +166,19 @@ struct Outcome {
     value: u64,
 }
 
-/// A command that will be completed later. Dropped without a completion it is
-/// completed with `EIO`.
+/// A command that will be completed later. Dropping it without a completion completes it with
+/// `EIO`.
 ///
 /// # Invariants
 ///
-/// Points to a valid `struct io_uring_cmd` that was not completed. io_uring keeps
-/// it, and its file, until it is.
+/// Points to a valid `struct io_uring_cmd` that was not completed. io_uring keeps it, and its file,
+/// until its completion.
 pub(crate) struct QueuedUringCommand {
     inner: NonNull<bindings::io_uring_cmd>,
     long_entry: bool,
 }
 
-// SAFETY: A command may be completed by any thread, and in interrupts.
+// SAFETY: Any thread, and an interrupt handler, may complete a command.
 unsafe impl Send for QueuedUringCommand {}
 
 impl QueuedUringCommand {
@@ -197,8 +196,8 @@ impl QueuedUringCommand {
             long_entry: self.long_entry,
             value,
         };
-        // SAFETY: The command is valid, and its room for the driver ours; large and aligned enough,
-        // as was asserted. Not touched after the hand-over.
+        // SAFETY: The command is valid, and its space for the driver is ours; the space is large
+        // and aligned enough, as was asserted. The command is not accessed after the hand-over.
         unsafe {
             ringbar_uring_cmd_pdu(self.inner.as_ptr())
                 .cast::<Outcome>()
@@ -218,7 +217,7 @@ impl Drop for QueuedUringCommand {
 ///
 /// To be called by io_uring, for a command that `finish` has handed over.
 unsafe extern "C" fn complete_in_task(request: IoTwReq, _state: IoTwState) {
-    // SAFETY: The command is the one handed over, with the outcome in its room.
+    // SAFETY: The command is the one that was handed over, with the outcome in its space.
     unsafe {
         let command = ringbar_uring_cmd_from_tw(request);
         let outcome = ringbar_uring_cmd_pdu(command).cast::<Outcome>().read();

@@ -54,8 +54,8 @@ use kernel::{
     uaccess::UserPtr, //
 };
 
-/// A registered character device, `/dev/<name>`. Unregistered when dropped:
-/// then nobody can open it any more, but open files go on.
+/// A registered character device, `/dev/<name>`. Dropping it unregisters the device: then it cannot
+/// be opened any more, but open files stay usable.
 ///
 /// # Invariants
 ///
@@ -70,9 +70,9 @@ pub(crate) struct CharDevice<T: FileOperations> {
     _pin: PhantomPinned,
 }
 
-// SAFETY: A misc device may be unregistered by any thread.
+// SAFETY: Any thread may unregister a misc device.
 unsafe impl<T: FileOperations> Send for CharDevice<T> {}
-// SAFETY: Nothing is written after registration.
+// SAFETY: No field is written after registration.
 unsafe impl<T: FileOperations> Sync for CharDevice<T> {}
 
 impl<T: FileOperations> CharDevice<T> {
@@ -87,7 +87,7 @@ impl<T: FileOperations> CharDevice<T> {
             data,
             _pin: PhantomPinned,
             misc <- Opaque::try_ffi_init(move |slot: *mut bindings::miscdevice| {
-                // SAFETY: `name` is initialised; its buffer stays where it is.
+                // SAFETY: `name` is initialised; its buffer does not move.
                 let name = unsafe { (*this.as_ptr()).name.as_char_ptr() };
                 // SAFETY: `slot` is valid for writing.
                 unsafe {
@@ -106,7 +106,7 @@ impl<T: FileOperations> CharDevice<T> {
         })
     }
 
-    /// Of files that were opened without `O_NONBLOCK`.
+    /// Operations of files that were opened without `O_NONBLOCK`.
     const OPERATIONS: bindings::file_operations = bindings::file_operations {
         owner: this_module::<T::OwnerModule>().as_ptr(),
         open: Some(Self::open),
@@ -125,12 +125,12 @@ impl<T: FileOperations> CharDevice<T> {
         ..pin_init::zeroed()
     };
 
-    /// Of files that were opened with `O_NONBLOCK`. See [`crate::abstractions::fs::chardev`] for why these can
-    /// be polled and the others not.
+    /// Operations of files that were opened with `O_NONBLOCK`. [`crate::abstractions::fs::chardev`]
+    /// explains why these files can be polled and the others cannot.
     const POLLABLE_OPERATIONS: bindings::file_operations = bindings::file_operations {
         read_iter: Some(Self::read_iter_pollable),
-        // io_uring takes no buffer that it was provided with for used where a polled operation on
-        // a pollable file ends (`io_do_iopoll`).
+        // If a polled operation on a pollable file completes, io_uring does not count its provided
+        // buffer as used (`io_do_iopoll`).
         iopoll: None,
         poll: Some(Self::poll),
         ..Self::OPERATIONS
@@ -140,7 +140,7 @@ impl<T: FileOperations> CharDevice<T> {
     ///
     /// To be called by `misc_open`, for a device that was registered as a [`CharDevice<T>`].
     unsafe extern "C" fn open(_inode: *mut bindings::inode, file: *mut bindings::file) -> c_int {
-        // SAFETY: `misc_open` puts the misc device there, and holds `misc_mtx`, which
+        // SAFETY: `misc_open` stores the misc device there, and holds `misc_mtx`, which
         // `misc_deregister` takes: the device is registered during this call.
         let misc = Opaque::cast_from(unsafe { (*file).private_data }.cast());
         // SAFETY: By the type invariant it is a field of `Self`.
@@ -150,14 +150,14 @@ impl<T: FileOperations> CharDevice<T> {
         unsafe {
             (*file).f_mode |= FMODE_NOWAIT | FMODE_CAN_ODIRECT;
             if (*file).f_flags & bindings::O_NONBLOCK != 0 {
-                // As `replace_fops`. Both belong to the same module, so the file's reference to
-                // it stays right.
+                // Like `replace_fops`. Both operations belong to the same module, so the file's
+                // reference to the module stays right.
                 (*file).f_op = &Self::POLLABLE_OPERATIONS;
             }
             (*file).private_data = data.into_foreign().cast();
         }
-        // SAFETY: `file` is in `open`. The address space is borrowed from `data`, for whatever time
-        // that is shared, and it is until `release`.
+        // SAFETY: `file` is in `open`. The address space is borrowed from `data` for any time
+        // during which `data` is shared, and the file shares it until `release`.
         unsafe { file_data::<T>(file).address_space().adopt(file) };
         0
     }
@@ -206,7 +206,7 @@ impl<T: FileOperations> CharDevice<T> {
         kiocb: *mut bindings::kiocb,
         iter: *mut bindings::iov_iter,
     ) -> isize {
-        // SAFETY: The VFS hands over a valid control block.
+        // SAFETY: The VFS passes a valid control block.
         let flags = unsafe { (*kiocb).ki_flags };
         // io_uring expects that a pollable file never queues a read. Linux AIO does not.
         let within_call = flags & bindings::IOCB_AIO_RW as c_int == 0;
@@ -227,8 +227,8 @@ impl<T: FileOperations> CharDevice<T> {
 
     /// # Safety
     ///
-    /// `kiocb` and `iter` must be what the VFS has passed to `read_iter` or `write_iter` of a
-    /// file that [`Self::open`] has opened, during that call.
+    /// `kiocb` and `iter` must be the arguments of `read_iter` or `write_iter`, which the VFS has
+    /// called for a file that [`Self::open`] has opened, during that call.
     unsafe fn transfer(
         kiocb: *mut bindings::kiocb,
         iter: *mut bindings::iov_iter,
@@ -242,15 +242,15 @@ impl<T: FileOperations> CharDevice<T> {
         // SAFETY: The VFS passes pointers to both.
         let (kiocb, iter) =
             unsafe { (NonNull::new_unchecked(kiocb), NonNull::new_unchecked(iter)) };
-        // SAFETY: The VFS hands over a valid control block.
+        // SAFETY: The VFS passes a valid control block.
         let file = unsafe { kiocb.as_ref() }.ki_filp;
-        // SAFETY: The caller of `read_iter` and `write_iter` holds a reference to the file during
-        // the call, even where the operation completes within it.
+        // SAFETY: The caller of `read_iter` and `write_iter` has a reference to the file during the
+        // call, even if the operation completes within it.
         let data = unsafe { file_data::<T>(file) };
-        // SAFETY: As above; an open file holds a reference to the data.
+        // SAFETY: As above; an open file has a reference to the data.
         let batched = unsafe { Self::prepare_batch(file, data) };
-        // SAFETY: The VFS hands both over for this call. `operation` works for any lifetime, and
-        // gets this one control block for the one of this call.
+        // SAFETY: The VFS passes both for this call. `operation` works for any lifetime, and gets
+        // this one control block for the lifetime of this call.
         let (kiocb, mut iter) = unsafe {
             (
                 Kiocb::from_raw(kiocb, within_call, batched),
@@ -281,7 +281,8 @@ impl<T: FileOperations> CharDevice<T> {
         _batch: *mut bindings::io_comp_batch,
         _flags: c_uint,
     ) -> c_int {
-        // SAFETY: The operation is not yet over for io_uring, which holds its file.
+        // SAFETY: For io_uring the operation is not complete yet, so io_uring has a reference to
+        // its file.
         let data = unsafe { file_data::<T>((*kiocb).ki_filp) };
         from_result(|| T::poll_completions(data).map(c_int::from))
     }
@@ -301,7 +302,7 @@ impl<T: FileOperations> CharDevice<T> {
                 PollTable::from_raw(table),
             )
         };
-        // Before the look, so that no change is missed.
+        // Before the check of readiness, so that no change is missed.
         table.register_wait(file, data.pollers().condvar());
         data.readiness().events()
     }
@@ -326,7 +327,7 @@ impl<T: FileOperations> CharDevice<T> {
         number: c_uint,
         argument: c_ulong,
     ) -> c_long {
-        // CAST: As `compat_ptr`: a pointer of the caller's has 32 bits.
+        // CAST: As `compat_ptr`: a pointer of the caller has 32 bits.
         let argument = UserPtr::from_addr(argument as u32 as usize);
         // SAFETY: By the requirement of this function.
         unsafe { Self::any_ioctl(file, number, argument, true) }
@@ -364,8 +365,8 @@ impl<T: FileOperations> CharDevice<T> {
     ) -> c_int {
         // SAFETY: io_uring passes a pointer to a command.
         let command = unsafe { NonNull::new_unchecked(command) };
-        // SAFETY: io_uring hands the command over for this call, and holds its file during it. An
-        // open file holds a reference to the data.
+        // SAFETY: io_uring passes the command for this call, and has a reference to its file during
+        // it. An open file has a reference to the data.
         let (command, data, access) = unsafe {
             let command = UringCommand::from_raw(command, issue_flags);
             let file = command.file();

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Maps of a character device, as the memory manager calls for them.
+//! Maps of a character device: the callbacks of the memory manager.
 //!
 //! C header: [`include/linux/mm.h`](srctree/include/linux/mm.h)
 
@@ -70,7 +70,7 @@ impl<T: FileOperations> MapOperations<T> {
         })
     }
 
-    /// Of maps whose pages are there from the start. A page that was taken away raises
+    /// For maps whose pages are all inserted by `mmap`. An access to a page that was zapped raises
     /// `SIGBUS`, because there is no fault handler.
     const MAP: bindings::vm_operations_struct = bindings::vm_operations_struct {
         open: Some(Self::vma_open),
@@ -78,8 +78,8 @@ impl<T: FileOperations> MapOperations<T> {
         ..pin_init::zeroed()
     };
 
-    /// Debuggers see device memory with the caching of the map, and may write where
-    /// the map may, as with the kernel's own maps of BARs (`drivers/pci/mmap.c`).
+    /// Debuggers access device memory with the caching of the map, and may write if the map may be
+    /// written, as with the kernel's own maps of BARs (`drivers/pci/mmap.c`).
     const DEVICE_MAP: bindings::vm_operations_struct = bindings::vm_operations_struct {
         #[cfg(CONFIG_HAVE_IOREMAP_PROT)]
         access: Some(bindings::generic_access_phys),
@@ -91,7 +91,7 @@ impl<T: FileOperations> MapOperations<T> {
         ..Self::MAP
     };
 
-    /// Debuggers have the pages put there and read them, as any other RAM.
+    /// Debuggers cause a fault for each page and read it, like any other RAM.
     const FAULTED_MAP: bindings::vm_operations_struct = bindings::vm_operations_struct {
         fault: Some(Self::vma_fault),
         ..Self::MAP
@@ -101,7 +101,7 @@ impl<T: FileOperations> MapOperations<T> {
     ///
     /// To be called by the memory manager, on a map made by [`Self::mmap`].
     unsafe extern "C" fn vma_open(vma: *mut bindings::vm_area_struct) {
-        // SAFETY: By the requirement the area is valid, and holds a reference to its file.
+        // SAFETY: By the requirement the area is valid, and has a reference to its file.
         let (space, vma) = unsafe { (AddressSpace::of((*vma).vm_file), VmaRef::from_raw(vma)) };
         space.copy(vma.mm(), Caching::of(vma));
     }
@@ -110,7 +110,7 @@ impl<T: FileOperations> MapOperations<T> {
     ///
     /// To be called by the memory manager, on a map made by [`Self::mmap`].
     unsafe extern "C" fn vma_close(vma: *mut bindings::vm_area_struct) {
-        // SAFETY: By the requirement the area is valid, and holds a reference to its file.
+        // SAFETY: By the requirement the area is valid, and has a reference to its file.
         let (space, vma) = unsafe { (AddressSpace::of((*vma).vm_file), VmaRef::from_raw(vma)) };
         space.remove(vma.mm(), Caching::of(vma));
     }
@@ -119,7 +119,7 @@ impl<T: FileOperations> MapOperations<T> {
     ///
     /// To be called by the memory manager, on a map made by [`Self::mmap`].
     unsafe extern "C" fn vma_fault(fault: *mut bindings::vm_fault) -> bindings::vm_fault_t {
-        // SAFETY: By the requirement the fault is valid, and its area holds a reference to its file.
+        // SAFETY: By the requirement the fault is valid, and its area has a reference to its file.
         let (data, fault) = unsafe {
             let file = (*(*fault).__bindgen_anon_1.vma).vm_file;
             (
@@ -145,12 +145,12 @@ impl<T: FileOperations> MapOperations<T> {
         len: c_int,
         write: c_int,
     ) -> c_int {
-        // These maps are read-only, for debuggers too.
+        // These maps are read-only, also for debuggers.
         let (0, Ok(len)) = (write, usize::try_from(len)) else {
             return EACCES.to_errno();
         };
-        // SAFETY: By the requirement the area is valid and holds a reference to its file, and the
-        // buffer is the caller's own.
+        // SAFETY: By the requirement the area is valid and has a reference to its file, and the
+        // buffer belongs to the caller.
         let (data, area, first_page, buffer) = unsafe {
             (
                 file_data::<T>((*vma).vm_file),

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What an open file of a character device has.
+//! The data of an open file of a character device.
 
 use super::operations::{
     Access,
@@ -19,7 +19,7 @@ use kernel::{
     types::ForeignOwnable, //
 };
 
-/// The device that a file is of.
+/// The device to which a file belongs.
 ///
 /// # Safety
 ///
@@ -32,7 +32,7 @@ pub(super) unsafe fn file_data<'a, T: FileOperations>(
     unsafe { <Arc<T>>::borrow((*file).private_data.cast()) }
 }
 
-/// What a file was opened for.
+/// The access for which a file was opened.
 ///
 /// # Safety
 ///

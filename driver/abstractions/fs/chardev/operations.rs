@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What a character device does.
+//! The operations of a character device.
 
 use crate::abstractions::{
     fs::{
@@ -35,7 +35,7 @@ use kernel::{
     uaccess::UserPtr, //
 };
 
-/// What a file was opened for.
+/// The access for which a file was opened.
 #[derive(Clone, Copy)]
 pub(crate) struct Access {
     pub(crate) read: bool,
@@ -44,21 +44,21 @@ pub(crate) struct Access {
 
 /// An `ioctl` call.
 pub(crate) struct Ioctl {
-    /// What its file was opened for.
+    /// The access for which its file was opened.
     pub(crate) access: Access,
     /// The number of the request.
     pub(crate) number: u32,
-    /// The argument, where it is a pointer.
+    /// The argument, if it is a pointer.
     pub(crate) argument: UserPtr,
     /// Whether the caller is a 32-bit program on a 64-bit kernel: its `long` has 4 bytes.
     pub(crate) compat: bool,
 }
 
-/// What a character device does. Files keep a reference to it, so it outlives
-/// the [`CharDevice`](super::CharDevice); once the hardware is gone its answers are `ENODEV`.
+/// The operations of a character device. Files have a reference to it, so it outlives the
+/// [`CharDevice`](super::CharDevice); once the hardware is revoked, the operations return `ENODEV`.
 #[vtable]
 pub(crate) trait FileOperations: plug::Unplug + Sized {
-    /// Where the maps of all files of this device belong.
+    /// The address space of the maps of all files of this device.
     fn address_space(&self) -> &AddressSpace;
 
     /// Size in bytes, for `lseek`. May sleep.
@@ -78,38 +78,38 @@ pub(crate) trait FileOperations: plug::Unplug + Sized {
         iter: &mut IovIter<'_>,
     ) -> IoReturn<'call>;
 
-    /// Completes what there is of polled operations ([`Kiocb::is_polled`]). Returns
-    /// whether there was any. May sleep, but should not.
+    /// Completes polled operations ([`Kiocb::is_polled`]) that the device has completed. Returns
+    /// whether there were any. May sleep, but should not.
     fn poll_completions(this: ArcBorrow<'_, Self>) -> Result<bool>;
 
-    /// Those who wait until [`Self::readiness`] changes.
+    /// The threads that wait until [`Self::readiness`] changes.
     fn pollers(&self) -> &Pollers;
 
-    /// Whether a read or write would go through. Does not sleep.
+    /// Whether a read or write would find a free slot. Does not sleep.
     fn readiness(&self) -> Readiness;
 
-    /// Executes an `ioctl`. Sleeps. `ENOTTY` where there is none of its number.
+    /// Executes an `ioctl`. Sleeps. `ENOTTY` if the number is unknown.
     fn ioctl(&self, call: Ioctl) -> Result;
 
-    /// Executes a command of io_uring. May sleep unless
-    /// [`UringCommand::nonblocking`]. `ENOTTY` where there is none of its number.
+    /// Executes a command of io_uring. May sleep unless [`UringCommand::nonblocking`]. `ENOTTY` if
+    /// the number is unknown.
     fn uring_command<'call>(
         this: ArcBorrow<'_, Self>,
         access: Access,
         command: UringCommand<'call>,
     ) -> UringReturn<'call>;
 
-    /// Makes all that was written durable. Sleeps.
+    /// Makes all written data durable. Sleeps.
     fn fsync(&self) -> Result;
 
     /// Maps the device. Sleeps.
     fn mmap<'a>(&self, map: NewMap<'a>) -> Result<Mapped<'a>>;
 
-    /// Puts a page where a map that was [`NewMap::faulted`] is first touched. An error
-    /// raises `SIGBUS`, `ENOMEM` kills for lack of memory. Sleeps.
+    /// Inserts a page at the first access to it, for a map that was [`NewMap::faulted`]. An error
+    /// raises `SIGBUS`, except that `ENOMEM` reports the lack of memory (`VM_FAULT_OOM`). Sleeps.
     fn fault(&self, fault: PageFault<'_>) -> Result<Installed>;
 
-    /// Reads what a map of coherent memory shows, from byte `offset` of the file on,
-    /// for a debugger. Returns how much. Sleeps.
+    /// Reads the contents of a map of coherent memory, from byte `offset` of the file on, for a
+    /// debugger. Returns the number of bytes. Sleeps.
     fn peek(&self, offset: u64, buffer: &mut [u8]) -> Result<usize>;
 }
