@@ -1,12 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! All user maps of one device in one place, so that they can be counted and
-//! taken away.
+//! All user maps of one device in one place, so that they can be counted and zapped.
 //!
-//! The maps of a file hang off `file->f_mapping`. For a character device that is
-//! by default the address space of whichever device node was opened, and there
-//! may be several. So each device has an address space of its own, that of an
-//! inode without a name, and every opened file is made to use it.
+//! The maps of a file belong to `file->f_mapping`. For a character device that is by default the
+//! address space of the opened device node, and there may be several device nodes. So each device
+//! has an address space of its own, that of an inode without a name, and every opened file uses it.
 //!
 //! C header: [`include/linux/mm.h`](srctree/include/linux/mm.h)
 
@@ -36,44 +34,45 @@ use kernel::{
     }, //
 };
 
-/// A process (its memory, that is) with maps of the device.
+/// A process (that is, its memory) with maps of the device.
 struct User {
     mm: ARef<Mm>,
     maps: usize,
-    /// Greater than that of all before it.
+    /// Greater than the number of each earlier process.
     number: u64,
-    /// Whether there is a [`Busy`] of it.
+    /// Whether there is a [`Busy`] for it.
     awaited: bool,
 }
 
-/// Processes with maps, in the order of their numbers, and what their maps are.
+/// Processes with maps, in the order of their numbers, and the caching of their maps.
 struct Users {
     list: KVec<User>,
-    /// Of the next one.
+    /// Number of the next process.
     number: u64,
-    /// How all maps of device memory treat it, and how many there are.
+    /// The caching of all maps of device memory, and the number of these maps.
     caching: Option<(Caching, usize)>,
 }
 
-/// A process with maps that is within a call that changes its memory, and so may be making
-/// another. To be given to [`AddressSpace::wait_for`]: until then [`AddressSpace::next_busy`]
-/// leaves this process out.
+/// A process with maps that is within a call that changes its memory, and so may be making another
+/// map. To be passed to [`AddressSpace::wait_for`]: until then [`AddressSpace::next_busy`] skips
+/// this process.
 pub(crate) struct Busy {
     mm: ARef<Mm>,
     number: u64,
 }
 
-/// What is left of a walk through the processes with maps.
+/// The rest of a walk through the processes with maps.
 pub(crate) struct Walk(Range<u64>);
 
-/// The memory of a process for as long as this is there, `None` where it has none any more:
-/// then it makes no maps. Where this is the last user, a thread of the kernel's takes the
-/// memory apart, and not who drops this: that may take any time, and release any file.
+/// Keeps the memory of a process while the result exists; `None` if the process has no memory any
+/// more, so that it makes no maps. If the result is the last user of the memory, a kernel thread
+/// frees it, and not the thread that drops the result: that may take any time, and release any
+/// file.
 fn user_of(mm: &Mm) -> Option<ARef<MmWithUserAsync>> {
     mm.mmget_not_zero().map(MmWithUser::into_mmput_async)
 }
 
-/// The address space that holds all user maps of a device.
+/// The address space that contains all user maps of a device.
 ///
 /// # Invariants
 ///
@@ -87,7 +86,7 @@ pub(crate) struct AddressSpace {
 }
 
 impl AddressSpace {
-    /// A new, empty one. Sleeps, as dropping it does.
+    /// A new, empty address space. Sleeps, as dropping it does.
     pub(crate) fn new() -> impl PinInit<Self, Error> {
         try_pin_init!(&this in Self {
             inode: AnonInode::new()?,
@@ -98,7 +97,7 @@ impl AddressSpace {
                 caching: None,
             }),
             _: {
-                // INVARIANT: From here on.
+                // INVARIANT: Holds from here on.
                 // SAFETY: The inode is valid, and nobody else has it yet.
                 unsafe { (*inode.as_ptr()).i_private = this.as_ptr().cast() };
             },
@@ -106,16 +105,16 @@ impl AddressSpace {
     }
 
     fn mapping(&self) -> *mut bindings::address_space {
-        // SAFETY: The inode is valid, and its mapping is set once, when it is made.
+        // SAFETY: The inode is valid, and its mapping is set once, at its creation.
         unsafe { (*self.inode.as_ptr()).i_mapping }
     }
 
-    /// How many maps (areas of a process's memory) there are now.
+    /// Number of maps (areas of a process's memory) now.
     pub(crate) fn maps(&self) -> i64 {
         self.maps.load(Relaxed)
     }
 
-    /// Makes the maps of `file` belong here.
+    /// Makes this the address space of the maps of `file`.
     ///
     /// # Safety
     ///
@@ -123,11 +122,11 @@ impl AddressSpace {
     /// - `self` must stay valid until the file's `release` callback.
     pub(in crate::abstractions) unsafe fn adopt(&self, file: *mut bindings::file) {
         // SAFETY: Nobody else uses the file, by the first requirement; by the second the mapping
-        // stays valid as long as the file uses it: what follows `release` does not.
+        // stays valid as long as the file uses it: after `release` the kernel no longer does.
         unsafe { (*file).f_mapping = self.mapping() };
     }
 
-    /// Where the maps of `file` belong.
+    /// The address space of the maps of `file`.
     ///
     /// # Safety
     ///
@@ -138,8 +137,8 @@ impl AddressSpace {
         unsafe { &*(*(*(*file).f_mapping).host).i_private.cast_const().cast() }
     }
 
-    /// Counts a map in `mm` that is about to be made. `ENOMEM` where it cannot be
-    /// kept in mind; then it must not be made. Sleeps.
+    /// Counts a map in `mm` that is about to be made. `ENOMEM` without memory to record it; then it
+    /// must not be made. Sleeps.
     pub(in crate::abstractions) fn add(&self, mm: &Mm) -> Result {
         let mut users = self.users.lock();
         let known = users.list.iter_mut().find(|user| ptr::eq(&*user.mm, mm));
@@ -165,8 +164,8 @@ impl AddressSpace {
     /// Counts a map that came from another one, by `fork` or by a split. Sleeps.
     pub(in crate::abstractions) fn copy(&self, mm: &Mm, caching: Option<Caching>) {
         if self.add(mm).is_err() {
-            // This map stays unknown to `unmap`. That does no harm, because it is not in the
-            // course of being made: copies of page tables are made in an order that suits
+            // This map stays unknown to `unmap`. That does no harm, because the map is not in
+            // progress: copies of page tables are made in an order that suits
             // `unmap_mapping_range`.
             self.maps.add(1, Relaxed);
         }
@@ -177,7 +176,7 @@ impl AddressSpace {
         }
     }
 
-    /// Counts a map less. Sleeps.
+    /// Subtracts a map from the count. Sleeps.
     pub(in crate::abstractions) fn remove(&self, mm: &Mm, caching: Option<Caching>) {
         if caching.is_some() {
             self.remove_caching();
@@ -196,8 +195,8 @@ impl AddressSpace {
         }
     }
 
-    /// Counts a map of device memory that treats it like this. `EBUSY` while there are
-    /// others that treat it otherwise. Sleeps.
+    /// Counts a map of device memory with this caching. `EBUSY` while there are maps with another
+    /// caching. Sleeps.
     pub(in crate::abstractions) fn add_caching(&self, caching: Caching) -> Result {
         let mut users = self.users.lock();
         users.caching = match users.caching {
@@ -208,7 +207,7 @@ impl AddressSpace {
         Ok(())
     }
 
-    /// Takes [`Self::add_caching`] back. Sleeps.
+    /// Reverts [`Self::add_caching`]. Sleeps.
     pub(in crate::abstractions) fn remove_caching(&self) {
         let mut users = self.users.lock();
         users.caching = match users.caching {
@@ -217,12 +216,11 @@ impl AddressSpace {
         };
     }
 
-    /// Takes away what maps show of these pages of the file, but for maps that are
-    /// being made. Who touches it afterwards gets `SIGBUS`, unless a fault handler puts
-    /// something back. Sleeps, but waits for nobody who runs in user space or waits for
-    /// a page.
+    /// Zaps these pages of the file in all maps, except for maps in progress. A later access gets
+    /// `SIGBUS`, unless a fault handler inserts a page. Sleeps, but waits for no thread that runs
+    /// in user space or waits for a page.
     pub(crate) fn zap(&self, pages: Range<usize>) {
-        // For C, no pages are all that follow.
+        // For the C function, an empty range means all pages that follow.
         if pages.is_empty() {
             return;
         }
@@ -230,21 +228,21 @@ impl AddressSpace {
         unsafe { bindings::unmap_mapping_pages(self.mapping(), pages.start, pages.len(), true) };
     }
 
-    /// Begins a walk through the processes with maps, for who has forbidden maps and waits
-    /// for those that are being made. Sleeps.
+    /// Begins a walk through the processes with maps, for a caller that has forbidden maps and
+    /// waits for those in progress. Sleeps.
     ///
-    /// A map is made, and then linked to the address space; before that [`Self::zap`] misses it.
-    /// Both happens under the lock of the process's memory, so after that lock was free it is
-    /// either linked, or was begun later.
+    /// The kernel fills a map, and then links it to the address space; before that [`Self::zap`]
+    /// misses it. The kernel does both under the memory lock of the process, so once that lock was
+    /// free the map is linked, or was begun later.
     ///
-    /// The walk goes as far as the processes that there are now, so it has an end whatever they do.
-    /// None that comes later need be visited:
+    /// The walk covers the processes that exist now, so it has an end whatever the processes do.
+    /// Processes that come later need no visit:
     ///
-    /// - One that makes its first map counts it after this call, and finds it forbidden then.
-    /// - A child gets its maps by `fork`. It is linked to the address space right behind its parent
-    ///   before what its parent's map shows is copied (`dup_mmap`), and `zap` goes through them in
-    ///   that order: what is copied before it comes to the parent, it finds in the child; what
-    ///   is copied afterwards is nothing.
+    /// - A process that makes its first map counts it after this call, and then finds it forbidden.
+    /// - A child gets its maps by `fork`. The kernel links the child's map to the address space
+    ///   right behind its parent's before it copies the page table entries (`dup_mmap`), and `zap`
+    ///   processes the maps in that order. Entries that are copied before `zap` reaches the parent
+    ///   are zapped in the child; afterwards there is nothing to copy.
     pub(crate) fn walk(&self) -> Walk {
         Walk(0..self.users.lock().number)
     }
@@ -256,8 +254,8 @@ impl AddressSpace {
         Some((user.number, user.mm.clone()))
     }
 
-    /// The next process of the walk that may be making a map now, and that nobody waits for
-    /// yet. Sleeps, but waits for none of them.
+    /// The next process of the walk that may be making a map now, and for which nothing waits yet.
+    /// Sleeps, but waits for no process.
     pub(crate) fn next_busy(&self, walk: &mut Walk) -> Option<Busy> {
         loop {
             let (number, mm) = self.next(walk)?;
@@ -266,7 +264,7 @@ impl AddressSpace {
                 continue;
             }
             let mut users = self.users.lock();
-            // Who has no maps any more is not making one: that would have been counted.
+            // A process without maps makes none at present: that map would have been counted.
             let user = users.list.iter_mut().find(|u| u.number == number);
             if user.is_some_and(|user| !replace(&mut user.awaited, true)) {
                 return Some(Busy { mm, number });
@@ -274,15 +272,14 @@ impl AddressSpace {
         }
     }
 
-    /// Waits until the process is not within a call that changes its memory. Sleeps, for as
-    /// long as it is.
+    /// Waits until the process is not within a call that changes its memory. Sleeps, for any time.
     pub(crate) fn wait_for(&self, busy: &Busy) {
         let Some(mm) = user_of(&busy.mm) else {
             return;
         };
         let locked = mm.mmap_read_lock();
-        // With the lock held: no map is being made now. Whoever was refused a `Busy`, because there
-        // was this one, had forbidden maps before: those that were allowed are linked.
+        // With the lock held: no map is in progress now. A thread that got no `Busy`, because of
+        // this one, had forbidden maps before: the maps that were allowed until then are linked.
         let mut users = self.users.lock();
         if let Some(user) = users.list.iter_mut().find(|u| u.number == busy.number) {
             user.awaited = false;
@@ -291,15 +288,14 @@ impl AddressSpace {
         drop(locked);
     }
 
-    /// As [`Self::zap`], but waits for maps that are being made, and takes them away
-    /// too. No new maps of the pages may be made: whatever forbids it must be in place
-    /// before the call, and be looked at after the map was counted.
+    /// As [`Self::zap`], but waits for maps in progress, and zaps them too. No new maps of the
+    /// pages may be made: the caller must have forbidden them before this call, and the check must
+    /// come after the map was counted.
     ///
-    /// Sleeps, for as long as a process with maps is within a call that changes its
-    /// memory.
+    /// Sleeps, for as long as a process with maps is within a call that changes its memory.
     pub(in crate::abstractions) fn unmap(&self, pages: Range<usize>) {
         let mut walk = self.walk();
-        // The lock must not be taken with `users` held: the order is the other way round.
+        // The lock must not be taken with `users` held: the lock order is the opposite.
         while let Some((_, mm)) = self.next(&mut walk) {
             if let Some(mm) = user_of(&mm) {
                 drop(mm.mmap_read_lock());

@@ -15,38 +15,37 @@ use kernel::{
     prelude::*, //
 };
 
-/// How the CPU treats accesses to device memory.
+/// The caching of device memory: how the CPU executes accesses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Caching {
-    /// Each access by itself, in order.
+    /// Each access is executed separately, in order.
     Uncached = 1,
-    /// Writes may be joined and come late; reads are not cached.
+    /// Writes may be merged and delayed; reads are not cached.
     WriteCombining,
-    /// As RAM. Only for memory that is RAM in truth, as in a virtual machine.
+    /// Like RAM. Only for memory that really is RAM, as in a virtual machine.
     Cached,
 }
 
 impl Caching {
-    /// As it is kept in `vm_private_data`, where null stands for none.
+    /// The value for `vm_private_data`, in which null means no caching.
     pub(super) fn into_raw(this: Option<Self>) -> *mut c_void {
         ptr::without_provenance_mut(this.map_or(0, |caching| caching as usize))
     }
 
-    /// The other way round.
+    /// The inverse of [`Self::into_raw`].
     fn from_raw(raw: *const c_void) -> Option<Self> {
         [Self::Uncached, Self::WriteCombining, Self::Cached]
             .into_iter()
             .find(|&caching| caching as usize == raw.addr())
     }
 
-    /// The caching of `area`, which must be a map of ours, if it is one of device
-    /// memory.
+    /// The caching of `area`, which must be a map of ours; `None` if it shows no device memory.
     pub(in crate::abstractions) fn of(area: &VmaRef) -> Option<Self> {
         // SAFETY: The area is valid; the field is set once, before the area is linked.
         Self::from_raw(unsafe { (*area.as_ptr()).vm_private_data })
     }
 
-    /// `prot` with this caching, and otherwise as it is.
+    /// `prot` with this caching.
     pub(super) fn apply(self, prot: bindings::pgprot_t) -> bindings::pgprot_t {
         match self {
             // SAFETY: Only computes.
@@ -57,7 +56,7 @@ impl Caching {
         }
     }
 
-    /// Whether `prot` has this caching: to apply it would change nothing.
+    /// Whether `prot` has this caching, so that [`Self::apply`] would change nothing.
     pub(super) fn is_in(self, prot: bindings::pgprot_t) -> bool {
         let unchanged = |caching: Self| caching.apply(prot).pgprot == prot.pgprot;
         match self {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Memory of the driver that user space can map and read, as numbers that are
-//! read and written one at a time.
+//! Memory of the driver that user space can map and read: numbers, which are read and written one
+//! at a time.
 //!
 //! C headers: [`include/linux/gfp.h`](srctree/include/linux/gfp.h),
 //! [`include/linux/vmalloc.h`](srctree/include/linux/vmalloc.h)
@@ -34,14 +34,14 @@ use kernel::{
     }, //
 };
 
-/// Numbers in a page.
+/// Number of words in a page.
 pub(crate) const WORDS_PER_PAGE: usize = PAGE_SIZE / size_of::<u64>();
 
 /// One page of numbers.
 pub(crate) struct WordPage(Page);
 
 impl WordPage {
-    /// All zero. May sleep.
+    /// A page of zeros. May sleep.
     pub(crate) fn new() -> Result<Self> {
         Ok(Self(Page::alloc_page(GFP_KERNEL | __GFP_ZERO)?))
     }
@@ -50,7 +50,7 @@ impl WordPage {
     #[inline]
     pub(crate) fn words(&self) -> &[Atomic<u64>; WORDS_PER_PAGE] {
         // SAFETY: The page is in the direct map (`GFP_KERNEL`), lives as long as `self`, and any
-        // content is valid; it is never accessed but as atomics.
+        // content is valid; it is only accessed as atomics.
         unsafe { &*ringbar_page_address(self.0.as_ptr()).cast_const().cast() }
     }
 
@@ -70,14 +70,14 @@ pub(crate) struct WordArea {
 }
 
 impl WordArea {
-    /// All zero. May sleep.
+    /// Pages of zeros. May sleep.
     pub(crate) fn new(pages: usize) -> Result<Self> {
         let count = pages.checked_mul(WORDS_PER_PAGE).ok_or(EINVAL)?;
         let mut words = VVec::with_capacity(count, GFP_KERNEL)?;
         for _ in 0..count {
             words.push(Atomic::new(0), GFP_KERNEL)?;
         }
-        // INVARIANT: As many as fill the pages.
+        // INVARIANT: The number of words fills the pages.
         Ok(Self { words })
     }
 
@@ -102,11 +102,11 @@ impl WordArea {
     }
 }
 
-/// Coherent memory that only the device writes to, with nothing else in its pages.
+/// Coherent memory that only the device writes to; its pages contain nothing else.
 ///
 /// # Invariants
 ///
-/// `memory` was allocated for `device`, its pages filled with zeroes.
+/// `memory` was allocated for `device`, its pages filled with zeros.
 pub(crate) struct SharedCoherent<U: AsBytes + FromBytes> {
     memory: Coherent<[U]>,
     device: ARef<Device>,
@@ -123,7 +123,7 @@ impl<U: AsBytes + FromBytes> SharedCoherent<U> {
         })
     }
 
-    /// The device that it was allocated for.
+    /// The device for which the memory was allocated.
     pub(in crate::abstractions) fn device(&self) -> *mut bindings::device {
         // `Device` is a transparent wrapper of an `Opaque<device>`.
         core::ptr::from_ref(&*self.device).cast_mut().cast()

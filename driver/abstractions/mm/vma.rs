@@ -2,16 +2,16 @@
 
 //! Mapping memory of a device and of its driver to user space.
 //!
-//! A map is asked for as a [`NewMap`] and answered with a [`Mapped`], which only
-//! the functions have that make one. There are three kinds:
+//! A request for a map is a [`NewMap`], and its result is a [`Mapped`], which only the functions
+//! that make maps return. There are three kinds:
 //!
-//! - device memory, [`map_device`]: all pages are there from the start;
+//! - device memory, [`map_device`]: all pages are mapped at once;
 //! - coherent memory, [`map_coherent`]: likewise, and read-only;
-//! - pages of RAM, [`NewMap::faulted`]: each comes when it is first touched, by
+//! - pages of RAM, [`NewMap::faulted`]: each page is inserted at its first access, by
 //!   [`PageFault::install`]; read-only.
 //!
-//! The first two take a [`Part`] of an [`SrcuRevocable`], which takes all maps away before the
-//! memory goes.
+//! The first two take a [`Part`] of an [`SrcuRevocable`], which zaps all maps before the memory is
+//! freed.
 //!
 //! [`SrcuRevocable`]: crate::abstractions::pci::revocable::SrcuRevocable
 //!
@@ -56,7 +56,7 @@ use kernel::{
     }, //
 };
 
-/// What kind of map was made.
+/// The kind of a map that was made.
 #[derive(Clone, Copy)]
 pub(in crate::abstractions) enum Kind {
     Device,
@@ -64,24 +64,24 @@ pub(in crate::abstractions) enum Kind {
     Faulted,
 }
 
-/// A map that was made, as a [`NewMap`] of the same lifetime asked for.
+/// A map that was made, for the [`NewMap`] of the same lifetime.
 pub(crate) struct Mapped<'a> {
     kind: Kind,
     caching: Option<Caching>,
-    /// Neither longer nor shorter: it answers this call and no other.
+    /// Invariant: the result belongs to this call and no other.
     _map: PhantomData<fn(&'a ()) -> &'a ()>,
 }
 
 /// A map that is being made, within the `mmap` callback.
 pub(crate) struct NewMap<'a> {
     vma: &'a VmaNew,
-    /// Where it will belong.
+    /// The address space to which the map will belong.
     space: &'a AddressSpace,
     first_page: usize,
 }
 
 impl<'a> NewMap<'a> {
-    /// The map that `vma` asks for, which will belong to `space`.
+    /// The map that `vma` requests, which will belong to `space`.
     pub(in crate::abstractions) fn new(vma: &'a VmaNew, space: &'a AddressSpace) -> Self {
         Self {
             vma,
@@ -91,7 +91,7 @@ impl<'a> NewMap<'a> {
         }
     }
 
-    /// Ends the setting up of the area: says what it is.
+    /// Completes the area: stores its caching, and returns its kind.
     pub(in crate::abstractions) fn finish(vma: &VmaNew, mapped: &Mapped<'a>) -> Kind {
         // SAFETY: The area is being set up.
         unsafe { (*vma.as_ptr()).vm_private_data = Caching::into_raw(mapped.caching) };
@@ -103,8 +103,8 @@ impl<'a> NewMap<'a> {
         self.first_page
     }
 
-    /// The same map with page `start` of the file as its page 0. `EINVAL` where it
-    /// begins before that.
+    /// The same map, with page `start` of the file as its page 0. `EINVAL` if it begins before
+    /// that.
     pub(crate) fn relative_to(self, start: usize) -> Result<Self> {
         Ok(Self {
             first_page: self.first_page.checked_sub(start).ok_or(EINVAL)?,
@@ -116,8 +116,8 @@ impl<'a> NewMap<'a> {
         (self.vma.end() - self.vma.start()) >> PAGE_SHIFT
     }
 
-    /// `EINVAL` unless the map lies within so many pages. The offset may be
-    /// anything, so the sum is checked.
+    /// `EINVAL` unless the map lies within this number of pages. The offset may have any value, so
+    /// the sum is checked.
     fn within(&self, pages: usize) -> Result {
         let end = self.first_page.checked_add(self.pages()).ok_or(EINVAL)?;
         if end > pages {
@@ -126,7 +126,7 @@ impl<'a> NewMap<'a> {
         Ok(())
     }
 
-    /// `EINVAL` unless the map will belong where those of `part` are taken away.
+    /// `EINVAL` unless the map will belong to the address space whose maps are zapped with `part`.
     fn belongs_to<U: ?Sized>(&self, part: &Part<'_, U>) -> Result {
         if ptr::eq(self.space, part.maps()) {
             Ok(())
@@ -137,9 +137,9 @@ impl<'a> NewMap<'a> {
 
     /// `EACCES` for executable maps, now and by a later `mprotect`.
     ///
-    /// For a process whose every readable map is to be executable
-    /// (`READ_IMPLIES_EXEC`), this one is not, as it would be for a file of sysfs,
-    /// which is mounted `noexec`: such a process has not asked for it.
+    /// In a process whose every readable map is to be executable (`READ_IMPLIES_EXEC`), this map is
+    /// allowed but not executable, as for a file of sysfs, which is mounted `noexec`: such a
+    /// process did not request execution of this map.
     fn never_executable(&self) -> Result {
         if self.vma.executable() {
             // SAFETY: The current task is valid, and nobody else writes this field of it.
@@ -149,8 +149,8 @@ impl<'a> NewMap<'a> {
             }
             let raw = self.vma.as_ptr();
             let allowed = self.vma.flags() & !flags::EXEC;
-            // SAFETY: The area is being set up, and to take a right away leaves the flags valid.
-            // The protection is what the flags say; no caching was chosen so far.
+            // SAFETY: The area is being set up, and removing a right leaves the flags valid. The
+            // protection corresponds to the flags; no caching was chosen so far.
             unsafe {
                 (*raw).__bindgen_anon_2.vm_flags = allowed;
                 (*raw).vm_page_prot = bindings::vm_get_page_prot(allowed);
@@ -167,8 +167,8 @@ impl<'a> NewMap<'a> {
         self.vma.try_clear_maywrite()
     }
 
-    /// Private maps only for reading: `EINVAL` for a private writable map, whose
-    /// pages would become copies.
+    /// Private maps only for reading: `EINVAL` for a private writable map, whose pages would become
+    /// copies.
     fn no_copies(&self) -> Result {
         if self.vma.flags() & flags::SHARED != 0 {
             return Ok(());
@@ -185,7 +185,7 @@ impl<'a> NewMap<'a> {
         self.no_copies()?;
         self.never_writable()?;
         self.never_executable()?;
-        // Never grown past the end, nor dumped.
+        // Never grown beyond the end, nor dumped.
         self.vma.set_dontexpand();
         self.vma.set_dontdump();
         Ok(())
@@ -193,8 +193,8 @@ impl<'a> NewMap<'a> {
 
     /// Makes a read-only map of `pages` pages of RAM that the fault handler provides.
     ///
-    /// `EINVAL` beyond them and for private writable maps, `EACCES` for writable
-    /// and executable ones.
+    /// `EINVAL` for pages beyond them and for private writable maps, `EACCES` for writable and
+    /// executable ones.
     pub(crate) fn faulted(self, pages: usize) -> Result<Mapped<'a>> {
         self.read_only(pages)?;
         self.vma.set_mixedmap();
@@ -206,8 +206,8 @@ impl<'a> NewMap<'a> {
     }
 }
 
-/// Makes `map` one of coherent memory, read-only. Errors as of [`NewMap::faulted`];
-/// `EINVAL` also for memory of another device. Sleeps.
+/// Makes `map` a map of coherent memory, read-only. Errors as of [`NewMap::faulted`]; `EINVAL` also
+/// for memory of another device. Sleeps.
 pub(crate) fn map_coherent<'a, U: AsBytes + FromBytes>(
     memory: &Part<'_, SharedCoherent<U>>,
     map: NewMap<'a>,
@@ -221,12 +221,12 @@ pub(crate) fn map_coherent<'a, U: AsBytes + FromBytes>(
     map.read_only(size >> PAGE_SHIFT)?;
     let raw = map.vma.as_ptr();
     // SAFETY:
-    // - The area is being set up. `dma_mmap_attrs` takes its offset for one into the allocation, all
-    //   pages of it are within, as was just checked, and afterwards it is the file's again: by that
-    //   the area is linked, found, and shown to user space.
+    // - The area is being set up. `dma_mmap_attrs` interprets its offset as an offset in the
+    //   allocation, all pages of it are within, as was just checked, and afterwards the offset is
+    //   the file's again: by that the area is linked, found, and shown to user space.
     // - The memory is an allocation for this very device, which is bound as long as there is a
-    //   `Part`. Its pages hold nothing else (`SharedCoherent`), and by the invariants of `Part` it
-    //   is there until all maps of the address space are taken away, to which this one belongs.
+    //   `Part`. Its pages contain nothing else (`SharedCoherent`), and by the invariants of `Part`
+    //   it is valid until all maps of the address space are zapped, to which this one belongs.
     to_result(unsafe {
         let in_file = (*raw).vm_pgoff;
         (*raw).vm_pgoff = map.first_page;
@@ -248,8 +248,7 @@ pub(crate) fn map_coherent<'a, U: AsBytes + FromBytes>(
     })
 }
 
-/// Physically contiguous memory of a device, within a BAR that the driver has
-/// claimed.
+/// Physically contiguous memory of a device, within a BAR that the driver has claimed.
 ///
 /// # Invariants
 ///
@@ -257,14 +256,14 @@ pub(crate) fn map_coherent<'a, U: AsBytes + FromBytes>(
 pub(crate) struct IoMemory {
     start: u64,
     pages: usize,
-    /// Nobody else's as long as there is this.
+    /// Claimed by this driver as long as this value exists.
     bar: ClaimedBar,
 }
 
 impl IoMemory {
-    /// `len` bytes from `offset` of a BAR. `EINVAL` where they are not within it or do
-    /// not begin at a page. A last page that is not filled is left out: a map shows
-    /// whole pages, and what lies beyond the end belongs to somebody else.
+    /// `len` bytes from `offset` of a BAR. `EINVAL` if they are not within it or do not begin at a
+    /// page. Without a last page that is not full: a map shows whole pages, and the memory beyond
+    /// the end belongs to another owner.
     pub(crate) fn new(bar: ClaimedBar, offset: u64, len: u64) -> Result<Self> {
         let range = bar.range();
         let start = range.start.checked_add(offset).ok_or(EINVAL)?;
@@ -280,29 +279,29 @@ impl IoMemory {
         })
     }
 
-    /// Number of its whole pages.
+    /// Number of whole pages.
     pub(crate) fn pages(&self) -> usize {
         self.pages
     }
 }
 
-/// Makes `map` one of the first `pages` pages of device memory. Sleeps.
+/// Makes `map` a map of the first `pages` pages of device memory. Sleeps.
 ///
 /// - `EINVAL` for any page beyond them, for private writable maps, and for memory of another
 ///   device, `EACCES` for executable ones.
-/// - `EBUSY` while there are maps that treat the memory otherwise: on x86 the kernel
-///   would hand out theirs instead, without a word.
-/// - `EOPNOTSUPP` for [`Caching::Cached`] where the memory cannot be cached, as that
-///   below 4 GiB on most PCs, where MTRRs say so.
-/// - `ENOMEM` without memory, which on x86 is `EINVAL` where there is none to note the
-///   memory type of the pages.
+/// - `EBUSY` while there are maps with another caching: on x86 the kernel would silently use that
+///   caching instead.
+/// - `EOPNOTSUPP` for [`Caching::Cached`] if the memory cannot be cached, such as memory below 4
+///   GiB on most PCs, because of MTRRs.
+/// - `ENOMEM` without memory; on x86 `EINVAL` if there is no memory to record the memory type of
+///   the pages.
 ///
-/// `remap_pfn_range` marks the area so that it is never expanded, dumped or
-/// taken for ordinary pages, so `mremap` cannot grow it past the end. (A
-/// driver with `mmap_prepare` would say the same by `mmap_action_ioremap`, and
-/// the core would do the remapping after the area is linked; but then there is no
-/// area to give to `dma_mmap_attrs`, nor to see which caching came out. Here it is
-/// done in the callback, and [`crate::abstractions::mm::address_space`] looks after the gap.)
+/// `remap_pfn_range` marks the area so that it is never expanded, dumped or taken for ordinary
+/// pages, so `mremap` cannot grow it beyond the end. (A driver with `mmap_prepare` would request
+/// the same by `mmap_action_ioremap`, and the core would remap after the area is linked; but then
+/// there is no area for `dma_mmap_attrs`, nor a way to check the resulting caching. Here the
+/// callback remaps, and [`crate::abstractions::mm::address_space`] handles the time until the area
+/// is linked.)
 pub(crate) fn map_device<'a>(
     memory: &Part<'_, IoMemory>,
     map: NewMap<'a>,
@@ -333,32 +332,32 @@ fn remap(memory: &Part<'_, IoMemory>, map: &NewMap<'_>, caching: Caching) -> Res
     let prot = caching.apply(unsafe { (*raw).vm_page_prot });
     // CAST: A page number.
     let pfn = (memory.start >> PAGE_SHIFT) as usize + map.first_page;
-    // SAFETY: The area is being set up. The pages lie within a BAR of this very device, of memory,
-    // that is this driver's, and by the invariants of `Part` it is until all maps of the address
-    // space are taken away, to which this one belongs.
+    // SAFETY: The area is being set up. The pages lie within a BAR of this very device, which
+    // consists of memory and is claimed by this driver; by the invariants of `Part` it stays so
+    // until all maps of the address space are zapped, to which this one belongs.
     to_result(unsafe {
         (*raw).vm_page_prot = prot;
         ringbar_io_remap_pfn_range(raw, map.vma.start(), pfn, map.pages() << PAGE_SHIFT, prot)
     })?;
 
     check_caching(map, caching).inspect_err(|_| {
-        // The core does that too, but only after the map has been forgotten here, and then nobody
-        // who takes maps away waits for it.
-        // SAFETY: The area is valid, and the lock of the process's memory is held during `mmap`.
+        // The core does that too, but only after the address space has forgotten the map, and then
+        // no thread that zaps maps waits for it.
+        // SAFETY: The area is valid, and the memory lock of the process is held during `mmap`.
         unsafe { bindings::zap_special_vma_range(raw, map.vma.start(), map.pages() << PAGE_SHIFT) };
     })
 }
 
-/// Whether the map, which has been filled, has this caching. x86 notes one memory type for
-/// each page, and MTRRs have their say: what comes out may be weaker than what was asked for. It
-/// is the same for all pages.
+/// Whether the map, which has been filled, has this caching. x86 records one memory type for each
+/// page, and MTRRs restrict it: the resulting type may be weaker than the requested one. It is the
+/// same for all pages.
 fn check_caching(map: &NewMap<'_>, caching: Caching) -> Result {
     let mut first = bindings::follow_pfnmap_args {
         vma: map.vma.as_ptr(),
         address: map.vma.start(),
         ..pin_init::zeroed()
     };
-    // SAFETY: The area is valid, and the lock of the process's memory is held during `mmap`.
+    // SAFETY: The area is valid, and the memory lock of the process is held during `mmap`.
     let prot = unsafe {
         to_result(bindings::follow_pfnmap_start(&mut first))?;
         bindings::follow_pfnmap_end(&mut first);
@@ -367,12 +366,12 @@ fn check_caching(map: &NewMap<'_>, caching: Caching) -> Result {
     match (caching.is_in(prot), caching) {
         (true, _) => Ok(()),
         (false, Caching::Cached) => Err(EOPNOTSUPP),
-        // Somebody has mapped the memory past this driver.
+        // The memory has a map that this driver did not make.
         (false, _) => Err(EBUSY),
     }
 }
 
-/// The first touch of a page of a map that was [`NewMap::faulted`].
+/// The first access to a page of a map that was [`NewMap::faulted`].
 pub(crate) struct PageFault<'a> {
     vma: &'a VmaRef,
     space: &'a AddressSpace,
@@ -380,7 +379,7 @@ pub(crate) struct PageFault<'a> {
     page: usize,
 }
 
-/// A page was put where a fault was.
+/// The proof that a page was inserted at the address of a fault.
 pub(crate) struct Installed(());
 
 impl<'a> PageFault<'a> {
@@ -406,16 +405,16 @@ impl<'a> PageFault<'a> {
         }
     }
 
-    /// The page of the file that was touched.
+    /// The page of the file that was accessed.
     pub(crate) fn page(&self) -> usize {
         self.page
     }
 
-    /// Puts `page` there, which stays as long as it is mapped. Sleeps.
+    /// Inserts `page`, which stays valid as long as it is mapped. Sleeps.
     ///
-    /// Whoever takes maps away revokes access first and waits until all guards are gone:
-    /// what is put there by the holder of one is seen, and taken away again. `EINVAL`
-    /// for an `SrcuRevocable` that does not look after this map.
+    /// A thread that zaps all maps revokes access first and waits for all guards: so it finds a
+    /// page that the owner of a guard has inserted, and zaps it. `EINVAL` for an `SrcuRevocable`
+    /// that does not zap this map.
     pub(crate) fn install<T>(self, page: &Page, guard: &Guard<'_, T>) -> Result<Installed> {
         if !ptr::eq(self.space, guard.maps()) {
             return Err(EINVAL);
@@ -423,7 +422,7 @@ impl<'a> PageFault<'a> {
         let area = self.vma.as_mixedmap_vma().ok_or(EINVAL)?;
         match area.vm_insert_page(self.address, page) {
             Ok(()) => Ok(Installed(())),
-            // Another thread was faster.
+            // Another thread has inserted the page already.
             Err(error) if error == EBUSY => Ok(Installed(())),
             Err(error) => Err(error),
         }
