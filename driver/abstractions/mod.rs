@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Safe interfaces to what the `kernel` crate does not cover yet. All of this
-//! driver's `unsafe` code and use of C bindings is here; nothing here knows what
-//! Ringbar is.
+//! Safe interfaces to the parts of the kernel that the `kernel` crate does not cover yet. All
+//! `unsafe` code and all uses of C bindings of this driver are here; this code knows nothing of
+//! Ringbar.
 //!
-//! | folder or file | what is in it |
+//! | folder or file | contents |
 //! |---|---|
 //! | [`fs`] | files: character devices, `kiocb`, iterators, `poll`, plugging |
 //! | [`mm`] | address spaces, maps, memory that is shared with user space |
@@ -13,7 +13,7 @@
 //! | [`pci`] | BARs, interrupts, system sleep, binding and unbinding |
 //! | [`task`] | waiting, busy-polling, work items |
 //! | [`module`], [`debugfs`], [`ratelimit`], [`privilege`] | the module and the rest of the kernel |
-//! | `brand`, `helpers` | what the others are made with |
+//! | `brand`, `helpers` | parts of the others |
 
 mod brand;
 pub(crate) mod debugfs;

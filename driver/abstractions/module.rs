@@ -36,38 +36,38 @@ use kernel::{
 };
 
 global_lock! {
-    // SAFETY: Used only after `READY` was set, and that is done after the initialisation.
+    // SAFETY: Used only after `READY` was set, which follows the initialisation.
     unsafe(uninit) static ROOT: Mutex<Option<Common>> = None;
 }
 
-/// What all devices share.
+/// The objects that all devices share.
 struct Common {
     dir: Arc<Dir>,
     work: Arc<WorkQueue>,
 }
 
-/// Most items that wait at a time: each takes a thread.
+/// Greatest number of items that wait at a time: each occupies a thread.
 const MAX_WAITING: u16 = 32;
 
-/// Whether somebody initialises [`ROOT`], or has done so.
+/// Whether [`ROOT`] is being initialised, or has been.
 static CLAIMED: Atomic<bool> = Atomic::new(false);
 
 /// Whether [`ROOT`] can be used.
 static READY: Atomic<bool> = Atomic::new(false);
 
-/// Stands for [`Common`]. Modules have no data of their own that a driver's `probe`
-/// could reach, so it sits in a static, while this lives.
+/// The owner of [`Common`]. A driver's `probe` cannot access data of the module, so [`Common`] is
+/// in a static, as long as this value lives.
 struct Root;
 
 impl Root {
-    /// Makes directory and queue. May sleep. `EBUSY` the second time.
+    /// Creates directory and queue. May sleep. `EBUSY` the second time.
     fn new(name: &CStr) -> Result<Self> {
         let work = Arc::new(WorkQueue::for_waiting(MAX_WAITING)?, GFP_KERNEL)?;
         let dir = Arc::new(Dir::new(name), GFP_KERNEL)?;
         if CLAIMED.xchg(true, Full) {
             return Err(EBUSY);
         }
-        // SAFETY: Only who has set `CLAIMED` comes here, and it is never cleared.
+        // SAFETY: Only the caller that has set `CLAIMED` comes here, and it is never cleared.
         unsafe { ROOT.init() };
         READY.store(true, Release);
         *ROOT.lock() = Some(Common { dir, work });
@@ -80,8 +80,8 @@ impl Drop for Root {
         let common = ROOT.lock().take();
         if let Some(Common { dir, work }) = common {
             drop(dir);
-            // The devices have gone, so nothing is queued any more; but what is left of one that
-            // could not be stopped may have the queue for ever.
+            // All devices were unbound, so no work is queued any more; but the queue may live for
+            // ever, if a device that could not be stopped refers to it.
             work.drain();
         }
     }
@@ -90,7 +90,8 @@ impl Drop for Root {
 /// The module. To be named in [`module!`].
 #[pin_data]
 pub(crate) struct PciModule<T: SystemSleep + TakesOver> {
-    // Fields are dropped in this order: the driver goes first, so that others can have its devices.
+    // Fields are dropped in this order: the driver first, so that other drivers can get its
+    // devices.
     #[pin]
     _driver: Registration<Adapter<T>>,
     #[pin]
@@ -102,7 +103,7 @@ impl<T: SystemSleep + TakesOver> InPlaceModule for PciModule<T> {
     fn init(module: &'static ThisModule) -> impl PinInit<Self, Error> {
         const NAME: &CStr = <crate::LocalModule as ModuleMetadata>::NAME;
 
-        // In this order, so that what has been done is undone when the registration fails.
+        // In this order, so that a failed registration undoes the earlier steps.
         try_pin_init!(Self {
             _root: Root::new(NAME)?,
             _take_over <- TakeOver::new(),
@@ -111,7 +112,7 @@ impl<T: SystemSleep + TakesOver> InPlaceModule for PciModule<T> {
     }
 }
 
-/// The module's directory in debugfs, while there is the module. May sleep.
+/// The module's directory in debugfs, while the module is loaded. May sleep.
 pub(crate) fn debugfs_dir() -> Option<Arc<Dir>> {
     READY
         .load(Acquire)
@@ -119,9 +120,9 @@ pub(crate) fn debugfs_dir() -> Option<Arc<Dir>> {
         .flatten()
 }
 
-/// The queue for work that needs no device and may take as long as somebody outside likes:
-/// unbinding a device does not wait for it, unloading the module does. To be called by a
-/// driver of the module, which must queue nothing once its devices are unbound. May sleep.
+/// The queue for work that needs no device and may take any time, depending on other programs:
+/// unbinding a device does not wait for it, unloading the module does. To be called by a driver of
+/// the module, which must queue nothing once its devices are unbound. May sleep.
 pub(crate) fn work_queue() -> Result<Arc<WorkQueue>> {
     READY
         .load(Acquire)

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What the current task may do.
+//! The privileges of the current task.
 //!
 //! C header: [`include/linux/capability.h`](srctree/include/linux/capability.h)
 
@@ -11,7 +11,7 @@ use kernel::{
 
 /// Whether the current task may administer the system (`CAP_SYS_ADMIN`). Task context.
 pub(crate) fn is_administrator() -> bool {
-    // SAFETY: Looks at the current task only.
+    // SAFETY: Accesses the current task only.
     // CAST: A small constant.
     unsafe { bindings::capable(bindings::CAP_SYS_ADMIN as c_int) }
 }

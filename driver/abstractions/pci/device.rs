@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What [`kernel::pci`] does not offer yet.
+//! Functions that [`kernel::pci`] does not offer yet.
 //!
 //! C header: [`include/linux/pci.h`](srctree/include/linux/pci.h)
 
@@ -36,16 +36,15 @@ pub(in crate::abstractions) fn as_raw_device<Ctx: device::DeviceContext>(
     unsafe { &raw mut (*as_raw(device)).dev }
 }
 
-/// Says that `device` is bound.
+/// Marks `device` as bound.
 ///
 /// # Safety
 ///
-/// The device must stay bound to this driver for the life of the returned
-/// reference.
+/// The device must stay bound to this driver for the life of the returned reference.
 #[inline]
 pub(in crate::abstractions) unsafe fn assume_bound(device: &pci::Device) -> &pci::Device<Bound> {
-    // SAFETY: The context is a zero-sized marker, so the layout is the same; the caller vouches
-    // for what it says.
+    // SAFETY: The context is a zero-sized marker, so the layout is the same; the caller guarantees
+    // that the device is bound.
     unsafe { &*core::ptr::from_ref(device).cast() }
 }
 
@@ -53,7 +52,7 @@ pub(in crate::abstractions) unsafe fn assume_bound(device: &pci::Device) -> &pci
 ///
 /// # Invariants
 ///
-/// The BAR of `device` is requested by this driver; it is one of memory, the bytes of `range`.
+/// The BAR of `device` is requested by this driver; it is a memory BAR, with the bytes of `range`.
 pub(crate) struct ClaimedBar {
     device: ARef<pci::Device>,
     bar: c_int,
@@ -63,8 +62,8 @@ pub(crate) struct ClaimedBar {
 impl ClaimedBar {
     /// Claims `bar` under `name`. May sleep.
     ///
-    /// `EINVAL` where there is no such BAR or it is one of I/O ports, `EBUSY` where somebody else
-    /// has it.
+    /// `EINVAL` if there is no such BAR or it consists of I/O ports, `EBUSY` if another driver has
+    /// requested it.
     pub(crate) fn new(device: &pci::Device<Bound>, bar: u8, name: &'static CStr) -> Result<Self> {
         let start = device.resource_start(u32::from(bar))?;
         let len = device.resource_len(u32::from(bar))?;
@@ -90,12 +89,12 @@ impl ClaimedBar {
         })
     }
 
-    /// The device that has it.
+    /// The device with the BAR.
     pub(in crate::abstractions) fn raw_device(&self) -> *mut bindings::device {
         as_raw_device(&self.device)
     }
 
-    /// Where it is in physical memory.
+    /// The physical addresses of the BAR.
     pub(in crate::abstractions) fn range(&self) -> Range<u64> {
         self.range.clone()
     }
@@ -108,13 +107,13 @@ impl Drop for ClaimedBar {
     }
 }
 
-/// Whether an IOMMU translates what `device` puts on the bus.
+/// Whether an IOMMU translates the addresses that `device` uses.
 ///
-/// Without `VIRTIO_F_ACCESS_PLATFORM` a device bypasses such an IOMMU and takes
-/// the addresses it is given for physical ones (VIRTIO 1.3, 6.1).
+/// Without `VIRTIO_F_ACCESS_PLATFORM` a device bypasses such an IOMMU and takes the addresses that
+/// it gets for physical ones (VIRTIO 1.3, 6.1).
 #[cfg(CONFIG_IOMMU_API)]
 pub(crate) fn iommu_translates(device: &pci::Device<Bound>) -> bool {
-    // SAFETY: The device is valid and bound, so its domain does not go away during the call.
+    // SAFETY: The device is valid and bound, so its domain stays valid during the call.
     let domain = unsafe { bindings::iommu_get_domain_for_dev(as_raw_device(device)) };
     if domain.is_null() {
         return false;
@@ -123,7 +122,7 @@ pub(crate) fn iommu_translates(device: &pci::Device<Bound>) -> bool {
     unsafe { (*domain).type_ != bindings::IOMMU_DOMAIN_IDENTITY }
 }
 
-/// Without support for IOMMUs in the kernel none translates.
+/// A kernel without support for IOMMUs uses none.
 #[cfg(not(CONFIG_IOMMU_API))]
 pub(crate) fn iommu_translates(_device: &pci::Device<Bound>) -> bool {
     false

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Devices that are switched on, and their right to do DMA.
+//! Enabled PCI devices, and bus mastering.
 //!
 //! C header: [`include/linux/pci.h`](srctree/include/linux/pci.h)
 
@@ -19,30 +19,28 @@ use kernel::{
     prelude::*, //
 };
 
-/// A device switched on: it answers memory accesses and may do DMA. Switched
-/// off again when dropped.
+/// An enabled device: it responds to memory accesses and may do DMA. Dropping this disables it.
 ///
 /// # Invariants
 ///
-/// Holds one count of the device's enable count.
+/// Owns one count of the device's enable count.
 pub(crate) struct Enabled<'bound> {
     device: &'bound pci::Device<Bound>,
     max_segment_bytes: usize,
 }
 
 impl<'bound> Enabled<'bound> {
-    /// Switches memory accesses and bus mastering on, after the DMA layer was told what a VIRTIO
-    /// device can do. May sleep. `EBUSY` outside of `probe`.
+    /// Sets the DMA limits of a VIRTIO device, and then enables memory accesses and bus mastering.
+    /// May sleep. `EBUSY` outside of `probe`.
     pub(crate) fn new(device: &'bound pci::Device<Core<'_>>) -> Result<Self> {
-        // SAFETY: The device is valid; the core sets and clears this under the device lock, which
-        // is held where there is a `Core` device.
+        // SAFETY: The device is valid; the core sets and clears this field under the device lock,
+        // which is held while there is a `Core` device.
         let probed = unsafe { !(*as_raw_device(device)).driver_data.is_null() };
         if probed {
             return Err(EBUSY);
         }
-        // SAFETY: The data of the driver is set right after `probe`, before anybody else gets at
-        // the device by way of it, and cleared after the device has been unbound. So this is
-        // `probe`.
+        // SAFETY: The data of the driver is set right after `probe`, before other code can get the
+        // device from it, and cleared after the device has been unbound. So this is `probe`.
         let max_segment_bytes = unsafe { range::configure(device)? };
         device.enable_device_mem()?;
         device.set_master();
@@ -53,7 +51,7 @@ impl<'bound> Enabled<'bound> {
         })
     }
 
-    /// The size that a single segment may have, which bounce buffers can make small.
+    /// Greatest size of a single segment in bytes, which bounce buffers can make small.
     pub(crate) fn max_segment_bytes(&self) -> usize {
         self.max_segment_bytes
     }
@@ -61,7 +59,7 @@ impl<'bound> Enabled<'bound> {
 
 impl Drop for Enabled<'_> {
     fn drop(&mut self) {
-        // SAFETY: The device is valid, and by the type invariant this count is ours to give back.
+        // SAFETY: The device is valid, and by the type invariant this count is ours to release.
         unsafe {
             bindings::pci_clear_master(as_raw(self.device));
             bindings::pci_disable_device(as_raw(self.device));
@@ -69,19 +67,18 @@ impl Drop for Enabled<'_> {
     }
 }
 
-/// Gives the device the right to do DMA. Calls for the same device must be serialised, or
-/// one may be lost. May sleep.
+/// Enables bus mastering. Calls for the same device must be serialised, or one may be lost. May
+/// sleep.
 pub(crate) fn enable_bus_mastering(device: &pci::Device<Bound>) {
     // SAFETY: The device is valid.
     unsafe { bindings::pci_set_master(as_raw(device)) };
 }
 
-/// Takes the right to do DMA away from the device, whatever it is doing. As
-/// [`enable_bus_mastering`].
+/// Disables bus mastering, whatever the device is doing. Serialised like [`enable_bus_mastering`].
 ///
-/// Returns whether that is certain: the device shows it in its command register, or is not
-/// on the bus any more. The answer to that read comes behind all that the device has
-/// written before (PCI Express Base Specification, 2.4.1).
+/// Returns whether that is certain: the device shows it in its command register, or was removed
+/// from the bus. The completion of that read follows all earlier writes of the device (PCI Express
+/// Base Specification, 2.4.1).
 pub(crate) fn disable_bus_mastering(device: &pci::Device<Bound>) -> bool {
     let mut command: u16 = 0;
     // SAFETY: The device is valid.

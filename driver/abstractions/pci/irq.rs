@@ -2,11 +2,11 @@
 
 //! Interrupt handlers that belong to reference-counted objects.
 //!
-//! [`kernel::irq::Registration`] wants a promise that it is never leaked. Here
-//! the registration holds a reference of its own instead, and the device core ends it at the
-//! latest when the device is unbound. So if it is leaked (`mem::forget`), its memory is lost, and
-//! the device's interrupt vectors stay allocated, so that the device cannot be bound again; but
-//! the handler never runs on freed memory or in a module that has gone.
+//! [`kernel::irq::Registration`] requires a promise that it is never leaked. The registration here
+//! has a reference of its own instead, and the device core ends it at the latest when the device is
+//! unbound. So if it is leaked (`mem::forget`), its memory is lost, and the device's interrupt
+//! vectors stay allocated, so that the device cannot be bound again; but the handler never runs on
+//! freed memory or in a module that was unloaded.
 //!
 //! C header: [`include/linux/interrupt.h`](srctree/include/linux/interrupt.h)
 
@@ -27,22 +27,22 @@ use kernel::{
     }, //
 };
 
-/// What handles an interrupt.
+/// A handler of an interrupt.
 pub(crate) trait Handler: Send + Sync + Sized + 'static {
     /// Called in hard interrupt context: must not sleep.
     ///
-    /// Returns whether the device had raised it.
+    /// Returns whether the device had raised the interrupt.
     fn handle(this: ArcBorrow<'_, Self>) -> bool;
 }
 
-/// A registered handler of one interrupt vector, with the allocation that the
-/// vector is part of. When dropped, waits for a running handler to return, unregisters it,
-/// and frees the vectors; sleeps then.
+/// A registered handler of one interrupt vector, with the allocation that the vector is part of.
+/// Dropping this waits for a running handler to return, unregisters it, and frees the vectors;
+/// sleeps then.
 ///
 /// # Invariants
 ///
-/// `handler` is registered for line `irq` with its own address as cookie, as a managed
-/// resource of `device`. The line is one of `vectors`.
+/// `handler` is registered for line `irq` with its own address as cookie, as a managed resource of
+/// `device`. The line is one of `vectors`.
 pub(crate) struct Interrupt<'bound, H: Handler> {
     device: &'bound pci::Device<Bound>,
     irq: u32,
@@ -52,7 +52,7 @@ pub(crate) struct Interrupt<'bound, H: Handler> {
 
 impl<'bound, H: Handler> Interrupt<'bound, H> {
     /// Registers `handler` for vector `index` of those of `device`, shown as `name` in
-    /// `/proc/interrupts`. May sleep. `EINVAL` where there is no such vector.
+    /// `/proc/interrupts`. May sleep. `EINVAL` if there is no such vector.
     pub(crate) fn new(
         device: &'bound pci::Device<Bound>,
         vectors: IrqVectorRegistration<'bound>,
@@ -61,8 +61,8 @@ impl<'bound, H: Handler> Interrupt<'bound, H> {
         handler: Arc<H>,
     ) -> Result<Self> {
         let irq = IrqRequest::from(vectors.index(index)?).irq();
-        // SAFETY: The callback takes the cookie for an `H`, which it is; `handler` is kept until
-        // `devm_free_irq` has returned, or for ever. The device is bound.
+        // SAFETY: The callback interprets the cookie as an `H`, which it is; `handler` is kept
+        // until `devm_free_irq` has returned, or for ever. The device is bound.
         to_result(unsafe {
             bindings::devm_request_threaded_irq(
                 as_raw_device(device),
@@ -106,7 +106,7 @@ impl<H: Handler> Drop for Interrupt<'_, H> {
 
 /// # Safety
 ///
-/// `cookie` must be the address within an [`Arc<H>`] that is held during the call.
+/// `cookie` must be the address within an [`Arc<H>`] that exists during the call.
 unsafe extern "C" fn callback<H: Handler>(
     _irq: c_int,
     cookie: *mut c_void,

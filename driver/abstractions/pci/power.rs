@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! PCI drivers that take part in system sleep.
+//! PCI drivers with support for system sleep.
 //!
-//! [`kernel::pci::Adapter`] registers a driver without power management: the bus
-//! then saves the configuration space and no more. [`Adapter`] here registers the same
-//! driver with `dev_pm_ops` on top.
+//! [`kernel::pci::Adapter`] registers a driver without power management: the bus then only saves
+//! the configuration space. [`Adapter`] here registers the same driver with `dev_pm_ops` in
+//! addition.
 //!
-//! Suspend to idle, suspend to RAM and the steps of hibernation ask the same of a
-//! device: to be silent, and to be set up from nothing afterwards. So there are two
-//! callbacks, each for several steps.
+//! Suspend to idle, suspend to RAM and the steps of hibernation have the same requirements: the
+//! device does no DMA and sends no interrupts, and is set up from its initial state afterwards. So
+//! there are two callbacks, each for several steps.
 //!
 //! C headers: [`include/linux/pm.h`](srctree/include/linux/pm.h),
 //! [`include/linux/pci.h`](srctree/include/linux/pci.h)
@@ -32,20 +32,20 @@ use kernel::{
     ThisModule, //
 };
 
-/// A PCI driver whose devices can be put to sleep.
+/// A PCI driver whose devices can be suspended.
 ///
-/// Both are called with the device lock held, user space frozen, and interrupts on. They
-/// may sleep.
+/// The bus calls both callbacks with the device lock held, user space frozen, and interrupts on.
+/// They may sleep.
 pub(crate) trait SystemSleep: pci::Driver {
-    /// Silences the device: no DMA and no interrupts afterwards (`suspend`, `freeze`,
-    /// `poweroff`). An error aborts the transition; the device must work then.
+    /// Suspends the device: no DMA and no interrupts afterwards (`suspend`, `freeze`, `poweroff`).
+    /// An error aborts the transition; the device must work then.
     fn suspend<'bound>(
         device: &'bound pci::Device<Core<'_>>,
         data: Pin<&Self::Data<'bound>>,
     ) -> Result;
 
-    /// Sets the device up again, which may have lost all state but its configuration
-    /// space (`resume`, `thaw`, `restore`). An error is logged by the caller.
+    /// Sets the device up again, which may have lost all state but its configuration space
+    /// (`resume`, `thaw`, `restore`). The caller logs an error.
     fn resume<'bound>(
         device: &'bound pci::Device<Core<'_>>,
         data: Pin<&Self::Data<'bound>>,
@@ -55,7 +55,7 @@ pub(crate) trait SystemSleep: pci::Driver {
 /// Registers `T` as [`pci::Adapter`] does, with callbacks for system sleep.
 pub(crate) struct Adapter<T: SystemSleep>(PhantomData<T>);
 
-// SAFETY: All three are those of `pci::Adapter<T>`.
+// SAFETY: All three types are those of `pci::Adapter<T>`.
 unsafe impl<T: SystemSleep> DriverLayout for Adapter<T> {
     type DriverType = <pci::Adapter<T> as DriverLayout>::DriverType;
     type DriverData<'bound> = <pci::Adapter<T> as DriverLayout>::DriverData<'bound>;
@@ -100,9 +100,9 @@ impl<T: SystemSleep> Adapter<T> {
         from_result(|| {
             // SAFETY: By the requirement, the device is valid and bound during the call.
             let device = unsafe { <&pci::Device<CoreInternal<'_>>>::try_from(raw(device))? };
-            // SAFETY: The bus looks the callback up in the driver that the device is bound to. The
-            // device lock, which probe and removal hold throughout, says that it is bound for good:
-            // the data has been set and is not taken away before the lock is released.
+            // SAFETY: The bus takes the callback from the driver that the device is bound to. The
+            // device lock, which probe and removal hold throughout, proves that the device is fully
+            // bound: the data has been set and is not taken away before the lock is released.
             let data = unsafe { device.as_ref().drvdata_borrow::<T::Data<'_>>() };
             T::suspend(device, data)?;
             Ok(0)

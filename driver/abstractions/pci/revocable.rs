@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Access to what exists only while a driver is bound, from code that outlives
-//! the driver: open files, interrupt handlers, work items.
+//! Access to values that exist only while a driver is bound, from code that outlives the binding:
+//! open files, interrupt handlers, work items.
 //!
 //! C headers: [`include/linux/srcu.h`](srctree/include/linux/srcu.h),
 //! [`include/linux/device/devres.h`](srctree/include/linux/device/devres.h)
@@ -34,28 +34,28 @@ use kernel::{
     }, //
 };
 
-/// Holds a `T` that may be used only while the PCI device is bound.
+/// Contains a `T` that may be used only while the PCI device is bound.
 ///
-/// [`SrcuRevocable::try_access`] gives access, and may be called in any context but NMI;
-/// whoever has a [`Guard`] may sleep. Revoking waits until all guards are gone, then calls
-/// [`Revoked::revoked`]. Only a [`RevokeOnDrop`] revokes: that of the driver, when it is
-/// dropped, or that of the device core, which comes with the release of the device's
-/// managed resources, that is before the device counts as unbound, whatever the driver does.
+/// [`SrcuRevocable::try_access`] gives access, and may be called in any context but NMI; the owner
+/// of a [`Guard`] may sleep. Revoking waits until all guards are dropped, then calls
+/// [`Revoked::revoked`]. Only a [`RevokeOnDrop`] revokes: that of the driver, when it is dropped,
+/// or that of the device core, which drops it with the device's managed resources, that is before
+/// the device counts as unbound, whatever the driver does.
 ///
-/// As [`kernel::revocable::Revocable`], but with SRCU, so that a guard may be held while
-/// its holder sleeps.
+/// Like [`kernel::revocable::Revocable`], but with SRCU, so that a guard may be held while its
+/// owner sleeps.
 ///
 /// # Invariants
 ///
-/// - While `accessible` is set, and until an SRCU grace period has passed after it was
-///   cleared, `value` is `Some` and is not written.
+/// - While `accessible` is set, and until an SRCU grace period has passed after it was cleared,
+///   `value` is `Some` and is not written.
 /// - `device` is bound while `value` is `Some`.
 #[pin_data]
 pub(crate) struct SrcuRevocable<T> {
     #[pin]
     srcu: Srcu,
     accessible: Atomic<bool>,
-    /// Held by whoever revokes.
+    /// Held by the thread that revokes.
     #[pin]
     revoking: Mutex<()>,
     value: UnsafeCell<Option<T>>,
@@ -63,20 +63,19 @@ pub(crate) struct SrcuRevocable<T> {
     maps: Arc<AddressSpace>,
 }
 
-// SAFETY: `T` is dropped by whichever thread revokes it.
+// SAFETY: The thread that revokes `T` drops it, and may be any thread.
 unsafe impl<T: Send> Send for SrcuRevocable<T> {}
 // SAFETY: `try_access` shares `&T` among threads, and revoking moves `T` to another one.
 unsafe impl<T: Send + Sync> Sync for SrcuRevocable<T> {}
 
-/// What can be revoked.
+/// A value that can be revoked.
 pub(crate) trait Revoked: Send + Sync + 'static {
-    /// Ends the value while its device is still there. Nobody else has it any more. Sleeps.
+    /// Ends the value while its device is still bound. Nobody else has the value any more. Sleeps.
     fn revoked(self, device: &pci::Device<Bound>);
 }
 
-/// The right to revoke, which is used by dropping it; sleeps then. It belongs to who
-/// unbinds the device, and cannot be got at by those who have a guard: they would wait for
-/// themselves.
+/// The right to revoke. Dropping it revokes the value; sleeps then. The code that unbinds the
+/// device owns it, and code with a guard cannot reach it: that code would wait for itself.
 pub(crate) struct RevokeOnDrop<T: Revoked>(Arc<SrcuRevocable<T>>);
 
 impl<T: Revoked> Drop for RevokeOnDrop<T> {
@@ -86,8 +85,8 @@ impl<T: Revoked> Drop for RevokeOnDrop<T> {
 }
 
 impl<T: Revoked> SrcuRevocable<T> {
-    /// Makes `value` accessible while `device` is bound, and returns it with the right to
-    /// revoke it. `maps` are the user maps of what is in it. May sleep.
+    /// Makes `value` accessible while `device` is bound, and returns it with the right to revoke
+    /// it. `maps` are the user maps of the memory of `value`. May sleep.
     pub(crate) fn new(
         device: &pci::Device<Bound>,
         value: T,
@@ -95,7 +94,7 @@ impl<T: Revoked> SrcuRevocable<T> {
     ) -> Result<(Arc<Self>, RevokeOnDrop<T>)> {
         let this = Arc::pin_init(
             // INVARIANT: `device` is bound, and the `RevokeOnDrop` registered below takes the value
-            // before it stops to be.
+            // before the device is unbound.
             try_pin_init!(Self {
                 srcu <- new_srcu!("ringbar_revocable"),
                 accessible: Atomic::new(true),
@@ -112,30 +111,31 @@ impl<T: Revoked> SrcuRevocable<T> {
         Ok((this, revoke))
     }
 
-    /// Lets nobody enter any more, waits until everybody has left, takes the user
-    /// maps away, and ends the value. Does nothing the second time. Sleeps.
+    /// Grants no more access, waits until all guards are dropped, zaps the user maps, and ends the
+    /// value. Does nothing the second time. Sleeps.
     fn revoke(&self) {
-        // Who comes second waits for the end, too: the device stays bound for so long.
+        // A second caller waits for the end, too: the device stays bound for so long.
         let _revoking = self.revoking.lock();
         if !self.accessible.xchg(false, Full) {
             return;
         }
         self.srcu.synchronize();
-        // Who makes a map has entered, so there will be no more.
+        // A thread that makes a map has a guard, so there will be no more maps.
         self.maps.unmap(0..usize::MAX);
         // SAFETY: `accessible` was cleared by this call and by no other, and after the grace period
-        // nobody who has seen it set is left: this is the only access.
+        // no thread that has seen it set has a guard any more: this is the only access.
         let value = unsafe { &mut *self.value.get() };
         if let Some(value) = value.take() {
-            // SAFETY: The value was there until just now, so the device was bound. It is so until the
-            // `RevokeOnDrop` of the device core has been dropped, which waits for this call.
+            // SAFETY: The value existed until just now, so the device was bound. It stays bound
+            // until the `RevokeOnDrop` of the device core has been dropped, which waits for this
+            // call.
             value.revoked(unsafe { raw_pci::assume_bound(&self.device) });
         }
     }
 }
 
 impl<T> SrcuRevocable<T> {
-    /// Access to the value, `None` once it is being revoked.
+    /// Access to the value; `None` once it is being revoked.
     #[inline]
     pub(crate) fn try_access(&self) -> Option<Guard<'_, T>> {
         let guard = self.srcu.read_lock();
@@ -159,8 +159,7 @@ impl<T> SrcuRevocable<T> {
     }
 }
 
-/// Access to the value behind a [`SrcuRevocable`]. As long as it lives, the device is
-/// bound.
+/// Access to the value of a [`SrcuRevocable`]. As long as it lives, the device is bound.
 pub(crate) struct Guard<'a, T> {
     value: &'a T,
     revocable: &'a SrcuRevocable<T>,
@@ -171,27 +170,25 @@ impl<T> Guard<'_, T> {
     /// The device, which is bound.
     #[inline]
     pub(crate) fn device(&self) -> &pci::Device<Bound> {
-        // SAFETY: By the invariants of `SrcuRevocable`, the device is bound while the value exists, and
-        // that is until `self` is gone.
+        // SAFETY: By the invariants of `SrcuRevocable`, the device is bound while the value exists,
+        // and the value exists until `self` is dropped.
         unsafe { raw_pci::assume_bound(&self.revocable.device) }
     }
 
-    /// The user maps that are taken away when the value is revoked.
+    /// The user maps that are zapped when the value is revoked.
     pub(in crate::abstractions) fn maps(&self) -> &AddressSpace {
         &self.revocable.maps
     }
 }
 
 impl<T: 'static> Guard<'_, T> {
-    /// A part of the value, of which user maps may be made. `None` where `select`
-    /// finds none.
+    /// A part of the value, of which user maps may be made. `None` if `select` returns `None`.
     pub(crate) fn part<U>(
         &self,
         select: impl for<'x> FnOnce(&'x T) -> Option<&'x U>,
     ) -> Option<Part<'_, U>> {
-        // INVARIANT: `select` has to answer with what lives as long as the value is shared,
-        // whatever time that is, and that is until it is revoked. Before that, its maps are
-        // taken away.
+        // INVARIANT: The result of `select` has to live as long as the value is shared, for any
+        // such time, and the value is shared until it is revoked. Before that, its maps are zapped.
         Some(Part {
             value: select(self.value)?,
             maps: &self.revocable.maps,
@@ -200,11 +197,11 @@ impl<T: 'static> Guard<'_, T> {
     }
 }
 
-/// Part of the value behind a [`SrcuRevocable`], as one who has entered sees it.
+/// Part of the value of a [`SrcuRevocable`], for the owner of a guard.
 ///
 /// # Invariants
 ///
-/// - `value` lives until all maps of `maps` were taken away.
+/// - `value` lives until all maps of `maps` were zapped.
 /// - `device` is that of the [`SrcuRevocable`].
 pub(crate) struct Part<'a, U: ?Sized> {
     value: &'a U,
@@ -213,7 +210,7 @@ pub(crate) struct Part<'a, U: ?Sized> {
 }
 
 impl<U: ?Sized> Part<'_, U> {
-    /// The user maps that are taken away before the value goes.
+    /// The user maps that are zapped before the value is dropped.
     pub(in crate::abstractions) fn maps(&self) -> &AddressSpace {
         self.maps
     }

@@ -1,24 +1,22 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Getting a driver's devices from another driver that matches every device of
-//! their vendor, and giving them back.
+//! Taking devices over from another driver that matches every device of their vendor, and returning
+//! them.
 //!
-//! The kernel offers a new device to the drivers of its bus in the order in which
-//! they were registered, so a driver in a module never gets a device that one
-//! built into the kernel matches as well. `driver_override` names the one driver
-//! that a device is for. It is set here
+//! The kernel offers a new device to the drivers of its bus in the order in which they were
+//! registered, so a driver in a module never gets a device that a built-in driver matches as well.
+//! `driver_override` names the only driver that may bind a device. The module sets it
 //!
-//! - for each device of the ID table that is there when the module is loaded; the
-//!   other driver is unbound from it unless it is in use,
-//! - for each one that appears later, before any driver sees it
+//! - for each device of the ID table that exists when the module is loaded; the other driver is
+//!   unbound from it unless the device is in use,
+//! - for each device that appears later, before the kernel matches it with drivers
 //!   (`BUS_NOTIFY_ADD_DEVICE`).
 //!
-//! A device that the driver [`reject`]s and, when the module goes, all devices are
-//! offered to the other drivers again. Where somebody else has set
-//! `driver_override`, nothing is done.
+//! The module offers a device that the driver [`reject`]s to the other drivers again, and all
+//! devices when it is unloaded. It does not change a `driver_override` that somebody else has set.
 //!
-//! A udev rule, `modprobe.d` or an initramfs hook could do the same, but only in
-//! a system that was prepared for it; and they come after the device was bound.
+//! A udev rule, `modprobe.d` or an initramfs hook could do the same, but only in a prepared system;
+//! and they run after the device was bound.
 //!
 //! C headers: [`include/linux/device/bus.h`](srctree/include/linux/device/bus.h),
 //! [`include/linux/device.h`](srctree/include/linux/device.h)
@@ -72,7 +70,7 @@ use kernel::{
     ModuleMetadata,
 };
 
-/// What `driver_override` is set to: the name of the module, and of its driver.
+/// The value of `driver_override`: the name of the module, and of its driver.
 const NAME: &CStr = <crate::LocalModule as ModuleMetadata>::NAME;
 
 /// A driver whose devices another driver matches as well.
@@ -81,7 +79,7 @@ pub(crate) trait TakesOver: pci::Driver + 'static {
     const FROM: &'static CStr;
 }
 
-/// A device whose `driver_override` was set here.
+/// A device whose `driver_override` this module has set.
 struct Claim {
     device: ARef<device::Device>,
     /// Whether the driver has found that it is another kind of device ([`reject`]).
@@ -89,7 +87,7 @@ struct Claim {
 }
 
 global_lock! {
-    // SAFETY: Reached through `claims` only, which looks whether it is initialised.
+    // SAFETY: Used through `claims` only, which checks that it is initialised.
     unsafe(uninit) static CLAIMS: Mutex<KVec<Claim>> = KVec::new();
 }
 
@@ -99,7 +97,7 @@ static CLAIMS_STARTED: Atomic<bool> = Atomic::new(false);
 /// Whether [`CLAIMS`] is initialised.
 static CLAIMS_READY: Atomic<bool> = Atomic::new(false);
 
-/// The devices claimed, `None` before the first [`TakeOver`].
+/// The claimed devices; `None` before the first [`TakeOver`].
 fn claims() -> Option<GlobalGuard<CLAIMS>> {
     CLAIMS_READY.load(Acquire).then(|| CLAIMS.lock())
 }
@@ -110,8 +108,7 @@ fn as_raw(device: &device::Device) -> *mut bindings::device {
     core::ptr::from_ref(device).cast_mut().cast()
 }
 
-/// Sets `driver_override`, or clears it where `name` is empty, which needs no
-/// memory. May sleep.
+/// Sets `driver_override`, or clears it if `name` is empty, which needs no memory. May sleep.
 fn set_override(device: &device::Device, name: &CStr) -> Result {
     // SAFETY: The device is valid, and so is the string with its length.
     to_result(unsafe {
@@ -123,14 +120,14 @@ fn set_override(device: &device::Device, name: &CStr) -> Result {
     })
 }
 
-/// What a device's `driver_override` says.
+/// The value of a device's `driver_override`.
 #[derive(PartialEq)]
 enum Override {
     /// It is not set.
     None,
     /// It names this module's driver.
     Us,
-    /// It names another one.
+    /// It names another driver.
     Other,
 }
 
@@ -147,12 +144,12 @@ fn override_of(device: &device::Device) -> Override {
     }
 }
 
-/// Sets `driver_override` of a device that has none, and notes that. May sleep.
+/// Sets `driver_override` of a device that has none, and records that. May sleep.
 ///
-/// What somebody else sets between the look and this is lost.
+/// A value that somebody else sets between the check and this is lost.
 fn claim(device: &device::Device) -> Result {
     let mut claims = claims().ok_or(EINVAL)?;
-    // Before anything has to be undone.
+    // First, because this may fail, and then nothing has to be undone.
     claims.reserve(1, GFP_KERNEL)?;
     set_override(device, NAME)?;
     claims.push(
@@ -165,18 +162,18 @@ fn claim(device: &device::Device) -> Result {
     Ok(())
 }
 
-/// Takes the first claim that `wanted` picks off the list.
+/// Removes the first claim that `wanted` selects from the list.
 fn take_claim(mut wanted: impl FnMut(&Claim) -> bool) -> Option<Claim> {
     let mut claims = claims()?;
     let at = claims.iter().position(&mut wanted)?;
     claims.remove(at).ok()
 }
 
-/// Says that `device` is none of the driver's. To be called by a `probe` that then
-/// fails: the device is given back after that. May sleep.
+/// Records that `device` is of another kind. To be called by a `probe` that then fails: the device
+/// is returned to the other drivers after that. May sleep.
 ///
-/// That is more than an error says: parts of the kernel return `ENODEV` for other
-/// reasons too.
+/// An error of `probe` is not sufficient: parts of the kernel return `ENODEV` for other reasons
+/// too.
 pub(crate) fn reject(device: &pci::Device<Bound>) {
     let raw = crate::abstractions::pci::device::as_raw_device(device);
     if let Some(mut claims) = claims() {
@@ -186,10 +183,10 @@ pub(crate) fn reject(device: &pci::Device<Bound>) {
     }
 }
 
-/// Undoes [`claim`] and offers the device to the drivers of its bus, unless
-/// somebody has set `driver_override` since. One that is being removed, has a
-/// driver already, or is wanted by none stays as it is. Sleeps. Must not be called with the
-/// lock of the device or of [`CLAIMS`] held.
+/// Undoes [`claim`] and offers the device to the drivers of its bus, unless somebody has set
+/// `driver_override` since. A device that is being removed, has a driver already, or matches no
+/// driver stays as it is. Sleeps. Must not be called with the lock of the device or of [`CLAIMS`]
+/// held.
 fn give_back(device: &device::Device) {
     if override_of(device) != Override::Us {
         return;
@@ -200,17 +197,17 @@ fn give_back(device: &device::Device) {
     let _ = unsafe { bindings::device_attach(as_raw(device)) };
 }
 
-/// Who has a device that is in our ID table.
+/// The driver of a device in our ID table.
 enum Holder {
     /// No driver.
     Nobody,
-    /// The driver to take it from, with nobody on top.
+    /// The other driver, and no driver uses a child of the device.
     Idle,
-    /// Somebody who is not to be disturbed.
+    /// A driver or a user that must not be interrupted.
     Busy,
 }
 
-/// The lock that keeps a device's driver from changing. Released when dropped.
+/// The lock of a device, under which its driver does not change. Dropping this unlocks it.
 struct DeviceLock<'a>(&'a device::Device, NotThreadSafe);
 
 impl<'a> DeviceLock<'a> {
@@ -228,10 +225,10 @@ impl Drop for DeviceLock<'_> {
     }
 }
 
-/// Who has `device`, where `from` is the driver to take it from.
+/// The driver of `device`, where `from` is the other driver.
 fn holder(device: &device::Device, from: &CStr) -> Holder {
     let _lock = DeviceLock::new(device);
-    // SAFETY: Under the lock of the device its driver neither changes nor goes.
+    // SAFETY: Under the lock of the device its driver neither changes nor is freed.
     let name = unsafe {
         let driver = (*as_raw(device)).driver;
         if driver.is_null() {
@@ -239,7 +236,7 @@ fn holder(device: &device::Device, from: &CStr) -> Holder {
         }
         CStr::from_char_ptr((*driver).name)
     };
-    // SAFETY: The device is registered, the callback fits.
+    // SAFETY: The device is registered, and the callback has the right type.
     let used =
         unsafe { bindings::device_for_each_child(as_raw(device), null_mut(), Some(has_driver)) };
     if name == from && used == 0 {
@@ -260,7 +257,7 @@ unsafe extern "C" fn has_driver(device: *mut bindings::device, _data: *mut c_voi
     c_int::from(!driver.is_null())
 }
 
-/// Says that a device stays where it is, and what to type to have it.
+/// Logs that a device keeps its driver, and the commands that bind it to this one.
 fn tell_left(device: &device::Device, why: &str) {
     dev_warn!(
         device,
@@ -273,8 +270,8 @@ fn tell_left(device: &device::Device, why: &str) {
     );
 }
 
-/// Gives back, from a work item, the devices that the driver has rejected: that
-/// happens in `probe`, with the lock held that is needed to do so.
+/// Returns, from a work item, the devices that the driver has rejected: `probe` rejects a device
+/// with a lock held that returning it needs.
 #[pin_data]
 struct Rejects {
     #[pin]
@@ -300,8 +297,8 @@ impl WorkItem for Rejects {
     }
 }
 
-/// Keeps getting the devices of `T`'s ID table for the driver `T`. Gives them back
-/// when dropped, which is to happen after the driver was unregistered.
+/// Takes over the devices of `T`'s ID table for the driver `T`. Dropping this returns them, and
+/// must follow the end of the driver's registration.
 ///
 /// # Invariants
 ///
@@ -317,14 +314,14 @@ pub(crate) struct TakeOver<T: TakesOver> {
     _pin: PhantomPinned,
 }
 
-// SAFETY: May be dropped by any thread.
+// SAFETY: Any thread may drop it.
 unsafe impl<T: TakesOver> Send for TakeOver<T> {}
-// SAFETY: There is nothing to do with a shared reference.
+// SAFETY: A shared reference allows no operation.
 unsafe impl<T: TakesOver> Sync for TakeOver<T> {}
 
 impl<T: TakesOver> TakeOver<T> {
-    /// Takes the devices that are there; the driver is to be registered after this,
-    /// and gets them then. Sleeps.
+    /// Takes the existing devices over; the driver is to be registered after this, and gets them
+    /// then. Sleeps.
     ///
     /// At most once in the life of the module, `EBUSY` otherwise.
     pub(crate) fn new() -> impl PinInit<Self, Error> {
@@ -332,7 +329,7 @@ impl<T: TakesOver> TakeOver<T> {
             if CLAIMS_STARTED.xchg(true, Full) {
                 return Err(EBUSY);
             }
-            // SAFETY: Only one caller ever comes here.
+            // SAFETY: Only one caller ever reaches this.
             unsafe { CLAIMS.init() };
             CLAIMS_READY.store(true, Release);
             Ok(try_pin_init!(Self {
@@ -343,7 +340,7 @@ impl<T: TakesOver> TakeOver<T> {
                 queue: WorkQueue::freezable()?,
                 _driver: PhantomData,
                 _pin: PhantomPinned,
-                // Last of the fields: from then on they are used.
+                // The last of the fields: from then on the callback uses the others.
                 block <- Opaque::try_ffi_init(|slot: *mut bindings::notifier_block| {
                     // SAFETY: `slot` is valid for writing.
                     unsafe {
@@ -353,15 +350,15 @@ impl<T: TakesOver> TakeOver<T> {
                         })
                     };
                     // INVARIANT: Registered.
-                    // SAFETY: The block is complete, and stays where it is until it is
-                    // unregistered in `drop`.
+                    // SAFETY: The block is complete, and does not move until it is unregistered in
+                    // `drop`.
                     to_result(unsafe {
                         bindings::bus_register_notifier(&raw const bindings::pci_bus_type, slot)
                     })
                 }),
-                // Whatever comes from now on is noticed, so none is missed.
+                // From now on the callback is notified of each new device, so none is missed.
                 _: {
-                    // SAFETY: The callback fits, and takes no data.
+                    // SAFETY: The callback has the right type, and takes no data.
                     unsafe {
                         bindings::bus_for_each_dev(
                             &raw const bindings::pci_bus_type,
@@ -403,7 +400,7 @@ impl<T: TakesOver> TakeOver<T> {
         0
     }
 
-    /// Takes a device that is there already.
+    /// Takes an existing device over.
     fn take(device: &device::Device) {
         match (override_of(device), holder(device, T::FROM)) {
             (Override::Us, Holder::Nobody) => {}
@@ -413,7 +410,7 @@ impl<T: TakesOver> TakeOver<T> {
             (Override::None, held) => match claim(device) {
                 Err(_) => tell_left(device, "there was no memory"),
                 Ok(()) if matches!(held, Holder::Idle) => {
-                    // Somebody may have begun to use it just now; it is taken away in order.
+                    // If it came into use meanwhile, the driver is unbound in the ordinary way.
                     // SAFETY: The device is valid, its lock is not held.
                     unsafe { bindings::device_release_driver(as_raw(device)) };
                     dev_info!(device, "{}: taken over from {}\n", NAME, T::FROM);
@@ -438,7 +435,7 @@ impl<T: TakesOver> TakeOver<T> {
         // CAST: The kernel's `enum bus_notifier_event`.
         match event as bindings::bus_notifier_event {
             bindings::bus_notifier_event_BUS_NOTIFY_ADD_DEVICE => {
-                // SAFETY: It is on the PCI bus.
+                // SAFETY: The device is on the PCI bus.
                 let ours = unsafe { Self::matches(device) };
                 if ours && override_of(device) == Override::None && claim(device).is_err() {
                     tell_left(device, "there was no memory");
@@ -456,7 +453,7 @@ impl<T: TakesOver> TakeOver<T> {
                         let block = Opaque::cast_from(block.cast_const());
                         &*kernel::container_of!(block, Self, block)
                     };
-                    // Queued already: then it finds this one too.
+                    // An item that is queued already handles this device too.
                     let _ = this.queue.enqueue(this.rejects.clone());
                 }
             }
@@ -470,13 +467,14 @@ impl<T: TakesOver> TakeOver<T> {
 #[pinned_drop]
 impl<T: TakesOver> PinnedDrop for TakeOver<T> {
     fn drop(self: Pin<&mut Self>) {
-        // SAFETY: By the type invariant it is registered. This waits until nobody is in `notified`.
+        // SAFETY: By the type invariant it is registered. This waits until no thread is in
+        // `notified`.
         unsafe {
             bindings::bus_unregister_notifier(&raw const bindings::pci_bus_type, self.block.get())
         };
-        // Nobody queues it any more.
+        // No code queues it any more.
         self.queue.drain();
-        // With its memory: statics are not dropped when the module goes.
+        // With its memory: statics are not dropped when the module is unloaded.
         let all = claims().map(|mut claims| core::mem::replace(&mut *claims, KVec::new()));
         for claim in all.iter().flatten() {
             give_back(&claim.device);

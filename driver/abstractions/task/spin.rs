@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Looking for something for a short while instead of going to sleep.
+//! Busy-polling for a short time instead of sleeping.
 //!
 //! C headers: [`include/linux/preempt.h`](srctree/include/linux/preempt.h),
 //! [`include/linux/sched.h`](srctree/include/linux/sched.h)
@@ -17,14 +17,14 @@ use kernel::time::{
     Monotonic, //
 };
 
-/// Keeps the current task on its CPU, and others off it. It must not sleep meanwhile.
+/// Keeps the current task on its CPU, without preemption. The task must not sleep meanwhile.
 pub(crate) struct NoPreemption {
     /// Belongs to the task.
     _not_send: PhantomData<*mut ()>,
 }
 
 impl NoPreemption {
-    /// From now on. Any context.
+    /// Disables preemption from now on. Any context.
     #[inline]
     pub(crate) fn new() -> Self {
         // SAFETY: May be called in any context; balanced by `drop`.
@@ -43,21 +43,19 @@ impl Drop for NoPreemption {
     }
 }
 
-/// Calls `look` again and again until it returns true, which it is asked at least
-/// once; but gives up after `limit`, and as soon as the scheduler has another task
-/// for this CPU. Returns what `look` said last.
+/// Calls `look` repeatedly, at least once, until it returns true; but stops after `limit`, and as
+/// soon as the scheduler has another task for this CPU. Returns the last result of `look`.
 ///
-/// The task is not preempted meanwhile, so that what it keeps from others, from before it
-/// calls this until after that, it keeps no longer than that. `look` must not sleep. Any
-/// context; interrupts stay on.
+/// The task is not preempted from before this call until after it, so other threads that depend on
+/// it wait no longer than for that time. `look` must not sleep. Any context; interrupts stay on.
 pub(crate) fn poll(_guard: &NoPreemption, limit: Delta, mut look: impl FnMut() -> bool) -> bool {
     let start = Instant::<Monotonic>::now();
     loop {
         if look() {
             return true;
         }
-        // Also where it waits for the next tick (lazy preemption, `TIF_NEED_RESCHED_LAZY`), which
-        // `need_resched` alone does not tell.
+        // Also true if the other task may wait for the next tick (lazy preemption,
+        // `TIF_NEED_RESCHED_LAZY`), which `need_resched` alone does not report.
         // SAFETY: May be called in any context.
         if unsafe { ringbar_need_resched() } || start.elapsed() >= limit {
             return false;

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Waiting with a way out.
+//! Waits that a signal or a timeout can end.
 //!
-//! [`kernel::sync::Completion`] offers the uninterruptible wait only, and
-//! [`kernel::sync::CondVar`] none that only a fatal signal ends.
+//! [`kernel::sync::Completion`] only offers the uninterruptible wait, and [`kernel::sync::CondVar`]
+//! no wait that only a fatal signal ends.
 //!
 //! C headers: [`include/linux/completion.h`](srctree/include/linux/completion.h),
 //! [`include/linux/wait.h`](srctree/include/linux/wait.h)
@@ -25,10 +25,10 @@ use kernel::{
 /// The signals that end a wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Signals {
-    /// Any. The error is `ERESTARTSYS`, which only a system call may answer, and only where
+    /// Any signal. The error is `ERESTARTSYS`, which only a system call may return, and only if
     /// nothing has been done yet.
     Any,
-    /// Those that kill the process. The error is `EINTR`, which nobody gets to see.
+    /// Signals that kill the process. The error is `EINTR`, which user space never receives.
     Fatal,
 }
 
@@ -41,7 +41,7 @@ impl Signals {
         }
     }
 
-    /// The error where the current task has got such a signal.
+    /// An error if the current task has got such a signal.
     fn pending(self) -> Result {
         match self {
             Self::Any if current!().signal_pending() => Err(ERESTARTSYS),
@@ -52,8 +52,7 @@ impl Signals {
     }
 }
 
-/// Threads that wait for something and are woken in the order in which they came, one at a
-/// time.
+/// Threads that wait for an event and are woken in the order in which they came, one at a time.
 #[pin_data]
 pub(crate) struct WaitQueue {
     #[pin]
@@ -66,7 +65,7 @@ unsafe impl Send for WaitQueue {}
 unsafe impl Sync for WaitQueue {}
 
 impl WaitQueue {
-    /// A queue in which nobody waits.
+    /// A queue without threads.
     pub(crate) fn new() -> impl PinInit<Self> {
         pin_init!(Self {
             inner <- Opaque::ffi_init(|slot| {
@@ -82,11 +81,11 @@ impl WaitQueue {
         })
     }
 
-    /// Waits to be woken, or for the end of `timeout`. Sleeps. The task is in the queue before
-    /// it calls `unlock`, which is to let go of the lock under which others wake it, and must
-    /// not sleep. It may be woken for nothing.
+    /// Waits for a wake-up, or for the end of `timeout`. Sleeps. The task is in the queue before it
+    /// calls `unlock`. `unlock` has to release the lock under which other threads wake the task,
+    /// and must not sleep. A wake-up may have no reason.
     ///
-    /// An error where the task has got one of these `signals`, even if it was woken as well.
+    /// An error if the task has got one of these `signals`, even if it was woken as well.
     pub(crate) fn wait(
         &self,
         signals: Signals,
@@ -94,12 +93,12 @@ impl WaitQueue {
         unlock: impl FnOnce(),
     ) -> Result {
         let entry = Opaque::<bindings::wait_queue_entry>::uninit();
-        // `MAX_SCHEDULE_TIMEOUT` is for ever.
+        // `MAX_SCHEDULE_TIMEOUT` means no timeout.
         let timeout = timeout.map_or(c_long::MAX, |timeout| {
             c_long::try_from(timeout).unwrap_or(c_long::MAX)
         });
         // SAFETY: The queue was initialised by `new`. The entry is initialised here, does not move,
-        // and is off the queue before it goes. The timeout is not negative.
+        // and is off the queue before it is freed. The timeout is not negative.
         unsafe {
             bindings::init_wait(entry.get());
             bindings::prepare_to_wait_exclusive(self.inner.get(), entry.get(), signals.state());
@@ -110,19 +109,19 @@ impl WaitQueue {
         signals.pending()
     }
 
-    /// Wakes who has waited longest. Any context.
+    /// Wakes the thread that has waited longest. Any context.
     #[inline]
     pub(crate) fn notify_one(&self) {
         self.notify(1);
     }
 
-    /// Wakes all. Any context.
+    /// Wakes all threads. Any context.
     pub(crate) fn notify_all(&self) {
         self.notify(0);
     }
 
     fn notify(&self, count: c_int) {
-        // SAFETY: Initialised by `new`. All who wait are in one of these states.
+        // SAFETY: Initialised by `new`. All threads that wait are in one of these states.
         unsafe { bindings::__wake_up(self.inner.get(), TASK_NORMAL, count, null_mut()) };
     }
 }
@@ -140,7 +139,7 @@ unsafe impl Send for KernelCompletion {}
 unsafe impl Sync for KernelCompletion {}
 
 impl KernelCompletion {
-    /// A waiter that nobody has woken.
+    /// A waiter that was not woken.
     pub(crate) fn new() -> impl PinInit<Self> {
         pin_init!(Self {
             inner <- Opaque::ffi_init(|slot| {
@@ -150,20 +149,20 @@ impl KernelCompletion {
         })
     }
 
-    /// Wakes the waiter, now or when it comes to wait. Any context.
+    /// Wakes the waiter, now or as soon as it waits. Any context.
     #[inline]
     pub(crate) fn complete(&self) {
         // SAFETY: Initialised by `new`.
         unsafe { bindings::complete(self.inner.get()) };
     }
 
-    /// Waits to be woken, whatever signals come. Sleeps.
+    /// Waits for the wake-up, regardless of signals. Sleeps.
     pub(crate) fn wait(&self) {
         // SAFETY: Initialised by `new`.
         unsafe { bindings::wait_for_completion(self.inner.get()) };
     }
 
-    /// Waits to be woken. Sleeps. `EINTR` when a fatal signal came first.
+    /// Waits for the wake-up. Sleeps. `EINTR` if a fatal signal came first.
     pub(crate) fn wait_killable(&self) -> Result {
         // SAFETY: Initialised by `new`.
         match unsafe { bindings::wait_for_completion_killable(self.inner.get()) } {
@@ -172,7 +171,7 @@ impl KernelCompletion {
         }
     }
 
-    /// Waits to be woken, at most `timeout`. Sleeps. `ETIMEDOUT` when it was not.
+    /// Waits for the wake-up, at most `timeout`. Sleeps. `ETIMEDOUT` if there was none.
     pub(crate) fn wait_timeout(&self, timeout: Jiffies) -> Result {
         // SAFETY: Initialised by `new`.
         match unsafe { bindings::wait_for_completion_timeout(self.inner.get(), timeout) } {
@@ -181,7 +180,7 @@ impl KernelCompletion {
         }
     }
 
-    /// Takes back a wake-up that nobody waited for. Any context.
+    /// Discards a wake-up for which no thread has waited. Any context.
     pub(crate) fn reinit(&self) {
         // SAFETY: Initialised by `new`.
         unsafe { bindings::try_wait_for_completion(self.inner.get()) };

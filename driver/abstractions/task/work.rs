@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Work that is done later.
+//! Work items: functions that run later, in a thread of the kernel.
 //!
-//! A work item that the kernel's own queues run outlives whoever has queued it, and so
-//! perhaps the module with its code. Here the queue is a value. When that is dropped, the queue
-//! ends with all that is in it: after that nothing of it runs, and without it nothing can be
-//! queued. It is the owner who has to see that it is dropped before the module goes: one that is
-//! leaked (`mem::forget`) goes on, and so does a [`Periodic`].
+//! A work item on one of the kernel's own queues outlives the code that has queued it, and so
+//! perhaps the module with the item's function. Here the queue is a value. Dropping it ends the
+//! queue with all its items: after that no item runs, and none can be queued. The owner has to
+//! ensure that the queue is dropped before the module is unloaded: a queue that is leaked
+//! (`mem::forget`) continues to run, and so does a [`Periodic`].
 //!
 //! C header: [`include/linux/workqueue.h`](srctree/include/linux/workqueue.h)
 
@@ -33,33 +33,34 @@ use kernel::{
 
 /// A queue for work items. Not bound to a CPU.
 ///
-/// Dropped, it waits until all that was queued has run and returned; sleeps then. Must not
-/// be dropped by one of its own items.
+/// Dropping it waits until all queued items have run and returned; sleeps then. It must not be
+/// dropped by one of its own items.
 ///
 /// # Invariants
 ///
 /// A valid work queue that belongs to this value.
 pub(crate) struct WorkQueue(NonNull<bindings::workqueue_struct>);
 
-// SAFETY: Work queues may be used from any thread.
+// SAFETY: Any thread may use a work queue.
 unsafe impl Send for WorkQueue {}
 // SAFETY: As above.
 unsafe impl Sync for WorkQueue {}
 
 impl WorkQueue {
-    /// An empty queue, which goes on while the system goes to sleep and wakes up: devices may be
-    /// unbound then, and nobody could wait for an item that does not run. May sleep.
+    /// An empty queue, which runs while the system goes to sleep and resumes: devices may be
+    /// unbound then, and a thread that waits for an item that does not run would wait for ever. May
+    /// sleep.
     pub(crate) fn new() -> Result<Self> {
         Self::with_flags(0, 0)
     }
 
-    /// An empty queue, which stands still while user space does. May sleep.
+    /// An empty queue, which is frozen together with user space. May sleep.
     pub(crate) fn freezable() -> Result<Self> {
         Self::with_flags(bindings::wq_flags_WQ_FREEZABLE, 0)
     }
 
-    /// An empty queue for items that wait for others, at most `count` at a time. The system
-    /// does not wait for them when it goes to sleep. May sleep.
+    /// An empty queue for items that wait for processes, at most `count` at a time. The system does
+    /// not wait for them when it goes to sleep. May sleep.
     pub(crate) fn for_waiting(count: u16) -> Result<Self> {
         Self::with_flags(0, count.into())
     }
@@ -87,8 +88,8 @@ impl WorkQueue {
         unsafe { workqueue::Queue::from_raw(self.0.as_ptr()) }.enqueue(item)
     }
 
-    /// Waits until nothing is queued any more, also where items queue themselves again.
-    /// Sleeps. Must not be called by one of the queue's own items.
+    /// Waits until no item is queued any more, even if items queue themselves again. Sleeps. Must
+    /// not be called by one of the queue's own items.
     pub(crate) fn drain(&self) {
         // SAFETY: By the type invariant, the queue is valid.
         unsafe { bindings::drain_workqueue(self.0.as_ptr()) };
@@ -102,14 +103,14 @@ impl Drop for WorkQueue {
     }
 }
 
-/// What is called again and again.
+/// An object with a periodic call.
 pub(crate) trait Tick: Send + Sync + 'static {
-    /// Called once in each period. May sleep, but is to be short.
+    /// Called once in each period. May sleep, but should be short.
     fn tick(this: ArcBorrow<'_, Self>);
 }
 
-/// Calls `T::tick` in regular intervals, not while the system sleeps. Ends when dropped,
-/// which waits for a call that is going on; sleeps then.
+/// Calls `T::tick` at regular intervals, not while the system sleeps. Dropping it ends the calls,
+/// and waits for a call in progress; sleeps then.
 ///
 /// # Invariants
 ///
@@ -124,20 +125,20 @@ pub(crate) struct Periodic<T: Tick> {
     _pin: PhantomPinned,
 }
 
-// SAFETY: A delayed work item may be cancelled by any thread.
+// SAFETY: Any thread may cancel a delayed work item.
 unsafe impl<T: Tick> Send for Periodic<T> {}
-// SAFETY: There is nothing that could be done with a reference.
+// SAFETY: A shared reference allows no operation.
 unsafe impl<T: Tick> Sync for Periodic<T> {}
 
 impl<T: Tick> Periodic<T> {
-    /// Begins, with the first call after a `period`. May sleep.
+    /// Starts the calls; the first one follows after a `period`. May sleep.
     pub(crate) fn new(target: Arc<T>, period: Jiffies) -> Result<Pin<KBox<Self>>> {
         let this = KBox::pin_init(
             pin_init!(Self {
                 // INVARIANT: Initialised with `run`.
                 work <- Opaque::ffi_init(|slot: *mut bindings::delayed_work| {
-                    // SAFETY: `slot` is valid for writing, and stays where it is. The class of the
-                    // lock is static.
+                    // SAFETY: `slot` is valid for writing, and does not move. The class of the lock
+                    // is static.
                     unsafe {
                         bindings::init_work_with_key(
                             &raw mut (*slot).work,
@@ -166,8 +167,8 @@ impl<T: Tick> Periodic<T> {
     }
 
     fn queue(&self) {
-        // SAFETY: By the type invariant the item is initialised; it is cancelled before it is freed.
-        // The queue is one of the kernel's own.
+        // SAFETY: By the type invariant the item is initialised; it is cancelled before it is
+        // freed. The queue is one of the kernel's own.
         unsafe {
             bindings::queue_delayed_work_on(
                 bindings::wq_misc_consts_WORK_CPU_UNBOUND as c_int,
@@ -182,7 +183,7 @@ impl<T: Tick> Periodic<T> {
     ///
     /// To be called by the work queue, for the item of a `Self`.
     unsafe extern "C" fn run(work: *mut bindings::work_struct) {
-        // SAFETY: By the requirement; `drop` waits for this function before anything is freed.
+        // SAFETY: By the requirement; `drop` waits for this function before memory is freed.
         let this: &Self = unsafe {
             let delayed = container_of!(work, bindings::delayed_work, work);
             &*container_of!(Opaque::cast_from(delayed.cast_const()), Self, work)
@@ -195,8 +196,8 @@ impl<T: Tick> Periodic<T> {
 #[pinned_drop]
 impl<T: Tick> PinnedDrop for Periodic<T> {
     fn drop(self: Pin<&mut Self>) {
-        // SAFETY: By the type invariant the item is initialised. Disabled, it cannot queue itself
-        // any more.
+        // SAFETY: By the type invariant the item is initialised. A disabled item cannot queue
+        // itself any more.
         unsafe { bindings::disable_delayed_work_sync(self.work.get()) };
     }
 }
