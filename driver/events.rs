@@ -188,12 +188,12 @@ impl EventQueue {
                             break None;
                         }
                     }
-                    Err(_) => break Some(state.give_up()),
+                    Err(_) => break Some(state.mark_broken()),
                 }
             }
         };
         if notify && transport.ring(device, self.doorbell).is_err() {
-            return Some(self.state.lock().give_up());
+            return Some(self.state.lock().mark_broken());
         }
         received
     }
@@ -206,7 +206,7 @@ impl EventQueue {
 }
 
 impl State {
-    fn give_up(&mut self) -> Received {
+    fn mark_broken(&mut self) -> Received {
         self.broken = true;
         Received::Broken
     }
@@ -218,7 +218,7 @@ impl State {
         }
         self.count += 1;
         if self.count > MAX_EVENTS || !replace(&mut self.offered[entry], false) {
-            return self.give_up();
+            return self.mark_broken();
         }
         self.missing = true;
         match self.event(entry) {

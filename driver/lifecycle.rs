@@ -33,9 +33,9 @@ use crate::{
     },
     device::Device,
     hardware::{
+        DownReason,
         Hardware,
-        Life,
-        Why, //
+        Life, //
     },
     queue::lifecycle::Unfinished,
     recovery::{
@@ -77,7 +77,7 @@ impl Device {
                 shrunk = self.set_capacity(device, capacity);
             })
             .inspect_err(|_| {
-                self.end_locked(hardware, life, Why::OutOfService, EIO);
+                self.end_locked(hardware, life, DownReason::OutOfService, EIO);
             })?;
         self.mappable().set_ready(started.mapped);
         // Maps may exist that were made before the machine slept, or during the reset.
@@ -95,7 +95,7 @@ impl Device {
         let mut life = hardware.life().lock();
         // The device may have been reset meanwhile.
         if hardware.is_broken() && matches!(*life, Life::Running) {
-            self.end_locked(hardware, &mut life, Why::OutOfService, EIO);
+            self.end_locked(hardware, &mut life, DownReason::OutOfService, EIO);
         }
     }
 
@@ -103,22 +103,28 @@ impl Device {
     pub(crate) fn remove(&self) {
         if let Ok(hardware) = self.hardware() {
             let mut life = hardware.life().lock();
-            self.end_locked(&hardware, &mut life, Why::Removed, ENODEV);
+            self.end_locked(&hardware, &mut life, DownReason::Removed, ENODEV);
         }
     }
 
     /// Fails requests with `error` from now on, removes maps, and resets the device if it runs.
-    /// `why` becomes the reason why it is down.
-    fn end_locked(&self, hardware: &Guard<'_, Hardware>, life: &mut Life, why: Why, error: Error) {
+    /// `reason` becomes the reason why it is down.
+    fn end_locked(
+        &self,
+        hardware: &Guard<'_, Hardware>,
+        life: &mut Life,
+        reason: DownReason,
+        error: Error,
+    ) {
         for queue in hardware.request_queues() {
             queue.stop(error);
         }
         // Before the reset: after it a store would be lost silently.
-        self.take_maps_away(hardware);
-        hardware.halt(hardware.device(), life, why, Unfinished::Fail(error));
+        self.remove_maps(hardware);
+        hardware.halt(hardware.device(), life, reason, Unfinished::Fail(error));
         hardware.fail_waiting(hardware.device(), life, error);
-        if let Life::Down(_, reason) = life {
-            *reason = why;
+        if let Life::Down(_, current) = life {
+            *current = reason;
         }
         // CAST: An errno is negative.
         let errno = error.to_errno().unsigned_abs();
@@ -129,7 +135,7 @@ impl Device {
     /// Removes the maps of device memory: an access gets `SIGBUS`, and a new map `ENODEV`, until
     /// the memory is behind the aperture again. Maps of counters, event log and used rings stay.
     /// Sleeps, but waits for no process.
-    fn take_maps_away(&self, hardware: &Hardware) {
+    fn remove_maps(&self, hardware: &Hardware) {
         self.mappable().set_ready(false);
         self.mappable().enforce(hardware);
     }
@@ -144,8 +150,8 @@ impl Device {
         let hardware = self.hardware()?;
         let mut life = hardware.life().lock();
         match &*life {
-            Life::Running | Life::Down(_, Why::OutOfService) => {}
-            Life::Down(_, Why::Removed) => return Err(ENODEV),
+            Life::Running | Life::Down(_, DownReason::OutOfService) => {}
+            Life::Down(_, DownReason::Removed) => return Err(ENODEV),
             Life::Down(..) => return Err(EBUSY),
             Life::Unstoppable => return Err(EIO),
         }
@@ -156,9 +162,14 @@ impl Device {
         for queue in hardware.request_queues() {
             queue.freeze();
         }
-        self.take_maps_away(hardware);
+        self.remove_maps(hardware);
         let device = hardware.device();
-        hardware.halt(device, life, Why::OutOfService, Unfinished::Fail(EIO));
+        hardware.halt(
+            device,
+            life,
+            DownReason::OutOfService,
+            Unfinished::Fail(EIO),
+        );
         self.log().record(uapi::EVENT_RESET, [reason, 0]);
         self.start_locked(hardware, life)?;
         dev_info!(
@@ -195,14 +206,14 @@ impl Device {
             return Ok(());
         }
         hardware.drain(device);
-        hardware.halt(device, &mut life, Why::Asleep, Unfinished::Resubmit);
+        hardware.halt(device, &mut life, DownReason::Asleep, Unfinished::Resubmit);
         match *life {
             Life::Down(..) => {
                 self.log().record(uapi::EVENT_SUSPENDED, [0, 0]);
                 Ok(())
             }
             _ => {
-                self.take_maps_away(&hardware);
+                self.remove_maps(&hardware);
                 Err(EIO)
             }
         }
@@ -214,7 +225,7 @@ impl Device {
     pub(crate) fn resume(&self) -> Result {
         let hardware = self.hardware()?;
         let mut life = hardware.life().lock();
-        if !matches!(*life, Life::Down(_, Why::Asleep)) {
+        if !matches!(*life, Life::Down(_, DownReason::Asleep)) {
             return Ok(());
         }
         self.start_locked(&hardware, &mut life)

@@ -14,7 +14,7 @@ use crate::virtio::reset::Quiesced;
 /// ```
 pub(crate) enum Life {
     /// The device has been reset or quiesced. Its memory belongs to the driver.
-    Down(Quiesced, Why),
+    Down(Quiesced, DownReason),
     /// The device runs, or the driver has started it.
     Running,
     /// The device cannot be stopped. The memory that it knows belongs to it for ever.
@@ -23,7 +23,7 @@ pub(crate) enum Life {
 
 /// The reason why a device is down.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Why {
+pub(crate) enum DownReason {
     /// The device has not been started yet.
     New,
     /// The machine sleeps.

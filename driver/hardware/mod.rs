@@ -23,8 +23,8 @@ mod life;
 mod transitions;
 
 pub(crate) use life::{
-    Life,
-    Why, //
+    DownReason,
+    Life, //
 };
 
 use crate::{
@@ -217,7 +217,7 @@ impl Hardware {
             limits,
             recovery,
             life: KBox::pin_init(
-                new_mutex!(Life::Down(quiesced, Why::New), "ringbar_life"),
+                new_mutex!(Life::Down(quiesced, DownReason::New), "ringbar_life"),
                 GFP_KERNEL,
             )?,
             work: Arc::new(WorkQueue::new()?, GFP_KERNEL)?,

@@ -4,9 +4,9 @@
 
 use super::{
     life::{
+        DownReason,
         Life,
-        Started,
-        Why, //
+        Started, //
     },
     Hardware,
     REQUIRED,
@@ -66,26 +66,28 @@ impl Hardware {
         life: &mut Life,
         prepared: impl FnOnce(u64),
     ) -> Result<Started> {
-        let (quiesced, why) = match core::mem::replace(life, Life::Running) {
-            Life::Down(quiesced, why) => (quiesced, why),
+        let (quiesced, reason) = match core::mem::replace(life, Life::Running) {
+            Life::Down(quiesced, reason) => (quiesced, reason),
             other => {
                 *life = other;
                 return Err(EIO);
             }
         };
-        let config = match why {
-            Why::New => self.config,
-            Why::Removed => {
-                *life = Life::Down(quiesced, why);
+        let config = match reason {
+            DownReason::New => self.config,
+            DownReason::Removed => {
+                *life = Life::Down(quiesced, reason);
                 return Err(ENODEV);
             }
-            Why::Asleep | Why::OutOfService => match self.set_up_again(device, &quiesced) {
-                Ok(config) => config,
-                Err(error) => {
-                    *life = Life::Down(quiesced, why);
-                    return Err(error);
+            DownReason::Asleep | DownReason::OutOfService => {
+                match self.set_up_again(device, &quiesced) {
+                    Ok(config) => config,
+                    Err(error) => {
+                        *life = Life::Down(quiesced, reason);
+                        return Err(error);
+                    }
                 }
-            },
+            }
         };
         prepared(config.capacity());
         self.transport.start(device, quiesced)?;
@@ -201,7 +203,7 @@ impl Hardware {
         &self,
         device: &pci::Device<Bound>,
         life: &mut Life,
-        why: Why,
+        reason: DownReason,
         unfinished: Unfinished,
     ) {
         if !matches!(life, Life::Running) {
@@ -216,7 +218,7 @@ impl Hardware {
                 for queue in self.queues(device) {
                     queue.reclaim(&quiesced, unfinished);
                 }
-                *life = Life::Down(quiesced, why);
+                *life = Life::Down(quiesced, reason);
             }
             Err(_) => {
                 for queue in self.queues(device) {
@@ -248,7 +250,12 @@ impl Revoked for Hardware {
             for queue in self.queues.iter() {
                 queue.stop(ENODEV);
             }
-            self.halt(device, &mut life, Why::Removed, Unfinished::Fail(ENODEV));
+            self.halt(
+                device,
+                &mut life,
+                DownReason::Removed,
+                Unfinished::Fail(ENODEV),
+            );
         }
         let Self {
             work,

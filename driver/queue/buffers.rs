@@ -115,7 +115,7 @@ pub(crate) struct RequestBuffers {
     opcode: Opcode,
     length: usize,
     /// Greatest result that the command can have.
-    most: u64,
+    max_result: u64,
     descriptors: u16,
     /// Number of bytes that the device reports as written, from the start.
     written: u32,
@@ -135,7 +135,7 @@ impl RequestBuffers {
             },
             opcode: Opcode::Flush,
             length: 0,
-            most: 0,
+            max_result: 0,
             descriptors: 0,
             written: 0,
             failure: None,
@@ -151,7 +151,7 @@ impl RequestBuffers {
 
     /// Prepares a request without data.
     pub(super) fn prepare_command(&mut self, header: RequestHeader) {
-        self.most = most(&header);
+        self.max_result = max_result(&header);
         self.write_page(header);
     }
 
@@ -298,7 +298,7 @@ impl RequestBuffers {
         }
         let status = self.status()?;
         match errno(status.code) {
-            None if status.result <= self.most => Ok(status.result),
+            None if status.result <= self.max_result => Ok(status.result),
             None => Err(EIO),
             Some(error) => Err(error),
         }
@@ -315,9 +315,9 @@ impl RequestBuffers {
 
     /// As [`Self::release`], for a request that the device never had, so that the pages have not
     /// changed. Any context.
-    pub(super) fn give_up(&mut self, device: &pci::Device<Bound>) {
+    pub(super) fn release_clean(&mut self, device: &pci::Device<Bound>) {
         if let Some(data) = self.data.take() {
-            data.unmap(device).give_up(&mut self.room);
+            data.unmap(device).release_clean(&mut self.room);
         }
         self.clear();
     }
@@ -370,7 +370,7 @@ fn words(bytes: &[u8]) -> impl Iterator<Item = u64> + '_ {
 }
 
 /// The greatest result that a command can have.
-fn most(header: &RequestHeader) -> u64 {
+fn max_result(header: &RequestHeader) -> u64 {
     match header.opcode {
         Opcode::Crc32c => u64::from(u32::MAX),
         // Bytes of device memory; the request does not bound them.

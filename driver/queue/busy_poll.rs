@@ -72,9 +72,9 @@ impl QueueRef<'_> {
                 return false;
             }
             last = Some(index);
-            let seen = self.reap_within(&mut Budget::for_interrupt(), Reaper::Poller(poller));
-            more |= seen.more;
-            seen.broken || seen.more || !poller.is_polling
+            let reaped = self.reap_within(&mut Budget::for_interrupt(), Reaper::Poller(poller));
+            more |= reaped.more;
+            reaped.broken || reaped.more || !poller.is_polling
         });
         self.policy.polled(hit);
         more

@@ -171,7 +171,7 @@ impl QueueRef<'_> {
                         state.put_done(slot);
                     } else {
                         drop(state);
-                        let completed = self.end(&mut slot);
+                        let completed = self.take_outcome(&mut slot);
                         self.free(once(slot));
                         completed.complete();
                     }

@@ -117,7 +117,7 @@ impl Backoff {
     }
 
     /// Records the result of a try.
-    fn learn(&self, success: bool) {
+    fn record(&self, success: bool) {
         if success {
             // In most cases the values are zero already; without a store the cache line stays
             // shared.
@@ -176,7 +176,7 @@ impl PollPolicy {
 
     /// Records the result of busy-polling: whether the requests completed in that time.
     pub(super) fn polled(&self, hit: bool) {
-        self.polls.learn(hit);
+        self.polls.record(hit);
     }
 
     /// An interrupt has come for requests that no submitter was about to complete.
@@ -193,12 +193,12 @@ impl PollPolicy {
         let defers = if !self.pipelined.load(Relaxed) {
             self.pipelining.should_try()
         } else if interrupted {
-            self.pipelining.learn(false);
+            self.pipelining.record(false);
             false
         } else {
             // A request that completed at once gives no information.
             if self.pipelining.has_failed() && earlier() {
-                self.pipelining.learn(true);
+                self.pipelining.record(true);
             }
             true
         };
@@ -223,7 +223,7 @@ mod tests {
     #[test]
     fn larger_requests_are_polled_for_longer() {
         let limit = Delta::from_micros(100);
-        let micros = |effort: WaitStrategy| effort.poll_time(limit).map(Delta::as_micros_ceil);
+        let micros = |strategy: WaitStrategy| strategy.poll_time(limit).map(Delta::as_micros_ceil);
         assert_eq!(micros(WaitStrategy::Interrupt), None);
         assert_eq!(micros(WaitStrategy::BusyPoll(0)), Some(100));
         assert_eq!(micros(WaitStrategy::BusyPoll(64 << 10)), Some(100));
@@ -238,7 +238,7 @@ mod tests {
         let backoff = Backoff::new(0, 6);
         for _ in 0..10 {
             assert_eq!(skipped(&backoff), 0);
-            backoff.learn(true);
+            backoff.record(true);
         }
     }
 
@@ -247,12 +247,12 @@ mod tests {
         let backoff = Backoff::new(0, 6);
         for pause in [0, 2, 4, 8, 16, 32, 64, 64, 64] {
             assert_eq!(skipped(&backoff), pause);
-            backoff.learn(false);
+            backoff.record(false);
         }
         assert_eq!(skipped(&backoff), 64);
-        backoff.learn(true);
+        backoff.record(true);
         assert_eq!(skipped(&backoff), 0);
-        backoff.learn(false);
+        backoff.record(false);
         assert_eq!(skipped(&backoff), 2);
     }
 
@@ -261,7 +261,7 @@ mod tests {
         let backoff = Backoff::new(2, 2);
         for pause in [0, 0, 0, 2, 4, 4] {
             assert_eq!(skipped(&backoff), pause);
-            backoff.learn(false);
+            backoff.record(false);
         }
     }
 

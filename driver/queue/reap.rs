@@ -174,27 +174,27 @@ impl QueueRef<'_> {
 
     /// As [`Self::reap`], until `budget` is spent.
     pub(super) fn reap_within(self, budget: &mut Budget, mut reaper: Reaper<'_>) -> Reaped {
-        let mut seen = Reaped::default();
+        let mut reaped = Reaped::default();
         loop {
             let mut slots: Batch<KBox<Slot>> = [const { None }; REAP_BATCH];
             let taken = self.take_used(&mut slots, &mut reaper);
-            seen.any |= taken.any;
+            reaped.any |= taken.any;
             if taken.slots > 0 {
-                self.end_batch(&mut slots[..taken.slots], budget);
+                self.complete_batch(&mut slots[..taken.slots], budget);
             }
             // All slots were taken out, and dropping the array would check each place.
             forget(slots);
-            seen.broken |= taken.broken;
+            reaped.broken |= taken.broken;
             if let Some(fault) = taken.fault {
                 self.recovery
                     .queue_broken(self.device(), self.index(), fault);
             }
             if !taken.more {
-                return seen;
+                return reaped;
             }
             if budget.is_spent() {
-                seen.more = true;
-                return seen;
+                reaped.more = true;
+                return reaped;
             }
             if matches!(reaper, Reaper::Interrupt) {
                 // An interrupt counts once.
@@ -265,11 +265,11 @@ impl QueueRef<'_> {
 
     /// Completes requests for which no thread of the driver waits: releases their pages, frees
     /// their slots, notifies their callers. Leaves no slot in its place. Any context, no lock held.
-    fn end_batch(self, slots: &mut [Option<KBox<Slot>>], budget: &mut Budget) {
+    fn complete_batch(self, slots: &mut [Option<KBox<Slot>>], budget: &mut Budget) {
         let mut completed: Batch<CompletedRequest> = [const { None }; REAP_BATCH];
         for (slot, completed) in slots.iter_mut().flatten().zip(&mut completed) {
             budget.spend(slot.buffers.segments(), slot.buffers.length());
-            *completed = Some(self.end(slot));
+            *completed = Some(self.take_outcome(slot));
         }
         let count = slots.len();
         self.free(slots.iter_mut().filter_map(Option::take));
@@ -282,7 +282,7 @@ impl QueueRef<'_> {
 
     /// Reads the outcome of a request and releases its pages. The caller of the request is to be
     /// notified once the slot is free. Any context, no lock held.
-    pub(super) fn end(self, slot: &mut Slot) -> CompletedRequest {
+    pub(super) fn take_outcome(self, slot: &mut Slot) -> CompletedRequest {
         let completion = replace(&mut slot.completion, Completion::Nobody);
         let completed = CompletedRequest::new(completion, &slot.buffers);
         if let Some(cleaned) = slot.release(self.device()) {

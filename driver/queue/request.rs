@@ -43,8 +43,8 @@ struct Inner<'a> {
 
 impl Inner<'_> {
     /// The device never had the request.
-    fn give_up(mut self) {
-        self.slot.give_up(self.queue.device());
+    fn release(mut self) {
+        self.slot.release_clean(self.queue.device());
         self.queue.free(once(self.slot));
     }
 }
@@ -57,7 +57,7 @@ impl<'a> AcquiredSlot<'a> {
     pub(super) fn new(queue: QueueRef<'a>, slot: KBox<Slot>) -> Self {
         Self(ScopeGuard::new_with_data(
             Inner { slot, queue },
-            Inner::give_up,
+            Inner::release,
         ))
     }
 

@@ -95,8 +95,8 @@ impl Slot {
 
     /// Releases the pages of a request that the device never had. Its caller is notified last. Any
     /// context, no lock held.
-    pub(super) fn give_up(&mut self, device: &pci::Device<Bound>) {
-        self.buffers.give_up(device);
+    pub(super) fn release_clean(&mut self, device: &pci::Device<Bound>) {
+        self.buffers.release_clean(device);
         self.completion = Completion::Nobody;
     }
 

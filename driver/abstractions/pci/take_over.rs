@@ -187,7 +187,7 @@ pub(crate) fn reject(device: &pci::Device<Bound>) {
 /// `driver_override` since. A device that is being removed, has a driver already, or matches no
 /// driver stays as it is. Sleeps. Must not be called with the lock of the device or of [`CLAIMS`]
 /// held.
-fn give_back(device: &device::Device) {
+fn offer_again(device: &device::Device) {
     if override_of(device) != Override::Us {
         return;
     }
@@ -200,7 +200,7 @@ fn give_back(device: &device::Device) {
 /// The driver of a device in our ID table.
 enum Holder {
     /// No driver.
-    Nobody,
+    None,
     /// The other driver, and no driver uses a child of the device.
     Idle,
     /// A driver or a user that must not be interrupted.
@@ -232,7 +232,7 @@ fn holder(device: &device::Device, from: &CStr) -> Holder {
     let name = unsafe {
         let driver = (*as_raw(device)).driver;
         if driver.is_null() {
-            return Holder::Nobody;
+            return Holder::None;
         }
         CStr::from_char_ptr((*driver).name)
     };
@@ -258,7 +258,7 @@ unsafe extern "C" fn has_driver(device: *mut bindings::device, _data: *mut c_voi
 }
 
 /// Logs that a device keeps its driver, and the commands that bind it to this one.
-fn tell_left(device: &device::Device, why: &str) {
+fn log_not_taken(device: &device::Device, why: &str) {
     dev_warn!(
         device,
         "{}: not taken over, {}; to have it: A={}; echo {} > /sys/bus/pci/devices/$A/driver_override; \
@@ -292,7 +292,7 @@ impl WorkItem for Rejects {
                 "{}: another kind of device, given back\n",
                 NAME
             );
-            give_back(&claim.device);
+            offer_again(&claim.device);
         }
     }
 }
@@ -403,12 +403,14 @@ impl<T: TakesOver> TakeOver<T> {
     /// Takes an existing device over.
     fn take(device: &device::Device) {
         match (override_of(device), holder(device, T::FROM)) {
-            (Override::Us, Holder::Nobody) => {}
-            (Override::Us, _) => tell_left(device, "another driver has it"),
-            (Override::Other, _) => tell_left(device, "its driver_override names another driver"),
-            (Override::None, Holder::Busy) => tell_left(device, "it is in use"),
+            (Override::Us, Holder::None) => {}
+            (Override::Us, _) => log_not_taken(device, "another driver has it"),
+            (Override::Other, _) => {
+                log_not_taken(device, "its driver_override names another driver")
+            }
+            (Override::None, Holder::Busy) => log_not_taken(device, "it is in use"),
             (Override::None, held) => match claim(device) {
-                Err(_) => tell_left(device, "there was no memory"),
+                Err(_) => log_not_taken(device, "there was no memory"),
                 Ok(()) if matches!(held, Holder::Idle) => {
                     // If it came into use meanwhile, the driver is unbound in the ordinary way.
                     // SAFETY: The device is valid, its lock is not held.
@@ -438,7 +440,7 @@ impl<T: TakesOver> TakeOver<T> {
                 // SAFETY: The device is on the PCI bus.
                 let ours = unsafe { Self::matches(device) };
                 if ours && override_of(device) == Override::None && claim(device).is_err() {
-                    tell_left(device, "there was no memory");
+                    log_not_taken(device, "there was no memory");
                 }
             }
             bindings::bus_notifier_event_BUS_NOTIFY_REMOVED_DEVICE => {
@@ -477,7 +479,7 @@ impl<T: TakesOver> PinnedDrop for TakeOver<T> {
         // With its memory: statics are not dropped when the module is unloaded.
         let all = claims().map(|mut claims| core::mem::replace(&mut *claims, KVec::new()));
         for claim in all.iter().flatten() {
-            give_back(&claim.device);
+            offer_again(&claim.device);
         }
     }
 }

@@ -43,15 +43,20 @@ impl Drop for NoPreemption {
     }
 }
 
-/// Calls `look` repeatedly, at least once, until it returns true; but stops after `limit`, and as
-/// soon as the scheduler has another task for this CPU. Returns the last result of `look`.
+/// Calls `condition` repeatedly, at least once, until it returns true; but stops after `limit`, and
+/// as soon as the scheduler has another task for this CPU. Returns the last result of `condition`.
 ///
 /// The task is not preempted from before this call until after it, so other threads that depend on
-/// it wait no longer than for that time. `look` must not sleep. Any context; interrupts stay on.
-pub(crate) fn poll(_guard: &NoPreemption, limit: Delta, mut look: impl FnMut() -> bool) -> bool {
+/// it wait no longer than for that time. `condition` must not sleep. Any context; interrupts stay
+/// on.
+pub(crate) fn poll(
+    _guard: &NoPreemption,
+    limit: Delta,
+    mut condition: impl FnMut() -> bool,
+) -> bool {
     let start = Instant::<Monotonic>::now();
     loop {
-        if look() {
+        if condition() {
             return true;
         }
         // Also true if the other task may wait for the next tick (lazy preemption,

@@ -51,13 +51,13 @@ impl Pages {
                 return self.take_cleaned();
             }
         }
-        self.give_up(room);
+        self.release_clean(room);
         None
     }
 
     /// As [`Self::release`], for pages of a request that the device never had, so that it has not
     /// written to them. The pages are not made dirty. Any context.
-    pub(crate) fn give_up(self, room: &mut Room) {
+    pub(crate) fn release_clean(self, room: &mut Room) {
         // Not dropped: nothing is left in it, and dropping an empty list is a function call.
         let mut this = core::mem::ManuallyDrop::new(self);
         let list = core::mem::take(&mut this.list);
