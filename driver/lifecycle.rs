@@ -18,7 +18,7 @@
 //! | state | new requests | in flight | maps of device memory |
 //! |---|---|---|---|
 //! | in service | go to the device | the device has them | exist |
-//! | asleep | wait | wait, and go to the device again | exist; no process runs that could use them |
+//! | asleep | wait | wait, and go to the device again | exist, but no process runs |
 //! | being reset | wait | end with `EIO` | removed (`SIGBUS`); new ones get `ENODEV` |
 //! | out of service | `EIO` | ended with `EIO` | removed; new ones get `ENODEV` |
 //! | removed | `ENODEV` | ended with `ENODEV` | removed |

@@ -71,9 +71,9 @@ pub(super) enum Query {
     BlockSize,
     /// The optimal size of a request: larger ones are not faster.
     BestSize,
-    /// Values that are 0: read-only, alignment offset, read-ahead.
+    /// Values that are 0: whether the device is read-only, and the alignment offset.
     Zero,
-    /// Read-ahead as a `long`, also 0.
+    /// The read-ahead, a `long`: 0.
     ZeroLong,
     /// Whether the device rotates: 0.
     ZeroShort,

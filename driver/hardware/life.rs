@@ -15,7 +15,7 @@ use crate::virtio::reset::Quiesced;
 pub(crate) enum Life {
     /// The device has been reset or quiesced. Its memory belongs to the driver.
     Down(Quiesced, DownReason),
-    /// The device runs, or the driver has started it.
+    /// The device runs, or the driver is starting it.
     Running,
     /// The device cannot be stopped. The memory that it knows belongs to it for ever.
     Unstoppable,

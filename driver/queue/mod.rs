@@ -4,13 +4,13 @@
 //!
 //! | module | contents | uses |
 //! |---|---|---|
-//! | [`buffers`] | memory that a request and the device share: descriptors, header, status, pages | |
+//! | [`buffers`] | memory shared with the device: descriptors, header, status, pages | |
 //! | [`split`] | a read or write call of several requests | `buffers` |
 //! | [`completion`] | the value that notifies the caller of a request | `buffers`, `split` |
 //! | [`slot`] | memory and state of one request, allocated at probe | `buffers`, `completion` |
 //! | [`poll_policy`] | whether to busy-poll, from earlier results; pure | |
 //! | [`progress`] | whether a device is stuck; pure | |
-//! | [`state`] | the queue and the data that its lock protects | `slot`, `poll_policy`, `progress` |
+//! | [`state`] | the queue, and the data behind its lock | `slot`, `poll_policy`, `progress` |
 //! | [`request`] | a slot while a submitter prepares it | `state` |
 //! | [`reap`] | takes used entries and completes their requests | `state` |
 //! | [`acquire`] | acquires slots | `request`, `reap` |

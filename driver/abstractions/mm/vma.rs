@@ -68,7 +68,7 @@ pub(in crate::abstractions) enum Kind {
 pub(crate) struct Mapped<'a> {
     kind: Kind,
     caching: Option<Caching>,
-    /// Invariant: the result belongs to this call and no other.
+    /// Invariant in the lifetime: the result belongs to this call and no other.
     _map: PhantomData<fn(&'a ()) -> &'a ()>,
 }
 

@@ -83,7 +83,7 @@ impl WaitQueue {
 
     /// Waits for a wake-up, or for the end of `timeout`. Sleeps. The task is in the queue before it
     /// calls `unlock`. `unlock` has to release the lock under which other threads wake the task,
-    /// and must not sleep. A wake-up may have no reason.
+    /// and must not sleep. A wake-up may be spurious.
     ///
     /// An error if the task has got one of these `signals`, even if it was woken as well.
     pub(crate) fn wait(
