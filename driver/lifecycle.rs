@@ -71,8 +71,8 @@ impl Device {
         let mut shrunk = false;
         let started = hardware
             .start(device, life, |capacity| {
-                // Earlier reports concern the device before this start. Its reports of its size
-                // come later.
+                // Earlier reports concern the device before this start. The device reports a size
+                // only after it.
                 hardware.recovery().restarted();
                 shrunk = self.set_capacity(device, capacity);
             })

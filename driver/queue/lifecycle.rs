@@ -192,7 +192,8 @@ impl QueueRef<'_> {
             slot.buffers.fail(error);
             if slot.completion.is_sync() {
                 state.entries[entry] = Entry::Lost(error);
-                // The woken caller releases borrowed pages. By then the device has them for ever.
+                // Leaked before the caller wakes: the caller then returns borrowed pages to their
+                // owner.
                 KBox::into_inner(slot).leak_and_wake();
                 continue;
             }
