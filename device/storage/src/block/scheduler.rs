@@ -17,6 +17,10 @@
 //!
 //! There is one flush of the kernel at a time, and those that wait for its end become one: the
 //! kernel tells one flush of an error, and the data that it could not write may be another's.
+//!
+//! Once the storage has failed for good, the ring gets nothing more that changes the file, and
+//! no flush: [`Scheduler::push`] ends these operations with the failure, however far they have
+//! got. What the kernel has at that moment it may still execute.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
@@ -24,7 +28,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use rustix::fs::FallocateFlags;
-use tracing::error;
 
 use super::ring::{Action, Io, Ring, Stage};
 use crate::asynchronous::{Completed, Done, Extent, Operation, Owner};
@@ -38,6 +41,17 @@ const MAX_ACTIVE: usize = 1024;
 
 /// How often an operation is repeated because of a signal or a lack of memory.
 const MAX_RETRIES: u8 = 100;
+
+/// Whether a read or write that failed with this error number may succeed when it is repeated.
+const fn is_passing(errno: i32) -> bool {
+    matches!(errno, libc::EINTR | libc::EAGAIN | libc::ENOMEM)
+}
+
+/// The same for a flush. The kernel tells one flush of an error, so the next one would succeed
+/// without the data. A lack of memory may be such an error, of a write of the kernel's.
+const fn is_passing_for_flush(errno: i32) -> bool {
+    matches!(errno, libc::EINTR | libc::EAGAIN)
+}
 
 /// Bytes of zeros that are written at once where the file cannot be told to have them.
 const ZEROS: usize = 256 << 10;
@@ -112,6 +126,8 @@ struct Flushes {
     running: Vec<Done>,
     /// They wait for the next one.
     waiting: Vec<(Owner, Done)>,
+    /// How often the one that runs was repeated.
+    retries: u8,
 }
 
 /// The operation has ended; it has this buffer.
@@ -206,11 +222,32 @@ impl Scheduler {
     /// Gives operations to the ring until it has no room.
     pub(super) fn push(&mut self, ring: &mut impl Ring) {
         while let Some(io) = self.ready.pop_front() {
+            let changes = !matches!(io.action, Action::Read { .. });
+            if let (true, Some(failure)) = (changes, self.failure.get()) {
+                let error = failure.error();
+                self.refuse(io, error);
+                continue;
+            }
             if let Err(io) = ring.push(io) {
                 self.ready.push_front(io);
                 return;
             }
         }
+    }
+
+    /// Ends an operation that the ring does not get, because the storage has failed.
+    fn refuse(&mut self, io: Io, error: StorageError) {
+        let operation = io.operation;
+        match io.action {
+            Action::Sync => return self.end_flushes(),
+            Action::Write { at, memory, part } => {
+                self.set_error(operation, error);
+                return self.written(operation, at, part, memory);
+            }
+            Action::Allocate { .. } | Action::Read { .. } => {}
+        }
+        self.set_error(operation, error);
+        self.finish(operation);
     }
 
     /// Makes operations active while there is room.
@@ -285,6 +322,7 @@ impl Scheduler {
         }
         let waiting = self.flushes.waiting.drain(..);
         self.flushes.running = waiting.map(|(_, done)| done).collect();
+        self.flushes.retries = 0;
         self.ready.push_back(Io {
             operation: u64::MAX,
             stage: Stage::Main,
@@ -384,7 +422,8 @@ impl Scheduler {
             // Given up.
             return;
         };
-        if let Err(libc::EINTR | libc::EAGAIN) = result
+        if let Err(errno) = result
+            && is_passing(errno)
             && active.retries < MAX_RETRIES
         {
             active.retries += 1;
@@ -560,39 +599,35 @@ impl Scheduler {
 
     /// The flush of the kernel has ended.
     fn flushed(&mut self, io: Io, result: Result<usize, i32>) {
-        let failed = match result {
-            Ok(_) => None,
-            Err(libc::EINTR | libc::EAGAIN) => return self.ready.push_back(io),
-            Err(errno) => {
-                let what = format!("data of {} could not be written back", self.name);
-                Some(self.fail(what, Some(io::Error::from_raw_os_error(errno))))
+        if let Err(errno) = result {
+            if is_passing_for_flush(errno) && self.flushes.retries < MAX_RETRIES {
+                self.flushes.retries += 1;
+                return self.ready.push_back(io);
             }
-        };
-        let running = std::mem::take(&mut self.flushes.running);
-        for done in running {
-            let result = failed
-                .as_ref()
-                .map_or(Ok(()), |failure| Err(failure.error()));
-            end(done, result, None);
+            let what = format!("data of {} could not be written back", self.name);
+            self.fail(what, Some(io::Error::from_raw_os_error(errno)));
         }
-        if let Some(failure) = failed {
-            for (_, done) in std::mem::take(&mut self.flushes.waiting) {
-                end(done, Err(failure.error()), None);
-            }
+        self.end_flushes();
+    }
+
+    /// Ends the flushes of the kernel's that has ended, well unless the storage has failed. It
+    /// may have failed while the kernel flushed: what is behind a cut was not written.
+    fn end_flushes(&mut self) {
+        let failure = self.failure.get().cloned();
+        let mut ends = std::mem::take(&mut self.flushes.running);
+        if failure.is_some() {
+            let waiting = std::mem::take(&mut self.flushes.waiting);
+            ends.extend(waiting.into_iter().map(|(_, done)| done));
+        }
+        for done in ends {
+            let failed = failure.as_ref().map(Failure::error);
+            end(done, failed.map_or(Ok(()), Err), None);
         }
         self.flush();
     }
 
     /// The storage has failed for good.
     fn fail(&self, what: String, source: Option<io::Error>) -> Failure {
-        let failure = self.failure.get_or_init(|| {
-            let failure = Failure::new(what, source);
-            error!(
-                "{}: nothing can be written until the storage is opened anew",
-                failure.chain()
-            );
-            failure
-        });
-        failure.clone()
+        Failure::note(&self.failure, what, source).clone()
     }
 }
