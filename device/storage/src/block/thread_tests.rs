@@ -62,8 +62,11 @@ fn a_ring_that_breaks_leaves_nobody_waiting() {
             let error = storage.write(0, VolatileSlice::from(&mut data[..]));
             assert_eq!(error.unwrap_err().kind(), ErrorKind::Io);
             storage.flush().unwrap_err();
+            storage.resize(2 << 20).unwrap_err();
         }
-        assert_eq!(storage.failure().is_some(), !panics);
+        let why = if panics { "panicked" } else { "io_uring" };
+        let failure = storage.failure().unwrap();
+        assert!(failure.contains(why), "{failure}");
     }
 }
 
