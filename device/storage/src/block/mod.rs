@@ -60,7 +60,7 @@ const RING_ENTRIES: u32 = 256;
 const BUFFER_BYTES: usize = 128 << 20;
 
 /// Bytes that the direct face transfers at once.
-const CHUNK: u64 = 1 << 20;
+const CHUNK: u64 = 4 << 20;
 
 /// Whose operations those of the direct face are. Nobody cancels them.
 const DIRECT: Owner = Owner(u32::MAX);
