@@ -279,10 +279,7 @@ impl Buffers {
 
     /// A buffer outside the limit, for those who have only one.
     pub(crate) fn unlimited(&self, extent: Extent) -> Buffer {
-        let granularity = self.0.granularity;
-        let bytes = extent.blocks(granularity).length.max(1) as usize;
-        let memory = Memory::zeroed(bytes, self.0.align);
-        Buffer::new(extent, granularity, memory, None)
+        Buffer::zeroed(extent, self.0.granularity, self.0.align)
     }
 }
 
@@ -318,6 +315,12 @@ impl Buffer {
             lead: (extent.offset % granularity) as usize,
             pool,
         }
+    }
+
+    /// Zeros that come from no pool.
+    pub(crate) fn zeroed(extent: Extent, granularity: u64, align: usize) -> Self {
+        let bytes = extent.blocks(granularity).length.max(1) as usize;
+        Self::new(extent, granularity, Memory::zeroed(bytes, align), None)
     }
 
     /// For which bytes of the storage it is.

@@ -26,6 +26,12 @@ pub(crate) enum Action {
         memory: Memory,
         part: Range<usize>,
     },
+    /// As a write, of zeros that others write, too.
+    WriteZeros {
+        at: u64,
+        memory: Arc<Memory>,
+        part: Range<usize>,
+    },
     /// `fallocate(2)`
     Allocate {
         mode: FallocateFlags,

@@ -56,7 +56,8 @@ const fn is_passing_for_flush(errno: i32) -> bool {
 /// Bytes of zeros that are written at once where the file cannot be told to have them.
 const ZEROS: usize = 256 << 10;
 
-/// An operation that was submitted. Of discards and zeros only whole blocks.
+/// An operation that was submitted. A discard, or one that writes zeros, is of whole blocks or
+/// of a part of one.
 pub(super) struct Submitted {
     pub(super) owner: Owner,
     pub(super) operation: Operation,
@@ -68,11 +69,7 @@ enum Work {
     Read(Buffer),
     Write(Buffer),
     /// Sets whole blocks to 0.
-    Clear {
-        mode: FallocateFlags,
-        /// How far zeros were written, where the file could not be told to have them.
-        done: u64,
-    },
+    Clear(FallocateFlags),
 }
 
 struct Active {
@@ -116,6 +113,8 @@ pub(super) struct Scheduler {
     flushes: Flushes,
     /// How the file cannot be told to have zeros.
     unsupported: FallocateFlags,
+    /// What is written then, once that was needed.
+    zeros: Option<Arc<Memory>>,
     /// Why the storage has failed for good.
     failure: Arc<OnceLock<Failure>>,
 }
@@ -156,6 +155,7 @@ impl Scheduler {
             ready: VecDeque::new(),
             flushes: Flushes::default(),
             unsupported: FallocateFlags::empty(),
+            zeros: None,
             failure,
         }
     }
@@ -240,11 +240,11 @@ impl Scheduler {
         let operation = io.operation;
         match io.action {
             Action::Sync => return self.end_flushes(),
-            Action::Write { at, memory, part } => {
+            Action::Write { memory, .. } => {
                 self.set_error(operation, error);
-                return self.written(operation, at, part, memory);
+                return self.written(operation, memory);
             }
-            Action::Allocate { .. } | Action::Read { .. } => {}
+            Action::WriteZeros { .. } | Action::Allocate { .. } | Action::Read { .. } => {}
         }
         self.set_error(operation, error);
         self.finish(operation);
@@ -267,15 +267,19 @@ impl Scheduler {
         } = submitted;
         let punch = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
         let zero = FallocateFlags::ZERO_RANGE | FallocateFlags::KEEP_SIZE;
-        let clear = |mode| Work::Clear { mode, done: 0 };
+        // Here, and not before there is room for it: its memory has no other limit.
+        let clear = |extent: Extent, mode| match extent.blocks(self.granularity) == extent {
+            true => Work::Clear(mode),
+            false => Work::Write(Buffer::zeroed(extent, self.granularity, self.align)),
+        };
         let failure = self.failure.get().map(Failure::error);
         let (extent, work) = match (operation, failure) {
             (Operation::Read(buffer), _) => (buffer.extent(), Work::Read(buffer)),
             (Operation::Write(buffer), Some(error)) => return end(done, Err(error), Some(buffer)),
             (_, Some(error)) => return end(done, Err(error), None),
             (Operation::Write(buffer), None) => (buffer.extent(), Work::Write(buffer)),
-            (Operation::Discard(extent), None) => (extent, clear(punch)),
-            (Operation::WriteZeroes(extent), None) => (extent, clear(zero)),
+            (Operation::Discard(extent), None) => (extent, clear(extent, punch)),
+            (Operation::WriteZeroes(extent), None) => (extent, clear(extent, zero)),
             (Operation::Flush, None) => {
                 self.flushes.waiting.push((owner, done));
                 return self.flush();
@@ -284,7 +288,7 @@ impl Scheduler {
         if extent.length == 0 {
             let buffer = match work {
                 Work::Read(buffer) | Work::Write(buffer) => Some(buffer),
-                Work::Clear { .. } => None,
+                Work::Clear(_) => None,
             };
             return end(done, Ok(()), buffer);
         }
@@ -385,14 +389,16 @@ impl Scheduler {
                     .take_memory()
                     .map(|memory| Action::Write { at, memory, part })
             }
-            Work::Clear { mode, .. } if self.unsupported.contains(*mode) => {
-                let bytes = ZEROS.min(length as usize);
-                let bytes = bytes.next_multiple_of(self.granularity as usize);
-                let memory = Memory::zeroed(bytes, self.align);
-                let part = 0..bytes.min(length as usize);
-                Some(Action::Write { at, memory, part })
+            Work::Clear(mode) if self.unsupported.contains(*mode) => {
+                let zeros = self.zeros.get_or_insert_with(|| {
+                    let bytes = ZEROS.next_multiple_of(self.granularity as usize);
+                    Arc::new(Memory::zeroed(bytes, self.align))
+                });
+                let memory = Arc::clone(zeros);
+                let part = 0..memory.len().min(length as usize);
+                Some(Action::WriteZeros { at, memory, part })
             }
-            Work::Clear { mode, .. } => Some(Action::Allocate {
+            Work::Clear(mode) => Some(Action::Allocate {
                 mode: *mode,
                 at,
                 length,
@@ -445,12 +451,22 @@ impl Scheduler {
                 }
             }
             Action::Write { at, memory, part } => {
-                match self.advance(operation, at, part.clone(), result, false) {
+                match self.advance(operation, at, part, result, false) {
                     Some((at, part)) => {
                         let action = Action::Write { at, memory, part };
                         self.again(operation, stage, action);
                     }
-                    None => self.written(operation, at, part, memory),
+                    None => self.written(operation, memory),
+                }
+            }
+            Action::WriteZeros { at, memory, part } => {
+                let end = at + part.len() as u64;
+                match self.advance(operation, at, part, result, false) {
+                    Some((at, part)) => {
+                        let action = Action::WriteZeros { at, memory, part };
+                        self.again(operation, stage, action);
+                    }
+                    None => self.zeroed(operation, end, memory),
                 }
             }
             Action::Allocate { mode, .. } => match result {
@@ -537,7 +553,7 @@ impl Scheduler {
                     buffer.fill_tail(memory.bytes());
                 }
             }
-            Work::Write(_) | Work::Clear { .. } => {}
+            Work::Write(_) | Work::Clear(_) => {}
         }
         match (active.in_flight, &active.error) {
             (0, None) => self.execute(operation),
@@ -546,29 +562,32 @@ impl Scheduler {
         }
     }
 
-    /// A write of the kernel has ended, whose last part began at this byte.
-    fn written(&mut self, operation: u64, at: u64, part: std::ops::Range<usize>, memory: Memory) {
-        let Some(active) = self.active.get_mut(&operation) else {
-            return;
-        };
-        active.in_flight -= 1;
-        let blocks = active.blocks;
-        match &mut active.work {
-            Work::Write(buffer) => buffer.put_memory(memory),
-            Work::Clear { done, .. } if active.error.is_none() => {
-                *done = at + part.len() as u64 - blocks.offset;
-                let left = blocks.length - *done;
-                if left > 0 {
-                    active.in_flight = 1;
-                    let at = blocks.offset + *done;
-                    let part = 0..memory.len().min(left as usize);
-                    let action = Action::Write { at, memory, part };
-                    return self.again(operation, Stage::Main, action);
-                }
-            }
-            Work::Read(_) | Work::Clear { .. } => {}
+    /// A write of the kernel has ended.
+    fn written(&mut self, operation: u64, memory: Memory) {
+        if let Some(active) = self.active.get_mut(&operation)
+            && let Work::Write(buffer) = &mut active.work
+        {
+            buffer.put_memory(memory);
         }
         self.finish(operation);
+    }
+
+    /// The kernel has written zeros up to this byte, unless there was an error.
+    fn zeroed(&mut self, operation: u64, end: u64, memory: Arc<Memory>) {
+        let Some(active) = self.active.get(&operation) else {
+            return;
+        };
+        let left = active.blocks.end() - end;
+        if active.error.is_some() || left == 0 {
+            return self.finish(operation);
+        }
+        let part = 0..memory.len().min(left as usize);
+        let at = end;
+        self.again(
+            operation,
+            Stage::Main,
+            Action::WriteZeros { at, memory, part },
+        );
     }
 
     /// An operation has ended: those that waited for it begin.
@@ -578,7 +597,7 @@ impl Scheduler {
         };
         let buffer = match active.work {
             Work::Read(buffer) | Work::Write(buffer) => Some(buffer),
-            Work::Clear { .. } => None,
+            Work::Clear(_) => None,
         };
         end(active.done, active.error.map_or(Ok(()), Err), buffer);
         self.unblock(active.blocks_others);

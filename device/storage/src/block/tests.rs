@@ -30,7 +30,10 @@ impl Ring for Script {
             return Err(io);
         }
         // As direct I/O wants it.
-        if let Action::Read { at, part, .. } | Action::Write { at, part, .. } = &io.action {
+        if let Action::Read { at, part, .. }
+        | Action::Write { at, part, .. }
+        | Action::WriteZeros { at, part, .. } = &io.action
+        {
             let block = BLOCK as usize;
             assert!(at.is_multiple_of(BLOCK) && !part.is_empty(), "{io:?}");
             assert!(part.start.is_multiple_of(block) && part.len().is_multiple_of(block));
@@ -137,6 +140,12 @@ impl Machine {
                 count
             }
             Action::Write { at, memory, part } => {
+                let count = limit.min(part.len());
+                disk[*at as usize..][..count]
+                    .copy_from_slice(&memory.bytes()[part.start..][..count]);
+                count
+            }
+            Action::WriteZeros { at, memory, part } => {
                 let count = limit.min(part.len());
                 disk[*at as usize..][..count]
                     .copy_from_slice(&memory.bytes()[part.start..][..count]);
@@ -612,10 +621,23 @@ fn zeros_are_written_where_the_file_cannot_be_told() {
     assert!(machine.ring.disk[end..].iter().all(|byte| *byte == 7));
     // It is not asked again; the other way is.
     machine.submit(Operation::Discard(extent));
-    assert!(matches!(
-        machine.ring.in_flight[0].action,
-        Action::Write { .. }
-    ));
+    // All have the same zeros.
+    machine.submit(Operation::Discard(Extent {
+        offset: 0,
+        length: BLOCK,
+    }));
+    let zeros: Vec<_> = machine
+        .ring
+        .in_flight
+        .iter()
+        .map(|io| match &io.action {
+            Action::WriteZeros { memory, .. } => Arc::as_ptr(memory),
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    assert!(zeros.len() == 2 && zeros[0] == zeros[1]);
+    machine.end(1);
+    assert_eq!(machine.done(), [2]);
     machine.end_with(0, -libc::EIO);
     assert_eq!(machine.ended(), [(1, Err(ErrorKind::Io), vec![])]);
     machine.submit(Operation::WriteZeroes(extent));
@@ -648,6 +670,8 @@ enum Step {
     Write(u64, Vec<u8>),
     /// In blocks.
     Clear(u64, u64, bool),
+    /// Within a block.
+    ClearPart(u64, u64, bool),
     Flush,
     /// Ends one of those in flight after so many bytes.
     End(prop::sample::Index, usize),
@@ -666,6 +690,8 @@ fn step() -> impl Strategy<Value = Step> {
         }),
         1 => (0..BLOCKS, 1..3u64, any::<bool>())
             .prop_map(|(at, n, punch)| Step::Clear(at, n.min(BLOCKS - at), punch)),
+        1 => (0..BLOCKS * BLOCK, 1..BLOCK, any::<bool>())
+            .prop_map(|(at, n, punch)| Step::ClearPart(at, n.min(BLOCK - at % BLOCK), punch)),
         1 => Just(Step::Flush),
         6 => (any::<prop::sample::Index>(), prop_oneof![Just(usize::MAX), 512..2000usize])
             .prop_map(|(index, limit)| Step::End(index, limit)),
@@ -697,8 +723,12 @@ proptest! {
                     model[offset as usize..][..bytes.len()].copy_from_slice(&bytes);
                     machine.write(offset, &bytes);
                 }
-                Step::Clear(block, blocks, punch) => {
-                    let (offset, length) = (block * BLOCK, blocks * BLOCK);
+                Step::Clear(..) | Step::ClearPart(..) => {
+                    let (offset, length, punch) = match step {
+                        Step::Clear(at, blocks, punch) => (at * BLOCK, blocks * BLOCK, punch),
+                        Step::ClearPart(at, length, punch) => (at, length, punch),
+                        _ => unreachable!(),
+                    };
                     model[offset as usize..][..length as usize].fill(0);
                     let extent = Extent { offset, length };
                     machine.submit(match punch {
