@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use rustix::fs::FallocateFlags;
 
-use crate::buffer::Memory;
+use crate::aligned::Memory;
 
 /// What the kernel is to do.
 #[derive(Debug)]

@@ -30,8 +30,9 @@ use std::sync::{Arc, OnceLock};
 use rustix::fs::FallocateFlags;
 
 use super::ring::{Action, Io, Ring, Stage};
+use crate::aligned::Memory;
 use crate::asynchronous::{Completed, Done, Extent, Operation, Owner};
-use crate::buffer::{Buffer, Memory};
+use crate::buffer::Buffer;
 use crate::failure::Failure;
 use crate::storage::StorageError;
 

@@ -15,8 +15,8 @@ use super::ring::{Action, Io, Ring, Stage, Waker};
 use super::scheduler::Submitted;
 use super::thread::Message;
 use super::uring::Uring;
+use crate::aligned::Memory;
 use crate::asynchronous::{Completed, Extent, Operation, Owner};
-use crate::buffer::Memory;
 use crate::storage::{ErrorKind, Storage};
 
 /// Longest that a ring is stuck.
