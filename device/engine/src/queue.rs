@@ -31,7 +31,7 @@ const MAX_TURN: Duration = Duration::from_micros(100);
 const MAX_BATCH: Duration = Duration::from_millis(5);
 
 /// A worker with a single queue reads the clock once for so many requests.
-const CLOCK_INTERVAL: u16 = 16;
+const CLOCK_INTERVAL: u32 = 16;
 
 /// What the queues of a worker share, for as long as it uses the memory.
 pub(crate) struct Context<'a, D: DeviceModel, M: GuestMemory> {
@@ -44,6 +44,17 @@ pub(crate) struct Context<'a, D: DeviceModel, M: GuestMemory> {
     pub(crate) polling: bool,
     /// Whether the worker has a single queue.
     pub(crate) single: bool,
+}
+
+impl<D: DeviceModel, M: GuestMemory> Context<'_, D, M> {
+    /// Whether a queue has had its time, of which `start` was the beginning, after so many
+    /// requests.
+    fn is_over(&self, start: Instant, requests: u32) -> bool {
+        match self.single {
+            true => requests.is_multiple_of(CLOCK_INTERVAL) && start.elapsed() > MAX_BATCH,
+            false => start.elapsed() > MAX_TURN,
+        }
+    }
 }
 
 /// What a queue needs next.
@@ -293,7 +304,7 @@ impl<D: DeviceModel> Queue<D> {
         counts: &mut Counts,
     ) -> Result<QueueStatus, Fault> {
         let start = Instant::now();
-        for number in 1..=self.ring.size() {
+        for number in 1..=u32::from(self.ring.size()) {
             let Some(request) = self.next_request(context)? else {
                 return Ok(QueueStatus::Empty);
             };
@@ -324,11 +335,7 @@ impl<D: DeviceModel> Queue<D> {
                     return Err(fault);
                 }
             }
-            let is_over = || match context.single {
-                true => number % CLOCK_INTERVAL == 0 && start.elapsed() > MAX_BATCH,
-                false => start.elapsed() > MAX_TURN,
-            };
-            if context.mailbox.has_mail() || is_over() {
+            if context.mailbox.has_mail() || context.is_over(start, number) {
                 break;
             }
         }
@@ -399,7 +406,8 @@ impl<D: DeviceModel> Queue<D> {
     }
 
     /// Takes back requests that were completed or resumed elsewhere, and interrupts the driver
-    /// once. Leaves those for which there is no time: somebody waits for an answer to mail.
+    /// once. Leaves those for which there is no time: somebody waits for an answer to mail, or
+    /// other queues do.
     pub(crate) fn complete<M: GuestMemory<Bitmap = ()>>(
         &mut self,
         context: &Context<'_, D, M>,
@@ -426,7 +434,8 @@ impl<D: DeviceModel> Queue<D> {
         counts: &mut Counts,
     ) -> Result<(), Fault> {
         let mut result = Ok(());
-        for (body, returned) in completions {
+        let start = Instant::now();
+        for (number, (body, returned)) in (1u32..).zip(completions) {
             let entry = body.entry;
             let in_time = result.is_ok() && self.runs() && body.run == self.run;
             if !in_time || !self.in_flight.complete(entry) {
@@ -452,7 +461,7 @@ impl<D: DeviceModel> Queue<D> {
             result = result.and_then(|()| self.finish(context, Request::new(body), outcome));
             counts.requests += u64::from(result.is_ok());
             // An answer may be long.
-            if context.mailbox.has_mail() {
+            if context.mailbox.has_mail() || context.is_over(start, number) {
                 break;
             }
         }

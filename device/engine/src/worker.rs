@@ -41,7 +41,8 @@ pub(crate) struct Worker<D: DeviceModel, M: GuestMemory> {
     queues: Vec<Queue<D>>,
     /// Which queue is processed next.
     next: usize,
-    /// Requests that were completed elsewhere while there was no guest memory.
+    /// Requests that were completed elsewhere, and for which there was no guest memory or no
+    /// time yet.
     unwritten: Vec<Completion<D>>,
     polling: Polling,
     epoll: OwnedFd,
@@ -155,11 +156,12 @@ where
             mailbox,
             queues,
             polling,
+            unwritten,
             ..
         } = self;
         let single = queues.len() == 1;
         polling.poll(|now| {
-            if mailbox.sleeper().is_notified() {
+            if mailbox.sleeper().is_notified() || !unwritten.is_empty() {
                 return Some(true);
             }
             let memory = shared.memory.get()?;
@@ -182,12 +184,13 @@ where
     /// Returns whether the worker may wait to be woken.
     fn prepare_sleep(&mut self) -> bool {
         let (shared, queues) = (&self.shared, &mut self.queues);
+        let is_written = self.unwritten.is_empty();
         self.mailbox.sleeper().fall_asleep(|| {
             let memory = shared.memory.get();
             memory.is_some_and(|memory| {
                 let unfinished = queues.iter_mut().map(|queue| queue.prepare_sleep(&*memory));
                 // Each has to ask for the doorbell.
-                unfinished.fold(false, |any, more| any | more)
+                unfinished.fold(!is_written, |any, more| any | more)
             })
         })
     }
@@ -223,6 +226,7 @@ where
     fn read_mail(&mut self, polling: bool) -> Result<(), Ended> {
         // Either may be seen first; a worker that waited for the other would spin.
         if !self.mailbox.sleeper().take_notified() && !self.mailbox.has_mail() {
+            self.complete(polling);
             return Ok(());
         }
         let mut contents = std::mem::take(&mut self.contents);
@@ -238,12 +242,12 @@ where
 
     /// Writes the answers of requests that were completed elsewhere, once there is memory.
     fn complete(&mut self, polling: bool) {
-        let Some(memory) = self.shared.memory.get() else {
-            return;
-        };
         if self.unwritten.is_empty() {
             return;
         }
+        let Some(memory) = self.shared.memory.get() else {
+            return;
+        };
         let single = self.queues.len() == 1;
         let context = self.shared.context(&memory, &self.mailbox, polling, single);
         for queue in &mut self.queues {

@@ -5,10 +5,10 @@
 mod support;
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::channel;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ringbar_engine::testing::{Driver, Notify, Op, TIMEOUT, asleep, wait_until};
 use ringbar_engine::{QueueSetup, StoppedAt};
@@ -198,6 +198,68 @@ fn ho4_a_stop_waits_for_one_answer() {
         request.complete(2);
     }
     wait_until("all are used", || driver.used() == 21);
+}
+
+/// Takes time, as work does.
+fn spin(duration: Duration) {
+    let start = Instant::now();
+    while start.elapsed() < duration {
+        std::hint::spin_loop();
+    }
+}
+
+/// Requests that were completed elsewhere, however many, have their worker for one turn only.
+#[test]
+fn answers_give_way_to_other_queues() {
+    const COUNT: u16 = 20;
+    // Polled for so long that an answer would not come by itself.
+    for poll in [Duration::ZERO, Duration::from_secs(60)] {
+        let mut machine = Machine::start(2, poll, Notify::ByDescriptor);
+        for _ in 0..COUNT {
+            machine.drivers[0].ask(Op::Later, &[1]);
+        }
+        let kept = machine.device.wait_kept(COUNT.into());
+        let ((reached, reach), (go_on, goes_on)) = (channel(), channel());
+        let goes_on = Arc::new(std::sync::Mutex::new(goes_on));
+        let pause = move || {
+            reached.send(()).unwrap();
+            goes_on.lock().unwrap().recv_timeout(TIMEOUT).unwrap();
+        };
+        let pause_answer = pause.clone();
+        let answers = Arc::<AtomicU32>::default();
+        let (sender, answers_before) = channel();
+        let count = Arc::clone(&answers);
+        machine.device.on_step(move |step| match step {
+            1 => pause(),
+            _ => sender.send(count.load(Ordering::Relaxed)).unwrap(),
+        });
+        machine.device.on_answer(move |number| {
+            answers.store(number, Ordering::Relaxed);
+            match number {
+                2 => pause_answer(),
+                // The other queue has nothing more, and the worker does not fall asleep.
+                3..6 => spin(Duration::from_millis(1)),
+                _ => {}
+            }
+        });
+        // The worker is at something else until all of them are completed.
+        machine.drivers[0].ask(Op::OneStep, &[]);
+        reach.recv_timeout(TIMEOUT).unwrap();
+        for request in kept {
+            request.complete(1);
+        }
+        go_on.send(()).unwrap();
+        // The first answer is that of the step.
+        reach.recv_timeout(TIMEOUT).unwrap();
+        machine.drivers[1].ask(Op::OneStep, &[]);
+        // Longer than a turn.
+        spin(Duration::from_millis(1));
+        go_on.send(()).unwrap();
+        assert_eq!(answers_before.recv_timeout(TIMEOUT).unwrap(), 2);
+        for (driver, expected) in machine.drivers.iter().zip([COUNT + 1, 1]) {
+            wait_until("all are used", || driver.used() == expected);
+        }
+    }
 }
 
 #[test]

@@ -8,83 +8,23 @@
 //! The memory of all buffers together is limited: a guest may have thousands of requests of
 //! megabytes in flight. Whoever finds no room waits in a line without blocking, and is called
 //! once there is. Nobody may wait for a second buffer while having a first.
+//!
+//! Memory of buffers that are not used any more is kept for the next ones, as far as both together
+//! are within the limit: memory that is new costs its pages, and zeros in them.
 
-use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
-use std::ptr::NonNull;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use crate::aligned::Memory;
 use crate::asynchronous::{Extent, Owner};
 
 /// Smallest piece of memory, in bytes.
 const MIN_BYTES: usize = 4096;
 
-/// Pieces up to this size are kept for the next buffer. Larger ones are rare, and pay for
-/// their pages.
-const MAX_KEPT_BYTES: usize = 8 << 20;
-
-/// Number of sizes of pieces that are kept: powers of two.
-const SIZES: usize = (MAX_KEPT_BYTES / MIN_BYTES).ilog2() as usize + 1;
-
-/// An aligned piece of memory, initialised.
-pub(crate) struct Memory {
-    start: NonNull<u8>,
-    layout: Layout,
-}
-
-impl Memory {
-    /// `bytes` of zeros, at least 1, at a multiple of `align`, a power of two.
-    pub(crate) fn zeroed(bytes: usize, align: usize) -> Self {
-        // PANIC: No caller asks for more than half of the address space, or for 0 bytes.
-        let layout = Layout::from_size_align(bytes, align).expect("a possible layout");
-        assert!(bytes > 0);
-        // SAFETY: The layout has a size.
-        let start = unsafe { alloc_zeroed(layout) };
-        match NonNull::new(start) {
-            Some(start) => Self { start, layout },
-            None => handle_alloc_error(layout),
-        }
-    }
-
-    pub(crate) const fn len(&self) -> usize {
-        self.layout.size()
-    }
-
-    /// For the kernel. The memory stays there until this is dropped, also when it is moved.
-    pub(crate) const fn as_ptr(&self) -> *mut u8 {
-        self.start.as_ptr()
-    }
-
-    pub(crate) const fn bytes(&self) -> &[u8] {
-        // SAFETY: The memory is initialised and belongs to this, and whoever can call this
-        // has not given it to the kernel.
-        unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.layout.size()) }
-    }
-
-    pub(crate) const fn bytes_mut(&mut self) -> &mut [u8] {
-        // SAFETY: As above, and the borrow is exclusive.
-        unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr(), self.layout.size()) }
-    }
-}
-
-impl Drop for Memory {
-    fn drop(&mut self) {
-        // SAFETY: It was allocated with this layout.
-        unsafe { dealloc(self.start.as_ptr(), self.layout) };
-    }
-}
-
-// SAFETY: The memory belongs to this as to a box.
-unsafe impl Send for Memory {}
-// SAFETY: As above: a shared reference only reads.
-unsafe impl Sync for Memory {}
-
-impl fmt::Debug for Memory {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Memory").field(&self.len()).finish()
-    }
-}
+/// Sizes of pieces between one power of two and the next. Few sizes are used again more often,
+/// and many leave less of a piece unused: here at most an eighth, beyond [`MIN_BYTES`].
+const SIZES_PER_DOUBLING: usize = 8;
 
 /// Called with the buffers that were waited for.
 pub type Granted = Box<dyn FnOnce(Vec<Buffer>) + Send>;
@@ -100,12 +40,38 @@ struct Waiting {
 struct State {
     /// Bytes of the buffers in use.
     used: usize,
-    /// Pieces to be used again, by size.
-    kept: [Vec<Memory>; SIZES],
+    /// Pieces to be used again, by size. None of the lists is empty.
+    kept: BTreeMap<usize, Vec<Memory>>,
+    /// Bytes of these.
     kept_bytes: usize,
     waiting: VecDeque<Waiting>,
     /// Somebody serves those who wait.
     serving: bool,
+}
+
+impl State {
+    /// Takes a piece of this size that was kept.
+    fn take_kept(&mut self, size: usize) -> Option<Memory> {
+        let pieces = self.kept.get_mut(&size)?;
+        let memory = pieces.pop();
+        if pieces.is_empty() {
+            self.kept.remove(&size);
+        }
+        self.kept_bytes -= memory.as_ref().map_or(0, Memory::len);
+        memory
+    }
+
+    /// Takes kept pieces, the largest first, until those that remain are within the limit with
+    /// the buffers in use.
+    fn evict(&mut self, limit: usize) -> Vec<Memory> {
+        let mut evicted = Vec::new();
+        while self.used.saturating_add(self.kept_bytes) > limit
+            && let Some((&size, _)) = self.kept.last_key_value()
+        {
+            evicted.extend(self.take_kept(size));
+        }
+        evicted
+    }
 }
 
 struct Pool {
@@ -124,7 +90,8 @@ impl Pool {
     /// Bytes of memory for an extent.
     fn size(&self, extent: Extent) -> usize {
         let bytes = extent.blocks(self.granularity).length as usize;
-        bytes.max(MIN_BYTES).next_power_of_two()
+        let step = bytes.next_power_of_two() / 2 / SIZES_PER_DOUBLING;
+        bytes.max(1).next_multiple_of(step.max(MIN_BYTES))
     }
 
     /// Takes note of buffers in use if there is room for them, whatever their size if there
@@ -139,13 +106,16 @@ impl Pool {
     }
 
     fn piece(&self, size: usize) -> Memory {
-        let kept = size_index(size).and_then(|index| {
+        let evicted = {
             let mut state = self.state();
-            let memory = state.kept[index].pop();
-            state.kept_bytes -= memory.as_ref().map_or(0, Memory::len);
-            memory
-        });
-        kept.unwrap_or_else(|| Memory::zeroed(size, self.align))
+            if let Some(memory) = state.take_kept(size) {
+                return memory;
+            }
+            state.evict(self.limit)
+        };
+        // Not with the lock held: it may be a call of the kernel.
+        drop(evicted);
+        Memory::zeroed(size, self.align)
     }
 
     /// The buffers for which there is room.
@@ -164,16 +134,17 @@ impl Pool {
 
     /// A buffer is not used any more.
     fn release(self: &Arc<Self>, size: usize, memory: Option<Memory>) {
-        {
+        let evicted = {
             let mut state = self.state();
             state.used -= size;
-            if let (Some(index), Some(memory)) = (size_index(size), memory)
-                && state.kept_bytes + size <= self.limit / 4
-            {
+            if let Some(memory) = memory {
                 state.kept_bytes += size;
-                state.kept[index].push(memory);
+                state.kept.entry(size).or_default().push(memory);
             }
-        }
+            // What is larger than the limit was had alone, and is not kept.
+            state.evict(self.limit)
+        };
+        drop(evicted);
         self.serve();
     }
 
@@ -204,11 +175,6 @@ impl Pool {
             (next.granted)(self.make(&next.extents));
         }
     }
-}
-
-fn size_index(size: usize) -> Option<usize> {
-    let index = (size / MIN_BYTES).ilog2() as usize;
-    (index < SIZES).then_some(index)
 }
 
 /// The buffers of a storage.
@@ -279,10 +245,7 @@ impl Buffers {
 
     /// A buffer outside the limit, for those who have only one.
     pub(crate) fn unlimited(&self, extent: Extent) -> Buffer {
-        let granularity = self.0.granularity;
-        let bytes = extent.blocks(granularity).length.max(1) as usize;
-        let memory = Memory::zeroed(bytes, self.0.align);
-        Buffer::new(extent, granularity, memory, None)
+        Buffer::zeroed(extent, self.0.granularity, self.0.align)
     }
 }
 
@@ -318,6 +281,12 @@ impl Buffer {
             lead: (extent.offset % granularity) as usize,
             pool,
         }
+    }
+
+    /// Zeros that come from no pool.
+    pub(crate) fn zeroed(extent: Extent, granularity: u64, align: usize) -> Self {
+        let bytes = extent.blocks(granularity).length.max(1) as usize;
+        Self::new(extent, granularity, Memory::zeroed(bytes, align), None)
     }
 
     /// For which bytes of the storage it is.
@@ -513,8 +482,59 @@ mod tests {
         };
         assert_eq!(address(), address());
         assert_eq!(buffers.0.state().kept_bytes, 8192);
-        // No more than a quarter of the limit.
-        drop(buffers.try_take(&[extent(0, 400_000)]));
-        assert_eq!(buffers.0.state().kept_bytes, 8192);
+    }
+
+    #[test]
+    fn sizes_are_few_and_close() {
+        let buffers = Buffers::new(BLOCK, 4096, 1 << 20);
+        let size = |offset, length| buffers.0.size(extent(offset, length));
+        for (offset, length, expected) in [
+            (0, 0, 4096),
+            (0, 1, 4096),
+            (511, 4096, 8192),
+            (0, 65536, 65536),
+            (1, 65536, 65536 + 8192),
+            (0, 1 << 20, 1 << 20),
+            (1, 1 << 20, (1 << 20) + (128 << 10)),
+            (0, 4 << 20, 4 << 20),
+        ] {
+            assert_eq!(size(offset, length), expected, "{length} bytes at {offset}");
+        }
+        let sizes: std::collections::BTreeSet<_> = (1..1 << 20).map(|n| size(0, n)).collect();
+        assert!(sizes.len() < 64, "{}", sizes.len());
+    }
+
+    /// What is in use and what is kept are within the limit together, whatever the sizes.
+    #[test]
+    fn memory_that_is_kept_gives_way() {
+        const LIMIT: usize = 1 << 20;
+        let buffers = Buffers::new(BLOCK, 4096, LIMIT);
+        let state = || {
+            let state = buffers.0.state();
+            let kept: usize = state.kept.values().flatten().map(Memory::len).sum();
+            assert_eq!(kept, state.kept_bytes);
+            (state.used, kept)
+        };
+        let take = |count, length| buffers.try_take(&vec![extent(0, length); count]).unwrap();
+        // All of it is kept, and all is used again.
+        drop(take(16, 65536));
+        assert_eq!(state(), (0, LIMIT));
+        let all = take(16, 65536);
+        assert_eq!(state(), (LIMIT, 0));
+        drop(all);
+        // Another size: as much as is needed gives way.
+        let other = take(3, 100_000);
+        assert_eq!(state(), (3 * 106_496, 11 * 65536));
+        drop(other);
+        assert_eq!(state(), (0, 3 * 106_496 + 11 * 65536));
+        // The largest first.
+        let small = take(30, 1);
+        assert_eq!(state(), (30 * 4096, 106_496 + 11 * 65536));
+        drop(small);
+        // What is larger than the limit is had alone, and not kept.
+        drop(take(1, 2 << 20));
+        assert_eq!(state(), (0, 0));
+        drop(take(1, 1 << 20));
+        assert_eq!(state(), (0, LIMIT));
     }
 }

@@ -3,7 +3,9 @@
 //! Why a storage has failed for good.
 
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
+
+use tracing::error;
 
 use crate::storage::StorageError;
 use crate::storage::with_causes;
@@ -27,6 +29,19 @@ impl Failure {
                 .map_or(io::ErrorKind::Other, io::Error::kind),
             source: source.map(Arc::new),
         }
+    }
+
+    /// Notes in `failure` that a storage has failed for good, and logs it, unless it has failed
+    /// before. Returns the first failure.
+    pub(crate) fn note(failure: &OnceLock<Self>, what: String, source: Option<io::Error>) -> &Self {
+        failure.get_or_init(|| {
+            let failure = Self::new(what, source);
+            error!(
+                "{}: nothing can be written until the storage is opened anew",
+                failure.chain()
+            );
+            failure
+        })
     }
 
     /// What an operation returns that meets it.

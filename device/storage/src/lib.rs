@@ -14,6 +14,7 @@
 //! | [`asynchronous`] | [`AsyncStorage`], the interface for operations that end later |
 //! | [`buffer`] | [`Buffer`], the memory of such an operation |
 //! | [`mapping`] | the shared mapping below memory and file |
+//! | `aligned` | pieces of memory for direct I/O |
 //! | `guard` | copies in mapped memory that may be lost (`SIGBUS`) |
 //! | `holes` | where blocks of a file may be missing |
 //! | `write_back` | flushes, and the errors of writing back |
@@ -24,6 +25,7 @@
 //! deals with faults in the memory of a storage, and leaves all others to the handler
 //! that was there before.
 
+mod aligned;
 pub mod asynchronous;
 pub mod block;
 pub mod buffer;

@@ -5,10 +5,10 @@
 mod support;
 
 use std::fs::{self, File};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::mpsc::channel;
+use std::sync::mpsc::{TryRecvError, channel};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use proptest::prelude::*;
@@ -297,8 +297,12 @@ fn the_end_waits_for_what_is_in_flight() {
     }
     // Each has ended or was dropped.
     for ended in ended {
-        if let Ok(completed) = ended.try_recv() {
-            completed.result.unwrap();
+        match ended.try_recv() {
+            Ok(completed) => {
+                completed.result.unwrap();
+            }
+            Err(TryRecvError::Disconnected) => {}
+            Err(TryRecvError::Empty) => panic!("an operation has neither ended nor was dropped"),
         }
     }
 }
@@ -324,6 +328,33 @@ fn a_device_that_is_smaller_than_it_was() {
         assert_eq!(fs::metadata(&path).unwrap().len(), length);
     }
     assert!(storage.failure().unwrap().contains("was cut off"));
+}
+
+/// A file that was cut off does not grow again, with zeros for what was lost.
+#[test]
+fn a_size_does_not_repair_a_file_that_was_cut_off() {
+    let _alone = alone();
+    let directory = directory_on_disk();
+    let path = directory.path().join("disk");
+    for size in [CAPACITY / 4, CAPACITY, 2 * CAPACITY] {
+        let storage = BlockStorage::open(&path, Some(CAPACITY)).unwrap();
+        let file = File::options().write(true).open(&path).unwrap();
+        file.set_len(CAPACITY / 2).unwrap();
+        storage.resize(size).unwrap_err();
+        assert_eq!(storage.capacity(), CAPACITY);
+        assert!(storage.failure().unwrap().contains("was cut off"));
+        for offset in [0, CAPACITY - 4096] {
+            assert_eq!(
+                status(write(&storage, offset, &[1; 4096])),
+                Some(ErrorKind::Io)
+            );
+        }
+        // Also when it is long enough again.
+        file.set_len(2 * CAPACITY).unwrap();
+        storage.resize(size).unwrap_err();
+        file.set_len(CAPACITY / 2).unwrap();
+    }
+    assert_eq!(fs::metadata(&path).unwrap().len(), CAPACITY / 2);
 }
 
 #[test]
@@ -404,6 +435,12 @@ fn a_block_device_has_the_size_that_it_has() {
     ));
     let storage = open(Some(CAPACITY / 2)).unwrap();
     assert!(matches!(open(None), Err(OpenError::InUse(_))));
+    // As a mount does it.
+    let exclusive = File::options()
+        .read(true)
+        .custom_flags(libc::O_EXCL)
+        .open(&device.0);
+    assert_eq!(exclusive.unwrap_err().raw_os_error(), Some(libc::EBUSY));
     storage.resize(CAPACITY).unwrap();
     storage.resize(CAPACITY + 4096).unwrap_err();
     assert_eq!(storage.capacity(), CAPACITY);

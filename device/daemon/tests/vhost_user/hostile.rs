@@ -6,6 +6,7 @@ use crate::support::driver::{INDIRECT, Queue};
 use crate::support::{Daemon, Desc, NEXT, Vmm, WRITE, desc};
 use ringbar_spec::{Event, Opcode, QueueFault};
 use vhost::VhostBackend;
+use vhost::vhost_user::VhostUserFrontend;
 use vhost::vhost_user::message::VhostUserProtocolFeatures;
 
 /// Submits a chain without a valid place for a status.
@@ -92,6 +93,20 @@ fn requests_before_the_bad_one_are_answered() {
     assert_eq!(queue.take_used(), Some((0, 16)));
     assert_eq!(vmm.wait_event(), broken(2, QueueFault::NoStatus));
     assert_eq!(vmm.io(0).take_used(), None);
+}
+
+/// The monitor resets the device without a stop of its queues before.
+#[test]
+fn ho13_a_broken_queue_is_whole_after_a_reset_message() {
+    let daemon = Daemon::start(&["--size", "1M", "--queues", "2"]);
+    let mut vmm = Vmm::start(daemon.socket(), 2);
+    vmm.post_event_buffers(2);
+    provoke(vmm.io(0), &[desc(0, 32, 0, 0)]);
+    assert_eq!(vmm.wait_event(), broken(2, QueueFault::NoStatus));
+    vmm.frontend.reset_device().unwrap();
+    vmm.start_device();
+    assert_eq!(vmm.io(1).write(0, &[1; 10]).result, 10);
+    assert_eq!(vmm.io(0).write(0, &[1; 10]).result, 10);
 }
 
 #[test]

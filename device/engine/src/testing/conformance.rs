@@ -22,7 +22,6 @@ use std::time::{Duration, Instant};
 use vm_memory::GuestMemoryMmap;
 
 use super::{Adder, Op, Rings, TIMEOUT, wait_until};
-use crate::model::DeviceModel;
 use crate::ring::QueueSetup;
 
 /// Most time that the end of a connection takes.
@@ -192,6 +191,10 @@ pub fn doorbells<T: Transport>() {
         let mut machine = Machine::<T>::start(1, poll);
         let mut rung = 0;
         for round in 0..2000u32 {
+            if round % 100 == 0 {
+                // However long it polls.
+                wait_until("it falls asleep", || machine.queues[0].asks_for_bell());
+            }
             machine.put(0, Op::Now, &[1]);
             if machine.queues[0].wants_bell() {
                 machine.transport.ring(0);
@@ -203,7 +206,7 @@ pub fn doorbells<T: Transport>() {
                 std::hint::spin_loop();
             }
         }
-        assert!(rung > 0, "the worker never slept");
+        assert!(rung >= 20, "the bell was rung {rung} times");
         machine.transport.end();
     }
 }
@@ -385,15 +388,30 @@ pub fn moved_memory<T: Transport>() {
     machine.transport.end();
 }
 
-/// The driver reads the configuration space as it is.
+/// The driver reads the configuration space as it is, whole or its beginning, also while
+/// requests are in flight and after a stop.
 pub fn resize<T: Transport>() {
-    let machine = Machine::<T>::start(1, POLL);
-    for byte in 1..4 {
-        let config = vec![byte; 24];
+    let mut machine = Machine::<T>::start(1, POLL);
+    machine.ask(0, Op::Later, &[1]);
+    let kept = machine.device.wait_kept(1);
+    for byte in 1..5 {
+        let config: Vec<u8> = (byte..byte + 24).collect();
         machine.device.set_config(config.clone());
-        assert_eq!(machine.transport.config(24), config);
-        assert_eq!(machine.device.config(), config);
+        for length in [24, 8, 1] {
+            assert_eq!(machine.transport.config(length), config[..length]);
+        }
+        match byte {
+            2 => machine.transport.stop(),
+            3 => machine.transport.go_on(),
+            _ => {}
+        }
     }
+    // It was stopped meanwhile, and the request is submitted again.
+    drop(kept);
+    for request in machine.device.wait_kept(1) {
+        request.complete(9);
+    }
+    assert_eq!(machine.sum(0), (0, 9));
     machine.transport.end();
 }
 

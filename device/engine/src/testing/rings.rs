@@ -143,6 +143,11 @@ impl Rings {
         event == self.next_avail.wrapping_sub(1)
     }
 
+    /// Whether the device asks to be notified of the next entry, as it does before it sleeps.
+    pub fn asks_for_bell(&self) -> bool {
+        self.get16(Self::USED + 4 + 8 * u64::from(Self::SIZE)) == self.next_avail
+    }
+
     /// Number of requests that are used.
     pub fn used(&self) -> u16 {
         self.get16(Self::USED + 2)

@@ -15,8 +15,10 @@
 //! buffers only. A queue that is stopped cancels what has not begun. What has begun ends some
 //! time, and nobody hears of it; the storage keeps it before what comes later.
 //!
-//! Every operation is submitted by the worker, so none is after a stop. A copy that changes its
-//! own source cannot be executed anew, and is executed in one go by the other face.
+//! Every operation that changes the storage is submitted by the worker, so none is after a stop.
+//! The flush of a durable write is submitted by whoever says that the write has ended, maybe after
+//! a stop: it changes nothing that can be read, and its end is dropped. A copy that changes its own
+//! source cannot be executed anew, and is executed in one go by the other face.
 
 use std::sync::Arc;
 

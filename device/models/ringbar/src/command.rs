@@ -14,6 +14,10 @@ use vm_memory::VolatileSlice;
 /// bytes of a fill's pattern.
 const CHUNK: usize = 64 << 10;
 
+/// Size of a chunk of a copy in a storage that waits for a disk, in bytes: each chunk is a read
+/// and a write that nothing else runs beside.
+const DISK_CHUNK: usize = 4 << 20;
+
 /// Greatest length in bytes of one step of a command that copies or reads, about 0.1 ms. A
 /// message that stops the queue waits for one step.
 const COPY_STEP: u64 = 1 << 20;
@@ -122,13 +126,25 @@ impl Executor {
         target: u64,
         length: u64,
     ) -> Result<(), StorageError> {
-        let buffer = prepare(&mut self.first);
+        let mut large;
+        let buffer = match storage.asynchronous() {
+            None => prepare(&mut self.first),
+            // Not kept: only a copy between overlapping ranges is executed here.
+            Some(_) => {
+                large = vec![0; DISK_CHUNK.min(usize::try_from(length).unwrap_or(usize::MAX))];
+                &mut large[..]
+            }
+        };
+        if buffer.is_empty() {
+            return Ok(());
+        }
         // Where the target begins within the source, a copy in ascending order would overwrite
         // bytes that are still to be copied.
         let backwards = target > source && target - source < length;
-        let count = length.div_ceil(CHUNK as u64);
+        let size = buffer.len();
+        let count = length.div_ceil(size as u64);
         for i in 0..count {
-            let (at, len) = chunk(length, if backwards { count - 1 - i } else { i });
+            let (at, len) = chunk(length, size, if backwards { count - 1 - i } else { i });
             storage.read(source + at, VolatileSlice::from(&mut buffer[..len]))?;
             storage.write(target + at, VolatileSlice::from(&mut buffer[..len]))?;
         }
@@ -205,12 +221,12 @@ fn prepare(buffer: &mut Vec<u8>) -> &mut [u8] {
 
 /// Start and length of each chunk of `length` bytes, in order.
 fn chunks(length: u64) -> impl Iterator<Item = (u64, usize)> {
-    (0..length.div_ceil(CHUNK as u64)).map(move |index| chunk(length, index))
+    (0..length.div_ceil(CHUNK as u64)).map(move |index| chunk(length, CHUNK, index))
 }
 
-/// Start and length of chunk `index` of `length` bytes.
-fn chunk(length: u64, index: u64) -> (u64, usize) {
-    let at = index * CHUNK as u64;
+/// Start and length of chunk `index` of `length` bytes, in chunks of `size` bytes.
+fn chunk(length: u64, size: usize, index: u64) -> (u64, usize) {
+    let at = index * size as u64;
     // Fits: no more than a chunk.
-    (at, (length - at).min(CHUNK as u64) as usize)
+    (at, (length - at).min(size as u64) as usize)
 }

@@ -691,3 +691,32 @@ fn a_copy_within_itself_is_not_executed_twice() {
     assert_eq!(contents[100..1100], pattern(CAPACITY)[..1000]);
     assert!(machine.disk.begun.lock().unwrap().is_empty());
 }
+
+/// A worker waits for the disk during a copy within itself: few large transfers, in either
+/// direction.
+#[test]
+fn a_copy_within_itself_is_executed_in_large_chunks() {
+    const CHUNK: u64 = 4 << 20;
+    const LENGTH: u64 = 2 * CHUNK + 1000;
+    for (source, target) in [
+        (0, 777),
+        (777, 0),
+        (0, CHUNK),
+        (CHUNK + 1, 0),
+        (5, 2 * CHUNK),
+    ] {
+        let mut expected = pattern(LENGTH + 2 * CHUNK + 5);
+        let storage = TestStorage::with_contents(&expected);
+        expected.copy_within(source as usize..(source + LENGTH) as usize, target as usize);
+        let mut machine = Machine::new(storage, usize::MAX);
+        let header = RequestHeader::command(Opcode::Copy, target, LENGTH, source);
+        submit(machine.io(), &header, &[]);
+        assert_eq!(wait(machine.io()), (0, StatusCode::Ok, LENGTH));
+        assert!(
+            machine.disk.storage.contents() == expected,
+            "{source} to {target}"
+        );
+        assert_eq!(machine.disk.storage.unflushed().len(), 3);
+        assert!(machine.disk.begun.lock().unwrap().is_empty());
+    }
+}

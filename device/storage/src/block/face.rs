@@ -72,8 +72,7 @@ impl Face {
         }
     }
 
-    /// Sets an extent to 0: whole blocks by `operation`, and the parts of blocks around them
-    /// by writes.
+    /// Sets an extent to 0: the whole blocks, and the parts of blocks around them.
     fn clear(&self, owner: Owner, extent: Extent, operation: fn(Extent) -> Operation, done: Done) {
         let granularity = self.geometry.granularity;
         let (start, end) = (extent.offset, extent.end());
@@ -85,24 +84,16 @@ impl Face {
         };
         let parts = match first <= last {
             true => [
-                (between(start, first), true),
-                (between(first, last), false),
-                (between(last, end), true),
+                between(start, first),
+                between(first, last),
+                between(last, end),
             ],
             // Within one block.
-            false => [(extent, true), Default::default(), Default::default()],
+            false => [extent, Extent::default(), Extent::default()],
         };
-        let parts = parts.into_iter().filter(|(part, _)| part.length > 0);
         let join = Join::new(done);
-        for (part, edge) in parts {
-            let operation = match edge {
-                false => operation(part),
-                true => {
-                    let zeros = self.buffers.unlimited(part);
-                    Operation::Write(zeros)
-                }
-            };
-            self.post(owner, operation, Join::part(&join));
+        for part in parts.into_iter().filter(|part| part.length > 0) {
+            self.post(owner, operation(part), Join::part(&join));
         }
     }
 }

@@ -26,8 +26,10 @@ mod thread;
 mod thread_tests;
 mod uring;
 
+use std::error::Error;
 use std::fs::File;
 use std::io;
+use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::channel;
@@ -58,7 +60,7 @@ const RING_ENTRIES: u32 = 256;
 const BUFFER_BYTES: usize = 128 << 20;
 
 /// Bytes that the direct face transfers at once.
-const CHUNK: u64 = 1 << 20;
+const CHUNK: u64 = 4 << 20;
 
 /// Whose operations those of the direct face are. Nobody cancels them.
 const DIRECT: Owner = Owner(u32::MAX);
@@ -169,7 +171,7 @@ impl BlockStorage {
                     }
                 };
                 if let Ok(face) = wait_face.recv() {
-                    thread::run(ring, scheduler, &face.inbox);
+                    thread::run(ring, scheduler, &face.inbox, &face.failure);
                 }
             })
             .map_err(ring_error)?;
@@ -242,19 +244,19 @@ fn open(path: &Path, create: bool) -> Result<(File, bool), OpenError> {
             source,
         },
     };
-    // Exclusively means something else where a file is created.
-    let is_device = std::fs::metadata(path).is_ok_and(|metadata| {
-        use std::os::unix::fs::FileTypeExt;
-        metadata.file_type().is_block_device()
-    });
-    let flags = match is_device {
-        true => OFlags::EXCL,
-        false => OFlags::empty(),
+    // `O_EXCL` is for devices: it means something else where a file is created.
+    let opened = open_or_create(path, false, OFlags::EXCL.bits() as i32);
+    let is_missing = |error: &io::Error| error.kind() == io::ErrorKind::NotFound;
+    let creates = create && opened.as_ref().is_err_and(is_missing);
+    let opened = match creates {
+        true => open_or_create(path, true, 0),
+        false => opened,
     };
-    let (file, created) =
-        open_or_create(path, create && !is_device, flags.bits() as i32).map_err(open_error)?;
-    let metadata = file.metadata().map_err(open_error)?;
-    match is_device || metadata.is_file() {
+    let (file, created) = opened.map_err(open_error)?;
+    let kind = file.metadata().map_err(open_error)?.file_type();
+    match kind.is_file() || kind.is_block_device() {
+        // It has appeared meanwhile, and is not opened exclusively.
+        true if creates && kind.is_block_device() => Err(OpenError::InUse(path.to_owned())),
         true => Ok((file, created)),
         false => Err(OpenError::NotABlockDevice(path.to_owned())),
     }
@@ -300,28 +302,27 @@ impl Storage for BlockStorage {
     }
 
     /// A regular file grows if it has to; it is never made shorter. A block device has to be
-    /// large enough.
+    /// large enough. A storage that has failed keeps its size.
     fn resize(&self, capacity: u64) -> Result<(), ResizeError> {
         // Protects nothing that could be left half done.
         let _resizing = self.resizing.lock().unwrap_or_else(PoisonError::into_inner);
         let Face { file, geometry, .. } = self.face.as_ref();
-        let resize = || {
+        let resize = || -> Result<(), Box<dyn Error + Send + Sync>> {
             check_size(capacity)?;
             geometry.check(&self.path, capacity)?;
-            let length = length(file, &self.path)?;
-            extend(
-                file,
-                &self.path,
-                *geometry,
-                length,
-                self.capacity(),
-                capacity,
-            )
+            let (length, before) = (length(file, &self.path)?, self.capacity());
+            if !geometry.is_device && length < before {
+                // A file that grows again reads as 0 where it had other bytes.
+                let what = format!("{} was cut off at byte {length}", self.path.display());
+                Failure::note(&self.face.failure, what, None);
+            }
+            if let Some(failure) = self.face.failure.get() {
+                return Err(failure.error().into());
+            }
+            extend(file, &self.path, *geometry, length, before, capacity)?;
+            Ok(())
         };
-        resize().map_err(|source| ResizeError {
-            capacity,
-            source: source.into(),
-        })?;
+        resize().map_err(|source| ResizeError { capacity, source })?;
         self.face.capacity.store(capacity, Ordering::Relaxed);
         Ok(())
     }

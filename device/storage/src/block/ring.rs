@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use rustix::fs::FallocateFlags;
 
-use crate::buffer::Memory;
+use crate::aligned::Memory;
 
 /// What the kernel is to do.
 #[derive(Debug)]
@@ -24,6 +24,12 @@ pub(crate) enum Action {
     Write {
         at: u64,
         memory: Memory,
+        part: Range<usize>,
+    },
+    /// As a write, of zeros that others write, too.
+    WriteZeros {
+        at: u64,
+        memory: Arc<Memory>,
         part: Range<usize>,
     },
     /// `fallocate(2)`

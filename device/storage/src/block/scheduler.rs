@@ -17,6 +17,10 @@
 //!
 //! There is one flush of the kernel at a time, and those that wait for its end become one: the
 //! kernel tells one flush of an error, and the data that it could not write may be another's.
+//!
+//! Once the storage has failed for good, the ring gets nothing more that changes the file, and
+//! no flush: [`Scheduler::push`] ends these operations with the failure, however far they have
+//! got. What the kernel has at that moment it may still execute.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
@@ -24,11 +28,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use rustix::fs::FallocateFlags;
-use tracing::error;
 
 use super::ring::{Action, Io, Ring, Stage};
+use crate::aligned::Memory;
 use crate::asynchronous::{Completed, Done, Extent, Operation, Owner};
-use crate::buffer::{Buffer, Memory};
+use crate::buffer::Buffer;
 use crate::failure::Failure;
 use crate::storage::StorageError;
 
@@ -39,10 +43,22 @@ const MAX_ACTIVE: usize = 1024;
 /// How often an operation is repeated because of a signal or a lack of memory.
 const MAX_RETRIES: u8 = 100;
 
+/// Whether a read or write that failed with this error number may succeed when it is repeated.
+const fn is_passing(errno: i32) -> bool {
+    matches!(errno, libc::EINTR | libc::EAGAIN | libc::ENOMEM)
+}
+
+/// The same for a flush. The kernel tells one flush of an error, so the next one would succeed
+/// without the data. A lack of memory may be such an error, of a write of the kernel's.
+const fn is_passing_for_flush(errno: i32) -> bool {
+    matches!(errno, libc::EINTR | libc::EAGAIN)
+}
+
 /// Bytes of zeros that are written at once where the file cannot be told to have them.
 const ZEROS: usize = 256 << 10;
 
-/// An operation that was submitted. Of discards and zeros only whole blocks.
+/// An operation that was submitted. A discard, or one that writes zeros, is of whole blocks or
+/// of a part of one.
 pub(super) struct Submitted {
     pub(super) owner: Owner,
     pub(super) operation: Operation,
@@ -54,11 +70,7 @@ enum Work {
     Read(Buffer),
     Write(Buffer),
     /// Sets whole blocks to 0.
-    Clear {
-        mode: FallocateFlags,
-        /// How far zeros were written, where the file could not be told to have them.
-        done: u64,
-    },
+    Clear(FallocateFlags),
 }
 
 struct Active {
@@ -102,6 +114,8 @@ pub(super) struct Scheduler {
     flushes: Flushes,
     /// How the file cannot be told to have zeros.
     unsupported: FallocateFlags,
+    /// What is written then, once that was needed.
+    zeros: Option<Arc<Memory>>,
     /// Why the storage has failed for good.
     failure: Arc<OnceLock<Failure>>,
 }
@@ -112,6 +126,8 @@ struct Flushes {
     running: Vec<Done>,
     /// They wait for the next one.
     waiting: Vec<(Owner, Done)>,
+    /// How often the one that runs was repeated.
+    retries: u8,
 }
 
 /// The operation has ended; it has this buffer.
@@ -140,6 +156,7 @@ impl Scheduler {
             ready: VecDeque::new(),
             flushes: Flushes::default(),
             unsupported: FallocateFlags::empty(),
+            zeros: None,
             failure,
         }
     }
@@ -206,11 +223,32 @@ impl Scheduler {
     /// Gives operations to the ring until it has no room.
     pub(super) fn push(&mut self, ring: &mut impl Ring) {
         while let Some(io) = self.ready.pop_front() {
+            let changes = !matches!(io.action, Action::Read { .. });
+            if let (true, Some(failure)) = (changes, self.failure.get()) {
+                let error = failure.error();
+                self.refuse(io, error);
+                continue;
+            }
             if let Err(io) = ring.push(io) {
                 self.ready.push_front(io);
                 return;
             }
         }
+    }
+
+    /// Ends an operation that the ring does not get, because the storage has failed.
+    fn refuse(&mut self, io: Io, error: StorageError) {
+        let operation = io.operation;
+        match io.action {
+            Action::Sync => return self.end_flushes(),
+            Action::Write { memory, .. } => {
+                self.set_error(operation, error);
+                return self.written(operation, memory);
+            }
+            Action::WriteZeros { .. } | Action::Allocate { .. } | Action::Read { .. } => {}
+        }
+        self.set_error(operation, error);
+        self.finish(operation);
     }
 
     /// Makes operations active while there is room.
@@ -230,15 +268,19 @@ impl Scheduler {
         } = submitted;
         let punch = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
         let zero = FallocateFlags::ZERO_RANGE | FallocateFlags::KEEP_SIZE;
-        let clear = |mode| Work::Clear { mode, done: 0 };
+        // Here, and not before there is room for it: its memory has no other limit.
+        let clear = |extent: Extent, mode| match extent.blocks(self.granularity) == extent {
+            true => Work::Clear(mode),
+            false => Work::Write(Buffer::zeroed(extent, self.granularity, self.align)),
+        };
         let failure = self.failure.get().map(Failure::error);
         let (extent, work) = match (operation, failure) {
             (Operation::Read(buffer), _) => (buffer.extent(), Work::Read(buffer)),
             (Operation::Write(buffer), Some(error)) => return end(done, Err(error), Some(buffer)),
             (_, Some(error)) => return end(done, Err(error), None),
             (Operation::Write(buffer), None) => (buffer.extent(), Work::Write(buffer)),
-            (Operation::Discard(extent), None) => (extent, clear(punch)),
-            (Operation::WriteZeroes(extent), None) => (extent, clear(zero)),
+            (Operation::Discard(extent), None) => (extent, clear(extent, punch)),
+            (Operation::WriteZeroes(extent), None) => (extent, clear(extent, zero)),
             (Operation::Flush, None) => {
                 self.flushes.waiting.push((owner, done));
                 return self.flush();
@@ -247,7 +289,7 @@ impl Scheduler {
         if extent.length == 0 {
             let buffer = match work {
                 Work::Read(buffer) | Work::Write(buffer) => Some(buffer),
-                Work::Clear { .. } => None,
+                Work::Clear(_) => None,
             };
             return end(done, Ok(()), buffer);
         }
@@ -285,6 +327,7 @@ impl Scheduler {
         }
         let waiting = self.flushes.waiting.drain(..);
         self.flushes.running = waiting.map(|(_, done)| done).collect();
+        self.flushes.retries = 0;
         self.ready.push_back(Io {
             operation: u64::MAX,
             stage: Stage::Main,
@@ -347,14 +390,16 @@ impl Scheduler {
                     .take_memory()
                     .map(|memory| Action::Write { at, memory, part })
             }
-            Work::Clear { mode, .. } if self.unsupported.contains(*mode) => {
-                let bytes = ZEROS.min(length as usize);
-                let bytes = bytes.next_multiple_of(self.granularity as usize);
-                let memory = Memory::zeroed(bytes, self.align);
-                let part = 0..bytes.min(length as usize);
-                Some(Action::Write { at, memory, part })
+            Work::Clear(mode) if self.unsupported.contains(*mode) => {
+                let zeros = self.zeros.get_or_insert_with(|| {
+                    let bytes = ZEROS.next_multiple_of(self.granularity as usize);
+                    Arc::new(Memory::zeroed(bytes, self.align))
+                });
+                let memory = Arc::clone(zeros);
+                let part = 0..memory.len().min(length as usize);
+                Some(Action::WriteZeros { at, memory, part })
             }
-            Work::Clear { mode, .. } => Some(Action::Allocate {
+            Work::Clear(mode) => Some(Action::Allocate {
                 mode: *mode,
                 at,
                 length,
@@ -384,7 +429,8 @@ impl Scheduler {
             // Given up.
             return;
         };
-        if let Err(libc::EINTR | libc::EAGAIN) = result
+        if let Err(errno) = result
+            && is_passing(errno)
             && active.retries < MAX_RETRIES
         {
             active.retries += 1;
@@ -406,12 +452,22 @@ impl Scheduler {
                 }
             }
             Action::Write { at, memory, part } => {
-                match self.advance(operation, at, part.clone(), result, false) {
+                match self.advance(operation, at, part, result, false) {
                     Some((at, part)) => {
                         let action = Action::Write { at, memory, part };
                         self.again(operation, stage, action);
                     }
-                    None => self.written(operation, at, part, memory),
+                    None => self.written(operation, memory),
+                }
+            }
+            Action::WriteZeros { at, memory, part } => {
+                let end = at + part.len() as u64;
+                match self.advance(operation, at, part, result, false) {
+                    Some((at, part)) => {
+                        let action = Action::WriteZeros { at, memory, part };
+                        self.again(operation, stage, action);
+                    }
+                    None => self.zeroed(operation, end, memory),
                 }
             }
             Action::Allocate { mode, .. } => match result {
@@ -498,7 +554,7 @@ impl Scheduler {
                     buffer.fill_tail(memory.bytes());
                 }
             }
-            Work::Write(_) | Work::Clear { .. } => {}
+            Work::Write(_) | Work::Clear(_) => {}
         }
         match (active.in_flight, &active.error) {
             (0, None) => self.execute(operation),
@@ -507,29 +563,32 @@ impl Scheduler {
         }
     }
 
-    /// A write of the kernel has ended, whose last part began at this byte.
-    fn written(&mut self, operation: u64, at: u64, part: std::ops::Range<usize>, memory: Memory) {
-        let Some(active) = self.active.get_mut(&operation) else {
-            return;
-        };
-        active.in_flight -= 1;
-        let blocks = active.blocks;
-        match &mut active.work {
-            Work::Write(buffer) => buffer.put_memory(memory),
-            Work::Clear { done, .. } if active.error.is_none() => {
-                *done = at + part.len() as u64 - blocks.offset;
-                let left = blocks.length - *done;
-                if left > 0 {
-                    active.in_flight = 1;
-                    let at = blocks.offset + *done;
-                    let part = 0..memory.len().min(left as usize);
-                    let action = Action::Write { at, memory, part };
-                    return self.again(operation, Stage::Main, action);
-                }
-            }
-            Work::Read(_) | Work::Clear { .. } => {}
+    /// A write of the kernel has ended.
+    fn written(&mut self, operation: u64, memory: Memory) {
+        if let Some(active) = self.active.get_mut(&operation)
+            && let Work::Write(buffer) = &mut active.work
+        {
+            buffer.put_memory(memory);
         }
         self.finish(operation);
+    }
+
+    /// The kernel has written zeros up to this byte, unless there was an error.
+    fn zeroed(&mut self, operation: u64, end: u64, memory: Arc<Memory>) {
+        let Some(active) = self.active.get(&operation) else {
+            return;
+        };
+        let left = active.blocks.end() - end;
+        if active.error.is_some() || left == 0 {
+            return self.finish(operation);
+        }
+        let part = 0..memory.len().min(left as usize);
+        let at = end;
+        self.again(
+            operation,
+            Stage::Main,
+            Action::WriteZeros { at, memory, part },
+        );
     }
 
     /// An operation has ended: those that waited for it begin.
@@ -539,7 +598,7 @@ impl Scheduler {
         };
         let buffer = match active.work {
             Work::Read(buffer) | Work::Write(buffer) => Some(buffer),
-            Work::Clear { .. } => None,
+            Work::Clear(_) => None,
         };
         end(active.done, active.error.map_or(Ok(()), Err), buffer);
         self.unblock(active.blocks_others);
@@ -560,39 +619,35 @@ impl Scheduler {
 
     /// The flush of the kernel has ended.
     fn flushed(&mut self, io: Io, result: Result<usize, i32>) {
-        let failed = match result {
-            Ok(_) => None,
-            Err(libc::EINTR | libc::EAGAIN) => return self.ready.push_back(io),
-            Err(errno) => {
-                let what = format!("data of {} could not be written back", self.name);
-                Some(self.fail(what, Some(io::Error::from_raw_os_error(errno))))
+        if let Err(errno) = result {
+            if is_passing_for_flush(errno) && self.flushes.retries < MAX_RETRIES {
+                self.flushes.retries += 1;
+                return self.ready.push_back(io);
             }
-        };
-        let running = std::mem::take(&mut self.flushes.running);
-        for done in running {
-            let result = failed
-                .as_ref()
-                .map_or(Ok(()), |failure| Err(failure.error()));
-            end(done, result, None);
+            let what = format!("data of {} could not be written back", self.name);
+            self.fail(what, Some(io::Error::from_raw_os_error(errno)));
         }
-        if let Some(failure) = failed {
-            for (_, done) in std::mem::take(&mut self.flushes.waiting) {
-                end(done, Err(failure.error()), None);
-            }
+        self.end_flushes();
+    }
+
+    /// Ends the flushes of the kernel's that has ended, well unless the storage has failed. It
+    /// may have failed while the kernel flushed: what is behind a cut was not written.
+    fn end_flushes(&mut self) {
+        let failure = self.failure.get().cloned();
+        let mut ends = std::mem::take(&mut self.flushes.running);
+        if failure.is_some() {
+            let waiting = std::mem::take(&mut self.flushes.waiting);
+            ends.extend(waiting.into_iter().map(|(_, done)| done));
+        }
+        for done in ends {
+            let failed = failure.as_ref().map(Failure::error);
+            end(done, failed.map_or(Ok(()), Err), None);
         }
         self.flush();
     }
 
     /// The storage has failed for good.
     fn fail(&self, what: String, source: Option<io::Error>) -> Failure {
-        let failure = self.failure.get_or_init(|| {
-            let failure = Failure::new(what, source);
-            error!(
-                "{}: nothing can be written until the storage is opened anew",
-                failure.chain()
-            );
-            failure
-        });
-        failure.clone()
+        Failure::note(&self.failure, what, source).clone()
     }
 }

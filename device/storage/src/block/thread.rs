@@ -2,11 +2,12 @@
 
 //! The thread of a ring, and the way to it.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use super::ring::{Ring, Waker};
 use super::scheduler::{Scheduler, Submitted};
 use crate::asynchronous::Owner;
+use crate::failure::Failure;
 
 /// What the thread of the ring is told.
 pub(super) enum Message {
@@ -96,19 +97,29 @@ impl Inbox {
     }
 }
 
-/// Executes what is in the inbox until it is to end.
-pub(super) fn run(mut ring: impl Ring, mut scheduler: Scheduler, inbox: &Inbox) {
+/// Executes what is in the inbox until it is to end. A panic is noted in `failure`.
+pub(super) fn run(
+    mut ring: impl Ring,
+    mut scheduler: Scheduler,
+    inbox: &Inbox,
+    failure: &OnceLock<Failure>,
+) {
     /// Closes the inbox however the thread ends. What is left is dropped, and so the requests
     /// behind it are answered.
-    struct Close<'a>(&'a Inbox);
+    struct Close<'a>(&'a Inbox, &'a OnceLock<Failure>);
     impl Drop for Close<'_> {
         fn drop(&mut self) {
+            if std::thread::panicking() {
+                let what = "the thread of the ring has panicked".into();
+                Failure::note(self.1, what, None);
+            }
             drop(self.0.close());
         }
     }
 
-    let close = Close(inbox);
     let (mut messages, mut ended) = (Vec::new(), Vec::new());
+    // Dropped before what it answers.
+    let close = Close(inbox, failure);
     let mut ends = false;
     loop {
         inbox.take(&mut messages);

@@ -3,6 +3,7 @@
 //! The thread on rings that fail or are small.
 
 use std::io;
+use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
@@ -10,8 +11,11 @@ use std::time::Duration;
 use vm_memory::VolatileSlice;
 
 use super::BlockStorage;
-use super::ring::{Io, Ring, Stage, Waker};
+use super::ring::{Action, Io, Ring, Stage, Waker};
+use super::scheduler::Submitted;
+use super::thread::Message;
 use super::uring::Uring;
+use crate::aligned::Memory;
 use crate::asynchronous::{Completed, Extent, Operation, Owner};
 use crate::storage::{ErrorKind, Storage};
 
@@ -62,8 +66,11 @@ fn a_ring_that_breaks_leaves_nobody_waiting() {
             let error = storage.write(0, VolatileSlice::from(&mut data[..]));
             assert_eq!(error.unwrap_err().kind(), ErrorKind::Io);
             storage.flush().unwrap_err();
+            storage.resize(2 << 20).unwrap_err();
         }
-        assert_eq!(storage.failure().is_some(), !panics);
+        let why = if panics { "panicked" } else { "io_uring" };
+        let failure = storage.failure().unwrap();
+        assert!(failure.contains(why), "{failure}");
     }
 }
 
@@ -173,13 +180,75 @@ fn cancelled_operations_do_not_pile_up() {
         }
     }
     flush(8);
+    submit(8, Operation::Discard(extent));
+    // No memory is taken for what waits, however much that is.
+    let parts: Vec<_> = storage
+        .face
+        .inbox
+        .state()
+        .messages
+        .iter()
+        .rev()
+        .take(3)
+        .map(|message| match message {
+            Message::Submit(Submitted {
+                operation: Operation::Discard(part),
+                ..
+            }) => part.length,
+            _ => 0,
+        })
+        .collect();
+    assert_eq!(parts.iter().sum::<u64>(), extent.length);
+    face.cancel(Owner(8));
+    flush(8);
     // One for each who cancelled, and what was not cancelled.
     let messages = storage.face.inbox.state().messages.len();
-    assert_eq!(messages, 4);
+    assert_eq!(messages, 5);
     go_on.send(()).unwrap();
     drop(storage);
     drop((face, sender));
     let mut ended: Vec<_> = ended.into_iter().collect();
     ended.sort_unstable();
     assert_eq!(ended, [7, 8]);
+}
+
+/// Zeros that several operations write at once, also where the file is shorter than they are.
+#[test]
+fn a_ring_writes_shared_zeros() {
+    let file = tempfile::tempfile().unwrap();
+    file.write_all_at(&[7; 5000], 0).unwrap();
+    let mut ring = Uring::new(Arc::new(file.try_clone().unwrap()), 4).unwrap();
+    let zeros = Arc::new(Memory::zeroed(4096, 4096));
+    let parts = [(1000, 0..1000), (3000, 2000..4096)];
+    for (at, part) in parts.clone() {
+        let (memory, stage) = (Arc::clone(&zeros), Stage::Main);
+        let action = Action::WriteZeros { at, memory, part };
+        let operation = at;
+        ring.push(Io {
+            operation,
+            stage,
+            action,
+        })
+        .unwrap();
+    }
+    let mut ended = Vec::new();
+    while ended.len() < parts.len() {
+        ring.turn(true, &mut ended).unwrap();
+    }
+    for (io, result) in ended {
+        let part = parts
+            .iter()
+            .find(|(at, _)| *at == io.operation)
+            .unwrap()
+            .1
+            .clone();
+        assert_eq!(result, part.len() as i32);
+    }
+    let mut bytes = [1; 5096];
+    file.read_exact_at(&mut bytes, 0).unwrap();
+    let expected = |at| match at {
+        1000..2000 | 3000.. => 0,
+        _ => 7,
+    };
+    assert!((0..5096).all(|at| bytes[at] == expected(at)));
 }

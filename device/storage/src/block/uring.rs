@@ -186,6 +186,12 @@ fn entry(file: &File, io: &Io) -> squeue::Entry {
                 .offset(*at)
                 .build()
         }
+        Action::WriteZeros { at, memory, part } => {
+            let start = memory.as_ptr().wrapping_add(part.start);
+            opcode::Write::new(fd, start, length(part))
+                .offset(*at)
+                .build()
+        }
         Action::Allocate { mode, at, length } => opcode::Fallocate::new(fd, *length)
             .offset(*at)
             .mode(mode.bits() as i32)
@@ -201,8 +207,15 @@ impl Ring for Uring {
         let Some(place) = self.free.pop() else {
             return Err(io);
         };
-        if let Action::Read { memory, part, .. } | Action::Write { memory, part, .. } = &io.action {
-            assert!(part.start <= part.end && part.end <= memory.len());
+        let part = match &io.action {
+            Action::Read { memory, part, .. } | Action::Write { memory, part, .. } => {
+                Some((part, memory.len()))
+            }
+            Action::WriteZeros { memory, part, .. } => Some((part, memory.len())),
+            Action::Allocate { .. } | Action::Sync => None,
+        };
+        if let Some((part, length)) = part {
+            assert!(part.start <= part.end && part.end <= length);
         }
         let entry = entry(&self.file, &io).user_data(place as u64);
         // INVARIANT: Here before the kernel can know of it.

@@ -168,9 +168,14 @@ impl Queue {
         self.call.read().unwrap()
     }
 
+    /// How many entries the device has used since the queue was cleared.
+    pub fn used_count(&self) -> u16 {
+        self.get_u16(self.used_ring() + 2)
+    }
+
     /// The next used entry, if there is one: head and length.
     pub fn take_used(&mut self) -> Option<(u32, u32)> {
-        if self.get_u16(self.used_ring() + 2) == self.used {
+        if self.used_count() == self.used {
             return None;
         }
         fence(Ordering::SeqCst);
