@@ -138,6 +138,7 @@ impl Call {
 
     /// Calls `take` for the queues until one has a free slot, for a call that must not wait. `take`
     /// returns `EAGAIN` if a queue has none.
+    #[inline(always)]
     pub(super) fn find<'a, T>(
         &self,
         hardware: &'a Guard<'_, Hardware>,

@@ -25,7 +25,7 @@ use kernel::prelude::*;
 
 /// The operations of a [`Guard`], during which the device is bound.
 impl Guard<'_, Hardware> {
-    #[inline]
+    #[inline(always)]
     fn queue_ref<'a>(&'a self, queue: &'a Queue) -> QueueRef<'a> {
         QueueRef::new(queue, &self.transport, self.device())
     }
@@ -49,6 +49,7 @@ impl Guard<'_, Hardware> {
     /// Calls `take` for the I/O queues, beginning with the one for this CPU, until one has a free
     /// slot. `take` returns `EAGAIN` if a queue has none; so does this function if no queue has
     /// one. Any context that `take` allows.
+    #[inline(always)]
     pub(crate) fn find_queue<'a, T>(
         &'a self,
         mut take: impl FnMut(QueueRef<'a>) -> Result<T>,

@@ -27,6 +27,7 @@ impl<'a> QueueRef<'a> {
     /// Takes a slot if one is free and no thread waits for one. Any context.
     ///
     /// `EAGAIN` otherwise; after [`Queue::stop`], its error.
+    #[inline(always)]
     pub(crate) fn try_acquire(self) -> Result<AcquiredSlot<'a>> {
         let mut state = self.queue.state.lock();
         if let Some(error) = state.failed {

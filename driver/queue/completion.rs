@@ -61,7 +61,7 @@ pub(super) enum CompletedRequest {
 
 impl CompletedRequest {
     /// Reads the outcome of the request.
-    #[inline]
+    #[inline(always)]
     pub(super) fn new(completion: Completion, request: &RequestBuffers) -> Self {
         match completion {
             Completion::Kiocb(kiocb) => Self::Kiocb(kiocb, request.transfer_outcome()),

@@ -50,6 +50,7 @@ impl WaitStrategy {
 
     /// Busy-poll time, where `limit` is the time for a request without data; `None` disables
     /// busy-polling.
+    #[inline(always)]
     fn poll_time(self, limit: Delta) -> Option<Delta> {
         match self {
             // CAST: A small number.

@@ -205,7 +205,7 @@ impl QueueRef<'_> {
 
     /// Moves used requests to `slots`, from the first place on, and wakes the threads that wait for
     /// their own request.
-    #[inline]
+    #[inline(always)]
     fn take_used(self, slots: &mut Batch<KBox<Slot>>, reaper: &mut Reaper<'_>) -> Taken {
         let mut taken = Taken::default();
         let mut guard = self.queue.state.lock();
@@ -265,6 +265,7 @@ impl QueueRef<'_> {
 
     /// Completes requests for which no thread of the driver waits: releases their pages, frees
     /// their slots, notifies their callers. Leaves no slot in its place. Any context, no lock held.
+    #[inline(always)]
     fn complete_batch(self, slots: &mut [Option<KBox<Slot>>], budget: &mut Budget) {
         let mut completed: Batch<CompletedRequest> = [const { None }; REAP_BATCH];
         for (slot, completed) in slots.iter_mut().flatten().zip(&mut completed) {
@@ -282,6 +283,7 @@ impl QueueRef<'_> {
 
     /// Reads the outcome of a request and releases its pages. The caller of the request is to be
     /// notified once the slot is free. Any context, no lock held.
+    #[inline(always)]
     pub(super) fn take_outcome(self, slot: &mut Slot) -> CompletedRequest {
         let completion = replace(&mut slot.completion, Completion::Nobody);
         let completed = CompletedRequest::new(completion, &slot.buffers);

@@ -86,6 +86,7 @@ impl Slot {
 
     /// Releases the pages of a request that the device has completed; returns those that have to be
     /// made dirty before their release. Any context.
+    #[inline(always)]
     pub(super) fn release(&mut self, device: &pci::Device<Bound>) -> Option<CleanedPages> {
         let cleaned = self.buffers.release(device);
         self.completion = Completion::Nobody;

@@ -95,6 +95,7 @@ pub(super) struct State {
 impl State {
     /// Makes a request available to the device, which sees it once it is published. If the device
     /// is detached, it gets the request after the restart.
+    #[inline(always)]
     pub(super) fn put_in_flight(&mut self, slot: KBox<Slot>) {
         let entry = slot.entry();
         if !self.detached {

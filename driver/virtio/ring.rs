@@ -365,7 +365,7 @@ impl Ring {
 
     /// Takes the next used entry, if there is one. The owner has to check whether the entry was
     /// available at all.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn pop(&mut self) -> Result<Option<Used>, RingFault> {
         let index = self.used_index();
         if index == self.last_used {
