@@ -229,7 +229,7 @@ mod tests {
     fn each_peer_has_a_bar_and_each_job_its_target() {
         let groups = groups(&report());
         assert_eq!(groups.len(), 1);
-        assert_eq!(groups[0].target, Some(5.0));
+        assert_eq!(groups[0].target, Some(2.5));
         let ratios: Vec<_> = groups[0].bars.iter().map(|bar| bar.ratio).collect();
         assert_eq!(ratios, [4.0, 4.0], "neither floor nor polled queues");
     }

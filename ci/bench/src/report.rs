@@ -204,8 +204,8 @@ pub(crate) mod tests {
         assert_eq!(ratio["min"], 3.81);
         assert_eq!(ratio["max"], 5.556);
         let target = &json["targets"][0];
-        assert_eq!(target["bound"]["at_least"], 5.0);
-        assert_eq!(target["met"], false);
+        assert_eq!(target["bound"]["at_least"], 2.5);
+        assert_eq!(target["met"], true);
         assert_eq!(
             json["idle"]["daemons"]["ringbar"]["wakeups_per_second"],
             0.0

@@ -208,16 +208,7 @@ mod tests {
                 "0.50",
                 "0.16",
             ],
-            &[
-                job,
-                "ratio",
-                "to",
-                "best_peer",
-                ">=",
-                "5",
-                "4.000",
-                "MISSED",
-            ],
+            &[job, "ratio", "to", "best_peer", ">=", "2.5", "4.000", "met"],
             &[job, "doorbells_per_io", "<=", "0.5", "0.125", "met"],
             &[
                 job,
