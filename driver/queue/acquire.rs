@@ -98,6 +98,13 @@ impl<'a> QueueRef<'a> {
                 drop(state);
                 self.reap();
                 state = queue.state.lock();
+                // Out of turn if need be: the wake-up for this slot came while nobody slept, and
+                // the next waiter is woken by whoever takes one.
+                if state.failed.is_none() {
+                    if let Some(slot) = state.take_free() {
+                        break Ok(slot);
+                    }
+                }
                 continue;
             }
             let waited = queue.slot_freed.wait(signals, None, || drop(state));

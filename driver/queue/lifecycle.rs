@@ -236,7 +236,7 @@ impl QueueRef<'_> {
             state.push_again();
         }
         state.frozen = false;
-        if state.waiting > 0 {
+        if state.waiting > 0 && state.free_slots() > 0 {
             // A thread that takes a slot wakes the next one, while there are more slots.
             self.slot_freed.notify_one();
         }
