@@ -339,7 +339,8 @@ impl Ring {
     pub fn submit(&mut self, operations: &[UringOperation<'_>]) -> io::Result<usize> {
         let by_thread = self.0.params().is_setup_sqpoll();
         for operation in operations {
-            if by_thread && self.0.submission().is_full() {
+            // The wait also ends for task work, without room in the queue.
+            while by_thread && self.0.submission().is_full() {
                 self.0.submit()?;
                 self.0.submitter().squeue_wait()?;
             }
