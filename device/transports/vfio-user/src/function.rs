@@ -323,7 +323,7 @@ impl<D: DeviceModel> Backend for PciFunction<D> {
             Space::Bar(SHARED_BAR) => return self.write_shared(offset, data),
             space => space,
         };
-        let actions = self.function().write(space, offset, data, &self.around());
+        let actions = self.function().write(space, offset, data);
         for action in actions.map_err(|_| Errno::INVAL)? {
             self.act(action);
         }
