@@ -69,7 +69,13 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ),
     (
         "ci/bench",
-        &["ci/fio", "ci/guest-tests", "ci/vm", "device/size"],
+        &[
+            "ci/fio",
+            "ci/guest-tests",
+            "ci/protocol",
+            "ci/vm",
+            "device/size",
+        ],
     ),
     (
         "ci/runner",
