@@ -11,7 +11,7 @@ ringbar-ci := build/cargo/x86_64-unknown-linux-gnu/release/ringbar-ci
 
 # Through the environment, literally: neither make nor the shell gets to see
 # quotes and dollar signs in a command that is meant for the guest.
-unexport CMD SHARE TIMEOUT JOB DEVICES ROUNDS INSTRUCTIONS INSTRUCTION_ROUNDS
+unexport CMD SHARE TIMEOUT TRANSPORT JOB DEVICES ROUNDS INSTRUCTIONS INSTRUCTION_ROUNDS
 ifdef CMD
 export RINGBAR_CMD := $(value CMD)
 endif
@@ -20,6 +20,9 @@ export RINGBAR_SHARE := $(value SHARE)
 endif
 ifdef TIMEOUT
 export RINGBAR_TIMEOUT := $(value TIMEOUT)
+endif
+ifdef TRANSPORT
+export RINGBAR_TRANSPORT := $(value TRANSPORT)
 endif
 ifdef JOB
 export RINGBAR_JOB := $(value JOB)
@@ -48,6 +51,7 @@ help: ## Show this text
 	@echo
 	@echo 'Variables:'
 	@echo '  CMD, SHARE, TIMEOUT     for exec: command, folder to mount at /mnt, timeout in seconds'
+	@echo '  TRANSPORT               vhost-user (default) or vfio-user: for run, shell, exec, bench, test'
 	@echo '  JOB, DEVICES, ROUNDS    for bench: jobs (also: targets, sweep), devices, number of rounds'
 	@echo '  INSTRUCTIONS=off        for bench: do not count the instructions of the guest'
 	@echo '  INSTRUCTION_ROUNDS      for bench: number of counts of the instructions (3); their median counts'

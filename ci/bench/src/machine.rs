@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 
+use ringbar_agent_protocol::machine::Transport;
 use ringbar_vm::device::DeviceOptions;
 use ringbar_vm::error::Result;
 use ringbar_vm::kernel_log;
@@ -23,6 +24,8 @@ pub const CPUS: u32 = 2;
 /// Options of the machine.
 #[derive(Clone, Copy, Debug)]
 pub struct MachineOptions<'a> {
+    /// Protocol between `ringbar-device` and QEMU.
+    pub transport: Transport,
     /// Arguments added to the kernel command line.
     pub kernel_args: &'a [String],
     /// Arguments added to those of `ringbar-device`.
@@ -46,6 +49,7 @@ impl Machine {
     /// Starts the peers and the machine, and loads the driver.
     pub fn start(setup: &Setup, options: &MachineOptions<'_>) -> Result<Self> {
         let device = DeviceOptions {
+            transport: options.transport,
             extra: options.device_args.to_vec(),
             ..DeviceOptions::default()
         };
@@ -60,8 +64,8 @@ impl Machine {
             ..VmOptions::default()
         };
         eprintln!(
-            "Booting Linux {} in QEMU {} ({})",
-            setup.kernel_release, setup.qemu_version, setup.accel
+            "Booting Linux {} in QEMU {} ({}, Ringbar over {})",
+            setup.kernel_release, setup.qemu_version, setup.accel, options.transport
         );
         let mut vm = Vm::start(setup, &vm_options)?;
         vm.load_driver()?;

@@ -19,6 +19,8 @@ pub struct Environment {
     pub qemu: String,
     /// QEMU's accelerator.
     pub accel: String,
+    /// Protocol between `ringbar-device` and QEMU.
+    pub transport: String,
     /// CPUs of the host.
     pub host_cpus: usize,
     /// CPUs of the guest.
@@ -118,6 +120,7 @@ pub(crate) mod tests {
             kernel: "7.3.4".into(),
             qemu: "11.1.3".into(),
             accel: "tcg".into(),
+            transport: "vhost-user".into(),
             host_cpus: 2,
             guest_cpus: 2,
             device_size: 256 << 20,

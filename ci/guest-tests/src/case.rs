@@ -3,11 +3,13 @@
 //! Tests, suites and their results.
 
 use std::fs::{self, File};
-use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
+use std::{env, io};
 
-use crate::needs::Needs;
+use ringbar_agent_protocol::machine::{TRANSPORT_VARIABLE, Transport};
+
+use crate::needs::{Needs, Transports};
 use crate::sys::{self, Region};
 
 /// Reason why a test did not pass.
@@ -146,6 +148,16 @@ impl Context {
         &self.path
     }
 
+    /// Protocol between the device and QEMU, which the harness tells.
+    pub fn transport(&self) -> Verdict<Transport> {
+        match env::var(TRANSPORT_VARIABLE) {
+            Err(_) => Ok(Transport::default()),
+            Ok(name) => name
+                .parse()
+                .map_err(|error| Stop::Failed(format!("{TRANSPORT_VARIABLE} is {name}: {error}"))),
+        }
+    }
+
     /// Size of the device memory.
     pub fn size(&self) -> u64 {
         self.size
@@ -232,6 +244,8 @@ pub struct Case {
     pub provoked: Vec<Provoked>,
     /// When the test runs on the debug kernel.
     pub on_debug_kernel: OnDebugKernel,
+    /// The transports over which the test runs, if its suite does.
+    pub transports: Transports,
 }
 
 /// When a test runs on the debug kernel.
@@ -253,6 +267,7 @@ impl Case {
             run: Box::new(run),
             provoked: Vec::new(),
             on_debug_kernel: OnDebugKernel::Always,
+            transports: Transports::Any,
         }
     }
 
@@ -284,6 +299,13 @@ impl Case {
     #[must_use]
     pub fn not_on_debug_kernel(mut self) -> Self {
         self.on_debug_kernel = OnDebugKernel::Never;
+        self
+    }
+
+    /// Declares that the test can run over one transport only, and why.
+    #[must_use]
+    pub fn only_over(mut self, transport: Transport, reason: &'static str) -> Self {
+        self.transports = Transports::Only(transport, reason);
         self
     }
 

@@ -9,6 +9,11 @@
 
 use std::time::Duration;
 
+use ringbar_agent_protocol::machine::{Iommu, Transport};
+
+/// Virtual CPUs of a machine without another number.
+const CPUS: u32 = 2;
+
 /// Maximum time for a suite without another limit.
 const TIME_LIMIT: Duration = Duration::from_secs(3600);
 
@@ -17,6 +22,11 @@ const TIME_LIMIT: Duration = Duration::from_secs(3600);
 pub struct Needs {
     /// The device under test.
     pub device: DeviceKind,
+    /// Number of virtual CPUs.
+    pub cpus: u32,
+    /// IOMMU of the machine, which the guest uses for the device. Over vhost-user there is
+    /// none.
+    pub iommu: Iommu,
     /// Arguments added to the kernel command line.
     pub kernel_args: Vec<String>,
     /// Size in bytes of an empty second disk, `/dev/vda`.
@@ -39,6 +49,8 @@ impl Default for Needs {
     fn default() -> Self {
         Self {
             device: DeviceKind::Daemon(Daemon::default()),
+            cpus: CPUS,
+            iommu: Iommu::None,
             kernel_args: Vec::new(),
             disk: None,
             suspends: false,
@@ -47,6 +59,58 @@ impl Default for Needs {
             time_limit: TIME_LIMIT,
             expected_traces: &[],
             end: End::PowerOff(&[]),
+        }
+    }
+}
+
+impl Needs {
+    /// An ordinary device in an ordinary machine, over each transport.
+    pub fn each_transport() -> Self {
+        Self {
+            device: DeviceKind::Daemon(Daemon {
+                transports: Transports::Each,
+                ..Daemon::default()
+            }),
+            ..Self::default()
+        }
+    }
+
+    /// The transports over which the suite runs.
+    pub fn transports(&self) -> Transports {
+        match &self.device {
+            DeviceKind::Daemon(daemon) => daemon.transports,
+            DeviceKind::PciFunction => Transports::Only(
+                Transport::default(),
+                "the function is no device of the daemon",
+            ),
+        }
+    }
+}
+
+/// The transports over which a suite or a test runs.
+///
+/// | | over vhost-user | over vfio-user |
+/// |---|---|---|
+/// | `make test` | all that can | on Debian's kernel [`Self::Each`]; on both what cannot run over vhost-user |
+/// | `make test TRANSPORT=...` | all that can | all that can |
+/// | `make test-all` | all that can | all that can |
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Transports {
+    /// Any of them. What the suite tests depends on the driver more than on the transport.
+    #[default]
+    Any,
+    /// Each of them. What the suite tests depends on the transport.
+    Each,
+    /// This one, for this reason.
+    Only(Transport, &'static str),
+}
+
+impl Transports {
+    /// Whether this transport is among them.
+    pub fn include(self, transport: Transport) -> bool {
+        match self {
+            Self::Any | Self::Each => true,
+            Self::Only(only, _) => only == transport,
         }
     }
 }
@@ -63,11 +127,13 @@ pub enum DeviceKind {
 /// Options of `ringbar-device`; `None` stands for the ordinary value.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Daemon {
+    /// Protocol between daemon and QEMU.
+    pub transports: Transports,
     /// Size of the device memory in bytes.
     pub size: Option<u64>,
     /// Number of I/O queues.
     pub queues: Option<u16>,
-    /// Entries of each queue.
+    /// Entries of each queue, over vhost-user.
     pub queue_size: Option<u16>,
     /// Where the host stores the device memory.
     pub storage: HostStorage,

@@ -2,7 +2,7 @@
 
 //! The protocol between the test harness on the host and `ringbar-init`, PID 1 of the
 //! guest, over a virtio-serial port. [`host`] is the protocol between test programs in
-//! the guest and the harness, over a second port.
+//! the guest and the harness, over a second port. [`machine`] names properties of the machine.
 //!
 //! Each message is a frame: its length as a little-endian `u32`, then that many bytes of
 //! [postcard]. The guest sends first, with [`Reply::Hello`]. Every request has a number
@@ -13,6 +13,7 @@
 //! When the host closes the port, the guest powers itself off.
 
 pub mod host;
+pub mod machine;
 
 use std::fs;
 use std::io::{self, Read, Write};

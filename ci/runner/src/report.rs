@@ -17,6 +17,8 @@ pub struct RunReport {
     pub qemu: String,
     /// QEMU's accelerator.
     pub accel: String,
+    /// Protocol between the device and QEMU.
+    pub transport: String,
     /// The jobs.
     pub jobs: Vec<JobLine>,
     /// `ok`, or the difference between DMA and the BAR map.
@@ -154,6 +156,7 @@ mod tests {
             kernel: "7.3.4".into(),
             qemu: "11.1.3".into(),
             accel: "tcg".into(),
+            transport: "vhost-user".into(),
             jobs: vec![JobLine::new(&JOBS[0], good), JobLine::new(&JOBS[8], bad)],
             bar_check: "ok".into(),
             ok: false,
@@ -177,7 +180,15 @@ randwrite-4k-qd32-libaio  libaio     4k     32    FAILED     -              -   
     #[test]
     fn the_json_has_the_promised_names() {
         let json = serde_json::to_value(report()).unwrap();
-        for name in ["kernel", "qemu", "accel", "jobs", "bar_check", "ok"] {
+        for name in [
+            "kernel",
+            "qemu",
+            "accel",
+            "transport",
+            "jobs",
+            "bar_check",
+            "ok",
+        ] {
             assert!(!json[name].is_null(), "{name}");
         }
         let job = &json["jobs"][0];

@@ -17,7 +17,12 @@ const ALLOWED: &[(&str, &[&str])] = &[
         "device/models/ringbar",
         &["device/engine", "device/spec", "device/storage"],
     ),
+    ("device/virtio-pci", &[]),
     ("device/transports/vhost-user", &["device/engine"]),
+    (
+        "device/transports/vfio-user",
+        &["device/engine", "device/virtio-pci"],
+    ),
     (
         "device/daemon",
         &[
@@ -26,6 +31,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "device/size",
             "device/spec",
             "device/storage",
+            "device/transports/vfio-user",
             "device/transports/vhost-user",
         ],
     ),
@@ -63,7 +69,13 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ),
     (
         "ci/bench",
-        &["ci/fio", "ci/guest-tests", "ci/vm", "device/size"],
+        &[
+            "ci/fio",
+            "ci/guest-tests",
+            "ci/protocol",
+            "ci/vm",
+            "device/size",
+        ],
     ),
     (
         "ci/runner",

@@ -6,6 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use ringbar_agent_protocol::machine::Transport;
 use ringbar_lying_proxy::Proxy;
 
 use crate::control::ControlSocket;
@@ -28,15 +29,17 @@ pub enum Storage {
 /// Options of the device daemon.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeviceOptions {
+    /// Protocol between the daemon and QEMU.
+    pub transport: Transport,
     /// Size of the device memory in bytes.
     pub size: u64,
     /// Number of I/O queues.
     pub queues: u16,
-    /// Entries of each queue.
+    /// Entries of each queue, over vhost-user. Over vfio-user the daemon chooses it.
     pub queue_size: u16,
     /// Storage of the device memory.
     pub storage: Storage,
-    /// Whether the lying proxy stands between QEMU and the device.
+    /// Whether the lying proxy stands between QEMU and the device, over vhost-user.
     pub lies: bool,
     /// Further arguments.
     pub extra: Vec<String>,
@@ -45,6 +48,7 @@ pub struct DeviceOptions {
 impl Default for DeviceOptions {
     fn default() -> Self {
         Self {
+            transport: Transport::default(),
             size: 256 << 20,
             queues: 4,
             queue_size: 256,
@@ -63,6 +67,8 @@ impl DeviceOptions {
             socket.display().to_string(),
             "--control-socket".into(),
             control.display().to_string(),
+            "--transport".into(),
+            self.transport.to_string(),
             "--size".into(),
             ringbar_size::format(self.size),
             "--queues".into(),
@@ -128,7 +134,7 @@ impl Device {
         })
     }
 
-    /// The vhost-user socket for the virtual machine monitor.
+    /// The socket for the virtual machine monitor.
     pub fn socket(&self) -> &Path {
         &self.socket
     }
@@ -198,6 +204,7 @@ mod tests {
     #[test]
     fn arguments_are_those_of_the_daemon() {
         let options = DeviceOptions {
+            transport: Transport::VfioUser,
             size: 3 << 19,
             queues: 2,
             storage: Storage::File("/tmp/a b".into()),
@@ -208,7 +215,7 @@ mod tests {
             options
                 .arguments(Path::new("/tmp/s"), Path::new("/tmp/c"))
                 .join("|"),
-            "--socket-path|/tmp/s|--control-socket|/tmp/c|--size|1536K|--queues|2|--storage|file:/tmp/a b|--poll-us=0"
+            "--socket-path|/tmp/s|--control-socket|/tmp/c|--transport|vfio-user|--size|1536K|--queues|2|--storage|file:/tmp/a b|--poll-us=0"
         );
     }
 

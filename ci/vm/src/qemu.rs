@@ -4,10 +4,12 @@
 
 use std::path::{Path, PathBuf};
 
+use ringbar_agent_protocol::machine::{Iommu, Transport};
 use ringbar_agent_protocol::{
     LINE_PARAMETER, MODE_PARAMETER, MODE_SHELL, PORT_NAME, TERM_PARAMETER, host,
 };
 use ringbar_spec::{DeviceConfig, FIRST_IO_QUEUE, VIRTIO_DEVICE_ID};
+use serde_json::json;
 
 use crate::device::Device;
 use crate::setup::Accelerator;
@@ -69,6 +71,39 @@ impl VhostUserDevice {
     }
 }
 
+/// Value of `-device`, and arguments of `device_add`, for the vfio-user device called `id`
+/// whose server listens on this socket.
+pub fn vfio_user_device(id: &str, socket: &Path) -> serde_json::Value {
+    json!({
+        "driver": "vfio-user-pci",
+        "id": id,
+        "socket": {"type": "unix", "path": socket.display().to_string()},
+    })
+}
+
+/// A Ringbar device of the guest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum GuestDevice {
+    /// Over vhost-user.
+    VhostUser(VhostUserDevice),
+    /// Over vfio-user.
+    VfioUser {
+        /// Socket of the daemon.
+        socket: PathBuf,
+    },
+}
+
+impl From<&Device> for GuestDevice {
+    fn from(device: &Device) -> Self {
+        match device.options().transport {
+            Transport::VhostUser => Self::VhostUser(device.into()),
+            Transport::VfioUser => Self::VfioUser {
+                socket: device.socket().to_owned(),
+            },
+        }
+    }
+}
+
 /// Contents of QEMU's command line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CommandLine<'a> {
@@ -78,6 +113,8 @@ pub struct CommandLine<'a> {
     pub memory: u64,
     /// Number of virtual CPUs.
     pub cpus: u32,
+    /// IOMMU.
+    pub iommu: Iommu,
     /// Kernel image.
     pub kernel: &'a Path,
     /// Root file system.
@@ -97,7 +134,7 @@ pub struct CommandLine<'a> {
     /// Socket of the monitor, to which QEMU connects.
     pub monitor_socket: &'a Path,
     /// Devices.
-    pub devices: &'a [VhostUserDevice],
+    pub devices: &'a [GuestDevice],
     /// Directory shared by 9p.
     pub share: Option<&'a Path>,
     /// Arguments added at the end.
@@ -118,7 +155,15 @@ impl CommandLine<'_> {
         add("-cpu", "max".into());
         add("-smp", self.cpus.to_string());
         add("-m", format!("{memory_mib}M"));
-        add("-machine", "q35,memory-backend=m0".into());
+        add("-machine", self.machine());
+        // A device has the IOMMU that was there before it.
+        match self.iommu {
+            Iommu::None => {}
+            // QEMU needs `caching-mode` for devices outside its process: the guest then
+            // announces each new mapping.
+            Iommu::Intel => add("-device", "intel-iommu,intremap=on,caching-mode=on".into()),
+            Iommu::Virtio => add("-device", "virtio-iommu-pci".into()),
+        }
         // Shared, so that the back end can map it.
         add(
             "-object",
@@ -166,8 +211,16 @@ impl CommandLine<'_> {
 
         for (i, device) in self.devices.iter().enumerate() {
             let id = format!("ringbar{i}");
-            add("-chardev", device.chardev(&id));
-            add("-device", device.device(&id, DeviceConfig::SIZE));
+            match device {
+                GuestDevice::VhostUser(device) => {
+                    add("-chardev", device.chardev(&id));
+                    add("-device", device.device(&id, DeviceConfig::SIZE));
+                }
+                GuestDevice::VfioUser { socket } => {
+                    let id = format!("{id}-device");
+                    add("-device", vfio_user_device(&id, socket).to_string());
+                }
+            }
         }
         if let Some(share) = self.share {
             let share = escape(share);
@@ -184,6 +237,15 @@ impl CommandLine<'_> {
         arguments
     }
 
+    fn machine(&self) -> String {
+        let mut machine = String::from("q35,memory-backend=m0");
+        // KVM's interrupt controller in the kernel cannot remap interrupts.
+        if self.iommu == Iommu::Intel && self.accel == Accelerator::Kvm {
+            machine += ",kernel-irqchip=split";
+        }
+        machine
+    }
+
     fn kernel_command_line(&self) -> String {
         // Without `tsc=reliable`, a guest under TCG reads the time from the HPET, and
         // each time stamp costs an exit.
@@ -197,6 +259,11 @@ impl CommandLine<'_> {
         if self.serial_agent {
             line += &format!(" {LINE_PARAMETER}={AGENT_SERIAL_LINE}");
         }
+        line += match self.iommu {
+            Iommu::None => "",
+            Iommu::Intel => " intel_iommu=on iommu=nopt iommu.strict=1",
+            Iommu::Virtio => " iommu=nopt iommu.strict=0",
+        };
         for argument in self.kernel_args {
             line.push(' ');
             line += argument;
@@ -231,11 +298,12 @@ fn escape(path: &Path) -> String {
 mod tests {
     use super::*;
 
-    fn line<'a>(console: &'a Console, devices: &'a [VhostUserDevice]) -> CommandLine<'a> {
+    fn line<'a>(console: &'a Console, devices: &'a [GuestDevice]) -> CommandLine<'a> {
         CommandLine {
             accel: Accelerator::Tcg,
             memory: 2 << 30,
             cpus: 2,
+            iommu: Iommu::None,
             kernel: Path::new("/k"),
             initramfs: Path::new("/i"),
             kernel_args: &[],
@@ -270,11 +338,11 @@ mod tests {
 
     #[test]
     fn a_device_has_two_queues_more_than_it_has_for_io() {
-        let devices = [VhostUserDevice {
+        let devices = [GuestDevice::VhostUser(VhostUserDevice {
             socket: "/s".into(),
             queues: 4,
             queue_size: 128,
-        }];
+        })];
         let arguments = line(&Console::Log, &devices).arguments();
         assert_eq!(
             value(&arguments, "-device", "vhost-user"),
@@ -285,6 +353,55 @@ mod tests {
             value(&arguments, "-chardev", "socket,id=ringbar0"),
             "socket,id=ringbar0,path=/s"
         );
+    }
+
+    #[test]
+    fn a_vfio_user_device_is_its_socket() {
+        let devices = [GuestDevice::VfioUser {
+            socket: "/a,b".into(),
+        }];
+        let arguments = line(&Console::Log, &devices).arguments();
+        let device: serde_json::Value =
+            serde_json::from_str(value(&arguments, "-device", "{")).unwrap();
+        assert_eq!(
+            device,
+            json!({
+                "driver": "vfio-user-pci",
+                "id": "ringbar0-device",
+                "socket": {"type": "unix", "path": "/a,b"},
+            })
+        );
+        assert_eq!(value(&arguments, "-chardev", "socket,id=ringbar0"), "");
+    }
+
+    #[test]
+    fn an_iommu_comes_before_all_devices() {
+        for (iommu, device, parameter) in [
+            (Iommu::Intel, "intel-iommu,", " intel_iommu=on "),
+            (Iommu::Virtio, "virtio-iommu-pci", " iommu.strict=0"),
+        ] {
+            let mut line = line(&Console::Log, &[]);
+            line.iommu = iommu;
+            let arguments = line.arguments();
+            let first = value(&arguments, "-device", "");
+            assert!(first.starts_with(device), "{first}");
+            assert!(value(&arguments, "-append", "").contains(parameter));
+        }
+        let arguments = line(&Console::Log, &[]).arguments();
+        assert_eq!(value(&arguments, "-device", ""), "virtio-serial-pci");
+        assert!(!value(&arguments, "-append", "").contains("iommu"));
+    }
+
+    #[test]
+    fn interrupt_remapping_needs_an_interrupt_controller_in_qemu() {
+        let machine = |iommu, accel| {
+            let mut line = line(&Console::Log, &[]);
+            (line.iommu, line.accel) = (iommu, accel);
+            value(&line.arguments(), "-machine", "").contains("kernel-irqchip=split")
+        };
+        assert!(machine(Iommu::Intel, Accelerator::Kvm));
+        assert!(!machine(Iommu::Intel, Accelerator::Tcg));
+        assert!(!machine(Iommu::None, Accelerator::Kvm));
     }
 
     #[test]

@@ -11,6 +11,7 @@ use std::process::{Command, ExitStatus};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use ringbar_agent_protocol::machine::Iommu;
 use ringbar_pci_function::PciFunction;
 use serde_json::json;
 
@@ -20,7 +21,7 @@ use crate::error::{Error, Result};
 use crate::host_port::{self, HostPort};
 use crate::kernel_log;
 use crate::process::{HostProcess, log_excerpt, wait_readable};
-use crate::qemu::{self, CommandLine, Console, SHARE_TAG, VhostUserDevice};
+use crate::qemu::{self, CommandLine, Console, GuestDevice, SHARE_TAG};
 use crate::qmp::Monitor;
 use crate::setup::Setup;
 use crate::temporary::TemporaryDir;
@@ -58,6 +59,8 @@ pub struct VmOptions {
     pub memory: u64,
     /// Number of virtual CPUs.
     pub cpus: u32,
+    /// IOMMU, with the kernel parameters that make the guest use it.
+    pub iommu: Iommu,
     /// Arguments added to the kernel command line.
     pub kernel_args: Vec<String>,
     /// Ringbar devices.
@@ -85,6 +88,7 @@ impl Default for VmOptions {
         Self {
             memory: 2 << 30,
             cpus: 2,
+            iommu: Iommu::None,
             kernel_args: Vec::new(),
             devices: vec![DeviceOptions::default()],
             pci_function: false,
@@ -148,10 +152,7 @@ impl Vm {
                 PciFunction::start(&socket)
                     .map_err(Error::io(format!("starting {}", socket.display())))?,
             );
-            let device = json!({
-                "driver": "vfio-user-pci",
-                "socket": {"type": "unix", "path": socket.display().to_string()},
-            });
+            let device = qemu::vfio_user_device("function", &socket);
             extra.extend(["-device".to_owned(), device.to_string()]);
         }
         let share = options.share.as_deref().map(open_share).transpose()?;
@@ -172,7 +173,7 @@ impl Vm {
             false => None,
         };
 
-        let vhost_user: Vec<_> = devices.iter().map(VhostUserDevice::from).collect();
+        let guest_devices: Vec<_> = devices.iter().map(GuestDevice::from).collect();
         let mut kernel_args = options.kernel_args.clone();
         if options.console == Console::Log {
             kernel_args.splice(0..0, STRICT_KERNEL_ARGS.map(str::to_owned));
@@ -181,6 +182,7 @@ impl Vm {
             accel: setup.accel,
             memory: options.memory,
             cpus: options.cpus,
+            iommu: options.iommu,
             kernel: &setup.kernel_image,
             initramfs: &setup.initramfs,
             kernel_args: &kernel_args,
@@ -190,7 +192,7 @@ impl Vm {
             serial_agent: options.suspends,
             host_socket: &host_socket,
             monitor_socket: &monitor_socket,
-            devices: &vhost_user,
+            devices: &guest_devices,
             share: share.as_ref().map(|share| share.path.as_path()),
             extra: &extra,
         }

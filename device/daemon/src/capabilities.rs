@@ -2,7 +2,7 @@
 
 //! `--print-capabilities`, which the back-end program conventions of vhost-user require.
 
-use ringbar_spec::{PCI_DEVICE_ID, PCI_VENDOR_ID, VIRTIO_DEVICE_ID};
+use ringbar_spec::{PCI_DEVICE_ID, PCI_DEVICE_ID_VFIO_USER, PCI_VENDOR_ID, VIRTIO_DEVICE_ID};
 
 /// One JSON object. The conventions list no type for this device, so `type` is its own name.
 pub fn json() -> String {
@@ -13,6 +13,8 @@ pub fn json() -> String {
         "virtio-id": VIRTIO_DEVICE_ID,
         "pci-vendor-id": PCI_VENDOR_ID,
         "pci-device-id": PCI_DEVICE_ID,
+        "pci-device-id-vfio-user": PCI_DEVICE_ID_VFIO_USER,
+        "transports": ["vhost-user", "vfio-user"],
         "storage": ["memory", "file", "block"],
         "operations": [
             "read", "write", "flush", "discard", "write-zeroes", "copy", "fill", "compare", "crc32c",
@@ -24,7 +26,10 @@ pub fn json() -> String {
 
 #[cfg(test)]
 mod tests {
+    use clap::ValueEnum;
+
     use super::*;
+    use crate::transport::TransportName;
 
     #[test]
     fn capabilities_name_the_type() {
@@ -33,5 +38,11 @@ mod tests {
         assert_eq!(parsed["virtio-id"], 21);
         assert_eq!(parsed["max-io-queues"], 64);
         assert_eq!(parsed["operations"][8], "crc32c");
+        assert_eq!(parsed["pci-device-id-vfio-user"], 0x10f0);
+        for name in TransportName::value_variants() {
+            let name = name.to_possible_value().unwrap();
+            let listed = parsed["transports"].as_array().unwrap();
+            assert!(listed.iter().any(|transport| transport == name.get_name()));
+        }
     }
 }

@@ -12,6 +12,8 @@ use clap::{CommandFactory, Parser, ValueEnum};
 use ringbar_model::DeviceOptions;
 use ringbar_spec::{MAX_IO_QUEUES, MIN_COMMAND_BYTES};
 
+use crate::transport::{MAX_VECTORS, Transport, TransportName};
+
 /// Default busy-poll time in microseconds.
 const DEFAULT_POLL_US: u64 = 200;
 
@@ -31,12 +33,18 @@ Examples:
   A device on a disk, or on a part of one:
     ringbar-device --socket-path /tmp/ringbar.sock --storage block:/dev/nvme0n1p3
 
-  QEMU (11.1 or newer) with the device. Guest memory must be shared, and num_vqs is
-  the number of I/O queues plus 2:
+  QEMU (11.1 or newer) with the device over vhost-user. Guest memory must be shared, and
+  num_vqs is the number of I/O queues plus 2:
     qemu-system-x86_64 -machine q35,memory-backend=m0 -m 2G \\
       -object memory-backend-memfd,id=m0,size=2G,share=on \\
       -chardev socket,id=c0,path=/tmp/ringbar.sock \\
       -device vhost-user-test-device-pci,chardev=c0,virtio-id=21,num_vqs=6,vq_size=256,config_size=64 ...
+
+  The same device over vfio-user, with an interrupt vector for each queue:
+    ringbar-device --transport vfio-user --socket-path /tmp/ringbar.sock --size 256M
+    qemu-system-x86_64 -machine q35,memory-backend=m0 -m 2G \\
+      -object memory-backend-memfd,id=m0,size=2G,share=on \\
+      -device '{\"driver\":\"vfio-user-pci\",\"socket\":{\"type\":\"unix\",\"path\":\"/tmp/ringbar.sock\"}}' ...
 
   Resize a device that was started with --control-socket ctl.sock:
     echo '{\"execute\": \"resize\", \"arguments\": {\"bytes\": 536870912}}' | socat - UNIX:ctl.sock
@@ -48,7 +56,7 @@ Exit status:
   1  an operation failed; the last message says which
   2  wrong arguments";
 
-/// A Ringbar device for a virtual machine, over vhost-user.
+/// A Ringbar device for a virtual machine, over vhost-user or vfio-user.
 ///
 /// The device is a byte-addressable memory with a DMA engine. A guest transfers data by
 /// requests in virtqueues, and accesses the same memory through a PCI BAR. The program
@@ -70,6 +78,23 @@ pub struct Args {
     /// Permission bits of --socket-path in octal: they decide who can connect
     #[arg(long, value_name = "MODE", default_value = "0600", value_parser = parse_mode)]
     socket_mode: u32,
+
+    /// Protocol between this program and the virtual machine monitor. Over vfio-user the device
+    /// has a vector for each queue and works behind an IOMMU, but each doorbell is a message
+    #[arg(long, value_name = "NAME", value_enum, default_value_t)]
+    transport: TransportName,
+
+    /// Number of interrupt vectors, 0 to 128, only over vfio-user. The driver uses one for each
+    /// queue of requests and one for configuration and events, as far as they go. 0 leaves
+    /// INTx only. Default: --queues plus 2
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(..=i64::from(MAX_VECTORS)))]
+    vectors: Option<u16>,
+
+    /// Offer MSI instead of MSI-X, only over vfio-user. QEMU 11.1 aborts when a function with
+    /// MSI-X is unplugged. --vectors must then be a power of two, at most 32; the default is
+    /// rounded up to one. Without interrupt remapping, Linux uses one of them
+    #[arg(long)]
+    msi_only: bool,
 
     /// Size of the device memory. Optional with an existing file or a block device: the default
     /// is its size
@@ -212,6 +237,8 @@ pub enum Endpoint {
 pub struct Options {
     /// The socket to which the monitor connects.
     pub endpoint: Endpoint,
+    /// The protocol that the monitor speaks.
+    pub transport: Transport,
     /// What holds the device memory.
     pub storage: StorageKind,
     /// Size of the device memory in bytes; always present for memory storage.
@@ -255,6 +282,8 @@ impl TryFrom<Args> for Command {
             (None, Some(fd)) => Endpoint::Fd(fd),
             _ => return Err(wrong("give either --socket-path or --fd")),
         };
+        let transport = Transport::new(args.transport, args.queues, args.vectors, args.msi_only)
+            .map_err(|message| wrong(&message))?;
         match args.size {
             Some(0) => return Err(wrong("--size must be at least 1")),
             Some(size) if size > i64::MAX as u64 => {
@@ -278,6 +307,7 @@ impl TryFrom<Args> for Command {
         }
         Ok(Self::Run(Options {
             endpoint,
+            transport,
             storage: args.storage,
             size: args.size,
             device: DeviceOptions {
@@ -296,6 +326,8 @@ impl TryFrom<Args> for Command {
 
 #[cfg(test)]
 mod tests {
+    use ringbar_vfio_user::Interrupts;
+
     use super::*;
 
     fn parse(args: &[&str]) -> Result<Command, clap::Error> {
@@ -321,10 +353,29 @@ mod tests {
         assert_eq!(options.endpoint, Endpoint::Path { path, mode });
         assert_eq!(options.size, Some(256 << 20));
         assert_eq!(options.storage, StorageKind::Memory);
+        assert_eq!(options.transport, Transport::VhostUser);
         assert_eq!(options.device.io_queues, 4);
         assert_eq!(options.device.max_request_bytes, 4 << 20);
         assert_eq!(options.device.max_command_bytes, 64 << 20);
         assert!(!options.keep_running);
+    }
+
+    #[test]
+    fn vfio_user_has_interrupts_to_choose() {
+        let interrupts = |args: &[&str]| {
+            let usual = ["--fd", "3", "--size", "1M", "--transport", "vfio-user"];
+            match options(&[&usual, args].concat()).transport {
+                Transport::VfioUser(function) => function.interrupts,
+                other => panic!("{other:?}"),
+            }
+        };
+        assert_eq!(interrupts(&[]), Interrupts::MsiX { vectors: 6 });
+        assert_eq!(
+            interrupts(&["--queues", "1", "--vectors", "128"]),
+            Interrupts::MsiX { vectors: 128 }
+        );
+        assert_eq!(interrupts(&["--vectors", "0"]), Interrupts::IntxOnly);
+        assert_eq!(interrupts(&["--msi-only"]), Interrupts::Msi { vectors: 8 });
     }
 
     #[test]
@@ -387,6 +438,30 @@ mod tests {
                 "1M",
                 "--max-command-size",
                 "7",
+            ],
+            &["--fd", "3", "--size", "1M", "--transport", "vfio"],
+            &["--fd", "3", "--size", "1M", "--vectors", "1"],
+            &["--fd", "3", "--size", "1M", "--msi-only"],
+            &[
+                "--fd",
+                "3",
+                "--size",
+                "1M",
+                "--transport",
+                "vfio-user",
+                "--vectors",
+                "129",
+            ],
+            &[
+                "--fd",
+                "3",
+                "--size",
+                "1M",
+                "--transport",
+                "vfio-user",
+                "--msi-only",
+                "--vectors",
+                "6",
             ],
             &["--print-capabilities", "--size", "1M"],
         ] {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! `ringbar-device`: a Ringbar device as a vhost-user back-end program.
+//! `ringbar-device`: a Ringbar device as a program, over vhost-user or vfio-user.
 //!
 //! | module | holds |
 //! |---|---|
@@ -8,6 +8,7 @@
 //! | `capabilities` | `--print-capabilities` |
 //! | `logging`, `rate_limit` | messages on standard error |
 //! | `socket` | the listening socket and its file |
+//! | `transport` | the transports: options, connections |
 //! | `control` | the control socket: requests to the running device |
 //! | `signals` | SIGTERM and SIGINT as a descriptor |
 //! | `run` | the life of the process, from the options to the last counters |
@@ -20,6 +21,7 @@ mod rate_limit;
 mod run;
 mod signals;
 mod socket;
+mod transport;
 
 use std::process::ExitCode;
 

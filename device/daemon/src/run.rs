@@ -3,15 +3,12 @@
 //! The life of the process: storage, device, socket, connections, and the end.
 
 use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::net::UnixListener;
 use std::sync::Arc;
-use std::thread::available_parallelism;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use ringbar_model::{Counts, Device, Session};
+use ringbar_model::{Counts, Device};
 use ringbar_storage::{BlockStorage, FileStorage, MemoryStorage, Storage};
-use ringbar_vhost_user::Connection;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use tracing::{error, info, warn};
@@ -20,6 +17,7 @@ use crate::cli::{Endpoint, Options, StorageKind};
 use crate::control::Control;
 use crate::signals::Termination;
 use crate::socket::{self, Socket};
+use crate::transport::Connection;
 
 /// Longest time that requests in progress may take after a SIGTERM or SIGINT.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
@@ -88,7 +86,8 @@ fn serve_connections(
             info!("asked to end");
             return Ok(());
         }
-        let connection = match accept(device, listener, options.poll) {
+        let connection = match Connection::accept(device, options.transport, options.poll, listener)
+        {
             Ok(connection) => connection,
             Err(error) if options.keep_running => {
                 error!("cannot serve a connection now: {error:#}");
@@ -110,7 +109,7 @@ fn serve_connections(
             info!("asked to end: closing the connection");
             connection.shut_down();
             return match wait_ended(&connection)? {
-                true => connection.join().map_err(Into::into),
+                true => connection.join(),
                 false => {
                     // Only the monitor or a stuck storage can delay a thread for so long. The
                     // process ends in any case.
@@ -122,24 +121,10 @@ fn serve_connections(
         match connection.join() {
             Ok(()) => info!("virtual machine monitor disconnected"),
             Err(error) if options.keep_running => error!("{error}"),
-            Err(error) => return Err(error.into()),
+            Err(error) => return Err(error),
         }
     }
     Ok(())
-}
-
-fn accept(
-    device: &Arc<Device>,
-    listener: &UnixListener,
-    poll: Duration,
-) -> anyhow::Result<Connection> {
-    let session = Arc::new(Session::new(Arc::clone(device))?);
-    let engine = ringbar_engine::Options {
-        poll,
-        cpus: available_parallelism().map_or(1, usize::from),
-    };
-    let counters = Arc::clone(session.queue_counters());
-    Ok(Connection::accept(session, counters, engine, listener)?)
 }
 
 /// Waits until the process gets a signal, which has priority, or `other` is readable.

@@ -61,6 +61,11 @@ pub const VIRTIO_DEVICE_ID: u16 = 21;
 /// (VIRTIO 1.3, 4.1.2).
 pub const PCI_DEVICE_ID: u16 = 0x1040 + VIRTIO_DEVICE_ID;
 
+/// PCI device id of the function that the device presents over vfio-user. Red Hat leaves
+/// 0x10f0 to 0x10ff to experiments (QEMU, `docs/specs/pci-ids.rst`), and no driver of Linux
+/// claims it.
+pub const PCI_DEVICE_ID_VFIO_USER: u16 = 0x10f0;
+
 /// Index of the control queue.
 pub const CONTROL_QUEUE: u16 = 0;
 

@@ -65,7 +65,7 @@ pub fn suite() -> Suite {
     Suite {
         name: "data",
         about: "data by every call, size and alignment, seen through the BAR and read back",
-        needs: Needs::default(),
+        needs: Needs::each_transport(),
         cases,
     }
 }

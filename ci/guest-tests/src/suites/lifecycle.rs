@@ -27,7 +27,7 @@ pub fn suite() -> Suite {
     Suite {
         name: "lifecycle",
         about: "driver and device are reset, unbound, removed and loaded again, with I/O running",
-        needs: Needs::default(),
+        needs: Needs::each_transport(),
         cases: [
             Case::new("d2_rmmod_and_modprobe_20_times", reload),
             Case::new("d2_rmmod_and_modprobe_20_times_with_io", reload_with_io),

@@ -45,7 +45,7 @@ pub fn suite() -> Suite {
     Suite {
         name: "mmap",
         about: "maps of the device memory: content, bounds, rights",
-        needs: Needs::default(),
+        needs: Needs::each_transport(),
         cases,
     }
 }

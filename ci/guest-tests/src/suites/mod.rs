@@ -33,8 +33,8 @@ mod stall;
 mod suspend;
 mod tool;
 
-use crate::case::{OnDebugKernel, Suite};
-use crate::needs::{Kernels, Needs};
+use crate::case::{Case, OnDebugKernel, Suite};
+use crate::needs::{Kernels, Needs, Transports};
 
 /// All suites, in the order in which they run.
 fn all() -> Vec<Suite> {
@@ -82,7 +82,7 @@ pub fn debug() -> Vec<Suite> {
         needs: Needs::default(),
         cases: shared
             .into_iter()
-            .flat_map(|suite| suite.cases)
+            .flat_map(cases_with_transports)
             .chain(kunit::cases())
             .collect(),
     };
@@ -96,10 +96,23 @@ pub fn debug() -> Vec<Suite> {
     suites
 }
 
+/// The tests of a suite, each with the transports of the suite if these are fewer.
+fn cases_with_transports(suite: Suite) -> impl Iterator<Item = Case> {
+    let transports = suite.needs.transports();
+    suite.cases.into_iter().map(move |case| Case {
+        transports: match transports {
+            Transports::Only(..) => transports,
+            Transports::Any | Transports::Each => case.transports,
+        },
+        ..case
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::needs::{DeviceKind, End, HostStorage};
+    use ringbar_agent_protocol::machine::{Iommu, Transport};
     use std::collections::HashSet;
 
     #[test]
@@ -107,6 +120,24 @@ mod tests {
         for suite in all() {
             let has = |test: &str| suite.cases.iter().any(|case| case.name == test);
             let needs = &suite.needs;
+            let transports = needs.transports();
+            let vhost_user = transports.include(Transport::VhostUser);
+            assert!(
+                needs.iommu == Iommu::None || !vhost_user,
+                "{}: the driver refuses a vhost-user device behind an IOMMU",
+                suite.name
+            );
+            for case in &suite.cases {
+                let both = |transport: &Transport| {
+                    transports.include(*transport) && case.transports.include(*transport)
+                };
+                assert!(
+                    Transport::ALL.iter().any(both),
+                    "{}::{} runs over no transport",
+                    suite.name,
+                    case.name
+                );
+            }
             match &needs.end {
                 End::PowerOff(counts) => {
                     assert!(counts.iter().all(|count| has(count.test)), "{}", suite.name);

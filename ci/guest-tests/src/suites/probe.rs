@@ -6,7 +6,8 @@ use std::fs;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 
-use ringbar_spec::{PCI_DEVICE_ID, PCI_VENDOR_ID};
+use ringbar_agent_protocol::machine::Transport;
+use ringbar_spec::{PCI_DEVICE_ID, PCI_DEVICE_ID_VFIO_USER, PCI_VENDOR_ID};
 
 use crate::case::{Case, Context, During, Stop, Suite, Verdict};
 use crate::needs::Needs;
@@ -18,7 +19,7 @@ pub fn suite() -> Suite {
     Suite {
         name: "probe",
         about: "what the system shows of the device once the driver is loaded",
-        needs: Needs::default(),
+        needs: Needs::each_transport(),
         cases: vec![
             Case::new("a1_pci_identity", pci_identity),
             Case::new("a1_aperture_in_proc_iomem", aperture_in_iomem),
@@ -55,7 +56,10 @@ fn pci_identity(context: &Context) -> Verdict {
     );
     check_eq!(
         read_hex(&device.join("device"))?,
-        u64::from(PCI_DEVICE_ID),
+        u64::from(match context.transport()? {
+            Transport::VhostUser => PCI_DEVICE_ID,
+            Transport::VfioUser => PCI_DEVICE_ID_VFIO_USER,
+        }),
         "device"
     );
     // DMA needs bus mastering.

@@ -31,7 +31,7 @@ pub fn suite() -> Suite {
     Suite {
         name: "resize",
         about: "the host resizes the device while its driver runs",
-        needs: Needs::default(),
+        needs: Needs::each_transport(),
         cases: vec![
             // This test comes first, because the driver limits the events per second of a device.
             Case::new("c6_many_sizes_do_not_fill_the_log", many),

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use clap::Args;
+use ringbar_agent_protocol::machine::{TRANSPORT_VARIABLE, Transport};
 use ringbar_bench::column::Column;
 use ringbar_bench::idle::Idle;
 use ringbar_bench::instructions::{self, InstructionCounter};
@@ -57,6 +58,10 @@ pub struct Options {
     /// Run time of each job on each device in each round, in seconds
     #[arg(long, value_name = "SECONDS", default_value = "1", value_parser = parse_time)]
     seconds: Duration,
+
+    /// Protocol between the device and QEMU: `vhost-user` or `vfio-user`
+    #[arg(long, env = TRANSPORT_VARIABLE, value_name = "NAME", default_value_t)]
+    transport: Transport,
 
     /// Argument for the guest's kernel, for example ringbar.poll_us=0; may be given
     /// several times
@@ -108,6 +113,7 @@ impl Options {
     /// Options of the machine.
     fn machine<'a>(&'a self, log_dir: &'a Path, qemu_args: &'a [String]) -> MachineOptions<'a> {
         MachineOptions {
+            transport: self.transport,
             kernel_args: &self.kernel_args,
             device_args: &self.device_args,
             qemu_args,
@@ -160,6 +166,7 @@ pub fn run(setup: &Setup, options: &Options) -> anyhow::Result<ExitCode> {
         kernel: machine.kernel_release().to_owned(),
         qemu: setup.qemu_version.clone(),
         accel: setup.accel.to_string(),
+        transport: options.transport.to_string(),
         host_cpus: std::thread::available_parallelism().map_or(1, usize::from),
         guest_cpus: CPUS,
         device_size: machine.device_size(),
@@ -307,6 +314,7 @@ mod tests {
 
     fn options(job: Option<&str>, devices: &[&str]) -> Options {
         Options {
+            transport: Transport::VhostUser,
             job: job.map(str::to_owned),
             devices: devices.iter().map(|name| (*name).to_owned()).collect(),
             rounds: 1,

@@ -11,6 +11,7 @@ pub mod test;
 use std::time::Duration;
 
 use clap::Args;
+use ringbar_agent_protocol::machine::{Iommu, TRANSPORT_VARIABLE, Transport};
 use ringbar_vm::device::{DeviceOptions, Storage};
 
 /// Exit status for a failure of the harness, as `timeout` and container tools use it, to
@@ -23,6 +24,18 @@ pub const TIMED_OUT: u8 = 124;
 /// Options of all commands that start a virtual machine with one device.
 #[derive(Debug, Args)]
 pub struct MachineOptions {
+    /// Protocol between the device and QEMU: `vhost-user` or `vfio-user`
+    #[arg(long, env = TRANSPORT_VARIABLE, value_name = "NAME", default_value_t)]
+    pub transport: Transport,
+
+    /// Argument for ringbar-device, for example --vectors=1; may be given several times
+    #[arg(long = "device-arg", value_name = "ARG", allow_hyphen_values = true)]
+    pub device_args: Vec<String>,
+
+    /// IOMMU of the virtual machine; the driver refuses a vhost-user device behind one
+    #[arg(long, value_name = "NAME", default_value_t)]
+    pub iommu: Iommu,
+
     /// Size of the device memory
     #[arg(long, value_name = "SIZE", default_value = "256M", value_parser = ringbar_size::parse)]
     pub device_size: u64,
@@ -58,11 +71,14 @@ impl MachineOptions {
         ringbar_vm::vm::VmOptions {
             memory: self.memory,
             cpus: self.cpus,
+            iommu: self.iommu,
             kernel_args: self.kernel_args.clone(),
             devices: vec![DeviceOptions {
+                transport: self.transport,
                 size: self.device_size,
                 queues: self.queues,
                 storage: self.storage.clone(),
+                extra: self.device_args.clone(),
                 ..DeviceOptions::default()
             }],
             qemu_args: self.qemu_args.clone(),

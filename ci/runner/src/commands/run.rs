@@ -58,8 +58,8 @@ pub fn run(setup: &Setup, options: &Options) -> anyhow::Result<ExitCode> {
     };
 
     eprintln!(
-        "Booting Linux {} in QEMU {} ({})",
-        setup.kernel_release, setup.qemu_version, setup.accel
+        "Booting Linux {} in QEMU {} ({}, {})",
+        setup.kernel_release, setup.qemu_version, setup.accel, options.machine.transport
     );
     let mut vm = Vm::start(setup, &vm_options)?;
     vm.load_driver()?;
@@ -78,6 +78,7 @@ pub fn run(setup: &Setup, options: &Options) -> anyhow::Result<ExitCode> {
         kernel,
         qemu: setup.qemu_version.clone(),
         accel: setup.accel.to_string(),
+        transport: options.machine.transport.to_string(),
         ok: jobs.iter().all(|job| job.failure.is_none())
             && !jobs.is_empty()
             && bar_check.is_ok()
@@ -243,6 +244,7 @@ mod tests {
             kernel: String::new(),
             qemu: String::new(),
             accel: String::new(),
+            transport: String::new(),
             jobs: vec![JobLine::new(&JOBS[0], measured)],
             bar_check: "ok".into(),
             ok: failure.is_none(),

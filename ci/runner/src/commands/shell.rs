@@ -50,8 +50,8 @@ pub fn run(setup: &Setup, options: &Options) -> anyhow::Result<ExitCode> {
     // QEMU sets the terminal up and restores it, except when it is killed.
     let _terminal = TerminalGuard::new();
     eprintln!(
-        "Booting Linux {} in QEMU {} ({})",
-        setup.kernel_release, setup.qemu_version, setup.accel
+        "Booting Linux {} in QEMU {} ({}, {})",
+        setup.kernel_release, setup.qemu_version, setup.accel, options.machine.transport
     );
     let mut vm = Vm::start(setup, &vm_options)?;
     if vm_options.share.is_some() {

@@ -3,6 +3,7 @@
 //! `ringbar-ci test`: the tests in virtual machines.
 
 use std::collections::HashMap;
+use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::mpsc::{self, Receiver};
@@ -14,8 +15,9 @@ use std::{fs, thread};
 use anyhow::Context;
 use clap::{Args, ValueEnum};
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
+use ringbar_agent_protocol::machine::{Iommu, TRANSPORT_VARIABLE, Transport};
 use ringbar_guest_tests::case::{Case, OnDebugKernel};
-use ringbar_guest_tests::needs::{Kernels, Needs};
+use ringbar_guest_tests::needs::{DeviceKind, Kernels, Needs, Transports};
 use ringbar_guest_tests::suites;
 use ringbar_runner::binding;
 use ringbar_runner::ktap::Outcome;
@@ -27,8 +29,9 @@ use ringbar_vm::setup::{Kernel, OutputDir, Setup};
 
 /// Tests the driver in virtual machines, one for each suite
 ///
-/// Names of tests on the debug kernel begin with `debug::`. The last line is the number
-/// of tests, including those of --unit-log.
+/// Names of tests on the debug kernel begin with `debug::`. Names of tests over vfio-user
+/// contain `vfio-user::` if the suite runs over vhost-user too. The last line is the number of
+/// tests, including those of --unit-log.
 #[derive(Debug, Args)]
 pub struct Options {
     /// Output of `cargo test`, whose results are added to the last line
@@ -39,8 +42,13 @@ pub struct Options {
     #[arg(long, value_enum, value_name = "KERNEL")]
     kernel: Option<KernelName>,
 
-    /// Also run the suites that are too slow on the debug kernel for daily use. A FILTER
-    /// selects among all suites
+    /// Run all that can over this transport, and nothing over the other one
+    /// [default: all that can over vhost-user, and over vfio-user what depends on it]
+    #[arg(long, env = TRANSPORT_VARIABLE, value_name = "NAME")]
+    transport: Option<Transport>,
+
+    /// Also run the suites that are too slow on the debug kernel for daily use, and all that
+    /// can over both transports. A FILTER selects among all suites
     #[arg(long)]
     all: bool,
 
@@ -85,9 +93,14 @@ pub fn run(setup: &Setup, options: &Options) -> anyhow::Result<ExitCode> {
         Some(kernel) => vec![kernel.into()],
         None => vec![Kernel::Stock, Kernel::Debug],
     };
+    let selection = Selection {
+        all: options.all,
+        transport: options.transport,
+        filters: &options.filters,
+    };
     let plans: Vec<_> = kernels
         .iter()
-        .flat_map(|&kernel| plans(&setup.checkout, kernel, options.all, &options.filters))
+        .flat_map(|&kernel| plans(&setup.checkout, kernel, &selection))
         .collect();
     let arguments = Arguments {
         list: options.list,
@@ -117,14 +130,15 @@ pub fn run(setup: &Setup, options: &Options) -> anyhow::Result<ExitCode> {
         suites.push(suite);
         all.extend(trials);
     }
-    if kernels.contains(&Kernel::Stock) && wanted(&options.filters, BEHIND_IOMMU) {
+    let vhost_user = selection.includes(Transport::VhostUser);
+    if kernels.contains(&Kernel::Stock) && vhost_user && wanted(&options.filters, BEHIND_IOMMU) {
         let setup = Arc::clone(&setup);
         all.push(Trial::test(BEHIND_IOMMU, move || {
             let log_dir = setup.checkout.join("build/test/refusal");
             refusal::behind_iommu(&setup, &log_dir).map_err(Failed::from)
         }));
     }
-    if kernels.contains(&Kernel::Stock) {
+    if kernels.contains(&Kernel::Stock) && vhost_user {
         all.extend(binding_trials(&setup, &options.filters));
     }
     if all.is_empty() {
@@ -136,22 +150,19 @@ pub fn run(setup: &Setup, options: &Options) -> anyhow::Result<ExitCode> {
     };
     let conclusion = libtest_mimic::run(&arguments, all);
     // The last result of a suite arrives before its machine is shut down.
-    let times: Vec<_> = suites
+    let lines: Vec<_> = suites
         .iter()
         .filter_map(|suite| {
-            let mut suite = suite.lock().unwrap_or_else(PoisonError::into_inner);
-            let time = suite.finish()?;
-            let name = format!("{}{}", prefix(suite.plan.kernel), suite.plan.suite);
-            Some((name, time))
+            suite
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .finish()
         })
         .collect();
     if options.list {
         return Ok(ExitCode::SUCCESS);
     }
-    println!("seconds by suite:");
-    for (name, time) in times {
-        println!("{:>6} {name}", time.as_secs());
-    }
+    print!("{}", suite_table(&lines));
     let total = Counts {
         passed: unit.passed + conclusion.num_passed,
         failed: unit.failed + conclusion.num_failed,
@@ -197,34 +208,88 @@ fn wanted(filters: &[String], name: &str) -> bool {
     filters.is_empty() || filters.iter().any(|filter| name.contains(filter.as_str()))
 }
 
-/// Prefix of the names of tests on a kernel.
-fn prefix(kernel: Kernel) -> &'static str {
-    match kernel {
-        Kernel::Stock => "",
-        Kernel::Debug => "debug::",
+/// Which tests run.
+struct Selection<'a> {
+    /// Whether suites run that are not for every day.
+    all: bool,
+    /// The only transport.
+    transport: Option<Transport>,
+    /// Parts of the names of tests.
+    filters: &'a [String],
+}
+
+impl Selection<'_> {
+    /// Whether tests run over a transport.
+    fn includes(&self, transport: Transport) -> bool {
+        self.transport.is_none_or(|only| only == transport)
+    }
+
+    /// Whether only the tests for every day run.
+    fn is_daily(&self) -> bool {
+        !self.all && self.filters.is_empty()
+    }
+
+    /// Whether a suite with these needs runs.
+    fn runs(&self, needs: &Needs, kernel: Kernel, transport: Transport) -> bool {
+        let transports = needs.transports();
+        if !self.includes(transport) || !transports.include(transport) {
+            return false;
+        }
+        if !self.is_daily() {
+            return true;
+        }
+        if kernel == Kernel::Debug && needs.kernels == Kernels::OwnInTestAll {
+            return false;
+        }
+        // Over the default transport, and over the only one, all that can run does.
+        transport == Transport::default()
+            || self.transport.is_some()
+            || match transports {
+                Transports::Any => false,
+                Transports::Each => kernel == Kernel::Stock,
+                Transports::Only(..) => true,
+            }
+    }
+
+    /// Whether a test of such a suite runs.
+    fn runs_case(&self, case: &Case, kernel: Kernel, transport: Transport) -> bool {
+        case.transports.include(transport)
+            && !(self.is_daily()
+                && kernel == Kernel::Debug
+                && case.on_debug_kernel == OnDebugKernel::InTestAll)
     }
 }
 
+/// Name of a suite as part of the names of its tests.
+fn full_name(suite: &str, needs: &Needs, kernel: Kernel, transport: Transport) -> String {
+    let kernel = match kernel {
+        Kernel::Stock => "",
+        Kernel::Debug => "debug::",
+    };
+    let transport = match (needs.transports(), transport) {
+        (Transports::Only(..), _) | (_, Transport::VhostUser) => "",
+        (_, Transport::VfioUser) => "vfio-user::",
+    };
+    format!("{kernel}{transport}{suite}")
+}
+
 /// The suites with the selected tests.
-fn plans(checkout: &Path, kernel: Kernel, all: bool, filters: &[String]) -> Vec<Plan> {
-    let for_every_day = !all && filters.is_empty() && kernel == Kernel::Debug;
-    let left_out = |needs: &Needs, case: &Case| {
-        for_every_day
-            && (needs.kernels == Kernels::OwnInTestAll
-                || case.on_debug_kernel == OnDebugKernel::InTestAll)
-    };
-    let prefix = prefix(kernel);
-    let (suites, log_dir) = match kernel {
-        Kernel::Stock => (suites::stock(), checkout.join("build/test")),
-        Kernel::Debug => (suites::debug(), checkout.join("build/test/debug")),
-    };
-    suites
+fn plans(checkout: &Path, kernel: Kernel, selection: &Selection<'_>) -> Vec<Plan> {
+    Transport::ALL
         .into_iter()
-        .map(|mut suite| {
-            let name = suite.name;
+        .flat_map(|transport| {
+            let suites = match kernel {
+                Kernel::Stock => suites::stock(),
+                Kernel::Debug => suites::debug(),
+            };
+            suites.into_iter().map(move |suite| (transport, suite))
+        })
+        .filter(|(transport, suite)| selection.runs(&suite.needs, kernel, *transport))
+        .map(|(transport, mut suite)| {
+            let name = full_name(suite.name, &suite.needs, kernel, transport);
             suite.cases.retain(|case| {
-                wanted(filters, &format!("{prefix}{name}::{}", case.name))
-                    && !left_out(&suite.needs, case)
+                wanted(selection.filters, &format!("{name}::{}", case.name))
+                    && selection.runs_case(case, kernel, transport)
             });
             let provoked = suite
                 .cases
@@ -232,12 +297,13 @@ fn plans(checkout: &Path, kernel: Kernel, all: bool, filters: &[String]) -> Vec<
                 .flat_map(|case| case.provoked.iter().map(|what| (case.name.clone(), *what)))
                 .collect();
             Plan {
-                suite: name,
+                suite: suite.name,
                 needs: suite.needs,
                 kernel,
+                transport,
                 tests: suite.cases.into_iter().map(|case| case.name).collect(),
                 provoked,
-                log_dir: log_dir.join(name),
+                log_dir: checkout.join("build/test").join(name.replace("::", "/")),
             }
         })
         .filter(|plan| !plan.tests.is_empty())
@@ -246,7 +312,7 @@ fn plans(checkout: &Path, kernel: Kernel, all: bool, filters: &[String]) -> Vec<
 
 /// The tests of a suite, in the order of their results.
 fn trials(setup: &Arc<Setup>, plan: Plan) -> (Arc<Mutex<Results>>, Vec<Trial>) {
-    let suite = format!("{}{}", prefix(plan.kernel), plan.suite);
+    let suite = full_name(plan.suite, &plan.needs, plan.kernel, plan.transport);
     let checks = Check::of(&plan.needs, plan.kernel);
     let names: Vec<String> = plan
         .tests
@@ -342,10 +408,31 @@ impl Results {
         Ok(())
     }
 
-    /// Waits until the suite has ended; returns its duration, if it was started.
-    fn finish(&mut self) -> Option<Duration> {
+    /// Waits until the suite has ended; returns its line of the table, if it was started.
+    fn finish(&mut self) -> Option<SuiteLine> {
         // A panic shows as a missing result.
-        self.thread.take()?.join().ok()
+        let time = self.thread.take()?.join().ok()?;
+        // Results that nobody waited for.
+        let left = self.incoming.take().into_iter().flatten();
+        self.known
+            .extend(left.map(|report| (report.name.clone(), report)));
+        let count = |has: fn(&Outcome) -> bool| {
+            let reports = self.known.values();
+            reports.filter(|report| has(&report.outcome)).count()
+        };
+        let plan = &self.plan;
+        Some(SuiteLine {
+            name: full_name(plan.suite, &plan.needs, plan.kernel, plan.transport),
+            transport: match plan.needs.device {
+                DeviceKind::Daemon(_) => plan.transport.name(),
+                DeviceKind::PciFunction => "function",
+            },
+            iommu: plan.needs.iommu,
+            time,
+            passed: count(|outcome| *outcome == Outcome::Passed),
+            failed: count(|outcome| *outcome == Outcome::Failed),
+            skipped: count(|outcome| matches!(outcome, Outcome::Skipped(_))),
+        })
     }
 
     /// The reason for a missing result: in full for the first such test.
@@ -365,6 +452,35 @@ impl Results {
     }
 }
 
+/// What a suite was run on, with its results.
+struct SuiteLine {
+    name: String,
+    transport: &'static str,
+    iommu: Iommu,
+    time: Duration,
+    passed: usize,
+    failed: usize,
+    skipped: usize,
+}
+
+/// The suites that were run, as a table.
+fn suite_table(lines: &[SuiteLine]) -> String {
+    let mut table = String::from("seconds passed failed skipped transport  iommu        suite\n");
+    for line in lines {
+        let (transport, iommu) = (line.transport, line.iommu.name());
+        let _ = writeln!(
+            table,
+            "{:>7} {:>6} {:>6} {:>7} {transport:<10} {iommu:<12} {}",
+            line.time.as_secs(),
+            line.passed,
+            line.failed,
+            line.skipped,
+            line.name,
+        );
+    }
+    table
+}
+
 fn conclude(report: Report) -> Result<Completion, Failed> {
     match report.outcome {
         Outcome::Passed => Ok(Completion::Completed),
@@ -376,6 +492,8 @@ fn conclude(report: Report) -> Result<Completion, Failed> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use ringbar_guest_tests::case::Suite;
+    use ringbar_guest_tests::needs::Daemon;
 
     #[test]
     fn unit_test_results_are_added_up() {
@@ -397,10 +515,16 @@ mod tests {
     fn filters_choose_tests_and_suites() {
         let plans = |kernel, filters: &[&str]| {
             let filters: Vec<String> = filters.iter().map(|&text| text.into()).collect();
-            plans(Path::new("/x"), kernel, false, &filters)
+            let selection = Selection {
+                all: false,
+                transport: Some(Transport::VhostUser),
+                filters: &filters,
+            };
+            plans(Path::new("/x"), kernel, &selection)
         };
+        let can = |suite: &Suite| suite.needs.transports().include(Transport::VhostUser);
         let all = plans(Kernel::Stock, &[]);
-        assert_eq!(all.len(), suites::stock().len());
+        assert_eq!(all.len(), suites::stock().iter().filter(|s| can(s)).count());
         let debug = plans(Kernel::Debug, &[]);
         assert!(debug.iter().all(|plan| plan.suite != "lies"));
         let has_probe = |plans: &[Plan]| {
@@ -409,8 +533,6 @@ mod tests {
         };
         assert!(!has_probe(&debug));
         assert!(has_probe(&plans(Kernel::Debug, &["faults::d2_"])));
-        let debug = super::plans(Path::new("/x"), Kernel::Debug, true, &[]);
-        assert_eq!(debug.len(), suites::debug().len());
         assert_eq!(plans(Kernel::Debug, &["debug::lies::"]).len(), 1);
         assert!(plans(Kernel::Stock, &["debug::driver"]).is_empty());
         assert_eq!(plans(Kernel::Debug, &["debug::driver"]).len(), 1);
@@ -419,6 +541,99 @@ mod tests {
         assert_eq!(names, ["mmap", "async"]);
         assert_eq!(some[1].tests, ["b6_aio_eventfd"]);
         assert!(plans(Kernel::Stock, &["no such test"]).is_empty());
+    }
+
+    fn selected(kernel: Kernel, all: bool, transport: Option<Transport>) -> Vec<Plan> {
+        let selection = Selection {
+            all,
+            transport,
+            filters: &[],
+        };
+        plans(Path::new("/x"), kernel, &selection)
+    }
+
+    fn names(plans: &[Plan], transport: Transport) -> Vec<&'static str> {
+        let plans = plans.iter().filter(|plan| plan.transport == transport);
+        plans.map(|plan| plan.suite).collect()
+    }
+
+    #[test]
+    fn every_day_a_subset_runs_over_vfio_user() {
+        let stock = selected(Kernel::Stock, false, None);
+        let over_vfio_user = names(&stock, Transport::VfioUser);
+        assert!(over_vfio_user.contains(&"probe"), "{over_vfio_user:?}");
+        assert!(!over_vfio_user.contains(&"tool"), "{over_vfio_user:?}");
+        assert!(names(&stock, Transport::VhostUser).contains(&"tool"));
+        let debug = selected(Kernel::Debug, false, None);
+        assert!(!names(&debug, Transport::VfioUser).contains(&"driver"));
+    }
+
+    #[test]
+    fn everything_that_can_runs_over_both_transports() {
+        for kernel in [Kernel::Stock, Kernel::Debug] {
+            let suites = match kernel {
+                Kernel::Stock => suites::stock(),
+                Kernel::Debug => suites::debug(),
+            };
+            let all = selected(kernel, true, None);
+            for transport in Transport::ALL {
+                let can = suites
+                    .iter()
+                    .filter(|suite| suite.needs.transports().include(transport));
+                let can: Vec<_> = can.map(|suite| suite.name).collect();
+                assert_eq!(names(&all, transport), can);
+                let only = selected(kernel, true, Some(transport));
+                assert_eq!(names(&only, transport), can);
+                assert_eq!(only.len(), can.len());
+            }
+        }
+    }
+
+    #[test]
+    fn a_test_that_stops_the_device_does_not_run_over_vfio_user() {
+        let has = |transport| {
+            let plans = selected(Kernel::Debug, true, Some(transport));
+            let mut tests = plans.into_iter().flat_map(|plan| plan.tests);
+            tests.any(|test| test == "b11_nowait_on_a_full_queue")
+        };
+        assert!(has(Transport::VhostUser));
+        assert!(!has(Transport::VfioUser));
+    }
+
+    #[test]
+    fn names_say_over_what_a_suite_runs() {
+        let any = Needs::default();
+        let name = |needs, kernel, transport| full_name("x", needs, kernel, transport);
+        assert_eq!(name(&any, Kernel::Stock, Transport::VhostUser), "x");
+        assert_eq!(
+            name(&any, Kernel::Debug, Transport::VfioUser),
+            "debug::vfio-user::x"
+        );
+        let only = Needs {
+            device: DeviceKind::Daemon(Daemon {
+                transports: Transports::Only(Transport::VfioUser, "a test"),
+                ..Daemon::default()
+            }),
+            ..Needs::default()
+        };
+        assert_eq!(name(&only, Kernel::Stock, Transport::VfioUser), "x");
+    }
+
+    #[test]
+    fn the_table_has_a_line_for_each_suite() {
+        let line = SuiteLine {
+            name: "debug::iommu".into(),
+            transport: "vfio-user",
+            iommu: Iommu::Intel,
+            time: Duration::from_millis(61_900),
+            passed: 12,
+            failed: 1,
+            skipped: 0,
+        };
+        assert_eq!(
+            suite_table(&[line]).lines().nth(1),
+            Some("     61     12      1       0 vfio-user  intel-iommu  debug::iommu")
+        );
     }
 
     fn results(reports: Vec<Report>) -> Results {
@@ -440,6 +655,7 @@ mod tests {
             suite: "data",
             needs: Needs::default(),
             kernel: Kernel::Stock,
+            transport: Transport::VhostUser,
             tests: Vec::new(),
             provoked: Vec::new(),
             log_dir: PathBuf::new(),

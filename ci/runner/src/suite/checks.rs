@@ -225,6 +225,8 @@ pub(super) fn device_counts(plan: &Plan, count: &DeviceCount) -> Result<(), Stri
 
 #[cfg(test)]
 mod tests {
+    use ringbar_agent_protocol::machine::Transport;
+
     use super::*;
 
     #[test]
@@ -268,6 +270,7 @@ mod tests {
                 ..Needs::default()
             },
             kernel: Kernel::Stock,
+            transport: Transport::VhostUser,
             tests: tests.iter().map(|&test| test.into()).collect(),
             provoked: Vec::new(),
             log_dir: directory.path().to_owned(),

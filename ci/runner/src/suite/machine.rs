@@ -5,6 +5,7 @@
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
+use ringbar_agent_protocol::machine::Transport;
 use ringbar_guest_tests::needs::{Daemon, DeviceKind, HostStorage};
 use ringbar_vm::device::{DeviceOptions, Storage};
 use ringbar_vm::error::{Error, Result};
@@ -30,6 +31,8 @@ pub(super) fn options(plan: &Plan) -> Result<VmOptions> {
     let needs = &plan.needs;
     let mut options = VmOptions {
         devices: Vec::new(),
+        cpus: needs.cpus,
+        iommu: needs.iommu,
         kernel_args: match plan.kernel {
             Kernel::Stock => Vec::new(),
             Kernel::Debug => debug::KERNEL_ARGS.map(str::to_owned).to_vec(),
@@ -41,7 +44,11 @@ pub(super) fn options(plan: &Plan) -> Result<VmOptions> {
     options.kernel_args.extend_from_slice(&needs.kernel_args);
     match &needs.device {
         DeviceKind::PciFunction => options.pci_function = true,
-        DeviceKind::Daemon(daemon) => options.devices.push(device(daemon, &image(plan))?),
+        DeviceKind::Daemon(daemon) => {
+            options
+                .devices
+                .push(device(daemon, plan.transport, &image(plan))?);
+        }
     }
     if let Some(size) = needs.disk {
         let file = disk(plan);
@@ -52,7 +59,7 @@ pub(super) fn options(plan: &Plan) -> Result<VmOptions> {
 }
 
 /// The options of the daemon, whose file, if it needs one, is `image`.
-fn device(daemon: &Daemon, image: &Path) -> Result<DeviceOptions> {
+fn device(daemon: &Daemon, transport: Transport, image: &Path) -> Result<DeviceOptions> {
     let ordinary = DeviceOptions::default();
     let size = daemon.size.unwrap_or(ordinary.size);
     if daemon.storage != HostStorage::Memory {
@@ -64,6 +71,7 @@ fn device(daemon: &Daemon, image: &Path) -> Result<DeviceOptions> {
         HostStorage::Block => Storage::Block(image.to_owned()),
     };
     Ok(DeviceOptions {
+        transport,
         size,
         queues: daemon.queues.unwrap_or(ordinary.queues),
         queue_size: daemon.queue_size.unwrap_or(ordinary.queue_size),
@@ -101,6 +109,7 @@ fn disk_arguments(file: &Path) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use ringbar_agent_protocol::machine::Iommu;
     use ringbar_guest_tests::needs::Needs;
 
     fn plan(kernel: Kernel, needs: Needs, log_dir: &Path) -> Plan {
@@ -108,6 +117,7 @@ mod tests {
             suite: "x",
             needs,
             kernel,
+            transport: Transport::VfioUser,
             tests: Vec::new(),
             provoked: Vec::new(),
             log_dir: log_dir.join("logs"),
@@ -117,7 +127,12 @@ mod tests {
     #[test]
     fn a_suite_without_needs_has_the_ordinary_machine() {
         let options = options(&plan(Kernel::Stock, Needs::default(), Path::new("/x"))).unwrap();
-        assert_eq!(options.devices, [DeviceOptions::default()]);
+        let device = DeviceOptions {
+            transport: Transport::VfioUser,
+            ..DeviceOptions::default()
+        };
+        assert_eq!(options.devices, [device]);
+        assert_eq!((options.cpus, options.iommu), (2, Iommu::None));
         assert!(!options.pci_function && !options.suspends);
         assert!(options.kernel_args.is_empty() && options.qemu_args.is_empty());
     }
@@ -133,11 +148,13 @@ mod tests {
                 storage: HostStorage::File,
                 lies: true,
                 arguments: &["--poll-us=0"],
+                ..Daemon::default()
             }),
             ..Needs::default()
         };
         let plan = plan(Kernel::Stock, needs, directory.path());
         let expected = DeviceOptions {
+            transport: Transport::VfioUser,
             size: 3 << 20,
             queues: 1,
             queue_size: 8,
@@ -154,6 +171,8 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let needs = Needs {
             device: DeviceKind::PciFunction,
+            cpus: 3,
+            iommu: Iommu::Virtio,
             kernel_args: vec!["a=b".into()],
             disk: Some(5 << 20),
             suspends: true,
@@ -162,6 +181,7 @@ mod tests {
         let plan = plan(Kernel::Debug, needs, directory.path());
         let options = options(&plan).unwrap();
         assert!(options.devices.is_empty() && options.pci_function && options.suspends);
+        assert_eq!((options.cpus, options.iommu), (3, Iommu::Virtio));
         assert_eq!(options.kernel_args.last().unwrap(), "a=b");
         assert!(
             options

@@ -9,6 +9,7 @@ use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
 
 use ringbar_agent_protocol::ExitStatus;
+use ringbar_agent_protocol::machine::TRANSPORT_VARIABLE;
 use ringbar_vm::agent::{Event, GuestCommand};
 use ringbar_vm::error::{Error, Result};
 use ringbar_vm::process;
@@ -75,7 +76,8 @@ fn read_results(
 ) -> Result<ExitStatus> {
     let mut command = GuestCommand::new("ringbar-guest-tests")
         .args(["run", plan.suite])
-        .args(plan.tests.iter().cloned());
+        .args(plan.tests.iter().cloned())
+        .env(TRANSPORT_VARIABLE, plan.transport.name());
     for (name, value) in plan.needs.environment {
         command = command.env(name, value);
     }

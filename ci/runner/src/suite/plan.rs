@@ -4,6 +4,7 @@
 
 use std::path::PathBuf;
 
+use ringbar_agent_protocol::machine::Transport;
 use ringbar_guest_tests::case::Provoked;
 use ringbar_guest_tests::needs::Needs;
 use ringbar_vm::setup::Kernel;
@@ -19,6 +20,8 @@ pub struct Plan {
     pub needs: Needs,
     /// The kernel, which must be the set-up's.
     pub kernel: Kernel,
+    /// Protocol between the device and QEMU.
+    pub transport: Transport,
     /// Names of the tests, in order.
     pub tests: Vec<String>,
     /// The lines that tests provoke in the kernel log, each with its test.

@@ -11,7 +11,7 @@ mod window;
 
 use super::provided;
 use crate::case::{Case, Suite};
-use crate::needs::{Daemon, DeviceKind, Needs};
+use crate::needs::{Daemon, DeviceKind, Needs, Transports};
 pub(super) use uring::workers;
 
 /// The suite.
@@ -23,6 +23,7 @@ pub fn suite() -> Suite {
             device: DeviceKind::Daemon(Daemon {
                 // The suite counts doorbells, and a busy-polling device needs few.
                 arguments: &["--poll-us=0"],
+                transports: Transports::Each,
                 ..Daemon::default()
             }),
             ..Needs::default()

@@ -20,9 +20,11 @@ mod start;
 mod status;
 mod stop;
 
+use ringbar_agent_protocol::machine::Transport;
+
 use self::device::QUEUE_SIZE;
 use crate::case::Suite;
-use crate::needs::{Daemon, DeviceKind, Kernels, Needs};
+use crate::needs::{Daemon, DeviceKind, Kernels, Needs, Transports};
 
 /// The suite.
 pub fn suite() -> Suite {
@@ -38,6 +40,7 @@ pub fn suite() -> Suite {
         needs: Needs {
             device: DeviceKind::Daemon(Daemon {
                 lies: true,
+                transports: Transports::Only(Transport::VhostUser, "the proxy speaks vhost-user"),
                 queue_size: Some(QUEUE_SIZE),
                 ..Daemon::default()
             }),

@@ -14,6 +14,8 @@ mod power;
 use std::fs;
 use std::thread;
 
+use ringbar_agent_protocol::machine::Transport;
+
 use self::busy::{OpenDevice, with_io};
 use self::power::{PmTest, set, sleep, to_ram};
 use crate::case::{Case, Context, During, Suite, Verdict, expect_errno};
@@ -37,7 +39,7 @@ pub fn suite() -> Suite {
             disk: Some(DISK),
             suspends: true,
             kernels: Kernels::OwnInTestAll,
-            ..Needs::default()
+            ..Needs::each_transport()
         },
         cases: vec![
             // This test comes first, because the port to the host does not survive a
@@ -46,7 +48,8 @@ pub fn suite() -> Suite {
                 "dr4_caller_of_a_stalled_device_refuses_sleep",
                 stalled_device,
             )
-            .provokes("Freezing user space processes failed"),
+            .provokes("Freezing user space processes failed")
+            .only_over(Transport::VhostUser, super::stall::DOORBELLS_WAIT),
             Case::new("dr4_stages_of_suspend_to_idle", |context| {
                 pm_tests(context, "freeze", &["devices", "platform"])
             }),

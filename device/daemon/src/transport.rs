@@ -1,0 +1,224 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! The transports: the options of each, and a connection over one of them.
+
+use std::os::fd::BorrowedFd;
+use std::os::unix::net::UnixListener;
+use std::sync::Arc;
+use std::thread::available_parallelism;
+use std::time::Duration;
+
+use clap::ValueEnum;
+use ringbar_model::{Device, Session};
+use ringbar_spec::{FIRST_IO_QUEUE, PCI_DEVICE_ID_VFIO_USER, PCI_VENDOR_ID};
+use ringbar_vfio_user::{FunctionOptions, Identity, Interrupts};
+
+/// Greatest number of MSI-X vectors: the table has 2 KiB, and an entry 16 bytes.
+pub const MAX_VECTORS: u16 = 128;
+
+/// Greatest number of MSI vectors of a function (PCI 3.0, 6.8.1.3, Multiple Message Capable).
+const MAX_MSI_VECTORS: u16 = 32;
+
+/// The PCI function, as drivers find it. Its class says nothing of what it does (0xff).
+const IDENTITY: Identity = Identity {
+    vendor: PCI_VENDOR_ID,
+    device: PCI_DEVICE_ID_VFIO_USER,
+    subsystem_vendor: PCI_VENDOR_ID,
+    subsystem: PCI_DEVICE_ID_VFIO_USER,
+    revision: 1,
+    class: 0xff_00_00,
+};
+
+/// Greatest number of entries of a queue, which is what the driver uses.
+const QUEUE_SIZE: u16 = 256;
+
+/// Name of a transport.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum TransportName {
+    /// The monitor presents the PCI function; QEMU: vhost-user-test-device-pci
+    #[default]
+    VhostUser,
+    /// This process presents the PCI function; QEMU: vfio-user-pci
+    VfioUser,
+}
+
+/// Transport to the virtual machine monitor, with its options.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Transport {
+    /// vhost-user.
+    VhostUser,
+    /// vfio-user.
+    VfioUser(FunctionOptions),
+}
+
+impl Transport {
+    /// Chooses the interrupts of a function with `io_queues` I/O queues, as the options
+    /// `--vectors` and `--msi-only` say. The error is a message for the user.
+    pub fn new(
+        name: TransportName,
+        io_queues: u16,
+        vectors: Option<u16>,
+        msi_only: bool,
+    ) -> Result<Self, String> {
+        // One vector for each queue of requests, and one for configuration and events. The
+        // control queue is a queue of requests, the event queue is not.
+        let wanted = FIRST_IO_QUEUE + io_queues;
+        let interrupts = match (name, vectors, msi_only) {
+            (TransportName::VhostUser, None, false) => return Ok(Self::VhostUser),
+            (TransportName::VhostUser, Some(_), _) => {
+                return Err("--vectors needs --transport vfio-user: over vhost-user \
+                     the monitor decides how many vectors there are"
+                    .into());
+            }
+            (TransportName::VhostUser, None, true) => {
+                return Err("--msi-only needs --transport vfio-user: over vhost-user \
+                     the monitor offers MSI-X"
+                    .into());
+            }
+            (TransportName::VfioUser, Some(0), false) => Interrupts::IntxOnly,
+            (TransportName::VfioUser, vectors, false) => Interrupts::MsiX {
+                vectors: vectors.unwrap_or(wanted),
+            },
+            (TransportName::VfioUser, None, true) => Interrupts::Msi {
+                vectors: wanted.next_power_of_two().min(MAX_MSI_VECTORS),
+            },
+            (TransportName::VfioUser, Some(vectors), true) => {
+                if !vectors.is_power_of_two() || vectors > MAX_MSI_VECTORS {
+                    return Err(format!(
+                        "with --msi-only, --vectors must be a power of two from 1 to \
+                         {MAX_MSI_VECTORS}"
+                    ));
+                }
+                Interrupts::Msi { vectors }
+            }
+        };
+        Ok(Self::VfioUser(FunctionOptions {
+            identity: IDENTITY,
+            interrupts,
+            queue_size: QUEUE_SIZE,
+        }))
+    }
+}
+
+/// A connection to a virtual machine monitor.
+pub enum Connection {
+    /// Over vhost-user.
+    VhostUser(ringbar_vhost_user::Connection),
+    /// Over vfio-user.
+    VfioUser(ringbar_vfio_user::Connection),
+}
+
+impl Connection {
+    /// Accepts a connection and starts a session of `device` on it. Waits until a monitor
+    /// connects. `poll` is the busy-poll time of the workers.
+    pub fn accept(
+        device: &Arc<Device>,
+        transport: Transport,
+        poll: Duration,
+        listener: &UnixListener,
+    ) -> anyhow::Result<Self> {
+        let session = Arc::new(Session::new(Arc::clone(device))?);
+        let engine = ringbar_engine::Options {
+            poll,
+            cpus: available_parallelism().map_or(1, usize::from),
+        };
+        let counters = Arc::clone(session.queue_counters());
+        Ok(match transport {
+            Transport::VhostUser => Self::VhostUser(ringbar_vhost_user::Connection::accept(
+                session, counters, engine, listener,
+            )?),
+            Transport::VfioUser(function) => Self::VfioUser(ringbar_vfio_user::Connection::accept(
+                session, counters, engine, function, listener,
+            )?),
+        })
+    }
+
+    /// A descriptor that becomes readable (end of file) when the connection has ended.
+    pub fn finished(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::VhostUser(connection) => connection.finished(),
+            Self::VfioUser(connection) => connection.finished(),
+        }
+    }
+
+    /// Closes the connection after the current step of each worker.
+    pub fn shut_down(&self) {
+        match self {
+            Self::VhostUser(connection) => connection.shut_down(),
+            Self::VfioUser(connection) => connection.shut_down(),
+        }
+    }
+
+    /// Waits until the connection has ended and all its threads with it.
+    pub fn join(self) -> anyhow::Result<()> {
+        match self {
+            Self::VhostUser(connection) => connection.join().map_err(Into::into),
+            Self::VfioUser(connection) => connection.join().map_err(Into::into),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn interrupts(io_queues: u16, vectors: Option<u16>, msi_only: bool) -> Interrupts {
+        match Transport::new(TransportName::VfioUser, io_queues, vectors, msi_only) {
+            Ok(Transport::VfioUser(function)) => function.interrupts,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_vector_for_each_queue_of_requests_and_one_more() {
+        assert_eq!(interrupts(4, None, false), Interrupts::MsiX { vectors: 6 });
+        assert_eq!(
+            interrupts(64, None, false),
+            Interrupts::MsiX { vectors: 66 }
+        );
+        assert_eq!(
+            interrupts(4, Some(2), false),
+            Interrupts::MsiX { vectors: 2 }
+        );
+    }
+
+    #[test]
+    fn no_vector_leaves_intx() {
+        assert_eq!(interrupts(4, Some(0), false), Interrupts::IntxOnly);
+    }
+
+    #[test]
+    fn msi_vectors_are_a_power_of_two() {
+        for (io_queues, vectors) in [(1, 4), (2, 4), (3, 8), (30, 32), (31, 32), (64, 32)] {
+            assert_eq!(
+                interrupts(io_queues, None, true),
+                Interrupts::Msi { vectors }
+            );
+        }
+        for vectors in [1, 2, 4, 8, 16, 32] {
+            assert_eq!(
+                interrupts(64, Some(vectors), true),
+                Interrupts::Msi { vectors }
+            );
+        }
+        for vectors in [0, 3, 33, 64] {
+            let error = Transport::new(TransportName::VfioUser, 4, Some(vectors), true);
+            assert!(error.unwrap_err().contains("power of two"), "{vectors}");
+        }
+    }
+
+    #[test]
+    fn interrupts_are_not_chosen_over_vhost_user() {
+        let transport =
+            |vectors, msi_only| Transport::new(TransportName::VhostUser, 4, vectors, msi_only);
+        assert_eq!(transport(None, false), Ok(Transport::VhostUser));
+        for (vectors, msi_only, option) in [
+            (Some(1), false, "--vectors"),
+            (None, true, "--msi-only"),
+            (Some(1), true, "--vectors"),
+        ] {
+            let error = transport(vectors, msi_only).unwrap_err();
+            assert!(error.starts_with(option), "{error}");
+        }
+    }
+}
