@@ -61,6 +61,11 @@ pub const VIRTIO_DEVICE_ID: u16 = 21;
 /// (VIRTIO 1.3, 4.1.2).
 pub const PCI_DEVICE_ID: u16 = 0x1040 + VIRTIO_DEVICE_ID;
 
+/// PCI device id of the vfio-user transport, whose function is no part of the range of VIRTIO's
+/// device types. It is in the range that the vendor leaves for experiments, and Linux' VIRTIO
+/// driver does not probe it.
+pub const PCI_DEVICE_ID_VFIO_USER: u16 = 0x10f0;
+
 /// Index of the control queue.
 pub const CONTROL_QUEUE: u16 = 0;
 
