@@ -46,6 +46,20 @@ fn unmap() -> Vec<u8> {
     body
 }
 
+/// Waits until the server has sent as much as the socket takes.
+fn wait_until_full(client: &Client) {
+    let sent = || rustix::io::ioctl_fionread(&client.socket).expect("FIONREAD");
+    let mut before = 0;
+    loop {
+        thread::sleep(Duration::from_millis(100));
+        let now = sent();
+        if now > 0 && now == before {
+            return;
+        }
+        before = now;
+    }
+}
+
 #[test]
 fn a_version_comes_first_and_once() {
     let (client, _server) = Client::connect(Device::new());
@@ -200,7 +214,7 @@ fn a_stop_ends_a_reply_that_nobody_receives() {
     for _ in 0..4 {
         client.send(&Raw::new(REGION_READ, access(BAR0, 0, 1 << 20)), &[]);
     }
-    thread::sleep(Duration::from_millis(50));
+    wait_until_full(&client);
     assert!(!server.has_ended());
     server.stop();
     server.end().expect("a stop is no error");
@@ -216,7 +230,7 @@ fn the_end_of_the_connection_releases_a_thread_that_replies() {
     for _ in 0..4 {
         client.send(&Raw::new(REGION_READ, access(BAR0, 0, 1 << 20)), &[]);
     }
-    thread::sleep(Duration::from_millis(50));
+    wait_until_full(&client);
     let answering = thread::spawn(move || reply.ok());
     thread::sleep(Duration::from_millis(20));
     assert!(!answering.is_finished());

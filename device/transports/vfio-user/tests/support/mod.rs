@@ -446,11 +446,11 @@ impl Client {
     pub fn assert_in_step(&self) {
         let message = Raw {
             id: 4711,
-            ..Raw::new(REGION_READ, access(CONFIG, 0x10, 4))
+            ..Raw::new(REGION_READ, access(BAR2, 0x10, 4))
         };
         let answer = self.call(&message, &[]);
         assert_eq!(answer.error, None);
-        assert_eq!(answer.body[..16], access(CONFIG, 0x10, 4));
+        assert_eq!(answer.body[..16], access(BAR2, 0x10, 4));
         assert_eq!(answer.body[16..], [0x10, 0x11, 0x12, 0x13]);
     }
 
