@@ -11,6 +11,7 @@ use std::thread;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use support::{CONFIG, Client, Device, Raw, access, events, raw};
+use vmm_sys_util::sock_ctrl_msg::ScmSocket;
 
 /// A message with good and bad fields mixed.
 fn message() -> impl Strategy<Value = Raw> {
@@ -69,9 +70,10 @@ fn run(negotiated: bool, pieces: &[(Vec<u8>, usize)]) {
         let sent = if files.is_empty() {
             (&client.socket).write_all(bytes).is_ok()
         } else {
-            let raw = raw(&files);
-            use vmm_sys_util::sock_ctrl_msg::ScmSocket;
-            client.socket.send_with_fds(&[&bytes[..]], &raw).is_ok()
+            client
+                .socket
+                .send_with_fds(&[&bytes[..]], &raw(&files))
+                .is_ok()
         };
         if !sent {
             // The server has ended the connection already.

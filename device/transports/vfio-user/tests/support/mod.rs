@@ -454,6 +454,19 @@ impl Client {
         assert_eq!(answer.body[16..], [0x10, 0x11, 0x12, 0x13]);
     }
 
+    /// Waits until the server has sent as much as the socket takes.
+    pub fn wait_until_full(&self) {
+        let mut before = 0;
+        loop {
+            thread::sleep(Duration::from_millis(100));
+            let now = rustix::io::ioctl_fionread(&self.socket).expect("FIONREAD");
+            if now > 0 && now == before {
+                return;
+            }
+            before = now;
+        }
+    }
+
     /// Checks that the server closed the connection, with nothing more to say.
     pub fn assert_closed(&self) {
         match (&self.socket).read(&mut [0]) {
