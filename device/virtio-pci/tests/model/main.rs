@@ -4,7 +4,7 @@
 //!
 //! The model knows the values of registers that a driver may rely on ([`registers`]) and carries
 //! out the actions ([`device`]). After each access the device is to be in the state that the
-//! registers ask for; how the function gets there is not the model's.
+//! registers require. The model does not predict the actions that lead there.
 
 mod device;
 mod registers;
@@ -369,7 +369,7 @@ impl Comparison {
     }
 }
 
-/// Surroundings of which nothing is known.
+/// Surroundings with arbitrary device configuration.
 struct Any(Vec<u8>);
 
 impl Surroundings for Any {
