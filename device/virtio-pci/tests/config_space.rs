@@ -168,7 +168,7 @@ fn msix_names_table_and_pending_bits() {
         assert_eq!(machine.function.size(Space::Bar(1)), Some(bar));
         // Enable and function mask, and nothing else.
         machine.set_config(at + 2, 2, 0xffff);
-        assert_eq!(machine.config(at + 2, 2), 0xc000 | u64::from(vectors) - 1);
+        assert_eq!(machine.config(at + 2, 2), 0xc000 + u64::from(vectors) - 1);
 
         machine.write(Space::Bar(1), 0, 4, 0xfee0_0000);
         assert_eq!(machine.read(Space::Bar(1), 0, 4), 0xfee0_0000);
