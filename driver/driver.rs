@@ -158,10 +158,10 @@ struct StartedDevice<'bound> {
 
 impl<'bound> StartedDevice<'bound> {
     /// `number` is that of its node.
-    fn new(device: &'bound pci::Device<Core<'_>>, stats: &Arc<Stats>, number: u32) -> Result<Self> {
-        let enabled = Enabled::new(device)?;
+    fn new(locked: &'bound pci::Device<Core<'_>>, stats: &Arc<Stats>, number: u32) -> Result<Self> {
+        let device: &'bound pci::Device<Bound> = locked;
+        let enabled = Enabled::new(locked)?;
         let max_segment_bytes = enabled.max_segment_bytes();
-        let device: &'bound pci::Device<Bound> = device;
 
         let transport = Transport::new(device, APERTURE_SHMID)?;
         // Before any register is written: other devices have this type too.
@@ -175,7 +175,7 @@ impl<'bound> StartedDevice<'bound> {
             .map(|region| ClaimedBar::new(device, region.bar(), NAME))
             .transpose()?;
         let negotiated = Negotiated::new(device, transport)?;
-        let (vectors, plan) = interrupts::allocate(device, &negotiated)?;
+        let (vectors, plan) = interrupts::allocate(locked, &negotiated)?;
 
         let log = Arc::new(EventLog::new()?, GFP_KERNEL)?;
         let recovery = Recovery::new(log.clone())?;

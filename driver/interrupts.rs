@@ -32,7 +32,7 @@ use crate::{
     NAME,
 };
 use kernel::{
-    device::Bound,
+    device::Core,
     pci::{
         self,
         IrqType, //
@@ -50,7 +50,7 @@ use kernel::{
 ///
 /// `ENOSPC` if the device has no interrupt that works.
 pub(crate) fn allocate<'bound>(
-    device: &'bound pci::Device<Bound>,
+    device: &'bound pci::Device<Core<'_>>,
     negotiated: &Negotiated,
 ) -> Result<(Vectors<'bound>, Plan)> {
     let queues = negotiated.share().submit();

@@ -23,7 +23,10 @@ use kernel::{
         CpuId, //
     },
     cpumask::CpumaskVar,
-    device::Bound,
+    device::{
+        Bound,
+        Core, //
+    },
     error::to_result,
     irq::IrqRequest,
     pci::{
@@ -52,50 +55,108 @@ pub(crate) trait Handler: Send + Sync + Sized + 'static {
     fn handle(this: ArcBorrow<'_, Self>) -> bool;
 }
 
-/// An allocation of interrupt vectors, which are all of one type. Dropping this frees them.
+/// The interrupt vectors of a device: messages, or a line. Dropping this frees them.
 ///
-/// The kernel does not manage the affinity of these vectors ([`Interrupts::set_affinity`]).
+/// The kernel does not manage their affinity ([`Interrupts::set_affinity`]).
 pub(crate) struct Vectors<'bound> {
     device: &'bound pci::Device<Bound>,
-    allocated: IrqVectorRegistration<'bound>,
+    kind: Kind<'bound>,
+}
+
+/// The kinds of vectors.
+enum Kind<'bound> {
+    Messages(IrqVectorRegistration<'bound>),
+    Line(Line<'bound>),
+}
+
+/// The line of a device that had no messages when this was created.
+///
+/// # Invariants
+///
+/// `irq` is the number of the line, and not that of a message.
+struct Line<'bound> {
+    device: &'bound pci::Device<Bound>,
+    irq: u32,
 }
 
 impl<'bound> Vectors<'bound> {
-    /// Allocates vectors of type `kind`: `max` of them, or fewer if there are not as many. May
-    /// sleep. An error if the device or the platform has none of this type.
+    /// Allocates messages of type `kind`: `max` of them, or fewer if there are not as many. For the
+    /// line, takes the one. May sleep. An error if the device or the platform has none of this
+    /// type, or the device has messages already.
     pub(crate) fn allocate(
-        device: &'bound pci::Device<Bound>,
+        device: &'bound pci::Device<Core<'_>>,
         kind: IrqType,
         max: u16,
     ) -> Result<Self> {
-        let allocated = device.alloc_irq_vectors(1, max.into(), IrqTypes::default().with(kind))?;
-        Ok(Self { device, allocated })
+        let kind = match kind {
+            IrqType::Intx => Kind::Line(Line::new(device)?),
+            kind => {
+                let types = IrqTypes::default().with(kind);
+                let device: &'bound pci::Device<Bound> = device;
+                Kind::Messages(device.alloc_irq_vectors(1, max.into(), types)?)
+            }
+        };
+        Ok(Self { device, kind })
     }
 
-    /// Number of vectors, at least one. A line counts as one.
+    /// Number of vectors, at least one. The line counts as one.
     pub(crate) fn count(&self) -> u16 {
-        self.allocated.len().try_into().unwrap_or(u16::MAX)
+        match &self.kind {
+            Kind::Messages(messages) => messages.len().try_into().unwrap_or(u16::MAX),
+            Kind::Line(_) => 1,
+        }
     }
 
     /// The type of the vectors.
     pub(crate) fn kind(&self) -> IrqType {
-        self.allocated.irq_type()
+        match &self.kind {
+            Kind::Messages(messages) => messages.irq_type(),
+            Kind::Line(_) => IrqType::Intx,
+        }
     }
 
-    /// Whether there are no messages but a line, which other devices may share.
-    pub(crate) fn is_line(&self) -> bool {
-        matches!(self.kind(), IrqType::Intx)
+    /// The number of vector `index` in the kernel, and the flags of its handler. `EINVAL` if there
+    /// is no such vector.
+    fn irq(&self, index: u16) -> Result<(u32, c_ulong)> {
+        match &self.kind {
+            Kind::Messages(messages) => {
+                Ok((IrqRequest::from(messages.index(index.into())?).irq(), 0))
+            }
+            Kind::Line(line) if index == 0 => Ok((line.irq, IRQF_SHARED)),
+            Kind::Line(_) => Err(EINVAL),
+        }
     }
 }
 
-impl Drop for Vectors<'_> {
-    fn drop(&mut self) {
-        if self.is_line() {
-            // A device that could not be stopped would keep the line asserted, which nobody handles
-            // any more. Enabling the device again enables the line.
-            // SAFETY: The device is valid.
-            unsafe { bindings::pci_intx(as_raw(self.device), 0) };
+impl<'bound> Line<'bound> {
+    /// Enables the line. `EBUSY` if the device has messages, `ENXIO` if it has no line.
+    fn new(device: &'bound pci::Device<Core<'_>>) -> Result<Self> {
+        // SAFETY: The device is valid and locked, so its driver allocates no messages meanwhile.
+        let (kind, irq) = unsafe {
+            (
+                bindings::pci_irq_type(as_raw(device)),
+                (*as_raw(device)).irq,
+            )
+        };
+        if kind != bindings::PCI_IRQ_INTX {
+            return Err(EBUSY);
         }
+        if irq == 0 {
+            return Err(ENXIO);
+        }
+        // SAFETY: The device is valid.
+        unsafe { bindings::pci_intx(as_raw(device), 1) };
+        // INVARIANT: Without messages `irq` is that of the line.
+        Ok(Self { device, irq })
+    }
+}
+
+impl Drop for Line<'_> {
+    fn drop(&mut self) {
+        // A device that could not be stopped would keep the line raised, which nobody handles any
+        // more. When the device is enabled the next time, the line is as well.
+        // SAFETY: The device is valid.
+        unsafe { bindings::pci_intx(as_raw(self.device), 0) };
     }
 }
 
@@ -139,7 +200,7 @@ impl<'bound, H: Handler> Interrupts<'bound, H> {
     /// The kernel does not manage this affinity: if all these CPUs go offline, the interrupts are
     /// delivered to another CPU, and stay there when they come back.
     pub(crate) fn set_affinity(&self, index: u16, selected: impl Fn(u32) -> bool) -> Result {
-        let irq = IrqRequest::from(self.vectors.allocated.index(index.into())?).irq();
+        let (irq, _) = self.vectors.irq(index)?;
         let mut mask = CpumaskVar::new_zero(GFP_KERNEL)?;
         for cpu in (0..nr_cpu_ids()).filter(|&cpu| selected(cpu)) {
             mask.set(CpuId::from_u32(cpu).ok_or(EINVAL)?);
@@ -166,8 +227,7 @@ struct Registered<'bound, H: Handler> {
 
 impl<'bound, H: Handler> Registered<'bound, H> {
     fn new(vectors: &Vectors<'bound>, index: u16, name: CString, handler: Arc<H>) -> Result<Self> {
-        let irq = IrqRequest::from(vectors.allocated.index(index.into())?).irq();
-        let flags = if vectors.is_line() { IRQF_SHARED } else { 0 };
+        let (irq, flags) = vectors.irq(index)?;
         // SAFETY: The callback interprets the cookie as an `H`, which it is; `handler` and `name`
         // are kept until `devm_free_irq` has returned, or for ever. The device is bound.
         to_result(unsafe {
