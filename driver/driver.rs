@@ -28,7 +28,8 @@ use crate::{
     layout::{
         DeviceConfig,
         APERTURE_SHMID,
-        PCI_DEVICE_ID, //
+        PCI_DEVICE_ID,
+        PCI_DEVICE_ID_VFIO_USER, //
     },
     lifecycle,
     module_parameters,
@@ -65,10 +66,19 @@ pub(crate) struct RingbarDriver;
 kernel::pci_device_table!(
     PCI_TABLE,
     <RingbarDriver as pci::Driver>::IdInfo,
-    [(
-        pci::DeviceId::from_id(pci::Vendor::REDHAT_QUMRANET, PCI_DEVICE_ID as u32),
-        ()
-    )]
+    [
+        (
+            pci::DeviceId::from_id(pci::Vendor::REDHAT_QUMRANET, PCI_DEVICE_ID as u32),
+            ()
+        ),
+        (
+            pci::DeviceId::from_id(
+                pci::Vendor::REDHAT_QUMRANET,
+                PCI_DEVICE_ID_VFIO_USER as u32
+            ),
+            ()
+        ),
+    ]
 );
 
 impl pci::Driver for RingbarDriver {
@@ -99,7 +109,9 @@ impl pci::Driver for RingbarDriver {
 
 impl TakesOver for RingbarDriver {
     /// The kernel's VIRTIO transport, which matches every device of the vendor and is built into
-    /// most kernels. It has no driver for this type of device.
+    /// most kernels. It has no driver for this type of device. Of the ids in the table it binds
+    /// [`PCI_DEVICE_ID`]; its `probe` refuses [`PCI_DEVICE_ID_VFIO_USER`], so such a device has no
+    /// driver that could be in the way.
     const FROM: &'static CStr = c"virtio-pci";
 }
 

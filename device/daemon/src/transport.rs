@@ -10,14 +10,27 @@ use std::time::Duration;
 
 use clap::ValueEnum;
 use ringbar_model::{Device, Session};
-use ringbar_spec::FIRST_IO_QUEUE;
-use ringbar_vfio_user::{FunctionOptions, Interrupts};
+use ringbar_spec::{FIRST_IO_QUEUE, PCI_DEVICE_ID_VFIO_USER, PCI_VENDOR_ID};
+use ringbar_vfio_user::{FunctionOptions, Identity, Interrupts};
 
 /// Greatest number of MSI-X vectors: the table has 2 KiB, and an entry 16 bytes.
 pub const MAX_VECTORS: u16 = 128;
 
 /// Greatest number of MSI vectors of a function (PCI 3.0, 6.8.1.3, Multiple Message Capable).
 const MAX_MSI_VECTORS: u16 = 32;
+
+/// The PCI function, as drivers find it. Its class says nothing of what it does (0xff).
+const IDENTITY: Identity = Identity {
+    vendor: PCI_VENDOR_ID,
+    device: PCI_DEVICE_ID_VFIO_USER,
+    subsystem_vendor: PCI_VENDOR_ID,
+    subsystem: PCI_DEVICE_ID_VFIO_USER,
+    revision: 1,
+    class: 0xff_00_00,
+};
+
+/// Greatest number of entries of a queue, which is what the driver uses.
+const QUEUE_SIZE: u16 = 256;
 
 /// Name of a transport.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -79,7 +92,11 @@ impl Transport {
                 Interrupts::Msi { vectors }
             }
         };
-        Ok(Self::VfioUser(FunctionOptions { interrupts }))
+        Ok(Self::VfioUser(FunctionOptions {
+            identity: IDENTITY,
+            interrupts,
+            queue_size: QUEUE_SIZE,
+        }))
     }
 }
 

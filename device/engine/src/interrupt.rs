@@ -4,6 +4,7 @@
 
 use std::fmt;
 use std::io;
+use std::os::fd::OwnedFd;
 
 #[cfg(all(test, loom))]
 use loom::sync::{
@@ -21,12 +22,46 @@ use std::sync::{
 #[cfg(not(loom))]
 use std::sync::{Mutex, MutexGuard};
 
+use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
+use rustix::io::write;
 use tracing::warn;
 
 /// Where the interrupts of a queue go.
 pub trait Interrupt: Send {
     /// Raises the interrupt. Never blocks; several that nobody has taken yet may become one.
     fn raise(&self) -> io::Result<()>;
+}
+
+/// An eventfd that another process has sent for interrupts.
+#[derive(Debug)]
+pub struct EventFd(OwnedFd);
+
+impl EventFd {
+    /// For a descriptor that may be any file: it is made non-blocking, because a write to a full
+    /// eventfd must not block a worker.
+    pub fn new(descriptor: impl Into<OwnedFd>) -> Self {
+        let descriptor = descriptor.into();
+        if let Err(error) = set_nonblocking(&descriptor) {
+            warn!(%error, "cannot make the descriptor of an interrupt non-blocking");
+        }
+        Self(descriptor)
+    }
+}
+
+impl Interrupt for EventFd {
+    fn raise(&self) -> io::Result<()> {
+        write(&self.0, &1u64.to_ne_bytes())?;
+        Ok(())
+    }
+}
+
+/// Makes a descriptor non-blocking, as QEMU's are already.
+pub fn set_nonblocking(descriptor: &OwnedFd) -> io::Result<()> {
+    let flags = fcntl_getfl(descriptor)?;
+    if !flags.contains(OFlags::NONBLOCK) {
+        fcntl_setfl(descriptor, flags | OFlags::NONBLOCK)?;
+    }
+    Ok(())
 }
 
 /// The interrupt of a queue, whose target comes and goes while the queue runs.
@@ -130,7 +165,28 @@ mod models {
 
 #[cfg(all(test, not(loom)))]
 mod tests {
+    use rustix::event::{EventfdFlags, eventfd};
+    use rustix::io::read;
+
     use super::*;
+
+    #[test]
+    fn a_full_eventfd_does_not_block() {
+        let ours = eventfd(0, EventfdFlags::CLOEXEC).unwrap();
+        let event = EventFd::new(ours.try_clone().unwrap());
+        let take = || {
+            let mut bytes = [0; 8];
+            read(&ours, &mut bytes).unwrap();
+            u64::from_ne_bytes(bytes)
+        };
+        // No room for one more.
+        write(&ours, &(u64::MAX - 1).to_ne_bytes()).unwrap();
+        let error = event.raise().unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
+        assert_eq!(take(), u64::MAX - 1);
+        event.raise().unwrap();
+        assert_eq!(take(), 1);
+    }
 
     #[test]
     fn interrupts_without_a_target_are_kept_as_one() {

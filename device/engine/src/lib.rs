@@ -72,7 +72,7 @@ pub use counters::{Counters, Counts};
 pub use doorbell::Doorbell;
 pub use engine::{Engine, Options, QueueControl};
 pub use fault::Fault;
-pub use interrupt::Interrupt;
+pub use interrupt::{EventFd, Interrupt};
 pub use model::DeviceModel;
 pub use request::{Request, Submission};
 pub use ring::{QueueSetup, StoppedAt};

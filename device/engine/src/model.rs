@@ -85,6 +85,17 @@ pub trait DeviceModel: Debug + Send + Sync + Sized + 'static {
         None
     }
 
+    /// The file that holds the shared region, for a transport that maps it itself. `None` where
+    /// there is none, or none that can be mapped: then the region reads as zero.
+    fn shared_file(&self) -> Option<SharedFile> {
+        None
+    }
+
+    /// Gives the device what it calls after each change of its configuration space, on any
+    /// thread. For transports that can announce a change to the driver (VIRTIO 1.3, 2.5), before
+    /// any queue starts.
+    fn set_config_listener(&self, _listener: ConfigListener) {}
+
     /// Whether a file holds the device's own memory. Transports leave it out of guest
     /// memory: as a part of a request it would be source and target at once.
     fn owns(&self, _file: &File) -> bool {
@@ -104,6 +115,21 @@ pub struct SharedRegion {
     /// Size in bytes, a power of two.
     pub bytes: u64,
 }
+
+/// The file behind a [`SharedRegion`].
+#[derive(Debug)]
+pub struct SharedFile {
+    /// The file; its pages are the shared region.
+    pub file: File,
+    /// Where in the file the region starts, in bytes; a page multiple.
+    pub offset: u64,
+    /// Number of bytes from the start of the region on that the file holds; a page multiple. The
+    /// rest of the region reads as zero.
+    pub length: u64,
+}
+
+/// What a device calls after a change of its configuration space. Never waits.
+pub type ConfigListener = Box<dyn Fn() + Send + Sync>;
 
 /// Called once with the result of a request to map, on any thread.
 pub type Mapped = Box<dyn FnOnce(io::Result<()>) + Send>;

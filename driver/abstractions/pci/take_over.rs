@@ -73,7 +73,8 @@ use kernel::{
 /// The value of `driver_override`: the name of the module, and of its driver.
 const NAME: &CStr = <crate::LocalModule as ModuleMetadata>::NAME;
 
-/// A driver whose devices another driver matches as well.
+/// A driver whose devices another driver matches as well. A device that the other driver matches
+/// but refuses has no driver when the module is loaded; it is claimed like the others.
 pub(crate) trait TakesOver: pci::Driver + 'static {
     /// Name of the other driver.
     const FROM: &'static CStr;

@@ -80,7 +80,7 @@ impl Adder {
             hook: Mutex::default(),
             answers: AtomicU32::new(0),
             answer_hook: Mutex::default(),
-            config: Mutex::default(),
+            config: Mutex::new(vec![0; 24]),
             log: Mutex::default(),
         })
     }

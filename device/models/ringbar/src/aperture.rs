@@ -22,10 +22,10 @@ use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ringbar_engine::Request;
-use ringbar_engine::model::{Mapper, SharedRegion};
+use ringbar_engine::model::{Mapper, SharedFile, SharedRegion};
 use ringbar_spec::{APERTURE_PAGE, RequestStatus, StatusCode, aperture_of};
 use ringbar_storage::Storage;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use crate::error::Error;
 use crate::executor::Outcome;
@@ -111,6 +111,31 @@ impl Aperture {
         }
     }
 
+    /// What is mapped into the region.
+    fn source(&self) -> io::Result<SharedFile> {
+        let source = self
+            .storage
+            .mappable()
+            .ok_or_else(|| io::Error::other("this storage cannot be mapped, or has failed"))?;
+        Ok(SharedFile {
+            file: source.file.try_clone()?,
+            offset: source.offset,
+            length: self.layout.mapped,
+        })
+    }
+
+    /// The file behind the region, for a transport that maps it itself; `None` where nothing
+    /// can be mapped.
+    pub(crate) fn file(&self) -> Option<SharedFile> {
+        match self.source() {
+            Ok(file) => (file.length > 0).then_some(file),
+            Err(error) => {
+                debug!(%error, "the aperture has no file");
+                None
+            }
+        }
+    }
+
     /// Sets the mapper of the transport.
     pub(crate) fn set_mapper(&self, mapper: Arc<dyn Mapper>) {
         self.state().mapper = Some(mapper);
@@ -168,15 +193,10 @@ impl Aperture {
             };
             (request, state.mapper.clone())
         };
-        let source = aperture
-            .storage
-            .mappable()
-            .ok_or_else(|| io::Error::other("this storage cannot be mapped, or has failed"));
-        let source = source.and_then(|source| Ok((source.file.try_clone()?, source.offset)));
-        match (mapper, source) {
-            (Some(mapper), Ok((file, offset))) => {
+        match (mapper, aperture.source()) {
+            (Some(mapper), Ok(source)) => {
                 let done = Box::new(move |result| request.complete(result));
-                mapper.map(file, offset, aperture.layout.mapped, done);
+                mapper.map(source.file, source.offset, source.length, done);
             }
             (None, _) => request.complete(Err(io::Error::other("nobody has memory mapped"))),
             (_, Err(error)) => request.complete(Err(error)),

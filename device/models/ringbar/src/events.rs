@@ -6,8 +6,10 @@
 //! events for buffers.
 
 use std::collections::VecDeque;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::fmt;
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
+use ringbar_engine::model::ConfigListener;
 use ringbar_engine::{Fault, Request, Submission};
 use ringbar_spec::{Event, QueueFault};
 use vm_memory::{Bytes, GuestMemory};
@@ -48,13 +50,23 @@ impl State {
 }
 
 /// Pending events of one connection. Any thread can add one.
-#[derive(Debug, Default)]
-pub(crate) struct Events(Mutex<State>);
+#[derive(Default)]
+pub(crate) struct Events {
+    state: Mutex<State>,
+    /// Announces a new capacity to a driver that does not wait for events, too.
+    config_listener: OnceLock<ConfigListener>,
+}
+
+impl fmt::Debug for Events {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Events").field(&self.state).finish()
+    }
+}
 
 impl Events {
     fn state(&self) -> MutexGuard<'_, State> {
         // The state is valid after each statement that could panic.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Adds the event of a broken queue.
@@ -82,6 +94,14 @@ impl Events {
             state.remove_outdated(|event| matches!(event, Event::CapacityChanged { .. }));
             state.pending.push_back(pending);
         });
+        if let Some(listener) = self.config_listener.get() {
+            listener();
+        }
+    }
+
+    /// Has `listener` called after each change of the capacity. The first one counts.
+    pub(crate) fn set_config_listener(&self, listener: ConfigListener) {
+        let _ = self.config_listener.set(listener);
     }
 
     fn add_event(&self, event: Event, put: impl FnOnce(&mut State, Pending)) {

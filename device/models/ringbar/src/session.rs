@@ -6,7 +6,7 @@ use std::fs::File;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
-use ringbar_engine::model::{Mapper, SharedRegion};
+use ringbar_engine::model::{ConfigListener, Mapper, SharedFile, SharedRegion};
 use ringbar_engine::{DeviceModel, Fault, Request, Submission};
 use ringbar_spec::{CONTROL_QUEUE, EVENT_QUEUE, Event, FIRST_IO_QUEUE, Opcode, StatusCode};
 use ringbar_storage::{AsyncStorage, StorageError, with_causes};
@@ -265,6 +265,14 @@ impl DeviceModel for Session {
 
     fn shared_region(&self) -> Option<SharedRegion> {
         Some(self.aperture.region())
+    }
+
+    fn shared_file(&self) -> Option<SharedFile> {
+        self.aperture.file()
+    }
+
+    fn set_config_listener(&self, listener: ConfigListener) {
+        self.events.set_config_listener(listener);
     }
 
     fn owns(&self, file: &File) -> bool {

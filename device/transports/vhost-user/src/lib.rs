@@ -8,7 +8,7 @@
 //! | [`connection`] | [`Connection`]: one virtual machine monitor, from accept to hang-up |
 //! | `backend` | the device as a backend of the `vhost-user-backend` crate |
 //! | `vring` | a vring of that crate that forwards to a queue of the engine |
-//! | `descriptors` | kick and call descriptors as doorbells and interrupts |
+//! | `descriptors` | kick descriptors as doorbells |
 //! | `shared_memory` | requests to the monitor to map the device's memory |
 //! | `memory` | the monitor's memory table without the device's own memory |
 //! | `memory_watch` | timeout for the memory table at a start |

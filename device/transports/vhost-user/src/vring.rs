@@ -24,12 +24,12 @@ use std::fs::File;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use ringbar_engine::{QueueControl, QueueSetup};
+use ringbar_engine::{EventFd, QueueControl, QueueSetup};
 use vhost_user_backend::{VringMutex, VringStateGuard, VringStateMutGuard, VringT};
 use virtio_queue::Error as QueueError;
 use vm_memory::{GuestAddressSpace, GuestMemoryAtomic, GuestMemoryMmap};
 
-use crate::descriptors::{Call, Kick};
+use crate::descriptors::Kick;
 
 /// Guest memory as the crate keeps it.
 pub(crate) type Memory = GuestMemoryAtomic<GuestMemoryMmap>;
@@ -240,7 +240,7 @@ impl<M: GuestAddressSpace + 'static> VringT<M> for Vring<M> {
 
     fn set_call(&self, file: Option<File>) {
         self.queue
-            .set_interrupt(file.map(|file| Box::new(Call::new(file)) as Box<_>));
+            .set_interrupt(file.map(|file| Box::new(EventFd::new(file)) as Box<_>));
     }
 
     fn set_err(&self, _file: Option<File>) {}
