@@ -16,7 +16,7 @@ here=$(dirname "$(readlink -f "$0")")
 # Those of util-linux know what BusyBox's of the same name do not.
 programs=(bash fio gdb kmod lspci mke2fs setpci)
 programs+=(blkdiscard blockdev losetup mount umount)
-modules=(9p 9pnet_virtio button ext4 loop nvme overlay virtio_blk)
+modules=(9p 9pnet_virtio button ext4 loop nvme overlay virtio_blk virtio-iommu)
 # Other names, under which a program of the above does something else.
 links=(
     modprobe:kmod insmod:kmod rmmod:kmod lsmod:kmod modinfo:kmod depmod:kmod

@@ -8,13 +8,20 @@
 use std::path::Path;
 use std::time::Duration;
 
+use ringbar_agent_protocol::machine::Iommu;
 use ringbar_vm::agent::GuestCommand;
 use ringbar_vm::kernel_log::{self, ExpectedProblem};
 use ringbar_vm::setup::Setup;
 use ringbar_vm::vm::{DEVICE_NODE, Vm, VmOptions};
 
-/// Name of the test of [`behind_iommu`].
-pub const BEHIND_IOMMU: &str = "refusal::c2_device_that_bypasses_an_iommu";
+/// The tests of [`behind_iommu`].
+pub const BEHIND_IOMMU: [(&str, Iommu); 2] = [
+    ("refusal::c2_device_that_bypasses_an_iommu", Iommu::Intel),
+    (
+        "refusal::c2_device_that_bypasses_a_virtio_iommu",
+        Iommu::Virtio,
+    ),
+];
 
 /// Maximum time for a command in the guest.
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(60);
@@ -25,10 +32,9 @@ const COMMAND_TIMEOUT: Duration = Duration::from_secs(60);
 /// # Errors
 ///
 /// The failed condition.
-pub fn behind_iommu(setup: &Setup, log_dir: &Path) -> Result<(), String> {
+pub fn behind_iommu(setup: &Setup, iommu: Iommu, log_dir: &Path) -> Result<(), String> {
     let options = VmOptions {
-        qemu_args: ["-device", "intel-iommu"].map(str::to_owned).to_vec(),
-        kernel_args: ["intel_iommu=on", "iommu=nopt"].map(str::to_owned).to_vec(),
+        iommu,
         log_dir: Some(log_dir.to_owned()),
         ..VmOptions::default()
     };

@@ -42,6 +42,7 @@ fn run() -> anyhow::Result<()> {
     setup::set_environment();
     let arguments = Arguments::read().context("reading the kernel command line")?;
     let reaper = reaper::Reaper::start()?;
+    setup::load_iommu(&reaper)?;
 
     match arguments.mode {
         Mode::Serve => {

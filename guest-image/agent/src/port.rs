@@ -18,6 +18,10 @@ use rustix::termios::{OptionalActions, tcgetattr, tcsetattr};
 /// driver's first message, some time after boot.
 const PORT_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// Interval of the searches for the port. The kernel learns the name of a port some time after
+/// it has made the port's node, and there is no event for the name.
+const SEARCH_INTERVAL: Duration = Duration::from_millis(20);
+
 /// Opens a serial line for bytes of any kind.
 pub fn open_line(device: &str) -> anyhow::Result<File> {
     let line = OpenOptions::new()
@@ -56,7 +60,7 @@ pub fn open() -> anyhow::Result<File> {
                 PORT_TIMEOUT.as_secs()
             );
         }
-        let timeout = Timespec::try_from(left).context("the time left")?;
+        let timeout = Timespec::try_from(left.min(SEARCH_INTERVAL)).context("the time left")?;
         match poll(&mut [PollFd::new(&watch, PollFlags::IN)], Some(&timeout)) {
             Ok(_) | Err(Errno::INTR) => {}
             Err(error) => return Err(error).context("watching /dev"),

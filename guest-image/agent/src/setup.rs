@@ -3,11 +3,14 @@
 //! Set-up of the guest before a program can run in it.
 
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::{env, fs};
 
 use anyhow::Context;
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, mount};
+
+use crate::reaper::Reaper;
 
 /// File systems of the guest: type, mount point, data, and whether the guest requires it.
 const FILE_SYSTEMS: &[(&str, &str, &str, bool)] = &[
@@ -69,6 +72,27 @@ pub fn set_environment() {
         // SAFETY: PID 1 has no other thread yet.
         unsafe { env::set_var(name, value) };
     }
+}
+
+/// Type of a virtio-iommu as sysfs shows it (VIRTIO 1.3, 5).
+const VIRTIO_IOMMU: &str = "0x0017";
+
+/// Loads the driver of a virtio-iommu, if the machine has one. Until it is there, the kernel
+/// probes no device behind it, among them the port to the host.
+pub fn load_iommu(reaper: &Reaper) -> anyhow::Result<()> {
+    // No directory without a virtio bus.
+    let devices = fs::read_dir("/sys/bus/virtio/devices");
+    let present = devices.into_iter().flatten().flatten().any(|device| {
+        fs::read_to_string(device.path().join("device"))
+            .is_ok_and(|kind| kind.trim() == VIRTIO_IOMMU)
+    });
+    if present {
+        let loaded = reaper.run(Command::new("modprobe").arg("virtio_iommu"))?;
+        if !loaded.success() {
+            eprintln!("ringbar-init: modprobe virtio_iommu: {loaded}; see dmesg");
+        }
+    }
+    Ok(())
 }
 
 /// Shows all kernel messages on the console, and so in the host's log of this guest. The

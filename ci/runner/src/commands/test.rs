@@ -131,12 +131,16 @@ pub fn run(setup: &Setup, options: &Options) -> anyhow::Result<ExitCode> {
         all.extend(trials);
     }
     let vhost_user = selection.includes(Transport::VhostUser);
-    if kernels.contains(&Kernel::Stock) && vhost_user && wanted(&options.filters, BEHIND_IOMMU) {
-        let setup = Arc::clone(&setup);
-        all.push(Trial::test(BEHIND_IOMMU, move || {
-            let log_dir = setup.checkout.join("build/test/refusal");
-            refusal::behind_iommu(&setup, &log_dir).map_err(Failed::from)
-        }));
+    if kernels.contains(&Kernel::Stock) && vhost_user {
+        for (name, iommu) in BEHIND_IOMMU {
+            if wanted(&options.filters, name) {
+                let setup = Arc::clone(&setup);
+                all.push(Trial::test(name, move || {
+                    let log_dir = setup.checkout.join("build/test/refusal").join(iommu.name());
+                    refusal::behind_iommu(&setup, iommu, &log_dir).map_err(Failed::from)
+                }));
+            }
+        }
     }
     if kernels.contains(&Kernel::Stock) && vhost_user {
         all.extend(binding_trials(&setup, &options.filters));
@@ -416,11 +420,15 @@ impl Results {
         let left = self.incoming.take().into_iter().flatten();
         self.known
             .extend(left.map(|report| (report.name.clone(), report)));
+        let plan = &self.plan;
         let count = |has: fn(&Outcome) -> bool| {
             let reports = self.known.values();
             reports.filter(|report| has(&report.outcome)).count()
         };
-        let plan = &self.plan;
+        let passed = count(|outcome| *outcome == Outcome::Passed);
+        let skipped = count(|outcome| matches!(outcome, Outcome::Skipped(_)));
+        // A test without a result has failed.
+        let tests = plan.tests.len() + Check::of(&plan.needs, plan.kernel).len();
         Some(SuiteLine {
             name: full_name(plan.suite, &plan.needs, plan.kernel, plan.transport),
             transport: match plan.needs.device {
@@ -429,9 +437,9 @@ impl Results {
             },
             iommu: plan.needs.iommu,
             time,
-            passed: count(|outcome| *outcome == Outcome::Passed),
-            failed: count(|outcome| *outcome == Outcome::Failed),
-            skipped: count(|outcome| matches!(outcome, Outcome::Skipped(_))),
+            passed,
+            failed: tests - passed - skipped,
+            skipped,
         })
     }
 
