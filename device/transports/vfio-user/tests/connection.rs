@@ -126,6 +126,15 @@ fn a_hang_up_anywhere_is_no_error() {
 }
 
 #[test]
+fn a_hang_up_before_the_reply_is_received_is_no_error() {
+    let (client, server) = Client::negotiated(Device::new());
+    client.send(&Raw::new(REGION_READ, access(CONFIG, 0, 4)), &[]);
+    client.wait_until_full();
+    drop(client);
+    server.end().expect("a hang-up is no error");
+}
+
+#[test]
 fn a_stop_ends_the_connection_anywhere() {
     let message = Raw::new(REGION_WRITE, [access(BAR0, 0, 4), vec![1; 4]].concat()).bytes();
     for len in 0..message.len() {

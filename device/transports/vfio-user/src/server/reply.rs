@@ -102,7 +102,7 @@ pub(super) struct Replies {
 
 #[derive(Debug, Default)]
 struct Sending {
-    /// A message went out in part only, or the connection has ended: nothing may follow.
+    /// A message may have gone out in part only: nothing may follow.
     broken: bool,
     /// Error of the socket that broke it.
     failure: Option<Errno>,
@@ -229,7 +229,6 @@ impl Replies {
         // Wakes a thread that waits for the client to receive, which holds the lock. An error
         // means that the connection is gone already.
         let _ = self.socket.shutdown(Shutdown::Both);
-        lock(&self.sending).broken = true;
     }
 
     /// Error of the socket that kept a reply from being sent.
