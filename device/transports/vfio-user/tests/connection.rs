@@ -103,6 +103,18 @@ fn impossible_sizes_end_the_connection() {
         assert_eq!(client.call(&message, &[]).error, Some(errno));
         client.assert_closed();
         assert!(matches!(server.end(), Err(Error::MessageSize(got)) if got == size));
+
+        // A reply is not answered.
+        let (client, server) = Client::negotiated(Device::new());
+        client.send(
+            &Raw {
+                flags: 1,
+                ..message
+            },
+            &[],
+        );
+        client.assert_closed();
+        assert!(matches!(server.end(), Err(Error::MessageSize(got)) if got == size));
     }
 }
 
