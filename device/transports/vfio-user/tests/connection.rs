@@ -103,6 +103,18 @@ fn impossible_sizes_end_the_connection() {
         assert_eq!(client.call(&message, &[]).error, Some(errno));
         client.assert_closed();
         assert!(matches!(server.end(), Err(Error::MessageSize(got)) if got == size));
+
+        // A reply is not answered.
+        let (client, server) = Client::negotiated(Device::new());
+        client.send(
+            &Raw {
+                flags: 1,
+                ..message
+            },
+            &[],
+        );
+        client.assert_closed();
+        assert!(matches!(server.end(), Err(Error::MessageSize(got)) if got == size));
     }
 }
 
@@ -121,6 +133,15 @@ fn a_hang_up_anywhere_is_no_error() {
         );
     }
     let (client, server) = Client::connect(Device::new());
+    drop(client);
+    server.end().expect("a hang-up is no error");
+}
+
+#[test]
+fn a_hang_up_before_the_reply_is_received_is_no_error() {
+    let (client, server) = Client::negotiated(Device::new());
+    client.send(&Raw::new(REGION_READ, access(CONFIG, 0, 4)), &[]);
+    client.wait_until_full();
     drop(client);
     server.end().expect("a hang-up is no error");
 }

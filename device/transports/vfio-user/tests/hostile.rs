@@ -187,3 +187,23 @@ fn a_client_without_descriptors_gets_none() {
         assert!(answer.file.is_none());
     }
 }
+
+#[test]
+fn each_interrupt_gets_one_descriptor_where_the_type_has_any() {
+    let (client, server) = Client::negotiated(Device::new());
+    let set = |index: u32, count: u32| {
+        Raw::new(
+            SET_IRQS,
+            [20, 0x24, index, 0, count].map(u32::to_ne_bytes).concat(),
+        )
+    };
+    // Type 3 has no descriptors.
+    for count in [0, 1] {
+        assert_eq!(client.call(&set(3, 1), &raw(&events(count))).error, INVALID);
+    }
+    // One more than the greatest number, which is received in part.
+    assert_eq!(client.call(&set(2, 16), &raw(&events(17))).error, INVALID);
+    assert_eq!(client.call(&set(2, 17), &raw(&events(17))).error, INVALID);
+    assert_eq!(server.calls(), []);
+    assert_eq!(client.call(&set(2, 16), &raw(&events(16))).error, OK);
+}
