@@ -2,10 +2,8 @@
 
 //! A client that gets headers, commands and regions wrong, and what it is told of regions.
 
-mod support;
-
+use super::support::*;
 use ringbar_vfio_user::server::Errno;
-use support::*;
 
 const OK: Option<Errno> = None;
 const INVALID: Option<Errno> = Some(Errno::INVAL);

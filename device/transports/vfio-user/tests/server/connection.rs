@@ -2,14 +2,12 @@
 
 //! Beginning and end of a connection.
 
-mod support;
-
 use std::io::Write;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use super::support::*;
 use ringbar_vfio_user::server::{Errno, Error, MAX_MESSAGE_BYTES};
-use support::*;
 
 #[test]
 fn a_version_comes_first_and_once() {
