@@ -180,10 +180,12 @@ impl Device {
         }
     }
 
-    /// Handles the events that the device has sent. Any context.
-    pub(crate) fn handle_events(&self, hardware: &Guard<'_, Hardware>) {
+    /// Handles the events that the device has sent. Returns whether there were any. Any context.
+    pub(crate) fn handle_events(&self, hardware: &Guard<'_, Hardware>) -> bool {
         let (device, recovery) = (hardware.device(), hardware.recovery());
+        let mut any = false;
         while let Some(received) = hardware.receive_event() {
+            any = true;
             match received {
                 Received::Event(Event::QueueBroken { queue, fault }) => {
                     recovery.queue_given_up(device, queue, fault);
@@ -196,10 +198,11 @@ impl Device {
                 Received::Unknown(buffer) => pr_warn_once!("unknown event in buffer {}\n", buffer),
                 Received::Broken => {
                     recovery.event_queue_broken(device);
-                    return;
+                    break;
                 }
             }
         }
+        any
     }
 
     /// Completes the polled requests that the device has completed. Returns whether there were any.

@@ -8,7 +8,6 @@ use crate::{
         pci::{
             device::ClaimedBar,
             enable::Enabled,
-            irq::Interrupt,
             power::SystemSleep,
             revocable::RevokeOnDrop,
             take_over::{
@@ -22,9 +21,12 @@ use crate::{
     event_log::EventLog,
     hardware::{
         Hardware,
-        VECTOR, //
+        Negotiated, //
     },
-    interrupts::VectorHandler,
+    interrupts::{
+        self,
+        DeviceInterrupts, //
+    },
     layout::{
         DeviceConfig,
         APERTURE_SHMID,
@@ -72,10 +74,7 @@ kernel::pci_device_table!(
             ()
         ),
         (
-            pci::DeviceId::from_id(
-                pci::Vendor::REDHAT_QUMRANET,
-                PCI_DEVICE_ID_VFIO_USER as u32
-            ),
+            pci::DeviceId::from_id(pci::Vendor::REDHAT_QUMRANET, PCI_DEVICE_ID_VFIO_USER as u32),
             ()
         ),
     ]
@@ -93,15 +92,15 @@ impl pci::Driver for RingbarDriver {
     ) -> impl PinInit<Self::Data<'bound>, Error> + 'bound {
         pin_init::pin_init_scope(move || {
             let stats = Stats::new()?;
-            let running = StartedDevice::new(device, &stats)?;
             let number = DeviceIndex::take()?;
+            let running = StartedDevice::new(device, &stats, number.0)?;
             let name = CString::try_from_fmt(fmt!("ringbar{}", number.0))?;
             let data = running.device.clone();
             stats::show(device, &stats, data.maps())?;
             Ok(try_pin_init!(DriverData {
                 file <- CharDevice::new(device, name, data),
-                number,
                 running,
+                number,
             }))
         })
     }
@@ -122,7 +121,7 @@ impl SystemSleep for RingbarDriver {
     ) -> Result {
         let running = &data.get_ref().running;
         running.device.suspend()?;
-        running.interrupt.synchronize();
+        running.interrupts.synchronize();
         Ok(())
     }
 
@@ -130,7 +129,10 @@ impl SystemSleep for RingbarDriver {
         _device: &'bound pci::Device<Core<'_>>,
         data: Pin<&Self::Data<'bound>>,
     ) -> Result {
-        data.get_ref().running.device.resume()
+        let running = &data.get_ref().running;
+        // All CPUs but one were offline.
+        running.interrupts.spread();
+        running.device.resume()
     }
 }
 
@@ -139,8 +141,8 @@ impl SystemSleep for RingbarDriver {
 pub(crate) struct DriverData<'bound> {
     #[pin]
     file: CharDevice<Device>,
-    number: DeviceIndex,
     running: StartedDevice<'bound>,
+    number: DeviceIndex,
 }
 
 /// A device that has been started. Dropping it stops the device for good; then the fields follow in
@@ -149,16 +151,17 @@ pub(crate) struct DriverData<'bound> {
 struct StartedDevice<'bound> {
     device: Arc<Device>,
     _watchdog: Option<Pin<KBox<Periodic<Device>>>>,
-    interrupt: Interrupt<'bound, VectorHandler>,
+    interrupts: DeviceInterrupts<'bound>,
     _hardware: RevokeOnDrop<Hardware>,
     _enabled: Enabled<'bound>,
 }
 
 impl<'bound> StartedDevice<'bound> {
-    fn new(device: &'bound pci::Device<Core<'_>>, stats: &Arc<Stats>) -> Result<Self> {
-        let enabled = Enabled::new(device)?;
+    /// `number` is that of its node.
+    fn new(locked: &'bound pci::Device<Core<'_>>, stats: &Arc<Stats>, number: u32) -> Result<Self> {
+        let device: &'bound pci::Device<Bound> = locked;
+        let enabled = Enabled::new(locked)?;
         let max_segment_bytes = enabled.max_segment_bytes();
-        let device: &'bound pci::Device<Bound> = device;
 
         let transport = Transport::new(device, APERTURE_SHMID)?;
         // Before any register is written: other devices have this type too.
@@ -171,39 +174,40 @@ impl<'bound> StartedDevice<'bound> {
             .shared_memory()
             .map(|region| ClaimedBar::new(device, region.bar(), NAME))
             .transpose()?;
-        // One vector serves all queues: each queue can tell whether it has work. Allocated before
-        // the queues, which are bound to it.
-        let vectors =
-            device.alloc_irq_vectors(1, 1, pci::IrqTypes::default().with(pci::IrqType::MsiX))?;
+        let negotiated = Negotiated::new(device, transport)?;
+        let (vectors, plan) = interrupts::allocate(locked, &negotiated)?;
 
         let log = Arc::new(EventLog::new()?, GFP_KERNEL)?;
         let recovery = Recovery::new(log.clone())?;
         let hardware = Hardware::new(
             device,
-            transport,
+            negotiated,
+            plan,
             aperture,
             max_segment_bytes,
             stats,
             recovery,
         )?;
         let (data, revoke) = Device::new(device, hardware, stats.clone(), log)?;
-        let handler = VectorHandler::only(data.clone())?;
-        let interrupt = Interrupt::new(device, vectors, VECTOR.into(), NAME, handler)?;
+        let kind = vectors.kind();
+        let interrupts = DeviceInterrupts::new(vectors, plan, number, &data)?;
         let watchdog = lifecycle::tick_ms(module_parameters::timeout_s.value())
             .map(|ms| Periodic::new(data.clone(), msecs_to_jiffies(ms)))
             .transpose()?;
         let this = Self {
             device: data,
             _watchdog: watchdog,
-            interrupt,
+            interrupts,
             _hardware: revoke,
             _enabled: enabled,
         };
         this.device.start()?;
         dev_info!(
             device,
-            "{} bytes of device memory\n",
-            this.device.capacity()
+            "{} bytes of device memory, interrupts by {} vectors ({:?})\n",
+            this.device.capacity(),
+            plan.vectors(),
+            kind
         );
         Ok(this)
     }

@@ -14,6 +14,7 @@ use crate::{
         },
         transport::{
             Doorbell,
+            Message,
             Transport, //
         }, //
     }, //
@@ -70,7 +71,7 @@ struct State {
 #[pin_data]
 pub(crate) struct EventQueue {
     doorbell: Doorbell,
-    vector: u16,
+    message: Message,
     #[pin]
     state: SpinLockIrq<State>,
 }
@@ -92,19 +93,19 @@ impl EventQueue {
         transport: &Transport,
         device: &pci::Device<Bound>,
         index: u16,
-        vector: u16,
+        message: Message,
         event_idx: bool,
     ) -> Result<Arc<Self>> {
         let size = BUFFERS.min(transport.queue_max_size(device, index)?);
         let ring = Ring::new(device, size, event_idx)?;
-        let doorbell = transport.enable_queue(device, index, &ring.areas(), vector)?;
+        let doorbell = transport.enable_queue(device, index, &ring.areas(), message)?;
         let buffers =
             Coherent::zeroed_slice(device.as_ref(), EVENT_WORDS * usize::from(size), GFP_KERNEL)?;
         let offered = PerEntry::new(&ring, |_| Ok(false))?;
         Arc::pin_init(
             pin_init!(Self {
                 doorbell,
-                vector,
+                message,
                 state <- new_spinlock_irq!(State {
                     ring,
                     buffers,
@@ -147,7 +148,7 @@ impl EventQueue {
             state.count = 0;
             state.ring.areas()
         };
-        transport.enable_queue_again(device, self.doorbell, &areas, self.vector)
+        transport.enable_queue_again(device, self.doorbell, &areas, self.message)
     }
 
     /// Makes all buffers available to the device, after it was started.

@@ -6,6 +6,7 @@
 #include <linux/device.h>
 #include <linux/dma-mapping.h>
 #include <linux/fs.h>
+#include <linux/interrupt.h>
 #include <linux/io_uring/cmd.h>
 #include <linux/mm.h>
 #include <linux/ratelimit.h>
@@ -81,6 +82,12 @@ void ringbar_dma_set_seg_boundary(struct device *dev, unsigned long mask);
 void ringbar_dma_set_seg_boundary(struct device *dev, unsigned long mask)
 {
 	dma_set_seg_boundary(dev, mask);
+}
+
+int ringbar_irq_set_affinity(unsigned int irq, const struct cpumask *mask);
+int ringbar_irq_set_affinity(unsigned int irq, const struct cpumask *mask)
+{
+	return irq_set_affinity(irq, mask);
 }
 
 void ringbar_device_lock(struct device *dev);

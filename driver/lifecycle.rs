@@ -29,6 +29,7 @@
 use crate::{
     abstractions::{
         pci::revocable::Guard,
+        ratelimit,
         task::work::Tick, //
     },
     device::Device,
@@ -52,6 +53,10 @@ use kernel::{
 /// Number of ticks of the clock after which a request that is still in flight has taken too long. A
 /// larger number makes that time more exact.
 const TICKS: u8 = 8;
+
+/// Greatest number of times that the size of the device memory is taken from the configuration after
+/// an interrupt, while it changes.
+const SIZE_READS: u32 = 8;
 
 /// Time between two ticks in milliseconds, if a request may take `seconds`; `None` means no limit.
 pub(crate) fn tick_ms(seconds: u32) -> Option<u32> {
@@ -196,6 +201,42 @@ impl Device {
         let _ = self.reset_locked(hardware, &mut life, uapi::RESET_BY_TIMEOUT);
     }
 
+    /// Takes the size of the device memory from the configuration, as after an event that names it.
+    /// Sleeps.
+    fn read_configuration(&self, hardware: &Guard<'_, Hardware>) {
+        let life = hardware.life().lock();
+        // A start takes the size from the configuration, too.
+        if !matches!(*life, Life::Running) {
+            return;
+        }
+        let device = hardware.device();
+        // Again after each change, because a later size in an event may have come before it. A
+        // further change is announced by a further interrupt.
+        for _ in 0..SIZE_READS {
+            let capacity = match hardware.read_capacity(device) {
+                Ok(capacity) => capacity,
+                Err(error) => {
+                    if ratelimit::allows() {
+                        dev_err!(
+                            device,
+                            "the device has changed its configuration to one that cannot be used \
+                             without a reset: {:?}\n",
+                            error
+                        );
+                    }
+                    return;
+                }
+            };
+            // CAST: The capacity of a configuration was checked to fit.
+            if capacity as i64 == self.capacity() {
+                return;
+            }
+            if self.set_capacity(device, capacity) {
+                self.mappable().enforce(hardware);
+            }
+        }
+    }
+
     /// Suspends the device: requests in flight complete within a limited time, or wait like new
     /// requests. The device does nothing afterwards. Sleeps.
     pub(crate) fn suspend(&self) -> Result {
@@ -243,6 +284,9 @@ impl Recover for Device {
         if causes.stuck {
             self.reset_if_stuck(&hardware);
         }
+        if causes.reconfigured {
+            self.read_configuration(&hardware);
+        }
         if causes.shrunk {
             self.mappable().enforce(&hardware);
         }
@@ -264,6 +308,11 @@ impl Tick for Device {
         }
         if stuck {
             hardware.recovery().stuck();
+        }
+        // An interrupt that also concerns I/O queues does not show that the configuration has
+        // changed.
+        if hardware.plan().is_single() && hardware.has_new_config() {
+            hardware.recovery().reconfigured();
         }
     }
 }

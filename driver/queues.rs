@@ -15,6 +15,10 @@ use crate::{
     },
     queue::state::Queue, //
 };
+use core::{
+    num::NonZero,
+    ops::Range, //
+};
 use kernel::{
     cpu::{
         nr_cpu_ids,
@@ -35,8 +39,8 @@ const CONTROL_QUEUE_SIZE: u16 = 4;
 pub(crate) enum Role {
     /// Commands of the driver.
     Control,
-    /// Requests of tasks.
-    Io,
+    /// Requests of tasks: the I/O queue with this number.
+    Io(u16),
     /// Requests for which the caller polls.
     Polled,
 }
@@ -46,7 +50,7 @@ impl Role {
     pub(crate) fn size(self) -> u16 {
         match self {
             Self::Control => CONTROL_QUEUE_SIZE,
-            Self::Io | Self::Polled => QUEUE_SIZE,
+            Self::Io(_) | Self::Polled => QUEUE_SIZE,
         }
     }
 }
@@ -62,18 +66,17 @@ pub(crate) struct Queues {
 }
 
 impl Queues {
-    /// Creates the queues with `make`, which gets the index in the device and the role. The device
-    /// offers `offered` I/O queues, at least one. May sleep.
+    /// Creates the queues with `make`, which gets the index in the device and the role. May sleep.
     pub(crate) fn new(
-        offered: u16,
+        share: Share,
         make: impl Fn(u16, Role) -> Result<Arc<Queue>>,
     ) -> Result<Self> {
-        let Share { submit, polled } = Share::new(offered, nr_cpu_ids());
+        let (submit, polled) = (share.submit.get(), share.polled);
         let control = make(CONTROL_QUEUE, Role::Control)?;
-        let first = make(FIRST_IO_QUEUE, Role::Io)?;
+        let first = make(FIRST_IO_QUEUE, Role::Io(0))?;
         let mut others = KVec::with_capacity(usize::from(submit), GFP_KERNEL)?;
         for n in 1..submit {
-            others.push(make(FIRST_IO_QUEUE + n, Role::Io)?, GFP_KERNEL)?;
+            others.push(make(FIRST_IO_QUEUE + n, Role::Io(n))?, GFP_KERNEL)?;
         }
         let polled = polled
             .then(|| make(FIRST_IO_QUEUE + submit, Role::Polled))
@@ -111,6 +114,21 @@ impl Queues {
         self.polled.is_some()
     }
 
+    /// The I/O queues for submitters with these numbers. Any context.
+    #[inline]
+    pub(crate) fn submit_queues(&self, numbers: Range<u16>) -> impl Iterator<Item = &Queue> {
+        numbers.filter_map(|n| match usize::from(n).checked_sub(1) {
+            None => Some(&*self.first),
+            Some(n) => self.others.get(n).map(|queue| &**queue),
+        })
+    }
+
+    /// The queues that no submitter without polling uses: control queue, and queue for polled
+    /// requests. Any context.
+    pub(crate) fn other_queues(&self) -> impl Iterator<Item = &Queue> {
+        Iterator::chain([&self.control].into_iter(), &self.polled).map(|queue| &**queue)
+    }
+
     /// The I/O queue for a submitter on this CPU. Any context.
     #[inline]
     pub(crate) fn here(&self) -> &Queue {
@@ -145,12 +163,18 @@ impl Queues {
     /// I/O queue `n` of those for submitters; `n` wraps around.
     #[inline]
     fn io(&self, n: usize) -> &Queue {
-        let n = n % (1 + self.others.len());
+        let n = io_queue_of(n, NonZero::<usize>::MIN.saturating_add(self.others.len()));
         match n.checked_sub(1).and_then(|n| self.others.get(n)) {
             Some(queue) => queue,
             None => &self.first,
         }
     }
+}
+
+/// The I/O queue, of `queues`, that submitters on this CPU use. More CPUs than queues share them.
+#[inline]
+pub(crate) fn io_queue_of(cpu: usize, queues: NonZero<usize>) -> usize {
+    cpu % queues
 }
 
 /// Number of the CPU that this runs on.
@@ -162,20 +186,36 @@ fn this_cpu() -> usize {
 
 /// The division of the I/O queues of a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Share {
+pub(crate) struct Share {
     /// Number of queues for submitters: one for each CPU, at least one.
-    submit: u16,
+    submit: NonZero<u16>,
     /// Whether the next queue is for polled requests.
     polled: bool,
 }
 
 impl Share {
+    /// Divides `offered` queues, at least one, among the CPUs of this machine.
+    pub(crate) fn of_machine(offered: u16) -> Self {
+        Self::new(offered, nr_cpu_ids())
+    }
+
+    /// Number of queues for submitters.
+    pub(crate) fn submit(&self) -> NonZero<u16> {
+        self.submit
+    }
+
+    /// Number of queues for submitters and for polled requests.
+    pub(crate) fn io_count(&self) -> u16 {
+        self.submit.get() + u16::from(self.polled)
+    }
+
     /// Divides `offered` queues, at least one. A single queue serves all requests.
     fn new(offered: u16, cpus: u32) -> Self {
         let polled = offered > 1;
         let rest = offered.saturating_sub(polled.into());
         Self {
-            submit: rest.min(u16::try_from(cpus).unwrap_or(u16::MAX)).max(1),
+            submit: NonZero::new(rest.min(u16::try_from(cpus).unwrap_or(u16::MAX)))
+                .unwrap_or(NonZero::<u16>::MIN),
             polled,
         }
     }
@@ -189,7 +229,7 @@ mod tests {
     fn no_cpu_has_more_than_one_queue() {
         let share = |offered, cpus| {
             let share = Share::new(offered, cpus);
-            (share.submit, share.polled)
+            (share.submit.get(), share.polled)
         };
         assert_eq!(share(1, 8), (1, false));
         assert_eq!(share(2, 8), (1, true));

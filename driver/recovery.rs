@@ -48,6 +48,8 @@ pub(crate) struct Causes {
     pub(crate) stuck: bool,
     /// The device memory has become smaller.
     pub(crate) shrunk: bool,
+    /// The device may have changed its configuration.
+    pub(crate) reconfigured: bool,
 }
 
 /// The target of the work item, and the work queue on which it runs.
@@ -64,6 +66,7 @@ pub(crate) struct Recovery {
     reported: Atomic<bool>,
     stuck: Atomic<bool>,
     shrunk: Atomic<bool>,
+    reconfigured: Atomic<bool>,
     #[pin]
     target: SpinLockIrq<Option<Target>>,
     #[pin]
@@ -83,6 +86,7 @@ impl Recovery {
                 reported: Atomic::new(false),
                 stuck: Atomic::new(false),
                 shrunk: Atomic::new(false),
+                reconfigured: Atomic::new(false),
                 target <- new_spinlock_irq!(None),
                 work <- new_work!("Recovery::work"),
             }),
@@ -186,6 +190,12 @@ impl Recovery {
         self.schedule();
     }
 
+    /// Reports that the device may have changed its configuration. Any context.
+    pub(crate) fn reconfigured(self: &Arc<Self>) {
+        self.reconfigured.store(true, Release);
+        self.schedule();
+    }
+
     fn schedule(self: &Arc<Self>) {
         // Under the lock: without a target, the work queue may be destroyed.
         if let Some(target) = &*self.target.lock() {
@@ -206,6 +216,7 @@ impl WorkItem for Recovery {
         device.recover(Causes {
             stuck: this.stuck.xchg(false, Full),
             shrunk: this.shrunk.xchg(false, Full),
+            reconfigured: this.reconfigured.xchg(false, Full),
         });
     }
 }

@@ -9,7 +9,8 @@
 //! | `queue` | slots, requests, queues |
 //! | `events` | the event queue |
 //! | `queues` | the request queues and their users |
-//! | `interrupts` | the queues that an interrupt vector serves |
+//! | `vectors` | the plan of the interrupt vectors, pure |
+//! | `interrupts` | the interrupts: allocation, handlers, CPUs |
 //! | `recovery` | the handling of faults |
 //! | `hardware` | the bound device: transport, queues, aperture |
 //! | `device` | the device for files, interrupts and work items |
@@ -58,6 +59,7 @@ mod supported;
     reason = "a crate of its own for programs in user space, which need both directions"
 )]
 mod uapi;
+mod vectors;
 mod virtio;
 
 use kernel::{
@@ -65,7 +67,7 @@ use kernel::{
     ModuleMetadata, //
 };
 
-/// Name of the module, the driver, its claimed BAR and its interrupt.
+/// Name of the module, the driver and its claimed BAR, and the first part of those of its interrupts.
 const NAME: &CStr = <LocalModule as ModuleMetadata>::NAME;
 
 type RingbarModule = abstractions::module::PciModule<driver::RingbarDriver>;

@@ -19,8 +19,10 @@ use crate::{
             Queue,
             QueueRef, //
         }, //
-    }, //
+    },
+    virtio::isr::Raised, //
 };
+use core::ops::Range;
 use kernel::prelude::*;
 
 /// The operations of a [`Guard`], during which the device is bound.
@@ -33,6 +35,21 @@ impl Guard<'_, Hardware> {
     /// All queues that carry requests. Any context.
     pub(crate) fn request_queues(&self) -> impl Iterator<Item = QueueRef<'_>> {
         self.queues(self.device())
+    }
+
+    /// The I/O queues for submitters with these numbers. Any context.
+    #[inline]
+    pub(crate) fn submit_queues(&self, numbers: Range<u16>) -> impl Iterator<Item = QueueRef<'_>> {
+        self.queues
+            .submit_queues(numbers)
+            .map(|queue| self.queue_ref(queue))
+    }
+
+    /// The request queues that are no I/O queues for submitters. Any context.
+    pub(crate) fn other_queues(&self) -> impl Iterator<Item = QueueRef<'_>> {
+        self.queues
+            .other_queues()
+            .map(|queue| self.queue_ref(queue))
     }
 
     /// The queue for polled requests: the last I/O queue, if there are several. Any context.
@@ -74,6 +91,17 @@ impl Guard<'_, Hardware> {
     /// The next event, as of [`EventQueue::receive`]. Any context.
     pub(crate) fn receive_event(&self) -> Option<Received> {
         self.events.receive(&self.transport, self.device())
+    }
+
+    /// The reasons for which the device has raised its line; `None` if it has not. Clears them. Any
+    /// context.
+    pub(crate) fn take_raised(&self) -> Option<Raised> {
+        self.transport.take_raised(self.device())
+    }
+
+    /// Whether the configuration has changed since it was read. Any context.
+    pub(crate) fn has_new_config(&self) -> bool {
+        self.transport.has_new_config(self.device())
     }
 
     /// Makes all written data durable. Sleeps. `EINTR` when killed; no other signal ends it, as

@@ -12,6 +12,7 @@
 //! | file | contents |
 //! |---|---|
 //! | this one | the parts of the hardware, and their setup |
+//! | `setup` | the negotiation, before there are queues |
 //! | `life` | whether the device runs, with a diagram |
 //! | `transitions` | start, drain and halt of the device; and its end |
 //! | `access` | the operations of a [`Guard`]: submit, receive, flush |
@@ -20,12 +21,14 @@
 
 mod access;
 mod life;
+mod setup;
 mod transitions;
 
 pub(crate) use life::{
     DownReason,
     Life, //
 };
+pub(crate) use setup::Negotiated;
 
 use crate::{
     abstractions::{
@@ -34,18 +37,13 @@ use crate::{
             shared_memory::SharedCoherent,
             vma::IoMemory, //
         },
-        pci::device::{
-            iommu_translates,
-            ClaimedBar, //
-        },
+        pci::device::ClaimedBar,
         task::work::WorkQueue, //
     },
     events::EventQueue,
     layout::{
-        ConfigError,
         DeviceConfig,
-        EVENT_QUEUE,
-        FIRST_IO_QUEUE, //
+        EVENT_QUEUE, //
     },
     module_parameters,
     queue::{
@@ -62,6 +60,7 @@ use crate::{
     },
     recovery::Recovery,
     stats::Stats,
+    vectors::Plan,
     virtio::transport::{
         feature,
         Transport, //
@@ -79,13 +78,6 @@ use kernel::{
     time::Delta, //
 };
 
-/// Features that the driver requires, and further ones that it uses.
-const REQUIRED: u64 = feature::VERSION_1 | feature::INDIRECT_DESC;
-const WANTED: u64 = feature::EVENT_IDX | feature::ACCESS_PLATFORM;
-
-/// The one interrupt vector.
-pub(crate) const VECTOR: u16 = 0;
-
 /// Greatest value of module parameter `poll_us`, the busy-poll time of a request without data, in
 /// microseconds: a task that busy-polls occupies a CPU meanwhile.
 const MAX_POLL_US: u32 = 1000;
@@ -101,6 +93,7 @@ pub(crate) struct Hardware {
     transport: Transport,
     features: u64,
     config: DeviceConfig,
+    plan: Plan,
     events: Arc<EventQueue>,
     queues: Queues,
     pollers: Arc<Pollers>,
@@ -116,61 +109,37 @@ pub(crate) struct Hardware {
 }
 
 impl Hardware {
-    /// Negotiates features with the device, reads its configuration, and sets up all queues. The
-    /// device is not started. `aperture_bar` is the BAR with the transport's shared memory region.
-    /// May sleep.
+    /// Sets up all queues of a device whose interrupts are as `plan` says. The device is not
+    /// started. `aperture_bar` is the BAR with the transport's shared memory region. May sleep.
     pub(crate) fn new(
         device: &pci::Device<Bound>,
-        transport: Transport,
+        negotiated: Negotiated,
+        plan: Plan,
         aperture_bar: Option<ClaimedBar>,
         max_segment_bytes: usize,
         stats: &Arc<Stats>,
         recovery: Arc<Recovery>,
     ) -> Result<Self> {
-        let quiesced = transport.quiesce(device).map_err(|_| EIO)?;
-        let features = transport.negotiate(device, &quiesced, REQUIRED, WANTED)?;
-        if features & feature::ACCESS_PLATFORM == 0 && iommu_translates(device) {
-            dev_err!(
-                device,
-                "an IOMMU translates this device's addresses, but the device bypasses it (no \
-                 VIRTIO_F_ACCESS_PLATFORM): DMA would hit the wrong memory. Boot with iommu=pt, \
-                 leave the IOMMU away, or use the vfio-user transport\n"
-            );
-            transport.fail(device);
-            return Err(EOPNOTSUPP);
-        }
-
-        let config = DeviceConfig::parse(&transport.device_config(device)?).map_err(|error| {
-            match error {
-                ConfigError::NotRingbar => {
-                    dev_info!(device, "another kind of device with the same id\n");
-                }
-                error => dev_err!(device, "unusable device configuration: {:?}\n", error),
-            }
-            transport.fail(device);
-            ENODEV
-        })?;
-
-        transport.set_config_vector(device, VECTOR)?;
+        let Negotiated {
+            transport,
+            quiesced,
+            features,
+            config,
+            share,
+        } = negotiated;
+        transport.set_config_vector(device, plan.configuration())?;
         let pollers = Arc::pin_init(Pollers::new(), GFP_KERNEL)?;
         let event_idx = features & feature::EVENT_IDX != 0;
-        let events = EventQueue::new(&transport, device, EVENT_QUEUE, VECTOR, event_idx)?;
+        let events = EventQueue::new(
+            &transport,
+            device,
+            EVENT_QUEUE,
+            plan.other_queues(),
+            event_idx,
+        )?;
 
-        let offered = transport
-            .queue_count(device)?
-            .saturating_sub(FIRST_IO_QUEUE);
-        let offered = config.io_queues().min(offered);
-        if offered == 0 {
-            dev_err!(
-                device,
-                "the virtual machine gives the device no I/O queue: num_vqs must be at least {}\n",
-                FIRST_IO_QUEUE + 1
-            );
-            transport.fail(device);
-            return Err(ENODEV);
-        }
         let poll_limit = poll_limit();
-        let queues = Queues::new(offered, |index, role| {
+        let queues = Queues::new(share, |index, role| {
             Queue::new(
                 &transport,
                 device,
@@ -178,7 +147,10 @@ impl Hardware {
                     index,
                     size: role.size(),
                     event_idx,
-                    vector: VECTOR,
+                    message: match role {
+                        Role::Control | Role::Polled => plan.other_queues(),
+                        Role::Io(n) => plan.io_queue(n),
+                    },
                     polled: matches!(role, Role::Polled),
                     poll_limit,
                     with_data: !matches!(role, Role::Control),
@@ -210,6 +182,7 @@ impl Hardware {
             transport,
             features,
             config,
+            plan,
             events,
             queues,
             pollers,
@@ -228,6 +201,11 @@ impl Hardware {
     /// The configuration of the device.
     pub(crate) fn config(&self) -> &DeviceConfig {
         &self.config
+    }
+
+    /// The plan of the interrupt vectors.
+    pub(crate) fn plan(&self) -> &Plan {
+        &self.plan
     }
 
     /// Limits of a request.

@@ -8,10 +8,11 @@ use super::{
         Life,
         Started, //
     },
-    Hardware,
-    REQUIRED,
-    VECTOR,
-    WANTED, //
+    setup::{
+        REQUIRED,
+        WANTED, //
+    },
+    Hardware, //
 };
 use crate::{
     abstractions::pci::revocable::Revoked,
@@ -125,12 +126,25 @@ impl Hardware {
             self.transport.fail(device);
             return Err(EIO);
         };
-        self.transport.set_config_vector(device, VECTOR)?;
+        self.transport
+            .set_config_vector(device, self.plan.configuration())?;
         self.events.restart(&self.transport, device, quiesced)?;
         for queue in self.queues(device) {
             queue.restart(quiesced)?;
         }
         Ok(config)
+    }
+
+    /// Reads the configuration of the running device, and returns the size of the device memory.
+    /// Sleeps.
+    ///
+    /// `EIO` if anything else in it has changed.
+    pub(crate) fn read_capacity(&self, device: &pci::Device<Bound>) -> Result<u64> {
+        DeviceConfig::parse(&self.transport.device_config(device)?)
+            .ok()
+            .filter(|config| self.is_same_but_for_size(config))
+            .map(|config| config.capacity())
+            .ok_or(EIO)
     }
 
     fn is_same_but_for_size(&self, config: &DeviceConfig) -> bool {

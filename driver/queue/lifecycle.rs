@@ -224,7 +224,7 @@ impl QueueRef<'_> {
             state.ring.areas()
         };
         self.transport()
-            .enable_queue_again(self.device(), self.doorbell, &areas, self.vector)
+            .enable_queue_again(self.device(), self.doorbell, &areas, self.message)
     }
 
     /// Makes all requests in flight available to the started device, and allows callers to acquire

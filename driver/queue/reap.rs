@@ -164,12 +164,16 @@ impl QueueRef<'_> {
     }
 
     /// As [`Self::reap`], in an interrupt: only as much as `budget` allows. A work item handles the
-    /// rest, for which no interrupt comes.
-    pub(crate) fn reap_after_interrupt(self, budget: &mut Budget) {
-        // In most cases another queue has raised the interrupt.
-        if self.has_used() && self.reap_within(budget, Reaper::Interrupt).more {
+    /// rest, for which no interrupt comes. Returns whether there may have been a used entry.
+    pub(crate) fn reap_after_interrupt(self, budget: &mut Budget) -> bool {
+        // Another queue of the vector may have raised the interrupt.
+        if !self.has_used() {
+            return false;
+        }
+        if self.reap_within(budget, Reaper::Interrupt).more {
             self.recovery.reap_later();
         }
+        true
     }
 
     /// As [`Self::reap`], until `budget` is spent.

@@ -34,6 +34,7 @@ use crate::{
         },
         transport::{
             Doorbell,
+            Message,
             Transport, //
         }, //
     }, //
@@ -168,7 +169,7 @@ impl State {
 pub(crate) struct Queue {
     index: u16,
     size: u16,
-    pub(super) vector: u16,
+    pub(super) message: Message,
     pub(super) doorbell: Doorbell,
     /// Whether callers busy-poll for completions, so that interrupts are disabled.
     pub(super) polled: bool,
@@ -198,8 +199,8 @@ pub(crate) struct Config {
     pub(crate) size: u16,
     /// Whether `EVENT_IDX` was negotiated.
     pub(crate) event_idx: bool,
-    /// Interrupt vector.
-    pub(crate) vector: u16,
+    /// The message of its interrupts.
+    pub(crate) message: Message,
     /// Whether callers busy-poll for completions, so that interrupts are disabled.
     pub(crate) polled: bool,
     /// Busy-poll time of a request without data; `None` if submitters do not poll.
@@ -244,7 +245,7 @@ impl Queue {
             ring.disable_interrupts();
         }
         let doorbell =
-            transport.enable_queue(device, config.index, &ring.areas(), config.vector)?;
+            transport.enable_queue(device, config.index, &ring.areas(), config.message)?;
 
         let n = usize::from(size);
         let entries = PerEntry::new(&ring, |_| Ok(Entry::Idle))?;
@@ -256,7 +257,7 @@ impl Queue {
             try_pin_init!(Self {
                 index: config.index,
                 size,
-                vector: config.vector,
+                message: config.message,
                 doorbell,
                 polled: config.polled,
                 policy: PollPolicy::new(config.poll_limit),

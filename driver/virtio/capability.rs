@@ -21,6 +21,7 @@ const CAP64_LEN: u8 = 24;
 
 const COMMON: u8 = 1;
 const NOTIFY: u8 = 2;
+const ISR: u8 = 3;
 const DEVICE: u8 = 4;
 const SHARED_MEMORY: u8 = 8;
 
@@ -71,6 +72,8 @@ pub(crate) struct Capabilities {
     /// Distance of the notification addresses of two queues, in bytes; 0 if all queues share one
     /// address.
     pub(crate) notify_multiplier: u32,
+    /// Interrupt status (4.1.4.5), if there is one: only a driver without messages needs it.
+    pub(crate) isr: Option<Region>,
     /// Device configuration (4.1.4.6).
     pub(crate) device: Region,
     /// The shared memory region with the given id (4.1.4.7), if there is one.
@@ -99,6 +102,7 @@ impl Capabilities {
 
         let mut common = None;
         let mut notify = None;
+        let mut isr = None;
         let mut device = None;
         let mut shared_memory = None;
 
@@ -127,6 +131,7 @@ impl Capabilities {
                 NOTIFY if notify.is_none() && len >= NOTIFY_CAP_LEN => {
                     notify = low.map(|region| (region, word(at + 16)));
                 }
+                ISR if isr.is_none() => isr = low,
                 DEVICE if device.is_none() => device = low,
                 SHARED_MEMORY
                     if shared_memory.is_none()
@@ -148,6 +153,7 @@ impl Capabilities {
             common: common.ok_or(Missing::Common)?,
             notify,
             notify_multiplier,
+            isr,
             device: device.ok_or(Missing::Device)?,
             shared_memory,
         })
@@ -199,7 +205,18 @@ mod tests {
             found.as_ref().ok().map(|found| found.notify_multiplier),
             Some(4)
         );
+        assert_eq!(found.as_ref().ok().and_then(|found| found.isr), None);
         assert_eq!(found.ok().and_then(|found| found.shared_memory), None);
+    }
+
+    #[test]
+    fn interrupt_status_is_found() {
+        let isr = (ISR, 2, CAP_LEN, PLACE);
+        let found = Capabilities::parse(&space(&[GOOD[0], isr, GOOD[1], GOOD[2]]), ID);
+        assert_eq!(
+            found.ok().and_then(|found| found.isr),
+            Region::new(2, 0x1000, 0x100)
+        );
     }
 
     #[test]
@@ -288,7 +305,8 @@ mod tests {
                 let mut space = good;
                 space[at] = value;
                 if let Ok(found) = Capabilities::parse(&space, ID) {
-                    for region in [found.common, found.notify, found.device] {
+                    let required = [found.common, found.notify, found.device];
+                    for region in Iterator::chain(required.into_iter(), found.isr) {
                         assert!(region.bar() < 6);
                         assert!(region.offset().checked_add(region.len()).is_some());
                     }

@@ -10,6 +10,8 @@
 //! Sections in the comments are those of VIRTIO 1.3.
 
 pub(crate) mod capability;
+mod consistent;
+pub(crate) mod isr;
 pub(crate) mod reset;
 pub(crate) mod ring;
 pub(crate) mod transport;

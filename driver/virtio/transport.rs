@@ -9,6 +9,8 @@ use super::{
         Region, //
         CONFIG_SPACE,
     },
+    consistent::consistent,
+    isr::Raised,
     reset::{
         self,
         Quiesced,
@@ -30,6 +32,10 @@ use kernel::{
     io::Io,
     pci,
     prelude::*,
+    sync::atomic::{
+        Atomic,
+        Relaxed, //
+    },
     time::{
         delay::fsleep, //
         Delta,
@@ -80,9 +86,9 @@ pub(crate) mod feature {
 /// "No vector" in a vector register (4.1.5.1.2).
 const NO_VECTOR: u16 = 0xffff;
 
-/// Greatest number of reads of the device configuration before the driver rejects a device that
-/// changes it all the time.
-const CONFIG_READS: u32 = 100;
+/// The value of a vector register: the number of an MSI-X or MSI message, or `None` for
+/// [`NO_VECTOR`], with which interrupts raise the line.
+pub(crate) type Message = Option<u16>;
 
 /// The address at which the driver notifies the device of a queue.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -95,6 +101,8 @@ pub(crate) struct Doorbell {
 pub(crate) struct Transport {
     bars: KVec<(u8, pci::DevresBar)>,
     capabilities: Capabilities,
+    /// The generation of the device configuration that was read last.
+    generation: Atomic<u32>,
 }
 
 impl Transport {
@@ -116,17 +124,22 @@ impl Transport {
         })?;
 
         let mut bars = KVec::new();
-        for region in [
+        let required = [
             capabilities.common,
             capabilities.notify,
             capabilities.device,
-        ] {
+        ];
+        for region in Iterator::chain(required.into_iter(), capabilities.isr) {
             if !bars.iter().any(|&(bar, _)| bar == region.bar()) {
                 let bar = device.iomap_region(u32::from(region.bar()), NAME)?;
                 bars.push((region.bar(), bar.into_devres()?), GFP_KERNEL)?;
             }
         }
-        Ok(Self { bars, capabilities })
+        Ok(Self {
+            bars,
+            capabilities,
+            generation: Atomic::new(0),
+        })
     }
 
     /// The shared memory region with the given id.
@@ -156,6 +169,20 @@ impl Transport {
             .find(|&&(index, _)| index == region.bar())
             .ok_or(ENXIO)?;
         Ok((bar.access(device.as_ref())?, at))
+    }
+
+    /// Whether the device has an interrupt status, which a driver without messages needs.
+    pub(crate) fn has_interrupt_status(&self) -> bool {
+        self.capabilities.isr.is_some()
+    }
+
+    /// Reads the interrupt status, which clears it and releases the line (4.1.4.5.1). `None` if the
+    /// device has not raised the line. Any context.
+    pub(crate) fn take_raised(&self, device: &pci::Device<Bound>) -> Option<Raised> {
+        let (bar, at) = self
+            .locate(device, self.capabilities.isr.as_ref()?, 0, 1)
+            .ok()?;
+        Raised::parse(bar.try_read8(at).ok()?)
     }
 
     fn common8(&self, device: &pci::Device<Bound>, offset: usize) -> Result<u8> {
@@ -295,7 +322,7 @@ impl Transport {
         &self,
         device: &pci::Device<Bound>,
     ) -> Result<[u8; N]> {
-        consistent(
+        let (bytes, generation) = consistent(
             || self.common8(device, common::CONFIG_GENERATION),
             || {
                 let mut bytes = [0; N];
@@ -306,7 +333,16 @@ impl Transport {
                 }
                 Ok(bytes)
             },
-        )
+        )?;
+        self.generation.store(generation.into(), Relaxed);
+        Ok(bytes)
+    }
+
+    /// Whether the device configuration has changed since [`Self::device_config`]: one read of a
+    /// register. Any context.
+    pub(crate) fn has_new_config(&self, device: &pci::Device<Bound>) -> bool {
+        self.common8(device, common::CONFIG_GENERATION)
+            .is_ok_and(|now| u32::from(now) != self.generation.load(Relaxed))
     }
 
     /// Number of queues of the device.
@@ -314,13 +350,35 @@ impl Transport {
         self.common16(device, common::NUM_QUEUES)
     }
 
-    /// Makes configuration changes raise interrupt `vector`.
-    pub(crate) fn set_config_vector(&self, device: &pci::Device<Bound>, vector: u16) -> Result {
-        self.set_common16(device, common::CONFIG_MSIX_VECTOR, vector)?;
-        if self.common16(device, common::CONFIG_MSIX_VECTOR)? == NO_VECTOR {
-            return Err(EBUSY);
+    /// Makes configuration changes send `message`. `ENOSPC` if the device refuses it.
+    pub(crate) fn set_config_vector(
+        &self,
+        device: &pci::Device<Bound>,
+        message: Message,
+    ) -> Result {
+        self.set_vector(device, common::CONFIG_MSIX_VECTOR, message)
+    }
+
+    /// Makes queue `index`, which is not enabled, send `message`. `ENOSPC` if the device refuses
+    /// it.
+    pub(crate) fn set_queue_vector(
+        &self,
+        device: &pci::Device<Bound>,
+        index: u16,
+        message: Message,
+    ) -> Result {
+        self.set_common16(device, common::QUEUE_SELECT, index)?;
+        self.set_vector(device, common::QUEUE_MSIX_VECTOR, message)
+    }
+
+    /// Writes a vector register. A device without the resources for a message answers
+    /// [`NO_VECTOR`] (4.1.5.1.2.1).
+    fn set_vector(&self, device: &pci::Device<Bound>, at: usize, message: Message) -> Result {
+        self.set_common16(device, at, message.unwrap_or(NO_VECTOR))?;
+        match message {
+            Some(message) if self.common16(device, at)? != message => Err(ENOSPC),
+            _ => Ok(()),
         }
-        Ok(())
     }
 
     /// Greatest size of queue `index`, 0 if it is not available.
@@ -329,24 +387,20 @@ impl Transport {
         self.common16(device, common::QUEUE_SIZE)
     }
 
-    /// Sets memory and interrupt `vector` of queue `index`, enables it, and returns its
-    /// notification address (4.1.5.1.3).
+    /// Sets memory and `message` of queue `index`, enables it, and returns its notification address
+    /// (4.1.5.1.3).
     pub(crate) fn enable_queue(
         &self,
         device: &pci::Device<Bound>,
         index: u16,
         areas: &Areas,
-        vector: u16,
+        message: Message,
     ) -> Result<Doorbell> {
-        self.set_common16(device, common::QUEUE_SELECT, index)?;
+        self.set_queue_vector(device, index, message)?;
         self.set_common16(device, common::QUEUE_SIZE, areas.size)?;
         self.set_common64(device, common::QUEUE_DESC, areas.descriptors)?;
         self.set_common64(device, common::QUEUE_DRIVER, areas.driver)?;
         self.set_common64(device, common::QUEUE_DEVICE, areas.device)?;
-        self.set_common16(device, common::QUEUE_MSIX_VECTOR, vector)?;
-        if self.common16(device, common::QUEUE_MSIX_VECTOR)? == NO_VECTOR {
-            return Err(EBUSY);
-        }
         let notify_off = self.common16(device, common::QUEUE_NOTIFY_OFF)?;
         let offset = usize::from(notify_off) * self.capabilities.notify_multiplier as usize;
         // Checked once and here, so that a bad device fails at probe and not at the first request.
@@ -365,11 +419,11 @@ impl Transport {
         device: &pci::Device<Bound>,
         doorbell: Doorbell,
         areas: &Areas,
-        vector: u16,
+        message: Message,
     ) -> Result {
         let index = doorbell.queue;
         if self.queue_max_size(device, index)? < areas.size
-            || self.enable_queue(device, index, areas, vector)? != doorbell
+            || self.enable_queue(device, index, areas, message)? != doorbell
         {
             dev_err!(
                 device,
@@ -413,55 +467,5 @@ impl Stop for Stopping<'_> {
 
     fn disable_bus_mastering(&self) -> bool {
         disable_bus_mastering(self.device)
-    }
-}
-
-/// The result of `read`, repeated if the generation has changed meanwhile.
-fn consistent<T>(
-    mut generation: impl FnMut() -> Result<u8>,
-    mut read: impl FnMut() -> Result<T>,
-) -> Result<T> {
-    let mut before = generation()?;
-    for _ in 0..CONFIG_READS {
-        let value = read()?;
-        let after = generation()?;
-        if after == before {
-            return Ok(value);
-        }
-        before = after;
-    }
-    Err(EAGAIN)
-}
-
-#[kernel::macros::kunit_tests(ringbar_transport)]
-mod tests {
-    use super::*;
-    use core::cell::Cell;
-
-    #[test]
-    fn configuration_is_read_again_while_it_changes() {
-        // The generation changes during the first three reads.
-        let (generation, reads) = (Cell::new(7u8), Cell::new(0));
-        let value = consistent(
-            || Ok(generation.get()),
-            || {
-                reads.set(reads.get() + 1);
-                if reads.get() <= 3 {
-                    generation.set(generation.get() + 1);
-                }
-                Ok((reads.get(), generation.get()))
-            },
-        );
-        assert_eq!(value, Ok((4, 10)));
-    }
-
-    #[test]
-    fn configuration_that_always_changes_is_given_up() {
-        let generation = Cell::new(0u8);
-        let next = || {
-            generation.set(generation.get().wrapping_add(1));
-            Ok(generation.get())
-        };
-        assert_eq!(consistent(next, || Ok(())), Err(EAGAIN));
     }
 }

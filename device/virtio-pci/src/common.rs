@@ -75,9 +75,9 @@ pub(crate) enum Effect {
     None,
     /// The driver has written 0 to the status, which is as before.
     Reset,
-    /// `DRIVER_OK` was set.
+    /// The driver has written the status, and `DRIVER_OK` is set.
     DriverOk,
-    /// A queue was enabled.
+    /// The driver has enabled a queue, or enabled one again.
     QueueEnabled,
     /// The vector of a queue has changed.
     QueueVector {
@@ -283,18 +283,16 @@ impl Common {
         }
         let mut new = self.status | (value & status::DRIVER_BITS);
         let is_subset = self.driver_features & !self.offered == 0;
-        if self.status & status::FEATURES_OK == 0
-            && !(is_subset && self.driver_features & VERSION_1 != 0)
-        {
+        // Accepted features do not change, so this keeps the bit once it is set.
+        if !(is_subset && self.driver_features & VERSION_1 != 0) {
             new &= !status::FEATURES_OK;
         }
         if new & status::FEATURES_OK == 0 {
             new &= !status::DRIVER_OK;
         }
-        let starts = new & !self.status & status::DRIVER_OK != 0;
         // INVARIANT: Both bits were cleared above where they must not be set.
         self.status = new;
-        if starts {
+        if self.is_driver_ok() {
             Effect::DriverOk
         } else {
             Effect::None
@@ -340,7 +338,7 @@ impl Common {
                     vector,
                 };
             }
-            register::QUEUE_ENABLE if !queue.enabled && value == 1 => {
+            register::QUEUE_ENABLE if value == 1 => {
                 queue.enabled = true;
                 return Effect::QueueEnabled;
             }

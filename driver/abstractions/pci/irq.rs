@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Interrupt handlers that belong to reference-counted objects.
+//! The interrupts of a PCI device: an allocation of vectors, and handlers that belong to
+//! reference-counted objects.
 //!
 //! [`kernel::irq::Registration`] requires a promise that it is never leaked. The registration here
 //! has a reference of its own instead, and the device core ends it at the latest when the device is
@@ -10,22 +11,41 @@
 //!
 //! C header: [`include/linux/interrupt.h`](srctree/include/linux/interrupt.h)
 
-use super::device::as_raw_device;
+use super::device::{
+    as_raw,
+    as_raw_device, //
+};
+use crate::abstractions::helpers::ringbar_irq_set_affinity;
 use kernel::{
     bindings,
-    device::Bound,
+    cpu::{
+        nr_cpu_ids,
+        CpuId, //
+    },
+    cpumask::CpumaskVar,
+    device::{
+        Bound,
+        Core, //
+    },
     error::to_result,
     irq::IrqRequest,
     pci::{
         self,
+        IrqType,
+        IrqTypes,
         IrqVectorRegistration, //
     },
     prelude::*,
+    str::CString,
     sync::{
         Arc,
         ArcBorrow, //
     }, //
 };
+
+/// The line may have handlers of other devices.
+// CAST: A small constant.
+const IRQF_SHARED: c_ulong = bindings::IRQF_SHARED as c_ulong;
 
 /// A handler of an interrupt.
 pub(crate) trait Handler: Send + Sync + Sized + 'static {
@@ -35,65 +55,211 @@ pub(crate) trait Handler: Send + Sync + Sized + 'static {
     fn handle(this: ArcBorrow<'_, Self>) -> bool;
 }
 
-/// A registered handler of one interrupt vector, with the allocation that the vector is part of.
-/// Dropping this waits for a running handler to return, unregisters it, and frees the vectors;
-/// sleeps then.
+/// The interrupt vectors of a device: messages, or a line. Dropping this frees them.
+///
+/// The kernel does not manage their affinity ([`Interrupts::set_affinity`]).
+pub(crate) struct Vectors<'bound> {
+    device: &'bound pci::Device<Bound>,
+    kind: Kind<'bound>,
+}
+
+/// The kinds of vectors.
+enum Kind<'bound> {
+    Messages(IrqVectorRegistration<'bound>),
+    Line(Line<'bound>),
+}
+
+/// The line of a device that had no messages when this was created.
 ///
 /// # Invariants
 ///
-/// `handler` is registered for line `irq` with its own address as cookie, as a managed resource of
-/// `device`. The line is one of `vectors`.
-pub(crate) struct Interrupt<'bound, H: Handler> {
+/// `irq` is the number of the line, and not that of a message.
+struct Line<'bound> {
+    device: &'bound pci::Device<Bound>,
+    irq: u32,
+}
+
+impl<'bound> Vectors<'bound> {
+    /// Allocates messages of type `kind`: `max` of them, or fewer if there are not as many. For the
+    /// line, takes the one. May sleep. An error if the device or the platform has none of this
+    /// type, or the device has messages already.
+    pub(crate) fn allocate(
+        device: &'bound pci::Device<Core<'_>>,
+        kind: IrqType,
+        max: u16,
+    ) -> Result<Self> {
+        let kind = match kind {
+            IrqType::Intx => Kind::Line(Line::new(device)?),
+            kind => {
+                let types = IrqTypes::default().with(kind);
+                let device: &'bound pci::Device<Bound> = device;
+                Kind::Messages(device.alloc_irq_vectors(1, max.into(), types)?)
+            }
+        };
+        Ok(Self { device, kind })
+    }
+
+    /// Number of vectors, at least one. The line counts as one.
+    pub(crate) fn count(&self) -> u16 {
+        match &self.kind {
+            Kind::Messages(messages) => messages.len().try_into().unwrap_or(u16::MAX),
+            Kind::Line(_) => 1,
+        }
+    }
+
+    /// The type of the vectors.
+    pub(crate) fn kind(&self) -> IrqType {
+        match &self.kind {
+            Kind::Messages(messages) => messages.irq_type(),
+            Kind::Line(_) => IrqType::Intx,
+        }
+    }
+
+    /// The number of vector `index` in the kernel, and the flags of its handler. `EINVAL` if there
+    /// is no such vector.
+    fn irq(&self, index: u16) -> Result<(u32, c_ulong)> {
+        match &self.kind {
+            Kind::Messages(messages) => {
+                Ok((IrqRequest::from(messages.index(index.into())?).irq(), 0))
+            }
+            Kind::Line(line) if index == 0 => Ok((line.irq, IRQF_SHARED)),
+            Kind::Line(_) => Err(EINVAL),
+        }
+    }
+}
+
+impl<'bound> Line<'bound> {
+    /// Enables the line. `EBUSY` if the device has messages, `ENXIO` if it has no line.
+    fn new(device: &'bound pci::Device<Core<'_>>) -> Result<Self> {
+        // SAFETY: The device is valid and locked, so its driver allocates no messages meanwhile.
+        let (kind, irq) = unsafe {
+            (
+                bindings::pci_irq_type(as_raw(device)),
+                (*as_raw(device)).irq,
+            )
+        };
+        if kind != bindings::PCI_IRQ_INTX {
+            return Err(EBUSY);
+        }
+        if irq == 0 {
+            return Err(ENXIO);
+        }
+        // SAFETY: The device is valid.
+        unsafe { bindings::pci_intx(as_raw(device), 1) };
+        // INVARIANT: Without messages `irq` is that of the line.
+        Ok(Self { device, irq })
+    }
+}
+
+impl Drop for Line<'_> {
+    fn drop(&mut self) {
+        // A device that could not be stopped would keep the line raised, which nobody handles any
+        // more. When the device is enabled the next time, the line is as well.
+        // SAFETY: The device is valid.
+        unsafe { bindings::pci_intx(as_raw(self.device), 0) };
+    }
+}
+
+/// The interrupts of a device: vectors, and handlers of some of them. Dropping this waits for
+/// running handlers to return, unregisters them, and then frees the vectors; sleeps then.
+pub(crate) struct Interrupts<'bound, H: Handler> {
+    // Fields are dropped in this order: the kernel does not free a vector that has a handler.
+    registered: KVec<Registered<'bound, H>>,
+    vectors: Vectors<'bound>,
+}
+
+impl<'bound, H: Handler> Interrupts<'bound, H> {
+    /// Without handlers.
+    pub(crate) fn new(vectors: Vectors<'bound>) -> Self {
+        Self {
+            registered: KVec::new(),
+            vectors,
+        }
+    }
+
+    /// Registers `handler` for vector `index`, shown as `name` in `/proc/interrupts`. May sleep.
+    /// `EINVAL` if there is no such vector.
+    pub(crate) fn register(&mut self, index: u16, name: CString, handler: Arc<H>) -> Result {
+        let handler = Registered::new(&self.vectors, index, name, handler)?;
+        // On failure the handler is unregistered right here.
+        self.registered.push(handler, GFP_KERNEL)?;
+        Ok(())
+    }
+
+    /// Waits for running handlers to return. Sleeps.
+    pub(crate) fn synchronize(&self) {
+        for handler in &self.registered {
+            handler.synchronize();
+        }
+    }
+
+    /// Delivers the interrupts of vector `index` to those of the CPUs that `selected` selects, by
+    /// number. May sleep. An error if none of them is online, the platform cannot do that, or there
+    /// is no such vector; then the interrupts are delivered as before.
+    ///
+    /// The kernel does not manage this affinity: if all these CPUs go offline, the interrupts are
+    /// delivered to another CPU, and stay there when they come back.
+    pub(crate) fn set_affinity(&self, index: u16, selected: impl Fn(u32) -> bool) -> Result {
+        let (irq, _) = self.vectors.irq(index)?;
+        let mut mask = CpumaskVar::new_zero(GFP_KERNEL)?;
+        for cpu in (0..nr_cpu_ids()).filter(|&cpu| selected(cpu)) {
+            mask.set(CpuId::from_u32(cpu).ok_or(EINVAL)?);
+        }
+        // SAFETY: The line is one of the allocation, the mask is valid, and the function copies it.
+        to_result(unsafe { ringbar_irq_set_affinity(irq, mask.as_raw()) })
+    }
+}
+
+/// A registered handler of one vector. Dropping this waits for a running handler to return, and
+/// unregisters it; sleeps then.
+///
+/// # Invariants
+///
+/// `handler` is registered for line `irq` with its own address as cookie and the characters of
+/// `name` as name, as a managed resource of `device`.
+struct Registered<'bound, H: Handler> {
     device: &'bound pci::Device<Bound>,
     irq: u32,
     handler: Arc<H>,
-    _vectors: IrqVectorRegistration<'bound>,
+    /// The kernel keeps a pointer to it.
+    _name: CString,
 }
 
-impl<'bound, H: Handler> Interrupt<'bound, H> {
-    /// Registers `handler` for vector `index` of those of `device`, shown as `name` in
-    /// `/proc/interrupts`. May sleep. `EINVAL` if there is no such vector.
-    pub(crate) fn new(
-        device: &'bound pci::Device<Bound>,
-        vectors: IrqVectorRegistration<'bound>,
-        index: usize,
-        name: &'static CStr,
-        handler: Arc<H>,
-    ) -> Result<Self> {
-        let irq = IrqRequest::from(vectors.index(index)?).irq();
-        // SAFETY: The callback interprets the cookie as an `H`, which it is; `handler` is kept
-        // until `devm_free_irq` has returned, or for ever. The device is bound.
+impl<'bound, H: Handler> Registered<'bound, H> {
+    fn new(vectors: &Vectors<'bound>, index: u16, name: CString, handler: Arc<H>) -> Result<Self> {
+        let (irq, flags) = vectors.irq(index)?;
+        // SAFETY: The callback interprets the cookie as an `H`, which it is; `handler` and `name`
+        // are kept until `devm_free_irq` has returned, or for ever. The device is bound.
         to_result(unsafe {
             bindings::devm_request_threaded_irq(
-                as_raw_device(device),
+                as_raw_device(vectors.device),
                 irq,
                 Some(callback::<H>),
                 None,
-                0,
+                flags,
                 name.as_char_ptr(),
                 Arc::as_ptr(&handler).cast_mut().cast(),
             )
         })?;
-        // INVARIANT: Just registered, for a line of `vectors`.
+        // INVARIANT: Just registered.
         Ok(Self {
-            device,
+            device: vectors.device,
             irq,
             handler,
-            _vectors: vectors,
+            _name: name,
         })
     }
 
     /// Waits for a running handler to return. Sleeps.
-    pub(crate) fn synchronize(&self) {
+    fn synchronize(&self) {
         // SAFETY: By the type invariant the line is ours.
         unsafe { bindings::synchronize_irq(self.irq) };
     }
 }
 
-impl<H: Handler> Drop for Interrupt<'_, H> {
+impl<H: Handler> Drop for Registered<'_, H> {
     fn drop(&mut self) {
-        // SAFETY: By the type invariant this handler is registered with this cookie. The vectors
-        // are freed after this, as fields are dropped later.
+        // SAFETY: By the type invariant this handler is registered with this cookie.
         unsafe {
             bindings::devm_free_irq(
                 as_raw_device(self.device),

@@ -27,7 +27,9 @@ const SUITES: &[(&str, &str)] = &[
     ("c4_kunit_reap", "ringbar_reap"),
     ("dr11_kunit_split", "ringbar_split"),
     ("c5_kunit_queues", "ringbar_queues"),
-    ("c6_kunit_transport", "ringbar_transport"),
+    ("c6_kunit_consistent", "ringbar_consistent"),
+    ("c3_kunit_vectors", "ringbar_vectors"),
+    ("c3_kunit_isr", "ringbar_isr"),
     ("dr3_kunit_reset", "ringbar_reset"),
     ("c7_kunit_progress", "ringbar_progress"),
 ];

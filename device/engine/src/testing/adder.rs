@@ -9,7 +9,7 @@ use vm_memory::{Bytes, GuestMemory};
 
 use super::wait_until;
 use crate::fault::Fault;
-use crate::model::DeviceModel;
+use crate::model::{ConfigListener, DeviceModel, SharedFile, SharedRegion};
 use crate::request::{Request, Submission};
 
 /// What a request to the [`Adder`] asks for: its first byte. The bytes after it are added up.
@@ -50,6 +50,9 @@ pub struct Adder {
     /// Called before each answer is written.
     answer_hook: Mutex<Option<Hook>>,
     config: Mutex<Vec<u8>>,
+    config_listener: Mutex<Option<Listener>>,
+    /// Bytes of the shared region, and the file behind it.
+    shared: Mutex<Option<(u64, SharedFile)>>,
     /// What the engine said of queues, and "reset" of number 0.
     pub log: Mutex<Vec<(u16, &'static str)>>,
 }
@@ -59,6 +62,14 @@ struct Hook(Box<dyn Fn(u32) + Send>);
 impl std::fmt::Debug for Hook {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Hook")
+    }
+}
+
+struct Listener(ConfigListener);
+
+impl std::fmt::Debug for Listener {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Listener")
     }
 }
 
@@ -81,6 +92,8 @@ impl Adder {
             answers: AtomicU32::new(0),
             answer_hook: Mutex::default(),
             config: Mutex::new(vec![0; 24]),
+            config_listener: Mutex::default(),
+            shared: Mutex::default(),
             log: Mutex::default(),
         })
     }
@@ -117,6 +130,19 @@ impl Adder {
     /// Changes the configuration space.
     pub fn set_config(&self, config: Vec<u8>) {
         *self.config.lock().unwrap() = config;
+    }
+
+    /// Changes the configuration space, and tells the transport.
+    pub fn announce_config(&self, config: Vec<u8>) {
+        self.set_config(config);
+        if let Some(listener) = &*self.config_listener.lock().unwrap() {
+            (listener.0)();
+        }
+    }
+
+    /// Gives the device a shared region of `bytes` bytes, before it is connected.
+    pub fn share(&self, bytes: u64, file: SharedFile) {
+        *self.shared.lock().unwrap() = Some((bytes, file));
     }
 
     fn step(&self) {
@@ -263,5 +289,24 @@ impl DeviceModel for Adder {
 
     fn reset(&self) {
         self.note(0, "reset");
+    }
+
+    fn shared_region(&self) -> Option<SharedRegion> {
+        let shared = self.shared.lock().unwrap();
+        let (bytes, _) = shared.as_ref()?;
+        Some(SharedRegion { bytes: *bytes })
+    }
+
+    fn shared_file(&self) -> Option<SharedFile> {
+        let shared = self.shared.lock().unwrap();
+        let (_, shared) = shared.as_ref()?;
+        Some(SharedFile {
+            file: shared.file.try_clone().unwrap(),
+            ..*shared
+        })
+    }
+
+    fn set_config_listener(&self, listener: ConfigListener) {
+        *self.config_listener.lock().unwrap() = Some(Listener(listener));
     }
 }
