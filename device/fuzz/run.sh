@@ -21,8 +21,9 @@ for target in "${targets[@]}"; do
     [[ -e $here/targets/$target.rs ]] || die "there is no fuzz target $target: $(cd "$here/targets" && echo *.rs | sed 's/\.rs//g')"
 done
 
-# libFuzzer is written in C++. The toolbox's Rust has a compiler for it beside it.
-if [[ -z ${RINGBAR_RUST:-} ]] && ! c++ --version >/dev/null 2>&1; then
+# libFuzzer is written in C++. The toolbox's Rust has a compiler for it beside it, which is not
+# there under its other name, c++.
+if [[ -z ${RINGBAR_RUST:-} ]] && ! g++ --version >/dev/null 2>&1; then
     export RINGBAR_RUST=toolbox
 fi
 
@@ -44,7 +45,7 @@ mkdir -p "$out/found"
 (
     cd /
     "$checkout/guest-image/toolbox/cargo.sh" --config "target.x86_64-unknown-linux-gnu.rustflags=[${list%,}]" \
-        build --quiet --manifest-path "$checkout/Cargo.toml" --target x86_64-unknown-linux-gnu \
+        --config 'env.CXX="g++"' build --quiet --manifest-path "$checkout/Cargo.toml" --target x86_64-unknown-linux-gnu \
         --profile fuzz --target-dir "$out/target" -p ringbar-fuzz --features libfuzzer --bins
 )
 
