@@ -43,14 +43,14 @@ pub enum Action {
     },
     /// The driver has enabled a queue after `DRIVER_OK`: process it too.
     StartQueue(Queue),
-    /// Bus mastering was disabled: access no memory of the driver until [`Action::Resume`]. The
-    /// queues keep their positions.
+    /// Bus mastering was disabled: access no memory of the driver until [`Action::Resume`], and send
+    /// no messages (MSI, MSI-X), which are such accesses too. The queues keep their positions.
     Pause,
-    /// Bus mastering is enabled again: go on. Notifications may have been lost meanwhile.
+    /// Bus mastering is enabled again: continue to process the queues.
     Resume,
-    /// Stop all queues, lower the interrupt, and then call
+    /// Stop all queues, clear the interrupt status, and then call
     /// [`Function::reset_done`](crate::Function::reset_done), once. All vectors are `None` from now
-    /// on.
+    /// on. The next reset is returned after that call at the earliest.
     Reset,
     /// The driver has notified the device of a started queue. Also occurs while the queues are
     /// paused.

@@ -75,9 +75,9 @@ pub(crate) enum Effect {
     None,
     /// The driver has written 0 to the status, which is as before.
     Reset,
-    /// `DRIVER_OK` was set.
+    /// The driver has written the status, and `DRIVER_OK` is set.
     DriverOk,
-    /// A queue was enabled.
+    /// The driver has enabled a queue, or enabled one again.
     QueueEnabled,
     /// The vector of a queue has changed.
     QueueVector {
@@ -196,13 +196,15 @@ impl Common {
             .is_some_and(|queue| queue.started)
     }
 
-    /// The vectors that are set: that of configuration changes, and those of queues.
-    pub(crate) fn vectors(&self) -> (Option<u16>, impl Iterator<Item = (u16, u16)>) {
+    /// Whether configuration changes have a vector.
+    pub(crate) fn has_config_vector(&self) -> bool {
+        self.config_vector.is_some()
+    }
+
+    /// The indices of the queues that have a vector.
+    pub(crate) fn queues_with_vector(&self) -> impl Iterator<Item = u16> {
         let queues = (0..).zip(&self.queues);
-        (
-            self.config_vector,
-            queues.filter_map(|(index, queue)| Some((index, queue.vector?))),
-        )
+        queues.filter_map(|(index, queue)| queue.vector.map(|_| index))
     }
 
     /// The bytes of all registers, with this generation of the device configuration.
@@ -283,18 +285,16 @@ impl Common {
         }
         let mut new = self.status | (value & status::DRIVER_BITS);
         let is_subset = self.driver_features & !self.offered == 0;
-        if self.status & status::FEATURES_OK == 0
-            && !(is_subset && self.driver_features & VERSION_1 != 0)
-        {
+        // Accepted features do not change, so this keeps the bit once it is set.
+        if !(is_subset && self.driver_features & VERSION_1 != 0) {
             new &= !status::FEATURES_OK;
         }
         if new & status::FEATURES_OK == 0 {
             new &= !status::DRIVER_OK;
         }
-        let starts = new & !self.status & status::DRIVER_OK != 0;
         // INVARIANT: Both bits were cleared above where they must not be set.
         self.status = new;
-        if starts {
+        if self.is_driver_ok() {
             Effect::DriverOk
         } else {
             Effect::None
@@ -340,7 +340,7 @@ impl Common {
                     vector,
                 };
             }
-            register::QUEUE_ENABLE if !queue.enabled && value == 1 => {
+            register::QUEUE_ENABLE if value == 1 => {
                 queue.enabled = true;
                 return Effect::QueueEnabled;
             }

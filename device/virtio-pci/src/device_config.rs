@@ -22,11 +22,11 @@ impl DeviceConfig {
         }
     }
 
-    /// Takes note of the bytes as they are now, before the driver reads them or their generation.
+    /// Records the present bytes, before the driver reads them or their generation.
     ///
-    /// Each read compares, not only that of the generation: so a configuration that changes and
-    /// changes back between two reads of the generation is noticed, if the driver has read
-    /// anything of it.
+    /// Reads of the bytes are compared, not only reads of the generation. So the driver notices a
+    /// configuration that changes and changes back between two reads of the generation, if it has
+    /// read any byte meanwhile.
     pub(crate) fn update(&mut self, mut now: Vec<u8>) {
         now.resize(self.seen.len(), 0);
         if now != self.seen {

@@ -115,7 +115,10 @@ impl Function {
     }
 
     /// Reads `data.len()` bytes at `offset` of a space, of any number and alignment. Bytes without
-    /// a register are 0. After an error `data` is as before.
+    /// a register read 0. After an error, `data` is as before.
+    ///
+    /// A read of the interrupt status clears it, and a read of configuration space may be one of a
+    /// register (VIRTIO 1.3, 4.1.4.9).
     pub fn read(
         &mut self,
         space: Space,
@@ -145,7 +148,7 @@ impl Function {
                 self.config_space.read(offset, data);
             }
             Space::Bar(REGISTER_BAR) => self.read_registers(offset, data, around),
-            // `check` leaves the MSI-X table.
+            // Of the other BARs, `check` lets only that of the MSI-X table pass.
             Space::Bar(_) => {
                 if let Some(table) = &self.msix {
                     table.read(offset, data);
@@ -155,9 +158,11 @@ impl Function {
         Ok(())
     }
 
-    /// Writes `data` at `offset` of a space, and returns the effects. In the register BAR, a write
-    /// takes effect only if it is one of a whole register; the other bits that cannot be written
-    /// keep their values.
+    /// Writes `data` at `offset` of a space, and returns the effects.
+    ///
+    /// A write to configuration space, of any number and alignment of bytes, sets the bits that
+    /// can be written. A write to a BAR has no effect unless it is one of a whole register, or of a
+    /// half of a register of 64 bits.
     pub fn write(
         &mut self,
         space: Space,
@@ -204,15 +209,15 @@ impl Function {
     /// Sets `DEVICE_NEEDS_RESET` in the device status (VIRTIO 1.3, 2.1), and returns whether the
     /// driver is to be told by a configuration interrupt.
     ///
-    /// Without effect unless the driver has set `DRIVER_OK` and no reset is under way: the failure
-    /// of a queue may be reported after the reset that has stopped it.
+    /// The call has no effect unless `DRIVER_OK` is set and no reset is under way, so that a failure
+    /// reported late does not affect the next start.
     pub fn set_needs_reset(&mut self) -> bool {
         self.state != State::Resetting
             && self.common.is_driver_ok()
             && self.common.set_needs_reset()
     }
 
-    /// Whether the function itself has such an access.
+    /// Returns an error unless the access lies within a space that the function itself serves.
     fn check(&self, space: Space, offset: u64, length: usize) -> Result<(), AccessError> {
         let size = match (space, self.size(space)) {
             (Space::Bar(SHARED_BAR), Some(_)) => return Err(AccessError::SharedRegion),
@@ -253,16 +258,14 @@ impl Function {
     }
 
     fn write_config(&mut self, offset: usize, data: &[u8], actions: &mut Actions) {
-        let before = (
-            self.config_space.is_bus_master(),
-            self.config_space.is_intx_disabled(),
-        );
+        let was_bus_master = self.config_space.is_bus_master();
+        let was_intx_disabled = self.config_space.is_intx_disabled();
         let initiates_reset = self.config_space.write(offset, data);
         let is_intx_disabled = self.config_space.is_intx_disabled();
-        if is_intx_disabled != before.1 {
+        if is_intx_disabled != was_intx_disabled {
             actions.push(Action::IntxDisable(is_intx_disabled));
         }
-        match (before.0, self.config_space.is_bus_master()) {
+        match (was_bus_master, self.config_space.is_bus_master()) {
             (false, true) if self.state == State::Started => {
                 actions.push(Action::Resume);
                 self.start_queues(actions);
@@ -289,7 +292,7 @@ impl Function {
         }
     }
 
-    /// Writes within a BAR that the function has.
+    /// Writes within a BAR that [`Function::check`] lets pass.
     fn write_bar(&mut self, bar: u8, offset: u64, data: &[u8], actions: &mut Actions) {
         if bar != REGISTER_BAR {
             if let Some(table) = &mut self.msix {
@@ -302,8 +305,8 @@ impl Function {
         }
     }
 
-    /// A notification at `at` of the area for them: the address says of which queue. A driver
-    /// writes its index, of 2 bytes; any value of 2 or 4 bytes is accepted.
+    /// A write at `at` of the notification area. The address determines the queue; the value, for
+    /// which a driver takes the queue's index in 2 bytes, is ignored.
     fn notify(&mut self, at: u64, length: usize, actions: &mut Actions) {
         let multiplier = u64::from(NOTIFY_MULTIPLIER);
         if !matches!(length, 2 | 4) || !at.is_multiple_of(multiplier) {
@@ -371,18 +374,18 @@ impl Function {
         }
     }
 
-    /// Resets the VIRTIO device. The driver sees its end in the status (VIRTIO 1.3, 4.1.4.3.2), so
-    /// a device whose status is 0 has to be reset at once: no queue of it is started.
+    /// Resets the VIRTIO device. A driver recognises the end of a reset by the status 0 (VIRTIO
+    /// 1.3, 4.1.4.3.2), so a device whose status is 0 already is reset at once: it has no started
+    /// queue.
     fn reset_device(&mut self, actions: &mut Actions) {
         if self.state == State::Resetting {
             return;
         }
         if self.common.status() == 0 {
-            let (config, queues) = self.common.vectors();
-            if config.is_some() {
+            if self.common.has_config_vector() {
                 actions.push(Action::ConfigVector { vector: None });
             }
-            for (queue, _) in queues {
+            for queue in self.common.queues_with_vector() {
                 actions.push(Action::QueueVector {
                     queue,
                     vector: None,

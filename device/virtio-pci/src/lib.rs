@@ -45,9 +45,9 @@
 //! | VIRTIO types 1 to 5 | all registers, and access to them through configuration space (type 5) |
 //! | VIRTIO type 8 | the shared memory region |
 //!
-//! Power management and extended capabilities are absent. Interrupts are not the function's: which
-//! vectors have an eventfd, and whether MSI-X is enabled, the monitor says by other means. So the
-//! interrupt status bit of the PCI status register and the pending bits of MSI-X read 0.
+//! Power management and extended capabilities are absent. The function delivers no interrupts: the
+//! monitor tells the transport in messages of its own which vectors are enabled. So the interrupt
+//! status bit of the PCI status register and the pending bits of MSI-X read 0.
 //!
 //! # States
 //!
@@ -60,10 +60,11 @@
 //!                    status 0 written, function level reset, or reset(): Reset
 //! ```
 //!
-//! The status keeps its value, which is not 0, in the state Resetting, so that a driver that waits
-//! for 0 (4.1.4.3.2) waits for the device without an access that blocks. The other registers have
-//! their values after reset already, and ignore writes. `Reset` also occurs in the state Stopped
-//! if the status is not 0; with status 0 the registers are reset at once.
+//! In the state Resetting the status keeps its value, which is not 0. A driver waits for the status
+//! 0 (4.1.4.3.2), so it waits for the device, and no access blocks. The other registers of the
+//! common configuration have their values after reset already, and ignore writes. `Reset` also
+//! occurs in the state Stopped if the status is not 0. With status 0, a reset takes effect at once
+//! and `Reset` does not occur.
 
 mod action;
 mod capability;

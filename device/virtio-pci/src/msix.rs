@@ -2,8 +2,8 @@
 
 //! The memory of MSI-X: its table and its pending bits (PCI Express 6.0, 7.7.2).
 //!
-//! A client of VFIO emulates the table and says by other means which vectors it wants, so the
-//! function only remembers what was written. No bit is ever pending.
+//! A VFIO client emulates the table and enables vectors with messages of its own, so the function
+//! only stores the table. No bit is ever pending.
 
 use crate::layout::copy_overlap;
 
@@ -14,7 +14,7 @@ const VECTOR_CONTROL: usize = 12;
 /// The mask bit of the vector control.
 const MASKED: u8 = 1;
 
-/// Where QEMU puts the pending bits if the table leaves that much space.
+/// Lowest offset of the pending bits, as in QEMU.
 const PENDING_OFFSET: usize = 0x800;
 
 /// Smallest BAR, in bytes: a page.
