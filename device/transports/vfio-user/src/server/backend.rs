@@ -15,7 +15,8 @@ use crate::dma::{DmaMap, DmaUnmap};
 /// calls without a [`Reply`] must not block.
 ///
 /// The server has checked each call against [`device`](Self::device), [`region`](Self::region)
-/// and [`interrupt`](Self::interrupt); the results of these must not change during a connection.
+/// and [`interrupt`](Self::interrupt). It asks them at every access, so they must be cheap, and
+/// their results must not change during a connection.
 pub trait Backend {
     /// Describes the device (`VFIO_USER_DEVICE_GET_INFO`).
     fn device(&self) -> DeviceInfo;

@@ -112,7 +112,9 @@ fn receive_one(
         None
     };
     if let Some(refusal) = refusal {
-        replies.refuse(&header, refusal)?;
+        if !header.is_reply() {
+            replies.refuse(&header, refusal)?;
+        }
         return Err(End::Failed(Error::MessageSize(header.size)));
     }
 

@@ -2,7 +2,7 @@
 
 //! One message: its checks, the call of the back end, its reply.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
 use vfio_bindings::bindings::vfio::{
@@ -125,11 +125,10 @@ impl<'a, B: Backend> Session<'a, B> {
 
     fn version(&mut self, header: &Header, body: &[u8], files: Descriptors) -> Result<(), Failure> {
         files.at_most(0)?;
-        let client = version::Client::parse(body)?;
-        self.client = Some(client);
+        self.client = Some(version::Client::parse(body)?);
         self.message
             .u16(version::MAJOR)
-            .u16(client.minor)
+            .u16(version::MINOR)
             .bytes(&version::server_data());
         Ok(self.replies.reply(header, &mut self.message, None)?)
     }
@@ -407,7 +406,7 @@ fn write_region_info<'a>(
     region: &Region<'_>,
     mapping: Option<Mapping<'a>>,
     argsz: u32,
-) -> Option<std::os::fd::BorrowedFd<'a>> {
+) -> Option<BorrowedFd<'a>> {
     let areas = mapping.map_or(&[][..], |mapping| mapping.areas);
     let capability = match areas.len() {
         0 => 0,

@@ -21,8 +21,8 @@ pub const MAX_DATA_XFER_SIZE: u32 = 1 << 20;
 
 /// Major version of the protocol.
 pub(super) const MAJOR: u16 = 0;
-/// Greatest minor version of the protocol: that of QEMU.
-const MINOR: u16 = 0;
+/// Minor version of the protocol: that of QEMU, and the least that a client can propose.
+pub(super) const MINOR: u16 = 0;
 
 /// Greatest length in bytes of the version data.
 const MAX_VERSION_DATA: usize = 16 << 10;
@@ -33,8 +33,6 @@ const MAX_VERSION_DATA: usize = 16 << 10;
 /// server sends none, so it only checks the type of that capability.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Client {
-    /// Minor version to answer with.
-    pub(super) minor: u16,
     /// Number of descriptors in one message.
     pub(super) max_msg_fds: u64,
 }
@@ -81,10 +79,7 @@ impl Client {
             u64::from(MAX_DATA_XFER_SIZE),
             Refusal::Capabilities("`max_data_xfer_size` is not a number"),
         )?;
-        Ok(Self {
-            minor: minor.min(MINOR),
-            max_msg_fds,
-        })
+        Ok(Self { max_msg_fds })
     }
 }
 
@@ -134,10 +129,7 @@ mod tests {
 
     #[test]
     fn version_data_is_optional() {
-        let default = Client {
-            minor: 0,
-            max_msg_fds: 1,
-        };
+        let default = Client { max_msg_fds: 1 };
         for data in [
             &b""[..],
             b"{}\0",
@@ -155,10 +147,7 @@ mod tests {
             "max_dma_maps": 65535, "write_multiple": true}}"#;
         assert_eq!(
             parse(&[data.as_slice(), b"\0"].concat()),
-            Ok(Client {
-                minor: 0,
-                max_msg_fds: 8
-            })
+            Ok(Client { max_msg_fds: 8 })
         );
     }
 
@@ -213,8 +202,8 @@ mod tests {
     }
 
     #[test]
-    fn the_minor_version_is_at_most_both() {
-        let body = [0u16.to_ne_bytes(), u16::MAX.to_ne_bytes()].concat();
-        assert_eq!(Client::parse(&body).map(|client| client.minor), Ok(MINOR));
+    fn every_minor_version_is_compatible() {
+        let body = [MAJOR.to_ne_bytes(), u16::MAX.to_ne_bytes()].concat();
+        assert_eq!(Client::parse(&body), Ok(Client { max_msg_fds: 1 }));
     }
 }
