@@ -7,7 +7,7 @@
 use std::cell::RefCell;
 use std::fs::{self, File};
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 
 use ringbar_vfio_user::dma::{DmaError, DmaMap, DmaMemory, DmaTable, DmaUnmap, PAGE_SIZE};
 use rustix::fs::{MemfdFlags, memfd_create};
@@ -54,12 +54,17 @@ impl Files {
         }
     }
 
-    /// All files have their first length and contain 0.
-    fn clear(&self) {
-        for file in &self.files {
+    /// All files have their first length and content, which is returned.
+    fn reset(&self) -> Vec<Vec<u8>> {
+        let all = self.files.iter().enumerate().map(|(number, file)| {
+            // Differs from page to page and from file to file.
+            let byte = |at: u64| (at ^ (at / PAGE_SIZE * 3 + number as u64 * 41)) as u8;
+            let content = Vec::from_iter((0..FILE_PAGES * PAGE_SIZE).map(byte));
             file.set_len(0).unwrap();
-            file.set_len(FILE_PAGES * PAGE_SIZE).unwrap();
-        }
+            file.write_all_at(&content, 0).unwrap();
+            content
+        });
+        all.collect()
     }
 }
 
@@ -149,14 +154,12 @@ struct Run<'a> {
 /// Runs one input.
 pub fn run(data: &[u8]) {
     ALL_FILES.with_borrow(|files| {
-        files.clear();
-        let content = vec![vec![0; (FILE_PAGES * PAGE_SIZE) as usize]; FILES];
         let mut run = Run {
             files,
             table: DmaTable::new(),
             ranges: Ranges::default(),
             snapshots: Vec::new(),
-            content,
+            content: files.reset(),
         };
         let mut input = Input::new(data);
         while !input.is_empty() {
