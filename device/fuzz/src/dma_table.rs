@@ -40,6 +40,8 @@ struct Files {
     files: Vec<File>,
     /// Descriptors of the same files that are open for reading only.
     readers: Vec<File>,
+    /// Their content at first.
+    content: Vec<Vec<u8>>,
 }
 
 impl Files {
@@ -50,22 +52,25 @@ impl Files {
         let reader = |file: &File| File::open(format!("/proc/self/fd/{}", file.as_raw_fd()));
         Self {
             readers: files.iter().map(|file| reader(file).unwrap()).collect(),
+            content: (0..FILES as u64).map(content).collect(),
             files,
         }
     }
 
     /// All files have their first length and content, which is returned.
     fn reset(&self) -> Vec<Vec<u8>> {
-        let all = self.files.iter().enumerate().map(|(number, file)| {
-            // Differs from page to page and from file to file.
-            let byte = |at: u64| (at ^ (at / PAGE_SIZE * 3 + number as u64 * 41)) as u8;
-            let content = Vec::from_iter((0..FILE_PAGES * PAGE_SIZE).map(byte));
-            file.set_len(0).unwrap();
-            file.write_all_at(&content, 0).unwrap();
-            content
-        });
-        all.collect()
+        for (file, content) in self.files.iter().zip(&self.content) {
+            file.set_len(content.len() as u64).unwrap();
+            file.write_all_at(content, 0).unwrap();
+        }
+        self.content.clone()
     }
+}
+
+/// Content that differs from page to page and from file to file.
+fn content(number: u64) -> Vec<u8> {
+    let byte = |at: u64| (at ^ (at / PAGE_SIZE * 3 + number * 41)) as u8;
+    (0..FILE_PAGES * PAGE_SIZE).map(byte).collect()
 }
 
 thread_local! {
