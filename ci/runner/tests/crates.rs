@@ -18,6 +18,15 @@ const ALLOWED: &[(&str, &[&str])] = &[
         &["device/engine", "device/spec", "device/storage"],
     ),
     ("device/transports/vhost-user", &["device/engine"]),
+    ("device/virtio-pci", &[]),
+    (
+        "device/transports/vfio-user",
+        &["device/engine", "device/virtio-pci"],
+    ),
+    (
+        "device/fuzz",
+        &["device/transports/vfio-user", "device/virtio-pci"],
+    ),
     (
         "device/daemon",
         &[
