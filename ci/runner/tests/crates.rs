@@ -19,6 +19,15 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ),
     ("device/virtio-pci", &[]),
     ("device/transports/vhost-user", &["device/engine"]),
+    ("device/virtio-pci", &[]),
+    (
+        "device/transports/vfio-user",
+        &["device/engine", "device/virtio-pci"],
+    ),
+    (
+        "device/fuzz",
+        &["device/transports/vfio-user", "device/virtio-pci"],
+    ),
     (
         "device/transports/vfio-user",
         &["device/engine", "device/virtio-pci"],
