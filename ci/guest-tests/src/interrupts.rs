@@ -2,6 +2,50 @@
 
 //! Parses `/proc/interrupts`.
 
+/// An interrupt of `/proc/interrupts`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Interrupt {
+    /// Number, as in `/proc/irq`.
+    pub number: u32,
+    /// Interrupts so far on each online CPU, in the order of the CPUs.
+    pub counts: Vec<u64>,
+    /// Interrupt controller and trigger, for example `PCI-MSIX-0000:00:03.0 0-edge`.
+    pub kind: String,
+    /// Name of the handler.
+    pub name: String,
+}
+
+impl Interrupt {
+    /// The sum over all CPUs.
+    pub fn total(&self) -> u64 {
+        self.counts.iter().sum()
+    }
+}
+
+/// The interrupts with one handler, whose name begins with `name`.
+pub fn of_handler(table: &str, name: &str) -> Vec<Interrupt> {
+    let Some((cpus, lines)) = split(table) else {
+        return Vec::new();
+    };
+    lines
+        .filter_map(|line| parse(line, cpus))
+        .filter(|interrupt| interrupt.name.starts_with(name))
+        .collect()
+}
+
+fn parse(line: &str, cpus: usize) -> Option<Interrupt> {
+    let (number, rest) = line.split_once(':')?;
+    let words: Vec<_> = rest.split_ascii_whitespace().collect();
+    let (counts, words) = words.split_at_checked(cpus)?;
+    let (name, kind) = words.split_last()?;
+    Some(Interrupt {
+        number: number.trim().parse().ok()?,
+        counts: counts.iter().map_while(|word| word.parse().ok()).collect(),
+        kind: kind.join(" "),
+        name: (*name).to_owned(),
+    })
+}
+
 /// The sum of the interrupts of all CPUs on the lines whose action contains `name`;
 /// `None` without such a line.
 pub fn count(table: &str, name: &str) -> Option<u64> {
@@ -65,6 +109,22 @@ mod tests {
     fn all_cpus_and_lines_count() {
         assert_eq!(count(TABLE, "ringbar"), Some(1245));
         assert_eq!(count(TABLE, "ringbar1"), Some(11));
+    }
+
+    #[test]
+    fn lines_are_taken_apart() {
+        let found = of_handler(TABLE, "ringbar");
+        assert_eq!(found.len(), 2);
+        let expected = Interrupt {
+            number: 24,
+            counts: vec![1200, 34],
+            kind: "PCI-MSIX-0000:00:03.0 0-edge".into(),
+            name: "ringbar0".into(),
+        };
+        assert_eq!(found[0], expected);
+        assert_eq!(found[1].total(), 11);
+        assert_eq!(of_handler(TABLE, "Non"), [], "no number");
+        assert_eq!(of_handler("", "ringbar"), []);
     }
 
     #[test]

@@ -123,7 +123,7 @@ impl Worker {
     }
 
     /// Compares the whole range with what must be in it.
-    fn finish(&self, bar: &Region) -> Verdict {
+    pub(super) fn finish(&self, bar: &Region) -> Verdict {
         let seen = bar.load(self.start as usize, self.expected.len());
         expect_bytes(
             &seen,
@@ -134,7 +134,7 @@ impl Worker {
 }
 
 /// Methods that do not use the file position, which all holders of a descriptor share.
-fn positional_free() -> Vec<Method> {
+pub(super) fn positional_free() -> Vec<Method> {
     Method::ALL
         .into_iter()
         .filter(|method| !method.uses_position())

@@ -10,6 +10,7 @@ mod block;
 mod bounce;
 mod commands;
 mod concurrency;
+mod cpu_hotplug;
 mod data;
 mod debuggers;
 mod durability;
@@ -17,6 +18,7 @@ mod ends;
 mod faults;
 mod files;
 mod function;
+mod iommu;
 mod kunit;
 mod large;
 mod lies;
@@ -32,13 +34,14 @@ mod selectors;
 mod stall;
 mod suspend;
 mod tool;
+mod vectors;
 
 use crate::case::{Case, OnDebugKernel, Suite};
 use crate::needs::{Kernels, Needs, Transports};
 
 /// All suites, in the order in which they run.
 fn all() -> Vec<Suite> {
-    vec![
+    let mut suites = vec![
         probe::suite(),
         mmap::suite(),
         ends::suite(),
@@ -48,6 +51,7 @@ fn all() -> Vec<Suite> {
         commands::suite(),
         block::suite(),
         concurrency::suite(),
+        cpu_hotplug::suite(),
         pages::suite(),
         bounce::suite(),
         stall::suite(),
@@ -60,7 +64,10 @@ fn all() -> Vec<Suite> {
         durability::suite(),
         tool::suite(),
         faults::suite(),
-    ]
+    ];
+    suites.extend(vectors::suites());
+    suites.extend(iommu::suites());
+    suites
 }
 
 /// The suites for Debian's kernel.

@@ -220,7 +220,7 @@ pub(super) fn up_to_the_end(context: &Context) -> Verdict {
     Ok(())
 }
 
-pub(super) fn random(context: &Context) -> Verdict {
+pub(in crate::suites) fn random(context: &Context) -> Verdict {
     const STEPS: usize = 120;
 
     let mut b = Fixture::new(context, 140)?;

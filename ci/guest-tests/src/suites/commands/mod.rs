@@ -10,6 +10,7 @@ mod refusals;
 mod uring;
 
 pub(super) use bench::crc32c;
+pub(super) use effects::random;
 
 use ringbar_uapi::{self as uapi, Info};
 
