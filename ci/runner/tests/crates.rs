@@ -17,7 +17,6 @@ const ALLOWED: &[(&str, &[&str])] = &[
         "device/models/ringbar",
         &["device/engine", "device/spec", "device/storage"],
     ),
-    ("device/virtio-pci", &[]),
     ("device/transports/vhost-user", &["device/engine"]),
     ("device/virtio-pci", &[]),
     (
@@ -27,10 +26,6 @@ const ALLOWED: &[(&str, &[&str])] = &[
     (
         "device/fuzz",
         &["device/transports/vfio-user", "device/virtio-pci"],
-    ),
-    (
-        "device/transports/vfio-user",
-        &["device/engine", "device/virtio-pci"],
     ),
     (
         "device/daemon",
