@@ -11,7 +11,7 @@ ringbar-ci := build/cargo/x86_64-unknown-linux-gnu/release/ringbar-ci
 
 # Through the environment, literally: neither make nor the shell gets to see
 # quotes and dollar signs in a command that is meant for the guest.
-unexport CMD SHARE TIMEOUT TRANSPORT JOB DEVICES ROUNDS INSTRUCTIONS INSTRUCTION_ROUNDS
+unexport CMD SHARE TIMEOUT TRANSPORT JOB DEVICES ROUNDS INSTRUCTIONS INSTRUCTION_ROUNDS TARGET SECONDS
 ifdef CMD
 export RINGBAR_CMD := $(value CMD)
 endif
@@ -55,6 +55,7 @@ help: ## Show this text
 	@echo '  JOB, DEVICES, ROUNDS    for bench: jobs (also: targets, sweep), devices, number of rounds'
 	@echo '  INSTRUCTIONS=off        for bench: do not count the instructions of the guest'
 	@echo '  INSTRUCTION_ROUNDS      for bench: number of counts of the instructions (3); their median counts'
+	@echo '  TARGET, SECONDS         for fuzz: target (all), seconds for each (60)'
 	@echo '  RINGBAR_ACCEL           kvm or tcg: accelerator of QEMU'
 	@echo '  RINGBAR_QEMU            path or toolbox: QEMU of the host or of the toolbox'
 	@echo '  RINGBAR_RUST            host or toolbox: Rust for the user-space programs'
@@ -95,8 +96,15 @@ test: image debug ## Format, lints, unit and property tests, tests in VMs
 	@$(cargo) --config 'target.x86_64-unknown-linux-gnu.rustflags=["--cfg=loom"]' \
 		test --target-dir build/loom -p ringbar-engine --lib models 2>&1 | tee build/test/models.log || grep -q '^test result: FAILED' build/test/models.log
 	@cat build/test/models.log >>build/test/unit.log
+	$(call stage,fuzz targets)
+	@device/fuzz/run.sh 2>&1 | tee build/test/fuzz.log || grep -q '^test result: FAILED' build/test/fuzz.log
+	@cat build/test/fuzz.log >>build/test/unit.log
 	$(call stage,tests in the VM)
 	@$(ringbar-ci) test $(all) --unit-log build/test/unit.log
+
+.PHONY: fuzz
+fuzz: setup ## Fuzz the device for SECONDS=... (60); TARGET=... for one target
+	@RINGBAR_SECONDS=$(or $(SECONDS),60) device/fuzz/run.sh $(TARGET)
 
 .PHONY: test-all
 test-all: all := --all

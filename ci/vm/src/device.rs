@@ -35,7 +35,7 @@ pub struct DeviceOptions {
     pub size: u64,
     /// Number of I/O queues.
     pub queues: u16,
-    /// Entries of each queue, over vhost-user. Over vfio-user the daemon chooses it.
+    /// Entries of each queue.
     pub queue_size: u16,
     /// Storage of the device memory.
     pub storage: Storage,
@@ -80,6 +80,10 @@ impl DeviceOptions {
                 Storage::Block(path) => format!("block:{}", path.display()),
             },
         ];
+        // Over vhost-user QEMU decides.
+        if self.transport == Transport::VfioUser {
+            arguments.extend(["--queue-size".into(), self.queue_size.to_string()]);
+        }
         arguments.extend_from_slice(&self.extra);
         arguments
     }

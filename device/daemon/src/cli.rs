@@ -84,6 +84,11 @@ pub struct Args {
     #[arg(long, value_name = "NAME", value_enum, default_value_t)]
     transport: TransportName,
 
+    /// Greatest number of entries of a queue, a power of two from 2 to 1024, only over vfio-user:
+    /// over vhost-user the monitor decides. The default is 256, and the driver uses no more
+    #[arg(long, value_name = "N")]
+    queue_size: Option<u16>,
+
     /// Number of interrupt vectors, 0 to 128, only over vfio-user. The driver uses one for each
     /// queue of requests and one for configuration and events, as far as they go. 0 leaves
     /// INTx only. Default: --queues plus 2
@@ -282,8 +287,14 @@ impl TryFrom<Args> for Command {
             (None, Some(fd)) => Endpoint::Fd(fd),
             _ => return Err(wrong("give either --socket-path or --fd")),
         };
-        let transport = Transport::new(args.transport, args.queues, args.vectors, args.msi_only)
-            .map_err(|message| wrong(&message))?;
+        let transport = Transport::new(
+            args.transport,
+            args.queues,
+            args.queue_size,
+            args.vectors,
+            args.msi_only,
+        )
+        .map_err(|message| wrong(&message))?;
         match args.size {
             Some(0) => return Err(wrong("--size must be at least 1")),
             Some(size) if size > i64::MAX as u64 => {
@@ -441,6 +452,27 @@ mod tests {
             ],
             &["--fd", "3", "--size", "1M", "--transport", "vfio"],
             &["--fd", "3", "--size", "1M", "--vectors", "1"],
+            &["--fd", "3", "--size", "1M", "--queue-size", "256"],
+            &[
+                "--fd",
+                "3",
+                "--size",
+                "1M",
+                "--transport",
+                "vfio-user",
+                "--queue-size",
+                "100",
+            ],
+            &[
+                "--fd",
+                "3",
+                "--size",
+                "1M",
+                "--transport",
+                "vfio-user",
+                "--queue-size",
+                "2048",
+            ],
             &["--fd", "3", "--size", "1M", "--msi-only"],
             &[
                 "--fd",

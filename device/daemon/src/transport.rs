@@ -29,8 +29,11 @@ const IDENTITY: Identity = Identity {
     class: 0xff_00_00,
 };
 
-/// Greatest number of entries of a queue, which is what the driver uses.
+/// Entries of a queue unless the user says otherwise, which is what the driver uses.
 const QUEUE_SIZE: u16 = 256;
+
+/// Greatest number of entries of a queue: that of QEMU's devices.
+const MAX_QUEUE_SIZE: u16 = 1024;
 
 /// Name of a transport.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -52,14 +55,26 @@ pub enum Transport {
 }
 
 impl Transport {
-    /// Chooses the interrupts of a function with `io_queues` I/O queues, as the options
-    /// `--vectors` and `--msi-only` say. The error is a message for the user.
+    /// Chooses the interrupts of a function with `io_queues` I/O queues and the size of its queues,
+    /// as the options `--queue-size`, `--vectors` and `--msi-only` say. The error is a message for the user.
     pub fn new(
         name: TransportName,
         io_queues: u16,
+        queue_size: Option<u16>,
         vectors: Option<u16>,
         msi_only: bool,
     ) -> Result<Self, String> {
+        if name == TransportName::VhostUser && queue_size.is_some() {
+            return Err("--queue-size needs --transport vfio-user: over vhost-user \
+                 the monitor decides how large a queue is"
+                .into());
+        }
+        let queue_size = queue_size.unwrap_or(QUEUE_SIZE);
+        if !queue_size.is_power_of_two() || !(2..=MAX_QUEUE_SIZE).contains(&queue_size) {
+            return Err(format!(
+                "--queue-size must be a power of two from 2 to {MAX_QUEUE_SIZE}"
+            ));
+        }
         // One vector for each queue of requests, and one for configuration and events. The
         // control queue is a queue of requests, the event queue is not.
         let wanted = FIRST_IO_QUEUE + io_queues;
@@ -95,7 +110,7 @@ impl Transport {
         Ok(Self::VfioUser(FunctionOptions {
             identity: IDENTITY,
             interrupts,
-            queue_size: QUEUE_SIZE,
+            queue_size,
         }))
     }
 }
@@ -163,7 +178,7 @@ mod tests {
     use super::*;
 
     fn interrupts(io_queues: u16, vectors: Option<u16>, msi_only: bool) -> Interrupts {
-        match Transport::new(TransportName::VfioUser, io_queues, vectors, msi_only) {
+        match Transport::new(TransportName::VfioUser, io_queues, None, vectors, msi_only) {
             Ok(Transport::VfioUser(function)) => function.interrupts,
             other => panic!("{other:?}"),
         }
@@ -202,15 +217,16 @@ mod tests {
             );
         }
         for vectors in [0, 3, 33, 64] {
-            let error = Transport::new(TransportName::VfioUser, 4, Some(vectors), true);
+            let error = Transport::new(TransportName::VfioUser, 4, None, Some(vectors), true);
             assert!(error.unwrap_err().contains("power of two"), "{vectors}");
         }
     }
 
     #[test]
     fn interrupts_are_not_chosen_over_vhost_user() {
-        let transport =
-            |vectors, msi_only| Transport::new(TransportName::VhostUser, 4, vectors, msi_only);
+        let transport = |vectors, msi_only| {
+            Transport::new(TransportName::VhostUser, 4, None, vectors, msi_only)
+        };
         assert_eq!(transport(None, false), Ok(Transport::VhostUser));
         for (vectors, msi_only, option) in [
             (Some(1), false, "--vectors"),

@@ -196,13 +196,15 @@ impl Common {
             .is_some_and(|queue| queue.started)
     }
 
-    /// The vectors that are set: that of configuration changes, and those of queues.
-    pub(crate) fn vectors(&self) -> (Option<u16>, impl Iterator<Item = (u16, u16)>) {
+    /// Whether configuration changes have a vector.
+    pub(crate) fn has_config_vector(&self) -> bool {
+        self.config_vector.is_some()
+    }
+
+    /// The indices of the queues that have a vector.
+    pub(crate) fn queues_with_vector(&self) -> impl Iterator<Item = u16> {
         let queues = (0..).zip(&self.queues);
-        (
-            self.config_vector,
-            queues.filter_map(|(index, queue)| Some((index, queue.vector?))),
-        )
+        queues.filter_map(|(index, queue)| queue.vector.map(|_| index))
     }
 
     /// The bytes of all registers, with this generation of the device configuration.

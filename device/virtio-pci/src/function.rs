@@ -382,11 +382,10 @@ impl Function {
             return;
         }
         if self.common.status() == 0 {
-            let (config, queues) = self.common.vectors();
-            if config.is_some() {
+            if self.common.has_config_vector() {
                 actions.push(Action::ConfigVector { vector: None });
             }
-            for (queue, _) in queues {
+            for queue in self.common.queues_with_vector() {
                 actions.push(Action::QueueVector {
                     queue,
                     vector: None,

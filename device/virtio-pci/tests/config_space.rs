@@ -290,6 +290,14 @@ fn registers_are_accessed_through_configuration_space() {
     let notified = window.set(&mut machine, NOTIFY + 8, 2, 2);
     assert_eq!(notified, [Action::Notify { queue: 2 }]);
     // Only accesses to the data have an effect.
+    machine.device.interrupt_status.set(1);
+    window.aim(&mut machine, 2, INTERRUPT_STATUS, 1);
+    machine.config(window.at + 12, 4);
+    machine.config(window.at + 20, 4);
+    assert_eq!(machine.device.interrupt_status.get(), 1);
+    machine.config(window.at + 19, 4);
+    assert_eq!(machine.device.interrupt_status.get(), 0);
+    window.aim(&mut machine, 2, NOTIFY, 2);
     assert_eq!(machine.set_config(window.at + 12, 4, 2), []);
     assert_eq!(machine.set_config(window.at + 15, 1, 0), []);
 }

@@ -69,6 +69,8 @@ pub fn suite() -> Suite {
                 .provokes(RESET_DELAYED)
                 .provokes("the device lacks needed VIRTIO features")
                 .provokes("the device rejects the features")
+                .provokes("the device refuses MsiX messages")
+                .provokes("the device has no interrupt that works")
                 .provokes("gives the device no I/O queue")
                 .provokes("entries, but a request takes"),
             Case::new("c7_configuration_that_changes_while_it_is_read", torn),

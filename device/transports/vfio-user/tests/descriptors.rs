@@ -3,6 +3,7 @@
 //! No message leaves a descriptor open. One test alone in its process, because it counts the
 //! descriptors of the process.
 
+#[path = "server/support.rs"]
 mod support;
 
 use std::os::fd::AsRawFd;

@@ -20,8 +20,8 @@ use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
-use super::DmaError;
 use super::file::{Examined, FileId, FileMapping};
+use super::{DmaError, MAX_FILES};
 
 /// Number of files that stay mapped without a range.
 const MAX_IDLE: usize = 4;
@@ -78,6 +78,10 @@ impl Files {
         }
         self.acquired += 1;
         let mut replaces = false;
+        let used = self.mapped.len() - self.idle.len();
+        if used >= MAX_FILES && !self.mapped.contains_key(&file.id) {
+            return Err(DmaError::TooManyFiles);
+        }
         let mapped = match self.mapped.entry(file.id) {
             Entry::Vacant(vacant) => vacant.insert(Mapped {
                 file: map(file, write)?,

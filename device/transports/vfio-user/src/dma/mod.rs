@@ -46,6 +46,10 @@ pub const PAGE_SIZE: u64 = 4096;
 /// of the vfio-user protocol, which is 65535.
 pub const MAX_RANGES: usize = 65536;
 
+/// Maximal number of files that ranges show. A process has 65530 mappings, and this one must not
+/// run out of them.
+pub const MAX_FILES: usize = 1024;
+
 /// A range that the client maps (vfio-user, `VFIO_USER_DMA_MAP`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DmaMap {
@@ -130,9 +134,13 @@ pub enum DmaError {
     /// The range is to be written by the device, and the file cannot be mapped for writing.
     #[error("the client's file is read-only and the range is not")]
     ReadOnly,
+    /// More than [`MAX_FILES`] files would be mapped.
+    #[error("more than {MAX_FILES} files")]
+    TooManyFiles,
     /// The file has to be mapped anew, and ranges that show it would lose memory or the right to
-    /// write by it: the client has shortened or sealed it since.
-    #[error("the client has shortened or sealed its file while ranges show it")]
+    /// write by it: the client has shortened or sealed it since, or sends a descriptor for reading
+    /// only and the file has grown since.
+    #[error("the client's file or descriptor no longer allows what ranges of it need")]
     FileChanged,
     /// The file cannot be examined or mapped.
     #[error("cannot map the client's file")]
@@ -152,7 +160,7 @@ impl DmaError {
             // As the protocol demands.
             Self::Overlap { .. } => Errno::EXIST,
             // As VFIO_IOMMU_MAP_DMA of Linux.
-            Self::TooManyRanges => Errno::NOSPC,
+            Self::TooManyRanges | Self::TooManyFiles => Errno::NOSPC,
             Self::ReadOnly => Errno::ACCESS,
             Self::File(errno) => *errno,
         }

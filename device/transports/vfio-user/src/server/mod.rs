@@ -34,7 +34,7 @@
 //! | `VERSION` with another major version | error reply `EPROTONOSUPPORT`, then the connection ends |
 //! | any command before `VERSION` succeeds | error reply `EPROTO` |
 //! | `VERSION` after it succeeded | error reply `EPROTO`; the capabilities stay as they are |
-//! | a reply | ignored: the server sends no commands |
+//! | a reply, with a possible size | ignored: the server sends no commands |
 //! | a command with `No_reply` | processed without a reply, errors included |
 //! | a command that the server does not implement | error reply `EOPNOTSUPP` |
 //! | another type, or unknown flags, in the header | error reply `EINVAL` |

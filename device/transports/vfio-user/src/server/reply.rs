@@ -92,20 +92,12 @@ impl Drop for Reply {
 pub(super) struct Replies {
     socket: UnixStream,
     stop: OwnedFd,
-    /// Held while a message goes out.
-    sending: Mutex<Sending>,
+    /// Held while a message goes out. Error of the socket that interrupted one.
+    sending: Mutex<Option<Errno>>,
     /// Number of [`Reply`]s.
     pending: Mutex<usize>,
     /// Readable when `pending` has fallen below the limit.
     room: OwnedFd,
-}
-
-#[derive(Debug, Default)]
-struct Sending {
-    /// A message went out in part only, or the connection has ended: nothing may follow.
-    broken: bool,
-    /// Error of the socket that broke it.
-    failure: Option<Errno>,
 }
 
 impl Replies {
@@ -172,18 +164,15 @@ impl Replies {
     }
 
     fn send(&self, bytes: &[u8], file: Option<BorrowedFd<'_>>) -> Result<(), End> {
-        let mut sending = lock(&self.sending);
-        if sending.broken {
-            return Err(End::HangUp);
-        }
+        let mut failure = lock(&self.sending);
         let result = self.send_all(bytes, file);
         if let Err(end) = &result {
-            sending.broken = true;
             if let End::Failed(Error::Send(errno)) = end {
-                sending.failure = Some(*errno);
+                *failure = Some(*errno);
             }
-            // The receiving thread sees a hang-up, whichever thread this is. An error means
-            // that the connection is gone already.
+            // The message may have gone out in part: nothing may follow, and the receiving
+            // thread, whichever thread this is, sees a hang-up. An error means that the
+            // connection is gone already.
             let _ = self.socket.shutdown(Shutdown::Both);
         }
         result
@@ -229,12 +218,11 @@ impl Replies {
         // Wakes a thread that waits for the client to receive, which holds the lock. An error
         // means that the connection is gone already.
         let _ = self.socket.shutdown(Shutdown::Both);
-        lock(&self.sending).broken = true;
     }
 
     /// Error of the socket that kept a reply from being sent.
     pub(super) fn failure(&self) -> Option<Errno> {
-        lock(&self.sending).failure
+        *lock(&self.sending)
     }
 }
 

@@ -4,7 +4,7 @@
 
 use std::fs::File;
 
-use ringbar_vfio_user::dma::{DmaError, DmaTable, DmaUnmap};
+use ringbar_vfio_user::dma::{DmaError, DmaTable, DmaUnmap, MAX_FILES};
 use rustix::fs::{SealFlags, fcntl_add_seals};
 use rustix::io::Errno;
 use vm_memory::Permissions::{No, Read, ReadWrite, Write};
@@ -184,6 +184,7 @@ fn a_mapping_in_use_is_never_replaced_by_a_worse_one() {
     fcntl_add_seals(&file, SealFlags::FUTURE_WRITE).unwrap();
     let result = map(&mut table, (1, 1, 3), Read, Some(&file));
     assert_eq!(result, Err(DmaError::FileChanged));
+    assert_eq!(mappings("worse"), (1, true));
     table
         .memory()
         .unwrap()
@@ -197,4 +198,18 @@ fn a_mapping_in_use_is_never_replaced_by_a_worse_one() {
     let result = map(&mut table, (1, 1, 0), ReadWrite, Some(&file));
     assert_eq!(result, Err(DmaError::FileChanged));
     assert_eq!(mappings("shorter"), (1, false));
+}
+
+#[test]
+fn the_number_of_files_is_limited() {
+    let mut table = DmaTable::new();
+    for number in 0..MAX_FILES as u64 {
+        small(&mut table, number, &memfd("many", 4));
+    }
+    let another = memfd("one-more", 4);
+    let error = map(&mut table, (5000, 1, 0), Read, Some(&another)).unwrap_err();
+    assert_eq!(error, DmaError::TooManyFiles);
+    assert_eq!(error.errno(), Errno::NOSPC);
+    unmap(&mut table, 17, 1).unwrap();
+    map(&mut table, (5000, 1, 0), Read, Some(&another)).unwrap();
 }

@@ -2,15 +2,13 @@
 
 //! Whatever bytes come, the server neither panics nor hangs.
 
-mod support;
-
 use std::io::{Read, Write};
 use std::net::Shutdown;
 use std::thread;
 
+use super::support::{CONFIG, Client, Device, Raw, access, events, raw};
 use proptest::collection::vec;
 use proptest::prelude::*;
-use support::{CONFIG, Client, Device, Raw, access, events, raw};
 use vmm_sys_util::sock_ctrl_msg::ScmSocket;
 
 /// A message with good and bad fields mixed.
@@ -137,7 +135,7 @@ proptest! {
             }
         }
         // The byte at 0x10 may have been written; the length and the order say enough.
-        let last = Raw { id: 9, ..Raw::new(support::REGION_READ, access(CONFIG, 0, 5)) };
+        let last = Raw { id: 9, ..Raw::new(super::support::REGION_READ, access(CONFIG, 0, 5)) };
         let answer = client.call(&last, &[]);
         prop_assert_eq!((answer.error, answer.body.len()), (None, 21));
     }

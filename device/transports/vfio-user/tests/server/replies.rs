@@ -2,15 +2,13 @@
 
 //! Replies from other threads, and commands without reply.
 
-mod support;
-
 use std::io::Read;
 use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 use std::time::Duration;
 
+use super::support::*;
 use ringbar_vfio_user::server::{Errno, MAX_PENDING_REPLIES, Reply};
-use support::*;
 
 /// A device whose replies come out of the receiver.
 fn deferring() -> (Device, Receiver<Reply>) {

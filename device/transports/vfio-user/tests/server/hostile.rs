@@ -2,10 +2,8 @@
 
 //! A client that gets headers, commands and regions wrong, and what it is told of regions.
 
-mod support;
-
+use super::support::*;
 use ringbar_vfio_user::server::Errno;
-use support::*;
 
 const OK: Option<Errno> = None;
 const INVALID: Option<Errno> = Some(Errno::INVAL);
@@ -186,4 +184,24 @@ fn a_client_without_descriptors_gets_none() {
         assert_eq!(answer.body[4..8], 3u32.to_ne_bytes());
         assert!(answer.file.is_none());
     }
+}
+
+#[test]
+fn each_interrupt_gets_one_descriptor_where_the_type_has_any() {
+    let (client, server) = Client::negotiated(Device::new());
+    let set = |index: u32, count: u32| {
+        Raw::new(
+            SET_IRQS,
+            [20, 0x24, index, 0, count].map(u32::to_ne_bytes).concat(),
+        )
+    };
+    // Type 3 has no descriptors.
+    for count in [0, 1] {
+        assert_eq!(client.call(&set(3, 1), &raw(&events(count))).error, INVALID);
+    }
+    // One more than the greatest number, which is received in part.
+    assert_eq!(client.call(&set(2, 16), &raw(&events(17))).error, INVALID);
+    assert_eq!(client.call(&set(2, 17), &raw(&events(17))).error, INVALID);
+    assert_eq!(server.calls(), []);
+    assert_eq!(client.call(&set(2, 16), &raw(&events(16))).error, OK);
 }

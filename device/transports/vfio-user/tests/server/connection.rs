@@ -2,14 +2,12 @@
 
 //! Beginning and end of a connection.
 
-mod support;
-
 use std::io::Write;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use super::support::*;
 use ringbar_vfio_user::server::{Errno, Error, MAX_MESSAGE_BYTES};
-use support::*;
 
 #[test]
 fn a_version_comes_first_and_once() {
@@ -103,6 +101,18 @@ fn impossible_sizes_end_the_connection() {
         assert_eq!(client.call(&message, &[]).error, Some(errno));
         client.assert_closed();
         assert!(matches!(server.end(), Err(Error::MessageSize(got)) if got == size));
+
+        // A reply is not answered.
+        let (client, server) = Client::negotiated(Device::new());
+        client.send(
+            &Raw {
+                flags: 1,
+                ..message
+            },
+            &[],
+        );
+        client.assert_closed();
+        assert!(matches!(server.end(), Err(Error::MessageSize(got)) if got == size));
     }
 }
 
@@ -121,6 +131,15 @@ fn a_hang_up_anywhere_is_no_error() {
         );
     }
     let (client, server) = Client::connect(Device::new());
+    drop(client);
+    server.end().expect("a hang-up is no error");
+}
+
+#[test]
+fn a_hang_up_before_the_reply_is_received_is_no_error() {
+    let (client, server) = Client::negotiated(Device::new());
+    client.send(&Raw::new(REGION_READ, access(CONFIG, 0, 4)), &[]);
+    client.wait_until_full();
     drop(client);
     server.end().expect("a hang-up is no error");
 }

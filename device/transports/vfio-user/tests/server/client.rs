@@ -2,17 +2,15 @@
 
 //! The client of the `vfio_user` crate drives every message that it knows.
 
-mod support;
-
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixListener;
 
-use ringbar_vfio_user::dma::{DmaMap, DmaUnmap};
-use ringbar_vfio_user::server::InterruptAction;
-use support::{
+use super::support::{
     BAR0, BAR1, BAR2, BAR3, BAR4, BAR4_AREAS, BAR4_OFFSET, BAR5, CONFIG, Call, Data, Device,
     REGIONS, Server, events, interrupt, memory, raw, region,
 };
+use ringbar_vfio_user::dma::{DmaMap, DmaUnmap};
+use ringbar_vfio_user::server::InterruptAction;
 use vfio_bindings::bindings::vfio::*;
 use vfio_user::Client;
 use vm_memory::Permissions;
@@ -116,7 +114,7 @@ fn memory_is_mapped_and_unmapped() {
 #[test]
 fn interrupts_are_described_and_set() {
     let (mut client, server) = connect();
-    for index in 0..support::IRQS {
+    for index in 0..super::support::IRQS {
         let info = client.get_irq_info(index).expect("information");
         let (count, flags) = interrupt(index).unwrap_or_default();
         assert_eq!((info.index, info.count, info.flags), (index, count, flags));

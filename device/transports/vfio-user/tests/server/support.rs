@@ -3,7 +3,7 @@
 //! A device without an engine behind the server, and a client that sends whatever bytes it is
 //! told to.
 
-// Each test binary uses a part.
+// The test of descriptors, in a process of its own, uses a part.
 #![allow(dead_code)]
 
 use std::collections::BTreeMap;

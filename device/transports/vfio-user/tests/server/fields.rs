@@ -3,12 +3,10 @@
 //! A client that gets every field of every message wrong: the server answers with the right
 //! error, and the next message as if nothing had happened.
 
-mod support;
-
 use std::os::fd::OwnedFd;
 
+use super::support::*;
 use ringbar_vfio_user::server::Errno;
-use support::*;
 use vfio_bindings::bindings::vfio::*;
 
 /// A good message, and what becomes of it for other values of its fields.

@@ -1,0 +1,86 @@
+#!/bin/bash
+# Runs fuzz targets with libFuzzer.
+#
+# Usage:   run.sh TARGET...       (no target: all of them)
+# Inputs:  RINGBAR_SECONDS=N runs each target for N seconds on every processor and keeps what
+#          it finds in build/fuzz/corpus; otherwise each executes RINGBAR_RUNS inputs (20000),
+#          the same ones each time.
+# Output:  a line for each target, as of a test, with the number of executions and the coverage
+#          (edges, as libFuzzer counts them), then what was found, and how many passed and
+#          failed. The input that shows a fault is left in build/fuzz/found. Exit status 1 after a
+#          fault.
+set -euo pipefail
+here=$(dirname "$(readlink -f "$0")")
+# shellcheck source-path=SCRIPTDIR source=../../guest-image/toolbox/lib.sh
+. "$here/../../guest-image/toolbox/lib.sh"
+cd "$checkout"
+
+targets=("$@")
+((${#targets[@]})) || mapfile -t targets < <(cd "$here/targets" && printf '%s\n' *.rs | sed 's/\.rs$//')
+for target in "${targets[@]}"; do
+    [[ -e $here/targets/$target.rs ]] || die "there is no fuzz target $target: $(cd "$here/targets" && echo *.rs | sed 's/\.rs//g')"
+done
+
+# libFuzzer is written in C++. The toolbox's Rust has a compiler for it beside it, which is not
+# there under its other name, c++.
+if [[ -z ${RINGBAR_RUST:-} ]] && ! g++ --version >/dev/null 2>&1; then
+    export RINGBAR_RUST=toolbox
+fi
+
+# What cargo-fuzz sets, without what only an unstable compiler has (AddressSanitizer). The
+# instrumentation is a pass of LLVM's that any rustc has.
+flags=(
+    -Cpasses=sancov-module
+    -Cllvm-args=-sanitizer-coverage-level=4
+    -Cllvm-args=-sanitizer-coverage-inline-8bit-counters
+    -Cllvm-args=-sanitizer-coverage-pc-table
+    -Cllvm-args=-sanitizer-coverage-trace-compares
+    --cfg=fuzzing
+)
+list=$(printf '"%s",' "${flags[@]}")
+out=$checkout/build/fuzz
+mkdir -p "$out/found"
+# libFuzzer does not run in a static program. From / cargo does not see the checkout's
+# configuration, which asks for one.
+(
+    cd /
+    "$checkout/guest-image/toolbox/cargo.sh" --config "target.x86_64-unknown-linux-gnu.rustflags=[${list%,}]" \
+        --config 'env.CXX="g++"' build --quiet --manifest-path "$checkout/Cargo.toml" --target x86_64-unknown-linux-gnu \
+        --profile fuzz --target-dir "$out/target" -p ringbar-fuzz --features libfuzzer --bins
+)
+
+# An input that takes 10 s hangs.
+common=(-timeout=10 -rss_limit_mb=2048 -max_len=4096 -use_value_profile=0 -print_final_stats=1)
+failed=0
+for target in "${targets[@]}"; do
+    program=$out/target/x86_64-unknown-linux-gnu/fuzz/$target
+    seeds=$here/corpus/$target
+    log=$out/$target.log
+    arguments=("${common[@]}" "-artifact_prefix=$out/found/$target-")
+    if [[ -n ${RINGBAR_SECONDS:-} ]]; then
+        corpus=$out/corpus/$target
+        mkdir -p "$corpus"
+        arguments+=("-max_total_time=$RINGBAR_SECONDS" "-fork=$(nproc)" -ignore_crashes=0)
+    else
+        corpus=$out/bounded/$target
+        fresh "$corpus"
+        arguments+=("-runs=${RINGBAR_RUNS:-20000}" -seed=1)
+    fi
+    started=$SECONDS
+    result=ok
+    "$program" "${arguments[@]}" "$corpus" "$seeds" >"$log" 2>&1 || result=FAILED
+    # Of a single process, and of one with -fork.
+    executions=$(sed -nE 's/^stat::number_of_executed_units: ([0-9]+)$/\1/p; s/^#([0-9]+): cov: .*/\1/p' "$log" | sort -n | tail -n 1)
+    coverage=$(grep -oE 'cov: [0-9]+' "$log" | cut -d' ' -f2 | sort -n | tail -n 1)
+    echo "test fuzz::$target ... $result (${executions:-no} executions, ${coverage:-no} edges covered, $((SECONDS - started)) s)"
+    if [[ $result != ok ]]; then
+        grep -E 'panicked at|^ *(left|right): |ERROR: libFuzzer|Test unit written' "$log" | head -n 8 || tail -n 5 "$log"
+        echo "  log: $log"
+        failed=$((failed + 1))
+    fi
+done
+if ((failed)); then
+    echo "test result: FAILED. $((${#targets[@]} - failed)) passed; $failed failed"
+    exit 1
+fi
+echo "test result: ok. ${#targets[@]} passed; 0 failed"

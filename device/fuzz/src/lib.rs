@@ -1,0 +1,22 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! Fuzz targets: what a driver or a monitor can send to a device, compared with a model of what
+//! the device should do.
+//!
+//! | target | input | compared with |
+//! |---|---|---|
+//! | [`dma_table`] | maps, unmaps and accesses | a list of ranges, byte for byte |
+//! | [`server_messages`] | bytes and descriptors of a connection | what each message may cause, and that each is answered once |
+//! | [`function_registers`] | accesses to the registers of a function | a model of the registers, and the order of actions |
+//! | [`config_space`] | accesses to its configuration space | what can be written, and what must not change |
+//!
+//! A target is a function of bytes that panics if something is wrong. libFuzzer looks for such
+//! bytes (`run.sh`, `make fuzz`); the test `corpus` runs the ones in `corpus/`, without it.
+
+pub mod config_space;
+pub mod dma_table;
+pub mod function_registers;
+pub mod server_messages;
+
+mod functions;
+mod input;

@@ -1,0 +1,62 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! The fuzz targets without libFuzzer: the inputs in `corpus/`, and some at random.
+//!
+//! `run.sh` does more, and takes a compiler for C++.
+
+use std::fs;
+use std::path::Path;
+
+use ringbar_fuzz::{config_space, dma_table, function_registers, server_messages};
+
+/// Number of random inputs.
+const RANDOM: u64 = 50;
+
+fn target(name: &str, run: impl Fn(&[u8])) {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("corpus")
+        .join(name);
+    let mut inputs = 0;
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        println!("{}", path.display());
+        run(&fs::read(path).unwrap());
+        inputs += 1;
+    }
+    assert!(inputs > 0);
+
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut random = || {
+        // xorshift64.
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state
+    };
+    for number in 0..RANDOM {
+        println!("random input {number}");
+        let length = random() % 512;
+        run(&Vec::from_iter((0..length).map(|_| (random() >> 32) as u8)));
+    }
+}
+
+#[test]
+fn config_space() {
+    target("config_space", config_space::run);
+}
+
+#[test]
+fn dma_table() {
+    target("dma_table", dma_table::run);
+}
+
+#[test]
+fn function_registers() {
+    target("function_registers", function_registers::run);
+}
+
+/// Counts descriptors, so it must be alone in its process where tests are threads.
+#[test]
+fn server_messages() {
+    target("server_messages", server_messages::run);
+}
