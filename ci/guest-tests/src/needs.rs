@@ -166,6 +166,8 @@ pub enum Kernels {
     /// As [`Self::Own`], but only `make test-all` runs the suite on the debug kernel: there
     /// the start of a machine alone takes a minute.
     OwnInTestAll,
+    /// As [`Self::Own`], but only `make test-all` runs the suite, on either kernel.
+    TestAllOnly,
     /// The debug kernel.
     DebugOnly,
 }

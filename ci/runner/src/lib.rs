@@ -9,6 +9,7 @@
 //! | [`ktap`] | reads test results |
 //! | [`refusal`] | tests that the driver refuses an unusable device |
 //! | [`binding`] | tests that the driver binds its devices and no others |
+//! | [`unplug`] | tests that the device can be unplugged |
 //! | [`verified`] | fio jobs that verify their data |
 //! | [`report`] | report of `run` |
 
@@ -17,4 +18,5 @@ pub mod ktap;
 pub mod refusal;
 pub mod report;
 pub mod suite;
+pub mod unplug;
 pub mod verified;

@@ -17,7 +17,7 @@
 //! | `debug`, `pins`, `device_report` | what the checks read: checkers of the debug kernel, pinned pages, counters of the device |
 
 pub mod checks;
-mod debug;
+pub(crate) mod debug;
 mod device_report;
 mod machine;
 mod output;

@@ -10,6 +10,7 @@ use ringbar_guest_tests::suites;
 use ringbar_runner::binding;
 use ringbar_runner::refusal::BEHIND_IOMMU;
 use ringbar_runner::suite::checks::Check;
+use ringbar_runner::unplug;
 use ringbar_vm::setup::Kernel;
 
 const TABLE: &str = include_str!("../../../docs/features.md");
@@ -34,6 +35,7 @@ fn table_names_tests_that_exist() {
     known.extend(names("debug::", Kernel::Debug, suites::debug()));
     known.extend(BEHIND_IOMMU.map(|(name, _)| name.into()));
     known.extend(binding::names());
+    known.extend(unplug::MACHINES.iter().flat_map(unplug::names));
 
     let mut named = 0;
     // Text between backticks that looks like the name of a test. A trailing underscore

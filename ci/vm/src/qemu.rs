@@ -248,8 +248,9 @@ impl CommandLine<'_> {
 
     fn kernel_command_line(&self) -> String {
         // Without `tsc=reliable`, a guest under TCG reads the time from the HPET, and
-        // each time stamp costs an exit.
-        let mut line = String::from("console=ttyS0 tsc=reliable quiet panic=-1");
+        // each time stamp costs an exit. Without `no_timer_check`, the kernel waits a few
+        // milliseconds for the timer, and panics if the host is busy meanwhile.
+        let mut line = String::from("console=ttyS0 tsc=reliable no_timer_check quiet panic=-1");
         if let Console::Terminal { kind } = self.console {
             line += &format!(" {MODE_PARAMETER}={MODE_SHELL}");
             if let Some(kind) = kind {
@@ -435,7 +436,7 @@ mod tests {
         let arguments = line.arguments();
         assert_eq!(
             value(&arguments, "-append", ""),
-            "console=ttyS0 tsc=reliable quiet panic=-1 ringbar.mode=shell agent.term=xterm a=b"
+            "console=ttyS0 tsc=reliable no_timer_check quiet panic=-1 ringbar.mode=shell agent.term=xterm a=b"
         );
         assert!(value(&arguments, "-chardev", "stdio").contains("mux=on"));
     }

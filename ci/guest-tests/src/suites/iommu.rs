@@ -9,6 +9,7 @@ use std::fs;
 
 use ringbar_agent_protocol::machine::{Iommu, Transport};
 
+use super::concurrency::{Worker, positional_free};
 use super::{commands, data};
 use crate::case::{Case, Context, During, Suite, Verdict};
 use crate::check_eq;
@@ -29,7 +30,6 @@ struct Variant {
     domain: &'static str,
     /// Parameters of the kernel.
     kernel_args: &'static [&'static str],
-    kernels: Kernels,
 }
 
 const VARIANTS: [Variant; 3] = [
@@ -40,7 +40,6 @@ const VARIANTS: [Variant; 3] = [
         iommu: Iommu::Intel,
         domain: "DMA",
         kernel_args: &[],
-        kernels: Kernels::Own,
     },
     Variant {
         suite: "iommu_virtio",
@@ -49,7 +48,6 @@ const VARIANTS: [Variant; 3] = [
         iommu: Iommu::Virtio,
         domain: "DMA-FQ",
         kernel_args: &[],
-        kernels: Kernels::Own,
     },
     Variant {
         suite: "iommu_swiotlb",
@@ -58,35 +56,34 @@ const VARIANTS: [Variant; 3] = [
         iommu: Iommu::Intel,
         domain: "DMA",
         kernel_args: &["swiotlb=force"],
-        kernels: Kernels::OwnInTestAll,
     },
 ];
 
-/// The suites.
+/// The suites: for each IOMMU one for every day, and one with each call, size and alignment,
+/// which takes minutes.
 pub fn suites() -> impl Iterator<Item = Suite> {
-    VARIANTS.into_iter().map(suite)
+    let matrices = [
+        ("iommu_intel_data", VARIANTS[0]),
+        ("iommu_virtio_data", VARIANTS[1]),
+    ];
+    let matrices = matrices
+        .into_iter()
+        .map(|(suite, variant)| Variant { suite, ..variant });
+    VARIANTS
+        .into_iter()
+        .map(ordinary)
+        .chain(matrices.map(all_data))
 }
 
-fn suite(variant: Variant) -> Suite {
-    let name = |what: &str| format!("c2_{}_{what}", variant.name);
-    let mut cases = vec![Case::new(
-        name("translates_for_the_device"),
-        move |context| translates(context, &variant),
-    )];
-    cases.extend(data::suite().cases.into_iter().map(|case| Case {
-        name: name(&case.name),
-        ..case
-    }));
-    cases.extend([
-        Case::new(name("random_commands"), commands::random),
-        Case::new(name("verified_by_fio"), fio),
-        Case::new(name("unbind_and_bind"), bound_again),
-        Case::new(name("rmmod_and_modprobe"), loaded_again),
-    ]);
-    Suite {
-        name: variant.suite,
-        about: variant.about,
-        needs: Needs {
+impl Variant {
+    /// Name of a test.
+    fn test(&self, what: &str) -> String {
+        format!("c2_{}_{what}", self.name)
+    }
+
+    fn needs(&self, kernels: Kernels) -> Needs {
+        let kernel_args = self.kernel_args.iter();
+        Needs {
             device: DeviceKind::Daemon(Daemon {
                 transports: Transports::Only(
                     Transport::VfioUser,
@@ -94,17 +91,46 @@ fn suite(variant: Variant) -> Suite {
                 ),
                 ..Daemon::default()
             }),
-            iommu: variant.iommu,
-            kernel_args: variant
-                .kernel_args
-                .iter()
-                .copied()
-                .map(String::from)
-                .collect(),
-            kernels: variant.kernels,
+            iommu: self.iommu,
+            kernel_args: kernel_args.copied().map(String::from).collect(),
+            kernels,
             ..Needs::default()
-        },
-        cases,
+        }
+    }
+}
+
+fn ordinary(variant: Variant) -> Suite {
+    let name = |what: &str| variant.test(what);
+    Suite {
+        name: variant.suite,
+        about: variant.about,
+        needs: variant.needs(match variant.kernel_args {
+            [] => Kernels::Own,
+            _ => Kernels::TestAllOnly,
+        }),
+        cases: vec![
+            Case::new(name("translates_for_the_device"), move |context| {
+                translates(context, &variant)
+            }),
+            Case::new(name("random_transfers_by_all_methods"), random_transfers),
+            Case::new(name("random_commands"), commands::random),
+            Case::new(name("verified_by_fio"), fio),
+            Case::new(name("unbind_and_bind"), bound_again),
+            Case::new(name("rmmod_and_modprobe"), loaded_again),
+        ],
+    }
+}
+
+fn all_data(variant: Variant) -> Suite {
+    let cases = data::suite().cases.into_iter().map(|case| Case {
+        name: variant.test(&case.name),
+        ..case
+    });
+    Suite {
+        name: variant.suite,
+        about: "data by every call, size and alignment through an IOMMU",
+        needs: variant.needs(Kernels::TestAllOnly),
+        cases: cases.collect(),
     }
 }
 
@@ -113,6 +139,19 @@ fn translates(context: &Context, variant: &Variant) -> Verdict {
     let domain = fs::read_to_string(&path).during(|| format!("reading {}", path.display()))?;
     check_eq!(domain.trim(), variant.domain, "domain of the device");
     Ok(())
+}
+
+/// Transfers of any size and alignment, by synchronous calls, AIO and io_uring.
+fn random_transfers(context: &Context) -> Verdict {
+    const STEPS: usize = 300;
+
+    let file = context.open()?;
+    let mut worker = Worker::new(5, 4 << 20, 1)?;
+    worker.begin(&file)?;
+    for _ in 0..STEPS {
+        worker.step(&file, &positional_free())?;
+    }
+    worker.finish(&context.map()?)
 }
 
 fn fio(context: &Context) -> Verdict {

@@ -25,6 +25,7 @@ use ringbar_runner::refusal::{self, BEHIND_IOMMU};
 use ringbar_runner::suite;
 use ringbar_runner::suite::checks::Check;
 use ringbar_runner::suite::plan::{Plan, Report};
+use ringbar_runner::unplug::{self, Machine};
 use ringbar_vm::setup::{Kernel, OutputDir, Setup};
 
 /// Tests the driver in virtual machines, one for each suite
@@ -108,7 +109,14 @@ pub fn run(setup: &Setup, options: &Options) -> anyhow::Result<ExitCode> {
         test_threads: Some(1),
         ..Arguments::default()
     };
-    let debug = plans.iter().any(|plan| plan.kernel == Kernel::Debug);
+    let machines: Vec<_> = unplug::MACHINES
+        .into_iter()
+        .filter(|machine| kernels.contains(&machine.kernel) && selection.runs_machine(machine))
+        .collect();
+    let debug = plans.iter().any(|plan| plan.kernel == Kernel::Debug)
+        || machines
+            .iter()
+            .any(|machine| machine.kernel == Kernel::Debug);
     let debug = match debug && !options.list {
         true => Some(
             setup
@@ -143,7 +151,20 @@ pub fn run(setup: &Setup, options: &Options) -> anyhow::Result<ExitCode> {
         }
     }
     if kernels.contains(&Kernel::Stock) && vhost_user {
-        all.extend(binding_trials(&setup, &options.filters));
+        let setup = Arc::clone(&setup);
+        let log_dir = setup.checkout.join("build/test/binding");
+        let run = move || binding::run(&setup, &log_dir);
+        all.extend(steps(binding::names(), &options.filters, run));
+    }
+    for machine in machines {
+        let setup = match machine.kernel {
+            Kernel::Stock => Arc::clone(&setup),
+            Kernel::Debug => Arc::clone(&debug),
+        };
+        let log_dir = setup.checkout.join("build/test");
+        let log_dir = log_dir.join(machine.name.replace("::", "/"));
+        let run = move || unplug::run(&setup, &machine, &log_dir);
+        all.extend(steps(unplug::names(&machine), &options.filters, run));
     }
     if all.is_empty() {
         anyhow::bail!("no test matches");
@@ -233,6 +254,13 @@ impl Selection<'_> {
         !self.all && self.filters.is_empty()
     }
 
+    /// Whether a machine in which the device is unplugged is needed.
+    fn runs_machine(&self, machine: &Machine) -> bool {
+        self.includes(Transport::VfioUser)
+            && (machine.daily || !self.is_daily())
+            && unplug::names(machine).any(|name| wanted(self.filters, &name))
+    }
+
     /// Whether a suite with these needs runs.
     fn runs(&self, needs: &Needs, kernel: Kernel, transport: Transport) -> bool {
         let transports = needs.transports();
@@ -242,8 +270,10 @@ impl Selection<'_> {
         if !self.is_daily() {
             return true;
         }
-        if kernel == Kernel::Debug && needs.kernels == Kernels::OwnInTestAll {
-            return false;
+        match needs.kernels {
+            Kernels::TestAllOnly => return false,
+            Kernels::OwnInTestAll if kernel == Kernel::Debug => return false,
+            _ => {}
         }
         // Over the default transport, and over the only one, all that can run does.
         transport == Transport::default()
@@ -340,17 +370,22 @@ fn trials(setup: &Arc<Setup>, plan: Plan) -> (Arc<Mutex<Results>>, Vec<Trial>) {
     (results, trials)
 }
 
-/// The selected binding tests. All of them run when the first one starts.
-fn binding_trials(setup: &Arc<Setup>, filters: &[String]) -> Vec<Trial> {
+/// The selected ones of tests that share a virtual machine, which all run when the first one
+/// starts.
+fn steps(
+    names: impl Iterator<Item = String>,
+    filters: &[String],
+    run: impl Fn() -> Vec<Result<(), String>> + Send + Sync + 'static,
+) -> Vec<Trial> {
+    let run = Arc::new(run);
     let outcomes = Arc::new(OnceLock::new());
-    binding::names()
+    names
         .enumerate()
         .filter(|(_, name)| wanted(filters, name))
         .map(|(number, name)| {
-            let (setup, outcomes) = (Arc::clone(setup), Arc::clone(&outcomes));
+            let (run, outcomes) = (Arc::clone(&run), Arc::clone(&outcomes));
             Trial::test(name, move || {
-                let log_dir = setup.checkout.join("build/test/binding");
-                let outcomes: &Vec<_> = outcomes.get_or_init(|| binding::run(&setup, &log_dir));
+                let outcomes: &Vec<_> = outcomes.get_or_init(|| run());
                 outcomes[number].clone().map_err(Failed::from)
             })
         })
@@ -530,7 +565,11 @@ mod tests {
             };
             plans(Path::new("/x"), kernel, &selection)
         };
-        let can = |suite: &Suite| suite.needs.transports().include(Transport::VhostUser);
+        let can = |suite: &Suite| {
+            let needs = &suite.needs;
+            needs.kernels != Kernels::TestAllOnly
+                && needs.transports().include(Transport::VhostUser)
+        };
         let all = plans(Kernel::Stock, &[]);
         assert_eq!(all.len(), suites::stock().iter().filter(|s| can(s)).count());
         let debug = plans(Kernel::Debug, &[]);
