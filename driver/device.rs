@@ -216,6 +216,24 @@ impl Device {
     pub(crate) fn set_capacity(&self, device: &pci::Device<Bound>, capacity: u64) -> bool {
         // CAST: The capacities of configurations and events are checked to fit.
         let before = self.mappable.set_capacity(capacity as i64);
+        self.capacity_changed(device, before, capacity)
+    }
+
+    /// Sets the size of the device memory if it is still `before`, as [`Self::set_capacity`] does.
+    /// `None` if it is not. Any context.
+    pub(crate) fn replace_capacity(
+        &self,
+        device: &pci::Device<Bound>,
+        before: i64,
+        capacity: u64,
+    ) -> Option<bool> {
+        self.mappable
+            .replace_capacity(before, capacity as i64)
+            .then(|| self.capacity_changed(device, before, capacity))
+    }
+
+    /// Reports a size. Returns whether it is smaller.
+    fn capacity_changed(&self, device: &pci::Device<Bound>, before: i64, capacity: u64) -> bool {
         if capacity as i64 == before {
             return false;
         }

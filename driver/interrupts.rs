@@ -39,10 +39,7 @@ use kernel::{
     },
     prelude::*,
     str::CString,
-    sync::{
-        Arc,
-        ArcBorrow, //
-    }, //
+    sync::Arc, //
 };
 
 /// Allocates vectors for a device, and plans their use: of the best type for which the device
@@ -55,8 +52,11 @@ pub(crate) fn allocate<'bound>(
 ) -> Result<(Vectors<'bound>, Plan)> {
     let queues = negotiated.share().submit();
     for kind in [IrqType::MsiX, IrqType::Msi] {
-        let Ok(vectors) = Vectors::allocate(device, kind, Plan::wanted(queues)) else {
-            continue;
+        let vectors = match Vectors::allocate(device, kind, Plan::wanted(queues)) {
+            Ok(vectors) => vectors,
+            Err(error) if error == ENOMEM => return Err(error),
+            // The device or the platform has none of this type.
+            Err(_) => continue,
         };
         let mut next = Some(Plan::with_messages(queues, vectors.count()));
         while let Some(plan) = next {
@@ -74,6 +74,7 @@ pub(crate) fn allocate<'bound>(
         }
     }
     dev_err!(device, "the device has no interrupt that works\n");
+    negotiated.fail(device);
     Err(ENOSPC)
 }
 
@@ -95,7 +96,6 @@ impl<'bound> DeviceInterrupts<'bound> {
         let mut registered = Interrupts::new(vectors);
         for vector in 0..plan.vectors() {
             let handler = VectorHandler::new(device.clone(), &plan, vector);
-            let handler = Arc::new(handler, GFP_KERNEL)?;
             registered.register(vector, name(number, &plan, vector)?, handler)?;
         }
         let this = Self { registered, plan };
@@ -103,8 +103,9 @@ impl<'bound> DeviceInterrupts<'bound> {
         Ok(this)
     }
 
-    /// Delivers the interrupts of I/O queues to the CPUs that use these queues. To be repeated when
-    /// CPUs have been offline. May sleep.
+    /// Delivers the interrupts of I/O queues to the CPUs that use these queues. To be repeated after
+    /// the machine has slept, when CPUs may have been offline; what an administrator has changed
+    /// meanwhile is lost. May sleep.
     pub(crate) fn spread(&self) {
         for vector in 0..self.plan.vectors() {
             if self.plan.serves_cpu(vector, 0).is_some() {
@@ -155,7 +156,8 @@ enum ConfigChange {
     /// The generation of the configuration tells. Interrupts of this vector are rare.
     Generation,
     /// As before, but interrupts are frequent, and a read of a register would slow down each: only
-    /// after an interrupt without work. The watchdog finds changes that coincided with work.
+    /// after an interrupt without work. The watchdog finds changes that coincided with work; without
+    /// it (`timeout_s=0`) the next interrupt without work does.
     GenerationIfIdle,
     /// The interrupt status tells, which the handler has to read anyway, because other devices may
     /// share the line.
@@ -196,15 +198,15 @@ impl VectorHandler {
 }
 
 impl irq::Handler for VectorHandler {
-    fn handle(this: ArcBorrow<'_, Self>) -> bool {
-        let (device, duties) = (&this.device, &this.duties);
-        let is_line = matches!(this.config_change, ConfigChange::Status);
+    fn handle(&self) -> bool {
+        let (device, duties) = (&self.device, &self.duties);
+        let is_line = matches!(self.config_change, ConfigChange::Status);
         let Ok(hardware) = device.hardware() else {
-            // The device has been reset, so if the line is raised, it is another device's. No other
-            // device shares a message.
+            // The device is being unbound, and raises nothing any more. So if the line is raised, it
+            // is another device's. No other device shares a message.
             return !is_line;
         };
-        let mut config_has_changed = matches!(this.config_change, ConfigChange::Always);
+        let mut config_has_changed = matches!(self.config_change, ConfigChange::Always);
         if is_line {
             match hardware.take_raised() {
                 Some(raised) => config_has_changed = raised.configuration,
@@ -224,7 +226,7 @@ impl irq::Handler for VectorHandler {
             }
             any |= device.handle_events(&hardware);
         }
-        config_has_changed |= match this.config_change {
+        config_has_changed |= match self.config_change {
             ConfigChange::Generation => hardware.has_new_config(),
             ConfigChange::GenerationIfIdle => !any && hardware.has_new_config(),
             _ => false,

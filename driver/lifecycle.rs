@@ -210,9 +210,11 @@ impl Device {
             return;
         }
         let device = hardware.device();
-        // Again after each change, because a later size in an event may have come before it. A
-        // further change is announced by a further interrupt.
+        // Again after each change. A further change is announced by a further interrupt. An event
+        // that comes meanwhile may have a later size, which an earlier one must not replace even
+        // for a moment: maps would be gone for good.
         for _ in 0..SIZE_READS {
+            let before = self.capacity();
             let capacity = match hardware.read_capacity(device) {
                 Ok(capacity) => capacity,
                 Err(error) => {
@@ -228,10 +230,10 @@ impl Device {
                 }
             };
             // CAST: The capacity of a configuration was checked to fit.
-            if capacity as i64 == self.capacity() {
+            if capacity as i64 == before {
                 return;
             }
-            if self.set_capacity(device, capacity) {
+            if let Some(true) = self.replace_capacity(device, before, capacity) {
                 self.mappable().enforce(hardware);
             }
         }
@@ -311,7 +313,9 @@ impl Tick for Device {
         }
         // An interrupt that also concerns I/O queues does not show that the configuration has
         // changed.
-        if hardware.plan().is_single() && hardware.has_new_config() {
+        // The status of a line tells.
+        let plan = hardware.plan();
+        if plan.is_single() && !plan.is_line() && hardware.has_new_config() {
             hardware.recovery().reconfigured();
         }
     }

@@ -135,6 +135,11 @@ impl Mappable {
         self.capacity.xchg(capacity, Relaxed)
     }
 
+    /// Sets the size if it is still `before`. Returns whether it was. As [`Self::set_capacity`].
+    pub(crate) fn replace_capacity(&self, before: i64, capacity: i64) -> bool {
+        self.capacity.cmpxchg(before, capacity, Relaxed).is_ok()
+    }
+
     /// Whether the device memory is behind the aperture.
     pub(crate) fn is_ready(&self) -> bool {
         self.ready.load(Acquire)

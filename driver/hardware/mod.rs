@@ -127,7 +127,6 @@ impl Hardware {
             config,
             share,
         } = negotiated;
-        transport.set_config_vector(device, plan.configuration())?;
         let pollers = Arc::pin_init(Pollers::new(), GFP_KERNEL)?;
         let event_idx = features & feature::EVENT_IDX != 0;
         let events = EventQueue::new(

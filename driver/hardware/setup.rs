@@ -110,17 +110,19 @@ impl Negotiated {
         let others = Iterator::chain([CONTROL_QUEUE, EVENT_QUEUE].into_iter(), polled)
             .map(|index| (index, plan.other_queues()));
         let io = (0..submit).map(|n| (FIRST_IO_QUEUE + n, plan.io_queue(n)));
-        let written = transport
-            .set_config_vector(device, plan.configuration())
-            .and_then(|()| {
-                Iterator::chain(others, io).try_for_each(|(index, message)| {
-                    transport.set_queue_vector(device, index, message)
-                })
-            });
-        match written {
-            Ok(()) => Ok(true),
-            Err(error) if error == ENOSPC => Ok(false),
-            Err(error) => Err(error),
+        if !transport.set_config_vector(device, plan.configuration())? {
+            return Ok(false);
         }
+        for (index, message) in Iterator::chain(others, io) {
+            if !transport.set_queue_vector(device, index, message)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Reports to the device that the driver cannot use it.
+    pub(crate) fn fail(&self, device: &pci::Device<Bound>) {
+        self.transport.fail(device);
     }
 }

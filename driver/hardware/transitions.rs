@@ -126,8 +126,17 @@ impl Hardware {
             self.transport.fail(device);
             return Err(EIO);
         };
-        self.transport
-            .set_config_vector(device, self.plan.configuration())?;
+        if !self
+            .transport
+            .set_config_vector(device, self.plan.configuration())?
+        {
+            dev_err!(
+                device,
+                "the device refuses the interrupts that it had before\n"
+            );
+            self.transport.fail(device);
+            return Err(EIO);
+        }
         self.events.restart(&self.transport, device, quiesced)?;
         for queue in self.queues(device) {
             queue.restart(quiesced)?;

@@ -123,23 +123,33 @@ impl Transport {
             ENODEV
         })?;
 
+        // Optional: a driver that gets messages does not need it.
+        let mut capabilities = capabilities;
         let mut bars = KVec::new();
         let required = [
             capabilities.common,
             capabilities.notify,
             capabilities.device,
         ];
-        for region in Iterator::chain(required.into_iter(), capabilities.isr) {
+        let mut map = |region: &Region| -> Result {
             if !bars.iter().any(|&(bar, _)| bar == region.bar()) {
                 let bar = device.iomap_region(u32::from(region.bar()), NAME)?;
                 bars.push((region.bar(), bar.into_devres()?), GFP_KERNEL)?;
             }
-        }
-        Ok(Self {
+            Ok(())
+        };
+        required.iter().try_for_each(&mut map)?;
+        capabilities.isr = capabilities.isr.filter(|region| map(region).is_ok());
+        let mut this = Self {
             bars,
             capabilities,
             generation: Atomic::new(0),
-        })
+        };
+        // Not beyond the end of its BAR. The read clears what an earlier driver left.
+        if this.read_interrupt_status(device).is_err() {
+            this.capabilities.isr = None;
+        }
+        Ok(this)
     }
 
     /// The shared memory region with the given id.
@@ -179,10 +189,13 @@ impl Transport {
     /// Reads the interrupt status, which clears it and releases the line (4.1.4.5.1). `None` if the
     /// device has not raised the line. Any context.
     pub(crate) fn take_raised(&self, device: &pci::Device<Bound>) -> Option<Raised> {
-        let (bar, at) = self
-            .locate(device, self.capabilities.isr.as_ref()?, 0, 1)
-            .ok()?;
-        Raised::parse(bar.try_read8(at).ok()?)
+        Raised::parse(self.read_interrupt_status(device).ok()?)
+    }
+
+    fn read_interrupt_status(&self, device: &pci::Device<Bound>) -> Result<u8> {
+        let region = self.capabilities.isr.as_ref().ok_or(ENXIO)?;
+        let (bar, at) = self.locate(device, region, 0, 1)?;
+        bar.try_read8(at)
     }
 
     fn common8(&self, device: &pci::Device<Bound>, offset: usize) -> Result<u8> {
@@ -350,35 +363,35 @@ impl Transport {
         self.common16(device, common::NUM_QUEUES)
     }
 
-    /// Makes configuration changes send `message`. `ENOSPC` if the device refuses it.
+    /// Makes configuration changes send `message`. Returns whether the device accepts it.
     pub(crate) fn set_config_vector(
         &self,
         device: &pci::Device<Bound>,
         message: Message,
-    ) -> Result {
+    ) -> Result<bool> {
         self.set_vector(device, common::CONFIG_MSIX_VECTOR, message)
     }
 
-    /// Makes queue `index`, which is not enabled, send `message`. `ENOSPC` if the device refuses
+    /// Makes queue `index`, which is not enabled, send `message`. Returns whether the device accepts
     /// it.
     pub(crate) fn set_queue_vector(
         &self,
         device: &pci::Device<Bound>,
         index: u16,
         message: Message,
-    ) -> Result {
+    ) -> Result<bool> {
         self.set_common16(device, common::QUEUE_SELECT, index)?;
         self.set_vector(device, common::QUEUE_MSIX_VECTOR, message)
     }
 
-    /// Writes a vector register. A device without the resources for a message answers
-    /// [`NO_VECTOR`] (4.1.5.1.2.1).
-    fn set_vector(&self, device: &pci::Device<Bound>, at: usize, message: Message) -> Result {
+    /// Writes a vector register. Returns whether the device accepts the message: one without the
+    /// resources answers [`NO_VECTOR`] (4.1.5.1.2.1).
+    fn set_vector(&self, device: &pci::Device<Bound>, at: usize, message: Message) -> Result<bool> {
         self.set_common16(device, at, message.unwrap_or(NO_VECTOR))?;
-        match message {
-            Some(message) if self.common16(device, at)? != message => Err(ENOSPC),
-            _ => Ok(()),
-        }
+        Ok(match message {
+            Some(message) => self.common16(device, at)? == message,
+            None => true,
+        })
     }
 
     /// Greatest size of queue `index`, 0 if it is not available.
@@ -396,7 +409,14 @@ impl Transport {
         areas: &Areas,
         message: Message,
     ) -> Result<Doorbell> {
-        self.set_queue_vector(device, index, message)?;
+        if !self.set_queue_vector(device, index, message)? {
+            dev_err!(
+                device,
+                "the device refuses the interrupt of queue {}\n",
+                index
+            );
+            return Err(EIO);
+        }
         self.set_common16(device, common::QUEUE_SIZE, areas.size)?;
         self.set_common64(device, common::QUEUE_DESC, areas.descriptors)?;
         self.set_common64(device, common::QUEUE_DRIVER, areas.driver)?;

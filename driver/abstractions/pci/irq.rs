@@ -37,10 +37,7 @@ use kernel::{
     },
     prelude::*,
     str::CString,
-    sync::{
-        Arc,
-        ArcBorrow, //
-    }, //
+    sync::Arc, //
 };
 
 /// The line may have handlers of other devices.
@@ -52,7 +49,7 @@ pub(crate) trait Handler: Send + Sync + Sized + 'static {
     /// Called in hard interrupt context: must not sleep.
     ///
     /// Returns whether the device had raised the interrupt.
-    fn handle(this: ArcBorrow<'_, Self>) -> bool;
+    fn handle(&self) -> bool;
 }
 
 /// The interrupt vectors of a device: messages, or a line. Dropping this frees them.
@@ -179,7 +176,10 @@ impl<'bound, H: Handler> Interrupts<'bound, H> {
 
     /// Registers `handler` for vector `index`, shown as `name` in `/proc/interrupts`. May sleep.
     /// `EINVAL` if there is no such vector.
-    pub(crate) fn register(&mut self, index: u16, name: CString, handler: Arc<H>) -> Result {
+    pub(crate) fn register(&mut self, index: u16, name: CString, handler: H) -> Result {
+        // A line may have several handlers, which the kernel tells apart by their cookies. So each
+        // has an address of its own.
+        let handler = Arc::new(handler, GFP_KERNEL)?;
         let handler = Registered::new(&self.vectors, index, name, handler)?;
         // On failure the handler is unregistered right here.
         self.registered.push(handler, GFP_KERNEL)?;
@@ -216,7 +216,7 @@ impl<'bound, H: Handler> Interrupts<'bound, H> {
 /// # Invariants
 ///
 /// `handler` is registered for line `irq` with its own address as cookie and the characters of
-/// `name` as name, as a managed resource of `device`.
+/// `name` as name, as a managed resource of `device`. No other registration has this cookie.
 struct Registered<'bound, H: Handler> {
     device: &'bound pci::Device<Bound>,
     irq: u32,
@@ -226,6 +226,7 @@ struct Registered<'bound, H: Handler> {
 }
 
 impl<'bound, H: Handler> Registered<'bound, H> {
+    /// Registers `handler`, which is registered nowhere else.
     fn new(vectors: &Vectors<'bound>, index: u16, name: CString, handler: Arc<H>) -> Result<Self> {
         let (irq, flags) = vectors.irq(index)?;
         // SAFETY: The callback interprets the cookie as an `H`, which it is; `handler` and `name`
@@ -241,7 +242,7 @@ impl<'bound, H: Handler> Registered<'bound, H> {
                 Arc::as_ptr(&handler).cast_mut().cast(),
             )
         })?;
-        // INVARIANT: Just registered.
+        // INVARIANT: Just registered, and for the first time.
         Ok(Self {
             device: vectors.device,
             irq,
@@ -259,7 +260,8 @@ impl<'bound, H: Handler> Registered<'bound, H> {
 
 impl<H: Handler> Drop for Registered<'_, H> {
     fn drop(&mut self) {
-        // SAFETY: By the type invariant this handler is registered with this cookie.
+        // SAFETY: By the type invariant this handler, and no other one, is registered with this
+        // cookie.
         unsafe {
             bindings::devm_free_irq(
                 as_raw_device(self.device),
@@ -272,14 +274,14 @@ impl<H: Handler> Drop for Registered<'_, H> {
 
 /// # Safety
 ///
-/// `cookie` must be the address within an [`Arc<H>`] that exists during the call.
+/// `cookie` must be the address of an `H` that exists during the call.
 unsafe extern "C" fn callback<H: Handler>(
     _irq: c_int,
     cookie: *mut c_void,
 ) -> bindings::irqreturn_t {
     // SAFETY: By the requirement above.
-    let handler = unsafe { ArcBorrow::from_raw(cookie.cast_const().cast::<H>()) };
-    if H::handle(handler) {
+    let handler = unsafe { &*cookie.cast_const().cast::<H>() };
+    if handler.handle() {
         bindings::irqreturn::IRQ_HANDLED
     } else {
         bindings::irqreturn::IRQ_NONE
