@@ -35,25 +35,28 @@ flags=(
     -Cllvm-args=-sanitizer-coverage-inline-8bit-counters
     -Cllvm-args=-sanitizer-coverage-pc-table
     -Cllvm-args=-sanitizer-coverage-trace-compares
-    --cfg=fuzzing
 )
 list=$(printf '"%s",' "${flags[@]}")
 out=$checkout/build/fuzz
 mkdir -p "$out/found"
-# libFuzzer does not run in a static program. From / cargo does not see the checkout's
-# configuration, which asks for one.
-(
-    cd /
-    "$checkout/guest-image/toolbox/cargo.sh" --config "target.x86_64-unknown-linux-gnu.rustflags=[${list%,}]" \
-        --config 'env.CXX="g++"' build --quiet --manifest-path "$checkout/Cargo.toml" --target x86_64-unknown-linux-gnu \
-        --profile fuzz --target-dir "$out/target" -p ringbar-fuzz --features libfuzzer --bins
-)
+# cargo COMMAND [ARGUMENT...]: with these settings. libFuzzer does not run in a static program,
+# and from / cargo does not see the checkout's configuration, which asks for one. So the
+# programs need the C library that they were linked with, and cargo starts them too.
+cargo() {
+    (
+        cd /
+        "$checkout/guest-image/toolbox/cargo.sh" --config "target.x86_64-unknown-linux-gnu.rustflags=[${list%,}]" \
+            --config 'env.CXX="g++"' "$1" --quiet --manifest-path "$checkout/Cargo.toml" \
+            --target x86_64-unknown-linux-gnu --profile fuzz --target-dir "$out/target" \
+            -p ringbar-fuzz --features libfuzzer "${@:2}"
+    )
+}
+cargo build --bins
 
 # An input that takes 10 s hangs.
 common=(-timeout=10 -rss_limit_mb=2048 -max_len=4096 -use_value_profile=0 -print_final_stats=1)
 failed=0
 for target in "${targets[@]}"; do
-    program=$out/target/x86_64-unknown-linux-gnu/fuzz/$target
     seeds=$here/corpus/$target
     log=$out/$target.log
     arguments=("${common[@]}" "-artifact_prefix=$out/found/$target-")
@@ -68,10 +71,10 @@ for target in "${targets[@]}"; do
     fi
     started=$SECONDS
     result=ok
-    "$program" "${arguments[@]}" "$corpus" "$seeds" >"$log" 2>&1 || result=FAILED
+    cargo run --bin "$target" -- "${arguments[@]}" "$corpus" "$seeds" >"$log" 2>&1 || result=FAILED
     # Of a single process, and of one with -fork.
     executions=$(sed -nE 's/^stat::number_of_executed_units: ([0-9]+)$/\1/p; s/^#([0-9]+): cov: .*/\1/p' "$log" | sort -n | tail -n 1)
-    coverage=$(grep -oE 'cov: [0-9]+' "$log" | cut -d' ' -f2 | sort -n | tail -n 1)
+    coverage=$(grep -oE 'cov: [0-9]+' "$log" | cut -d' ' -f2 | sort -n | tail -n 1 || true)
     echo "test fuzz::$target ... $result (${executions:-no} executions, ${coverage:-no} edges covered, $((SECONDS - started)) s)"
     if [[ $result != ok ]]; then
         grep -E 'panicked at|^ *(left|right): |ERROR: libFuzzer|Test unit written' "$log" | head -n 8 || tail -n 5 "$log"

@@ -17,11 +17,15 @@ const ALLOWED: &[(&str, &[&str])] = &[
         "device/models/ringbar",
         &["device/engine", "device/spec", "device/storage"],
     ),
-    ("device/virtio-pci", &[]),
     ("device/transports/vhost-user", &["device/engine"]),
+    ("device/virtio-pci", &[]),
     (
         "device/transports/vfio-user",
         &["device/engine", "device/virtio-pci"],
+    ),
+    (
+        "device/fuzz",
+        &["device/transports/vfio-user", "device/virtio-pci"],
     ),
     (
         "device/daemon",

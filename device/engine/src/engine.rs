@@ -5,13 +5,13 @@
 use std::fmt;
 use std::io;
 use std::sync::Arc;
-use std::sync::mpsc::channel;
+use std::sync::mpsc::{Receiver, channel};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use vm_memory::GuestMemory;
 
-use crate::counters::Counters;
+use crate::counters::{Counters, Counts};
 use crate::doorbell::Doorbell;
 use crate::interrupt::{Interrupt, InterruptSlot};
 use crate::mailbox::{Change, Mail, Mailbox};
@@ -47,7 +47,13 @@ pub trait QueueControl: fmt::Debug + Send + Sync {
 
     /// Stops the queue: the device does not touch it any more. Returns where, `None` where the
     /// worker has ended. An interrupt that was delayed goes out first.
-    fn stop(&self) -> Option<StoppedAt>;
+    fn stop(&self) -> Option<StoppedAt> {
+        self.begin_stop().wait()
+    }
+
+    /// Asks for a stop and does not wait for it. Several queues of a worker that are asked for one
+    /// after the other stop after the same step.
+    fn begin_stop(&self) -> Stopping;
 
     /// Enables or disables the queue.
     fn enable(&self, enabled: bool);
@@ -64,8 +70,21 @@ pub trait QueueControl: fmt::Debug + Send + Sync {
     fn set_interrupt(&self, interrupt: Option<Box<dyn Interrupt>>);
 }
 
+/// A queue that was asked to stop.
+#[derive(Debug)]
+#[must_use = "the queue may still run"]
+pub struct Stopping(Receiver<StoppedAt>);
+
+impl Stopping {
+    /// Waits until the queue has stopped, see [`QueueControl::stop`].
+    pub fn wait(self) -> Option<StoppedAt> {
+        self.0.recv().ok()
+    }
+}
+
 struct Handle<D: DeviceModel> {
     queue: u16,
+    counters: Arc<Counters>,
     mailbox: Arc<Mailbox<D>>,
     interrupt: Arc<InterruptSlot>,
 }
@@ -79,13 +98,17 @@ impl<D: DeviceModel> fmt::Debug for Handle<D> {
 impl<D: DeviceModel> Handle<D> {
     /// Has the worker change the queue. Returns where that is then, unless the worker has ended.
     fn change(&self, change: Change) -> Option<StoppedAt> {
+        self.begin_change(change).recv().ok()
+    }
+
+    fn begin_change(&self, change: Change) -> Receiver<StoppedAt> {
         let (done, answer) = channel();
         self.mailbox.post(Mail::Change {
             queue: self.queue,
             change,
             done,
         });
-        answer.recv().ok()
+        answer
     }
 }
 
@@ -94,8 +117,8 @@ impl<D: DeviceModel> QueueControl for Handle<D> {
         self.change(Change::Start(setup));
     }
 
-    fn stop(&self) -> Option<StoppedAt> {
-        self.change(Change::Stop)
+    fn begin_stop(&self) -> Stopping {
+        Stopping(self.begin_change(Change::Stop))
     }
 
     fn enable(&self, enabled: bool) {
@@ -107,6 +130,10 @@ impl<D: DeviceModel> QueueControl for Handle<D> {
     }
 
     fn ring_doorbell(&self) {
+        self.counters.add(&Counts {
+            kicks: 1,
+            ..Counts::default()
+        });
         self.mailbox.ring();
     }
 
@@ -184,6 +211,7 @@ where
                     let interrupt = Arc::<InterruptSlot>::default();
                     handles.push(Arc::new(Handle {
                         queue,
+                        counters: Arc::clone(&engine.shared.counters),
                         mailbox: Arc::clone(&mailbox),
                         interrupt: Arc::clone(&interrupt),
                     }));

@@ -39,18 +39,30 @@ impl Polling {
     /// Whether to poll before the worker sleeps this time. To be asked once for each time
     /// that the worker is woken.
     pub(crate) fn should_poll(&mut self) -> bool {
+        self.should_poll_by(Instant::now)
+    }
+
+    fn should_poll_by(&mut self, clock: impl Fn() -> Instant) -> bool {
         if self.limit.is_zero() || !self.backoff.should_try() {
             return false;
         }
-        self.since = Instant::now();
+        self.since = clock();
         true
     }
 
     /// Calls `check` with the time until it finds something (`Some(true)`), or there is
     /// nothing to poll any more (`None`), or the time is up. Returns whether something was
     /// found.
-    pub(crate) fn poll(&mut self, mut check: impl FnMut(Instant) -> Option<bool>) -> bool {
-        let start = Instant::now();
+    pub(crate) fn poll(&mut self, check: impl FnMut(Instant) -> Option<bool>) -> bool {
+        self.poll_by(Instant::now, check)
+    }
+
+    fn poll_by(
+        &mut self,
+        clock: impl Fn() -> Instant,
+        mut check: impl FnMut(Instant) -> Option<bool>,
+    ) -> bool {
+        let start = clock();
         let useful = start.duration_since(self.since);
         let mut now = start;
         let found = loop {
@@ -60,7 +72,7 @@ impl Polling {
                 Some(false) if now.duration_since(start) >= self.limit => break false,
                 Some(false) => std::hint::spin_loop(),
             }
-            now = Instant::now();
+            now = clock();
         };
         self.since = now;
         let waited = now.duration_since(start);
@@ -75,6 +87,8 @@ impl Polling {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+
     use super::*;
 
     #[test]
@@ -92,39 +106,55 @@ mod tests {
         assert!(polling.should_poll());
     }
 
-    /// Polls for a request that comes after `wait`. Returns whether it did.
-    fn poll_for(polling: &mut Polling, wait: Duration) -> bool {
-        if !polling.should_poll() {
-            return false;
+    /// A clock that goes on by a microsecond each time that it is read.
+    struct Clock(Cell<Instant>);
+
+    impl Clock {
+        fn new() -> Self {
+            Self(Cell::new(Instant::now()))
         }
-        let start = Instant::now();
-        polling.poll(|now| Some(now.saturating_duration_since(start) >= wait))
+
+        fn now(&self) -> Instant {
+            self.pass(Duration::from_micros(1));
+            self.0.get()
+        }
+
+        fn pass(&self, time: Duration) {
+            self.0.set(self.0.get() + time);
+        }
+
+        /// Polls for a request that comes after `wait`. Returns whether it did.
+        fn poll_for(&self, polling: &mut Polling, wait: Duration) -> bool {
+            polling.should_poll_by(|| self.now()) && self.poll_until(polling, wait)
+        }
+
+        fn poll_until(&self, polling: &mut Polling, wait: Duration) -> bool {
+            let start = self.now();
+            polling.poll_by(
+                || self.now(),
+                |now| Some(now.saturating_duration_since(start) >= wait),
+            )
+        }
     }
 
     #[test]
     fn ho14_a_slow_driver_does_not_keep_the_worker_busy() {
-        const LIMIT: Duration = Duration::from_millis(40);
-        let mut polling = Polling::new(LIMIT);
+        const LIMIT: Duration = Duration::from_millis(1);
+        let (mut polling, clock) = (Polling::new(LIMIT), Clock::new());
+        let polling = &mut polling;
         let slow = LIMIT * 3 / 4;
-        let polls = (0..200).filter(|_| poll_for(&mut polling, slow)).count();
+        let polls = (0..200).filter(|_| clock.poll_for(polling, slow)).count();
         assert!((1..20).contains(&polls), "{polls} of 200");
         // Where each request takes as long as the wait for the next one, that is worthwhile.
-        let busy = || {
-            let start = Instant::now();
-            while start.elapsed() < LIMIT {
-                std::hint::spin_loop();
-            }
-        };
-        while !poll_for(&mut polling, Duration::ZERO) {}
+        while !clock.poll_for(polling, Duration::ZERO) {}
         for _ in 0..20 {
-            assert!(polling.should_poll());
-            busy();
-            let start = Instant::now();
-            assert!(polling.poll(|now| Some(now.saturating_duration_since(start) >= slow)));
+            assert!(polling.should_poll_by(|| clock.now()));
+            clock.pass(LIMIT);
+            assert!(clock.poll_until(polling, slow));
         }
         // A quick one is polled for as soon as that shows.
-        while !poll_for(&mut polling, Duration::ZERO) {}
-        assert!((0..100).all(|_| poll_for(&mut polling, Duration::ZERO)));
+        while !clock.poll_for(polling, Duration::ZERO) {}
+        assert!((0..100).all(|_| clock.poll_for(polling, Duration::ZERO)));
     }
 
     #[test]

@@ -7,7 +7,7 @@
 use std::cell::RefCell;
 use std::fs::{self, File};
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 
 use ringbar_vfio_user::dma::{DmaError, DmaMap, DmaMemory, DmaTable, DmaUnmap, PAGE_SIZE};
 use rustix::fs::{MemfdFlags, memfd_create};
@@ -40,6 +40,8 @@ struct Files {
     files: Vec<File>,
     /// Descriptors of the same files that are open for reading only.
     readers: Vec<File>,
+    /// Their content at first.
+    content: Vec<Vec<u8>>,
 }
 
 impl Files {
@@ -50,17 +52,25 @@ impl Files {
         let reader = |file: &File| File::open(format!("/proc/self/fd/{}", file.as_raw_fd()));
         Self {
             readers: files.iter().map(|file| reader(file).unwrap()).collect(),
+            content: (0..FILES as u64).map(content).collect(),
             files,
         }
     }
 
-    /// All files have their first length and contain 0.
-    fn clear(&self) {
-        for file in &self.files {
-            file.set_len(0).unwrap();
-            file.set_len(FILE_PAGES * PAGE_SIZE).unwrap();
+    /// All files have their first length and content, which is returned.
+    fn reset(&self) -> Vec<Vec<u8>> {
+        for (file, content) in self.files.iter().zip(&self.content) {
+            file.set_len(content.len() as u64).unwrap();
+            file.write_all_at(content, 0).unwrap();
         }
+        self.content.clone()
     }
+}
+
+/// Content that differs from page to page and from file to file.
+fn content(number: u64) -> Vec<u8> {
+    let byte = |at: u64| (at ^ (at / PAGE_SIZE * 3 + number * 41)) as u8;
+    (0..FILE_PAGES * PAGE_SIZE).map(byte).collect()
 }
 
 thread_local! {
@@ -149,14 +159,12 @@ struct Run<'a> {
 /// Runs one input.
 pub fn run(data: &[u8]) {
     ALL_FILES.with_borrow(|files| {
-        files.clear();
-        let content = vec![vec![0; (FILE_PAGES * PAGE_SIZE) as usize]; FILES];
         let mut run = Run {
             files,
             table: DmaTable::new(),
             ranges: Ranges::default(),
             snapshots: Vec::new(),
-            content,
+            content: files.reset(),
         };
         let mut input = Input::new(data);
         while !input.is_empty() {

@@ -35,6 +35,8 @@ const MAX_MESSAGE_FILES: usize = 18;
 
 const HEADER: usize = 16;
 const VERSION: u16 = 1;
+const REGION_READ: u16 = 9;
+const REGION_WRITE: u16 = 10;
 const NO_REPLY: u32 = 1 << 4;
 
 /// Sizes of the regions in bytes; 0 for one that is absent.
@@ -206,7 +208,9 @@ fn connection(input: &mut Input<'_>) {
         let count = count.min(files_left);
         files_left -= count;
         let file = files[usize::from(control >> 3 & 1)];
-        let bytes = if control & 0x80 == 0 {
+        let bytes = if control & 0xc0 == 0xc0 {
+            access(input)
+        } else if control & 0x80 == 0 {
             let count = usize::from(input.u8());
             input.bytes(count).to_vec()
         } else {
@@ -226,6 +230,22 @@ fn connection(input: &mut Input<'_>) {
     // One that is still kept was not answered.
     let unanswered = result.is_ok().then_some(device.kept.len());
     check(&sent, &received, unanswered);
+}
+
+/// A read or write close to the end of a region.
+fn access(input: &mut Input<'_>) -> Vec<u8> {
+    let region = input.u8() % 5;
+    let size = REGIONS.get(usize::from(region)).copied().unwrap_or(0);
+    let offset = size.wrapping_add_signed(i64::from(input.u8() % 16) - 12);
+    let count = u32::from(input.u8() % 16);
+    let mut body = Vec::from(offset.to_ne_bytes());
+    body.extend(u32::from(region).to_ne_bytes());
+    body.extend(count.to_ne_bytes());
+    let reads = input.u8().is_multiple_of(2);
+    if !reads {
+        body.extend(vec![1; count as usize]);
+    }
+    message(if reads { REGION_READ } else { REGION_WRITE }, 0, &body)
 }
 
 /// A message whose size is right. The id is that of the command, so that replies say which.

@@ -6,13 +6,18 @@
 
 use std::fs;
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 
 use ringbar_fuzz::{config_space, dma_table, function_registers, server_messages};
 
 /// Number of random inputs.
 const RANDOM: u64 = 50;
 
+/// Held by the target that runs: one counts the descriptors of the process.
+static ALONE: Mutex<()> = Mutex::new(());
+
 fn target(name: &str, run: impl Fn(&[u8])) {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("corpus")
         .join(name);
@@ -55,7 +60,6 @@ fn function_registers() {
     target("function_registers", function_registers::run);
 }
 
-/// Counts descriptors, so it must be alone in its process where tests are threads.
 #[test]
 fn server_messages() {
     target("server_messages", server_messages::run);

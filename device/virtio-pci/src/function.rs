@@ -288,6 +288,10 @@ impl Function {
             }
         }
         if initiates_reset {
+            // The driver waits for a time and has nothing to ask, so DMA ends before the write does.
+            if self.state == State::Started && self.config_space.is_bus_master() {
+                actions.push(Action::Pause);
+            }
             self.reset_function(actions);
         }
     }

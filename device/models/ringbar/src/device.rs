@@ -137,10 +137,14 @@ impl Device {
         let _resizing = self.resizing.lock().unwrap_or_else(PoisonError::into_inner);
         self.state().resized(capacity)?;
         self.storage.resize(capacity).map_err(Error::Resize)?;
-        let mut state = self.state();
-        // Computed again, because a connection with another aperture may have begun.
-        state.config = state.resized(capacity)?;
-        if let Some(events) = state.events.upgrade() {
+        let events = {
+            let mut state = self.state();
+            // Computed again, because a connection with another aperture may have begun.
+            state.config = state.resized(capacity)?;
+            state.events.upgrade()
+        };
+        // Without the lock: messages of the monitor need it, whatever the announcement does.
+        if let Some(events) = events {
             events.capacity_changed(capacity);
         }
         Ok(())

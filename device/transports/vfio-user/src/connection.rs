@@ -109,7 +109,10 @@ fn backend<D: DeviceModel>(
     options: Options,
     function: &FunctionOptions,
 ) -> Result<PciFunction<D>, Error> {
-    device.set_mapper(Arc::new(ClientMapper));
+    let shared = device.shared_file();
+    device.set_mapper(Arc::new(ClientMapper {
+        has_file: shared.is_some(),
+    }));
     let registers = Function::new(Description {
         identity: function.identity,
         interrupts: function.interrupts,
@@ -131,17 +134,24 @@ fn backend<D: DeviceModel>(
         Arc::clone(&interrupts),
     )?;
     Ok(PciFunction::new(
-        device, registers, interrupts, queues, control, function,
+        device, registers, interrupts, queues, control, shared, function,
     ))
 }
 
 /// The client maps the shared region by itself, by the descriptor in the answer about its BAR. So
 /// it is there whenever the device asks.
 #[derive(Debug)]
-struct ClientMapper;
+struct ClientMapper {
+    /// Whether the client gets the descriptor. It gets none of a storage that has no file, or where
+    /// this process had no descriptor left when the client came.
+    has_file: bool,
+}
 
 impl Mapper for ClientMapper {
     fn map(&self, _file: std::fs::File, _offset: u64, _length: u64, done: Mapped) {
-        done(Ok(()));
+        done(match self.has_file {
+            true => Ok(()),
+            false => Err(io::Error::other("the client has no file to map")),
+        });
     }
 }

@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 
 use ringbar_engine::model::DeviceModel;
-use ringbar_engine::{Engine, QueueControl, QueueSetup};
+use ringbar_engine::{Ender, Engine, QueueControl, QueueSetup, StoppedAt, Stopping};
 use ringbar_virtio_pci::{Function, Queue};
 use tracing::{debug, info, warn};
 use virtio_bindings::bindings::virtio_ring::VIRTIO_RING_F_EVENT_IDX;
@@ -26,6 +26,11 @@ use crate::server::Reply;
 /// Greatest number of changes that wait. A client that waits for its answers has one or two; the
 /// messages of one that does not are left in the socket.
 const MAX_WAITING: usize = 256;
+
+/// Explanation and remedy where the client shares no guest memory.
+const SHARE_MEMORY: &str = "the driver starts the device, but the vfio-user client shares no guest \
+     memory; with QEMU use -object memory-backend-memfd,id=m0,size=...,share=on and \
+     -machine ...,memory-backend=m0";
 
 /// A change.
 pub(crate) enum Change {
@@ -51,6 +56,7 @@ pub(crate) enum Change {
 pub(crate) struct Control {
     changes: Option<SyncSender<Change>>,
     thread: Option<JoinHandle<()>>,
+    ender: Ender,
 }
 
 impl Control {
@@ -73,6 +79,11 @@ impl Control {
             function,
             interrupts,
         };
+        let ender = state.engine.ender();
+        for queue in &state.queues {
+            // Whether a queue runs is a matter of its start and stop only.
+            queue.enable(true);
+        }
         let thread = thread::Builder::new()
             .name("function-control".into())
             .spawn(move || state.run(&changes))
@@ -80,6 +91,7 @@ impl Control {
         Ok(Self {
             changes: Some(sender),
             thread: Some(thread),
+            ender,
         })
     }
 
@@ -105,6 +117,9 @@ impl Control {
 
 impl Drop for Control {
     fn drop(&mut self) {
+        // Each worker ends after its current step, also with requests in its rings; changes that
+        // still wait have nobody to wait for then.
+        self.ender.end();
         self.changes = None;
         if let Some(thread) = self.thread.take() {
             // A panic was reported by its thread.
@@ -131,8 +146,6 @@ impl<D: DeviceModel> State<D> {
         while let Ok(change) = changes.recv() {
             self.apply(change);
         }
-        // Each worker ends after its current step, also with requests in its rings.
-        self.engine.ender().end();
     }
 
     fn apply(&mut self, change: Change) {
@@ -151,6 +164,9 @@ impl<D: DeviceModel> State<D> {
                     queues = queues.len(),
                     "driver starts the device"
                 );
+                if self.table.memory().is_none() {
+                    warn!("{SHARE_MEMORY}");
+                }
                 self.features = features;
                 self.paused = false;
                 for queue in queues {
@@ -200,16 +216,20 @@ impl<D: DeviceModel> State<D> {
         *running = Some(setup);
         if !self.paused {
             control.start(setup);
-            control.enable(true);
         }
+    }
+
+    /// Stops all queues after the current step of each worker. Returns where.
+    fn stop_queues(&self) -> Vec<Option<StoppedAt>> {
+        let stopping: Vec<_> = self.queues.iter().map(|queue| queue.begin_stop()).collect();
+        stopping.into_iter().map(Stopping::wait).collect()
     }
 
     fn pause(&mut self) {
         self.paused = true;
-        for (control, running) in self.queues.iter().zip(&mut self.running) {
-            if let Some(setup) = running
-                && let Some(stopped) = control.stop()
-            {
+        let stopped = self.stop_queues();
+        for (running, stopped) in self.running.iter_mut().zip(stopped) {
+            if let (Some(setup), Some(stopped)) = (running, stopped) {
                 setup.go_on_from(stopped);
             }
         }
@@ -221,18 +241,14 @@ impl<D: DeviceModel> State<D> {
         for (control, running) in self.queues.iter().zip(&self.running) {
             if let Some(setup) = running {
                 control.start(*setup);
-                control.enable(true);
             }
         }
         debug!("DMA is allowed again");
     }
 
     fn reset(&mut self) {
-        for (control, running) in self.queues.iter().zip(&mut self.running) {
-            control.stop();
-            control.enable(false);
-            *running = None;
-        }
+        self.stop_queues();
+        self.running.fill(None);
         self.paused = false;
         self.device.unmapped();
         self.device.reset();

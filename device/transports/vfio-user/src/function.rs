@@ -79,6 +79,7 @@ impl<D: DeviceModel> PciFunction<D> {
         interrupts: Arc<Interrupts>,
         queues: Vec<Arc<dyn QueueControl>>,
         control: Control,
+        shared: Option<SharedFile>,
         options: &FunctionOptions,
     ) -> Self {
         let sources: Vec<_> = queues.iter().map(|_| Source::queue(&interrupts)).collect();
@@ -86,13 +87,15 @@ impl<D: DeviceModel> PciFunction<D> {
             queue.set_interrupt(Some(Box::new(source.clone())));
         }
         let config_source = Source::config(&interrupts);
-        let announced = config_source.clone();
+        let (announced, state) = (config_source.clone(), Arc::clone(&interrupts));
         device.set_config_listener(Box::new(move || {
-            // A source passes every error on to its own log.
-            let _ = announced.raise();
+            // A driver that starts the device later reads the configuration as it is then.
+            if state.runs() {
+                announce(&announced);
+            }
         }));
         Self {
-            shared: device.shared_file().map(|file| {
+            shared: shared.map(|file| {
                 let size = file.length;
                 (file, [Area { offset: 0, size }])
             }),
@@ -136,12 +139,29 @@ impl<D: DeviceModel> PciFunction<D> {
             Action::ConfigVector { vector } => self.config_source.set_vector(vector),
             Action::IntxDisable(disabled) => self.interrupts.disable_line(disabled),
             Action::Start { features, queues } => {
+                self.interrupts.set_runs(true);
                 self.control.post(Change::Start(features, queues));
             }
             Action::StartQueue(queue) => self.control.post(Change::StartQueue(queue)),
-            Action::Pause => self.control.pause(),
-            Action::Resume => self.control.post(Change::Resume),
-            Action::Reset => self.control.post(Change::Reset),
+            Action::Pause => {
+                self.interrupts.set_runs(false);
+                self.control.pause();
+            }
+            Action::Resume => {
+                self.interrupts.set_runs(true);
+                self.control.post(Change::Resume);
+                // A message that came while bus mastering was taken away may not have arrived.
+                for source in self.sources.iter().chain([&self.config_source]) {
+                    announce(source);
+                }
+            }
+            Action::Reset => {
+                self.interrupts.set_runs(false);
+                for source in self.sources.iter().chain([&self.config_source]) {
+                    source.set_vector(None);
+                }
+                self.control.post(Change::Reset);
+            }
         }
     }
 
@@ -247,6 +267,11 @@ impl<D: DeviceModel> PciFunction<D> {
         }
         Ok(())
     }
+}
+
+/// Interrupts the driver. A source logs what goes wrong.
+fn announce(source: &Source) {
+    let _ = source.raise();
 }
 
 /// The space behind the index of a region.

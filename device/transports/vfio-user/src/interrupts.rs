@@ -23,7 +23,7 @@ use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use ringbar_engine::{EventFd, Interrupt};
+use ringbar_engine::{EventFd, Interrupt, InterruptSlot};
 use tracing::warn;
 
 /// Bits of the interrupt status register (VIRTIO 1.3, 4.1.4.5).
@@ -36,18 +36,13 @@ const NO_VECTOR: u16 = u16::MAX;
 /// All interrupts of a function.
 #[derive(Debug)]
 pub(crate) struct Interrupts {
-    messages: Vec<Mutex<Message>>,
+    messages: Vec<InterruptSlot>,
+    /// Whether the device runs and may send messages: only then a change of its configuration is
+    /// announced.
+    runs: AtomicBool,
     /// Whether the client has given messages a descriptor, and has not disabled them since.
     uses_messages: AtomicBool,
     line: Mutex<Line>,
-}
-
-/// One message.
-#[derive(Debug, Default)]
-struct Message {
-    target: Option<EventFd>,
-    /// Raised while there was no target.
-    pending: bool,
 }
 
 /// The line INTx.
@@ -67,24 +62,6 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl Message {
-    fn raise(&mut self) {
-        match &self.target {
-            Some(target) => raise(target),
-            None => self.pending = true,
-        }
-    }
-
-    fn set(&mut self, target: Option<EventFd>) {
-        if let Some(target) = &target
-            && std::mem::take(&mut self.pending)
-        {
-            raise(target);
-        }
-        self.target = target;
-    }
-}
-
 impl Line {
     /// Raises the interrupt if the line is high and nobody handles it yet.
     fn update(&mut self) {
@@ -99,11 +76,8 @@ impl Line {
 }
 
 fn raise(target: &EventFd) {
-    match target.raise() {
-        Ok(()) => {}
-        // The target is full of interrupts that nobody has taken yet.
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-        Err(error) => warn!(%error, "cannot interrupt the driver"),
+    if let Err(error) = target.raise() {
+        warn!(%error, "cannot interrupt the driver");
     }
 }
 
@@ -111,7 +85,8 @@ impl Interrupts {
     /// For so many messages. None has a target.
     pub(crate) fn new(messages: u16) -> Arc<Self> {
         Arc::new(Self {
-            messages: (0..messages).map(|_| Mutex::default()).collect(),
+            messages: (0..messages).map(|_| InterruptSlot::default()).collect(),
+            runs: AtomicBool::new(false),
             uses_messages: AtomicBool::new(false),
             line: Mutex::default(),
         })
@@ -124,7 +99,7 @@ impl Interrupts {
             self.uses_messages.store(true, Ordering::Release);
         }
         for (message, target) in self.messages.iter().skip(first).zip(targets) {
-            lock(message).set(target.map(EventFd::new));
+            message.set(target.map(|target| Box::new(EventFd::new(target)) as Box<_>));
         }
     }
 
@@ -132,14 +107,14 @@ impl Interrupts {
     pub(crate) fn disable_messages(&self) {
         self.uses_messages.store(false, Ordering::Release);
         for message in &self.messages {
-            lock(message).set(None);
+            message.set(None);
         }
     }
 
     /// Raises a message as a test of the client.
     pub(crate) fn trigger_message(&self, index: usize) {
         if let Some(message) = self.messages.get(index) {
-            lock(message).raise();
+            message.raise();
         }
     }
 
@@ -177,21 +152,30 @@ impl Interrupts {
         std::mem::take(&mut lock(&self.line).status)
     }
 
-    /// The function was reset: nothing is pending any more. Targets stay.
+    /// The VIRTIO device was reset: nothing is pending any more. Targets stay, and so does what
+    /// the command register says.
     pub(crate) fn reset(&self) {
         for message in &self.messages {
-            lock(message).pending = false;
+            message.forget();
         }
-        let mut line = lock(&self.line);
-        line.status = 0;
-        line.disabled = false;
+        lock(&self.line).status = 0;
+    }
+
+    /// The driver has started the device, or may not be interrupted by it any more.
+    pub(crate) fn set_runs(&self, runs: bool) {
+        self.runs.store(runs, Ordering::Release);
+    }
+
+    /// Whether the driver has started the device.
+    pub(crate) fn runs(&self) -> bool {
+        self.runs.load(Ordering::Acquire)
     }
 
     fn raise(&self, vector: u16, status: u8) {
         // A vector that nothing listens to keeps the interrupt: the client disables all messages
         // for a moment when it wants another number of them.
         if let Some(message) = self.messages.get(usize::from(vector)) {
-            lock(message).raise();
+            message.raise();
         }
         if !self.uses_messages.load(Ordering::Acquire) {
             let mut line = lock(&self.line);
@@ -336,8 +320,13 @@ mod tests {
         assert!(!event.is_raised());
         interrupts.disable_line(false);
         assert!(event.is_raised());
+        // A reset of the VIRTIO device leaves the command register alone.
+        interrupts.disable_line(true);
         interrupts.reset();
         assert_eq!(interrupts.take_status(), 0);
+        interrupts.mask_line(false);
+        queue.raise().unwrap();
+        assert!(!event.is_raised());
     }
 
     #[test]

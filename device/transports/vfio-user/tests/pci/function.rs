@@ -221,6 +221,40 @@ fn change_of_the_configuration_interrupts_by_its_vector() {
 }
 
 #[test]
+fn configuration_is_announced_to_a_driver_that_runs_only() {
+    let device = Adder::new(1);
+    let machine = Machine::connect(Arc::clone(&device), Interrupts::IntxOnly, Duration::ZERO);
+    let line = event();
+    machine.set_target(VFIO_PCI_INTX_IRQ_INDEX, 0, &line);
+    let announce = |byte: u8| device.announce_config(vec![byte; 24]);
+    announce(1);
+    assert!(!is_raised(&line), "no driver would handle it");
+    run(&machine, 1);
+    announce(2);
+    assert!(is_raised(&line));
+    machine.reset();
+    announce(3);
+    assert!(!is_raised(&line));
+    assert_eq!(read_byte(&mut machine.client(), ISR), 0);
+    machine.end();
+}
+
+#[test]
+fn vectors_of_the_driver_before_are_forgotten_by_a_reset() {
+    let (device, machine, _rings) = start(1, Interrupts::MsiX { vectors: 2 });
+    let former = event();
+    machine.set_target(VFIO_PCI_MSIX_IRQ_INDEX, 1, &former);
+    machine.write(CONFIG_MSIX_VECTOR, &1u16.to_le_bytes());
+    device.announce_config(vec![1; 24]);
+    assert!(is_raised(&former));
+    // The next driver gives the configuration no vector.
+    run(&machine, 1);
+    device.announce_config(vec![2; 24]);
+    assert!(!is_raised(&former));
+    machine.end();
+}
+
+#[test]
 fn queues_rest_while_bus_mastering_is_off() {
     let (_device, machine, mut rings) = start(1, Interrupts::MsiX { vectors: 1 });
     let rings = &mut rings[0];
@@ -238,6 +272,22 @@ fn queues_rest_while_bus_mastering_is_off() {
     assert!(rings.contents() == before, "it wrote to guest memory");
     machine.set_command(MEMORY | BUS_MASTER);
     assert_eq!(rings.wait().1[0], 2);
+    machine.end();
+}
+
+/// A message that the device sends while bus mastering is taken away may be lost on its way.
+#[test]
+fn interrupts_are_raised_anew_with_bus_mastering() {
+    let (_device, machine, mut rings) = start(1, Interrupts::MsiX { vectors: 1 });
+    let target = event();
+    machine.set_target(VFIO_PCI_MSIX_IRQ_INDEX, 0, &target);
+    rings[0].put_request(&[Op::Now as u8, 1], 1);
+    machine.ring(0);
+    wait_until("it interrupts", || is_raised(&target));
+    machine.set_command(MEMORY);
+    is_raised(&target);
+    machine.set_command(MEMORY | BUS_MASTER);
+    assert!(is_raised(&target));
     machine.end();
 }
 
