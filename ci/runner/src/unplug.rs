@@ -39,14 +39,19 @@ const ROUNDS: u32 = 3;
 const FUNCTIONS: &str = r#"
 # eventually COMMAND...: for what happens on its own and tells nobody.
 eventually() {
-    for i in $(seq 600); do
+    local end=$(($(date +%s) + 60))
+    while [ $(date +%s) -lt $end ]; do
         ! "$@" || return 0
         sleep 0.1
     done
     echo "not within a minute: $*" >&2
     exit 1
 }
-address() { lspci -Dn -d 1af4:10f0 | cut -d' ' -f1; }
+address() {
+    for device in /sys/bus/pci/devices/*; do
+        [ "$(cat $device/device)" != 0x10f0 ] || basename $device
+    done
+}
 plugged() { [ -n "$(address)" ] && [ -c /dev/ringbar0 ]; }
 unplugged() { [ -z "$(address)" ] && ! [ -e /dev/ringbar0 ]; }
 has_moved() { [ "$(cat /sys/kernel/debug/ringbar/*/requests)" -gt "$1" ]; }
@@ -164,7 +169,11 @@ impl Fixture {
                 Kernel::Stock => Vec::new(),
                 Kernel::Debug => debug::KERNEL_ARGS.map(str::to_owned).to_vec(),
             },
-            qemu_args: vec!["-device".into(), format!("pcie-root-port,id={SLOT}")],
+            // Without a reserve, the slot has no room for the memory of the device.
+            qemu_args: vec![
+                "-device".into(),
+                format!("pcie-root-port,id={SLOT},chassis=1,pref64-reserve=256M"),
+            ],
             log_dir: Some(log_dir.to_owned()),
             ..VmOptions::default()
         };
