@@ -100,6 +100,7 @@ pub fn debug() -> Vec<Suite> {
             .cases
             .retain(|case| case.on_debug_kernel != OnDebugKernel::Never);
     }
+    suites.retain(|suite| !suite.cases.is_empty());
     suites
 }
 
