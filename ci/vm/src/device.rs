@@ -219,7 +219,7 @@ mod tests {
             options
                 .arguments(Path::new("/tmp/s"), Path::new("/tmp/c"))
                 .join("|"),
-            "--socket-path|/tmp/s|--control-socket|/tmp/c|--transport|vfio-user|--size|1536K|--queues|2|--storage|file:/tmp/a b|--poll-us=0"
+            "--socket-path|/tmp/s|--control-socket|/tmp/c|--transport|vfio-user|--size|1536K|--queues|2|--storage|file:/tmp/a b|--queue-size|256|--poll-us=0"
         );
     }
 
