@@ -624,9 +624,10 @@ mod tests {
             };
             let all = selected(kernel, true, None);
             for transport in Transport::ALL {
-                let can = suites
-                    .iter()
-                    .filter(|suite| suite.needs.transports().include(transport));
+                let can = suites.iter().filter(|suite| {
+                    // A suite may have no test for the debug kernel.
+                    suite.needs.transports().include(transport) && !suite.cases.is_empty()
+                });
                 let can: Vec<_> = can.map(|suite| suite.name).collect();
                 assert_eq!(names(&all, transport), can);
                 let only = selected(kernel, true, Some(transport));
