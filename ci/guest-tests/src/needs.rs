@@ -133,7 +133,7 @@ pub struct Daemon {
     pub size: Option<u64>,
     /// Number of I/O queues.
     pub queues: Option<u16>,
-    /// Entries of each queue, over vhost-user.
+    /// Entries of each queue.
     pub queue_size: Option<u16>,
     /// Where the host stores the device memory.
     pub storage: HostStorage,

@@ -38,7 +38,8 @@ Examples:
     qemu-system-x86_64 -machine q35,memory-backend=m0 -m 2G \\
       -object memory-backend-memfd,id=m0,size=2G,share=on \\
       -chardev socket,id=c0,path=/tmp/ringbar.sock \\
-      -device vhost-user-test-device-pci,chardev=c0,virtio-id=21,num_vqs=6,vq_size=256,config_size=64 ...
+      -device vhost-user-test-device-pci,chardev=c0,virtio-id=21,num_vqs=6,\\
+vq_size=256,config_size=64 ...
 
   The same device over vfio-user, with an interrupt vector for each queue:
     ringbar-device --transport vfio-user --socket-path /tmp/ringbar.sock --size 256M
@@ -90,12 +91,12 @@ pub struct Args {
     queue_size: Option<u16>,
 
     /// Number of interrupt vectors, 0 to 128, only over vfio-user. The driver uses one for each
-    /// queue of requests and one for configuration and events, as far as they go. 0 leaves
-    /// INTx only. Default: --queues plus 2
+    /// CPU's queue, one for configuration changes, and one for control, events and polled
+    /// requests; with fewer, queues share them. 0 leaves INTx only. Default: --queues plus 2
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(..=i64::from(MAX_VECTORS)))]
     vectors: Option<u16>,
 
-    /// Offer MSI instead of MSI-X, only over vfio-user. QEMU 11.1 aborts when a function with
+    /// Offer MSI instead of MSI-X, only over vfio-user. QEMU 11.1.3 aborts when a function with
     /// MSI-X is unplugged. --vectors must then be a power of two, at most 32; the default is
     /// rounded up to one. Without interrupt remapping, Linux uses one of them
     #[arg(long)]

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use clap::ValueEnum;
 use ringbar_model::{Device, Session};
-use ringbar_spec::{FIRST_IO_QUEUE, PCI_DEVICE_ID_VFIO_USER, PCI_VENDOR_ID};
+use ringbar_spec::{PCI_DEVICE_ID_VFIO_USER, PCI_VENDOR_ID};
 use ringbar_vfio_user::{FunctionOptions, Identity, Interrupts};
 
 /// Greatest number of MSI-X vectors: the table has 2 KiB, and an entry 16 bytes.
@@ -75,9 +75,9 @@ impl Transport {
                 "--queue-size must be a power of two from 2 to {MAX_QUEUE_SIZE}"
             ));
         }
-        // One vector for each queue of requests, and one for configuration and events. The
-        // control queue is a queue of requests, the event queue is not.
-        let wanted = FIRST_IO_QUEUE + io_queues;
+        // The most that the driver uses: one for each I/O queue, one for configuration changes, and
+        // one for control and events.
+        let wanted = io_queues + 2;
         let interrupts = match (name, vectors, msi_only) {
             (TransportName::VhostUser, None, false) => return Ok(Self::VhostUser),
             (TransportName::VhostUser, Some(_), _) => {
