@@ -205,15 +205,6 @@ const FUNCTION_RESETS: [FunctionReset; 2] = [Machine::function_level_reset, |mac
     machine.function.reset().into_iter().collect()
 }];
 
-/// Actions of either way: only a function level reset begins with a pause.
-fn without_pause(actions: Vec<Action>) -> Vec<Action> {
-    let is_pause = |action: &Action| *action == Action::Pause;
-    actions
-        .into_iter()
-        .filter(|action| !is_pause(action))
-        .collect()
-}
-
 /// The driver of a function level reset has no register to ask, so DMA ends before the write does.
 #[test]
 fn function_level_reset_pauses_queues_that_run() {
