@@ -9,6 +9,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::thread;
 
 use anyhow::Context;
 use clap::{Args, ValueEnum};
@@ -21,7 +22,7 @@ use ringbar_runner::suite::plan::Plan;
 use ringbar_runner::unplug;
 use ringbar_vm::setup::{Kernel, OutputDir, Setup};
 
-use results::{Results, suite_table};
+use results::{Job, Results, suite_table};
 use selection::{Selection, full_name, plans, wanted};
 
 /// Tests the driver in virtual machines, one for each suite
@@ -48,6 +49,11 @@ pub struct Options {
     /// can over both transports. A FILTER selects among all suites
     #[arg(long)]
     all: bool,
+
+    /// Number of machines that run at once: with 2, those of the debug kernel beside those of
+    /// Debian's kernel [default: 2 with two CPUs and 8 GiB of free memory, else 1]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=2))]
+    machines: Option<u8>,
 
     /// List the tests instead of running them
     #[arg(long)]
@@ -101,7 +107,7 @@ pub fn run(setup: &Setup, options: &Options) -> anyhow::Result<ExitCode> {
         .collect();
     let arguments = Arguments {
         list: options.list,
-        // One virtual machine at a time, and results in order.
+        // Results in order.
         test_threads: Some(1),
         ..Arguments::default()
     };
@@ -126,12 +132,13 @@ pub fn run(setup: &Setup, options: &Options) -> anyhow::Result<ExitCode> {
     let mut all = Vec::new();
     let mut suites = Vec::new();
     for plan in plans {
+        let kernel = plan.kernel;
         let setup = match plan.kernel {
             Kernel::Stock => &setup,
             Kernel::Debug => &debug,
         };
         let (suite, trials) = trials(setup, plan);
-        suites.push(suite);
+        suites.push((kernel, suite));
         all.extend(trials);
     }
     let vhost_user = selection.includes(Transport::VhostUser);
@@ -169,11 +176,14 @@ pub fn run(setup: &Setup, options: &Options) -> anyhow::Result<ExitCode> {
         true => None,
         false => Some(OutputDir::of(&setup, "test")?),
     };
+    if !options.list && options.machines.unwrap_or_else(default_machines) > 1 {
+        start_beside(&suites, Kernel::Debug)?;
+    }
     let conclusion = libtest_mimic::run(&arguments, all);
     // The last result of a suite arrives before its machine is shut down.
     let lines: Vec<_> = suites
         .iter()
-        .filter_map(|suite| {
+        .filter_map(|(_, suite)| {
             suite
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner)
@@ -248,6 +258,47 @@ fn trials(setup: &Arc<Setup>, plan: Plan) -> (Arc<Mutex<Results>>, Vec<Trial>) {
         })
         .collect();
     (results, trials)
+}
+
+/// How many machines run at once if nothing else is asked for. A machine with two CPUs keeps
+/// little more than one CPU of the host busy.
+fn default_machines() -> u8 {
+    const MEMORY: u64 = 8 << 30;
+
+    let cpus = thread::available_parallelism().map_or(1, usize::from);
+    match cpus >= 2 && available_memory().is_some_and(|bytes| bytes >= MEMORY) {
+        true => 2,
+        false => 1,
+    }
+}
+
+/// Bytes of memory that new processes can have, if the kernel tells.
+fn available_memory() -> Option<u64> {
+    let text = fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find_map(|l| l.strip_prefix("MemAvailable:"))?;
+    let kib: u64 = line.split_ascii_whitespace().next()?.parse().ok()?;
+    kib.checked_mul(1024)
+}
+
+/// Runs the suites on a kernel, one after the other, on a thread of their own, beside those whose
+/// results are requested.
+fn start_beside(suites: &[(Kernel, Arc<Mutex<Results>>)], kernel: Kernel) -> anyhow::Result<()> {
+    if suites.iter().all(|(of, _)| *of == kernel) {
+        return Ok(());
+    }
+    let jobs: Vec<_> = suites
+        .iter()
+        .filter(|(of, _)| *of == kernel)
+        .filter_map(|(_, suite)| {
+            let mut suite = suite.lock().unwrap_or_else(PoisonError::into_inner);
+            suite.take_job()
+        })
+        .collect();
+    thread::Builder::new()
+        .name("beside".into())
+        .spawn(move || jobs.into_iter().for_each(Job::run))
+        .context("starting the thread of the suites on the other kernel")?;
+    Ok(())
 }
 
 /// The selected ones of tests that share a virtual machine, which all run when the first one

@@ -4,9 +4,9 @@
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
-use std::sync::Arc;
-use std::sync::mpsc::{self, Receiver};
-use std::thread::{self, JoinHandle};
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::{Arc, OnceLock};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use libtest_mimic::{Completion, Failed};
@@ -20,12 +20,33 @@ use ringbar_vm::setup::Setup;
 
 use super::selection::full_name;
 
-/// Results of a suite. The suite starts when the first result is requested.
-pub(super) struct Results {
+/// Runs a suite, and sends its results.
+pub(super) struct Job {
     setup: Arc<Setup>,
     plan: Plan,
-    incoming: Option<Receiver<Report>>,
-    thread: Option<JoinHandle<Duration>>,
+    results: Sender<Report>,
+    time: Arc<OnceLock<Duration>>,
+}
+
+impl Job {
+    /// Runs the suite to its end.
+    pub(super) fn run(self) {
+        let started = Instant::now();
+        suite::run(&self.setup, &self.plan, &self.results);
+        let _ = self.time.set(started.elapsed());
+        // The end of the channel comes last.
+        drop(self.results);
+    }
+}
+
+/// Results of a suite. The suite starts when the first result is requested, unless its job was
+/// taken.
+pub(super) struct Results {
+    plan: Plan,
+    job: Option<Job>,
+    incoming: Receiver<Report>,
+    /// How long the suite took, once it has ended.
+    time: Arc<OnceLock<Duration>>,
     known: HashMap<String, Report>,
     /// Whether a test has already reported the full reason for missing results.
     explained: bool,
@@ -33,24 +54,39 @@ pub(super) struct Results {
 
 impl Results {
     pub(super) fn new(setup: Arc<Setup>, plan: Plan) -> Self {
+        let (results, incoming) = mpsc::channel();
+        let time = Arc::new(OnceLock::new());
         Self {
-            setup,
-            plan,
-            incoming: None,
-            thread: None,
+            plan: plan.clone(),
+            job: Some(Job {
+                setup,
+                plan,
+                results,
+                time: Arc::clone(&time),
+            }),
+            incoming,
+            time,
             known: HashMap::new(),
             explained: false,
         }
     }
 
+    /// The run of the suite, for a thread that starts it without being asked for a result.
+    pub(super) fn take_job(&mut self) -> Option<Job> {
+        self.job.take()
+    }
+
     pub(super) fn wait_for(&mut self, name: &str) -> Result<Completion, Failed> {
-        if self.incoming.is_none() {
-            self.start()?;
+        if let Some(job) = self.job.take() {
+            thread::Builder::new()
+                .name(self.plan.suite.into())
+                .spawn(|| job.run())
+                .map_err(|error| Failed::from(format!("starting the suite: {error}")))?;
         }
         while !self.known.contains_key(name) {
-            match self.incoming.as_ref().and_then(|i| i.recv().ok()) {
-                Some(report) => self.known.insert(report.name.clone(), report),
-                None => return Err(self.missing()),
+            match self.incoming.recv() {
+                Ok(report) => self.known.insert(report.name.clone(), report),
+                Err(_) => return Err(self.missing()),
             };
         }
         match self.known.get(name).cloned() {
@@ -59,30 +95,17 @@ impl Results {
         }
     }
 
-    fn start(&mut self) -> Result<(), Failed> {
-        let (sender, receiver) = mpsc::channel();
-        let (setup, plan) = (Arc::clone(&self.setup), self.plan.clone());
-        let thread = thread::Builder::new()
-            .name(self.plan.suite.into())
-            .spawn(move || {
-                let started = Instant::now();
-                suite::run(&setup, &plan, &sender);
-                started.elapsed()
-            })
-            .map_err(|error| Failed::from(format!("starting the suite: {error}")))?;
-        self.incoming = Some(receiver);
-        self.thread = Some(thread);
-        Ok(())
-    }
-
     /// Waits until the suite has ended; returns its line of the table, if it was started.
     pub(super) fn finish(&mut self) -> Option<SuiteLine> {
-        // A panic shows as a missing result.
-        let time = self.thread.take()?.join().ok()?;
+        if self.job.is_some() {
+            return None;
+        }
         // Results that nobody waited for.
-        let left = self.incoming.take().into_iter().flatten();
+        let left = self.incoming.iter();
         self.known
             .extend(left.map(|report| (report.name.clone(), report)));
+        // Without a time the suite panicked, which shows as missing results.
+        let time = self.time.get().copied().unwrap_or_default();
         let plan = &self.plan;
         let count = |has: fn(&Outcome) -> bool| {
             let reports = self.known.values();
@@ -188,10 +211,6 @@ mod tests {
     }
 
     fn results(reports: Vec<Report>) -> Results {
-        let (sender, receiver) = mpsc::channel();
-        for report in reports {
-            sender.send(report).unwrap();
-        }
         let setup = Setup {
             kernel_release: String::new(),
             kernel_image: PathBuf::new(),
@@ -212,7 +231,10 @@ mod tests {
             log_dir: PathBuf::new(),
         };
         let mut results = Results::new(Arc::new(setup), plan);
-        results.incoming = Some(receiver);
+        let job = results.take_job().unwrap();
+        for report in reports {
+            job.results.send(report).unwrap();
+        }
         results
     }
 
