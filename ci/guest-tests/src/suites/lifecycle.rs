@@ -97,7 +97,8 @@ fn use_whenever_there(context: &Context, progress: &SharedProgress, number: usiz
         let file = match sys::open(context.path(), libc::O_RDWR) {
             Ok(file) => file,
             Err(error) if is_absent(&error) => {
-                std::thread::yield_now();
+                // Leaves the CPU to whoever loads the driver.
+                std::thread::sleep(Duration::from_millis(1));
                 continue;
             }
             Err(error) => return Err(error.into()),
