@@ -13,12 +13,11 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::time::Duration;
 
-use ringbar_agent_protocol::machine::Transport;
 use ringbar_uapi::{self as uapi, Command};
 
 use crate::case::{Case, Context, During, Stop, Suite, Verdict};
 use crate::fixtures::driver::{appears, expect_working};
-use crate::needs::{Daemon, DeviceKind, Kernels, Needs, Transports};
+use crate::needs::{Daemon, DeviceKind, Kernels, Needs};
 use crate::pattern;
 use crate::sys::{
     self, AioContext, AioOperation, Buffers, CommandEntry, CommandRing, PAGE, Region, Ring,
@@ -57,10 +56,6 @@ pub fn suite() -> Suite {
                 // allocation once. Few entries still cover every line of the driver.
                 queues: Some(1),
                 queue_size: Some(8),
-                transports: Transports::Only(
-                    Transport::VhostUser,
-                    "over vfio-user the daemon has queues of one size",
-                ),
                 ..Daemon::default()
             }),
             // A failed allocation disables the DMA API checker with a warning, and ACPI
