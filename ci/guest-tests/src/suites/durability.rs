@@ -116,7 +116,7 @@ pub fn suite() -> Suite {
                 storage: HostStorage::File,
                 ..Daemon::default()
             }),
-            kernels: Kernels::Own,
+            kernels: Kernels::OwnInTestAll,
             end: End::Killed(ranges()),
             ..Needs::default()
         },

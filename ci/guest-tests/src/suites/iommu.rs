@@ -30,6 +30,7 @@ struct Variant {
     domain: &'static str,
     /// Parameters of the kernel.
     kernel_args: &'static [&'static str],
+    kernels: Kernels,
 }
 
 const VARIANTS: [Variant; 3] = [
@@ -40,6 +41,7 @@ const VARIANTS: [Variant; 3] = [
         iommu: Iommu::Intel,
         domain: "DMA",
         kernel_args: &[],
+        kernels: Kernels::Own,
     },
     Variant {
         suite: "iommu_virtio",
@@ -48,6 +50,7 @@ const VARIANTS: [Variant; 3] = [
         iommu: Iommu::Virtio,
         domain: "DMA-FQ",
         kernel_args: &[],
+        kernels: Kernels::OwnInTestAll,
     },
     Variant {
         suite: "iommu_swiotlb",
@@ -56,6 +59,7 @@ const VARIANTS: [Variant; 3] = [
         iommu: Iommu::Intel,
         domain: "DMA",
         kernel_args: &["swiotlb=force"],
+        kernels: Kernels::TestAllOnly,
     },
 ];
 
@@ -66,9 +70,11 @@ pub fn suites() -> impl Iterator<Item = Suite> {
         ("iommu_intel_data", VARIANTS[0]),
         ("iommu_virtio_data", VARIANTS[1]),
     ];
-    let matrices = matrices
-        .into_iter()
-        .map(|(suite, variant)| Variant { suite, ..variant });
+    let matrices = matrices.into_iter().map(|(suite, variant)| Variant {
+        suite,
+        kernels: Kernels::TestAllOnly,
+        ..variant
+    });
     VARIANTS
         .into_iter()
         .map(ordinary)
@@ -81,7 +87,7 @@ impl Variant {
         format!("c2_{}_{what}", self.name)
     }
 
-    fn needs(&self, kernels: Kernels) -> Needs {
+    fn needs(&self) -> Needs {
         let kernel_args = self.kernel_args.iter();
         Needs {
             device: DeviceKind::Daemon(Daemon {
@@ -93,7 +99,7 @@ impl Variant {
             }),
             iommu: self.iommu,
             kernel_args: kernel_args.copied().map(String::from).collect(),
-            kernels,
+            kernels: self.kernels,
             ..Needs::default()
         }
     }
@@ -104,10 +110,7 @@ fn ordinary(variant: Variant) -> Suite {
     Suite {
         name: variant.suite,
         about: variant.about,
-        needs: variant.needs(match variant.kernel_args {
-            [] => Kernels::Own,
-            _ => Kernels::TestAllOnly,
-        }),
+        needs: variant.needs(),
         cases: vec![
             Case::new(name("translates_for_the_device"), move |context| {
                 translates(context, &variant)
@@ -129,7 +132,7 @@ fn all_data(variant: Variant) -> Suite {
     Suite {
         name: variant.suite,
         about: "data by every call, size and alignment through an IOMMU",
-        needs: variant.needs(Kernels::TestAllOnly),
+        needs: variant.needs(),
         cases: cases.collect(),
     }
 }

@@ -60,7 +60,7 @@ pub fn suite() -> Suite {
                 size: Some(DEVICE),
                 ..Daemon::default()
             }),
-            kernels: Kernels::Own,
+            kernels: Kernels::OwnInTestAll,
             ..Needs::default()
         },
         cases: methods

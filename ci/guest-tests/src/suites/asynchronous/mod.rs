@@ -58,7 +58,7 @@ pub fn suite() -> Suite {
                 provided::defer_taskrun,
             ),
             Case::new("dr12_provided_buffers_iopoll", provided::iopoll),
-            Case::new("dr12_provided_buffers_o_nonblock", provided::nonblock),
+            Case::new("dr12_provided_buffers_o_nonblock", provided::nonblock).left_to_test_all(),
             Case::new("dr12_multishot_reads", provided::multishot),
             Case::new("b10_exit_with_aio_in_flight", in_flight::exit_with_aio),
             Case::new("b10_exit_with_uring_in_flight", in_flight::exit_with_uring),
