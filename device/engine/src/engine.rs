@@ -16,7 +16,7 @@ use crate::doorbell::Doorbell;
 use crate::interrupt::{Interrupt, InterruptSlot};
 use crate::mailbox::{Change, Mail, Mailbox};
 use crate::memory::SharedMemory;
-use crate::model::DeviceModel;
+use crate::model::{DeviceModel, ReturnedOf};
 use crate::queue::Queue;
 use crate::ring::{QueueSetup, StoppedAt};
 use crate::worker::{Shared, Worker};
@@ -85,7 +85,7 @@ impl Stopping {
 struct Handle<D: DeviceModel> {
     queue: u16,
     counters: Arc<Counters>,
-    mailbox: Arc<Mailbox<D>>,
+    mailbox: Arc<Mailbox<ReturnedOf<D>>>,
     interrupt: Arc<InterruptSlot>,
 }
 
@@ -162,7 +162,7 @@ impl Ender {
 /// The workers of a device. They end when this is dropped.
 pub struct Engine<D: DeviceModel, M: GuestMemory> {
     shared: Arc<Shared<D, M>>,
-    mailboxes: Vec<Arc<Mailbox<D>>>,
+    mailboxes: Vec<Arc<Mailbox<ReturnedOf<D>>>>,
     queues: Vec<Arc<Handle<D>>>,
     threads: Vec<JoinHandle<()>>,
 }

@@ -14,8 +14,6 @@ use rustix::event::{EventfdFlags, eventfd};
 use tracing::warn;
 
 use crate::doorbell::Doorbell;
-use crate::model::DeviceModel;
-use crate::request::{Body, Returned};
 use crate::ring::{QueueSetup, StoppedAt};
 use crate::sleeper::Sleeper;
 
@@ -42,45 +40,43 @@ pub(crate) enum Mail {
     End,
 }
 
-/// A request that came back.
-pub(crate) type Completion<D> = (Box<Body<D>>, Returned<D>);
-
-pub(crate) struct Contents<D: DeviceModel> {
+/// What is in a mailbox. `R` is a request that came back.
+pub(crate) struct Contents<R> {
     pub(crate) mail: VecDeque<Mail>,
-    pub(crate) completions: Vec<Completion<D>>,
+    pub(crate) returned: Vec<R>,
 }
 
-impl<D: DeviceModel> Default for Contents<D> {
+impl<R> Default for Contents<R> {
     fn default() -> Self {
         Self {
             mail: VecDeque::new(),
-            completions: Vec::new(),
+            returned: Vec::new(),
         }
     }
 }
 
-struct State<D: DeviceModel> {
-    contents: Contents<D>,
+struct State<R> {
+    contents: Contents<R>,
     /// The worker has ended.
     closed: bool,
 }
 
-/// The mailbox of one worker.
-pub(crate) struct Mailbox<D: DeviceModel> {
-    state: Mutex<State<D>>,
+/// The mailbox of one worker. `R` is a request that comes back.
+pub(crate) struct Mailbox<R> {
+    state: Mutex<State<R>>,
     sleeper: Sleeper,
     /// Somebody waits for an answer to mail.
     has_mail: AtomicBool,
     wake: OwnedFd,
 }
 
-impl<D: DeviceModel> fmt::Debug for Mailbox<D> {
+impl<R> fmt::Debug for Mailbox<R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Mailbox").finish_non_exhaustive()
     }
 }
 
-impl<D: DeviceModel> Mailbox<D> {
+impl<R> Mailbox<R> {
     pub(crate) fn new() -> io::Result<Self> {
         Ok(Self {
             state: Mutex::new(State {
@@ -93,7 +89,7 @@ impl<D: DeviceModel> Mailbox<D> {
         })
     }
 
-    fn state(&self) -> MutexGuard<'_, State<D>> {
+    fn state(&self) -> MutexGuard<'_, State<R>> {
         // Nothing that is done with the lock held can panic half-way.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -113,11 +109,11 @@ impl<D: DeviceModel> Mailbox<D> {
     }
 
     /// Returns a request to its queue.
-    pub(crate) fn give_back(&self, body: Box<Body<D>>, returned: Returned<D>) {
-        self.put(|contents| contents.completions.push((body, returned)));
+    pub(crate) fn give_back(&self, request: R) {
+        self.put(|contents| contents.returned.push(request));
     }
 
-    fn put(&self, put: impl FnOnce(&mut Contents<D>)) {
+    fn put(&self, put: impl FnOnce(&mut Contents<R>)) {
         {
             let mut state = self.state();
             if state.closed {
@@ -161,7 +157,7 @@ impl<D: DeviceModel> Mailbox<D> {
     }
 
     /// Swaps what there is for `empty`, so that its memory is used again.
-    pub(crate) fn take(&self, empty: &mut Contents<D>) {
+    pub(crate) fn take(&self, empty: &mut Contents<R>) {
         let mut state = self.state();
         std::mem::swap(&mut state.contents, empty);
         self.has_mail.store(false, Ordering::Relaxed);

@@ -10,7 +10,13 @@ use std::sync::Arc;
 use vm_memory::GuestMemory;
 
 use crate::fault::Fault;
-use crate::request::{Request, Submission};
+use crate::request::{Request, Returned, Submission};
+
+/// A request of a device.
+pub type RequestOf<D> = Request<<D as DeviceModel>::Scratch, <D as DeviceModel>::Outcome>;
+
+/// A request of a device that came back to its worker.
+pub(crate) type ReturnedOf<D> = Returned<<D as DeviceModel>::Scratch, <D as DeviceModel>::Outcome>;
 
 /// A device: it gives the requests of its queues their meaning.
 ///
@@ -44,8 +50,8 @@ pub trait DeviceModel: Debug + Send + Sync + Sized + 'static {
         &self,
         queue: &mut Self::Queue,
         memory: &M,
-        request: Request<Self>,
-    ) -> Submission<Self>;
+        request: RequestOf<Self>,
+    ) -> Submission<Self::Scratch, Self::Outcome>;
 
     /// Writes the answer of a request. Returns the length for the used ring: the number of
     /// bytes that the device has written, from the first writable one on (VIRTIO 1.3,
@@ -54,7 +60,7 @@ pub trait DeviceModel: Debug + Send + Sync + Sized + 'static {
         &self,
         queue: &mut Self::Queue,
         memory: &M,
-        request: &mut Request<Self>,
+        request: &mut RequestOf<Self>,
         outcome: Self::Outcome,
     ) -> Result<u32, Fault>;
 

@@ -16,10 +16,10 @@ use crate::doorbell::Doorbell;
 use crate::fault::Fault;
 use crate::in_flight::{Entry, InFlight};
 use crate::interrupt::InterruptSlot;
-use crate::mailbox::{Completion, Mailbox};
-use crate::model::DeviceModel;
+use crate::mailbox::Mailbox;
+use crate::model::{DeviceModel, RequestOf, ReturnedOf};
 use crate::moderation::Moderation;
-use crate::request::{Body, Request, Returned, Submission};
+use crate::request::{Body, Request, Return, Submission};
 use crate::ring::{QueueSetup, Ring, StoppedAt};
 
 /// For how long a worker processes one of several queues before it goes on to the next: the
@@ -37,7 +37,7 @@ const CLOCK_INTERVAL: u32 = 16;
 pub(crate) struct Context<'a, D: DeviceModel, M: GuestMemory> {
     pub(crate) model: &'a D,
     pub(crate) memory: &'a M,
-    pub(crate) mailbox: &'a Arc<Mailbox<D>>,
+    pub(crate) mailbox: &'a Arc<Mailbox<ReturnedOf<D>>>,
     pub(crate) counters: &'a Counters,
     /// Whether the worker polls when the rings are empty, so that no doorbell is needed and
     /// an interrupt can be delayed.
@@ -80,11 +80,11 @@ pub(crate) struct Queue<D: DeviceModel> {
     model: D::Queue,
     max_buffers: usize,
     /// Bodies of requests that are done.
-    spare: Vec<Box<Body<D>>>,
+    spare: Vec<Box<Body<D::Scratch, D::Outcome>>>,
     /// A request of which some steps are done.
-    yielded: Option<Request<D>>,
+    yielded: Option<RequestOf<D>>,
     /// Requests that the device had kept, to be submitted again.
-    resumed: VecDeque<Request<D>>,
+    resumed: VecDeque<RequestOf<D>>,
     in_flight: InFlight,
     moderation: Moderation,
     interrupt: Arc<InterruptSlot>,
@@ -346,7 +346,7 @@ impl<D: DeviceModel> Queue<D> {
     fn next_request<M: GuestMemory>(
         &mut self,
         context: &Context<'_, D, M>,
-    ) -> Result<Option<Request<D>>, Fault> {
+    ) -> Result<Option<RequestOf<D>>, Fault> {
         if let Some(request) = self.yielded.take().or_else(|| self.resumed.pop_front()) {
             return Ok(Some(request));
         }
@@ -387,7 +387,7 @@ impl<D: DeviceModel> Queue<D> {
     fn finish<M: GuestMemory<Bitmap = ()>>(
         &mut self,
         context: &Context<'_, D, M>,
-        mut request: Request<D>,
+        mut request: RequestOf<D>,
         outcome: D::Outcome,
     ) -> Result<(), Fault> {
         let length = context
@@ -401,7 +401,7 @@ impl<D: DeviceModel> Queue<D> {
         used
     }
 
-    fn recycle(&mut self, request: Request<D>) {
+    fn recycle(&mut self, request: RequestOf<D>) {
         self.spare.push(request.into_body());
     }
 
@@ -411,7 +411,7 @@ impl<D: DeviceModel> Queue<D> {
     pub(crate) fn complete<M: GuestMemory<Bitmap = ()>>(
         &mut self,
         context: &Context<'_, D, M>,
-        completions: impl Iterator<Item = Completion<D>>,
+        completions: impl Iterator<Item = ReturnedOf<D>>,
     ) {
         let mut completions = completions;
         let Some(first) = completions.next() else {
@@ -430,7 +430,7 @@ impl<D: DeviceModel> Queue<D> {
     fn finish_all<M: GuestMemory<Bitmap = ()>>(
         &mut self,
         context: &Context<'_, D, M>,
-        completions: impl Iterator<Item = Completion<D>>,
+        completions: impl Iterator<Item = ReturnedOf<D>>,
         counts: &mut Counts,
     ) -> Result<(), Fault> {
         let mut result = Ok(());
@@ -443,14 +443,14 @@ impl<D: DeviceModel> Queue<D> {
                 continue;
             }
             let outcome = match returned {
-                Returned::Completed(outcome) => outcome,
-                Returned::Resumed => {
+                Return::Completed(outcome) => outcome,
+                Return::Resumed => {
                     let mut request = Request::new(body);
                     request.body_mut().resumed = true;
                     self.resumed.push_back(request);
                     continue;
                 }
-                Returned::Dropped => {
+                Return::Dropped => {
                     error!(queue = self.index, "a request was dropped: this is a bug");
                     context.model.dropped()
                 }

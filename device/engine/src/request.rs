@@ -9,24 +9,26 @@ use crate::chain::{Buffer, Chain};
 use crate::fault::Fault;
 use crate::in_flight::Entry;
 use crate::mailbox::Mailbox;
-use crate::model::DeviceModel;
 
 /// Contents of a [`Request`], allocated once and used again by its queue.
-pub(crate) struct Body<D: DeviceModel> {
+pub(crate) struct Body<S, O> {
     pub(crate) queue: u16,
     /// Of which run of the queue the request is.
     pub(crate) run: u64,
     pub(crate) entry: Entry,
     pub(crate) chain: Chain,
-    pub(crate) scratch: D::Scratch,
+    pub(crate) scratch: S,
     /// It was submitted before, and yielded or was resumed.
     pub(crate) resumed: bool,
-    pub(crate) mailbox: Arc<Mailbox<D>>,
+    pub(crate) mailbox: Arc<Mailbox<Returned<S, O>>>,
 }
 
+/// A request that came back by the mailbox.
+pub(crate) type Returned<S, O> = (Box<Body<S, O>>, Return<O>);
+
 /// How a request came back by the mailbox.
-pub(crate) enum Returned<D: DeviceModel> {
-    Completed(D::Outcome),
+pub(crate) enum Return<O> {
+    Completed(O),
     /// To be submitted again.
     Resumed,
     /// Dropped without an outcome.
@@ -36,7 +38,7 @@ pub(crate) enum Returned<D: DeviceModel> {
 /// A descriptor chain that the device owes an answer. Whoever has it completes it, exactly
 /// once:
 ///
-/// - on the worker, by returning it from [`DeviceModel::submit`], without an allocation or
+/// - on the worker, by returning it from [`submit`], without an allocation or
 ///   an atomic operation;
 /// - at any later time, on any thread, by [`Self::complete`].
 ///
@@ -44,16 +46,24 @@ pub(crate) enum Returned<D: DeviceModel> {
 /// or for its next step, calls [`Self::resume`] on any thread.
 ///
 /// Requests of a queue may be completed in any order. One that is dropped is completed with
-/// [`DeviceModel::dropped`]. One that is completed after its queue was stopped or broken
+/// [`dropped`]. One that is completed after its queue was stopped or broken
 /// changes nothing: the driver hears of it no more.
-pub struct Request<D: DeviceModel> {
+///
+/// `S` is what the device keeps with a request ([`Scratch`]), `O` what an answer is made of
+/// ([`Outcome`]).
+///
+/// [`submit`]: crate::DeviceModel::submit
+/// [`dropped`]: crate::DeviceModel::dropped
+/// [`Scratch`]: crate::DeviceModel::Scratch
+/// [`Outcome`]: crate::DeviceModel::Outcome
+pub struct Request<S, O> {
     /// # Invariants
     ///
     /// `None` only within a method that consumes the request.
-    body: Option<Box<Body<D>>>,
+    body: Option<Box<Body<S, O>>>,
 }
 
-impl<D: DeviceModel> fmt::Debug for Request<D> {
+impl<S, O> fmt::Debug for Request<S, O> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let body = self.body();
         f.debug_struct("Request")
@@ -63,23 +73,23 @@ impl<D: DeviceModel> fmt::Debug for Request<D> {
     }
 }
 
-impl<D: DeviceModel> Request<D> {
-    pub(crate) fn new(body: Box<Body<D>>) -> Self {
+impl<S, O> Request<S, O> {
+    pub(crate) fn new(body: Box<Body<S, O>>) -> Self {
         Self { body: Some(body) }
     }
 
-    fn body(&self) -> &Body<D> {
+    fn body(&self) -> &Body<S, O> {
         // PANIC: by the invariant.
         self.body.as_ref().expect("a request has a body")
     }
 
-    pub(crate) fn body_mut(&mut self) -> &mut Body<D> {
+    pub(crate) fn body_mut(&mut self) -> &mut Body<S, O> {
         // PANIC: by the invariant.
         self.body.as_mut().expect("a request has a body")
     }
 
     /// Takes the request apart without completing it.
-    pub(crate) fn into_body(mut self) -> Box<Body<D>> {
+    pub(crate) fn into_body(mut self) -> Box<Body<S, O>> {
         // PANIC: by the invariant.
         self.body.take().expect("a request has a body")
     }
@@ -111,22 +121,22 @@ impl<D: DeviceModel> Request<D> {
     }
 
     /// Whatever the device keeps with the request.
-    pub fn scratch(&self) -> &D::Scratch {
+    pub fn scratch(&self) -> &S {
         &self.body().scratch
     }
 
     /// The buffers, and what the device keeps with the request.
-    pub fn parts(&mut self) -> (&[Buffer], &mut D::Scratch) {
+    pub fn parts(&mut self) -> (&[Buffer], &mut S) {
         let body = self.body_mut();
         (body.chain.buffers(), &mut body.scratch)
     }
 
     /// Completes the request from any thread. The worker of its queue writes the answer.
     /// Never blocks.
-    pub fn complete(self, outcome: D::Outcome) {
+    pub fn complete(self, outcome: O) {
         let body = self.into_body();
         let mailbox = Arc::clone(&body.mailbox);
-        mailbox.give_back(body, Returned::Completed(outcome));
+        mailbox.give_back((body, Return::Completed(outcome)));
     }
 
     /// Has the worker of its queue submit the request again, from any thread. Never blocks.
@@ -135,31 +145,31 @@ impl<D: DeviceModel> Request<D> {
     pub fn resume(self) {
         let body = self.into_body();
         let mailbox = Arc::clone(&body.mailbox);
-        mailbox.give_back(body, Returned::Resumed);
+        mailbox.give_back((body, Return::Resumed));
     }
 }
 
-impl<D: DeviceModel> Drop for Request<D> {
+impl<S, O> Drop for Request<S, O> {
     fn drop(&mut self) {
         if let Some(body) = self.body.take() {
             let mailbox = Arc::clone(&body.mailbox);
-            mailbox.give_back(body, Returned::Dropped);
+            mailbox.give_back((body, Return::Dropped));
         }
     }
 }
 
 /// What became of a request that was submitted.
 #[derive(Debug)]
-pub enum Submission<D: DeviceModel> {
+pub enum Submission<S, O> {
     /// It is done.
-    Completed(Request<D>, D::Outcome),
+    Completed(Request<S, O>, O),
     /// The device has kept it, to complete or resume it later. A queue that is stopped
     /// meanwhile submits it anew when it goes on, so whatever was done of it must bear
     /// repetition.
     Deferred,
     /// One step of it is done; it is submitted again soon. A queue that is stopped meanwhile
     /// submits it anew when it goes on, so each of its steps must bear repetition.
-    Yielded(Request<D>),
+    Yielded(Request<S, O>),
     /// It cannot be answered: the queue is broken.
-    Fault(Request<D>, Fault),
+    Fault(Request<S, O>, Fault),
 }

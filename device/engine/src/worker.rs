@@ -15,9 +15,9 @@ use vm_memory::GuestMemory;
 
 use crate::counters::{Counters, Counts};
 use crate::doorbell::Doorbell;
-use crate::mailbox::{Change, Completion, Contents, Mail, Mailbox};
+use crate::mailbox::{Change, Contents, Mail, Mailbox};
 use crate::memory::SharedMemory;
-use crate::model::DeviceModel;
+use crate::model::{DeviceModel, ReturnedOf};
 use crate::polling::Polling;
 use crate::queue::{Context, Queue, QueueStatus};
 
@@ -37,17 +37,17 @@ struct Ended;
 /// A thread with its queues.
 pub(crate) struct Worker<D: DeviceModel, M: GuestMemory> {
     shared: Arc<Shared<D, M>>,
-    mailbox: Arc<Mailbox<D>>,
+    mailbox: Arc<Mailbox<ReturnedOf<D>>>,
     queues: Vec<Queue<D>>,
     /// Which queue is processed next.
     next: usize,
     /// Requests that were completed elsewhere, and for which there was no guest memory or no
     /// time yet.
-    unwritten: Vec<Completion<D>>,
+    unwritten: Vec<ReturnedOf<D>>,
     polling: Polling,
     epoll: OwnedFd,
     /// Empty, for what is taken out of the mailbox.
-    contents: Contents<D>,
+    contents: Contents<ReturnedOf<D>>,
 }
 
 impl<D: DeviceModel, M: GuestMemory> Drop for Worker<D, M> {
@@ -65,7 +65,7 @@ where
     /// For these queues, polled for at most `poll` at a time.
     pub(crate) fn new(
         shared: Arc<Shared<D, M>>,
-        mailbox: Arc<Mailbox<D>>,
+        mailbox: Arc<Mailbox<ReturnedOf<D>>>,
         queues: Vec<Queue<D>>,
         poll: Duration,
     ) -> io::Result<Self> {
@@ -232,7 +232,7 @@ where
         let mut contents = std::mem::take(&mut self.contents);
         self.mailbox.take(&mut contents);
         let read = contents.mail.drain(..).try_for_each(|mail| self.act(mail));
-        self.unwritten.append(&mut contents.completions);
+        self.unwritten.append(&mut contents.returned);
         self.contents = contents;
         if read.is_ok() {
             self.complete(polling);
@@ -291,7 +291,7 @@ impl<D: DeviceModel, M: GuestMemory> Shared<D, M> {
     fn context<'a>(
         &'a self,
         memory: &'a M,
-        mailbox: &'a Arc<Mailbox<D>>,
+        mailbox: &'a Arc<Mailbox<ReturnedOf<D>>>,
         polling: bool,
         single: bool,
     ) -> Context<'a, D, M> {

@@ -9,8 +9,8 @@ use vm_memory::{Bytes, GuestMemory};
 
 use super::wait_until;
 use crate::fault::Fault;
-use crate::model::{ConfigListener, DeviceModel, SharedFile, SharedRegion};
-use crate::request::{Request, Submission};
+use crate::model::{ConfigListener, DeviceModel, RequestOf, SharedFile, SharedRegion};
+use crate::request::Submission;
 
 /// What a request to the [`Adder`] asks for: its first byte. The bytes after it are added up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,7 +38,7 @@ pub enum Op {
 #[derive(Debug)]
 pub struct Adder {
     queues: u16,
-    kept: Mutex<Vec<Request<Adder>>>,
+    kept: Mutex<Vec<RequestOf<Adder>>>,
     /// Number of steps of slow requests.
     pub steps: AtomicU32,
     /// A request that was kept to be slow the next time has come.
@@ -99,7 +99,7 @@ impl Adder {
     }
 
     /// Takes the requests that were kept.
-    pub fn take(&self) -> Vec<Request<Self>> {
+    pub fn take(&self) -> Vec<RequestOf<Self>> {
         std::mem::take(&mut self.kept.lock().unwrap())
     }
 
@@ -110,7 +110,7 @@ impl Adder {
 
     /// Takes the requests that were kept, once there are `count`.
     #[track_caller]
-    pub fn wait_kept(&self, count: usize) -> Vec<Request<Self>> {
+    pub fn wait_kept(&self, count: usize) -> Vec<RequestOf<Self>> {
         wait_until("requests are kept", || {
             self.kept.lock().unwrap().len() >= count
         });
@@ -180,8 +180,8 @@ impl DeviceModel for Adder {
         &self,
         (): &mut (),
         memory: &M,
-        mut request: Request<Self>,
-    ) -> Submission<Self> {
+        mut request: RequestOf<Self>,
+    ) -> Submission<Progress, u8> {
         let resumed = request.is_resumed();
         let (buffers, progress) = request.parts();
         let [input, .., answer] = buffers else {
@@ -246,7 +246,7 @@ impl DeviceModel for Adder {
         &self,
         (): &mut (),
         memory: &M,
-        request: &mut Request<Self>,
+        request: &mut RequestOf<Self>,
         sum: u8,
     ) -> Result<u32, Fault> {
         let number = self.answers.fetch_add(1, Ordering::Relaxed) + 1;

@@ -21,7 +21,6 @@
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use ringbar_engine::Request;
 use ringbar_engine::model::{Mapper, SharedFile, SharedRegion};
 use ringbar_spec::{APERTURE_PAGE, RequestStatus, StatusCode, aperture_of};
 use ringbar_storage::Storage;
@@ -29,7 +28,7 @@ use tracing::{debug, info, warn};
 
 use crate::error::Error;
 use crate::executor::Outcome;
-use crate::session::{Response, Session};
+use crate::response::{Request, Response};
 
 /// Sizes of the shared memory region and of the mapping in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,7 +60,7 @@ enum Mapping {
     /// Not mapped.
     Absent,
     /// These requests of the driver wait for the monitor's reply.
-    Pending(Vec<Request<Session>>),
+    Pending(Vec<Request>),
     /// Mapped since the driver started the device.
     Present,
 }
@@ -157,10 +156,7 @@ impl Aperture {
     /// Handles a [`MapAperture`](ringbar_spec::Opcode::MapAperture) of the driver. Returns the
     /// request with its response where the monitor need not be asked; otherwise the request is
     /// completed after the monitor's reply.
-    pub(crate) fn map(
-        aperture: &Arc<Self>,
-        request: Request<Session>,
-    ) -> Option<(Request<Session>, Response)> {
+    pub(crate) fn map(aperture: &Arc<Self>, request: Request) -> Option<(Request, Response)> {
         let mut state = aperture.state();
         match &mut state.mapping {
             Mapping::Absent if aperture.layout.mapped > 0 => {

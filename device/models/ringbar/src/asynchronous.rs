@@ -22,7 +22,6 @@
 
 use std::sync::Arc;
 
-use ringbar_engine::{Request, Submission};
 use ringbar_spec::{Opcode, RequestHeader, RequestStatus, StatusCode};
 use ringbar_storage::{AsyncStorage, Buffer, Completed, Extent, Operation, Owner, StorageError};
 use vm_memory::{GuestMemory, Permissions};
@@ -30,31 +29,11 @@ use vm_memory::{GuestMemory, Permissions};
 use crate::command::{Progress, STORAGE_STEP};
 use crate::executor::{Outcome, after_flush, transfer};
 use crate::request::ParsedChain;
-use crate::session::{Response, Session};
+use crate::response::{Request, Response, Submission};
+use crate::steps::{Phase, Steps};
 
 /// Bytes of one step of a command that reads or writes. A multiple of the pattern of a fill.
 const STEP: u64 = 256 << 10;
-
-/// How far a request has got that waits for a storage.
-#[derive(Debug, Default)]
-pub(crate) struct Steps {
-    /// For its next operations, or what a read has brought.
-    buffers: Vec<Buffer>,
-    /// How the operation ended that the request was resumed for.
-    completed: Option<Completed>,
-    phase: Phase,
-}
-
-/// How far one step of a command has got.
-#[derive(Clone, Copy, Debug, Default)]
-enum Phase {
-    #[default]
-    Begin,
-    /// The first of two operations has ended.
-    Second,
-    /// The last operation has ended.
-    Last,
-}
 
 /// What a command needs next.
 enum Next {
@@ -83,8 +62,8 @@ impl AsyncExecutor {
     pub(crate) fn step<M: GuestMemory<Bitmap = ()>>(
         &self,
         memory: &M,
-        request: Request<Session>,
-    ) -> Submission<Session> {
+        request: Request,
+    ) -> Submission {
         let Some(&header) = request.scratch().header() else {
             return completed(request, Outcome::refused(StatusCode::Invalid));
         };
@@ -107,9 +86,9 @@ impl AsyncExecutor {
     fn transfer<M: GuestMemory<Bitmap = ()>>(
         &self,
         memory: &M,
-        request: Request<Session>,
+        request: Request,
         header: &RequestHeader,
-    ) -> Submission<Session> {
+    ) -> Submission {
         if header.length == 0 {
             return self.conclude(request, Outcome::from_storage(0, Ok(())));
         }
@@ -153,11 +132,7 @@ impl AsyncExecutor {
         Submission::Deferred
     }
 
-    fn command(
-        &self,
-        mut request: Request<Session>,
-        header: &RequestHeader,
-    ) -> Submission<Session> {
+    fn command(&self, mut request: Request, header: &RequestHeader) -> Submission {
         loop {
             let (_, parsed) = request.parts();
             match next(header, &mut parsed.progress, &mut parsed.steps) {
@@ -185,11 +160,7 @@ impl AsyncExecutor {
 
     /// Takes buffers for a request, unless it has some. `None` where there is no room: it is
     /// resumed with them.
-    fn take_buffers(
-        &self,
-        mut request: Request<Session>,
-        extents: Vec<Extent>,
-    ) -> Option<Request<Session>> {
+    fn take_buffers(&self, mut request: Request, extents: Vec<Extent>) -> Option<Request> {
         if !request.scratch().steps.buffers.is_empty() {
             return Some(request);
         }
@@ -207,7 +178,7 @@ impl AsyncExecutor {
     }
 
     /// A request is done, but for its flush if it wants one.
-    fn conclude(&self, request: Request<Session>, outcome: Outcome) -> Submission<Session> {
+    fn conclude(&self, request: Request, outcome: Outcome) -> Submission {
         let header = request.scratch().header();
         let durable = header.is_some_and(|header| header.flags & RequestHeader::FUA != 0);
         if !durable || outcome.status.code != StatusCode::Ok {
@@ -218,7 +189,7 @@ impl AsyncExecutor {
     }
 
     /// Completes a request with an outcome once everything before is durable.
-    fn flush(&self, request: Request<Session>, outcome: Outcome) {
+    fn flush(&self, request: Request, outcome: Outcome) {
         let flushed = move |completed: Completed| {
             let header = request.scratch().header();
             let outcome = after_flush(header, outcome.status.result, completed.result);
@@ -241,7 +212,7 @@ pub(crate) const fn owner(queue: u16) -> Owner {
     Owner(queue as u32)
 }
 
-fn completed(request: Request<Session>, outcome: Outcome) -> Submission<Session> {
+fn completed(request: Request, outcome: Outcome) -> Submission {
     Submission::Completed(request, Response::Status(outcome))
 }
 

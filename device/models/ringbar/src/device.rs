@@ -202,7 +202,7 @@ mod tests {
     use ringbar_spec::Event;
 
     use super::*;
-    use crate::session::tests::{HookedStorage, Thread};
+    use crate::fixtures::{HookedStorage, Thread};
 
     const TIMEOUT: Duration = Duration::from_secs(10);
 

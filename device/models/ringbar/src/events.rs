@@ -9,12 +9,12 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
+use ringbar_engine::Fault;
 use ringbar_engine::model::ConfigListener;
-use ringbar_engine::{Fault, Request, Submission};
 use ringbar_spec::{Event, QueueFault};
 use vm_memory::{Bytes, GuestMemory};
 
-use crate::session::{Response, Session};
+use crate::response::{Request, Response, Submission};
 
 /// Greatest number of descriptors of a buffer in the event queue.
 pub(crate) const MAX_BUFFERS: usize = Event::SIZE;
@@ -32,7 +32,7 @@ struct State {
     /// capacity.
     pending: VecDeque<Pending>,
     /// Buffers of the driver, oldest first.
-    buffers: VecDeque<Request<Session>>,
+    buffers: VecDeque<Request>,
 }
 
 impl State {
@@ -120,7 +120,7 @@ impl Events {
     }
 
     /// Takes a buffer that the driver made available.
-    pub(crate) fn add_buffer(&self, buffer: Request<Session>) -> Submission<Session> {
+    pub(crate) fn add_buffer(&self, buffer: Request) -> Submission {
         let mut state = self.state();
         match state.take_undelivered() {
             Some(event) => Submission::Completed(buffer, Response::Event(event)),
@@ -177,11 +177,7 @@ fn is_queue_broken(event: &Event, number: u16) -> bool {
 ///
 /// [`Fault::NoAnswer`] for a buffer with device-readable parts or fewer than
 /// [`Event::SIZE`] bytes, and [`Fault::Address`] for one outside guest memory.
-pub(crate) fn write<M: GuestMemory>(
-    mem: &M,
-    buffer: &Request<Session>,
-    event: Event,
-) -> Result<u32, Fault> {
+pub(crate) fn write<M: GuestMemory>(mem: &M, buffer: &Request, event: Event) -> Result<u32, Fault> {
     let bytes = event.to_bytes();
     let mut rest = &bytes[..];
     for buffer in buffer.buffers() {
@@ -197,6 +193,16 @@ pub(crate) fn write<M: GuestMemory>(
         return Err(Fault::NoAnswer);
     }
     Ok(Event::SIZE as u32)
+}
+
+/// The fault of a queue as an event reports it to the driver.
+pub(crate) const fn queue_fault(fault: Fault) -> QueueFault {
+    match fault {
+        Fault::Chain => QueueFault::Chain,
+        Fault::Address => QueueFault::Address,
+        Fault::NoAnswer => QueueFault::NoStatus,
+        Fault::Ring => QueueFault::Ring,
+    }
 }
 
 #[cfg(test)]

@@ -103,7 +103,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::session::tests::HookedStorage;
+    use crate::fixtures::HookedStorage;
 
     const TIMEOUT: Duration = Duration::from_secs(10);
 

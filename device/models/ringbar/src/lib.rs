@@ -45,10 +45,14 @@ pub mod device;
 pub mod error;
 mod events;
 mod executor;
+#[cfg(test)]
+mod fixtures;
 mod flusher;
 pub mod request;
 pub mod request_queue;
+mod response;
 pub mod session;
+mod steps;
 
 pub use counters::Counts;
 pub use device::{Device, DeviceOptions};
@@ -56,16 +60,3 @@ pub use error::Error;
 pub use request::{Limits, QueueRole};
 pub use request_queue::{Completed, RequestQueue};
 pub use session::Session;
-
-use ringbar_engine::Fault;
-use ringbar_spec::QueueFault;
-
-/// The fault of a queue as an event reports it to the driver.
-pub const fn queue_fault(fault: Fault) -> QueueFault {
-    match fault {
-        Fault::Chain => QueueFault::Chain,
-        Fault::Address => QueueFault::Address,
-        Fault::NoAnswer => QueueFault::NoStatus,
-        Fault::Ring => QueueFault::Ring,
-    }
-}

@@ -10,8 +10,8 @@ use ringbar_engine::{Buffer, Fault};
 use ringbar_spec::{DeviceConfig, HeaderError, Opcode, RequestHeader, RequestStatus, StatusCode};
 use vm_memory::{Address, Bytes, GuestAddress, GuestMemory, Permissions};
 
-use crate::asynchronous::Steps;
 use crate::command::Progress;
+use crate::steps::Steps;
 
 /// Limits of the requests that a device accepts. The capacity is not among them, because it
 /// can change.

@@ -11,8 +11,8 @@ use ringbar_spec::{DeviceConfig, Opcode, QueueFault, RequestHeader, RequestStatu
 use ringbar_storage::{Storage, StorageError};
 use vm_memory::GuestMemory;
 
+use crate::events::queue_fault;
 use crate::executor::{Executed, Executor, Outcome, after_flush, write_status};
-use crate::queue_fault;
 use crate::request::{Limits, ParsedChain, QueueRole};
 
 /// A completed request.

@@ -7,8 +7,8 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use ringbar_engine::model::{ConfigListener, Mapper, SharedFile, SharedRegion};
-use ringbar_engine::{DeviceModel, Fault, Request, Submission};
-use ringbar_spec::{CONTROL_QUEUE, EVENT_QUEUE, Event, FIRST_IO_QUEUE, Opcode, StatusCode};
+use ringbar_engine::{DeviceModel, Fault};
+use ringbar_spec::{CONTROL_QUEUE, EVENT_QUEUE, FIRST_IO_QUEUE, Opcode, StatusCode};
 use ringbar_storage::{AsyncStorage, StorageError, with_causes};
 use rustix::fs::fstat;
 use tracing::{debug, info, warn};
@@ -20,19 +20,10 @@ use crate::command::is_unrepeatable;
 use crate::counters::RequestCounts;
 use crate::device::Device;
 use crate::error::Error;
-use crate::events::{self, Events};
+use crate::events::{self, Events, queue_fault};
 use crate::executor::{Executed, Executor, Outcome, after_flush, write_status};
-use crate::queue_fault;
 use crate::request::{Limits, ParsedChain, QueueRole};
-
-/// What the device writes into a completed request.
-#[derive(Debug)]
-pub enum Response {
-    /// The status of a request.
-    Status(Outcome),
-    /// An event, in a buffer of the event queue.
-    Event(Event),
-}
+use crate::response::{Request, Response, Submission};
 
 /// Working memory of one queue.
 #[derive(Debug)]
@@ -91,8 +82,8 @@ impl Session {
         &self,
         queue: &mut QueueState,
         memory: &M,
-        mut request: Request<Self>,
-    ) -> Submission<Self> {
+        mut request: Request,
+    ) -> Submission {
         if !request.is_resumed() {
             let role = match queue.index {
                 CONTROL_QUEUE => QueueRole::Control,
@@ -115,7 +106,7 @@ impl Session {
         }
         // A request that waits may be submitted anew.
         let repeatable =
-            |request: &Request<Self>| !request.scratch().header().is_some_and(is_unrepeatable);
+            |request: &Request| !request.scratch().header().is_some_and(is_unrepeatable);
         if let Some(asynchronous) = &queue.asynchronous
             && repeatable(&request)
         {
@@ -142,7 +133,7 @@ impl Session {
     }
 }
 
-fn completed(request: Request<Session>, outcome: Outcome) -> Submission<Session> {
+fn completed(request: Request, outcome: Outcome) -> Submission {
     Submission::Completed(request, Response::Status(outcome))
 }
 
@@ -181,8 +172,8 @@ impl DeviceModel for Session {
         &self,
         queue: &mut QueueState,
         memory: &M,
-        request: Request<Self>,
-    ) -> Submission<Self> {
+        request: Request,
+    ) -> Submission {
         match queue.index {
             EVENT_QUEUE => self.events.add_buffer(request),
             _ => self.submit_request(queue, memory, request),
@@ -193,7 +184,7 @@ impl DeviceModel for Session {
         &self,
         queue: &mut QueueState,
         memory: &M,
-        request: &mut Request<Self>,
+        request: &mut Request,
         response: Response,
     ) -> Result<u32, Fault> {
         let mut outcome = match response {
@@ -301,104 +292,5 @@ fn report(queue: u16, error: &StorageError, opcode: Option<Opcode>) {
             debug!(queue, ?opcode, "request failed: {error}");
         }
         _ => warn!(queue, ?opcode, "request failed: {}", with_causes(error)),
-    }
-}
-
-#[cfg(test)]
-pub(crate) mod tests {
-    use std::fmt;
-    use std::fs;
-    use std::thread;
-    use std::time::{Duration, Instant};
-
-    use ringbar_storage::{Mappable, MemoryStorage, ResizeError, Storage};
-    use rustix::thread::{Pid, gettid};
-    use vm_memory::VolatileSlice;
-
-    use super::*;
-
-    type Hook = Box<dyn Fn() + Send + Sync>;
-
-    /// Memory storage that calls a hook before it flushes or changes its size.
-    pub(crate) struct HookedStorage {
-        memory: MemoryStorage,
-        pub(crate) on_flush: Hook,
-        pub(crate) on_resize: Hook,
-    }
-
-    impl HookedStorage {
-        pub(crate) fn new(capacity: u64) -> Self {
-            Self {
-                memory: MemoryStorage::new(capacity).unwrap(),
-                on_flush: Box::new(|| ()),
-                on_resize: Box::new(|| ()),
-            }
-        }
-    }
-
-    impl fmt::Debug for HookedStorage {
-        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            self.memory.fmt(f)
-        }
-    }
-
-    impl Storage for HookedStorage {
-        fn capacity(&self) -> u64 {
-            self.memory.capacity()
-        }
-
-        fn resize(&self, capacity: u64) -> Result<(), ResizeError> {
-            (self.on_resize)();
-            self.memory.resize(capacity)
-        }
-
-        fn read(&self, offset: u64, target: VolatileSlice<'_>) -> Result<(), StorageError> {
-            self.memory.read(offset, target)
-        }
-
-        fn write(&self, offset: u64, source: VolatileSlice<'_>) -> Result<(), StorageError> {
-            self.memory.write(offset, source)
-        }
-
-        fn discard(&self, offset: u64, length: u64) -> Result<(), StorageError> {
-            self.memory.discard(offset, length)
-        }
-
-        fn write_zeroes(&self, offset: u64, length: u64) -> Result<(), StorageError> {
-            self.memory.write_zeroes(offset, length)
-        }
-
-        fn flush(&self) -> Result<(), StorageError> {
-            (self.on_flush)();
-            self.memory.flush()
-        }
-
-        fn flush_range(&self, offset: u64, length: u64) -> Result<(), StorageError> {
-            self.memory.flush_range(offset, length)
-        }
-
-        fn mappable(&self) -> Option<Mappable<'_>> {
-            self.memory.mappable()
-        }
-    }
-
-    /// A thread of this process.
-    #[derive(Clone, Copy, Debug)]
-    pub(crate) struct Thread(Pid);
-
-    impl Thread {
-        pub(crate) fn current() -> Self {
-            Self(gettid())
-        }
-
-        /// Waits until the thread sleeps, as it does when it waits for a lock.
-        pub(crate) fn until_asleep(self) {
-            let stat = format!("/proc/self/task/{}/stat", self.0.as_raw_nonzero());
-            let deadline = Instant::now() + Duration::from_secs(10);
-            while !fs::read_to_string(&stat).unwrap().contains(") S ") {
-                assert!(Instant::now() < deadline, "the thread does not sleep");
-                thread::yield_now();
-            }
-        }
     }
 }
