@@ -17,7 +17,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::aligned::Memory;
-use crate::asynchronous::{Extent, Owner};
+use crate::extent::{Extent, Owner};
 
 /// Smallest piece of memory, in bytes.
 const MIN_BYTES: usize = 4096;

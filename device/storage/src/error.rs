@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! Why a storage cannot be opened.
+//! Why a storage cannot be opened, used or resized.
 
+use std::error::Error;
 use std::io;
 use std::path::PathBuf;
 
@@ -117,4 +118,100 @@ pub enum OpenError {
         /// What the kernel says.
         source: MmapRegionError,
     },
+}
+
+/// Why a storage could not do what it was asked for.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StorageError {
+    /// The range does not lie within the capacity.
+    #[error("{length} bytes at offset {offset} lie outside the storage of {capacity} bytes")]
+    OutOfRange {
+        /// First byte of the range.
+        offset: u64,
+        /// Number of bytes.
+        length: u64,
+        /// Size of the storage in bytes.
+        capacity: u64,
+    },
+    /// What lies below has no space left.
+    #[error("no space left below the storage")]
+    NoSpace(#[source] io::Error),
+    /// What lies below failed.
+    #[error("the storage failed")]
+    Io(#[source] io::Error),
+}
+
+/// Kinds of [`StorageError`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ErrorKind {
+    /// [`StorageError::OutOfRange`]
+    OutOfRange,
+    /// [`StorageError::NoSpace`]
+    NoSpace,
+    /// [`StorageError::Io`]
+    Io,
+}
+
+impl StorageError {
+    /// Which kind of error it is.
+    pub const fn kind(&self) -> ErrorKind {
+        match self {
+            Self::OutOfRange { .. } => ErrorKind::OutOfRange,
+            Self::NoSpace(_) => ErrorKind::NoSpace,
+            Self::Io(_) => ErrorKind::Io,
+        }
+    }
+
+    /// The same error for another request that failed for the same reason.
+    pub fn duplicate(&self) -> Self {
+        let same = |error: &io::Error| match error.raw_os_error() {
+            Some(errno) => io::Error::from_raw_os_error(errno),
+            None => io::Error::new(error.kind(), with_causes(error)),
+        };
+        match self {
+            Self::OutOfRange {
+                offset,
+                length,
+                capacity,
+            } => Self::OutOfRange {
+                offset: *offset,
+                length: *length,
+                capacity: *capacity,
+            },
+            Self::NoSpace(error) => Self::NoSpace(same(error)),
+            Self::Io(error) => Self::Io(same(error)),
+        }
+    }
+}
+
+impl From<io::Error> for StorageError {
+    fn from(error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::NoSpace(error),
+            _ => Self::Io(error),
+        }
+    }
+}
+
+/// An error with its causes, for people.
+pub fn with_causes(error: &(dyn Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        next = cause.source();
+    }
+    text
+}
+
+/// Why a storage cannot be given another size.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot resize the storage to {capacity} bytes")]
+pub struct ResizeError {
+    /// Bytes wanted.
+    pub capacity: u64,
+    /// What is in the way.
+    pub source: Box<dyn Error + Send + Sync>,
 }

@@ -7,8 +7,8 @@ use std::sync::{Arc, OnceLock};
 
 use tracing::error;
 
-use crate::storage::StorageError;
-use crate::storage::with_causes;
+use crate::error::StorageError;
+use crate::error::with_causes;
 
 /// Why a storage has failed for good. Each operation that meets it gets a copy.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -58,7 +58,7 @@ impl Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::storage::ErrorKind;
+    use crate::error::ErrorKind;
 
     #[test]
     fn ho15_it_says_what_the_kernel_said() {

@@ -7,8 +7,10 @@ use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use crate::storage::{Mappable, ResizeError};
-use crate::storage::{Storage, StorageError};
+use crate::error::ResizeError;
+use crate::error::StorageError;
+use crate::storage::Mappable;
+use crate::storage::Storage;
 use rustix::fs::{FallocateFlags, FlockOperation, fallocate, fdatasync, flock, ftruncate};
 use rustix::io::{Errno, retry_on_intr};
 use tracing::{error, info, warn};

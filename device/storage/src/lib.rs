@@ -18,7 +18,8 @@
 //! | `guard` | copies in mapped memory that may be lost (`SIGBUS`) |
 //! | `holes` | where blocks of a file may be missing |
 //! | `write_back` | flushes, and the errors of writing back |
-//! | [`error`] | why a storage cannot be opened |
+//! | [`error`] | why a storage cannot be opened, used or resized |
+//! | `extent` | which bytes an operation is about |
 //! | `failure` | why one has failed for good |
 //!
 //! The first access to mapped memory installs a handler for `SIGBUS` in this process. It
@@ -30,6 +31,7 @@ pub mod asynchronous;
 pub mod block;
 pub mod buffer;
 pub mod error;
+mod extent;
 mod failure;
 pub mod file;
 mod guard;
@@ -39,10 +41,11 @@ pub mod memory;
 pub mod storage;
 mod write_back;
 
-pub use asynchronous::{AsyncStorage, Completed, Extent, Operation, Owner};
+pub use asynchronous::{AsyncStorage, Completed, Operation};
 pub use block::BlockStorage;
 pub use buffer::{Buffer, Buffers};
-pub use error::OpenError;
+pub use error::{ErrorKind, OpenError, ResizeError, StorageError, with_causes};
+pub use extent::{Extent, Owner};
 pub use file::FileStorage;
 pub use memory::MemoryStorage;
-pub use storage::{ErrorKind, Mappable, ResizeError, Storage, StorageError, with_causes};
+pub use storage::{Mappable, Storage};

@@ -8,8 +8,9 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use crate::storage::StorageError;
-use crate::storage::{Mappable, ResizeError};
+use crate::error::ResizeError;
+use crate::error::StorageError;
+use crate::storage::Mappable;
 use arc_swap::{ArcSwap, Guard};
 use rustix::fs::{FallocateFlags, fallocate};
 use rustix::io::{Errno, retry_on_intr};

@@ -5,8 +5,10 @@
 use std::fs::File;
 use std::io;
 
-use crate::storage::{Mappable, ResizeError};
-use crate::storage::{Storage, StorageError};
+use crate::error::ResizeError;
+use crate::error::StorageError;
+use crate::storage::Mappable;
+use crate::storage::Storage;
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create};
 use vm_memory::VolatileSlice;
 

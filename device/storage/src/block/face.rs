@@ -11,10 +11,11 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use super::geometry::Geometry;
 use super::scheduler::Submitted;
 use super::thread::{Inbox, Message};
-use crate::asynchronous::{AsyncStorage, Completed, Done, Extent, Operation, Owner};
+use crate::asynchronous::{AsyncStorage, Completed, Done, Operation};
 use crate::buffer::Buffers;
+use crate::error::StorageError;
+use crate::extent::{Extent, Owner};
 use crate::failure::Failure;
-use crate::storage::StorageError;
 
 /// What is shared with those who have the asynchronous face.
 pub(super) struct Face {

@@ -45,13 +45,15 @@ use self::ring::{Ring, Waker};
 use self::scheduler::Scheduler;
 use self::thread::{Inbox, Message};
 use self::uring::Uring;
-use crate::asynchronous::{AsyncStorage, Completed, Extent, Operation, Owner};
+use crate::asynchronous::{AsyncStorage, Completed, Operation};
 use crate::buffer::{Buffer, Buffers};
 use crate::error::OpenError;
+use crate::error::{ResizeError, StorageError};
+use crate::extent::{Extent, Owner};
 use crate::failure::Failure;
 use crate::file::{Unused, allocate, lock, make_name_durable, open_or_create};
 use crate::mapping::{Before, check_size};
-use crate::storage::{Mappable, ResizeError, Storage, StorageError};
+use crate::storage::{Mappable, Storage};
 
 /// Submissions that the kernel takes at once. It has up to four times as many operations.
 const RING_ENTRIES: u32 = 256;

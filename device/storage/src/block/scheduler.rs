@@ -31,10 +31,11 @@ use rustix::fs::FallocateFlags;
 
 use super::ring::{Action, Io, Ring, Stage};
 use crate::aligned::Memory;
-use crate::asynchronous::{Completed, Done, Extent, Operation, Owner};
+use crate::asynchronous::{Completed, Done, Operation};
 use crate::buffer::Buffer;
+use crate::error::StorageError;
+use crate::extent::{Extent, Owner};
 use crate::failure::Failure;
-use crate::storage::StorageError;
 
 /// Most operations that are active. Bounds the time in which overlaps are found, and the
 /// notes of who waits for whom.

@@ -13,7 +13,7 @@ use proptest::prelude::*;
 use super::ring::{Action, Io};
 use super::scheduler::Submitted;
 use super::*;
-use crate::storage::ErrorKind;
+use crate::error::ErrorKind;
 
 const BLOCK: u64 = 512;
 

@@ -6,7 +6,7 @@ use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use super::ring::{Ring, Waker};
 use super::scheduler::{Scheduler, Submitted};
-use crate::asynchronous::Owner;
+use crate::extent::Owner;
 use crate::failure::Failure;
 
 /// What the thread of the ring is told.

@@ -16,8 +16,10 @@ use super::scheduler::Submitted;
 use super::thread::Message;
 use super::uring::Uring;
 use crate::aligned::Memory;
-use crate::asynchronous::{Completed, Extent, Operation, Owner};
-use crate::storage::{ErrorKind, Storage};
+use crate::asynchronous::{Completed, Operation};
+use crate::error::ErrorKind;
+use crate::extent::{Extent, Owner};
+use crate::storage::Storage;
 
 /// Longest that a ring is stuck.
 const TIMEOUT: Duration = Duration::from_secs(10);
