@@ -4,8 +4,9 @@
 
 use std::fs::File;
 use std::io;
+use std::time::Duration;
 
-use crate::case::{Context, During, TIMEOUT, Verdict, expect_bytes};
+use crate::case::{Context, During, Verdict, expect_bytes};
 use crate::pattern;
 use crate::pins::Pins;
 use crate::suites::asynchronous::workers;
@@ -17,6 +18,10 @@ pub(super) const REQUESTS: [usize; 3] = [8, 9, 64];
 
 /// Maximum bytes of a request of this suite's device.
 const REQUEST: usize = 4 << 20;
+
+/// Timeout for a process that reads the most requests with each engine: a gibibyte, which takes
+/// the debug kernel half a minute.
+const READS: Duration = Duration::from_secs(240);
 
 /// I/O engine of a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,7 +57,7 @@ pub(super) fn each_page_once(context: &Context, requests: usize) -> Verdict {
             1
         }
     })?;
-    check_eq!(child.wait(TIMEOUT)?, Ok(0), "end of the process");
+    check_eq!(child.wait(READS)?, Ok(0), "end of the process");
     Ok(())
 }
 
