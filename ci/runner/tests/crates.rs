@@ -13,9 +13,15 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("device/spec", &[]),
     ("device/engine", &[]),
     ("device/storage", &[]),
+    ("device/faults", &["device/size", "device/spec"]),
     (
         "device/models/ringbar",
-        &["device/engine", "device/spec", "device/storage"],
+        &[
+            "device/engine",
+            "device/faults",
+            "device/spec",
+            "device/storage",
+        ],
     ),
     ("device/transports/vhost-user", &["device/engine"]),
     ("device/virtio-pci", &[]),
@@ -31,6 +37,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
         "device/daemon",
         &[
             "device/engine",
+            "device/faults",
             "device/models/ringbar",
             "device/size",
             "device/spec",

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser, ValueEnum};
+use ringbar_faults::Rule;
 use ringbar_model::DeviceOptions;
 use ringbar_spec::{MAX_IO_QUEUES, MIN_COMMAND_BYTES};
 
@@ -49,6 +50,10 @@ vq_size=256,config_size=64 ...
 
   Resize a device that was started with --control-socket ctl.sock:
     echo '{\"execute\": \"resize\", \"arguments\": {\"bytes\": 536870912}}' | socat - UNIX:ctl.sock
+
+  A device on which the third read of the first mebibyte fails (docs/faults.md):
+    ringbar-device --socket-path /tmp/ringbar.sock --size 256M \\
+      --fault read:offset=0..1M:nth=3:error=EIO
 
 Start the device first: QEMU connects to the socket when it starts.
 
@@ -143,9 +148,17 @@ pub struct Args {
     /// Unix socket to create for control of the running device; only its owner can connect.
     /// Each request is a line of JSON, and each reply too:
     /// {"execute": "resize", "arguments": {"bytes": N}}, {"execute": "query-device"},
-    /// {"execute": "query-statistics"}
+    /// {"execute": "query-statistics"}, {"execute": "add-fault", "arguments": {"rule": RULE}},
+    /// {"execute": "query-faults"}, {"execute": "clear-faults", "arguments": {"id": N}}
     #[arg(long, value_name = "PATH")]
     control_socket: Option<PathBuf>,
+
+    /// Fault to inject, for tests of drivers; can be given several times. The parts of a rule are
+    /// separated by colons: an operation (read, write, flush, discard, write-zeroes, copy, fill,
+    /// compare, crc32c), conditions (queue=N, offset=START..END, nth=N, times=N) and an effect
+    /// (error=ERRNO, latency=TIME, short, corrupt). Example: read:offset=0..1M:nth=3:error=EIO
+    #[arg(long = "fault", value_name = "RULE")]
+    faults: Vec<Rule>,
 
     /// Busy-poll time in microseconds before a worker with empty queues sleeps, at most 1000. 0
     /// disables polling and interrupt moderation. After polls that miss, a worker skips some,
@@ -251,6 +264,8 @@ pub struct Options {
     pub size: Option<u64>,
     /// The device's own options.
     pub device: DeviceOptions,
+    /// Rules for faults that are there from the start.
+    pub faults: Vec<Rule>,
     /// Busy-poll time before a worker with empty queues sleeps.
     pub poll: Duration,
     /// Path of the control socket.
@@ -269,7 +284,7 @@ pub enum Command {
     /// Print the capabilities.
     PrintCapabilities,
     /// Run a device.
-    Run(Options),
+    Run(Box<Options>),
 }
 
 impl TryFrom<Args> for Command {
@@ -317,7 +332,7 @@ impl TryFrom<Args> for Command {
                 "--max-command-size must be at least {MIN_COMMAND_BYTES}"
             )));
         }
-        Ok(Self::Run(Options {
+        Ok(Self::Run(Box::new(Options {
             endpoint,
             transport,
             storage: args.storage,
@@ -327,12 +342,13 @@ impl TryFrom<Args> for Command {
                 max_request_bytes,
                 max_command_bytes: args.max_command_size,
             },
+            faults: args.faults,
             poll: Duration::from_micros(args.poll_us),
             control_socket: args.control_socket,
             keep_running: args.keep_running,
             log: args.log,
             log_format: args.log_format,
-        }))
+        })))
     }
 }
 
@@ -348,7 +364,7 @@ mod tests {
 
     fn options(args: &[&str]) -> Options {
         match parse(args) {
-            Ok(Command::Run(options)) => options,
+            Ok(Command::Run(options)) => *options,
             other => panic!("{other:?}"),
         }
     }
@@ -388,6 +404,21 @@ mod tests {
         );
         assert_eq!(interrupts(&["--vectors", "0"]), Interrupts::IntxOnly);
         assert_eq!(interrupts(&["--msi-only"]), Interrupts::Msi { vectors: 8 });
+    }
+
+    #[test]
+    fn faults_are_rules() {
+        let rules = ["read:offset=0..1M:nth=3:error=EIO", "latency=2ms"];
+        let args = ["--fd", "3", "--size", "1M", "--fault", rules[0]];
+        let found = options(&[&args[..], &["--fault", rules[1]]].concat()).faults;
+        assert_eq!(found, rules.map(|rule| rule.parse().unwrap()));
+        let error = parse(&["--fd", "3", "--size", "1M", "--fault", "reed:short"]).unwrap_err();
+        assert_eq!(error.exit_code(), 2);
+        let message = error.to_string();
+        assert!(
+            message.contains("\"reed\" is no part of a rule"),
+            "{message}"
+        );
     }
 
     #[test]

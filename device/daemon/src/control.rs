@@ -10,6 +10,9 @@
 //! | `{"execute": "resize", "arguments": {"bytes": N}}` | `{"return": {}}` once the device has that size and the event for the driver is pending |
 //! | `{"execute": "query-device"}` | `{"return": {"bytes": N, "io-queues": N, "storage-failure": null}}`; for a storage that has failed permanently, the reason in place of `null` |
 //! | `{"execute": "query-statistics"}` | `{"return": {"requests": N, ...}}`, see [`ringbar_model::Counts`] |
+//! | `{"execute": "add-fault", "arguments": {"rule": "read:nth=3:error=EIO"}}` | `{"return": {"id": N}}`: requests that the driver submits from now on are compared with the rule (`docs/faults.md`) |
+//! | `{"execute": "query-faults"}` | `{"return": [{"id": N, "rule": "...", "matches": N, "firings": N}, ...]}` |
+//! | `{"execute": "clear-faults", "arguments": {"id": N}}` | `{"return": {"cleared": 1}}`; without `id`, all rules are cleared |
 //! | anything else | `{"error": {"desc": "..."}}` |
 //!
 //! As in that protocol, a request may omit `"arguments": {}`, and the reply to a request with an
@@ -25,6 +28,7 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::Context;
+use ringbar_faults::{Rule, RuleId};
 use ringbar_model::Device;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
@@ -56,6 +60,9 @@ enum Request {
     Resize { bytes: u64 },
     QueryDevice {},
     QueryStatistics {},
+    AddFault { rule: String },
+    QueryFaults {},
+    ClearFaults { id: Option<RuleId> },
 }
 
 /// The control socket. Dropping it removes its file; connections last until the process ends.
@@ -185,8 +192,49 @@ fn execute(request: &Request, device: &Device) -> Value {
             })
         }
         Request::QueryStatistics {} => json!(device.counts()),
+        Request::AddFault { rule } => match add_fault(rule, device) {
+            Ok(id) => json!({"id": id}),
+            Err(error) => return error_reply(&error),
+        },
+        Request::QueryFaults {} => query_faults(device),
+        Request::ClearFaults { id } => {
+            let cleared = match id {
+                None => device.faults().clear_all(),
+                Some(id) => match device.faults().clear(*id) {
+                    Ok(()) => 1,
+                    Err(error) => return error_reply(&error.to_string()),
+                },
+            };
+            info!(cleared, "rules for faults cleared");
+            json!({"cleared": cleared})
+        }
     };
     json!({"return": value})
+}
+
+/// Adds a rule. The error is a message for the client.
+fn add_fault(rule: &str, device: &Device) -> Result<RuleId, String> {
+    let rule: Rule = rule
+        .parse()
+        .map_err(|error| format!("\"{rule}\" is no rule: {error}"))?;
+    let text = rule.to_string();
+    let id = device.faults().add(rule).map_err(|e| e.to_string())?;
+    info!(id, rule = text, "faults are injected");
+    Ok(id)
+}
+
+fn query_faults(device: &Device) -> Value {
+    let listed = device.faults().list().into_iter();
+    listed
+        .map(|listed| {
+            json!({
+                "id": listed.id,
+                "rule": listed.rule.to_string(),
+                "matches": listed.matches,
+                "firings": listed.firings,
+            })
+        })
+        .collect()
 }
 
 #[cfg(test)]
@@ -230,6 +278,39 @@ mod tests {
         assert_eq!(replies[2]["return"]["durable-writes"], 0);
         assert_eq!(replies.len(), 3);
         assert_eq!(device.storage().capacity(), 30_000);
+    }
+
+    #[test]
+    fn faults_are_added_listed_and_cleared() {
+        let device = device();
+        let ask = |request: Value| {
+            let mut replies = replies_to(&device, format!("{request}\n").as_bytes());
+            assert_eq!(replies.len(), 1);
+            replies.remove(0)
+        };
+        let add = |rule: &str| ask(json!({"execute": "add-fault", "arguments": {"rule": rule}}));
+        let list = || ask(json!({"execute": "query-faults"}));
+        let clear =
+            |arguments: Value| ask(json!({"execute": "clear-faults", "arguments": arguments}));
+        assert_eq!(list(), json!({"return": []}));
+        assert_eq!(add("nth=3:read:error=EIO"), json!({"return": {"id": 1}}));
+        assert_eq!(add("latency=2ms"), json!({"return": {"id": 2}}));
+        let second = json!({"id": 2, "rule": "latency=2ms", "matches": 0, "firings": 0});
+        let first = json!({"id": 1, "rule": "read:nth=3:error=EIO", "matches": 0, "firings": 0});
+        assert_eq!(list(), json!({"return": [first, second]}));
+        assert_eq!(clear(json!({"id": 1})), json!({"return": {"cleared": 1}}));
+        assert_eq!(list(), json!({"return": [second]}));
+        assert_eq!(
+            clear(json!({"id": 1}))["error"]["desc"],
+            "there is no rule 1: query-faults lists those that there are"
+        );
+        assert_eq!(add("short")["return"]["id"], 3);
+        assert_eq!(clear(json!({})), json!({"return": {"cleared": 2}}));
+        assert!(!device.faults().is_active());
+        let refused = add("reed:short")["error"]["desc"].to_string();
+        assert!(refused.contains("is no rule"), "{refused}");
+        assert!(refused.contains("Operations: read"), "{refused}");
+        assert!(!device.faults().is_active());
     }
 
     #[test]

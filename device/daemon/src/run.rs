@@ -39,6 +39,11 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
     let termination = Termination::catch().context("cannot catch signals")?;
     let storage = open_storage(options)?;
     let device = Arc::new(Device::new(Arc::clone(&storage), options.device)?);
+    for rule in &options.faults {
+        let id = device.faults().add(rule.clone());
+        id.with_context(|| format!("cannot add the fault {rule}"))?;
+        info!(%rule, "faults are injected");
+    }
     let mut socket = endpoint.listen()?;
     let _control = match &options.control_socket {
         Some(path) => Some(Control::listen(path, Arc::clone(&device))?),

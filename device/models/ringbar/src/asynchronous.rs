@@ -28,6 +28,7 @@ use vm_memory::{GuestMemory, Permissions};
 
 use crate::command::{Progress, STORAGE_STEP};
 use crate::executor::{Outcome, after_flush, transfer};
+use crate::injection::invert;
 use crate::request::ParsedChain;
 use crate::response::{Request, Response, Submission};
 use crate::steps::{Phase, Steps};
@@ -224,12 +225,16 @@ fn copy_in<M: GuestMemory<Bitmap = ()>>(
     buffer: &mut Buffer,
 ) -> Outcome {
     let mut rest = buffer.data_mut();
-    transfer(memory, header, parsed, Permissions::Read, |_, slice| {
+    let copied = transfer(memory, header, parsed, Permissions::Read, |_, slice| {
         let (chunk, after) = std::mem::take(&mut rest).split_at_mut(slice.len());
         slice.copy_to(chunk);
         rest = after;
         Ok(())
-    })
+    });
+    if let Some(corrupt) = parsed.faults.corrupt {
+        invert(corrupt, header.offset, buffer.data_mut());
+    }
+    copied
 }
 
 /// Copies what a read has brought to guest memory. Gives the buffers of the request back in
@@ -239,12 +244,15 @@ pub(crate) fn copy_out<M: GuestMemory<Bitmap = ()>>(
     parsed: &mut ParsedChain,
     status: RequestStatus,
 ) -> RequestStatus {
-    let steps = std::mem::take(&mut parsed.steps);
-    let (Some(header), [buffer]) = (parsed.header(), &steps.buffers[..]) else {
+    let mut steps = std::mem::take(&mut parsed.steps);
+    let (Some(header), [buffer]) = (parsed.header(), &mut steps.buffers[..]) else {
         return status;
     };
     if header.opcode != Opcode::Read || status.code != StatusCode::Ok {
         return status;
+    }
+    if let Some(corrupt) = parsed.faults.corrupt {
+        invert(corrupt, header.offset, buffer.data_mut());
     }
     let mut rest = buffer.data();
     let copied = transfer(memory, header, parsed, Permissions::Write, |_, slice| {

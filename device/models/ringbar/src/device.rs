@@ -4,6 +4,7 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
+use ringbar_faults::FaultSet;
 use ringbar_spec::{ConfigParts, DeviceConfig, Opcode, aperture_of};
 use ringbar_storage::Storage;
 
@@ -55,6 +56,7 @@ pub struct Device {
     /// Whether the storage can be mapped, unless it has failed.
     mappable: bool,
     flusher: Flusher,
+    faults: FaultSet,
     counters: Counters,
     queue_counters: Arc<ringbar_engine::Counters>,
 }
@@ -104,6 +106,7 @@ impl Device {
             flusher: Flusher::new(Arc::clone(&storage)).map_err(Error::Flusher)?,
             storage,
             mappable,
+            faults: FaultSet::default(),
             counters: Counters::default(),
             queue_counters: Arc::default(),
         })
@@ -153,6 +156,11 @@ impl Device {
     /// The storage of the device memory.
     pub fn storage(&self) -> &Arc<dyn Storage> {
         &self.storage
+    }
+
+    /// The rules for faults of its requests. They can change at any time.
+    pub const fn faults(&self) -> &FaultSet {
+        &self.faults
     }
 
     pub(crate) const fn flusher(&self) -> &Flusher {

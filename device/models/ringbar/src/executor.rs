@@ -10,6 +10,7 @@ use ringbar_storage::{ErrorKind, Storage, StorageError};
 use vm_memory::{GuestMemory, Permissions, VolatileSlice};
 
 use crate::command::{Executor as Commands, Step};
+use crate::injection;
 use crate::request::ParsedChain;
 
 /// Result of a request.
@@ -123,12 +124,21 @@ impl Executor {
             return Executed::Done(Outcome::refused(StatusCode::Invalid));
         };
         let storage = self.storage.as_ref();
+        let corrupt = parsed.faults.corrupt;
         let outcome = match header.opcode {
             Opcode::Read => transfer(mem, &header, parsed, Permissions::Write, |at, slice| {
-                storage.read(at, slice)
+                storage.read(at, slice)?;
+                if let Some(corrupt) = corrupt {
+                    injection::invert_read(corrupt, at, &slice);
+                }
+                Ok(())
             }),
             Opcode::Write => transfer(mem, &header, parsed, Permissions::Read, |at, slice| {
-                storage.write(at, slice)
+                storage.write(at, slice)?;
+                match corrupt {
+                    None => Ok(()),
+                    Some(corrupt) => injection::invert_written(storage, corrupt, at, &slice),
+                }
             }),
             Opcode::Flush => return Executed::Flush(0, Flush::All),
             Opcode::MapAperture => Outcome::refused(StatusCode::Unsupported),

@@ -10,6 +10,7 @@
 //! | `executor`, `command` | execution of requests, in steps |
 //! | `asynchronous` | execution of requests on an asynchronous storage |
 //! | `flusher` | flushes on a thread of their own |
+//! | `injection`, `delay` | faults on demand, and the thread of those that delay requests |
 //! | `events` | events and their delivery |
 //! | `aperture` | state of the mapping of the device memory in the monitor |
 //! | [`counters`] | counters |
@@ -34,13 +35,14 @@
 //!
 //! # What is elsewhere
 //!
-//! The model has no threads but the flusher's. Rings, workers and transports are those of
+//! The model has no threads but the flusher's, and one for requests that a rule delays. Rings, workers and transports are those of
 //! `ringbar-engine` and of the transport crates.
 
 mod aperture;
 mod asynchronous;
 mod command;
 pub mod counters;
+mod delay;
 pub mod device;
 pub mod error;
 mod events;
@@ -48,6 +50,7 @@ mod executor;
 #[cfg(test)]
 mod fixtures;
 mod flusher;
+mod injection;
 pub mod request;
 pub mod request_queue;
 mod response;

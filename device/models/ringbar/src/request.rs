@@ -7,6 +7,7 @@
 //! last [`RequestStatus::SIZE`] device-writable bytes, and the data is between them.
 
 use ringbar_engine::{Buffer, Fault};
+use ringbar_faults::RequestFaults;
 use ringbar_spec::{DeviceConfig, HeaderError, Opcode, RequestHeader, RequestStatus, StatusCode};
 use vm_memory::{Address, Bytes, GuestAddress, GuestMemory, Permissions};
 
@@ -106,6 +107,8 @@ pub struct ParsedChain {
     pub(crate) progress: Progress,
     /// What the request waits for, where its storage is asynchronous.
     pub(crate) steps: Steps,
+    /// What rules do to the request.
+    pub(crate) faults: RequestFaults,
 }
 
 impl ParsedChain {
@@ -117,6 +120,22 @@ impl ParsedChain {
     /// The data segments.
     pub fn data(&self) -> &[Segment] {
         &self.data
+    }
+
+    /// Leaves the first half of the data of a read or write, rounded down.
+    pub(crate) fn shorten(&mut self) {
+        let Some(header) = &mut self.header else {
+            return;
+        };
+        header.length /= 2;
+        // INVARIANT: the segments have as many bytes as the header says.
+        let mut left = header.length;
+        self.data.retain_mut(|segment| {
+            // Fits: no more than the segment has.
+            segment.len = u64::from(segment.len).min(left) as u32;
+            left -= u64::from(segment.len);
+            segment.len > 0
+        });
     }
 
     /// Validates the request in `buffers`, of a queue with this role, for a device of `capacity`
@@ -138,6 +157,7 @@ impl ParsedChain {
         self.header = None;
         self.progress = Progress::default();
         self.steps = Steps::default();
+        self.faults = RequestFaults::default();
         self.find_status(mem, buffers)?;
         Ok(self
             .validate(&limits.config, role, mem, buffers, capacity)

@@ -18,10 +18,12 @@ use crate::aperture::Aperture;
 use crate::asynchronous::{self, AsyncExecutor};
 use crate::command::is_unrepeatable;
 use crate::counters::RequestCounts;
+use crate::delay::Delayer;
 use crate::device::Device;
 use crate::error::Error;
 use crate::events::{self, Events, queue_fault};
 use crate::executor::{Executed, Executor, Outcome, after_flush, write_status};
+use crate::injection;
 use crate::request::{Limits, ParsedChain, QueueRole};
 use crate::response::{Request, Response, Submission};
 
@@ -46,6 +48,8 @@ pub struct Session {
     aperture: Arc<Aperture>,
     /// The asynchronous interface of the storage, if it has one.
     face: Option<Arc<dyn AsyncStorage>>,
+    /// Requests that rules delay.
+    delayer: Delayer,
     /// File that holds the device memory: device and inode number.
     own_file: Option<(u64, u64)>,
 }
@@ -67,6 +71,7 @@ impl Session {
             io_queues: config.io_queues(),
             own_file: storage.mappable().and_then(|own| file_id(own.file)),
             face: storage.asynchronous(),
+            delayer: Delayer::default(),
             aperture: Arc::new(Aperture::new(layout, storage)),
             events,
             device,
@@ -104,6 +109,15 @@ impl Session {
                 };
             }
         }
+        if !request.is_resumed() && self.device.faults().is_active() {
+            match self.inject(queue.index, request) {
+                Some(same) => request = same,
+                None => return Submission::Deferred,
+            }
+        }
+        if let Some(errno) = request.scratch().faults.error {
+            return completed(request, Outcome::refused(injection::status_code(errno)));
+        }
         // A request that waits may be submitted anew.
         let repeatable =
             |request: &Request| !request.scratch().header().is_some_and(is_unrepeatable);
@@ -130,6 +144,32 @@ impl Session {
                 Submission::Deferred
             }
         }
+    }
+}
+
+impl Session {
+    /// Finds out what the rules do to a new request. Returns it, unless they delay it: it is
+    /// resumed then.
+    #[cold]
+    #[inline(never)]
+    fn inject(&self, queue: u16, mut request: Request) -> Option<Request> {
+        let (_, parsed) = request.parts();
+        let faults = match parsed.header() {
+            Some(header) => self
+                .device
+                .faults()
+                .faults_of(&injection::access(queue, header)),
+            None => return Some(request),
+        };
+        parsed.faults = faults;
+        if faults.is_short {
+            parsed.shorten();
+        }
+        let Some(latency) = faults.latency else {
+            return Some(request);
+        };
+        self.delayer.delay(queue, latency, move || request.resume());
+        None
     }
 }
 
@@ -200,6 +240,9 @@ impl DeviceModel for Session {
             outcome.status = asynchronous::copy_out(memory, request.parts().1, outcome.status);
         }
         let parsed = request.scratch();
+        if parsed.faults.is_short && outcome.status.code == StatusCode::Ok {
+            outcome.status.code = StatusCode::IoError;
+        }
         let length = write_status(memory, parsed, outcome.status)?;
         let opcode = parsed.header().map(|header| header.opcode);
         if let Some(error) = &outcome.failure {
@@ -230,6 +273,7 @@ impl DeviceModel for Session {
         if let Some(face) = &self.face {
             face.cancel(asynchronous::owner(queue));
         }
+        self.delayer.cancel(queue);
         match queue {
             EVENT_QUEUE => self.events.queue_stopped(),
             CONTROL_QUEUE => self.aperture.device_stopped(),
