@@ -3,6 +3,7 @@
 //! The subcommands.
 
 pub mod bench;
+pub mod card;
 pub mod exec;
 pub mod run;
 pub mod shell;
