@@ -30,6 +30,7 @@ enum Command {
     Card(commands::card::Options),
     Run(commands::run::Options),
     Exec(commands::exec::Options),
+    New(commands::new::Options),
     Shell(commands::shell::Options),
     Test(commands::test::Options),
 }
@@ -45,12 +46,17 @@ fn main() -> ExitCode {
 }
 
 fn run(cli: Cli) -> anyhow::Result<ExitCode> {
+    // Needs no machine.
+    if let Command::New(options) = &cli.command {
+        return commands::new::run(options);
+    }
     process::clean_up_on_signals()?;
     let setup = Setup::load(cli.setup.as_deref())?;
     match &cli.command {
         Command::Bench(options) => commands::bench::run(&setup, options),
         Command::Card(options) => commands::card::run(&setup, options),
         Command::Exec(options) => commands::exec::run(&setup, options),
+        Command::New(options) => commands::new::run(options),
         Command::Run(options) => commands::run::run(&setup, options),
         Command::Shell(options) => commands::shell::run(&setup, options),
         Command::Test(options) => commands::test::run(&setup, options),

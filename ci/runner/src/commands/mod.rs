@@ -5,6 +5,7 @@
 pub mod bench;
 pub mod card;
 pub mod exec;
+pub mod new;
 pub mod run;
 pub mod shell;
 pub mod test;
