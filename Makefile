@@ -11,7 +11,13 @@ ringbar-ci := build/cargo/x86_64-unknown-linux-gnu/release/ringbar-ci
 
 # Through the environment, literally: neither make nor the shell gets to see
 # quotes and dollar signs in a command that is meant for the guest.
-unexport CMD SHARE TIMEOUT TRANSPORT JOB DEVICES ROUNDS INSTRUCTIONS INSTRUCTION_ROUNDS TARGET SECONDS
+unexport NAME DIR CMD SHARE TIMEOUT TRANSPORT JOB DEVICES ROUNDS INSTRUCTIONS INSTRUCTION_ROUNDS TARGET SECONDS
+ifdef NAME
+export RINGBAR_NAME := $(value NAME)
+endif
+ifdef DIR
+export RINGBAR_DIR := $(value DIR)
+endif
 ifdef CMD
 export RINGBAR_CMD := $(value CMD)
 endif
@@ -50,6 +56,7 @@ help: ## Show this text
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/  \1\t\2/p' Makefile | expand -t 12
 	@echo
 	@echo 'Variables:'
+	@echo '  NAME, DIR               for new: name of the card, folder to create'
 	@echo '  CMD, SHARE, TIMEOUT     for exec: command, folder to mount at /mnt, timeout in seconds'
 	@echo '  TRANSPORT               vhost-user (default) or vfio-user: for run, shell, exec, bench, test'
 	@echo '  JOB, DEVICES, ROUNDS    for bench: jobs (also: targets, sweep), devices, number of rounds'
@@ -109,6 +116,10 @@ fuzz: setup ## Fuzz the device for SECONDS=... (60); TARGET=... for one target
 .PHONY: test-all
 test-all: all := --all
 test-all: test ## As test, with the suites that take long on the debug kernel
+
+.PHONY: new
+new: device ## Write a card of your own, called NAME=..., to DIR=... (NAME): device, driver, test
+	@$(ringbar-ci) new
 
 .PHONY: bench
 bench: image ## Compare with virtio-blk, vhost-user-blk and NVMe; JOB=... for one job

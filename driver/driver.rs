@@ -5,6 +5,7 @@
 use crate::{
     abstractions::{
         fs::chardev::CharDevice,
+        index::DeviceIndex,
         pci::{
             device::ClaimedBar,
             enable::Enabled,
@@ -51,14 +52,7 @@ use kernel::{
     pci,
     prelude::*,
     str::CString,
-    sync::{
-        atomic::{
-            Atomic,
-            Full,
-            Relaxed, //
-        }, //
-        Arc,
-    },
+    sync::Arc,
     time::msecs_to_jiffies, //
 };
 
@@ -93,8 +87,8 @@ impl pci::Driver for RingbarDriver {
         pin_init::pin_init_scope(move || {
             let stats = Stats::new()?;
             let number = DeviceIndex::take()?;
-            let running = StartedDevice::new(device, &stats, number.0)?;
-            let name = CString::try_from_fmt(fmt!("ringbar{}", number.0))?;
+            let running = StartedDevice::new(device, &stats, number.get())?;
+            let name = CString::try_from_fmt(fmt!("ringbar{}", number.get()))?;
             let data = running.device.clone();
             stats::show(device, &stats, data.maps())?;
             Ok(try_pin_init!(DriverData {
@@ -216,37 +210,5 @@ impl<'bound> StartedDevice<'bound> {
 impl Drop for StartedDevice<'_> {
     fn drop(&mut self) {
         self.device.remove();
-    }
-}
-
-/// The number in the name of a device node, the lowest that is free.
-struct DeviceIndex(u32);
-
-/// Numbers in use, a bit each.
-static NUMBERS: Atomic<u64> = Atomic::new(0);
-
-impl DeviceIndex {
-    /// Takes a number. `ENOSPC` if there are 64 devices.
-    fn take() -> Result<Self> {
-        let mut used = NUMBERS.load(Relaxed);
-        loop {
-            let number = used.trailing_ones();
-            if number == u64::BITS {
-                return Err(ENOSPC);
-            }
-            match NUMBERS.cmpxchg(used, used | 1 << number, Full) {
-                Ok(_) => return Ok(Self(number)),
-                Err(now) => used = now,
-            }
-        }
-    }
-}
-
-impl Drop for DeviceIndex {
-    fn drop(&mut self) {
-        let mut used = NUMBERS.load(Relaxed);
-        while let Err(now) = NUMBERS.cmpxchg(used, used & !(1 << self.0), Full) {
-            used = now;
-        }
     }
 }

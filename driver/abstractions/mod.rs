@@ -12,7 +12,7 @@
 //! | [`io_uring`] | commands of io_uring |
 //! | [`pci`] | BARs, interrupts, system sleep, binding and unbinding |
 //! | [`task`] | waiting, busy-polling, work items |
-//! | [`module`], [`debugfs`], [`ratelimit`], [`privilege`] | the module and the rest of the kernel |
+//! | [`index`], [`module`], [`debugfs`], [`ratelimit`], [`privilege`] | the module and the rest of the kernel |
 //! | `brand`, `helpers` | parts of the others |
 
 mod brand;
@@ -20,6 +20,7 @@ pub(crate) mod debugfs;
 pub(crate) mod dma;
 pub(crate) mod fs;
 mod helpers;
+pub(crate) mod index;
 pub(crate) mod io_uring;
 pub(crate) mod mm;
 pub(crate) mod module;

@@ -20,12 +20,9 @@ use super::{
     },
     ring::Areas, //
 };
-use crate::{
-    abstractions::pci::enable::{
-        disable_bus_mastering,
-        enable_bus_mastering, //
-    }, //
-    NAME,
+use crate::abstractions::pci::enable::{
+    disable_bus_mastering,
+    enable_bus_mastering, //
 };
 use kernel::{
     device::Bound,
@@ -40,7 +37,11 @@ use kernel::{
         delay::fsleep, //
         Delta,
     }, //
+    ModuleMetadata,
 };
+
+/// The name of the module, under which BARs are claimed.
+const NAME: &CStr = <crate::LocalModule as ModuleMetadata>::NAME;
 
 /// Offsets within the common configuration (4.1.4.3).
 mod common {

@@ -1,8 +1,9 @@
 #!/bin/bash
-# Runs the kernel's make on our module.
+# Runs the kernel's make on our module, or that of another card.
 #
-# Usage:   kbuild.sh stock|debug OUTPUT [MAKE-ARGUMENT...]
-# Inputs:  which kernel, Debian's or the debug one; driver/, and what it includes from device/spec; toolbox, kernel tree.
+# Usage:   kbuild.sh stock|debug OUTPUT [--module FOLDER] [MAKE-ARGUMENT...]
+# Inputs:  which kernel, Debian's or the debug one; driver/, and what it includes from device/spec,
+#          or FOLDER with the sources of another module; toolbox, kernel tree.
 # Output:  everything that is generated, in the folder OUTPUT.
 set -euo pipefail
 here=$(dirname "$(readlink -f "$0")")
@@ -13,6 +14,10 @@ which=$1
 output=$(realpath -m "$2")
 shift 2
 driver=$checkout/driver
+if [[ ${1:-} == --module ]]; then
+    driver=$(realpath -e "$2")
+    shift 2
+fi
 root=$("$toolbox/root.sh" toolbox)
 source=$("$here/kernel.sh" "$root")
 case $which in

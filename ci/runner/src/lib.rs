@@ -14,6 +14,7 @@
 //! | [`report`] | report of `run` |
 
 pub mod binding;
+pub mod kit;
 pub mod ktap;
 pub mod refusal;
 pub mod report;

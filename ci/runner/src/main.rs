@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! `ringbar-ci`: the program behind `make run`, `make exec`, `make shell`, `make test`
-//! and `make bench`.
+//! `ringbar-ci`: the program behind `make run`, `make exec`, `make shell`, `make test`,
+//! `make bench` and `make new`, and behind `make test` of other cards.
 
 mod commands;
 
@@ -27,29 +27,38 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Bench(commands::bench::Options),
+    Card(commands::card::Options),
     Run(commands::run::Options),
     Exec(commands::exec::Options),
+    New(commands::new::Options),
     Shell(commands::shell::Options),
     Test(commands::test::Options),
 }
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
-    let result = process::clean_up_on_signals()
-        .and_then(|()| Setup::load(cli.setup.as_deref()))
-        .map_err(anyhow::Error::from)
-        .and_then(|setup| match cli.command {
-            Command::Bench(options) => commands::bench::run(&setup, &options),
-            Command::Run(options) => commands::run::run(&setup, &options),
-            Command::Exec(options) => commands::exec::run(&setup, &options),
-            Command::Test(options) => commands::test::run(&setup, &options),
-            Command::Shell(options) => commands::shell::run(&setup, &options),
-        });
-    match result {
+    match run(Cli::parse()) {
         Ok(code) => code,
         Err(error) => {
             eprintln!("ringbar-ci: {error:#}");
             ExitCode::from(commands::FAILURE)
         }
+    }
+}
+
+fn run(cli: Cli) -> anyhow::Result<ExitCode> {
+    // Needs no machine.
+    if let Command::New(options) = &cli.command {
+        return commands::new::run(options);
+    }
+    process::clean_up_on_signals()?;
+    let setup = Setup::load(cli.setup.as_deref())?;
+    match &cli.command {
+        Command::Bench(options) => commands::bench::run(&setup, options),
+        Command::Card(options) => commands::card::run(&setup, options),
+        Command::Exec(options) => commands::exec::run(&setup, options),
+        Command::New(options) => commands::new::run(options),
+        Command::Run(options) => commands::run::run(&setup, options),
+        Command::Shell(options) => commands::shell::run(&setup, options),
+        Command::Test(options) => commands::test::run(&setup, options),
     }
 }

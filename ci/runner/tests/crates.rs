@@ -34,16 +34,22 @@ const ALLOWED: &[(&str, &[&str])] = &[
         &["device/transports/vfio-user", "device/virtio-pci"],
     ),
     (
-        "device/daemon",
+        "device/serve",
         &[
             "device/engine",
+            "device/transports/vfio-user",
+            "device/transports/vhost-user",
+        ],
+    ),
+    (
+        "device/daemon",
+        &[
             "device/faults",
             "device/models/ringbar",
+            "device/serve",
             "device/size",
             "device/spec",
             "device/storage",
-            "device/transports/vfio-user",
-            "device/transports/vhost-user",
         ],
     ),
     ("driver/uapi", &[]),

@@ -37,7 +37,9 @@ pub enum Console {
 pub struct VhostUserDevice {
     /// Socket of the daemon.
     pub socket: PathBuf,
-    /// Number of I/O queues.
+    /// VIRTIO device type.
+    pub virtio_id: u16,
+    /// Number of queues.
     pub queues: u16,
     /// Entries of each queue.
     pub queue_size: u16,
@@ -47,7 +49,8 @@ impl From<&Device> for VhostUserDevice {
     fn from(device: &Device) -> Self {
         Self {
             socket: device.socket().to_owned(),
-            queues: device.options().queues,
+            virtio_id: VIRTIO_DEVICE_ID,
+            queues: FIRST_IO_QUEUE + device.options().queues,
             queue_size: device.options().queue_size,
         }
     }
@@ -64,9 +67,8 @@ impl VhostUserDevice {
     pub fn device(&self, chardev: &str, config_size: usize) -> String {
         format!(
             "vhost-user-test-device-pci,id={chardev}-device,chardev={chardev},\
-             virtio-id={VIRTIO_DEVICE_ID},num_vqs={},vq_size={},config_size={config_size}",
-            FIRST_IO_QUEUE + self.queues,
-            self.queue_size,
+             virtio-id={},num_vqs={},vq_size={},config_size={config_size}",
+            self.virtio_id, self.queues, self.queue_size,
         )
     }
 }
@@ -341,7 +343,8 @@ mod tests {
     fn a_device_has_two_queues_more_than_it_has_for_io() {
         let devices = [GuestDevice::VhostUser(VhostUserDevice {
             socket: "/s".into(),
-            queues: 4,
+            virtio_id: VIRTIO_DEVICE_ID,
+            queues: FIRST_IO_QUEUE + 4,
             queue_size: 128,
         })];
         let arguments = line(&Console::Log, &devices).arguments();

@@ -27,9 +27,9 @@ pub fn json() -> String {
 #[cfg(test)]
 mod tests {
     use clap::ValueEnum;
+    use ringbar_serve::connection::TransportName;
 
     use super::*;
-    use crate::transport::TransportName;
 
     #[test]
     fn capabilities_name_the_type() {

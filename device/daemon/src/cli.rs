@@ -2,24 +2,29 @@
 
 //! Arguments, and their validation.
 
-use std::os::fd::RawFd;
 use std::path::PathBuf;
 use std::str::FromStr;
-use std::time::Duration;
 
 use clap::error::ErrorKind;
-use clap::{CommandFactory, Parser, ValueEnum};
+use clap::{CommandFactory, Parser};
 use ringbar_faults::Rule;
 use ringbar_model::DeviceOptions;
-use ringbar_spec::{MAX_IO_QUEUES, MIN_COMMAND_BYTES};
+use ringbar_serve::{Function, Identity, ServeArgs};
+use ringbar_spec::{MAX_IO_QUEUES, MIN_COMMAND_BYTES, PCI_DEVICE_ID_VFIO_USER, PCI_VENDOR_ID};
 
-use crate::transport::{MAX_VECTORS, Transport, TransportName};
+/// The PCI function, as drivers find it. Its class says nothing of what it does (0xff).
+const IDENTITY: Identity = Identity {
+    vendor: PCI_VENDOR_ID,
+    device: PCI_DEVICE_ID_VFIO_USER,
+    subsystem_vendor: PCI_VENDOR_ID,
+    subsystem: PCI_DEVICE_ID_VFIO_USER,
+    revision: 1,
+    class: 0xff_00_00,
+};
 
-/// Default busy-poll time in microseconds.
-const DEFAULT_POLL_US: u64 = 200;
-
-/// Greatest busy-poll time in microseconds. Longer polling is no faster than sleeping.
-const MAX_POLL_US: u64 = 1000;
+/// Vectors of the driver beside those of the I/O queues: one for configuration changes, and one for
+/// control, events and polled requests.
+const FURTHER_VECTORS: u16 = 2;
 
 const AFTER_HELP: &str = "\
 Sizes are bytes, or have a unit: K, M, G, T (powers of 1024).
@@ -70,42 +75,8 @@ Exit status:
 #[derive(Debug, Parser)]
 #[command(version, after_help = AFTER_HELP, max_term_width = 100)]
 pub struct Args {
-    /// Unix socket to create and listen on. The socket of a process that has ended is
-    /// replaced; a socket in use is an error. The process locks PATH.lock meanwhile, and
-    /// removes both files at exit
-    #[arg(long, value_name = "PATH", group = "endpoint", required_unless_present_any = ["fd", "print_capabilities"])]
-    socket_path: Option<PathBuf>,
-
-    /// Descriptor of a listening Unix socket that the parent process passes on (for example
-    /// 3 with systemd socket activation)
-    #[arg(long, value_name = "FD", group = "endpoint")]
-    fd: Option<RawFd>,
-
-    /// Permission bits of --socket-path in octal: they decide who can connect
-    #[arg(long, value_name = "MODE", default_value = "0600", value_parser = parse_mode)]
-    socket_mode: u32,
-
-    /// Protocol between this program and the virtual machine monitor. Over vfio-user the device
-    /// has a vector for each queue and works behind an IOMMU, but each doorbell is a message
-    #[arg(long, value_name = "NAME", value_enum, default_value_t)]
-    transport: TransportName,
-
-    /// Greatest number of entries of a queue, a power of two from 2 to 1024, only over vfio-user:
-    /// over vhost-user the monitor decides. The default is 256, and the driver uses no more
-    #[arg(long, value_name = "N")]
-    queue_size: Option<u16>,
-
-    /// Number of interrupt vectors, 0 to 128, only over vfio-user. The driver uses one for each
-    /// CPU's queue, one for configuration changes, and one for control, events and polled
-    /// requests; with fewer, queues share them. 0 leaves INTx only. Default: --queues plus 2
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(..=i64::from(MAX_VECTORS)))]
-    vectors: Option<u16>,
-
-    /// Offer MSI instead of MSI-X, only over vfio-user. QEMU 11.1.3 aborts when a function with
-    /// MSI-X is unplugged. --vectors must then be a power of two, at most 32; the default is
-    /// rounded up to one. Without interrupt remapping, Linux uses one of them
-    #[arg(long)]
-    msi_only: bool,
+    #[command(flatten)]
+    serve: ServeArgs,
 
     /// Size of the device memory. Optional with an existing file or a block device: the default
     /// is its size
@@ -160,48 +131,9 @@ pub struct Args {
     #[arg(long = "fault", value_name = "RULE")]
     faults: Vec<Rule>,
 
-    /// Busy-poll time in microseconds before a worker with empty queues sleeps, at most 1000. 0
-    /// disables polling and interrupt moderation. After polls that miss, a worker skips some,
-    /// so an idle device sleeps
-    #[arg(
-        long,
-        value_name = "N",
-        default_value_t = DEFAULT_POLL_US,
-        value_parser = clap::value_parser!(u64).range(..=MAX_POLL_US),
-    )]
-    poll_us: u64,
-
-    /// Accept the next virtual machine when one disconnects, until SIGTERM
-    #[arg(long)]
-    keep_running: bool,
-
-    /// Level of the log: error, warn, info, debug, trace, or a filter with levels for modules
-    /// (for example "info,ringbar_engine=debug")
-    #[arg(
-        long,
-        value_name = "FILTER",
-        default_value = "info",
-        env = "RINGBAR_LOG"
-    )]
-    log: String,
-
-    /// Format of the log on standard error
-    #[arg(long, value_name = "FORMAT", value_enum, default_value_t)]
-    log_format: LogFormat,
-
     /// Print the capabilities of this program as JSON, and exit
     #[arg(long, exclusive = true)]
     print_capabilities: bool,
-}
-
-/// Format of messages.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub enum LogFormat {
-    /// One line of text for each message
-    #[default]
-    Text,
-    /// One JSON object for each message
-    Json,
 }
 
 /// What holds the device memory.
@@ -229,35 +161,11 @@ impl FromStr for StorageKind {
     }
 }
 
-/// Parses octal permission bits, as chmod(1) does.
-fn parse_mode(text: &str) -> Result<u32, &'static str> {
-    match u32::from_str_radix(text, 8) {
-        Ok(mode @ 0..=0o777) => Ok(mode),
-        _ => Err("expected octal permission bits, for example 0660"),
-    }
-}
-
-/// The socket to which the virtual machine monitor connects.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Endpoint {
-    /// A socket to create.
-    Path {
-        /// Its file.
-        path: PathBuf,
-        /// Permission bits of the file.
-        mode: u32,
-    },
-    /// A listening socket inherited from the parent.
-    Fd(RawFd),
-}
-
 /// Validated arguments of a run.
 #[derive(Debug)]
 pub struct Options {
-    /// The socket to which the monitor connects.
-    pub endpoint: Endpoint,
-    /// The protocol that the monitor speaks.
-    pub transport: Transport,
+    /// Socket, transport and log.
+    pub serve: ringbar_serve::Options,
     /// What holds the device memory.
     pub storage: StorageKind,
     /// Size of the device memory in bytes; always present for memory storage.
@@ -266,16 +174,8 @@ pub struct Options {
     pub device: DeviceOptions,
     /// Rules for faults that are there from the start.
     pub faults: Vec<Rule>,
-    /// Busy-poll time before a worker with empty queues sleeps.
-    pub poll: Duration,
     /// Path of the control socket.
     pub control_socket: Option<PathBuf>,
-    /// Whether to accept another connection after one has ended.
-    pub keep_running: bool,
-    /// Log filter.
-    pub log: String,
-    /// Log format.
-    pub log_format: LogFormat,
 }
 
 /// Task of the program.
@@ -295,22 +195,14 @@ impl TryFrom<Args> for Command {
         if args.print_capabilities {
             return Ok(Self::PrintCapabilities);
         }
-        let endpoint = match (args.socket_path, args.fd) {
-            (Some(path), None) => Endpoint::Path {
-                path,
-                mode: args.socket_mode,
-            },
-            (None, Some(fd)) => Endpoint::Fd(fd),
-            _ => return Err(wrong("give either --socket-path or --fd")),
+        let function = Function {
+            identity: IDENTITY,
+            vectors: args.queues + FURTHER_VECTORS,
         };
-        let transport = Transport::new(
-            args.transport,
-            args.queues,
-            args.queue_size,
-            args.vectors,
-            args.msi_only,
-        )
-        .map_err(|message| wrong(&message))?;
+        let serve = args
+            .serve
+            .options(&function)
+            .map_err(|message| wrong(&message))?;
         match args.size {
             Some(0) => return Err(wrong("--size must be at least 1")),
             Some(size) if size > i64::MAX as u64 => {
@@ -333,8 +225,7 @@ impl TryFrom<Args> for Command {
             )));
         }
         Ok(Self::Run(Box::new(Options {
-            endpoint,
-            transport,
+            serve,
             storage: args.storage,
             size: args.size,
             device: DeviceOptions {
@@ -343,18 +234,15 @@ impl TryFrom<Args> for Command {
                 max_command_bytes: args.max_command_size,
             },
             faults: args.faults,
-            poll: Duration::from_micros(args.poll_us),
             control_socket: args.control_socket,
-            keep_running: args.keep_running,
-            log: args.log,
-            log_format: args.log_format,
         })))
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use ringbar_vfio_user::Interrupts;
+    use ringbar_serve::args::Endpoint;
+    use ringbar_serve::connection::{Interrupts, Transport};
 
     use super::*;
 
@@ -378,21 +266,21 @@ mod tests {
     fn the_usual_command_line() {
         let options = options(&["--socket-path", "/tmp/s", "--size", "256M"]);
         let (path, mode) = ("/tmp/s".into(), 0o600);
-        assert_eq!(options.endpoint, Endpoint::Path { path, mode });
+        assert_eq!(options.serve.endpoint, Endpoint::Path { path, mode });
         assert_eq!(options.size, Some(256 << 20));
         assert_eq!(options.storage, StorageKind::Memory);
-        assert_eq!(options.transport, Transport::VhostUser);
+        assert_eq!(options.serve.transport, Transport::VhostUser);
         assert_eq!(options.device.io_queues, 4);
         assert_eq!(options.device.max_request_bytes, 4 << 20);
         assert_eq!(options.device.max_command_bytes, 64 << 20);
-        assert!(!options.keep_running);
+        assert!(!options.serve.keep_running);
     }
 
     #[test]
     fn vfio_user_has_interrupts_to_choose() {
         let interrupts = |args: &[&str]| {
             let usual = ["--fd", "3", "--size", "1M", "--transport", "vfio-user"];
-            match options(&[&usual, args].concat()).transport {
+            match options(&[&usual, args].concat()).serve.transport {
                 Transport::VfioUser(function) => function.interrupts,
                 other => panic!("{other:?}"),
             }
@@ -422,19 +310,9 @@ mod tests {
     }
 
     #[test]
-    fn socket_mode_is_octal() {
-        for (text, mode) in [("0660", 0o660), ("600", 0o600), ("777", 0o777), ("0", 0)] {
-            assert_eq!(parse_mode(text), Ok(mode));
-        }
-        for text in ["", "1000", "0o600", "888", "-1", "rw", "u=rw"] {
-            assert!(parse_mode(text).is_err(), "{text}");
-        }
-    }
-
-    #[test]
     fn a_file_needs_no_size() {
         let options = options(&["--fd", "3", "--storage", "file:a:b"]);
-        assert_eq!(options.endpoint, Endpoint::Fd(3));
+        assert_eq!(options.serve.endpoint, Endpoint::Fd(3));
         assert_eq!(options.storage, StorageKind::File("a:b".into()));
         assert_eq!(options.size, None);
         let options = self::options(&["--fd", "3", "--storage", "block:/dev/a"]);

@@ -30,11 +30,10 @@ use std::time::Duration;
 use anyhow::Context;
 use ringbar_faults::{Rule, RuleId};
 use ringbar_model::Device;
+use ringbar_serve::socket::{self, SocketFile};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use tracing::{debug, info, warn};
-
-use crate::socket::{self, SocketFile};
 
 /// Greatest length of a request in bytes, far more than a valid one has.
 const MAX_LINE: u64 = 4096;

@@ -6,22 +6,15 @@
 //! |---|---|
 //! | `cli` | arguments, their help and their validation |
 //! | `capabilities` | `--print-capabilities` |
-//! | `logging`, `rate_limit` | messages on standard error |
-//! | `socket` | the listening socket and its file |
-//! | `transport` | the transports: options, connections |
 //! | `control` | the control socket: requests to the running device |
-//! | `signals` | SIGTERM and SIGINT as a descriptor |
 //! | `run` | the life of the process, from the options to the last counters |
+//!
+//! [`ringbar_serve`] has the parts that other devices have as well: log, socket, connections.
 
 mod capabilities;
 mod cli;
 mod control;
-mod logging;
-mod rate_limit;
 mod run;
-mod signals;
-mod socket;
-mod transport;
 
 use std::process::ExitCode;
 
@@ -42,21 +35,6 @@ fn main() -> ExitCode {
         }
         Command::Run(options) => options,
     };
-    let log = match logging::init(&options.log, options.log_format) {
-        Ok(log) => log,
-        Err(error) => {
-            eprintln!("ringbar-device: {error:#}");
-            return ExitCode::from(2);
-        }
-    };
-    let result = run::run(&options);
-    log.report();
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            tracing::error!("{error:#}");
-            ExitCode::FAILURE
-        }
-    }
-    // Dropping the log writes its last lines.
+    let (log, format) = (&options.serve.log, options.serve.log_format);
+    ringbar_serve::logging::run(env!("CARGO_BIN_NAME"), log, format, || run::run(&options))
 }

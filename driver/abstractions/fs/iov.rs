@@ -11,7 +11,11 @@ use core::{
 };
 use kernel::{
     bindings,
-    dma::DataDirection, //
+    dma::DataDirection,
+    error::to_result,
+    prelude::*,
+    types::Opaque,
+    uaccess::UserPtr, //
 };
 
 /// An I/O vector iterator of any kind: user memory, or kernel pages such as io_uring's registered
@@ -74,5 +78,53 @@ impl<'a> IovIter<'a> {
     pub(in crate::abstractions) fn will_pin(&self) -> bool {
         // SAFETY: Valid by the type invariant.
         unsafe { ringbar_iov_iter_extract_will_pin(self.inner.as_ptr()) }
+    }
+}
+
+/// One range of the memory of the current task, for calls that get an address and a length.
+///
+/// # Invariants
+///
+/// `inner` is an iterator of user memory (`ITER_UBUF`), which is within the task's address space.
+#[allow(
+    dead_code,
+    reason = "for the drivers of other cards: see docs/own-card.md"
+)]
+pub(crate) struct UserRange {
+    inner: Opaque<bindings::iov_iter>,
+}
+
+#[allow(dead_code, reason = "as above")]
+impl UserRange {
+    /// The `length` bytes from `start` on, in this direction. `EFAULT` if they cannot be memory of a
+    /// program, `EINVAL` for another direction than to or from the device. Does not sleep; the memory
+    /// is not accessed yet.
+    pub(crate) fn new(start: UserPtr, length: usize, direction: DataDirection) -> Result<Self> {
+        let source_or_destination = match direction {
+            DataDirection::ToDevice => bindings::ITER_SOURCE,
+            DataDirection::FromDevice => bindings::ITER_DEST,
+            _ => return Err(EINVAL),
+        };
+        let inner = Opaque::uninit();
+        // SAFETY: `inner` is valid for writing. The function only stores the address, after it has
+        // checked the range.
+        to_result(unsafe {
+            bindings::import_ubuf(
+                // CAST: 0 or 1.
+                source_or_destination as c_int,
+                start.as_mut_ptr(),
+                length,
+                inner.get(),
+            )
+        })?;
+        // INVARIANT: Just initialised. It has no pointer to itself, so it may be moved.
+        Ok(Self { inner })
+    }
+
+    /// The range as an iterator. The current task must be the one that made the range, or its memory
+    /// is that of another program.
+    pub(crate) fn iter(&mut self) -> IovIter<'_> {
+        // SAFETY: Valid by the type invariant, and borrowed mutably as long as the iterator lives.
+        unsafe { IovIter::from_raw(NonNull::new_unchecked(self.inner.get())) }
     }
 }

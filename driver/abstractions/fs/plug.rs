@@ -64,8 +64,9 @@ pub(crate) enum Deferral {
 /// An object that is kicked at the end of a batch.
 pub(crate) trait Unplug: Send + Sync + 'static {
     /// Executes `kick` at the end of the current task's batch; `scheduled` says that the batch ends
-    /// because the task is about to sleep. Must not sleep.
-    fn unplug(this: ArcBorrow<'_, Self>, kick: DeferredKick, scheduled: bool);
+    /// because the task is about to sleep. Must not sleep. Never called for an object whose kicks
+    /// are not deferred.
+    fn unplug(_this: ArcBorrow<'_, Self>, _kick: DeferredKick, _scheduled: bool) {}
 }
 
 /// The kernel's callback, which it allocates zeroed, and a reference to the file that keeps the

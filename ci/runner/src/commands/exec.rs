@@ -95,7 +95,11 @@ pub fn run(setup: &Setup, options: &Options) -> anyhow::Result<ExitCode> {
 }
 
 /// Runs a command, passes its output through, and returns its status.
-fn pass_through(vm: &Vm, command: &GuestCommand, timeout: Duration) -> Result<i32, Error> {
+pub(super) fn pass_through(
+    vm: &Vm,
+    command: &GuestCommand,
+    timeout: Duration,
+) -> Result<i32, Error> {
     let mut running = vm.agent().start(command, timeout)?;
     loop {
         match running.next() {

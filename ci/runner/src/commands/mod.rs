@@ -3,7 +3,9 @@
 //! The subcommands.
 
 pub mod bench;
+pub mod card;
 pub mod exec;
+pub mod new;
 pub mod run;
 pub mod shell;
 pub mod test;

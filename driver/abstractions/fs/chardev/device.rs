@@ -111,28 +111,80 @@ impl<T: FileOperations> CharDevice<T> {
         owner: this_module::<T::OwnerModule>().as_ptr(),
         open: Some(Self::open),
         release: Some(Self::release),
-        llseek: Some(Self::llseek),
-        read_iter: Some(Self::read_iter),
-        write_iter: Some(Self::write_iter),
-        splice_read: Some(bindings::copy_splice_read),
-        splice_write: Some(bindings::iter_file_splice_write),
-        iopoll: Some(Self::iopoll),
-        unlocked_ioctl: Some(Self::ioctl),
-        compat_ioctl: Some(Self::compat_ioctl),
-        uring_cmd: Some(Self::uring_cmd),
-        fsync: Some(Self::fsync),
-        mmap: Some(MapOperations::<T>::mmap),
+        llseek: if T::HAS_SIZE {
+            Some(Self::llseek)
+        } else {
+            None
+        },
+        read_iter: if T::HAS_READ {
+            Some(Self::read_iter)
+        } else {
+            None
+        },
+        write_iter: if T::HAS_WRITE {
+            Some(Self::write_iter)
+        } else {
+            None
+        },
+        splice_read: if T::HAS_READ {
+            Some(bindings::copy_splice_read)
+        } else {
+            None
+        },
+        splice_write: if T::HAS_WRITE {
+            Some(bindings::iter_file_splice_write)
+        } else {
+            None
+        },
+        iopoll: if T::HAS_POLL_COMPLETIONS {
+            Some(Self::iopoll)
+        } else {
+            None
+        },
+        unlocked_ioctl: if T::HAS_IOCTL {
+            Some(Self::ioctl)
+        } else {
+            None
+        },
+        compat_ioctl: if T::HAS_IOCTL {
+            Some(Self::compat_ioctl)
+        } else {
+            None
+        },
+        uring_cmd: if T::HAS_URING_COMMAND {
+            Some(Self::uring_cmd)
+        } else {
+            None
+        },
+        fsync: if T::HAS_FSYNC {
+            Some(Self::fsync)
+        } else {
+            None
+        },
+        mmap: if T::HAS_MMAP {
+            Some(MapOperations::<T>::mmap)
+        } else {
+            None
+        },
         ..pin_init::zeroed()
     };
 
     /// Operations of files that were opened with `O_NONBLOCK`. [`crate::abstractions::fs::chardev`]
     /// explains why these files can be polled and the others cannot.
     const POLLABLE_OPERATIONS: bindings::file_operations = bindings::file_operations {
-        read_iter: Some(Self::read_iter_pollable),
+        read_iter: if T::HAS_READ {
+            Some(Self::read_iter_pollable)
+        } else {
+            None
+        },
         // If a polled operation on a pollable file completes, io_uring does not count its provided
         // buffer as used (`io_do_iopoll`).
         iopoll: None,
-        poll: Some(Self::poll),
+        poll: if T::HAS_READINESS {
+            Some(Self::poll)
+        } else {
+            None
+        },
         ..Self::OPERATIONS
     };
 
@@ -149,7 +201,7 @@ impl<T: FileOperations> CharDevice<T> {
         // SAFETY: `file` is valid, and in `open` nobody else uses it.
         unsafe {
             (*file).f_mode |= FMODE_NOWAIT | FMODE_CAN_ODIRECT;
-            if (*file).f_flags & bindings::O_NONBLOCK != 0 {
+            if T::HAS_READINESS && (*file).f_flags & bindings::O_NONBLOCK != 0 {
                 // Like `replace_fops`. Both operations belong to the same module, so the file's
                 // reference to the module stays right.
                 (*file).f_op = &Self::POLLABLE_OPERATIONS;

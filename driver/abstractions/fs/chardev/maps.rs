@@ -87,13 +87,21 @@ impl<T: FileOperations> MapOperations<T> {
     };
 
     const COHERENT_MAP: bindings::vm_operations_struct = bindings::vm_operations_struct {
-        access: Some(Self::vma_peek),
+        access: if T::HAS_PEEK {
+            Some(Self::vma_peek)
+        } else {
+            None
+        },
         ..Self::MAP
     };
 
     /// Debuggers cause a fault for each page and read it, like any other RAM.
     const FAULTED_MAP: bindings::vm_operations_struct = bindings::vm_operations_struct {
-        fault: Some(Self::vma_fault),
+        fault: if T::HAS_FAULT {
+            Some(Self::vma_fault)
+        } else {
+            None
+        },
         ..Self::MAP
     };
 

@@ -30,6 +30,8 @@ use crate::abstractions::{
     }, //
 };
 use kernel::{
+    build_error,
+    error::VTABLE_DEFAULT_ERROR,
     prelude::*,
     sync::ArcBorrow,
     uaccess::UserPtr, //
@@ -56,40 +58,60 @@ pub(crate) struct Ioctl {
 
 /// The operations of a character device. Files have a reference to it, so it outlives the
 /// [`CharDevice`](super::CharDevice); once the hardware is revoked, the operations return `ENODEV`.
+///
+/// A device implements the operations that it has; a call of any other one fails as it does for
+/// every file without this operation. [`Self::pollers`] and [`Self::readiness`] belong together, and
+/// so do [`Self::mmap`], [`Self::fault`] and [`Self::peek`], unless the device makes no maps of the
+/// kind for which the latter two are called.
+#[expect(unused_variables, reason = "the defaults are never called")]
 #[vtable]
 pub(crate) trait FileOperations: plug::Unplug + Sized {
     /// The address space of the maps of all files of this device.
     fn address_space(&self) -> &AddressSpace;
 
     /// Size in bytes, for `lseek`. May sleep.
-    fn size(&self) -> Result<i64>;
+    fn size(&self) -> Result<i64> {
+        build_error!(VTABLE_DEFAULT_ERROR)
+    }
 
     /// Reads. May sleep unless [`Kiocb::nowait`].
     fn read<'call>(
         this: ArcBorrow<'_, Self>,
         kiocb: Kiocb<'call>,
         iter: &mut IovIter<'_>,
-    ) -> IoReturn<'call>;
+    ) -> IoReturn<'call> {
+        build_error!(VTABLE_DEFAULT_ERROR)
+    }
 
     /// Writes. May sleep unless [`Kiocb::nowait`].
     fn write<'call>(
         this: ArcBorrow<'_, Self>,
         kiocb: Kiocb<'call>,
         iter: &mut IovIter<'_>,
-    ) -> IoReturn<'call>;
+    ) -> IoReturn<'call> {
+        build_error!(VTABLE_DEFAULT_ERROR)
+    }
 
     /// Completes polled operations ([`Kiocb::is_polled`]) that the device has completed. Returns
     /// whether there were any. May sleep, but should not.
-    fn poll_completions(this: ArcBorrow<'_, Self>) -> Result<bool>;
+    fn poll_completions(this: ArcBorrow<'_, Self>) -> Result<bool> {
+        build_error!(VTABLE_DEFAULT_ERROR)
+    }
 
     /// The threads that wait until [`Self::readiness`] changes.
-    fn pollers(&self) -> &Pollers;
+    fn pollers(&self) -> &Pollers {
+        build_error!(VTABLE_DEFAULT_ERROR)
+    }
 
     /// Whether a read or write would find a free slot. Does not sleep.
-    fn readiness(&self) -> Readiness;
+    fn readiness(&self) -> Readiness {
+        build_error!(VTABLE_DEFAULT_ERROR)
+    }
 
     /// Executes an `ioctl`. Sleeps. `ENOTTY` if the number is unknown.
-    fn ioctl(&self, call: Ioctl) -> Result;
+    fn ioctl(&self, call: Ioctl) -> Result {
+        build_error!(VTABLE_DEFAULT_ERROR)
+    }
 
     /// Executes a command of io_uring. May sleep unless [`UringCommand::nonblocking`]. `ENOTTY` if
     /// the number is unknown.
@@ -97,19 +119,29 @@ pub(crate) trait FileOperations: plug::Unplug + Sized {
         this: ArcBorrow<'_, Self>,
         access: Access,
         command: UringCommand<'call>,
-    ) -> UringReturn<'call>;
+    ) -> UringReturn<'call> {
+        build_error!(VTABLE_DEFAULT_ERROR)
+    }
 
     /// Makes all written data durable. Sleeps.
-    fn fsync(&self) -> Result;
+    fn fsync(&self) -> Result {
+        build_error!(VTABLE_DEFAULT_ERROR)
+    }
 
     /// Maps the device. Sleeps.
-    fn mmap<'a>(&self, map: NewMap<'a>) -> Result<Mapped<'a>>;
+    fn mmap<'a>(&self, map: NewMap<'a>) -> Result<Mapped<'a>> {
+        build_error!(VTABLE_DEFAULT_ERROR)
+    }
 
     /// Inserts a page at the first access to it, for a map that was [`NewMap::faulted`]. An error
     /// raises `SIGBUS`, except that `ENOMEM` reports the lack of memory (`VM_FAULT_OOM`). Sleeps.
-    fn fault(&self, fault: PageFault<'_>) -> Result<Installed>;
+    fn fault(&self, fault: PageFault<'_>) -> Result<Installed> {
+        build_error!(VTABLE_DEFAULT_ERROR)
+    }
 
     /// Reads the contents of a map of coherent memory, from byte `offset` of the file on, for a
     /// debugger. Returns the number of bytes. Sleeps.
-    fn peek(&self, offset: u64, buffer: &mut [u8]) -> Result<usize>;
+    fn peek(&self, offset: u64, buffer: &mut [u8]) -> Result<usize> {
+        build_error!(VTABLE_DEFAULT_ERROR)
+    }
 }

@@ -7,6 +7,7 @@
 //! many.
 
 use std::io::{self, IsTerminal, Stderr, Write};
+use std::process::ExitCode;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
@@ -17,7 +18,7 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer};
 
-use crate::cli::LogFormat;
+use crate::args::LogFormat;
 use crate::rate_limit::RateLimit;
 
 /// Greatest number of lines that wait to be written.
@@ -25,14 +26,14 @@ const MAX_WAITING_LINES: usize = 1024;
 
 /// The log. Dropping it writes the remaining lines, unless the reader of standard error is
 /// stuck.
-pub struct Log {
+struct Log {
     suppressed: Arc<AtomicU64>,
     _writer: WorkerGuard,
 }
 
 impl Log {
     /// Logs the number of messages that the rate limit has suppressed, if any.
-    pub fn report(&self) {
+    fn report(&self) {
         let messages = self.suppressed.load(Ordering::Relaxed);
         if messages > 0 {
             warn!(messages, "repeated messages were not logged");
@@ -40,8 +41,35 @@ impl Log {
     }
 }
 
+/// Starts logging, and runs the program called `name`, whose failure is the last message. Returns
+/// the exit status: 1 after a failure, 2 where `filter` is no log filter.
+pub fn run(
+    name: &str,
+    filter: &str,
+    format: LogFormat,
+    program: impl FnOnce() -> anyhow::Result<()>,
+) -> ExitCode {
+    let log = match init(filter, format) {
+        Ok(log) => log,
+        Err(error) => {
+            eprintln!("{name}: {error:#}");
+            return ExitCode::from(2);
+        }
+    };
+    let result = program();
+    log.report();
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+    // Dropping the log writes its last lines.
+}
+
 /// Starts logging.
-pub fn init(filter: &str, format: LogFormat) -> anyhow::Result<Log> {
+fn init(filter: &str, format: LogFormat) -> anyhow::Result<Log> {
     let filter = EnvFilter::try_new(filter)
         .with_context(|| format!("\"{filter}\" is no log filter; try --log debug"))?;
     let limit = RateLimit::default();

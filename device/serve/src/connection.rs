@@ -9,9 +9,9 @@ use std::thread::available_parallelism;
 use std::time::Duration;
 
 use clap::ValueEnum;
-use ringbar_model::{Device, Session};
-use ringbar_spec::{PCI_DEVICE_ID_VFIO_USER, PCI_VENDOR_ID};
-use ringbar_vfio_user::{FunctionOptions, Identity, Interrupts};
+use ringbar_engine::{Counters, DeviceModel};
+use ringbar_vfio_user::FunctionOptions;
+pub use ringbar_vfio_user::{Identity, Interrupts};
 
 /// Greatest number of MSI-X vectors: the table has 2 KiB, and an entry 16 bytes.
 pub const MAX_VECTORS: u16 = 128;
@@ -19,15 +19,15 @@ pub const MAX_VECTORS: u16 = 128;
 /// Greatest number of MSI vectors of a function (PCI 3.0, 6.8.1.3, Multiple Message Capable).
 const MAX_MSI_VECTORS: u16 = 32;
 
-/// The PCI function, as drivers find it. Its class says nothing of what it does (0xff).
-const IDENTITY: Identity = Identity {
-    vendor: PCI_VENDOR_ID,
-    device: PCI_DEVICE_ID_VFIO_USER,
-    subsystem_vendor: PCI_VENDOR_ID,
-    subsystem: PCI_DEVICE_ID_VFIO_USER,
-    revision: 1,
-    class: 0xff_00_00,
-};
+/// The PCI function of a device, as far as the device decides it. Only vfio-user presents it: over
+/// vhost-user the monitor does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Function {
+    /// The ids by which drivers find the function.
+    pub identity: Identity,
+    /// Number of interrupt vectors that the driver has a use for.
+    pub vectors: u16,
+}
 
 /// Entries of a queue unless the user says otherwise, which is what the driver uses.
 const QUEUE_SIZE: u16 = 256;
@@ -55,11 +55,11 @@ pub enum Transport {
 }
 
 impl Transport {
-    /// Chooses the interrupts of a function with `io_queues` I/O queues and the size of its queues,
-    /// as the options `--queue-size`, `--vectors` and `--msi-only` say. The error is a message for the user.
+    /// Chooses the interrupts of a function and the size of its queues, as the options
+    /// `--queue-size`, `--vectors` and `--msi-only` say. The error is a message for the user.
     pub fn new(
         name: TransportName,
-        io_queues: u16,
+        function: &Function,
         queue_size: Option<u16>,
         vectors: Option<u16>,
         msi_only: bool,
@@ -75,9 +75,7 @@ impl Transport {
                 "--queue-size must be a power of two from 2 to {MAX_QUEUE_SIZE}"
             ));
         }
-        // The most that the driver uses: one for each I/O queue, one for configuration changes, and
-        // one for control and events.
-        let wanted = io_queues + 2;
+        let wanted = function.vectors;
         let interrupts = match (name, vectors, msi_only) {
             (TransportName::VhostUser, None, false) => return Ok(Self::VhostUser),
             (TransportName::VhostUser, Some(_), _) => {
@@ -108,7 +106,7 @@ impl Transport {
             }
         };
         Ok(Self::VfioUser(FunctionOptions {
-            identity: IDENTITY,
+            identity: function.identity,
             interrupts,
             queue_size,
         }))
@@ -124,26 +122,25 @@ pub enum Connection {
 }
 
 impl Connection {
-    /// Accepts a connection and starts a session of `device` on it. Waits until a monitor
-    /// connects. `poll` is the busy-poll time of the workers.
-    pub fn accept(
-        device: &Arc<Device>,
+    /// Accepts a connection and starts the engine of `device`, which counts in `counters`. Waits
+    /// until a monitor connects. `poll` is the busy-poll time of the workers.
+    pub fn accept<D: DeviceModel>(
+        device: Arc<D>,
+        counters: Arc<Counters>,
         transport: Transport,
         poll: Duration,
         listener: &UnixListener,
     ) -> anyhow::Result<Self> {
-        let session = Arc::new(Session::new(Arc::clone(device))?);
         let engine = ringbar_engine::Options {
             poll,
             cpus: available_parallelism().map_or(1, usize::from),
         };
-        let counters = Arc::clone(session.queue_counters());
         Ok(match transport {
             Transport::VhostUser => Self::VhostUser(ringbar_vhost_user::Connection::accept(
-                session, counters, engine, listener,
+                device, counters, engine, listener,
             )?),
             Transport::VfioUser(function) => Self::VfioUser(ringbar_vfio_user::Connection::accept(
-                session, counters, engine, function, listener,
+                device, counters, engine, function, listener,
             )?),
         })
     }
@@ -174,21 +171,38 @@ impl Connection {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
-    fn interrupts(io_queues: u16, vectors: Option<u16>, msi_only: bool) -> Interrupts {
-        match Transport::new(TransportName::VfioUser, io_queues, None, vectors, msi_only) {
+    /// A function with six vectors.
+    pub(crate) const FUNCTION: Function = Function {
+        identity: Identity {
+            vendor: 0x1af4,
+            device: 0x10ff,
+            subsystem_vendor: 0x1af4,
+            subsystem: 0x10ff,
+            revision: 1,
+            class: 0xff_00_00,
+        },
+        vectors: 6,
+    };
+
+    fn interrupts(wanted: u16, vectors: Option<u16>, msi_only: bool) -> Interrupts {
+        let function = Function {
+            vectors: wanted,
+            ..FUNCTION
+        };
+        match Transport::new(TransportName::VfioUser, &function, None, vectors, msi_only) {
             Ok(Transport::VfioUser(function)) => function.interrupts,
             other => panic!("{other:?}"),
         }
     }
 
     #[test]
-    fn a_vector_for_each_queue_of_requests_and_one_more() {
-        assert_eq!(interrupts(4, None, false), Interrupts::MsiX { vectors: 6 });
+    fn there_are_as_many_vectors_as_the_driver_can_use() {
+        assert_eq!(interrupts(6, None, false), Interrupts::MsiX { vectors: 6 });
         assert_eq!(
-            interrupts(64, None, false),
+            interrupts(66, None, false),
             Interrupts::MsiX { vectors: 66 }
         );
         assert_eq!(
@@ -204,11 +218,8 @@ mod tests {
 
     #[test]
     fn msi_vectors_are_a_power_of_two() {
-        for (io_queues, vectors) in [(1, 4), (2, 4), (3, 8), (30, 32), (31, 32), (64, 32)] {
-            assert_eq!(
-                interrupts(io_queues, None, true),
-                Interrupts::Msi { vectors }
-            );
+        for (wanted, vectors) in [(3, 4), (4, 4), (5, 8), (32, 32), (33, 32), (66, 32)] {
+            assert_eq!(interrupts(wanted, None, true), Interrupts::Msi { vectors });
         }
         for vectors in [1, 2, 4, 8, 16, 32] {
             assert_eq!(
@@ -217,7 +228,13 @@ mod tests {
             );
         }
         for vectors in [0, 3, 33, 64] {
-            let error = Transport::new(TransportName::VfioUser, 4, None, Some(vectors), true);
+            let error = Transport::new(
+                TransportName::VfioUser,
+                &FUNCTION,
+                None,
+                Some(vectors),
+                true,
+            );
             assert!(error.unwrap_err().contains("power of two"), "{vectors}");
         }
     }
@@ -225,7 +242,7 @@ mod tests {
     #[test]
     fn interrupts_are_not_chosen_over_vhost_user() {
         let transport = |vectors, msi_only| {
-            Transport::new(TransportName::VhostUser, 4, None, vectors, msi_only)
+            Transport::new(TransportName::VhostUser, &FUNCTION, None, vectors, msi_only)
         };
         assert_eq!(transport(None, false), Ok(Transport::VhostUser));
         for (vectors, msi_only, option) in [

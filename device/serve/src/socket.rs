@@ -16,7 +16,7 @@ use rustix::net::sockopt::{socket_acceptconn, socket_domain};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use tracing::{debug, info, warn};
 
-use crate::cli::Endpoint;
+use crate::args::Endpoint;
 
 /// Greatest number of connections that wait to be accepted.
 const BACKLOG: i32 = 128;

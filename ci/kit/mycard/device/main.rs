@@ -1,0 +1,37 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! `mycard-device`: the card as a program, over vhost-user or vfio-user.
+
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use clap::Parser;
+use mycard::Mycard;
+use mycard::protocol::{PCI_DEVICE_ID_VFIO_USER, PCI_VENDOR_ID, QUEUES};
+use ringbar_serve::{Function, Identity, ServeArgs};
+
+/// The card mycard for a virtual machine, over vhost-user or vfio-user.
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Args {
+    #[command(flatten)]
+    serve: ServeArgs,
+}
+
+/// The PCI function over vfio-user. Its class says nothing of what it does (0xff).
+const FUNCTION: Function = Function {
+    identity: Identity {
+        vendor: PCI_VENDOR_ID,
+        device: PCI_DEVICE_ID_VFIO_USER,
+        subsystem_vendor: PCI_VENDOR_ID,
+        subsystem: PCI_DEVICE_ID_VFIO_USER,
+        revision: 1,
+        class: 0xff_00_00,
+    },
+    vectors: QUEUES,
+};
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    ringbar_serve::main::<Args, _>(&args.serve, &FUNCTION, || Ok(Arc::new(Mycard)))
+}

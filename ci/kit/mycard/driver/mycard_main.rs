@@ -1,0 +1,44 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Driver of the card mycard.
+//!
+//! | file or folder | contents |
+//! |---|---|
+//! | `driver` | ID table, probe, unbind, system sleep |
+//! | `hardware` | the card while it is bound: registers, queue, the request in flight |
+//! | `file` | the calls of `/dev/mycardN` |
+//! | `protocol` | the bytes of requests, the same file that the device compiles |
+//! | `uapi` | the calls in numbers, the same file that programs compile |
+//! | `abstractions`, `virtio`, `supported` | of Ringbar: safe interfaces to the kernel with all `unsafe` code, VIRTIO over PCI, and the kernels that both work with |
+
+#[path = "../ringbar/driver/abstractions/mod.rs"]
+#[allow(dead_code, unused_imports, reason = "a library, with more than this driver needs")]
+mod abstractions;
+mod driver;
+mod file;
+mod hardware;
+#[forbid(unsafe_code)]
+#[path = "../protocol.rs"]
+#[allow(dead_code, unreachable_pub, reason = "the device needs the rest")]
+mod protocol;
+#[path = "../ringbar/driver/supported.rs"]
+mod supported;
+#[forbid(unsafe_code)]
+#[path = "../uapi/mycard.rs"]
+#[allow(dead_code, unreachable_pub, reason = "programs need the rest")]
+mod uapi;
+#[path = "../ringbar/driver/virtio/mod.rs"]
+#[allow(dead_code, reason = "a library, with more than this driver needs")]
+mod virtio;
+
+use kernel::prelude::*;
+
+type MycardModule = abstractions::module::PciModule<driver::MycardDriver>;
+
+module! {
+    type: MycardModule,
+    name: "mycard",
+    authors: ["The authors of mycard"],
+    description: "Driver of the card mycard",
+    license: "GPL v2",
+}
