@@ -91,6 +91,7 @@ test: image debug ## Format, lints, unit and property tests, tests in VMs
 	$(call stage,lints)
 	@$(cargo) clippy --workspace --all-targets -- -D warnings
 	@guest-image/kernel/kbuild.sh stock build/clippy CLIPPY=1 KRUSTFLAGS=-Dwarnings KCFLAGS=-Werror modules
+	@$(MAKE) --no-print-directory -C ci/kit/mycard lints
 	$(call stage,misuse of the driver that must not compile)
 	@guest-image/kernel/misuse.sh
 	$(call stage,unit and property tests)
@@ -156,6 +157,7 @@ fmt: setup ## Format the Rust files, in user space and in the driver
 clippy: setup ## Lint the Rust files, in user space and in the driver
 	@$(cargo) clippy --workspace --all-targets -- -D warnings
 	@guest-image/kernel/kbuild.sh stock build/clippy CLIPPY=1 KRUSTFLAGS=-Dwarnings KCFLAGS=-Werror modules
+	@$(MAKE) --no-print-directory -C ci/kit/mycard lints
 
 .PHONY: update
 update: ## Update the toolbox to the current packages of Debian

@@ -22,6 +22,7 @@
 //! | `stats`, `event_log` | counters and events, which user space can read |
 //! | `uapi` | the interface to user space, also a crate for programs |
 //! | `misuse` | programs that must not compile; not part of the module |
+//! | `simple` | for the drivers of other cards (docs/own-card.md); not part of the module |
 //! | `supported` | the kernels for which the driver can be built |
 //! | `layout` | the protocol, the same file that the device compiles |
 

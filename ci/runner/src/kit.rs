@@ -5,9 +5,14 @@
 use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::str::FromStr;
+use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, Error, bail};
+use ringbar_agent_protocol::machine::Transport;
+use ringbar_vm::process::{HostProcess, log_excerpt};
+use ringbar_vm::setup::Setup;
 
 /// The template, and its name in all forms.
 const TEMPLATE: &str = "ci/kit/mycard";
@@ -17,7 +22,10 @@ const TEMPLATE_NAME: &str = "mycard";
 const CHECKOUT_LINE: &str = "RINGBAR ?= $(abspath ../../..)";
 
 /// What the template's own builds leave in its folder.
-const GENERATED: [&str; 2] = ["build", "ringbar"];
+const GENERATED: [&str; 3] = ["build", "ringbar", "Cargo.lock"];
+
+/// Maximum time of a card's tests, whose first build takes minutes on a busy machine.
+const TIMEOUT: Duration = Duration::from_secs(1800);
 
 /// Longest name: the driver and the device compare 16 bytes, and a task or an interrupt shows 15.
 const MAX_NAME: usize = 15;
@@ -116,10 +124,7 @@ pub fn instantiate(checkout: &Path, name: &CardName, folder: &Path) -> anyhow::R
     }
     copy(&checkout.join(TEMPLATE), folder, name, &|text| {
         text.replace(CHECKOUT_LINE, &format!("RINGBAR ?= {}", checkout.display()))
-    })?;
-    // The versions of other crates that Ringbar is tested with.
-    let lock = fs::read_to_string(checkout.join("Cargo.lock")).context("reading Cargo.lock")?;
-    write(&folder.join("Cargo.lock"), &lock)
+    })
 }
 
 /// Copies a folder of the template.
@@ -151,6 +156,59 @@ fn copy(
 
 fn write(path: &Path, text: &str) -> anyhow::Result<()> {
     fs::write(path, text).with_context(|| format!("writing {}", path.display()))
+}
+
+/// The tests of [`run`], by transport.
+pub const TESTS: [(&str, Transport); 2] = [
+    ("kit::new_card_passes_its_tests", Transport::VhostUser),
+    (
+        "kit::vfio-user::new_card_passes_its_tests",
+        Transport::VfioUser,
+    ),
+];
+
+/// Writes a card to a folder outside of the checkout's sources, and runs its `make test`, as a user
+/// of the kit does.
+///
+/// # Errors
+///
+/// The end of the output of a `make test` that fails.
+pub fn run(setup: &Setup, transport: Transport) -> Result<(), String> {
+    let folder = setup.checkout.join("build/test/kit");
+    let log = setup
+        .checkout
+        .join(format!("build/test/kit-{transport}.log"));
+    let outcome = || -> anyhow::Result<bool> {
+        match fs::remove_dir_all(&folder) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(error).with_context(|| format!("removing {}", folder.display()));
+            }
+            _ => {}
+        }
+        instantiate(
+            &setup.checkout,
+            &"sample".parse().map_err(Error::msg)?,
+            &folder,
+        )?;
+        let mut make = Command::new("make");
+        make.args(["--no-print-directory", "-C"])
+            .arg(&folder)
+            .args(["test", &format!("TRANSPORT={transport}")])
+            // Those of a make that has started this program.
+            .env_remove("MAKEFLAGS")
+            .env_remove("MAKELEVEL")
+            .env_remove("MFLAGS");
+        let mut make = HostProcess::spawn("make test of a card", make, &log, false)?;
+        let status = make
+            .wait(TIMEOUT)
+            .context("make test of a card takes too long")?;
+        Ok(status.success())
+    };
+    match outcome() {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(format!("make test failed{}", log_excerpt("the card", &log))),
+        Err(error) => Err(format!("{error:#}")),
+    }
 }
 
 #[cfg(test)]
@@ -206,9 +264,7 @@ mod tests {
                 }
                 files += 1;
                 let text = fs::read_to_string(&path).unwrap();
-                if relative != "Cargo.lock" {
-                    assert!(!text.to_lowercase().contains(TEMPLATE_NAME), "{relative}");
-                }
+                assert!(!text.to_lowercase().contains(TEMPLATE_NAME), "{relative}");
             }
         }
         assert!(files > 12, "{files} files");

@@ -6,6 +6,7 @@
 //! | module | what it does |
 //! |---|---|
 //! | [`suite`] | runs a suite of the guest's tests |
+//! | [`kit`] | writes a card of your own from the template, and tests that it works |
 //! | [`ktap`] | reads test results |
 //! | [`refusal`] | tests that the driver refuses an unusable device |
 //! | [`binding`] | tests that the driver binds its devices and no others |

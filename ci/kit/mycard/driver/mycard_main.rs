@@ -5,22 +5,29 @@
 //! | file or folder | contents |
 //! |---|---|
 //! | `driver` | ID table, probe, unbind, system sleep |
-//! | `hardware` | the card while it is bound: registers, queue, the request in flight |
 //! | `file` | the calls of `/dev/mycardN` |
 //! | `protocol` | the bytes of requests, the same file that the device compiles |
 //! | `uapi` | the calls in numbers, the same file that programs compile |
-//! | `abstractions`, `virtio`, `supported` | of Ringbar: safe interfaces to the kernel with all `unsafe` code, VIRTIO over PCI, and the kernels that both work with |
+//! | `abstractions` | of Ringbar: safe interfaces to the kernel, with all `unsafe` code |
+//! | `virtio` | of Ringbar: VIRTIO over PCI |
+//! | `simple` | of Ringbar: a device from probe to unbind, and its requests one after the other |
+//! | `supported` | of Ringbar: the kernels that it works with |
 
 #[path = "../ringbar/driver/abstractions/mod.rs"]
-#[allow(dead_code, unused_imports, reason = "a library, with more than this driver needs")]
+#[allow(
+    dead_code,
+    unused_imports,
+    reason = "a library, with more than this driver needs"
+)]
 mod abstractions;
 mod driver;
 mod file;
-mod hardware;
 #[forbid(unsafe_code)]
 #[path = "../protocol.rs"]
 #[allow(dead_code, unreachable_pub, reason = "the device needs the rest")]
 mod protocol;
+#[path = "../ringbar/driver/simple/mod.rs"]
+mod simple;
 #[path = "../ringbar/driver/supported.rs"]
 mod supported;
 #[forbid(unsafe_code)]

@@ -22,9 +22,11 @@ static void print(const void *from, size_t size)
 
 int main(void)
 {
-    struct mycard_info info = { .max_bytes = 1 };
+    struct mycard_info info = { .max_bytes = 0x81818181 };
     struct mycard_run run = {
-        .opcode = 1, .reserved = 2, .source = 3, .destination = 4, .length = 5, .key = 6, .result = 7,
+        .opcode = 0x81818181, .reserved = 0x82828282, .source = 0x8383838383838383,
+        .destination = 0x8484848484848484, .length = 0x8585858585858585,
+        .key = 0x8686868686868686, .result = 0x8787878787878787,
     };
 
     print(&info, sizeof(info));
@@ -52,15 +54,17 @@ fn c_and_rust_agree() {
     assert!(compiled.success());
     let output = Command::new(&program).output().unwrap();
 
-    let info = Info { max_bytes: 1 };
+    let info = Info {
+        max_bytes: 0x8181_8181,
+    };
     let run = Run {
-        opcode: 1,
-        reserved: 2,
-        source: 3,
-        destination: 4,
-        length: 5,
-        key: 6,
-        result: 7,
+        opcode: 0x8181_8181,
+        reserved: 0x8282_8282,
+        source: 0x8383_8383_8383_8383,
+        destination: 0x8484_8484_8484_8484,
+        length: 0x8585_8585_8585_8585,
+        key: 0x8686_8686_8686_8686,
+        result: 0x8787_8787_8787_8787,
     };
     let expected = format!(
         "{}\n{}\n{IOC_INFO} {IOC_RUN} {} {}\n",

@@ -16,6 +16,7 @@ use clap::{Args, ValueEnum};
 use libtest_mimic::{Arguments, Failed, Trial};
 use ringbar_agent_protocol::machine::{TRANSPORT_VARIABLE, Transport};
 use ringbar_runner::binding;
+use ringbar_runner::kit;
 use ringbar_runner::refusal::{self, BEHIND_IOMMU};
 use ringbar_runner::suite::checks::Check;
 use ringbar_runner::suite::plan::Plan;
@@ -158,6 +159,16 @@ pub fn run(setup: &Setup, options: &Options) -> anyhow::Result<ExitCode> {
         let log_dir = setup.checkout.join("build/test/binding");
         let run = move || binding::run(&setup, &log_dir);
         all.extend(steps(binding::names(), &options.filters, run));
+    }
+    if kernels.contains(&Kernel::Stock) {
+        for (name, transport) in kit::TESTS {
+            if selection.includes(transport) && wanted(&options.filters, name) {
+                let setup = Arc::clone(&setup);
+                all.push(Trial::test(name, move || {
+                    kit::run(&setup, transport).map_err(Failed::from)
+                }));
+            }
+        }
     }
     for machine in machines {
         let setup = match machine.kernel {

@@ -1,13 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The card while it is bound: its registers, its queue, and the request in flight. There is one at
-//! a time; `driver/queue` of Ringbar shows how to have many.
+//! A device with one queue, while it is bound: its registers, the queue, and the request in flight.
 //!
 //! ```text
-//!           start                  run                      the card used it
-//!  stopped -------> running: idle -----> running: in flight -----------------> running: idle
+//!           start                  run                    the device used it
+//!  stopped -------> running: idle -----> running: in flight ---------------> running: idle
 //!     ^  ^                                         |
-//!     |  +-- the restart failed ------- stop, start: the card took too long, or broke the ring
+//!     |  +-- the restart failed ------- stop, start: the device took too long, or broke the ring
 //!     +----- stop: suspend, unbind
 //! ```
 
@@ -30,12 +29,6 @@ use crate::{
         },
         task::wait::KernelCompletion, //
     },
-    protocol::{
-        Code,
-        Header,
-        Status,
-        MAX_BUFFERS, //
-    },
     virtio::{
         reset::Unstoppable,
         ring::{
@@ -53,7 +46,6 @@ use crate::{
         }, //
     }, //
 };
-use core::ops::Range;
 use kernel::{
     device::Bound,
     dma::Coherent,
@@ -86,15 +78,26 @@ const MESSAGE: Message = Some(0);
 /// Time that a request may take.
 const TIMEOUT: Delta = Delta::from_secs(10);
 
+/// Number of entries of the queue, and so of descriptors of a request (VIRTIO 1.3, 2.7.5.3.1).
+const ENTRIES: u16 = 256;
+
 /// The page of a request in 64-bit words: the indirect descriptor table, the header, the status.
 type Page = [u64; PAGE_WORDS];
 const PAGE_WORDS: usize = PAGE_SIZE / 8;
-const STATUS_AT: usize = PAGE_WORDS - Status::SIZE / 8;
-const HEADER_AT: usize = STATUS_AT - Header::SIZE / 8;
-/// Greatest number of segments of source or destination, so that the table fits into the page.
-pub(crate) const MAX_SEGMENTS: usize = (HEADER_AT / DESCRIPTOR_WORDS - 2) / 2;
 
-/// Registers and queue of a card.
+/// The page without descriptors: room for a header and a status of [`MAX_BYTES`] each.
+const TABLE_WORDS: usize = PAGE_WORDS - 2 * MAX_WORDS;
+const MAX_WORDS: usize = MAX_BYTES / 8;
+const HEADER_AT: usize = TABLE_WORDS;
+const STATUS_AT: usize = HEADER_AT + MAX_WORDS;
+
+/// Greatest size of a header or a status in bytes.
+pub(crate) const MAX_BYTES: usize = 64;
+
+/// Greatest number of segments of source or destination, so that the table fits into the page.
+pub(crate) const MAX_SEGMENTS: usize = (TABLE_WORDS / DESCRIPTOR_WORDS - 2) / 2;
+
+/// Registers and queue of a device.
 pub(crate) struct Hardware {
     transport: Transport,
     features: u64,
@@ -140,14 +143,14 @@ impl Rooms {
 }
 
 /// The end of a request.
-pub(crate) struct Ended {
-    /// The result of the card.
-    pub(crate) result: Result<u64>,
+pub(crate) struct Ended<const S: usize> {
+    /// The status that the device wrote, and the number of bytes that it says it wrote before it.
+    pub(crate) result: Result<([u8; S], usize)>,
     /// Pages to be dropped where nothing is held that others need.
     pub(crate) cleaned: Option<CleanedPages>,
 }
 
-impl From<Error> for Ended {
+impl<const S: usize> From<Error> for Ended<S> {
     fn from(error: Error) -> Self {
         Self {
             result: Err(error),
@@ -157,7 +160,7 @@ impl From<Error> for Ended {
 }
 
 impl Hardware {
-    /// Sets up the queue of a card, which does not run yet. May sleep.
+    /// Sets up the queue of a device, which does not run yet. May sleep.
     pub(crate) fn new(device: &pci::Device<Bound>, transport: Transport) -> Result<Self> {
         const REQUIRED: u64 = feature::VERSION_1 | feature::INDIRECT_DESC;
         const WANTED: u64 = feature::EVENT_IDX | feature::ACCESS_PLATFORM;
@@ -174,12 +177,12 @@ impl Hardware {
             return Err(EOPNOTSUPP);
         }
         // A chain must not be longer than its queue (VIRTIO 1.3, 2.7.5.3.1).
-        if transport.queue_max_size(device, QUEUE)? < MAX_BUFFERS {
-            dev_err!(device, "the queue has fewer than {} entries\n", MAX_BUFFERS);
+        if transport.queue_max_size(device, QUEUE)? < ENTRIES {
+            dev_err!(device, "the queue has fewer than {} entries\n", ENTRIES);
             transport.fail(device);
             return Err(ENODEV);
         }
-        let ring = Ring::new(device, MAX_BUFFERS, features & feature::EVENT_IDX != 0)?;
+        let ring = Ring::new(device, ENTRIES, features & feature::EVENT_IDX != 0)?;
         transport.set_config_vector(device, None)?;
         let queue = Queue {
             entry: ring.entries().next().ok_or(EINVAL)?,
@@ -202,20 +205,20 @@ impl Hardware {
         CompletionHandler(self.used.clone())
     }
 
-    /// Starts the card, whatever its state is. Sleeps.
+    /// Starts the device, whatever its state is. Sleeps.
     pub(crate) fn start(&self, device: &pci::Device<Bound>) -> Result {
         self.restart(device, &mut self.queue.lock())
             .map_err(|Unstoppable| EIO)?
     }
 
-    /// Stops the card, which accesses no memory then. Requests fail until it is started. Sleeps.
+    /// Stops the device, which accesses no memory then. Requests fail until it is started. Sleeps.
     pub(crate) fn stop(&self, device: &pci::Device<Bound>) -> Result {
         let mut queue = self.queue.lock();
         queue.running = false;
         self.transport.quiesce(device).map(drop).map_err(|_| EIO)
     }
 
-    /// Stops the card, after which it has no request any more, and starts it again if it can.
+    /// Stops the device, after which it has no request any more, and starts it again if it can.
     fn restart(
         &self,
         device: &pci::Device<Bound>,
@@ -237,23 +240,30 @@ impl Hardware {
         Ok(started)
     }
 
-    /// Executes a request, after those of other threads. Sleeps, at most [`TIMEOUT`] for each.
+    /// Executes a request, after those of other threads: the device reads `header` and `source`, and
+    /// writes `destination` and a status of `S` bytes. The sizes of header and status are multiples
+    /// of 8 up to [`MAX_BYTES`]; source and destination have at most [`MAX_SEGMENTS`] segments each.
+    /// Sleeps, at most [`TIMEOUT`] for each request.
     ///
-    /// `EAGAIN` if there is no room for DMA at the moment, `EINVAL` if the card refuses the request,
-    /// `EIO` if the card fails, or does not run.
-    pub(crate) fn run<O: Ownership>(
+    /// `EAGAIN` if there is no room for DMA at the moment, `EIO` if the device fails, writes no
+    /// status, or does not run.
+    pub(crate) fn run<const H: usize, const S: usize, O: Ownership>(
         &self,
         device: &pci::Device<Bound>,
-        header: Header,
-        source: Extracted<'_, O>,
+        header: &[u8; H],
+        source: Option<Extracted<'_, O>>,
         destination: Option<Extracted<'_, O>>,
         rooms: &mut Rooms,
-    ) -> Ended {
+    ) -> Ended<S> {
+        const {
+            assert!(H % 8 == 0 && H <= MAX_BYTES && S % 8 == 0 && S <= MAX_BYTES);
+        }
         let mut queue = self.queue.lock();
         if !queue.running {
             return EIO.into();
         }
-        let source = match source.map(device, &mut rooms.source) {
+        let mapped = source.map(|pages| pages.map(device, &mut rooms.source));
+        let source = match mapped.transpose() {
             Ok(source) => source,
             Err((error, _pages)) => return error.into(),
         };
@@ -261,48 +271,55 @@ impl Hardware {
         let destination = match mapped.transpose() {
             Ok(destination) => destination,
             Err((error, _pages)) => {
-                source.unmap(device).release_clean(&mut rooms.source);
+                if let Some(source) = source {
+                    source.unmap(device).release_clean(&mut rooms.source);
+                }
                 return error.into();
             }
         };
-        queue.prepare(header, &source, destination.as_ref());
+        queue.prepare::<H, S>(header, source.as_ref(), destination.as_ref());
         let result = match self.submit_and_wait(device, &mut queue) {
-            Ok(written) => queue.result(header, written),
+            Ok(written) => queue.status(written),
             Err(error) => {
-                dev_err!(device, "the card has failed ({:?}), and is reset\n", error);
+                dev_err!(
+                    device,
+                    "the device has failed ({:?}), and is reset\n",
+                    error
+                );
                 match self.restart(device, &mut queue) {
                     Ok(Ok(())) => {}
-                    Ok(Err(_)) => dev_err!(device, "the card does not start again\n"),
+                    Ok(Err(_)) => dev_err!(device, "the device does not start again\n"),
                     Err(Unstoppable) => {
-                        // The card may access the pages for ever.
-                        source.leak();
-                        if let Some(destination) = destination {
-                            destination.leak();
-                        }
+                        // The device may access the pages for ever.
+                        [source, destination]
+                            .into_iter()
+                            .flatten()
+                            .for_each(Mapped::leak);
                         return EIO.into();
                     }
                 }
                 Err(EIO)
             }
         };
-        let cleaned = destination.and_then(|destination| {
-            destination
-                .unmap(device)
-                .release(&mut rooms.destination)
-        });
-        // The card does not write to these, so they need not be made dirty.
-        drop(source.unmap(device).release(&mut rooms.source));
+        let cleaned = destination
+            .and_then(|destination| destination.unmap(device).release(&mut rooms.destination));
+        if let Some(source) = source {
+            // The device does not write to these, so they need not be made dirty.
+            drop(source.unmap(device).release(&mut rooms.source));
+        }
         Ended { result, cleaned }
     }
 
-    /// Gives the request in the page to the card, and returns the number of bytes that the card has
+    /// Gives the request in the page to the device, and returns the number of bytes that the device has
     /// written. An error if it does not complete the request.
     fn submit_and_wait(&self, device: &pci::Device<Bound>, queue: &mut Queue) -> Result<u32> {
         // An interrupt of an earlier request may have come late.
         self.used.reinit();
         let words = usize::from(queue.descriptors) * DESCRIPTOR_WORDS;
         let table = DmaRange::of_coherent(&queue.page, 0..words * 8, false);
-        queue.ring.push(queue.entry, table, descriptor_flag::INDIRECT);
+        queue
+            .ring
+            .push(queue.entry, table, descriptor_flag::INDIRECT);
         queue.ring.publish();
         if queue.ring.wants_notification() {
             self.transport.ring(device, queue.doorbell)?;
@@ -319,7 +336,7 @@ impl Hardware {
             if left == 0 {
                 return Err(ETIMEDOUT);
             }
-            // The card sends no interrupt for an entry that is used already.
+            // The device sends no interrupt for an entry that is used already.
             if !queue.ring.enable_interrupts() {
                 // At the end of the time, the next round looks at the ring once more.
                 let _ = self.used.wait_timeout(msecs_to_jiffies(left));
@@ -329,11 +346,16 @@ impl Hardware {
 }
 
 impl Queue {
-    /// Writes a request to the page: descriptor table, header, and a status that no card writes.
-    fn prepare(&mut self, header: Header, source: &Mapped, destination: Option<&Mapped>) {
+    /// Writes a request to the page: descriptor table, header, and a status of ones.
+    fn prepare<const H: usize, const S: usize>(
+        &mut self,
+        header: &[u8; H],
+        source: Option<&Mapped>,
+        destination: Option<&Mapped>,
+    ) {
         let page = &self.page;
-        let buffer = |words: Range<usize>, writable| {
-            DmaRange::of_coherent(page, words.start * 8..words.end * 8, writable)
+        let buffer = |at: usize, bytes: usize, writable| {
+            DmaRange::of_coherent(page, at * 8..at * 8 + bytes, writable)
         };
         let mut next = 0;
         let mut put = |range, flags| {
@@ -343,34 +365,31 @@ impl Queue {
             io_write!(memory(page), [panic: at], first);
             io_write!(memory(page), [panic: at + 1], second);
         };
-        put(buffer(HEADER_AT..STATUS_AT, false), descriptor_flag::NEXT);
+        put(buffer(HEADER_AT, H, false), descriptor_flag::NEXT);
         // `MAX_SEGMENTS` bounds the segments, so the table has room for all of them.
-        for data in [Some(source), destination].into_iter().flatten() {
-            data.ranges().for_each(|range| put(range, descriptor_flag::NEXT));
+        for data in [source, destination].into_iter().flatten() {
+            data.ranges()
+                .for_each(|range| put(range, descriptor_flag::NEXT));
         }
-        put(buffer(STATUS_AT..PAGE_WORDS, true), 0);
+        put(buffer(STATUS_AT, S, true), 0);
         self.descriptors = next;
 
-        write(page, HEADER_AT, &header.to_bytes());
-        write(page, STATUS_AT, &Status::UNWRITTEN);
+        write(page, HEADER_AT, header);
+        write(page, STATUS_AT, &[0xff; S]);
     }
 
-    /// The result of the request in the page, for which the card says it has written so many bytes. A
-    /// status that contradicts the request counts as `EIO`.
-    fn result(&self, header: Header, written: u32) -> Result<u64> {
-        let mut bytes = [0; Status::SIZE];
+    /// The status of the request in the page, for which the device says that it has written so many
+    /// bytes.
+    fn status<const S: usize>(&self, written: u32) -> Result<([u8; S], usize)> {
+        let mut bytes = [0; S];
         for (i, chunk) in bytes.chunks_exact_mut(8).enumerate() {
             let word: u64 = io_read!(memory(&self.page), [panic: STATUS_AT + i]);
             chunk.copy_from_slice(&word.to_ne_bytes());
         }
-        let status = Status::parse(&bytes).ok_or(EIO)?;
-        match status.code {
-            Code::Ok if u64::from(written) < header.destination => Err(EIO),
-            Code::Ok => Ok(status.result),
-            Code::Unsupported => Err(EOPNOTSUPP),
-            Code::Invalid => Err(EINVAL),
-            Code::Failed => Err(EIO),
+        if bytes == [0xff; S] {
+            return Err(EIO);
         }
+        Ok((bytes, (written as usize).saturating_sub(S)))
     }
 }
 
@@ -389,7 +408,7 @@ fn write(page: &Coherent<Page>, at: usize, bytes: &[u8]) {
 }
 
 impl Revoked for Hardware {
-    /// Frees everything, unless the card may use it for ever.
+    /// Frees everything, unless the device may use it for ever.
     fn revoked(self, device: &pci::Device<Bound>) {
         if self.transport.quiesce(device).is_err() {
             core::mem::forget(self);
