@@ -52,9 +52,9 @@ pub struct Options {
     all: bool,
 
     /// Number of machines that run at once: with 2, those of the debug kernel beside those of
-    /// Debian's kernel [default: 2 with two CPUs and 8 GiB of free memory, else 1]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=2))]
-    machines: Option<u8>,
+    /// Debian's kernel. Tests that depend on time may fail then
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=2))]
+    machines: u8,
 
     /// List the tests instead of running them
     #[arg(long)]
@@ -187,7 +187,7 @@ pub fn run(setup: &Setup, options: &Options) -> anyhow::Result<ExitCode> {
         true => None,
         false => Some(OutputDir::of(&setup, "test")?),
     };
-    if !options.list && options.machines.unwrap_or_else(default_machines) > 1 {
+    if !options.list && options.machines > 1 {
         start_beside(&suites, Kernel::Debug)?;
     }
     let conclusion = libtest_mimic::run(&arguments, all);
@@ -269,26 +269,6 @@ fn trials(setup: &Arc<Setup>, plan: Plan) -> (Arc<Mutex<Results>>, Vec<Trial>) {
         })
         .collect();
     (results, trials)
-}
-
-/// How many machines run at once if nothing else is asked for. A machine with two CPUs keeps
-/// little more than one CPU of the host busy.
-fn default_machines() -> u8 {
-    const MEMORY: u64 = 8 << 30;
-
-    let cpus = thread::available_parallelism().map_or(1, usize::from);
-    match cpus >= 2 && available_memory().is_some_and(|bytes| bytes >= MEMORY) {
-        true => 2,
-        false => 1,
-    }
-}
-
-/// Bytes of memory that new processes can have, if the kernel tells.
-fn available_memory() -> Option<u64> {
-    let text = fs::read_to_string("/proc/meminfo").ok()?;
-    let line = text.lines().find_map(|l| l.strip_prefix("MemAvailable:"))?;
-    let kib: u64 = line.split_ascii_whitespace().next()?.parse().ok()?;
-    kib.checked_mul(1024)
 }
 
 /// Runs the suites on a kernel, one after the other, on a thread of their own, beside those whose
