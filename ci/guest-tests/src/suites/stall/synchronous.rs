@@ -8,7 +8,7 @@ use std::thread;
 
 use super::fixture::{BLOCK, Caller, Fixture, data, expect_asleep, expect_whole};
 use crate::case::{Context, During, TIMEOUT, Verdict, expect_bytes};
-use crate::fixtures::device::all_released;
+use crate::fixtures::device::{all_released, pinned};
 use crate::fixtures::processes::process;
 use crate::pattern;
 use crate::pins::Pins;
@@ -210,6 +210,7 @@ pub(super) fn cleaned(context: &Context) -> Verdict {
             let stall = stall;
             let caller = Caller::start(scope, read)?;
             caller.expect_asleep(libc::SYS_pread64, SleepState::Uninterruptible)?;
+            pinned(BLOCK / PAGE)?;
             sys::punch_hole(&memfd, 0, BLOCK as u64)?;
             stall.resume()?;
             caller.join()
