@@ -25,7 +25,8 @@ const MAX_MSI_VECTORS: u16 = 32;
 pub struct Function {
     /// The ids by which drivers find the function.
     pub identity: Identity,
-    /// Number of interrupt vectors that the driver has a use for.
+    /// Number of interrupt vectors that the driver has a use for. The function has at least one and
+    /// at most [`MAX_VECTORS`].
     pub vectors: u16,
 }
 
@@ -75,7 +76,7 @@ impl Transport {
                 "--queue-size must be a power of two from 2 to {MAX_QUEUE_SIZE}"
             ));
         }
-        let wanted = function.vectors;
+        let wanted = function.vectors.clamp(1, MAX_VECTORS);
         let interrupts = match (name, vectors, msi_only) {
             (TransportName::VhostUser, None, false) => return Ok(Self::VhostUser),
             (TransportName::VhostUser, Some(_), _) => {
@@ -214,6 +215,21 @@ pub(crate) mod tests {
     #[test]
     fn no_vector_leaves_intx() {
         assert_eq!(interrupts(4, Some(0), false), Interrupts::IntxOnly);
+    }
+
+    #[test]
+    fn the_table_limits_what_a_driver_can_use() {
+        for (wanted, vectors) in [(0, 1), (128, 128), (129, 128), (u16::MAX, 128)] {
+            assert_eq!(
+                interrupts(wanted, None, false),
+                Interrupts::MsiX { vectors }
+            );
+        }
+        assert_eq!(interrupts(0, None, true), Interrupts::Msi { vectors: 1 });
+        assert_eq!(
+            interrupts(u16::MAX, None, true),
+            Interrupts::Msi { vectors: 32 }
+        );
     }
 
     #[test]
