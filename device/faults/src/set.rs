@@ -141,7 +141,8 @@ impl FaultSet {
     }
 
     /// What happens to a request. Counts it, so each request is asked for once. The effects of
-    /// several rules come together: delays add up, and of two errors the first rule's counts.
+    /// several rules come together: delays add up, and of two errors, or of two bytes to corrupt, the
+    /// first rule's counts.
     #[cold]
     #[inline(never)]
     pub fn faults_of(&self, access: &Access) -> RequestFaults {
@@ -154,20 +155,31 @@ impl FaultSet {
             if !listed.rule.occurrences.include(listed.matches) {
                 continue;
             }
-            listed.firings += 1;
-            match listed.rule.effect {
-                RequestEffect::Error(errno) => {
-                    faults.error.get_or_insert(errno);
-                }
+            let has_effect = match listed.rule.effect {
+                RequestEffect::Error(errno) => set_once(&mut faults.error, Some(errno)),
                 RequestEffect::Latency(time) => {
                     *faults.latency.get_or_insert_default() += time.into();
+                    true
                 }
-                RequestEffect::Short => faults.is_short = true,
-                RequestEffect::Corrupt => faults.corrupt = byte,
-            }
+                RequestEffect::Short => {
+                    faults.is_short = true;
+                    true
+                }
+                RequestEffect::Corrupt => set_once(&mut faults.corrupt, byte),
+            };
+            listed.firings += u64::from(has_effect);
         }
         faults
     }
+}
+
+/// Sets what an earlier rule has not set. Returns whether it did.
+fn set_once<T>(place: &mut Option<T>, value: Option<T>) -> bool {
+    let is_new = place.is_none() && value.is_some();
+    if is_new {
+        *place = value;
+    }
+    is_new
 }
 
 /// Whether a rule is about a request, and the first byte of the request that it is about.
@@ -244,6 +256,19 @@ mod tests {
             let set = set(&[&format!("{condition}short")]);
             let fired = [(); 5].map(|()| set.faults_of(&access(Opcode::Write, 0, 1)).is_short);
             assert_eq!(fired, expected, "{condition}");
+        }
+    }
+
+    #[test]
+    fn of_two_errors_or_wrong_bytes_the_older_rule_fires() {
+        for rules in [
+            ["offset=1..2:corrupt", "offset=2..3:corrupt"],
+            ["error=ENOSPC", "error=EIO"],
+        ] {
+            let set = set(&rules);
+            let faults = set.faults_of(&access(Opcode::Read, 0, 4096));
+            assert!(matches!(faults.corrupt, None | Some(1)), "{faults:?}");
+            assert_eq!(counts(&set), [(1, 1), (1, 0)], "{rules:?}");
         }
     }
 
