@@ -27,6 +27,7 @@ use crate::{
             irq,
             revocable::Revoked, //
         },
+        ratelimit,
         task::wait::KernelCompletion, //
     },
     virtio::{
@@ -60,6 +61,10 @@ use kernel::{
     pci,
     prelude::*,
     sync::{
+        atomic::{
+            Atomic,
+            Relaxed, //
+        },
         Arc,
         Mutex, //
     },
@@ -94,14 +99,22 @@ const STATUS_AT: usize = HEADER_AT + MAX_WORDS;
 /// Greatest size of a header or a status in bytes.
 pub(crate) const MAX_BYTES: usize = 64;
 
-/// Greatest number of segments of source or destination, so that the table fits into the page.
-pub(crate) const MAX_SEGMENTS: usize = (TABLE_WORDS / DESCRIPTOR_WORDS - 2) / 2;
+/// Greatest number of segments of source or destination, so that the table fits into the page and
+/// the chain is no longer than the queue. The other two descriptors are header and status.
+pub(crate) const MAX_SEGMENTS: usize = {
+    let room = TABLE_WORDS / DESCRIPTOR_WORDS;
+    let entries = ENTRIES as usize;
+    (if room < entries { room } else { entries } - 2) / 2
+};
 
 /// Registers and queue of a device.
 pub(crate) struct Hardware {
     transport: Transport,
     features: u64,
     used: Arc<KernelCompletion>,
+    /// Number of times that the device was stopped. A caller that waited for the queue meanwhile
+    /// fails too: it would wait for a dead device as long as each caller before it.
+    stops: Atomic<u32>,
     queue: Pin<KBox<Mutex<Queue>>>,
 }
 
@@ -121,7 +134,7 @@ pub(crate) struct CompletionHandler(Arc<KernelCompletion>);
 
 impl irq::Handler for CompletionHandler {
     fn handle(&self) -> bool {
-        self.0.complete();
+        self.0.complete_once();
         true
     }
 }
@@ -196,6 +209,7 @@ impl Hardware {
             transport,
             features,
             used: Arc::pin_init(KernelCompletion::new(), GFP_KERNEL)?,
+            stops: Atomic::new(0),
             queue: KBox::pin_init(new_mutex!(queue), GFP_KERNEL)?,
         })
     }
@@ -215,6 +229,7 @@ impl Hardware {
     pub(crate) fn stop(&self, device: &pci::Device<Bound>) -> Result {
         let mut queue = self.queue.lock();
         queue.running = false;
+        self.stops.add(1, Relaxed);
         self.transport.quiesce(device).map(drop).map_err(|_| EIO)
     }
 
@@ -226,6 +241,7 @@ impl Hardware {
     ) -> Result<Result, Unstoppable> {
         let transport = &self.transport;
         queue.running = false;
+        self.stops.add(1, Relaxed);
         let quiesced = transport.quiesce(device)?;
         let areas = queue.ring.areas();
         let started = transport
@@ -243,10 +259,11 @@ impl Hardware {
     /// Executes a request, after those of other threads: the device reads `header` and `source`, and
     /// writes `destination` and a status of `S` bytes. The sizes of header and status are multiples
     /// of 8 up to [`MAX_BYTES`]; source and destination have at most [`MAX_SEGMENTS`] segments each.
-    /// Sleeps, at most [`TIMEOUT`] for each request.
+    /// Sleeps: for requests of other threads, and then at most [`TIMEOUT`]. If the device fails
+    /// meanwhile, all who wait fail with it.
     ///
-    /// `EAGAIN` if there is no room for DMA at the moment, `EIO` if the device fails, writes no
-    /// status, or does not run.
+    /// `EAGAIN` if there is no room for DMA at the moment, `EINVAL` for too many segments, `EIO` if
+    /// the device fails, writes no status, or does not run.
     pub(crate) fn run<const H: usize, const S: usize, O: Ownership>(
         &self,
         device: &pci::Device<Bound>,
@@ -256,10 +273,12 @@ impl Hardware {
         rooms: &mut Rooms,
     ) -> Ended<S> {
         const {
-            assert!(H % 8 == 0 && H <= MAX_BYTES && S % 8 == 0 && S <= MAX_BYTES);
+            assert!(H > 0 && H % 8 == 0 && H <= MAX_BYTES);
+            assert!(S > 0 && S % 8 == 0 && S <= MAX_BYTES);
         }
+        let stops = self.stops.load(Relaxed);
         let mut queue = self.queue.lock();
-        if !queue.running {
+        if !queue.running || self.stops.load(Relaxed) != stops {
             return EIO.into();
         }
         let mapped = source.map(|pages| pages.map(device, &mut rooms.source));
@@ -277,15 +296,32 @@ impl Hardware {
                 return error.into();
             }
         };
+        let fits = |list: &Option<Mapped>| {
+            list.as_ref()
+                .is_none_or(|list| list.ranges().count() <= MAX_SEGMENTS)
+        };
+        if !(fits(&source) && fits(&destination)) {
+            if let Some(source) = source {
+                source.unmap(device).release_clean(&mut rooms.source);
+            }
+            if let Some(destination) = destination {
+                destination
+                    .unmap(device)
+                    .release_clean(&mut rooms.destination);
+            }
+            return EINVAL.into();
+        }
         queue.prepare::<H, S>(header, source.as_ref(), destination.as_ref());
         let result = match self.submit_and_wait(device, &mut queue) {
             Ok(written) => queue.status(written),
             Err(error) => {
-                dev_err!(
-                    device,
-                    "the device has failed ({:?}), and is reset\n",
-                    error
-                );
+                if ratelimit::allows() {
+                    dev_err!(
+                        device,
+                        "the device has failed ({:?}), and is reset\n",
+                        error
+                    );
+                }
                 match self.restart(device, &mut queue) {
                     Ok(Ok(())) => {}
                     Ok(Err(_)) => dev_err!(device, "the device does not start again\n"),
@@ -315,6 +351,10 @@ impl Hardware {
     fn submit_and_wait(&self, device: &pci::Device<Bound>, queue: &mut Queue) -> Result<u32> {
         // An interrupt of an earlier request may have come late.
         self.used.reinit();
+        // A used entry now is none of this request, whose pages the device may access for longer.
+        if queue.ring.has_used() {
+            return Err(EPROTO);
+        }
         let words = usize::from(queue.descriptors) * DESCRIPTOR_WORDS;
         let table = DmaRange::of_coherent(&queue.page, 0..words * 8, false);
         queue
@@ -327,7 +367,9 @@ impl Hardware {
         let start = Instant::<Monotonic>::now();
         loop {
             match queue.ring.pop() {
-                Ok(Some(used)) if used.entry == queue.entry => return Ok(used.len),
+                Ok(Some(used)) if used.entry == queue.entry && !queue.ring.has_used() => {
+                    return Ok(used.len);
+                }
                 Ok(None) => {}
                 Ok(Some(_)) | Err(_) => return Err(EPROTO),
             }

@@ -63,10 +63,13 @@ impl Device {
         self.max_segment_bytes
     }
 
-    /// Stops the device for the sleep of the system. Sleeps.
+    /// Stops the device for the sleep of the system. Sleeps. After an error the system stays awake,
+    /// and the device runs if it can.
     pub(crate) fn suspend(&self) -> Result {
         let hardware = self.hardware()?;
-        hardware.stop(hardware.device())
+        hardware.stop(hardware.device()).inspect_err(|_| {
+            let _ = hardware.start(hardware.device());
+        })
     }
 
     /// Starts the device after the sleep of the system. Sleeps.

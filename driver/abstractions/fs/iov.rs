@@ -11,12 +11,17 @@ use core::{
 };
 use kernel::{
     bindings,
+    current,
     dma::DataDirection,
     error::to_result,
+    page::PAGE_SIZE,
     prelude::*,
     types::Opaque,
     uaccess::UserPtr, //
 };
+
+/// The longest range of a call in bytes: whole pages of an `int`.
+const MAX_RW_COUNT: usize = i32::MAX as usize & !(PAGE_SIZE - 1);
 
 /// An I/O vector iterator of any kind: user memory, or kernel pages such as io_uring's registered
 /// buffers.
@@ -97,14 +102,23 @@ pub(crate) struct UserRange {
 #[allow(dead_code, reason = "as above")]
 impl UserRange {
     /// The `length` bytes from `start` on, in this direction. `EFAULT` if they cannot be memory of a
-    /// program, `EINVAL` for another direction than to or from the device. Does not sleep; the memory
-    /// is not accessed yet.
+    /// program, or the current task has none, as a kernel thread; `EINVAL` if they are more than a
+    /// call may have (`MAX_RW_COUNT` of `include/linux/fs.h`), or for another direction than to or
+    /// from the device. Does not sleep; the memory is not accessed yet.
     pub(crate) fn new(start: UserPtr, length: usize, direction: DataDirection) -> Result<Self> {
         let source_or_destination = match direction {
             DataDirection::ToDevice => bindings::ITER_SOURCE,
             DataDirection::FromDevice => bindings::ITER_DEST,
             _ => return Err(EINVAL),
         };
+        // The kernel would shorten a longer range.
+        if length > MAX_RW_COUNT {
+            return Err(EINVAL);
+        }
+        // Pinning pages needs an address space.
+        if current!().mm().is_none() {
+            return Err(EFAULT);
+        }
         let inner = Opaque::uninit();
         // SAFETY: `inner` is valid for writing. The function only stores the address, after it has
         // checked the range.
