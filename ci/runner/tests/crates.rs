@@ -44,6 +44,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     (
         "device/daemon",
         &[
+            "device/engine",
             "device/faults",
             "device/models/ringbar",
             "device/serve",

@@ -245,7 +245,8 @@ mod tests {
 
     fn device() -> Arc<Device> {
         let storage: Arc<dyn Storage> = Arc::new(MemoryStorage::new(10_000).unwrap());
-        Arc::new(Device::new(storage, DeviceOptions::default()).unwrap())
+        let threads = ringbar_engine::Threads::default();
+        Arc::new(Device::new(storage, DeviceOptions::default(), &threads).unwrap())
     }
 
     /// The replies of `device` to these lines.

@@ -20,7 +20,9 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
     let endpoint = PreparedSocket::new(&options.serve.endpoint)?;
     let termination = Termination::catch().context("cannot catch signals")?;
     let storage = open_storage(options)?;
-    let device = Arc::new(Device::new(Arc::clone(&storage), options.device)?);
+    let threads = ringbar_engine::Threads::default();
+    let device = Device::new(Arc::clone(&storage), options.device, &threads)?;
+    let device = Arc::new(device);
     for rule in &options.faults {
         let id = device.faults().add(rule.clone());
         id.with_context(|| format!("cannot add the fault {rule}"))?;
