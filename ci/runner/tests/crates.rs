@@ -38,6 +38,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
         "device/serve",
         &[
             "device/engine",
+            "device/sandbox",
             "device/transports/vfio-user",
             "device/transports/vhost-user",
         ],
@@ -48,6 +49,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "device/engine",
             "device/faults",
             "device/models/ringbar",
+            "device/sandbox",
             "device/serve",
             "device/size",
             "device/spec",

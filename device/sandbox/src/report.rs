@@ -26,10 +26,10 @@ const FROM_FILTER: c_int = 1;
 const WRITE_TIMEOUT: c_int = 1000;
 
 /// Texts of the line.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Report {
     /// Name of the program.
-    pub program: &'static str,
+    pub program: String,
     /// What the user can do.
     pub advice: &'static str,
 }
@@ -83,7 +83,7 @@ extern "C" fn handle(_signal: c_int, info: *mut siginfo_t, _context: *mut c_void
     debug_assert_eq!(call.signal, SIGSYS);
     let mut line = Line::new();
     if let Some(Texts { report, kinds }) = TEXTS.get() {
-        line.text(report.program).text(": sandbox: ");
+        line.text(&report.program).text(": sandbox: ");
         if call.code == FROM_FILTER {
             let kind = usize::try_from(call.errno).ok();
             let kind = kind.and_then(|kind| kinds.get(kind)).copied();

@@ -18,19 +18,39 @@ use crate::filter::{self, Forbidden};
 use crate::report::{self, Report};
 use crate::runtime::RUNTIME;
 
-/// A kind of thread, with the calls that it may make besides [`RUNTIME`].
-#[derive(Clone, Copy, Debug)]
+/// A kind of thread: a name, and the system calls that such a thread may make.
+#[derive(Clone, Debug)]
 pub struct ThreadKind {
-    /// Its name in messages.
-    pub name: &'static str,
-    /// Lists of its calls.
-    pub calls: &'static [&'static [Call]],
+    name: &'static str,
+    calls: Vec<Call>,
 }
 
 impl ThreadKind {
+    /// The kind called `name`, with the calls of these lists and those of [`RUNTIME`].
+    pub fn new(name: &'static str, lists: &[&[Call]]) -> Self {
+        let lists = RUNTIME.iter().chain(lists);
+        Self {
+            name,
+            calls: lists.copied().flatten().copied().collect(),
+        }
+    }
+
+    /// The same with all calls of other kinds: for a thread that starts such threads.
+    #[must_use]
+    pub fn with_calls_of(mut self, others: &[Self]) -> Self {
+        self.calls
+            .extend(others.iter().flat_map(|other| &other.calls));
+        self
+    }
+
+    /// Its name, also in messages.
+    pub const fn name(&self) -> &'static str {
+        self.name
+    }
+
     /// All calls that a thread of this kind may make.
-    pub fn allowed(&self) -> impl Iterator<Item = Call> + use<> {
-        RUNTIME.iter().chain(self.calls).copied().flatten().copied()
+    pub fn calls(&self) -> &[Call] {
+        &self.calls
     }
 }
 
@@ -117,7 +137,10 @@ impl Sandbox {
                 Mode::Log => Forbidden::Log,
             };
             let program = match restrict_calls {
-                true => Some(filter::allow(kind.allowed().chain([own]), forbidden)?),
+                true => Some(filter::allow(
+                    kind.calls.iter().copied().chain([own]),
+                    forbidden,
+                )?),
                 false => None,
             };
             Ok((kind.name, program))
