@@ -164,8 +164,8 @@ fn on_a_kernel_without(call: i64, socket: &Path, mode: &str) -> Command {
     let rules = [(call, Vec::new())].into();
     let filter = SeccompFilter::new(rules, SeccompAction::Allow, missing, arch).unwrap();
     let filter: BpfProgram = filter.try_into().unwrap();
-    let args = ["--size", "1M", "--queues", "1", "--sandbox", mode];
-    let mut command = process::command(socket, &args);
+    let mut command = process::command(socket, &["--size", "1M", "--queues", "1"]);
+    command.args(["--sandbox", mode]);
     let restrict = move || apply_filter(&filter).map_err(std::io::Error::other);
     // SAFETY: After the fork it makes system calls only; the filter was made before.
     unsafe { command.pre_exec(restrict) };
@@ -183,8 +183,11 @@ fn a_sandbox_that_is_required_must_be_complete() {
     let directory = TempDir::new().unwrap();
     let socket = directory.path().join("socket");
     for (call, part) in PARTS {
-        let output = on_a_kernel_without(*call, &socket, "require").output();
-        let output = output.unwrap();
+        let output = on_a_kernel_without(*call, &socket, "require")
+            // A daemon that goes on ends here.
+            .args(["--storage", "file:/dev/null"])
+            .output()
+            .unwrap();
         let log = String::from_utf8(output.stderr).unwrap();
         assert_eq!(output.status.code(), Some(1), "{log}");
         let expected = format!("ringbar-device: this kernel lacks {part}, which --sandbox require");
