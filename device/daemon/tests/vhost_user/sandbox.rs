@@ -74,6 +74,8 @@ fn all_threads_are_restricted_over_vhost_user() {
             &storage,
             "--control-socket",
             control.to_str().unwrap(),
+            "--fault",
+            "read:latency=1ms",
         ],
     );
     let mut vmm = Vmm::start(daemon.socket(), 1);
@@ -88,6 +90,7 @@ fn all_threads_are_restricted_over_vhost_user() {
             "ringbar-device",
             "log",
             "block-io",
+            "delayer",
             "flusher",
             "control",
             "control-client",
