@@ -65,7 +65,8 @@ Start the device first: QEMU connects to the socket when it starts.
 Exit status:
   0  the virtual machine monitor disconnected, or the process got SIGTERM or SIGINT
   1  an operation failed; the last message says which
-  2  wrong arguments";
+  2  wrong arguments
+  3  the sandbox prevented a system call; the last line says which";
 
 /// A Ringbar device for a virtual machine, over vhost-user or vfio-user.
 ///

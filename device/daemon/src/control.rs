@@ -28,6 +28,7 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::Context;
+use ringbar_engine::Threads;
 use ringbar_faults::{Rule, RuleId};
 use ringbar_model::Device;
 use ringbar_serve::socket::{self, SocketFile};
@@ -64,25 +65,38 @@ enum Request {
     ClearFaults { id: Option<RuleId> },
 }
 
+/// The control socket, on which nobody accepts yet.
+#[derive(Debug)]
+pub struct ControlSocket {
+    listener: UnixListener,
+    file: SocketFile,
+}
+
 /// The control socket. Dropping it removes its file; connections last until the process ends.
 #[derive(Debug)]
 pub struct Control {
     _file: SocketFile,
 }
 
-impl Control {
-    /// Creates the socket at `path`, and starts a thread that accepts connections.
-    pub fn listen(path: &Path, device: Arc<Device>) -> anyhow::Result<Self> {
+impl ControlSocket {
+    /// Creates the socket at `path`.
+    pub fn bind(path: &Path) -> anyhow::Result<Self> {
         let (listener, file) = socket::bind(path, OWNER_ONLY)?;
-        thread::Builder::new()
-            .name("control".to_owned())
-            .spawn(move || accept_all(&listener, &device))
+        Ok(Self { listener, file })
+    }
+
+    /// Starts a thread that accepts connections.
+    pub fn serve(self, device: &Arc<Device>, threads: &Threads) -> anyhow::Result<Control> {
+        let Self { listener, file } = self;
+        let (device, own) = (Arc::clone(device), threads.clone());
+        threads
+            .spawn("control", move || accept_all(&listener, &device, &own))
             .context("cannot start a thread")?;
-        Ok(Self { _file: file })
+        Ok(Control { _file: file })
     }
 }
 
-fn accept_all(listener: &UnixListener, device: &Arc<Device>) {
+fn accept_all(listener: &UnixListener, device: &Arc<Device>, threads: &Threads) {
     // Its reference count is the number of connections plus 1.
     let connections = Arc::new(());
     for stream in listener.incoming() {
@@ -102,14 +116,12 @@ fn accept_all(listener: &UnixListener, device: &Arc<Device>) {
             continue;
         }
         let (device, connection) = (Arc::clone(device), Arc::clone(&connections));
-        let thread = thread::Builder::new()
-            .name("control".to_owned())
-            .spawn(move || {
-                let _connection = connection;
-                if let Err(error) = handle_connection(&stream, &device) {
-                    debug!(%error, "control connection ended");
-                }
-            });
+        let thread = threads.spawn("control-client", move || {
+            let _connection = connection;
+            if let Err(error) = handle_connection(&stream, &device) {
+                debug!(%error, "control connection ended");
+            }
+        });
         if let Err(error) = thread {
             warn!(%error, "cannot start a thread for a control connection");
         }
@@ -245,7 +257,8 @@ mod tests {
 
     fn device() -> Arc<Device> {
         let storage: Arc<dyn Storage> = Arc::new(MemoryStorage::new(10_000).unwrap());
-        Arc::new(Device::new(storage, DeviceOptions::default()).unwrap())
+        let threads = Threads::default();
+        Arc::new(Device::new(storage, DeviceOptions::default(), &threads).unwrap())
     }
 
     /// The replies of `device` to these lines.
@@ -375,7 +388,8 @@ mod tests {
     fn only_the_owner_can_connect() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("control");
-        let control = Control::listen(&path, device()).unwrap();
+        let control = ControlSocket::bind(&path).unwrap();
+        let control = control.serve(&device(), &Threads::default()).unwrap();
         let mode = std::fs::metadata(&path).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
         let mut stream = UnixStream::connect(&path).unwrap();

@@ -7,6 +7,7 @@
 //! | `cli` | arguments, their help and their validation |
 //! | `capabilities` | `--print-capabilities` |
 //! | `control` | the control socket: requests to the running device |
+//! | `sandbox` | what its threads may do, beyond those of other devices |
 //! | `run` | the life of the process, from the options to the last counters |
 //!
 //! [`ringbar_serve`] has the parts that other devices have as well: log, socket, connections.
@@ -15,6 +16,7 @@ mod capabilities;
 mod cli;
 mod control;
 mod run;
+mod sandbox;
 
 use std::process::ExitCode;
 
@@ -35,6 +37,8 @@ fn main() -> ExitCode {
         }
         Command::Run(options) => options,
     };
-    let (log, format) = (&options.serve.log, options.serve.log_format);
-    ringbar_serve::logging::run(env!("CARGO_BIN_NAME"), log, format, || run::run(&options))
+    let (name, kinds) = (env!("CARGO_BIN_NAME"), sandbox::kinds());
+    ringbar_serve::run(name, &options.serve, kinds, |confinement| {
+        run::run(&options, confinement)
+    })
 }

@@ -2,38 +2,50 @@
 
 //! The life of the process: storage, device, socket, connections, and the end.
 
+use std::io;
 use std::sync::Arc;
 
 use anyhow::{Context, bail};
 use ringbar_model::{Counts, Device, Session};
+use ringbar_serve::sandbox::Confinement;
 use ringbar_serve::signals::Termination;
 use ringbar_serve::socket::PreparedSocket;
 use ringbar_storage::{BlockStorage, FileStorage, MemoryStorage, Storage};
 use tracing::info;
 
 use crate::cli::{Options, StorageKind};
-use crate::control::Control;
+use crate::control::ControlSocket;
+use crate::sandbox::BLOCK_IO;
 
 /// Runs a device until its last connection has ended, or the process gets a signal.
-pub fn run(options: &Options) -> anyhow::Result<()> {
+pub fn run(options: &Options, confinement: &Confinement) -> anyhow::Result<()> {
     // Before this process opens any descriptor, which could have the number given by mistake.
     let endpoint = PreparedSocket::new(&options.serve.endpoint)?;
     let termination = Termination::catch().context("cannot catch signals")?;
-    let storage = open_storage(options)?;
-    let device = Arc::new(Device::new(Arc::clone(&storage), options.device)?);
+    let storage = open_storage(options, confinement)?;
+    let mut socket = endpoint.listen()?;
+    let control = match &options.control_socket {
+        Some(path) => Some(ControlSocket::bind(path)?),
+        None => None,
+    };
+    let engine = options.serve.engine(confinement.threads());
+    // From here on nothing can be opened. All other threads start restricted.
+    let others: Vec<_> = options.control_socket.as_deref().into_iter().collect();
+    confinement.restrict_main(&options.serve.endpoint, &others)?;
+    let device = Device::new(Arc::clone(&storage), options.device, &engine.threads)?;
+    let device = Arc::new(device);
     for rule in &options.faults {
         let id = device.faults().add(rule.clone());
         id.with_context(|| format!("cannot add the fault {rule}"))?;
         info!(%rule, "faults are injected");
     }
-    let mut socket = endpoint.listen()?;
-    let _control = match &options.control_socket {
-        Some(path) => Some(Control::listen(path, Arc::clone(&device))?),
+    let _control = match control {
+        Some(control) => Some(control.serve(&device, &engine.threads)?),
         None => None,
     };
     log_listening(&device, options);
 
-    let served = ringbar_serve::serve(&mut socket, &termination, &options.serve, || {
+    let served = ringbar_serve::serve(&mut socket, &termination, &options.serve, &engine, || {
         let session = Arc::new(Session::new(Arc::clone(&device))?);
         let counters = Arc::clone(session.queue_counters());
         Ok((session, counters))
@@ -45,12 +57,19 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
     served.and(flushed)
 }
 
-fn open_storage(options: &Options) -> anyhow::Result<Arc<dyn Storage>> {
+fn open_storage(options: &Options, confinement: &Confinement) -> anyhow::Result<Arc<dyn Storage>> {
     Ok(match (&options.storage, options.size) {
         (StorageKind::Memory, Some(size)) => Arc::new(MemoryStorage::new(size)?),
         (StorageKind::Memory, None) => bail!("memory storage needs a size"),
         (StorageKind::File(path), size) => Arc::new(FileStorage::open(path, size)?),
-        (StorageKind::Block(path), size) => Arc::new(BlockStorage::open(path, size)?),
+        (StorageKind::Block(path), size) => {
+            let confinement = confinement.clone();
+            let ready = move || {
+                let restricted = confinement.restrict_early(BLOCK_IO);
+                restricted.map_err(io::Error::other)
+            };
+            Arc::new(BlockStorage::open_with_ready(path, size, ready)?)
+        }
     })
 }
 

@@ -6,7 +6,7 @@ use std::fmt;
 use std::io;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
-use std::thread::{self, JoinHandle};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use vm_memory::GuestMemory;
@@ -19,6 +19,7 @@ use crate::memory::SharedMemory;
 use crate::model::{DeviceModel, ReturnedOf};
 use crate::queue::Queue;
 use crate::ring::{QueueSetup, StoppedAt};
+use crate::threads::Threads;
 use crate::worker::{Shared, Worker};
 
 /// For which part of the time of a poll an interrupt may be delayed; less than 1, so that
@@ -26,13 +27,15 @@ use crate::worker::{Shared, Worker};
 const DELAY_DIVISOR: u32 = 2;
 
 /// Choices of whoever runs the engine.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Options {
     /// For how long an empty ring is polled before the worker sleeps; zero for never.
     pub poll: Duration,
     /// Number of CPUs of the host. A worker that polls takes a CPU, and the guest needs some
     /// to make requests: so queues that are polled get a worker for each two CPUs.
     pub cpus: usize,
+    /// Starts the threads of the engine and of its transport.
+    pub threads: Threads,
 }
 
 /// Control of one queue, for transports. Each method returns when the queue's worker has
@@ -222,9 +225,8 @@ where
             let shared = Arc::clone(&engine.shared);
             let worker = Worker::new(shared, Arc::clone(&mailbox), own, poll)?;
             engine.mailboxes.push(mailbox);
-            let thread = thread::Builder::new()
-                .name("queue-worker".into())
-                .spawn(move || worker.run())?;
+            let run = move || worker.run();
+            let thread = options.threads.spawn("queue-worker", run)?;
             engine.threads.push(thread);
         }
         handles.sort_by_key(|handle| handle.queue);

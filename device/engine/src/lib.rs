@@ -65,6 +65,7 @@ mod ring;
 mod sleeper;
 #[cfg(feature = "testing")]
 pub mod testing;
+pub mod threads;
 mod worker;
 
 pub use chain::{Buffer, Chain};
@@ -76,3 +77,4 @@ pub use interrupt::{EventFd, Interrupt, InterruptSlot};
 pub use model::DeviceModel;
 pub use request::{Request, Submission};
 pub use ring::{QueueSetup, StoppedAt};
+pub use threads::Threads;

@@ -11,7 +11,7 @@ use std::{fs::File, io};
 use ringbar_engine::testing::conformance::Transport;
 use ringbar_engine::testing::{Adder, Rings};
 use ringbar_engine::{
-    Counters, DeviceModel, Doorbell, Engine, Interrupt, Options, QueueControl, QueueSetup,
+    Counters, DeviceModel, Doorbell, Engine, Interrupt, Options, QueueControl, QueueSetup, Threads,
 };
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
@@ -92,7 +92,11 @@ impl<const CALLS: bool> Transport for Fake<CALLS> {
     fn connect(device: Arc<Adder>, poll: Duration) -> Self {
         let count = device.queue_count();
         let file = Self::file(count);
-        let options = Options { poll, cpus: 4 };
+        let options = Options {
+            poll,
+            cpus: 4,
+            threads: Threads::default(),
+        };
         let engine = Engine::new(Arc::clone(&device), Arc::<Counters>::default(), options).unwrap();
         let flags = EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC;
         let queue = |control| Queue {

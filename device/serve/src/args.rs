@@ -4,12 +4,15 @@
 
 use std::fmt;
 use std::os::fd::RawFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::thread::available_parallelism;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
+use ringbar_engine::Threads;
 
 use crate::connection::{Function, MAX_VECTORS, Transport, TransportName};
+use crate::sandbox::SandboxMode;
 
 /// Default busy-poll time in microseconds.
 const DEFAULT_POLL_US: u64 = 200;
@@ -71,6 +74,12 @@ pub struct ServeArgs {
     #[arg(long)]
     keep_running: bool,
 
+    /// Restriction of this process once it has opened its files and sockets: it can open no others,
+    /// has no capabilities, and each of its threads has only the system calls that it needs. A
+    /// forbidden call ends the process with status 3
+    #[arg(long, value_name = "MODE", value_enum, default_value_t)]
+    sandbox: SandboxMode,
+
     /// Level of the log: error, warn, info, debug, trace, or a filter with levels for modules
     /// (for example "info,ringbar_engine=debug")
     #[arg(
@@ -109,6 +118,7 @@ impl ServeArgs {
             )?,
             poll: Duration::from_micros(self.poll_us),
             keep_running: self.keep_running,
+            sandbox: self.sandbox,
             log: self.log.clone(),
             log_format: self.log_format,
         })
@@ -147,6 +157,16 @@ pub enum Endpoint {
     Fd(RawFd),
 }
 
+impl Endpoint {
+    /// The file of the socket, if this process creates it.
+    pub fn path(&self) -> Option<&Path> {
+        match self {
+            Self::Path { path, .. } => Some(path),
+            Self::Fd(_) => None,
+        }
+    }
+}
+
 impl fmt::Display for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -167,10 +187,24 @@ pub struct Options {
     pub poll: Duration,
     /// Whether to accept another connection after one has ended.
     pub keep_running: bool,
+    /// Whether the process restricts itself.
+    pub sandbox: SandboxMode,
     /// Log filter.
     pub log: String,
     /// Log format.
     pub log_format: LogFormat,
+}
+
+impl Options {
+    /// Options of the engine, whose threads `threads` starts. Reads the number of CPUs from files of
+    /// the system, so it is called before the process restricts itself.
+    pub fn engine(&self, threads: Threads) -> ringbar_engine::Options {
+        ringbar_engine::Options {
+            poll: self.poll,
+            cpus: available_parallelism().map_or(1, usize::from),
+            threads,
+        }
+    }
 }
 
 #[cfg(test)]

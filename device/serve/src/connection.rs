@@ -5,8 +5,6 @@
 use std::os::fd::BorrowedFd;
 use std::os::unix::net::UnixListener;
 use std::sync::Arc;
-use std::thread::available_parallelism;
-use std::time::Duration;
 
 use clap::ValueEnum;
 use ringbar_engine::{Counters, DeviceModel};
@@ -124,18 +122,14 @@ pub enum Connection {
 
 impl Connection {
     /// Accepts a connection and starts the engine of `device`, which counts in `counters`. Waits
-    /// until a monitor connects. `poll` is the busy-poll time of the workers.
+    /// until a monitor connects. `engine` are the options of the engine.
     pub fn accept<D: DeviceModel>(
         device: Arc<D>,
         counters: Arc<Counters>,
         transport: Transport,
-        poll: Duration,
+        engine: ringbar_engine::Options,
         listener: &UnixListener,
     ) -> anyhow::Result<Self> {
-        let engine = ringbar_engine::Options {
-            poll,
-            cpus: available_parallelism().map_or(1, usize::from),
-        };
         Ok(match transport {
             Transport::VhostUser => Self::VhostUser(ringbar_vhost_user::Connection::accept(
                 device, counters, engine, listener,

@@ -9,7 +9,8 @@
 //! | module | holds |
 //! |---|---|
 //! | [`args`] | the arguments that all devices have |
-//! | [`logging`], `rate_limit` | messages on standard error |
+//! | [`sandbox`] | the restrictions of the process and its threads |
+//! | `logging`, `rate_limit` | messages on standard error |
 //! | [`socket`] | the listening socket and its file |
 //! | [`connection`] | the transports: options, connections |
 //! | [`signals`] | SIGTERM and SIGINT as a descriptor |
@@ -21,8 +22,9 @@
 
 pub mod args;
 pub mod connection;
-pub mod logging;
+mod logging;
 mod rate_limit;
+pub mod sandbox;
 pub mod serve;
 pub mod signals;
 pub mod socket;
@@ -36,19 +38,20 @@ use clap::error::ErrorKind;
 use ringbar_engine::{Counters, DeviceModel};
 use tracing::info;
 
-pub use args::{Options, ServeArgs};
+pub use args::{LogFormat, Options, ServeArgs};
 pub use connection::{Function, Identity};
 pub use serve::serve;
 
+use sandbox::{Confinement, Kinds};
 use signals::Termination;
 use socket::PreparedSocket;
 
 /// Runs a device until its last connection has ended, or the process gets a signal. `A` are the
 /// arguments of the program, of which `args` are a part. `connect` makes the device of a connection
-/// that is about to come.
+/// that is about to come; the process has restricted itself then ([`sandbox`]).
 ///
-/// The exit status is 0, 1 if an operation failed, whose message is then the last one, and 2 for
-/// wrong arguments.
+/// The exit status is 0, 1 if an operation failed, whose message is then the last one, 2 for
+/// wrong arguments, and 3 if the sandbox prevented a system call.
 pub fn main<A: CommandFactory, D: DeviceModel>(
     args: &ServeArgs,
     function: &Function,
@@ -59,15 +62,18 @@ pub fn main<A: CommandFactory, D: DeviceModel>(
         Ok(options) => options,
         Err(message) => command.error(ErrorKind::ValueValidation, message).exit(),
     };
-    logging::run(command.get_name(), &options.log, options.log_format, || {
+    let name = command.get_name();
+    run(name, &options, Kinds::default(), |confinement| {
         // Before this process opens any descriptor, which could have the number given by mistake.
         let endpoint = PreparedSocket::new(&options.endpoint)?;
         let termination = Termination::catch().context("cannot catch signals")?;
         let mut socket = endpoint.listen()?;
+        let engine = options.engine(confinement.threads());
+        confinement.restrict_main(&options.endpoint, &[])?;
         info!("listening on {}", options.endpoint);
 
         let counters = Arc::<Counters>::default();
-        let served = serve(&mut socket, &termination, &options, || {
+        let served = serve(&mut socket, &termination, &options, &engine, || {
             Ok((connect()?, Arc::clone(&counters)))
         });
         let counts = counters.get();
@@ -80,4 +86,39 @@ pub fn main<A: CommandFactory, D: DeviceModel>(
         );
         served
     })
+}
+
+/// Starts the log, prepares the sandbox, and runs the program called `name`, whose failure is the
+/// last message. `kinds` are the threads that the program has besides those of the engine.
+///
+/// Returns the exit status: 1 after a failure, 2 where the log filter is none.
+pub fn run(
+    name: &str,
+    options: &Options,
+    kinds: Kinds,
+    program: impl FnOnce(&Confinement) -> anyhow::Result<()>,
+) -> ExitCode {
+    let failed = |status: u8, error: anyhow::Error| {
+        eprintln!("{name}: {error:#}");
+        ExitCode::from(status)
+    };
+    let confinement = match Confinement::new(options.sandbox, name, kinds) {
+        Ok(confinement) => confinement,
+        Err(error) => return failed(1, error),
+    };
+    let log = match logging::init(&options.log, options.log_format, &confinement) {
+        Ok(log) => log,
+        Err(error) => return failed(2, error),
+    };
+    confinement.report_missing();
+    let result = program(&confinement);
+    log.report();
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+    // Dropping the log writes its last lines.
 }

@@ -7,8 +7,8 @@
 //! many.
 
 use std::io::{self, IsTerminal, Stderr, Write};
-use std::process::ExitCode;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, OnceLock};
 
 use anyhow::Context;
@@ -20,20 +20,21 @@ use tracing_subscriber::{EnvFilter, Layer};
 
 use crate::args::LogFormat;
 use crate::rate_limit::RateLimit;
+use crate::sandbox::Confinement;
 
 /// Greatest number of lines that wait to be written.
 const MAX_WAITING_LINES: usize = 1024;
 
 /// The log. Dropping it writes the remaining lines, unless the reader of standard error is
 /// stuck.
-struct Log {
+pub(crate) struct Log {
     suppressed: Arc<AtomicU64>,
     _writer: WorkerGuard,
 }
 
 impl Log {
     /// Logs the number of messages that the rate limit has suppressed, if any.
-    fn report(&self) {
+    pub(crate) fn report(&self) {
         let messages = self.suppressed.load(Ordering::Relaxed);
         if messages > 0 {
             warn!(messages, "repeated messages were not logged");
@@ -41,41 +42,19 @@ impl Log {
     }
 }
 
-/// Starts logging, and runs the program called `name`, whose failure is the last message. Returns
-/// the exit status: 1 after a failure, 2 where `filter` is no log filter.
-pub fn run(
-    name: &str,
+/// Starts logging, on a thread that restricts itself before this returns.
+pub(crate) fn init(
     filter: &str,
     format: LogFormat,
-    program: impl FnOnce() -> anyhow::Result<()>,
-) -> ExitCode {
-    let log = match init(filter, format) {
-        Ok(log) => log,
-        Err(error) => {
-            eprintln!("{name}: {error:#}");
-            return ExitCode::from(2);
-        }
-    };
-    let result = program();
-    log.report();
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            tracing::error!("{error:#}");
-            ExitCode::FAILURE
-        }
-    }
-    // Dropping the log writes its last lines.
-}
-
-/// Starts logging.
-fn init(filter: &str, format: LogFormat) -> anyhow::Result<Log> {
+    confinement: &Confinement,
+) -> anyhow::Result<Log> {
     let filter = EnvFilter::try_new(filter)
         .with_context(|| format!("\"{filter}\" is no log filter; try --log debug"))?;
     let limit = RateLimit::default();
     let suppressed = limit.suppressed();
     let lost = Arc::new(OnceLock::new());
-    let (lines, writer) = NonBlockingBuilder::default()
+    let (started, wait_started) = sync_channel(1);
+    let (mut lines, writer) = NonBlockingBuilder::default()
         .lossy(true)
         .buffered_lines_limit(MAX_WAITING_LINES)
         .thread_name("log")
@@ -83,7 +62,11 @@ fn init(filter: &str, format: LogFormat) -> anyhow::Result<Log> {
             stderr: io::stderr(),
             lost: Arc::clone(&lost),
             reported: 0,
+            start: Some((confinement.clone(), started)),
         });
+    // The thread flushes its writer after any line, also after none.
+    lines.write_all(b"").context("cannot start logging")?;
+    wait_started.recv().context("cannot start logging")??;
     lost.get_or_init(|| lines.error_counter());
     let layer = tracing_subscriber::fmt::layer().with_writer(lines);
     let layer = match format {
@@ -108,6 +91,8 @@ struct Writer {
     lost: Arc<OnceLock<ErrorCounter>>,
     /// Number of lost lines that were reported.
     reported: usize,
+    /// What its thread does first, and whom it tells.
+    start: Option<(Confinement, SyncSender<anyhow::Result<()>>)>,
 }
 
 impl Write for Writer {
@@ -127,6 +112,10 @@ impl Write for Writer {
     }
 
     fn flush(&mut self) -> io::Result<()> {
+        if let Some((confinement, started)) = self.start.take() {
+            // Somebody waits.
+            let _ = started.send(confinement.restrict_log());
+        }
         self.stderr.flush()
     }
 }

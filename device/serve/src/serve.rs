@@ -32,6 +32,7 @@ enum Ready {
 
 /// Serves connections until the last one has ended, or the process gets a signal. `connect` makes
 /// the device of a connection that is about to come, and says where its queues are counted.
+/// `engine` are the options of the engine.
 ///
 /// # Errors
 ///
@@ -41,6 +42,7 @@ pub fn serve<D: DeviceModel>(
     socket: &mut Socket,
     termination: &Termination,
     options: &Options,
+    engine: &ringbar_engine::Options,
     mut connect: impl FnMut() -> anyhow::Result<(Arc<D>, Arc<Counters>)>,
 ) -> anyhow::Result<()> {
     while let Some(listener) = socket.listener() {
@@ -49,7 +51,8 @@ pub fn serve<D: DeviceModel>(
             return Ok(());
         }
         let accepted = connect().and_then(|(device, counters)| {
-            Connection::accept(device, counters, options.transport, options.poll, listener)
+            let engine = engine.clone();
+            Connection::accept(device, counters, options.transport, engine, listener)
         });
         let connection = match accepted {
             Ok(connection) => connection,

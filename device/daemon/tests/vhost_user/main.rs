@@ -13,5 +13,6 @@ mod hostile;
 mod log;
 mod program;
 mod resize;
+mod sandbox;
 mod storage_failure;
 mod support;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ringbar_engine::testing::{Adder, Driver, Notify, Op};
-use ringbar_engine::{Counters, Engine, Options};
+use ringbar_engine::{Counters, Engine, Options, Threads};
 use vm_memory::{GuestAddress, GuestMemoryMmap};
 
 /// A driver for the adder.
@@ -67,7 +67,11 @@ impl Machine {
     pub fn stopped(queues: u16, poll: Duration, notify: Notify) -> Self {
         let device = Adder::new(queues);
         let counters = Arc::<Counters>::default();
-        let options = Options { poll, cpus: 2 };
+        let options = Options {
+            poll,
+            cpus: 2,
+            threads: Threads::default(),
+        };
         let engine = Engine::new(Arc::clone(&device), Arc::clone(&counters), options).unwrap();
         let size = Driver::AREA * u64::from(queues);
         let mem = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), size as usize)]).unwrap();

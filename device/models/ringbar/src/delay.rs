@@ -5,9 +5,9 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread;
 use std::time::{Duration, Instant};
 
+use ringbar_engine::Threads;
 use tracing::warn;
 
 /// Called by the thread. It must not block.
@@ -39,8 +39,10 @@ impl Shared {
 
 /// Handle of the thread, which starts with the first delay. What waits when the handle is
 /// dropped is dropped too.
-#[derive(Default)]
-pub(crate) struct Delayer(Arc<Shared>);
+pub(crate) struct Delayer {
+    shared: Arc<Shared>,
+    threads: Threads,
+}
 
 impl fmt::Debug for Delayer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -49,6 +51,14 @@ impl fmt::Debug for Delayer {
 }
 
 impl Delayer {
+    /// Without a thread so far.
+    pub(crate) fn new(threads: Threads) -> Self {
+        Self {
+            shared: Arc::default(),
+            threads,
+        }
+    }
+
     /// Calls `action` after `delay`, on behalf of `queue`. Never blocks. Without a thread, calls
     /// it at once.
     pub(crate) fn delay(
@@ -57,12 +67,10 @@ impl Delayer {
         delay: Duration,
         action: impl FnOnce() + Send + 'static,
     ) {
-        let mut state = self.0.state();
+        let mut state = self.shared.state();
         if !state.has_thread {
-            let shared = Arc::clone(&self.0);
-            let thread = thread::Builder::new()
-                .name("delayer".into())
-                .spawn(move || run(&shared));
+            let shared = Arc::clone(&self.shared);
+            let thread = self.threads.spawn("delayer", move || run(&shared));
             if let Err(error) = thread {
                 drop(state);
                 warn!(%error, "cannot start a thread: a request is not delayed");
@@ -74,12 +82,12 @@ impl Delayer {
         state.number += 1;
         state.waiting.insert(key, (queue, Box::new(action)));
         drop(state);
-        self.0.changed.notify_one();
+        self.shared.changed.notify_one();
     }
 
     /// Drops what waits on behalf of a queue.
     pub(crate) fn cancel(&self, queue: u16) {
-        self.0
+        self.shared
             .state()
             .waiting
             .retain(|_, (owner, _)| *owner != queue);
@@ -88,11 +96,11 @@ impl Delayer {
 
 impl Drop for Delayer {
     fn drop(&mut self) {
-        let mut state = self.0.state();
+        let mut state = self.shared.state();
         state.closed = true;
         let waiting = std::mem::take(&mut state.waiting);
         drop(state);
-        self.0.changed.notify_one();
+        self.shared.changed.notify_one();
         drop(waiting);
     }
 }
@@ -136,7 +144,7 @@ mod tests {
 
     #[test]
     fn actions_come_when_they_are_due() {
-        let delayer = Delayer::default();
+        let delayer = Delayer::new(Threads::default());
         let (sender, receiver) = channel();
         let start = Instant::now();
         // The first one is the last that is due.
@@ -162,7 +170,7 @@ mod tests {
 
     #[test]
     fn what_is_cancelled_or_left_is_dropped() {
-        let delayer = Delayer::default();
+        let delayer = Delayer::new(Threads::default());
         let later = |queue| {
             let (sender, receiver) = channel::<()>();
             delayer.delay(queue, TIMEOUT, move || sender.send(()).unwrap());

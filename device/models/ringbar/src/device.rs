@@ -4,6 +4,7 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
+use ringbar_engine::Threads;
 use ringbar_faults::FaultSet;
 use ringbar_spec::{ConfigParts, DeviceConfig, Opcode, aperture_of};
 use ringbar_storage::Storage;
@@ -56,6 +57,7 @@ pub struct Device {
     /// Whether the storage can be mapped, unless it has failed.
     mappable: bool,
     flusher: Flusher,
+    threads: Threads,
     faults: FaultSet,
     counters: Counters,
     queue_counters: Arc<ringbar_engine::Counters>,
@@ -80,8 +82,12 @@ impl State {
 }
 
 impl Device {
-    /// A device whose memory is `storage`.
-    pub fn new(storage: Arc<dyn Storage>, options: DeviceOptions) -> Result<Self, Error> {
+    /// A device whose memory is `storage`, and whose threads `threads` starts.
+    pub fn new(
+        storage: Arc<dyn Storage>,
+        options: DeviceOptions,
+        threads: &Threads,
+    ) -> Result<Self, Error> {
         let capacity = storage.capacity();
         let mappable = storage.mappable().is_some();
         let config = DeviceConfig::new(ConfigParts {
@@ -103,7 +109,8 @@ impl Device {
                 events: Weak::new(),
             }),
             resizing: Mutex::new(()),
-            flusher: Flusher::new(Arc::clone(&storage)).map_err(Error::Flusher)?,
+            flusher: Flusher::new(Arc::clone(&storage), threads).map_err(Error::Flusher)?,
+            threads: threads.clone(),
             storage,
             mappable,
             faults: FaultSet::default(),
@@ -161,6 +168,10 @@ impl Device {
     /// The rules for faults of its requests. They can change at any time.
     pub const fn faults(&self) -> &FaultSet {
         &self.faults
+    }
+
+    pub(crate) const fn threads(&self) -> &Threads {
+        &self.threads
     }
 
     pub(crate) const fn flusher(&self) -> &Flusher {
@@ -225,7 +236,12 @@ mod tests {
             begun.send(()).unwrap();
             goes_on.lock().unwrap().recv_timeout(TIMEOUT).unwrap();
         });
-        let device = Device::new(Arc::new(storage), DeviceOptions::default()).unwrap();
+        let device = Device::new(
+            Arc::new(storage),
+            DeviceOptions::default(),
+            &Threads::default(),
+        )
+        .unwrap();
         (Arc::new(device), begins, go_on)
     }
 

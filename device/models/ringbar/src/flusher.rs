@@ -11,8 +11,8 @@ use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread;
 
+use ringbar_engine::Threads;
 use ringbar_storage::{Storage, StorageError};
 
 use crate::executor::Flush;
@@ -45,13 +45,11 @@ impl fmt::Debug for Flusher {
 
 impl Flusher {
     /// Starts the thread.
-    pub(crate) fn new(storage: Arc<dyn Storage>) -> io::Result<Self> {
+    pub(crate) fn new(storage: Arc<dyn Storage>, threads: &Threads) -> io::Result<Self> {
         let (sender, receiver) = channel();
         let waiting = Arc::<AtomicUsize>::default();
         let (own, count) = (Arc::clone(&storage), Arc::clone(&waiting));
-        thread::Builder::new()
-            .name("flusher".into())
-            .spawn(move || run(own.as_ref(), &receiver, &count))?;
+        threads.spawn("flusher", move || run(own.as_ref(), &receiver, &count))?;
         Ok(Self {
             sender: Mutex::new(sender),
             storage,
@@ -120,7 +118,7 @@ mod tests {
             begun.send(()).unwrap();
             goes_on.lock().unwrap().recv_timeout(TIMEOUT).unwrap();
         });
-        let flusher = Flusher::new(Arc::new(storage)).unwrap();
+        let flusher = Flusher::new(Arc::new(storage), &Threads::default()).unwrap();
         let (sender, done) = channel();
         let ask = |number| {
             let sender = sender.clone();

@@ -71,7 +71,7 @@ impl Session {
             io_queues: config.io_queues(),
             own_file: storage.mappable().and_then(|own| file_id(own.file)),
             face: storage.asynchronous(),
-            delayer: Delayer::default(),
+            delayer: Delayer::new(device.threads().clone()),
             aperture: Arc::new(Aperture::new(layout, storage)),
             events,
             device,

@@ -15,7 +15,7 @@ use commands_reference::{COMMANDS, execute};
 use proptest::prelude::*;
 use proptest::sample::select;
 use ringbar_engine::testing::{Driver, Notify, TIMEOUT, asleep, wait_until};
-use ringbar_engine::{Engine, Options};
+use ringbar_engine::{Engine, Options, Threads};
 use ringbar_model::{Device, DeviceOptions, Session};
 use ringbar_spec::{FIRST_IO_QUEUE, Opcode, RequestHeader, RequestStatus, StatusCode};
 use ringbar_storage::asynchronous::Done;
@@ -204,12 +204,26 @@ impl Machine {
             io_queues: QUEUES,
             ..DeviceOptions::default()
         };
-        let device = Device::new(Arc::new(Disked(Arc::clone(&disk))), options).unwrap();
+        let device = Device::new(
+            Arc::new(Disked(Arc::clone(&disk))),
+            options,
+            &Threads::default(),
+        )
+        .unwrap();
         assert_eq!(device.config().aperture_bytes(), 0);
         let session = Arc::new(Session::new(Arc::new(device)).unwrap());
         let counters = Arc::clone(session.queue_counters());
         let poll = Duration::from_micros(200);
-        let engine = Engine::new(session, counters, Options { poll, cpus: 2 }).unwrap();
+        let engine = Engine::new(
+            session,
+            counters,
+            Options {
+                poll,
+                cpus: 2,
+                threads: Threads::default(),
+            },
+        )
+        .unwrap();
         let mem = memory();
         engine.replace_memory(Some(mem.clone()));
         let mut drivers: Vec<_> = engine

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use ringbar_engine::model::{Mapped, Mapper};
 use ringbar_engine::testing::{Driver, Notify, TIMEOUT, asleep};
-use ringbar_engine::{DeviceModel, Engine, Options};
+use ringbar_engine::{DeviceModel, Engine, Options, Threads};
 use ringbar_model::{Device, DeviceOptions, Session};
 use ringbar_spec::{
     CONTROL_QUEUE, FIRST_IO_QUEUE, Opcode, RequestHeader, RequestStatus, StatusCode,
@@ -76,7 +76,7 @@ fn session(storage: Arc<dyn Storage>) -> Arc<Session> {
         io_queues: QUEUES,
         ..DeviceOptions::default()
     };
-    let device = Device::new(storage, options).unwrap();
+    let device = Device::new(storage, options, &Threads::default()).unwrap();
     Arc::new(Session::new(Arc::new(device)).unwrap())
 }
 
@@ -84,7 +84,11 @@ fn session(storage: Arc<dyn Storage>) -> Arc<Session> {
 fn run(session: &Arc<Session>) -> (Engine<Session, GuestMemoryMmap>, Vec<Driver>) {
     let counters = Arc::clone(session.queue_counters());
     let poll = Duration::from_micros(200);
-    let options = Options { poll, cpus: 2 };
+    let options = Options {
+        poll,
+        cpus: 2,
+        threads: Threads::default(),
+    };
     let engine = Engine::new(Arc::clone(session), counters, options).unwrap();
     let controls = engine.queues();
     let bytes = Driver::AREA * controls.len() as u64;

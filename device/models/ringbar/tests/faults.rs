@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use ringbar_engine::testing::{Driver, Notify};
-use ringbar_engine::{Engine, Options};
+use ringbar_engine::{Engine, Options, Threads};
 use ringbar_model::{Device, DeviceOptions, Session};
 use ringbar_spec::{FIRST_IO_QUEUE, Opcode, RequestHeader, RequestStatus, StatusCode};
 use ringbar_storage::{BlockStorage, MemoryStorage, Storage};
@@ -53,14 +53,20 @@ impl Machine {
     }
 
     fn new(storage: Arc<dyn Storage>, file: Option<PathBuf>, rules: &[&str]) -> Self {
-        let device = Arc::new(Device::new(storage, DeviceOptions::default()).unwrap());
+        let threads = Threads::default();
+        let device = Device::new(storage, DeviceOptions::default(), &threads).unwrap();
+        let device = Arc::new(device);
         for rule in rules {
             device.faults().add(rule.parse().unwrap()).unwrap();
         }
         let session = Arc::new(Session::new(Arc::clone(&device)).unwrap());
         let counters = Arc::clone(session.queue_counters());
-        let poll = Duration::from_micros(200);
-        let engine = Engine::new(session, counters, Options { poll, cpus: 2 }).unwrap();
+        let options = Options {
+            poll: Duration::from_micros(200),
+            cpus: 2,
+            threads,
+        };
+        let engine = Engine::new(session, counters, options).unwrap();
         let controls = engine.queues();
         let bytes = Driver::AREA * controls.len() as u64;
         let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), bytes as usize)]).unwrap();

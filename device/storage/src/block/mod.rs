@@ -96,8 +96,19 @@ impl BlockStorage {
     /// device the first `size` bytes are used; the rest is left as it is. Without, the size is
     /// that of the file or device. A file that was created is deleted after an error.
     pub fn open(path: &Path, size: Option<u64>) -> Result<Self, OpenError> {
+        Self::open_with_ready(path, size, || Ok(()))
+    }
+
+    /// As [`Self::open`]. The thread of the ring calls `ready` once it has the ring, and before
+    /// it executes anything. An error of that function is one of the storage.
+    pub fn open_with_ready(
+        path: &Path,
+        size: Option<u64>,
+        ready: impl FnOnce() -> io::Result<()> + Send + 'static,
+    ) -> Result<Self, OpenError> {
         Self::open_with(path, size, |file| {
             let ring = Uring::new(file, RING_ENTRIES)?;
+            ready()?;
             let waker = ring.waker();
             Ok((ring, waker))
         })

@@ -6,7 +6,7 @@ use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixListener;
 use std::sync::{Arc, Mutex};
-use std::thread::{self, JoinHandle};
+use std::thread::JoinHandle;
 
 use ringbar_engine::model::{DeviceModel, Mapped, Mapper};
 use ringbar_engine::{Counters, Engine, Options};
@@ -53,6 +53,7 @@ impl Connection {
         function: FunctionOptions,
         listener: &UnixListener,
     ) -> Result<Self, Error> {
+        let threads = options.threads.clone();
         let mut backend = backend(device, counters, options, &function)?;
         // The write ends close when their owners end, also by a panic. The pipes are made before
         // the connection is accepted, which would be lost if there were no descriptors left.
@@ -60,9 +61,8 @@ impl Connection {
         let (stopped, stop) = io::pipe().map_err(Error::Resources)?;
         let (socket, _) = listener.accept().map_err(Error::Resources)?;
         info!("vfio-user client connected");
-        let thread = thread::Builder::new()
-            .name("vfio-user".to_owned())
-            .spawn(move || {
+        let thread = threads
+            .spawn("vfio-user", move || {
                 let _running = running;
                 let result = server::serve(socket, &mut backend, stopped.as_fd());
                 debug!(?result, "message handler ended");
@@ -125,6 +125,7 @@ fn backend<D: DeviceModel>(
     let registers = Arc::new(Mutex::new(registers));
     let messages = function.messages();
     let interrupts = Interrupts::new(messages.map_or(0, |(_, count)| count));
+    let threads = options.threads.clone();
     let engine = Engine::new(Arc::clone(&device), counters, options).map_err(Error::Resources)?;
     let queues = engine.queues();
     let control = Control::start(
@@ -132,6 +133,7 @@ fn backend<D: DeviceModel>(
         engine,
         Arc::clone(&registers),
         Arc::clone(&interrupts),
+        &threads,
     )?;
     Ok(PciFunction::new(
         device, registers, interrupts, queues, control, shared, function,

@@ -10,10 +10,10 @@
 use std::os::fd::OwnedFd;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::{self, JoinHandle};
+use std::thread::JoinHandle;
 
 use ringbar_engine::model::DeviceModel;
-use ringbar_engine::{Ender, Engine, QueueControl, QueueSetup, StoppedAt, Stopping};
+use ringbar_engine::{Ender, Engine, QueueControl, QueueSetup, StoppedAt, Stopping, Threads};
 use ringbar_virtio_pci::{Function, Queue};
 use tracing::{debug, info, warn};
 use virtio_bindings::bindings::virtio_ring::VIRTIO_RING_F_EVENT_IDX;
@@ -66,6 +66,7 @@ impl Control {
         engine: Engine<D, DmaMemory>,
         function: Arc<Mutex<Function>>,
         interrupts: Arc<Interrupts>,
+        threads: &Threads,
     ) -> Result<Self, Error> {
         let (sender, changes) = sync_channel(MAX_WAITING);
         let state = State {
@@ -84,9 +85,8 @@ impl Control {
             // Whether a queue runs is a matter of its start and stop only.
             queue.enable(true);
         }
-        let thread = thread::Builder::new()
-            .name("function-control".into())
-            .spawn(move || state.run(&changes))
+        let thread = threads
+            .spawn("function-control", move || state.run(&changes))
             .map_err(Error::Resources)?;
         Ok(Self {
             changes: Some(sender),

@@ -60,9 +60,9 @@ impl<D: DeviceModel> DeviceBackend<D> {
         if queues > crate::MAX_QUEUES {
             return Err(Error::TooManyQueues(queues));
         }
-        let mapper = Arc::<MonitorMapper>::default();
+        let mapper = Arc::new(MonitorMapper::new(options.threads.clone()));
         device.set_mapper(Arc::clone(&mapper) as Arc<_>);
-        let memory_watch = MemoryWatch::new(|| {
+        let memory_watch = MemoryWatch::new(&options.threads, || {
             error!(
                 "the driver started the device {} s ago, but {SHARE_MEMORY}",
                 MEMORY_TIMEOUT.as_secs()

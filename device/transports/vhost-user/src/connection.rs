@@ -6,7 +6,8 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixListener;
 use std::sync::Arc;
-use std::thread::{self, JoinHandle};
+use std::sync::mpsc::channel;
+use std::thread::JoinHandle;
 
 use ringbar_engine::model::DeviceModel;
 use ringbar_engine::{Counters, Options};
@@ -34,27 +35,26 @@ impl Connection {
         options: Options,
         listener: &UnixListener,
     ) -> Result<Self, Error> {
-        let mut listener = Listener::from(listener.try_clone().map_err(Error::Resources)?);
+        let listener = Listener::from(listener.try_clone().map_err(Error::Resources)?);
+        let threads = options.threads.clone();
         let backend = Arc::new(DeviceBackend::new(device, counters, options)?);
-        let queues = backend.hand_over_queues();
-        let mut daemon = VhostUserDaemon::new(
-            "vhost-user".to_owned(),
-            Arc::clone(&backend),
-            GuestMemoryAtomic::new(GuestMemoryMmap::new()),
-        )
-        .map_err(backend_error)?;
-        drop(queues);
         // The write end closes when the thread ends, also by a panic. The pipe is made before
         // the connection is accepted, which would be lost if there were no descriptors left.
         let (finished, running) = io::pipe().map_err(Error::Resources)?;
-        daemon.start(&mut listener).map_err(backend_error)?;
-        info!("virtual machine monitor connected");
-
-        let shutdown = daemon.shutdown_handle();
-        let thread = thread::Builder::new()
-            .name("connection".to_owned())
-            .spawn(move || {
+        let (started, wait_started) = channel();
+        let thread = threads
+            .spawn("connection", move || {
                 let _running = running;
+                // The library starts its thread from this one, which so inherits all that was
+                // done to this one at its start.
+                let mut daemon = match start(&backend, listener) {
+                    Ok(daemon) => daemon,
+                    Err(error) => {
+                        let _ = started.send(Err(error));
+                        return Ok(());
+                    }
+                };
+                let _ = started.send(Ok(daemon.shutdown_handle()));
                 let result = daemon.wait();
                 debug!(?result, "message handler ended");
                 // Each worker ends after its current step, also with requests in its rings.
@@ -64,6 +64,16 @@ impl Connection {
                 connection_result(result)
             })
             .map_err(Error::Resources)?;
+        let shutdown = match wait_started.recv() {
+            Ok(Ok(shutdown)) => shutdown,
+            Ok(Err(error)) => {
+                // Nothing of the connection is left when the caller gets the error.
+                let _ = thread.join();
+                return Err(error);
+            }
+            Err(_) => return Err(Error::Panicked),
+        };
+        info!("virtual machine monitor connected");
         Ok(Self {
             shutdown,
             thread,
@@ -87,6 +97,23 @@ impl Connection {
     pub fn join(self) -> Result<(), Error> {
         self.thread.join().map_err(|_| Error::Panicked)?
     }
+}
+
+/// Accepts a connection and starts the thread that handles its messages.
+fn start<D: DeviceModel>(
+    backend: &Arc<DeviceBackend<D>>,
+    mut listener: Listener,
+) -> Result<VhostUserDaemon<Arc<DeviceBackend<D>>>, Error> {
+    let queues = backend.hand_over_queues();
+    let mut daemon = VhostUserDaemon::new(
+        "vhost-user".to_owned(),
+        Arc::clone(backend),
+        GuestMemoryAtomic::new(GuestMemoryMmap::new()),
+    )
+    .map_err(backend_error)?;
+    drop(queues);
+    daemon.start(&mut listener).map_err(backend_error)?;
+    Ok(daemon)
 }
 
 /// Keeps the text of an error of the library, because the error itself is not `Sync`.

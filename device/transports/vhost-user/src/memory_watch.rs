@@ -3,9 +3,9 @@
 //! A timeout for the memory table, which the monitor has to send at a start.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread;
 use std::time::{Duration, Instant};
 
+use ringbar_engine::Threads;
 use tracing::debug;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,12 +22,13 @@ pub(crate) struct MemoryWatch(Arc<(Mutex<State>, Condvar)>);
 
 impl MemoryWatch {
     /// A timer that is not armed; `overdue` is called each time that it expires.
-    pub(crate) fn new(overdue: impl Fn() + Send + 'static) -> std::io::Result<Self> {
+    pub(crate) fn new(
+        threads: &Threads,
+        overdue: impl Fn() + Send + 'static,
+    ) -> std::io::Result<Self> {
         let shared = Arc::new((Mutex::new(State::Idle), Condvar::new()));
         let other = Arc::clone(&shared);
-        thread::Builder::new()
-            .name("memory-watch".into())
-            .spawn(move || watch(&other, overdue))?;
+        threads.spawn("memory-watch", move || watch(&other, overdue))?;
         Ok(Self(shared))
     }
 
@@ -95,7 +96,8 @@ mod tests {
     #[test]
     fn ho3_timeout_is_reported_once_and_not_after_disarm() {
         let (sender, receiver) = channel();
-        let watch = MemoryWatch::new(move || sender.send(()).unwrap()).unwrap();
+        let watch =
+            MemoryWatch::new(&Threads::default(), move || sender.send(()).unwrap()).unwrap();
         watch.arm(Duration::from_secs(1000));
         watch.disarm();
         watch.arm(Duration::from_millis(1));

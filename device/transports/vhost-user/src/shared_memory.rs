@@ -11,8 +11,8 @@ use std::fmt;
 use std::fs::File;
 use std::io;
 use std::sync::{Mutex, PoisonError};
-use std::thread;
 
+use ringbar_engine::Threads;
 use ringbar_engine::model::{Mapped, Mapper};
 use tracing::warn;
 use vhost::vhost_user::message::{VhostUserMMap, VhostUserMMapFlags};
@@ -22,8 +22,10 @@ use vhost::vhost_user::{Backend, VhostUserFrontendReqHandler};
 const REGION: u8 = 0;
 
 /// Sends requests to map memory to the monitor of one connection.
-#[derive(Default)]
-pub(crate) struct MonitorMapper(Mutex<Option<Backend>>);
+pub(crate) struct MonitorMapper {
+    threads: Threads,
+    backend: Mutex<Option<Backend>>,
+}
 
 impl fmt::Debug for MonitorMapper {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -32,22 +34,29 @@ impl fmt::Debug for MonitorMapper {
 }
 
 impl MonitorMapper {
+    /// Without a channel so far.
+    pub(crate) fn new(threads: Threads) -> Self {
+        Self {
+            threads,
+            backend: Mutex::default(),
+        }
+    }
+
     /// Sets the channel on which the monitor accepts requests.
     pub(crate) fn set_backend(&self, backend: Backend) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(backend);
+        *self.backend.lock().unwrap_or_else(PoisonError::into_inner) = Some(backend);
     }
 }
 
 impl Mapper for MonitorMapper {
     fn map(&self, file: File, offset: u64, length: u64, done: Mapped) {
         let backend = self
-            .0
+            .backend
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .clone();
         let request = move || done(request(backend, &file, offset, length));
-        let thread = thread::Builder::new().name("mapper".into());
-        if let Err(error) = thread.spawn(request) {
+        if let Err(error) = self.threads.spawn("mapper", request) {
             warn!(%error, "no thread to have memory mapped");
         }
     }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use ringbar_engine::testing::conformance::Transport;
 use ringbar_engine::testing::{Adder, Rings};
-use ringbar_engine::{Counters, DeviceModel, Options, QueueSetup};
+use ringbar_engine::{Counters, DeviceModel, Options, QueueSetup, Threads};
 use ringbar_vhost_user::Connection;
 use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
 use vhost::vhost_user::message::{VhostUserConfigFlags, VhostUserHeaderFlag};
@@ -102,7 +102,11 @@ impl Transport for VhostUser {
         let socket = directory.path().join("socket");
         let listener = UnixListener::bind(&socket).unwrap();
         let mut frontend = Frontend::connect(&socket, count.into()).unwrap();
-        let options = Options { poll, cpus: 4 };
+        let options = Options {
+            poll,
+            cpus: 4,
+            threads: Threads::default(),
+        };
         let counters = Arc::<Counters>::default();
         let connection = Connection::accept(device, counters, options, &listener).unwrap();
 

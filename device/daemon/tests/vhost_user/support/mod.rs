@@ -11,10 +11,20 @@ pub use driver::{Desc, NEXT, WRITE, desc};
 pub use process::Daemon;
 pub use vmm::{MapPolicy, Vmm};
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Longest time that a test waits for an event.
 pub const TEST_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Waits until `check` succeeds: for what nobody announces.
+#[track_caller]
+pub fn wait_until(mut check: impl FnMut() -> Result<(), String>) {
+    let start = Instant::now();
+    while let Err(error) = check() {
+        assert!(start.elapsed() < TEST_TIMEOUT, "{error}");
+        std::thread::yield_now();
+    }
+}
 
 /// Bytes that differ from place to place.
 pub fn pattern(len: usize, seed: u8) -> Vec<u8> {

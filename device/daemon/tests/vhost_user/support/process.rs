@@ -30,6 +30,40 @@ pub struct Daemon {
     directory: TempDir,
 }
 
+/// A thread, as the kernel shows it.
+pub struct Thread {
+    pub name: String,
+    status: String,
+}
+
+impl Thread {
+    /// The calling thread.
+    pub fn own() -> Self {
+        Self::read(Path::new("/proc/thread-self")).unwrap()
+    }
+
+    /// `None` where it has ended.
+    fn read(directory: &Path) -> Option<Self> {
+        let status = fs::read_to_string(directory.join("status")).ok()?;
+        let mut thread = Self {
+            name: String::new(),
+            status,
+        };
+        thread.name = thread.field("Name").to_owned();
+        Some(thread)
+    }
+
+    /// A field of its status (proc_pid_status(5)).
+    #[track_caller]
+    pub fn field(&self, field: &str) -> &str {
+        let mut lines = self.status.lines().filter_map(|line| line.split_once(':'));
+        match lines.find(|(name, _)| *name == field) {
+            Some((_, value)) => value.trim(),
+            None => panic!("no {field} in {}", self.status),
+        }
+    }
+}
+
 /// The daemon's command line in `directory`, with further arguments.
 pub fn command(socket: &Path, args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_ringbar-device"));
@@ -153,6 +187,14 @@ impl Daemon {
     /// Numbers of descriptors and threads of the daemon.
     pub fn resources(&self) -> (usize, usize) {
         (self.entries("fd").count(), self.entries("task").count())
+    }
+
+    /// The threads of the daemon.
+    pub fn threads(&self) -> Vec<Thread> {
+        let tasks = PathBuf::from(format!("/proc/{}/task", self.child.id()));
+        self.entries("task")
+            .filter_map(|id| Thread::read(&tasks.join(id)))
+            .collect()
     }
 
     /// Names in a directory of the process in `/proc`.

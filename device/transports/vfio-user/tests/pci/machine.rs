@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use ringbar_engine::testing::{Adder, Rings, wait_until};
-use ringbar_engine::{Counters, DeviceModel, Options, QueueSetup};
+use ringbar_engine::{Counters, DeviceModel, Options, QueueSetup, Threads};
 use ringbar_vfio_user::{Connection, FunctionOptions, Identity, Interrupts};
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
@@ -83,7 +83,11 @@ impl Machine {
         let directory = tempfile::tempdir().unwrap();
         let socket = directory.path().join("socket");
         let listener = UnixListener::bind(&socket).unwrap();
-        let options = Options { poll, cpus: 4 };
+        let options = Options {
+            poll,
+            cpus: 4,
+            threads: Threads::default(),
+        };
         let function = FunctionOptions {
             identity: Identity {
                 vendor: 0x1af4,

@@ -1,0 +1,34 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! What the threads of this program may do that no other device has. [`ringbar_serve::sandbox`] has
+//! the rest, and docs/security.md explains both.
+
+use ringbar_sandbox::{Call, SPAWN, Sysno, ThreadKind};
+use ringbar_serve::sandbox::{ACCEPT, FLUSH, Kinds, SEND};
+
+/// Name of the thread that has the ring of a block storage.
+pub const BLOCK_IO: &str = "block-io";
+
+/// Requests on the control socket; a resize is one.
+const CONTROL_CLIENT: &[Call] = &Call::all([Sysno::recvfrom, Sysno::fallocate, Sysno::ftruncate]);
+
+/// The kinds of threads of this program.
+pub fn kinds() -> Kinds {
+    Kinds {
+        // The only one that may use a ring. It has one, and cannot make another.
+        early: vec![ThreadKind::new(
+            BLOCK_IO,
+            &[SEND, &[Call::any(Sysno::io_uring_enter)]],
+        )],
+        late: vec![
+            ThreadKind::new("flusher", &[SEND, FLUSH]),
+            // A "queue-worker" starts it.
+            ThreadKind::new("delayer", &[SEND]),
+            ThreadKind::new("control", &[SEND, CONTROL_CLIENT, ACCEPT, SPAWN]),
+            ThreadKind::new("control-client", &[SEND, CONTROL_CLIENT]),
+        ],
+    }
+}
+
+#[cfg(test)]
+mod tests;

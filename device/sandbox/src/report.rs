@@ -1,0 +1,186 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! The last words of a process that made a forbidden call.
+//!
+//! The kernel does not execute the call and sends SIGSYS to the thread. The handler writes one
+//! line to standard error and ends the process. It uses only what a signal handler may use, and
+//! only calls of [`crate::RUNTIME`].
+
+use std::ffi::{c_int, c_void};
+use std::io;
+use std::ptr;
+use std::sync::OnceLock;
+
+use libc::{SA_NODEFER, SA_ONSTACK, SA_SIGINFO, SIGSYS, siginfo_t};
+use syscalls::Sysno;
+
+use crate::error::Error;
+
+/// Exit status of a process that made a forbidden call.
+pub const EXIT_FORBIDDEN: u8 = 3;
+
+/// `si_code` of a signal from a filter (`SYS_SECCOMP`, asm-generic/siginfo.h).
+const FROM_FILTER: c_int = 1;
+
+/// Longest time that the line waits for room in standard error, in milliseconds.
+const WRITE_TIMEOUT: c_int = 1000;
+
+/// Texts of the line.
+#[derive(Clone, Debug)]
+pub struct Report {
+    /// Name of the program.
+    pub program: String,
+    /// What the user can do.
+    pub advice: &'static str,
+}
+
+/// What the handler needs.
+struct Texts {
+    report: Report,
+    kinds: Vec<&'static str>,
+}
+
+static TEXTS: OnceLock<Texts> = OnceLock::new();
+
+/// The part of `siginfo_t` that SIGSYS fills in (sigaction(2)); the same on all architectures with
+/// pointers of 64 bits.
+#[repr(C)]
+struct ForbiddenCall {
+    signal: c_int,
+    /// The lower half of the filter's result: the number of the thread's kind.
+    errno: c_int,
+    code: c_int,
+    _padding: c_int,
+    _address: *const c_void,
+    number: c_int,
+    _architecture: u32,
+}
+
+const _: () = assert!(size_of::<ForbiddenCall>() <= size_of::<siginfo_t>());
+
+/// Installs the handler for the rest of the process's life.
+pub(crate) fn install(report: Report, kinds: Vec<&'static str>) -> Result<(), Error> {
+    let texts = Texts { report, kinds };
+    TEXTS.set(texts).map_err(|_| Error::Twice)?;
+    // SAFETY: All bytes 0 are a valid value of this C structure.
+    let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
+    action.sa_sigaction = handle as *const () as usize;
+    // A forbidden call within the handler must not be held back: it would end the process without
+    // a line.
+    action.sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER;
+    // SAFETY: The handler has the signature that SA_SIGINFO asks for, and uses only what a signal
+    // handler may use.
+    match unsafe { libc::sigaction(SIGSYS, &raw const action, ptr::null_mut()) } {
+        0 => Ok(()),
+        _ => Err(Error::Signal(io::Error::last_os_error())),
+    }
+}
+
+extern "C" fn handle(_signal: c_int, info: *mut siginfo_t, _context: *mut c_void) {
+    // SAFETY: The kernel passes a valid structure, whose size was compared above; any bytes are a
+    // valid value of the fields.
+    let call = unsafe { &*info.cast::<ForbiddenCall>() };
+    debug_assert_eq!(call.signal, SIGSYS);
+    let mut line = Line::new();
+    if let Some(Texts { report, kinds }) = TEXTS.get() {
+        line.text(&report.program).text(": sandbox: ");
+        if call.code == FROM_FILTER {
+            let kind = usize::try_from(call.errno).ok();
+            let kind = kind.and_then(|kind| kinds.get(kind)).copied();
+            let number = usize::try_from(call.number).ok();
+            let name = number.and_then(Sysno::new).map(|number| number.name());
+            line.text("forbidden system call ")
+                .text(name.unwrap_or("without a name"))
+                .text(" (")
+                .number(call.number.unsigned_abs())
+                .text(") by a thread of the kind ")
+                .text(kind.unwrap_or("unknown"));
+        } else {
+            line.text("SIGSYS from a process");
+        }
+        line.text("; the process ends. ").text(report.advice);
+    }
+    line.text("\n").write();
+    // SAFETY: Ends the process; nothing of it is used any more.
+    unsafe { libc::_exit(EXIT_FORBIDDEN.into()) }
+}
+
+/// A line of limited length, without allocation. What does not fit is cut off.
+struct Line {
+    bytes: [u8; 512],
+    length: usize,
+}
+
+impl Line {
+    const fn new() -> Self {
+        Self {
+            bytes: [0; 512],
+            length: 0,
+        }
+    }
+
+    fn text(&mut self, text: &str) -> &mut Self {
+        for byte in text.bytes() {
+            // The last byte is for the end of the line.
+            if self.length < self.bytes.len() - 1 || byte == b'\n' && self.length < self.bytes.len()
+            {
+                self.bytes[self.length] = byte;
+                self.length += 1;
+            }
+        }
+        self
+    }
+
+    fn number(&mut self, number: u32) -> &mut Self {
+        let mut divisor = 1;
+        while number / divisor >= 10 {
+            divisor *= 10;
+        }
+        while divisor > 0 {
+            let digit = b'0' + (number / divisor % 10) as u8;
+            self.text(std::str::from_utf8(&[digit]).unwrap_or_default());
+            divisor /= 10;
+        }
+        self
+    }
+
+    /// Writes it to standard error, unless nobody reads there for [`WRITE_TIMEOUT`].
+    fn write(&self) {
+        let mut stderr = libc::pollfd {
+            fd: libc::STDERR_FILENO,
+            events: libc::POLLOUT,
+            revents: 0,
+        };
+        // SAFETY: One structure of ours.
+        if unsafe { libc::poll(&raw mut stderr, 1, WRITE_TIMEOUT) } <= 0 {
+            return;
+        }
+        // SAFETY: The bytes are those of the line. A failure has nobody to be told.
+        let _ = unsafe { libc::write(stderr.fd, self.bytes.as_ptr().cast(), self.length) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shown(line: &Line) -> &str {
+        std::str::from_utf8(&line.bytes[..line.length]).unwrap()
+    }
+
+    #[test]
+    fn numbers_are_decimal() {
+        for number in [0, 7, 10, 257, u32::MAX] {
+            let mut line = Line::new();
+            line.text("<").number(number).text(">");
+            assert_eq!(shown(&line), format!("<{number}>"));
+        }
+    }
+
+    #[test]
+    fn a_line_too_long_keeps_its_end() {
+        let mut line = Line::new();
+        line.text(&"x".repeat(1000)).text("y").text("\n");
+        assert_eq!(shown(&line), format!("{}\n", "x".repeat(511)));
+    }
+}
