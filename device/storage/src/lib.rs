@@ -14,6 +14,7 @@
 //! | [`asynchronous`] | [`AsyncStorage`], the interface for operations that end later |
 //! | [`buffer`] | [`Buffer`], the memory of such an operation |
 //! | [`mapping`] | the shared mapping below memory and file |
+//! | `disk` | what a storage whose operations end later is made of: a thread, a scheduler, a ring |
 //! | `aligned` | pieces of memory for direct I/O |
 //! | `guard` | copies in mapped memory that may be lost (`SIGBUS`) |
 //! | `holes` | where blocks of a file may be missing |
@@ -30,6 +31,7 @@ mod aligned;
 pub mod asynchronous;
 pub mod block;
 pub mod buffer;
+mod disk;
 pub mod error;
 mod extent;
 mod failure;

@@ -22,7 +22,7 @@ use rustix::event::{EventfdFlags, eventfd};
 use rustix::io::Errno;
 use tracing::{error, warn};
 
-use super::ring::{Action, Io, Ring, Waker};
+use crate::disk::ring::{Action, Io, Ring, Waker};
 
 /// Completions that the kernel keeps for each submission it takes at once.
 const COMPLETIONS_PER_ENTRY: u32 = 4;

@@ -5,7 +5,6 @@
 mod failure;
 
 use std::collections::BTreeSet;
-use std::sync::atomic::AtomicU64;
 use std::sync::mpsc::{Receiver, Sender};
 
 use proptest::prelude::*;
