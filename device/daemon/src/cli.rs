@@ -11,6 +11,7 @@ use ringbar_faults::Rule;
 use ringbar_model::DeviceOptions;
 use ringbar_serve::{Function, Identity, ServeArgs};
 use ringbar_spec::{MAX_IO_QUEUES, MIN_COMMAND_BYTES, PCI_DEVICE_ID_VFIO_USER, PCI_VENDOR_ID};
+use ringbar_storage::NbdUri;
 
 /// The PCI function, as drivers find it. Its class says nothing of what it does (0xff).
 const IDENTITY: Identity = Identity {
@@ -38,6 +39,10 @@ Examples:
 
   A device on a disk, or on a part of one:
     ringbar-device --socket-path /tmp/ringbar.sock --storage block:/dev/nvme0n1p3
+
+  A device on an export of an NBD server (docs/storage.md), over TCP or a Unix socket:
+    ringbar-device --socket-path /tmp/ringbar.sock --storage nbd://server.example/disk
+    ringbar-device --socket-path /tmp/ringbar.sock --storage nbd+unix:///disk?socket=/run/nbd.sock
 
   QEMU (11.1 or newer) with the device over vhost-user. Guest memory must be shared, and
   num_vqs is the number of I/O queues plus 2:
@@ -78,8 +83,8 @@ pub struct Args {
     #[command(flatten)]
     serve: ServeArgs,
 
-    /// Size of the device memory. Optional with an existing file or a block device: the default
-    /// is its size
+    /// Size of the device memory. Optional with an existing file, a block device or an NBD
+    /// export: the default is its size
     #[arg(long, value_name = "SIZE", value_parser = ringbar_size::parse)]
     size: Option<u64>,
 
@@ -99,10 +104,12 @@ pub struct Args {
     /// that nothing else uses, or a regular file treated the same way, by direct I/O
     /// (O_DIRECT) and io_uring: requests wait for the disk beside each other, nothing is
     /// cached on this host, and the memory cannot be mapped (the BAR shows nothing). Its size
-    /// is a multiple of the blocks of the disk
+    /// is a multiple of the blocks of the disk. "nbd://HOST[:PORT]/EXPORT" or
+    /// "nbd+unix:///EXPORT?socket=PATH" for an export of an NBD server, which is used as a block
+    /// device is; if the connection ends, all requests fail until the device is started again
     #[arg(
         long,
-        value_name = "memory|file:PATH|block:PATH",
+        value_name = "memory|file:PATH|block:PATH|nbd://...",
         default_value = "memory"
     )]
     storage: StorageKind,
@@ -145,18 +152,29 @@ pub enum StorageKind {
     File(PathBuf),
     /// A block device, or a regular file as if it were one.
     Block(PathBuf),
+    /// An export of an NBD server.
+    Nbd(NbdUri),
 }
 
 impl FromStr for StorageKind {
-    type Err = &'static str;
+    type Err = String;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         match text.split_once(':') {
             None if text == "memory" => Ok(Self::Memory),
-            Some(("file" | "block", "")) => Err("a path must follow the colon"),
+            Some(("file" | "block", "")) => Err("a path must follow the colon".into()),
             Some(("file", path)) => Ok(Self::File(path.into())),
             Some(("block", path)) => Ok(Self::Block(path.into())),
-            _ => Err("expected \"memory\", \"file:PATH\" or \"block:PATH\""),
+            // All schemes of NBD, also those that are not supported, which have their own error.
+            Some((scheme, _)) if scheme.starts_with("nbd") => {
+                let uri = text.parse::<NbdUri>();
+                uri.map(Self::Nbd).map_err(|error| error.to_string())
+            }
+            _ => Err(
+                "expected \"memory\", \"file:PATH\", \"block:PATH\" or the address of an NBD \
+                 export, for example nbd://localhost/disk"
+                    .into(),
+            ),
         }
     }
 }
@@ -317,6 +335,9 @@ mod tests {
         assert_eq!(options.size, None);
         let options = self::options(&["--fd", "3", "--storage", "block:/dev/a"]);
         assert_eq!(options.storage, StorageKind::Block("/dev/a".into()));
+        let uri = "nbd+unix:///disk?socket=/run/nbd.sock";
+        let options = self::options(&["--fd", "3", "--storage", uri]);
+        assert_eq!(options.storage, StorageKind::Nbd(uri.parse().unwrap()));
     }
 
     #[test]
@@ -335,6 +356,23 @@ mod tests {
             &["--socket-path", "s", "--size", "1M", "--storage", "file:"],
             &["--socket-path", "s", "--size", "1M", "--storage", "block:"],
             &["--socket-path", "s", "--size", "1M", "--storage", "block"],
+            &["--socket-path", "s", "--size", "1M", "--storage", "nbd:"],
+            &[
+                "--socket-path",
+                "s",
+                "--size",
+                "1M",
+                "--storage",
+                "nbd:///a",
+            ],
+            &[
+                "--socket-path",
+                "s",
+                "--size",
+                "1M",
+                "--storage",
+                "nbdx://h",
+            ],
             &["--socket-path", "s", "--size", "1M", "--socket-mode", "9"],
             &[
                 "--socket-path",

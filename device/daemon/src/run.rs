@@ -8,7 +8,7 @@ use anyhow::{Context, bail};
 use ringbar_model::{Counts, Device, Session};
 use ringbar_serve::signals::Termination;
 use ringbar_serve::socket::PreparedSocket;
-use ringbar_storage::{BlockStorage, FileStorage, MemoryStorage, Storage};
+use ringbar_storage::{BlockStorage, FileStorage, MemoryStorage, NbdStorage, Storage};
 use tracing::info;
 
 use crate::cli::{Options, StorageKind};
@@ -51,6 +51,7 @@ fn open_storage(options: &Options) -> anyhow::Result<Arc<dyn Storage>> {
         (StorageKind::Memory, None) => bail!("memory storage needs a size"),
         (StorageKind::File(path), size) => Arc::new(FileStorage::open(path, size)?),
         (StorageKind::Block(path), size) => Arc::new(BlockStorage::open(path, size)?),
+        (StorageKind::Nbd(uri), size) => Arc::new(NbdStorage::open(uri, size)?),
     })
 }
 

@@ -8,6 +8,8 @@ use std::path::PathBuf;
 
 use vm_memory::mmap::MmapRegionError;
 
+use crate::nbd::{NbdError, NbdUri};
+
 /// Why a storage cannot be opened. The messages say what to do.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -73,6 +75,14 @@ pub enum OpenError {
         path: PathBuf,
         /// What the kernel says.
         source: io::Error,
+    },
+    /// The export of an NBD server cannot be used.
+    #[error("cannot use {uri}")]
+    Nbd {
+        /// Its address.
+        uri: NbdUri,
+        /// Why.
+        source: Box<NbdError>,
     },
     /// Another process uses the file.
     #[error(

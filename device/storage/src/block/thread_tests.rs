@@ -30,6 +30,8 @@ struct Broken {
 }
 
 impl Ring for Broken {
+    const NAME: &'static str = "io_uring";
+
     fn push(&mut self, io: Io) -> Result<(), Io> {
         assert_eq!(io.stage, Stage::Main);
         self.in_flight.push(io);
@@ -123,6 +125,8 @@ struct Stuck {
 }
 
 impl Ring for Stuck {
+    const NAME: &'static str = "io_uring";
+
     fn push(&mut self, io: Io) -> Result<(), Io> {
         self.was_stuck = true;
         self.begun.send(()).unwrap();

@@ -8,6 +8,7 @@
 //! | `thread` | the thread of the ring, and the way to it |
 //! | `scheduler` | from operations of the storage to those of the ring |
 //! | `ring` | what executes these, as a trait |
+//! | `wake` | what wakes the thread while it waits in the kernel |
 //!
 //! One thread has the ring. Others give it operations by a queue under a lock that nobody
 //! holds for long, and it calls whoever waits for the end of one. So no thread but this waits
@@ -19,6 +20,7 @@ mod scheduler;
 #[cfg(test)]
 mod tests;
 mod thread;
+pub(crate) mod wake;
 
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -26,6 +26,8 @@ struct Script {
 }
 
 impl Ring for Script {
+    const NAME: &'static str = "a script";
+
     fn push(&mut self, io: Io) -> Result<(), Io> {
         if self.in_flight.len() == self.room {
             return Err(io);
