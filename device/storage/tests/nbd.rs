@@ -14,6 +14,10 @@ use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
 use asynchronous::{CAPACITY, buffer, conformance, contents, noise, submit};
+use rcgen::{
+    BasicConstraints, Certificate, CertificateParams, CertifiedIssuer, DnType,
+    ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose,
+};
 use ringbar_nbd_server::Server;
 use ringbar_storage::{
     Completed, ErrorKind, Extent, NbdError, NbdStorage, NbdUri, OpenError, Operation, Owner,
@@ -69,12 +73,39 @@ impl Export {
     }
 
     fn over_tcp() -> Self {
+        Self::on_port(directory_on_disk(), &[], |port| {
+            format!("nbd://localhost:{port}")
+        })
+    }
+
+    /// With TLS, where server and client show certificates. The client's are in `client`.
+    fn over_tls() -> Self {
         let directory = directory_on_disk();
+        let path = directory.path();
+        let certificates = Certificates::new();
+        let (server, client) = (path.join("server"), path.join("client"));
+        certificates.write(&server, Some("server"));
+        certificates.write(&client, Some("client"));
+        let object = format!(
+            "tls-creds-x509,id=tls,dir={},endpoint=server,verify-peer=yes",
+            server.display()
+        );
+        let uri = format!("?tls-certificates={}", client.display());
+        Self::on_port(
+            directory,
+            &["--object", &object, "--tls-creds=tls"],
+            |port| format!("nbds://localhost:{port}{uri}"),
+        )
+    }
+
+    /// On a port of this machine, with an empty name.
+    fn on_port(directory: TempDir, options: &[&str], uri: impl FnOnce(u16) -> String) -> Self {
         let path = directory.path().join("disk");
         fs::write(&path, vec![0; CAPACITY as usize]).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let uri = format!("nbd://localhost:{}", listener.local_addr().unwrap().port());
+        let uri = uri(listener.local_addr().unwrap().port());
         let arguments = ["--format=raw", path.to_str().unwrap()];
+        let arguments = options.iter().copied().chain(arguments);
         Self {
             server: Server::start(listener, arguments).unwrap(),
             uri: uri.parse().unwrap(),
@@ -91,13 +122,64 @@ impl Export {
     }
 }
 
-/// Runs a test on a Unix socket with bytes and with large blocks, and on TCP.
+/// An authority of a test's own, and what it has signed.
+struct Certificates {
+    authority: CertifiedIssuer<'static, KeyPair>,
+    server: (Certificate, KeyPair),
+    client: (Certificate, KeyPair),
+}
+
+impl Certificates {
+    fn new() -> Self {
+        let key = || KeyPair::generate().unwrap();
+        // Who has signed whom is told by their names.
+        let named = |names: &[&str], name: &str| {
+            let names: Vec<_> = names.iter().map(|name| name.to_string()).collect();
+            let mut parameters = CertificateParams::new(names).unwrap();
+            parameters.distinguished_name.push(DnType::CommonName, name);
+            parameters
+        };
+        let mut parameters = named(&[], "an authority");
+        parameters.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        parameters.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        let authority = CertifiedIssuer::self_signed(parameters, key()).unwrap();
+        let signed = |usage| {
+            let mut parameters = named(&["localhost"], "localhost");
+            parameters.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+            parameters.extended_key_usages = vec![usage];
+            let key = key();
+            (parameters.signed_by(&key, &authority).unwrap(), key)
+        };
+        Self {
+            server: signed(ExtendedKeyUsagePurpose::ServerAuth),
+            client: signed(ExtendedKeyUsagePurpose::ClientAuth),
+            authority,
+        }
+    }
+
+    /// Writes a folder as QEMU and the storage want it, with the certificate of one side.
+    fn write(&self, folder: &Path, side: Option<&str>) {
+        fs::create_dir(folder).unwrap();
+        let write = |name: &str, text: String| fs::write(folder.join(name), text).unwrap();
+        write("ca-cert.pem", self.authority.pem());
+        let Some(side) = side else { return };
+        let (certificate, key) = match side {
+            "server" => &self.server,
+            _ => &self.client,
+        };
+        write(&format!("{side}-cert.pem"), certificate.pem());
+        write(&format!("{side}-key.pem"), key.serialize_pem());
+    }
+}
+
+/// Runs a test on a Unix socket with bytes and with large blocks, on TCP, and on TLS.
 fn on_each(test: impl Fn(&NbdStorage, &Export)) {
     let raw = "--format=raw";
     for export in [
         Export::new(&[raw]),
         Export::with_blocks(4096),
         Export::over_tcp(),
+        Export::over_tls(),
     ] {
         test(&export.open(), &export);
     }
@@ -211,6 +293,61 @@ fn what_cannot_be_used_is_refused_with_a_reason() {
     let nobody = "nbd://ringbar.invalid";
     let error_of = error(&nobody.parse().unwrap(), None);
     assert!(matches!(error_of, NbdError::Resolve { .. }), "{error_of:?}");
+}
+
+/// Either side knows the other, or there is no connection.
+#[test]
+fn tls_is_with_the_right_server_or_not_at_all() {
+    let io_error = |uri: &str| match error(&uri.parse().unwrap(), None) {
+        NbdError::Io(error) => error.to_string(),
+        other => panic!("{uri}: {other:?}"),
+    };
+    // One client each: qemu-nbd ends after it.
+    let with = |change: &dyn Fn(&Path, String) -> String| {
+        let export = Export::over_tls();
+        let uri = change(export.directory.path(), export.uri.to_string());
+        (export, uri)
+    };
+    let (_export, uri) = with(&|_, uri| uri + "&tls-hostname=example.com");
+    assert!(io_error(&uri).contains("certificate"), "{}", io_error(&uri));
+
+    let (_export, uri) = with(&|directory, uri| {
+        let other = directory.join("other");
+        Certificates::new().write(&other, None);
+        uri.replace("/client", "/other")
+    });
+    assert!(io_error(&uri).contains("certificate"));
+
+    // The server wants one of the client, which has none.
+    let (_export, uri) = with(&|directory, uri| {
+        for name in ["client-cert.pem", "client-key.pem"] {
+            fs::remove_file(directory.join("client").join(name)).unwrap();
+        }
+        uri
+    });
+    io_error(&uri);
+
+    let (_export, uri) = with(&|_, uri| {
+        uri.replace("nbds:", "nbd:")
+            .split('?')
+            .next()
+            .unwrap()
+            .into()
+    });
+    let plain = error(&uri.parse().unwrap(), None);
+    assert!(matches!(plain, NbdError::TlsRequired(_)), "{plain:?}");
+
+    let export = Export::over_tcp();
+    let uri = export.uri.to_string().replace("nbd:", "nbds:") + "?tls-certificates=/nonexistent";
+    let no_tls = error(&uri.parse().unwrap(), None);
+    assert!(matches!(no_tls, NbdError::NoTls(_)), "{no_tls:?}");
+
+    let (_export, uri) = with(&|_, uri| uri.replace("/client", "/nonexistent"));
+    let missing = error(&uri.parse().unwrap(), None);
+    assert!(
+        matches!(missing, NbdError::Certificate { .. }),
+        "{missing:?}"
+    );
 }
 
 /// The server says no, and is not at fault: each error is that of its request.

@@ -82,16 +82,22 @@ impl Connection {
         }
     }
 
-    /// Receives what there is, up to the memory of one read and the staging area.
+    /// Receives what there is, up to the memory of one read and the staging area. What is left
+    /// in the socket makes the next wait short.
     fn receive(&mut self, ended: &mut Vec<(Io, i32)>) -> io::Result<()> {
-        let mut pieces = self.session.input().map(IoSliceMut::new);
-        match would_block(self.stream.read(&mut pieces))? {
-            None => Ok(()),
-            Some(0) => Err(io::Error::new(
-                ErrorKind::UnexpectedEof,
-                "the server has closed it",
-            )),
-            Some(count) => Ok(self.session.received(count, ended)?),
+        loop {
+            let mut pieces = self.session.input().map(IoSliceMut::new);
+            match would_block(self.stream.read(&mut pieces))? {
+                None => return Ok(()),
+                Some(0) => {
+                    let what = "the server has closed it";
+                    return Err(io::Error::new(ErrorKind::UnexpectedEof, what));
+                }
+                Some(count) => self.session.received(count, ended)?,
+            }
+            if !self.stream.may_have_more() {
+                return Ok(());
+            }
         }
     }
 }

@@ -3,6 +3,7 @@
 //! Why an export of an NBD server cannot be used.
 
 use std::io;
+use std::path::PathBuf;
 
 /// Why an export of an NBD server cannot be used. The messages say what to do.
 #[derive(Debug, thiserror::Error)]
@@ -55,6 +56,20 @@ pub enum NbdError {
     /// The server does not support TLS.
     #[error("the server does not offer TLS{}", said(.0))]
     NoTls(String),
+    /// A certificate or key cannot be used.
+    #[error("cannot use {}", .path.display())]
+    Certificate {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: rustls::pki_types::pem::Error,
+    },
+    /// The name of the server cannot be one of a certificate.
+    #[error("{0:?} is no name that a certificate can have: use tls-hostname=NAME")]
+    Hostname(String),
+    /// TLS cannot be used with these certificates.
+    #[error("cannot use TLS")]
+    Tls(#[source] rustls::Error),
     /// The server refuses an option.
     #[error("the server refuses option {option} with error {code}{}", said(.message))]
     Refused {

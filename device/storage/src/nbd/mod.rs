@@ -12,6 +12,7 @@
 //! | `session` | requests and replies as a state machine, without a socket |
 //! | `connection` | a session on a socket, as the ring of a disk |
 //! | `stream` | what the connection sends and receives on |
+//! | `tls` | TLS with certificates |
 //! | `socket` | TCP and Unix sockets |
 //!
 //! The server need not be trusted with more than the data: what it sends is bounded, is written
@@ -26,6 +27,7 @@ mod socket;
 mod stream;
 #[cfg(test)]
 mod tests;
+mod tls;
 pub mod uri;
 mod wire;
 

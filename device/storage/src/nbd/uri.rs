@@ -16,12 +16,24 @@ use super::handshake::MAX_NAME;
 /// The port that IANA has assigned.
 const PORT: u16 = 10809;
 
-/// The address of an export: `nbd://HOST[:PORT]/EXPORT` or `nbd+unix:///EXPORT?socket=PATH`.
+/// The address of an export: `nbd://HOST[:PORT]/EXPORT` or `nbd+unix:///EXPORT?socket=PATH`; the
+/// same with TLS is `nbds` or `nbds+unix`, with the parameter `tls-certificates=FOLDER`, and
+/// `tls-hostname=NAME` where the name in the server's certificate is not that of the host.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NbdUri {
     text: String,
     pub(super) address: Address,
     pub(super) export: String,
+    pub(super) tls: Option<Tls>,
+}
+
+/// How to know the server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Tls {
+    /// The folder with the certificates.
+    pub(super) certificates: PathBuf,
+    /// The name in the server's certificate.
+    pub(super) hostname: String,
 }
 
 /// Where a server listens.
@@ -48,7 +60,7 @@ pub enum UriError {
     #[error("this is no URI: {0}")]
     Syntax(String),
     /// The scheme is not one of NBD.
-    #[error("the scheme {0:?} is not one of nbd, nbd+unix")]
+    #[error("the scheme {0:?} is not one of nbd, nbds, nbd+unix, nbds+unix")]
     Scheme(String),
     /// A connection over TCP needs a host.
     #[error("a host must follow nbd://, for example nbd://localhost/")]
@@ -67,6 +79,12 @@ pub enum UriError {
     /// A Unix socket has no host.
     #[error("nbd+unix has no host: three slashes follow the colon")]
     HostOfUnix,
+    /// TLS needs certificates.
+    #[error("TLS needs tls-certificates=FOLDER, where ca-cert.pem is")]
+    NoCertificates,
+    /// The name of the server is unknown.
+    #[error("TLS over a Unix socket needs tls-hostname=NAME, the name in the server's certificate")]
+    NoHostname,
     /// The parameter is unknown, or occurs twice.
     #[error("the parameter {0:?} is unknown here, or occurs twice")]
     Parameter(String),
@@ -87,27 +105,32 @@ impl FromStr for NbdUri {
     fn from_str(text: &str) -> Result<Self, UriError> {
         let uri = Uri::parse(text).map_err(|error| UriError::Syntax(error.to_string()))?;
         let scheme = uri.scheme().as_str().to_ascii_lowercase();
-        let unix = match scheme.as_str() {
-            "nbd" => false,
-            "nbd+unix" => true,
+        let (unix, secure) = match scheme.as_str() {
+            "nbd" => (false, false),
+            "nbds" => (false, true),
+            "nbd+unix" => (true, false),
+            "nbds+unix" => (true, true),
             _ => return Err(UriError::Scheme(scheme)),
         };
-        let mut socket = None;
+        let (mut socket, mut certificates, mut hostname) = (None, None, None);
         for parameter in uri.query().into_iter().flat_map(|query| query.split('&')) {
             let (key, value) = parameter.split_once('=').unwrap_or((parameter, parameter));
-            match key.as_str() {
-                "socket" if unix && socket.is_none() && value.as_str() != "" => {
-                    let bytes = value.decode().to_bytes().into_owned();
-                    socket = Some(PathBuf::from(OsString::from_vec(bytes)));
-                }
+            let slot = match key.as_str() {
+                "socket" if unix => &mut socket,
+                "tls-certificates" if secure => &mut certificates,
+                "tls-hostname" if secure => &mut hostname,
                 _ => return Err(UriError::Parameter(key.as_str().into())),
+            };
+            let bytes = value.decode().to_bytes().into_owned();
+            if bytes.is_empty() || slot.replace(OsString::from_vec(bytes)).is_some() {
+                return Err(UriError::Parameter(key.as_str().into()));
             }
         }
         let authority = uri.authority();
         let host = authority.map(|authority| authority.host());
         let host = host.filter(|host| !host.is_empty());
         let address = match (unix, host) {
-            (true, None) => Address::Unix(socket.ok_or(UriError::NoSocket)?),
+            (true, None) => Address::Unix(socket.ok_or(UriError::NoSocket)?.into()),
             (true, Some(_)) => return Err(UriError::HostOfUnix),
             (false, None) => return Err(UriError::NoHost),
             (false, Some(host)) => Address::Tcp {
@@ -132,10 +155,23 @@ impl FromStr for NbdUri {
         if export.len() > MAX_NAME || export.contains('\0') {
             return Err(UriError::Export);
         }
+        let tls = match secure {
+            true => Some(Tls {
+                certificates: certificates.ok_or(UriError::NoCertificates)?.into(),
+                hostname: match (hostname, &address) {
+                    // Another one is refused when it is compared.
+                    (Some(name), _) => name.to_string_lossy().into_owned(),
+                    (None, Address::Tcp { host, .. }) => host.clone(),
+                    (None, Address::Unix(_)) => return Err(UriError::NoHostname),
+                },
+            }),
+            false => None,
+        };
         Ok(Self {
             text: text.into(),
             address,
             export,
+            tls,
         })
     }
 }

@@ -51,6 +51,29 @@ fn addresses_are_those_of_the_specification() {
 }
 
 #[test]
+fn tls_has_parameters() {
+    let tls = |text: &str| text.parse::<NbdUri>().unwrap().tls.unwrap();
+    for (text, hostname) in [
+        (
+            "nbds://example.com/?tls-certificates=/etc/pki",
+            "example.com",
+        ),
+        ("nbds://[::1]/?tls-certificates=/etc/pki", "::1"),
+        (
+            "nbds://h/?tls-hostname=x.y&tls-certificates=/etc/pki",
+            "x.y",
+        ),
+        (
+            "nbds+unix:///?socket=a&tls-certificates=/etc/pki&tls-hostname=x",
+            "x",
+        ),
+    ] {
+        assert_eq!(tls(text).hostname, hostname, "{text}");
+        assert_eq!(tls(text).certificates.as_os_str(), "/etc/pki");
+    }
+}
+
+#[test]
 fn other_texts_are_refused_with_a_reason() {
     let error = |text: &str| text.parse::<NbdUri>().unwrap_err();
     assert!(matches!(error("a b"), UriError::Syntax(_)));
@@ -61,6 +84,9 @@ fn other_texts_are_refused_with_a_reason() {
     assert_eq!(error("nbd://me@h/"), UriError::User);
     assert_eq!(error("nbd+unix:///disk"), UriError::NoSocket);
     assert_eq!(error("nbd+unix://h/disk?socket=a"), UriError::HostOfUnix);
+    assert_eq!(error("nbds://h/"), UriError::NoCertificates);
+    let without = "nbds+unix:///?socket=a&tls-certificates=b";
+    assert_eq!(error(without), UriError::NoHostname);
     assert_eq!(error("nbd://h/%ff"), UriError::Export);
     assert_eq!(error("nbd://h/%00"), UriError::Export);
     assert_eq!(
@@ -74,6 +100,9 @@ fn other_texts_are_refused_with_a_reason() {
         "nbd+unix:///?socket=",
         "nbd+unix:///?socket=a&socket=b",
         "nbd+unix:///?socket=a&tls=1",
+        // Without TLS it would say something that is not so.
+        "nbd://h/?tls-certificates=b",
+        "nbds://h/?tls-certificates=b&tls-certificates=b",
     ] {
         assert!(matches!(error(text), UriError::Parameter(_)), "{text}");
     }
