@@ -114,6 +114,11 @@ pub struct Args {
     )]
     storage: StorageKind,
 
+    /// Hold the memory of memory storage in huge pages of this size that the host has set aside,
+    /// for example 2M (docs/storage.md). --size is a multiple of it
+    #[arg(long, value_name = "SIZE", value_parser = ringbar_size::parse)]
+    memory_huge_pages: Option<u64>,
+
     /// Greatest number of data bytes in one request; the driver splits larger transfers
     #[arg(long, value_name = "SIZE", default_value = "4M", value_parser = ringbar_size::parse)]
     max_request_size: u64,
@@ -188,6 +193,8 @@ pub struct Options {
     pub storage: StorageKind,
     /// Size of the device memory in bytes; always present for memory storage.
     pub size: Option<u64>,
+    /// Bytes of the huge pages of memory storage.
+    pub memory_huge_pages: Option<u64>,
     /// The device's own options.
     pub device: DeviceOptions,
     /// Rules for faults that are there from the start.
@@ -233,6 +240,9 @@ impl TryFrom<Args> for Command {
             }
             _ => {}
         }
+        if args.memory_huge_pages.is_some() && args.storage != StorageKind::Memory {
+            return Err(wrong("--memory-huge-pages is for memory storage"));
+        }
         let max_request_bytes = match u32::try_from(args.max_request_size) {
             Ok(bytes @ 1..) => bytes,
             _ => return Err(wrong("--max-request-size must be at least 1 and below 4G")),
@@ -246,6 +256,7 @@ impl TryFrom<Args> for Command {
             serve,
             storage: args.storage,
             size: args.size,
+            memory_huge_pages: args.memory_huge_pages,
             device: DeviceOptions {
                 io_queues: args.queues,
                 max_request_bytes,
@@ -341,6 +352,12 @@ mod tests {
     }
 
     #[test]
+    fn memory_may_be_in_huge_pages() {
+        let options = options(&["--fd", "3", "--size", "4M", "--memory-huge-pages", "2M"]);
+        assert_eq!(options.memory_huge_pages, Some(2 << 20));
+    }
+
+    #[test]
     fn wrong_arguments_are_refused() {
         for args in [
             &[][..],
@@ -374,6 +391,14 @@ mod tests {
                 "nbdx://h",
             ],
             &["--socket-path", "s", "--size", "1M", "--socket-mode", "9"],
+            &[
+                "--fd",
+                "3",
+                "--storage",
+                "file:a",
+                "--memory-huge-pages",
+                "2M",
+            ],
             &[
                 "--socket-path",
                 "s",

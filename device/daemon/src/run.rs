@@ -47,7 +47,10 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
 
 fn open_storage(options: &Options) -> anyhow::Result<Arc<dyn Storage>> {
     Ok(match (&options.storage, options.size) {
-        (StorageKind::Memory, Some(size)) => Arc::new(MemoryStorage::new(size)?),
+        (StorageKind::Memory, Some(size)) => Arc::new(match options.memory_huge_pages {
+            Some(page) => MemoryStorage::with_huge_pages(size, page)?,
+            None => MemoryStorage::new(size)?,
+        }),
         (StorageKind::Memory, None) => bail!("memory storage needs a size"),
         (StorageKind::File(path), size) => Arc::new(FileStorage::open(path, size)?),
         (StorageKind::Block(path), size) => Arc::new(BlockStorage::open(path, size)?),

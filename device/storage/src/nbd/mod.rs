@@ -79,7 +79,7 @@ impl NbdStorage {
             check_size(size)?;
         }
         let nbd_error = |source| OpenError::Nbd {
-            uri: uri.clone(),
+            uri: uri.to_string(),
             source: Box::new(source),
         };
         let (stream, export) = Stream::connect(uri).map_err(nbd_error)?;
