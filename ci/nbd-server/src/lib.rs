@@ -5,8 +5,8 @@
 //! It is the toolbox's, which `make setup` has installed, or that of `PATH` where there is no
 //! toolbox. Without either a test fails: [`command`] says what to do.
 //!
-//! The caller opens the listening socket and passes it (socket activation, as systemd does it).
-//! So a client can connect at once, and nobody waits for the server to be ready.
+//! [`Server::start`] gets the listening socket from the caller (socket activation, as systemd does
+//! it). So a client can connect at once, and nobody waits for the server to be ready.
 
 use std::env;
 use std::ffi::OsStr;
@@ -59,16 +59,12 @@ fn program() -> io::Result<Vec<PathBuf>> {
     }
 }
 
-/// The command that serves clients of `listener`, with these arguments of `qemu-nbd`. The process
-/// that it starts becomes the server.
-pub fn command<A: AsRef<OsStr>>(
-    listener: impl Into<OwnedFd>,
-    arguments: impl IntoIterator<Item = A>,
-) -> io::Result<Command> {
-    let mut command = Command::new("sh");
-    command.args(["-c", ACTIVATION, "sh"]);
-    command.args(program()?).args(arguments);
-    command.stdin(Stdio::from(listener.into()));
+/// `qemu-nbd` with these arguments. The process that it starts becomes the server.
+pub fn command<A: AsRef<OsStr>>(arguments: impl IntoIterator<Item = A>) -> io::Result<Command> {
+    let program = program()?;
+    let mut words = program.iter();
+    let mut command = Command::new(words.next().unwrap_or(&PathBuf::new()));
+    command.args(words).args(arguments);
     Ok(command)
 }
 
@@ -77,12 +73,15 @@ pub fn command<A: AsRef<OsStr>>(
 pub struct Server(Child);
 
 impl Server {
-    /// Starts a server as [`command`] describes. It lives no longer than the calling thread.
+    /// Serves clients of `listener`. The server lives no longer than the calling thread.
     pub fn start<A: AsRef<OsStr>>(
         listener: impl Into<OwnedFd>,
         arguments: impl IntoIterator<Item = A>,
     ) -> io::Result<Self> {
-        let mut command = command(listener, arguments)?;
+        let mut command = Command::new("sh");
+        command.args(["-c", ACTIVATION, "sh"]);
+        command.args(program()?).args(arguments);
+        command.stdin(Stdio::from(listener.into()));
         let die_with_parent = || Ok(set_parent_process_death_signal(Some(Signal::KILL))?);
         // SAFETY: One system call, which neither allocates nor locks.
         unsafe { command.pre_exec(die_with_parent) };

@@ -2,8 +2,8 @@
 
 //! The device daemon, `ringbar-device`.
 
+use std::ffi::OsStr;
 use std::fs;
-use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -224,18 +224,21 @@ impl Device {
     }
 }
 
-/// Starts an NBD server at `socket` that exports `file` to one client.
+/// Starts an NBD server that exports `file` to one client, and waits until it listens at `socket`.
 fn start_server(socket: &Path, file: &Path, log: &Path) -> Result<HostProcess> {
-    let start_error =
-        |source| Error::io(format!("starting a server at {}", socket.display()))(source);
-    let listener = UnixListener::bind(socket).map_err(start_error)?;
-    let arguments = [
+    let directory = socket.parent().unwrap_or(Path::new("."));
+    let watch = SocketWatch::new(directory)?;
+    let arguments: [&OsStr; 5] = [
         "--format=raw".as_ref(),
         "--discard=unmap".as_ref(),
-        file.as_os_str(),
+        "--socket".as_ref(),
+        socket.as_ref(),
+        file.as_ref(),
     ];
-    let command = ringbar_nbd_server::command(listener, arguments).map_err(start_error)?;
-    HostProcess::spawn("qemu-nbd", command, log, false)
+    let command = ringbar_nbd_server::command(arguments).map_err(Error::io("starting qemu-nbd"))?;
+    let mut server = HostProcess::spawn("qemu-nbd", command, log, false)?;
+    watch.wait(socket, &mut server)?;
+    Ok(server)
 }
 
 #[cfg(test)]
