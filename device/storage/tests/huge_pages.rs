@@ -22,23 +22,23 @@ fn number(name: &str) -> Option<u64> {
     text.trim().parse().ok()
 }
 
-/// Pages that were set aside for a test, which no other test has meanwhile.
+/// Held by each test: one that asks for too many pages has all of them for a moment.
+fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    // It protects nothing of this process.
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Pages that were set aside for a test.
 struct Reserved {
     before: u64,
-    _alone: MutexGuard<'static, ()>,
 }
 
 impl Reserved {
     /// Sees to it that so many pages are free. `None` where this process may not, or cannot.
     fn new(free: u64) -> Option<Self> {
-        static ALONE: Mutex<()> = Mutex::new(());
-        // It protects nothing of this process.
-        let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
         let before = number("nr_hugepages")?;
-        let reserved = Self {
-            before,
-            _alone: alone,
-        };
+        let reserved = Self { before };
         let missing = free.saturating_sub(number("free_hugepages")?);
         let wanted = (before + missing).to_string();
         fs::write(Path::new(FOLDER).join("nr_hugepages"), wanted).ok()?;
@@ -60,6 +60,7 @@ const TOO_MUCH: u64 = 1 << 50;
 
 #[test]
 fn missing_pages_are_an_error_that_says_what_to_do() {
+    let _alone = alone();
     let error = MemoryStorage::with_huge_pages(TOO_MUCH, PAGE).unwrap_err();
     let text = with_causes(&error);
     match number("nr_hugepages") {
@@ -84,6 +85,7 @@ fn missing_pages_are_an_error_that_says_what_to_do() {
 
 #[test]
 fn memory_is_in_huge_pages_that_stay() {
+    let _alone = alone();
     let Some(_reserved) = Reserved::new(4) else {
         // An ordinary user, or a machine without memory in one piece: the other test is for them.
         eprintln!("no huge pages can be set aside, so only their absence is tested");
@@ -103,15 +105,15 @@ fn memory_is_in_huge_pages_that_stay() {
     assert_eq!(read(&storage, PAGE - 3, 6).unwrap(), [0, 1, 2, 3, 4, 0]);
     // All of the first page, and a part of the second.
     storage.discard(0, PAGE + 1).unwrap();
+    // Nobody else can take them, even before they are accessed again.
+    assert_eq!(free(), before - 2);
     assert_eq!(read(&storage, PAGE - 3, 6).unwrap(), [0, 0, 0, 0, 4, 0]);
     storage.write_zeroes(PAGE + 1, 1).unwrap();
     assert_eq!(read(&storage, PAGE, 4).unwrap(), [0; 4]);
-    // Nobody else can take them.
-    assert_eq!(free(), before - 2);
 
     storage.resize(3 * PAGE).unwrap();
-    write(&storage, 3 * PAGE - 1, &[9]).unwrap();
     assert_eq!((storage.capacity(), free()), (3 * PAGE, before - 3));
+    write(&storage, 3 * PAGE - 1, &[9]).unwrap();
     for size in [3 * PAGE + 4096, TOO_MUCH] {
         storage.resize(size).unwrap_err();
         // What was taken for it is given back.

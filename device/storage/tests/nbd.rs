@@ -227,6 +227,32 @@ fn as_many_in_flight_as_a_guest_has() {
     });
 }
 
+/// Large replies that arrive together, and then nothing: no part of them is left waiting.
+#[test]
+fn several_large_reads_at_a_time() {
+    const LENGTH: u64 = 200_001;
+    on_each(|storage, _| {
+        let noise = noise();
+        write(storage, 0, &noise).unwrap();
+        let face = storage.asynchronous().unwrap();
+        for round in 0..50 {
+            let waiting: Vec<_> = (0..4)
+                .map(|number| {
+                    let offset = number * LENGTH + round;
+                    let buffer = buffer(face.as_ref(), offset, LENGTH);
+                    (submit(face.as_ref(), Operation::Read(buffer)), offset)
+                })
+                .collect();
+            for (ended, offset) in waiting {
+                let Completed { result, buffer } = ended.recv_timeout(TIMEOUT).unwrap();
+                result.unwrap();
+                let expected = &noise[offset as usize..][..LENGTH as usize];
+                assert!(buffer.unwrap().data() == expected);
+            }
+        }
+    });
+}
+
 #[test]
 fn sizes_are_those_of_the_export_or_less() {
     for export in [Export::new(&["--format=raw", "--shared=9"]), {

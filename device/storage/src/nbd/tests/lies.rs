@@ -12,7 +12,7 @@ use vm_memory::VolatileSlice;
 
 use super::super::socket::{Socket, Timed};
 use super::super::wire::{
-    CMD_READ, CMD_WRITE, FIXED_NEWSTYLE, NO_ZEROES, REQUEST_BYTES, Reply, Request,
+    CMD_DISC, CMD_READ, CMD_WRITE, FIXED_NEWSTYLE, NO_ZEROES, REQUEST_BYTES, Reply, Request,
 };
 use super::super::{NbdStorage, NbdUri};
 use super::{ack, greeting, info_export};
@@ -167,6 +167,8 @@ fn an_error_of_the_server_is_one() {
         }
         let (request, _) = client.request();
         client.reply(0, request.cookie, &[5; 10]);
+        // It does not go away before the client says so.
+        assert_eq!(client.request().0.command, CMD_DISC);
     });
     let storage = server.storage();
     for _ in 0..4 {
@@ -174,6 +176,7 @@ fn an_error_of_the_server_is_one() {
     }
     assert_eq!(read(&storage, 10).unwrap(), [5; 10]);
     assert_eq!(storage.failure(), None);
+    drop(storage);
     server.thread.join().unwrap();
 }
 

@@ -266,6 +266,25 @@ fn replies_that_lie_end_the_session() {
     }
 }
 
+/// The reply to a request that has ended is not one to the next request in its slot.
+#[test]
+fn a_late_second_reply_is_no_reply_to_another_request() {
+    let mut machine = Machine::new();
+    machine.push(0, write(0, 2, 1));
+    machine.send_all();
+    let (first, _) = machine.requests[0];
+    machine.reply(0, first.cookie, &[]);
+    machine.receive_all().unwrap();
+    assert_eq!(machine.ended(), [(0, 2)]);
+    machine.push(1, write(0, 2, 1));
+    machine.send_all();
+    let (second, _) = machine.requests[1];
+    assert_eq!(first.cookie as u32, second.cookie as u32, "another slot");
+    machine.reply(0, first.cookie, &[]);
+    assert!(machine.receive_all().is_err());
+    assert_eq!(machine.ended(), []);
+}
+
 /// A server can answer a write before it has all data, and nothing that it cannot know of.
 #[test]
 fn replies_before_all_was_sent() {
