@@ -255,34 +255,21 @@ fn several_large_reads_at_a_time() {
 
 #[test]
 fn sizes_are_those_of_the_export_or_less() {
-    for export in [Export::new(&["--format=raw", "--shared=9"]), {
-        Export::of(&["--image-opts", "--shared=9"], |path| {
-            format!(
-                "driver=raw,file.driver=file,file.filename={}",
-                path.display()
-            )
-        })
-    }] {
-        let open = |size| NbdStorage::open(&export.uri, size);
-        let storage = open(Some(CAPACITY / 2)).unwrap();
-        assert_eq!(storage.capacity(), CAPACITY / 2);
-        assert_eq!(
-            status(write(&storage, CAPACITY / 2, &[1])),
-            Some(ErrorKind::OutOfRange)
-        );
-        storage.resize(CAPACITY).unwrap();
-        write(&storage, CAPACITY - 1, &[1]).unwrap();
-        for size in [0, CAPACITY + 1, 2 * CAPACITY, u64::MAX] {
-            storage.resize(size).unwrap_err();
-            assert_eq!(storage.capacity(), CAPACITY);
-        }
-        assert!(matches!(open(Some(0)), Err(OpenError::Size(0))));
-        let larger = open(Some(CAPACITY + 1)).unwrap_err();
-        let OpenError::Nbd { source, .. } = larger else {
-            panic!("{larger:?}")
-        };
-        assert!(matches!(*source, NbdError::TooSmall { .. }), "{source:?}");
+    let export = Export::new(&["--format=raw", "--shared=9"]);
+    let open = |size| NbdStorage::open(&export.uri, size);
+    let storage = open(Some(CAPACITY / 2)).unwrap();
+    assert_eq!(storage.capacity(), CAPACITY / 2);
+    let beyond = write(&storage, CAPACITY / 2, &[1]);
+    assert_eq!(status(beyond), Some(ErrorKind::OutOfRange));
+    storage.resize(CAPACITY).unwrap();
+    write(&storage, CAPACITY - 1, &[1]).unwrap();
+    for size in [0, CAPACITY + 1, 2 * CAPACITY, u64::MAX] {
+        storage.resize(size).unwrap_err();
+        assert_eq!(storage.capacity(), CAPACITY);
     }
+    assert!(matches!(open(Some(0)), Err(OpenError::Size(0))));
+    let larger = error(&export.uri, Some(CAPACITY + 1));
+    assert!(matches!(larger, NbdError::TooSmall { .. }), "{larger:?}");
 }
 
 fn error(uri: &NbdUri, size: Option<u64>) -> NbdError {
@@ -315,8 +302,8 @@ fn what_cannot_be_used_is_refused_with_a_reason() {
     let nobody = "nbd+unix:///?socket=/nonexistent/nbd.sock";
     let error_of = error(&nobody.parse().unwrap(), None);
     assert!(matches!(error_of, NbdError::Connect { .. }), "{error_of:?}");
-    // `.invalid` has no addresses (RFC 6761).
-    let nobody = "nbd://ringbar.invalid";
+    // Longer than a name can be, so no server is asked.
+    let nobody = format!("nbd://{}", "x".repeat(300));
     let error_of = error(&nobody.parse().unwrap(), None);
     assert!(matches!(error_of, NbdError::Resolve { .. }), "{error_of:?}");
 }
