@@ -95,8 +95,11 @@ fn parse_storage(text: &str) -> Result<Storage, String> {
         None if text == "memory" => Ok(Storage::Memory),
         Some(("file", path)) if !path.is_empty() => Ok(Storage::File(path.into())),
         Some(("block", path)) if !path.is_empty() => Ok(Storage::Block(path.into())),
-        Some((scheme, _)) if scheme.starts_with("nbd") => Ok(Storage::Nbd(text.into())),
-        _ => Err("neither `memory`, `file:PATH` nor `block:PATH`".into()),
+        // The daemon says what is wrong with an address.
+        Some((scheme, rest)) if scheme.starts_with("nbd") && rest.starts_with("//") => {
+            Ok(Storage::Nbd(text.into()))
+        }
+        _ => Err("neither `memory`, `file:PATH`, `block:PATH` nor `nbd://...`".into()),
     }
 }
 
