@@ -56,6 +56,11 @@ impl Host {
         }
     }
 
+    /// Kills the NBD server that holds the device memory. It is gone on return.
+    pub fn kill_server(&self) -> Verdict {
+        self.call(HostRequest::KillServer(DEVICE_NUMBER))
+    }
+
     /// Prepares a lie of the device.
     pub fn lie(&self, lie: Lie) -> Verdict {
         self.call(HostRequest::Lie(DEVICE_NUMBER, lie))

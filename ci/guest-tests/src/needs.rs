@@ -153,6 +153,8 @@ pub enum HostStorage {
     File,
     /// In a file that the daemon uses as a block device.
     Block,
+    /// In a file of an NBD server.
+    Nbd,
 }
 
 /// The kernels on which a suite runs.
@@ -178,6 +180,9 @@ pub enum End {
     /// The guest powers off, and the device exits with status 0. The device's counters are
     /// then compared with these.
     PowerOff(&'static [DeviceCount]),
+    /// The guest powers off. The device exits with status 1, because this test has made its
+    /// storage fail.
+    StorageFailed(&'static str),
     /// A reading fio job must find a byte that the host changes. Then the daemon is killed,
     /// and its file must hold these data.
     Killed(Vec<StoredRange>),
@@ -187,7 +192,7 @@ impl End {
     /// The data that the daemon's file must hold at the end.
     pub fn stored(&self) -> &[StoredRange] {
         match self {
-            Self::PowerOff(_) => &[],
+            Self::PowerOff(_) | Self::StorageFailed(_) => &[],
             Self::Killed(ranges) => ranges,
         }
     }

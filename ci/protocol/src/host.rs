@@ -36,6 +36,8 @@ pub enum HostRequest {
     EndLies(u32),
     /// Count the lies that the device has told. Answered with [`HostReply::Count`].
     CountLies(u32),
+    /// Kill the NBD server that holds the memory of the device. Answered when it is gone.
+    KillServer(u32),
     /// A command to the PCI function with this number. Functions are numbered separately
     /// from devices.
     Function(u32, FunctionCommand),

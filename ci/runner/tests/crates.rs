@@ -60,6 +60,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("driver/tool", &["device/size", "driver/uapi"]),
     ("ci/protocol", &[]),
     ("guest-image/agent", &["ci/protocol"]),
+    ("ci/nbd-server", &[]),
     ("ci/page-cache", &[]),
     ("ci/fio", &["device/size"]),
     ("ci/doubles/lying-proxy", &["ci/protocol", "device/spec"]),
@@ -82,6 +83,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
         &[
             "ci/doubles/lying-proxy",
             "ci/doubles/pci-function",
+            "ci/nbd-server",
             "ci/page-cache",
             "ci/protocol",
             "device/size",

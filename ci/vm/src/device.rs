@@ -2,6 +2,7 @@
 
 //! The device daemon, `ringbar-device`.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -15,6 +16,9 @@ use crate::host_port::DeviceHandles;
 use crate::process::{HostProcess, Pauser};
 use crate::socket_watch::SocketWatch;
 
+/// Name of the daemon.
+pub const PROGRAM: &str = "ringbar-device";
+
 /// Storage of the device memory.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Storage {
@@ -24,6 +28,10 @@ pub enum Storage {
     File(PathBuf),
     /// A block device, or a file as if it were one.
     Block(PathBuf),
+    /// An export of an NBD server, by its address.
+    Nbd(String),
+    /// A file that an NBD server has, which is started with the device.
+    NbdFile(PathBuf),
 }
 
 /// Options of the device daemon.
@@ -61,7 +69,7 @@ impl Default for DeviceOptions {
 
 impl DeviceOptions {
     /// Arguments of `ringbar-device`.
-    fn arguments(&self, socket: &Path, control: &Path) -> Vec<String> {
+    fn arguments(&self, socket: &Path, control: &Path, server: &Path) -> Vec<String> {
         let mut arguments = vec![
             "--socket-path".into(),
             socket.display().to_string(),
@@ -78,6 +86,8 @@ impl DeviceOptions {
                 Storage::Memory => "memory".into(),
                 Storage::File(path) => format!("file:{}", path.display()),
                 Storage::Block(path) => format!("block:{}", path.display()),
+                Storage::Nbd(uri) => uri.clone(),
+                Storage::NbdFile(_) => format!("nbd+unix:///?socket={}", server.display()),
             },
         ];
         // Over vhost-user QEMU decides.
@@ -97,6 +107,7 @@ pub struct Device {
     socket: PathBuf,
     control: ControlSocket,
     proxy: Option<Proxy>,
+    server: Option<HostProcess>,
 }
 
 impl Device {
@@ -114,9 +125,17 @@ impl Device {
         // Set up before the daemon can create its socket.
         let watch = SocketWatch::new(directory)?;
 
+        let listener = directory.join(format!("{name}-nbd.sock"));
+        let server = match &options.storage {
+            Storage::NbdFile(file) => {
+                let log = log.with_extension("nbd.log");
+                Some(start_server(&listener, file, &log)?)
+            }
+            _ => None,
+        };
         let mut command = Command::new(program);
-        command.args(options.arguments(&socket, &control));
-        let mut process = HostProcess::spawn("ringbar-device", command, log, false)?;
+        command.args(options.arguments(&socket, &control, &listener));
+        let mut process = HostProcess::spawn(PROGRAM, command, log, false)?;
         watch.wait(&socket, &mut process)?;
         let (socket, proxy) = match options.lies {
             false => (socket, None),
@@ -135,6 +154,7 @@ impl Device {
             socket,
             control: ControlSocket::new(control),
             proxy,
+            server,
         })
     }
 
@@ -164,9 +184,12 @@ impl Device {
             pauser: self.pauser()?,
             control: self.control(),
             file: match &self.options.storage {
-                Storage::Memory => None,
-                Storage::File(path) | Storage::Block(path) => Some(path.clone()),
+                Storage::Memory | Storage::Nbd(_) => None,
+                Storage::File(path) | Storage::Block(path) | Storage::NbdFile(path) => {
+                    Some(path.clone())
+                }
             },
+            server: self.server.as_ref().map(HostProcess::pauser).transpose()?,
             proxy: self.proxy.as_ref().map(Proxy::handle),
         })
     }
@@ -201,6 +224,23 @@ impl Device {
     }
 }
 
+/// Starts an NBD server that exports `file` to one client, and waits until it listens at `socket`.
+fn start_server(socket: &Path, file: &Path, log: &Path) -> Result<HostProcess> {
+    let directory = socket.parent().unwrap_or(Path::new("."));
+    let watch = SocketWatch::new(directory)?;
+    let arguments: [&OsStr; 5] = [
+        "--format=raw".as_ref(),
+        "--discard=unmap".as_ref(),
+        "--socket".as_ref(),
+        socket.as_ref(),
+        file.as_ref(),
+    ];
+    let command = ringbar_nbd_server::command(arguments).map_err(Error::io("starting qemu-nbd"))?;
+    let mut server = HostProcess::spawn("qemu-nbd", command, log, false)?;
+    watch.wait(socket, &mut server)?;
+    Ok(server)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -217,7 +257,11 @@ mod tests {
         };
         assert_eq!(
             options
-                .arguments(Path::new("/tmp/s"), Path::new("/tmp/c"))
+                .arguments(
+                    Path::new("/tmp/s"),
+                    Path::new("/tmp/c"),
+                    Path::new("/tmp/n")
+                )
                 .join("|"),
             "--socket-path|/tmp/s|--control-socket|/tmp/c|--transport|vfio-user|--size|1536K|--queues|2|--storage|file:/tmp/a b|--queue-size|256|--poll-us=0"
         );
@@ -257,6 +301,7 @@ mod tests {
             socket: PathBuf::new(),
             control: ControlSocket::new(PathBuf::new()),
             proxy: None,
+            server: None,
         };
         device.corrupt_byte(1).unwrap();
         assert_eq!(fs::read(&path).unwrap(), [1, !2, 3]);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
 //! Executes requests of test programs in the guest: stops, resumes and resizes devices,
-//! makes them lie, and counts their unwritten pages.
+//! makes them lie, kills their servers, and counts their unwritten pages.
 //!
 //! A device that stays stopped blocks the guest: QEMU waits for the device when the guest
 //! is shut down and when the driver accesses certain registers. So a stall always ends:
@@ -40,6 +40,8 @@ pub struct DeviceHandles {
     pub control: ControlSocket,
     /// File of the device memory, with file storage.
     pub file: Option<PathBuf>,
+    /// Kills the NBD server of the device memory, if the device has one.
+    pub server: Option<Pauser>,
     /// Control of the lying proxy, if the device has one.
     pub proxy: Option<ProxyHandle>,
 }
@@ -168,6 +170,7 @@ impl Devices {
         | HostRequest::Lie(number, _)
         | HostRequest::EndLies(number)
         | HostRequest::CountLies(number)
+        | HostRequest::KillServer(number)
         | HostRequest::Function(number, _)) = request;
         let device = self
             .all
@@ -219,6 +222,11 @@ impl Devices {
                     // and `resume` waits for the report.
                     false => Ok(()),
                 }
+            }
+            HostRequest::KillServer(_) => {
+                let server = device.handles.server.as_ref();
+                let server = server.ok_or_else(|| format!("device {number} has no server"))?;
+                server.kill().map_err(|error| error.to_string())
             }
             HostRequest::Lie(_, lie) => proxy()?.lie(lie).map_err(|error| error.to_string()),
             HostRequest::EndLies(_) => proxy()?.end_lies().map_err(|error| error.to_string()),
@@ -307,6 +315,7 @@ mod tests {
             pauser: process.pauser().unwrap(),
             control: ControlSocket::new("/nonexistent/control".into()),
             file: None,
+            server: None,
             proxy: None,
         }]
     }

@@ -275,7 +275,7 @@ impl Drop for HostProcess {
     }
 }
 
-/// Stops and resumes a process by pidfd, so that a reused id is not affected.
+/// Stops, resumes and kills a process by pidfd, so that a reused id is not affected.
 #[derive(Debug)]
 pub struct Pauser {
     name: &'static str,
@@ -292,6 +292,17 @@ impl Pauser {
     /// Lets the process run again (`SIGCONT`).
     pub fn resume(&self) -> Result<()> {
         self.change(Signal::CONT, WaitIdOptions::CONTINUED, "resuming")
+    }
+
+    /// Ends the process at once and waits until it is gone, but for its status, which only the
+    /// owner takes.
+    pub fn kill(&self) -> Result<()> {
+        let problem = |errno: Errno| Error::io(format!("killing {}", self.name))(errno.into());
+        pidfd_send_signal(&self.pidfd, Signal::KILL).map_err(problem)?;
+        let options = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
+        rustix::io::retry_on_intr(|| waitid(WaitId::PidFd(self.pidfd.as_fd()), options))
+            .map(drop)
+            .map_err(problem)
     }
 
     fn change(&self, signal: Signal, report: WaitIdOptions, verb: &str) -> Result<()> {
@@ -432,6 +443,17 @@ mod tests {
         assert!(process.status().is_some(), "a stopped process is killed");
         assert!(pauser.pause().is_err());
         assert!(pauser.resume().is_err());
+    }
+
+    #[test]
+    fn a_process_is_killed_from_elsewhere() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut process = spawn("exec tail -f /dev/null", dir.path());
+        process.pauser().unwrap().kill().unwrap();
+        // Gone already, and its owner still learns how.
+        let status = process.status().unwrap();
+        assert_eq!(status.code(), None, "{status}");
+        assert!(process.pauser().unwrap().kill().is_err());
     }
 
     #[test]

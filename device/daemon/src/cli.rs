@@ -11,6 +11,7 @@ use ringbar_faults::Rule;
 use ringbar_model::DeviceOptions;
 use ringbar_serve::{Function, Identity, ServeArgs};
 use ringbar_spec::{MAX_IO_QUEUES, MIN_COMMAND_BYTES, PCI_DEVICE_ID_VFIO_USER, PCI_VENDOR_ID};
+use ringbar_storage::NbdUri;
 
 /// The PCI function, as drivers find it. Its class says nothing of what it does (0xff).
 const IDENTITY: Identity = Identity {
@@ -38,6 +39,10 @@ Examples:
 
   A device on a disk, or on a part of one:
     ringbar-device --socket-path /tmp/ringbar.sock --storage block:/dev/nvme0n1p3
+
+  A device on an export of an NBD server (docs/storage.md), over TCP or a Unix socket:
+    ringbar-device --socket-path /tmp/ringbar.sock --storage nbd://server.example/disk
+    ringbar-device --socket-path /tmp/ringbar.sock --storage nbd+unix:///disk?socket=/run/nbd.sock
 
   QEMU (11.1 or newer) with the device over vhost-user. Guest memory must be shared, and
   num_vqs is the number of I/O queues plus 2:
@@ -79,8 +84,8 @@ pub struct Args {
     #[command(flatten)]
     serve: ServeArgs,
 
-    /// Size of the device memory. Optional with an existing file or a block device: the default
-    /// is its size
+    /// Size of the device memory. Optional with an existing file, a block device or an NBD
+    /// export: the default is its size
     #[arg(long, value_name = "SIZE", value_parser = ringbar_size::parse)]
     size: Option<u64>,
 
@@ -100,13 +105,20 @@ pub struct Args {
     /// that nothing else uses, or a regular file treated the same way, by direct I/O
     /// (O_DIRECT) and io_uring: requests wait for the disk beside each other, nothing is
     /// cached on this host, and the memory cannot be mapped (the BAR shows nothing). Its size
-    /// is a multiple of the blocks of the disk
+    /// is a multiple of the blocks of the disk. "nbd://HOST[:PORT]/EXPORT" or
+    /// "nbd+unix:///EXPORT?socket=PATH" for an export of an NBD server, which is used as a block
+    /// device is; if the connection ends, all requests fail until the device is started again
     #[arg(
         long,
-        value_name = "memory|file:PATH|block:PATH",
+        value_name = "memory|file:PATH|block:PATH|nbd://...",
         default_value = "memory"
     )]
     storage: StorageKind,
+
+    /// Hold the memory of memory storage in huge pages of this size that the host has set aside,
+    /// for example 2M (docs/storage.md). --size is a multiple of it
+    #[arg(long, value_name = "SIZE", value_parser = ringbar_size::parse)]
+    memory_huge_pages: Option<u64>,
 
     /// Greatest number of data bytes in one request; the driver splits larger transfers
     #[arg(long, value_name = "SIZE", default_value = "4M", value_parser = ringbar_size::parse)]
@@ -146,18 +158,29 @@ pub enum StorageKind {
     File(PathBuf),
     /// A block device, or a regular file as if it were one.
     Block(PathBuf),
+    /// An export of an NBD server.
+    Nbd(NbdUri),
 }
 
 impl FromStr for StorageKind {
-    type Err = &'static str;
+    type Err = String;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         match text.split_once(':') {
             None if text == "memory" => Ok(Self::Memory),
-            Some(("file" | "block", "")) => Err("a path must follow the colon"),
+            Some(("file" | "block", "")) => Err("a path must follow the colon".into()),
             Some(("file", path)) => Ok(Self::File(path.into())),
             Some(("block", path)) => Ok(Self::Block(path.into())),
-            _ => Err("expected \"memory\", \"file:PATH\" or \"block:PATH\""),
+            // All schemes of NBD, also those that are not supported, which have their own error.
+            Some((scheme, _)) if scheme.starts_with("nbd") => {
+                let uri = text.parse::<NbdUri>();
+                uri.map(Self::Nbd).map_err(|error| error.to_string())
+            }
+            _ => Err(
+                "expected \"memory\", \"file:PATH\", \"block:PATH\" or the address of an NBD \
+                 export, for example nbd://localhost/disk"
+                    .into(),
+            ),
         }
     }
 }
@@ -171,6 +194,8 @@ pub struct Options {
     pub storage: StorageKind,
     /// Size of the device memory in bytes; always present for memory storage.
     pub size: Option<u64>,
+    /// Bytes of the huge pages of memory storage.
+    pub memory_huge_pages: Option<u64>,
     /// The device's own options.
     pub device: DeviceOptions,
     /// Rules for faults that are there from the start.
@@ -216,6 +241,9 @@ impl TryFrom<Args> for Command {
             }
             _ => {}
         }
+        if args.memory_huge_pages.is_some() && args.storage != StorageKind::Memory {
+            return Err(wrong("--memory-huge-pages is for memory storage"));
+        }
         let max_request_bytes = match u32::try_from(args.max_request_size) {
             Ok(bytes @ 1..) => bytes,
             _ => return Err(wrong("--max-request-size must be at least 1 and below 4G")),
@@ -229,6 +257,7 @@ impl TryFrom<Args> for Command {
             serve,
             storage: args.storage,
             size: args.size,
+            memory_huge_pages: args.memory_huge_pages,
             device: DeviceOptions {
                 io_queues: args.queues,
                 max_request_bytes,
@@ -318,6 +347,15 @@ mod tests {
         assert_eq!(options.size, None);
         let options = self::options(&["--fd", "3", "--storage", "block:/dev/a"]);
         assert_eq!(options.storage, StorageKind::Block("/dev/a".into()));
+        let uri = "nbd+unix:///disk?socket=/run/nbd.sock";
+        let options = self::options(&["--fd", "3", "--storage", uri]);
+        assert_eq!(options.storage, StorageKind::Nbd(uri.parse().unwrap()));
+    }
+
+    #[test]
+    fn memory_may_be_in_huge_pages() {
+        let options = options(&["--fd", "3", "--size", "4M", "--memory-huge-pages", "2M"]);
+        assert_eq!(options.memory_huge_pages, Some(2 << 20));
     }
 
     #[test]
@@ -336,7 +374,32 @@ mod tests {
             &["--socket-path", "s", "--size", "1M", "--storage", "file:"],
             &["--socket-path", "s", "--size", "1M", "--storage", "block:"],
             &["--socket-path", "s", "--size", "1M", "--storage", "block"],
+            &["--socket-path", "s", "--size", "1M", "--storage", "nbd:"],
+            &[
+                "--socket-path",
+                "s",
+                "--size",
+                "1M",
+                "--storage",
+                "nbd:///a",
+            ],
+            &[
+                "--socket-path",
+                "s",
+                "--size",
+                "1M",
+                "--storage",
+                "nbdx://h",
+            ],
             &["--socket-path", "s", "--size", "1M", "--socket-mode", "9"],
+            &[
+                "--fd",
+                "3",
+                "--storage",
+                "file:a",
+                "--memory-huge-pages",
+                "2M",
+            ],
             &[
                 "--socket-path",
                 "s",

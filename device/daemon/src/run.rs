@@ -10,12 +10,12 @@ use ringbar_model::{Counts, Device, Session};
 use ringbar_serve::sandbox::Confinement;
 use ringbar_serve::signals::Termination;
 use ringbar_serve::socket::PreparedSocket;
-use ringbar_storage::{BlockStorage, FileStorage, MemoryStorage, Storage};
+use ringbar_storage::{BlockStorage, FileStorage, MemoryStorage, NbdStorage, Storage};
 use tracing::info;
 
 use crate::cli::{Options, StorageKind};
 use crate::control::ControlSocket;
-use crate::sandbox::BLOCK_IO;
+use crate::sandbox::{BLOCK_IO, NBD_IO};
 
 /// Runs a device until its last connection has ended, or the process gets a signal.
 pub fn run(options: &Options, confinement: &Confinement) -> anyhow::Result<()> {
@@ -57,18 +57,30 @@ pub fn run(options: &Options, confinement: &Confinement) -> anyhow::Result<()> {
     served.and(flushed)
 }
 
+/// Restricts the thread of a storage, which is older than the restriction of the main thread.
+fn early(
+    confinement: &Confinement,
+    kind: &'static str,
+) -> impl FnOnce() -> io::Result<()> + Send + 'static {
+    let confinement = confinement.clone();
+    move || confinement.restrict_early(kind).map_err(io::Error::other)
+}
+
 fn open_storage(options: &Options, confinement: &Confinement) -> anyhow::Result<Arc<dyn Storage>> {
     Ok(match (&options.storage, options.size) {
-        (StorageKind::Memory, Some(size)) => Arc::new(MemoryStorage::new(size)?),
+        (StorageKind::Memory, Some(size)) => Arc::new(match options.memory_huge_pages {
+            Some(page) => MemoryStorage::with_huge_pages(size, page)?,
+            None => MemoryStorage::new(size)?,
+        }),
         (StorageKind::Memory, None) => bail!("memory storage needs a size"),
         (StorageKind::File(path), size) => Arc::new(FileStorage::open(path, size)?),
         (StorageKind::Block(path), size) => {
-            let confinement = confinement.clone();
-            let ready = move || {
-                let restricted = confinement.restrict_early(BLOCK_IO);
-                restricted.map_err(io::Error::other)
-            };
+            let ready = early(confinement, BLOCK_IO);
             Arc::new(BlockStorage::open_with_ready(path, size, ready)?)
+        }
+        (StorageKind::Nbd(uri), size) => {
+            let ready = early(confinement, NBD_IO);
+            Arc::new(NbdStorage::open_with_ready(uri, size, ready)?)
         }
     })
 }

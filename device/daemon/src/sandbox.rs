@@ -9,6 +9,13 @@ use ringbar_serve::sandbox::{ACCEPT, FLUSH, Kinds, SEND};
 /// Name of the thread that has the ring of a block storage.
 pub const BLOCK_IO: &str = "block-io";
 
+/// Name of the thread that has the connection of an NBD storage. The connection exists before the
+/// thread is restricted, and is never made again.
+pub const NBD_IO: &str = "nbd-io";
+
+/// The connection to an NBD server, or TLS on it.
+const CONNECTION: &[Call] = &Call::all([Sysno::readv, Sysno::recvfrom]);
+
 /// Requests on the control socket; a resize is one.
 const CONTROL_CLIENT: &[Call] = &Call::all([Sysno::recvfrom, Sysno::fallocate, Sysno::ftruncate]);
 
@@ -16,10 +23,10 @@ const CONTROL_CLIENT: &[Call] = &Call::all([Sysno::recvfrom, Sysno::fallocate, S
 pub fn kinds() -> Kinds {
     Kinds {
         // The only one that may use a ring. It has one, and cannot make another.
-        early: vec![ThreadKind::new(
-            BLOCK_IO,
-            &[SEND, &[Call::any(Sysno::io_uring_enter)]],
-        )],
+        early: vec![
+            ThreadKind::new(BLOCK_IO, &[SEND, &[Call::any(Sysno::io_uring_enter)]]),
+            ThreadKind::new(NBD_IO, &[SEND, CONNECTION]),
+        ],
         late: vec![
             ThreadKind::new("flusher", &[SEND, FLUSH]),
             // A "queue-worker" starts it.

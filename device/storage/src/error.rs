@@ -8,6 +8,8 @@ use std::path::PathBuf;
 
 use vm_memory::mmap::MmapRegionError;
 
+use crate::nbd::NbdError;
+
 /// Why a storage cannot be opened. The messages say what to do.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -74,6 +76,14 @@ pub enum OpenError {
         /// What the kernel says.
         source: io::Error,
     },
+    /// The export of an NBD server cannot be used.
+    #[error("cannot use {uri}")]
+    Nbd {
+        /// Its address.
+        uri: String,
+        /// Why.
+        source: Box<NbdError>,
+    },
     /// Another process uses the file.
     #[error(
         "{} is in use: another device holds its lock (or a virtual machine that \
@@ -104,6 +114,45 @@ pub enum OpenError {
     Memory {
         /// Bytes wanted.
         size: u64,
+        /// What the kernel says.
+        source: io::Error,
+    },
+    /// The size is no number of huge pages.
+    #[error(
+        "a size of {size} bytes is impossible: it must be a multiple of the huge page, {page} bytes"
+    )]
+    HugePageSize {
+        /// Bytes wanted.
+        size: u64,
+        /// Bytes of a huge page.
+        page: u64,
+    },
+    /// The system has no pages of that size.
+    #[error(
+        "this system has no huge pages of {page} bytes: /sys/kernel/mm/hugepages has a folder for \
+         each size"
+    )]
+    NoHugePages {
+        /// Bytes of a huge page.
+        page: u64,
+        /// What the kernel says.
+        source: io::Error,
+    },
+    /// There are not enough huge pages.
+    #[error(
+        "cannot have {size} bytes in huge pages: {count} free ones of {} KiB are needed, see \
+         /sys/kernel/mm/hugepages/hugepages-{}kB/free_hugepages; to set more aside, write their \
+         number to nr_hugepages there",
+        .page >> 10,
+        .page >> 10
+    )]
+    HugePages {
+        /// Bytes wanted.
+        size: u64,
+        /// Bytes of a huge page.
+        page: u64,
+        /// Pages wanted.
+        count: u64,
         /// What the kernel says.
         source: io::Error,
     },

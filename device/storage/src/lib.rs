@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! What can stand behind the memory of a Ringbar device: anonymous memory, a file or
-//! a block device. The first two are mapped into this process and are copied from and
-//! to directly, and can be mapped by the virtual machine monitor as well. A block
-//! device is read and written by operations that end later.
+//! What can stand behind the memory of a Ringbar device: anonymous memory, a file, a
+//! block device, or an export of an NBD server. The first two are mapped into this process and
+//! are copied from and to directly, and can be mapped by the virtual machine monitor as well.
+//! The others are read and written by operations that end later.
 //!
 //! | module | holds |
 //! |---|---|
@@ -11,9 +11,11 @@
 //! | [`memory`] | [`MemoryStorage`], a memfd |
 //! | [`file`] | [`FileStorage`], a regular file |
 //! | [`block`] | [`BlockStorage`], a block device by io_uring |
+//! | [`nbd`] | [`NbdStorage`], an export of an NBD server |
 //! | [`asynchronous`] | [`AsyncStorage`], the interface for operations that end later |
 //! | [`buffer`] | [`Buffer`], the memory of such an operation |
 //! | [`mapping`] | the shared mapping below memory and file |
+//! | `disk` | what a storage whose operations end later is made of: a thread, a scheduler, a ring |
 //! | `aligned` | pieces of memory for direct I/O |
 //! | `guard` | copies in mapped memory that may be lost (`SIGBUS`) |
 //! | `holes` | where blocks of a file may be missing |
@@ -30,6 +32,7 @@ mod aligned;
 pub mod asynchronous;
 pub mod block;
 pub mod buffer;
+mod disk;
 pub mod error;
 mod extent;
 mod failure;
@@ -38,6 +41,7 @@ mod guard;
 mod holes;
 pub mod mapping;
 pub mod memory;
+pub mod nbd;
 pub mod storage;
 mod write_back;
 
@@ -48,4 +52,5 @@ pub use error::{ErrorKind, OpenError, ResizeError, StorageError, with_causes};
 pub use extent::{Extent, Owner};
 pub use file::FileStorage;
 pub use memory::MemoryStorage;
+pub use nbd::{NbdError, NbdStorage, NbdUri};
 pub use storage::{Mappable, Storage};

@@ -4,25 +4,39 @@
 
 use std::fs::File;
 use std::io;
+use std::os::fd::{AsFd, OwnedFd};
 
 use crate::error::ResizeError;
 use crate::error::StorageError;
 use crate::storage::Mappable;
 use crate::storage::Storage;
-use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create};
+use rustix::fs::{
+    FallocateFlags, MemfdFlags, SealFlags, fallocate, fcntl_add_seals, ftruncate, memfd_create,
+};
+use rustix::io::{Errno, retry_on_intr};
 use vm_memory::VolatileSlice;
 
 use crate::error::OpenError;
 use crate::failure::Failure;
-use crate::mapping::{Mapping, whole_pages};
+use crate::mapping::{Mapping, check_size, whole_pages};
 
 /// Device memory that lives as long as the process (and its mappings in the
 /// virtual machine monitor): a memfd of whole pages, all zero at first, which is
 /// sealed against shrinking, so that nobody who gets the descriptor can cut it
 /// off below the mapping.
+///
+/// # Huge pages
+///
+/// [`Self::with_huge_pages`] takes pages that the system has set aside (hugetlb). All of them are
+/// allocated at once, and stay until the end, also where the driver discards: another process
+/// could take one that was given back, and the next access would kill whoever makes it, the
+/// virtual machine monitor included. The size is a number of whole pages, because whoever maps the
+/// memory, here or in the monitor, can neither map nor unmap a part of one.
 #[derive(Debug)]
 pub struct MemoryStorage {
     mapping: Mapping,
+    /// Bytes of a huge page.
+    huge_page: Option<u64>,
 }
 
 impl MemoryStorage {
@@ -36,8 +50,69 @@ impl MemoryStorage {
             "the device memory".into(),
             capacity,
         )
-        .map(|mapping| Self { mapping })
+        .map(|mapping| Self {
+            mapping,
+            huge_page: None,
+        })
     }
+
+    /// `capacity` bytes of zeros in huge pages of `page` bytes, a power of two, for example 2 MiB.
+    pub fn with_huge_pages(capacity: u64, page: u64) -> Result<Self, OpenError> {
+        check_size(capacity)?;
+        check_huge_pages(capacity, page)?;
+        let file = huge_memfd(page).and_then(|file| {
+            allocate_huge_pages(&file, 0, capacity)?;
+            fcntl_add_seals(&file, SealFlags::SHRINK | SealFlags::SEAL)?;
+            Ok(file)
+        });
+        let file = file.map_err(|errno| huge_pages_error(capacity, page, errno))?;
+        let name = "the device memory".into();
+        Ok(Self {
+            mapping: Mapping::new(File::from(file), name, capacity)?,
+            huge_page: Some(page),
+        })
+    }
+}
+
+/// `OpenError::HugePageSize` for what is no number of huge pages, or no size of one.
+fn check_huge_pages(size: u64, page: u64) -> Result<(), OpenError> {
+    match page.is_power_of_two() && size.is_multiple_of(page) {
+        true => Ok(()),
+        false => Err(OpenError::HugePageSize { size, page }),
+    }
+}
+
+fn huge_pages_error(size: u64, page: u64, errno: Errno) -> OpenError {
+    let source = errno.into();
+    match errno {
+        // Memory without such pages at all.
+        Errno::NODEV | Errno::INVAL | Errno::NOSYS => OpenError::NoHugePages { page, source },
+        _ => OpenError::HugePages {
+            size,
+            page,
+            count: size / page,
+            source,
+        },
+    }
+}
+
+fn huge_memfd(page: u64) -> rustix::io::Result<OwnedFd> {
+    // The kernel has the size as a logarithm in the highest bits (`MFD_HUGE_SHIFT`).
+    let size = MemfdFlags::from_bits_retain(page.trailing_zeros() << 26);
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING | MemfdFlags::HUGETLB;
+    memfd_create("ringbar-device-memory", flags | size)
+}
+
+/// Allocates the pages of the bytes from `start` to `end`, or none of them. Makes the file as long
+/// as that.
+fn allocate_huge_pages(file: impl AsFd, start: u64, end: u64) -> rustix::io::Result<()> {
+    let length = end - start;
+    let mode = FallocateFlags::empty();
+    retry_on_intr(|| fallocate(&file, mode, start, length)).inspect_err(|_| {
+        let give_back = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        // Those that it has already; they are beyond the end.
+        let _ = fallocate(&file, give_back, start, length);
+    })
 }
 
 fn sealed_memfd(size: u64) -> io::Result<File> {
@@ -61,6 +136,14 @@ impl Storage for MemoryStorage {
                 size: capacity,
                 source,
             };
+            if let Some(page) = self.huge_page {
+                check_huge_pages(capacity, page)?;
+                if capacity > before.length {
+                    allocate_huge_pages(before.file, before.length, capacity)
+                        .map_err(|errno| huge_pages_error(capacity, page, errno))?;
+                }
+                return Ok(());
+            }
             let size = whole_pages(capacity).ok_or(OpenError::Size(capacity))?;
             if size > before.length {
                 ftruncate(before.file, size).map_err(|errno| memory_error(errno.into()))?;
@@ -83,9 +166,12 @@ impl Storage for MemoryStorage {
         self.mapping.write(&range, source)
     }
 
-    /// Gives whole pages back to the host.
+    /// Gives whole pages back to the host, but for huge ones.
     fn discard(&self, offset: u64, length: u64) -> Result<(), StorageError> {
         let range = self.mapping.range(offset, length)?;
+        if self.huge_page.is_some() {
+            return self.mapping.zero(&range);
+        }
         match self.mapping.punch(&range)? {
             true => Ok(()),
             false => self.mapping.zero(&range),

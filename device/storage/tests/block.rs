@@ -2,23 +2,22 @@
 
 //! Block storage by io_uring, on a regular file and on loop devices.
 
+#[path = "support/asynchronous.rs"]
+mod asynchronous;
 mod support;
 
 use std::fs::{self, File};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::mpsc::{TryRecvError, channel};
+use std::sync::mpsc::TryRecvError;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use proptest::prelude::*;
-use ringbar_storage::{
-    AsyncStorage, BlockStorage, Completed, ErrorKind, Extent, OpenError, Operation, Owner, Storage,
-};
+use asynchronous::{CAPACITY, buffer, conformance, noise, submit};
+use ringbar_storage::{BlockStorage, ErrorKind, OpenError, Operation, Storage};
 use support::{directory_on_disk, read, status, write};
 
-/// A multiple of all blocks.
-const CAPACITY: u64 = 1 << 20;
+conformance!(on_each);
 
 /// Held by each test: one that starts a process has copies of all files of this one for a
 /// moment, and with them their locks, and another opens a file again.
@@ -68,6 +67,7 @@ impl Drop for Loop {
 
 /// Runs a test on a file, and on devices with small and with large blocks.
 fn on_each(test: impl Fn(&BlockStorage, &Path)) {
+    let _alone = alone();
     let directory = directory_on_disk();
     let path = directory.path().join("disk");
     test(&BlockStorage::open(&path, Some(CAPACITY)).unwrap(), &path);
@@ -77,99 +77,6 @@ fn on_each(test: impl Fn(&BlockStorage, &Path)) {
             test(&BlockStorage::open(&device.0, None).unwrap(), &path);
         }
     }
-}
-
-fn contents(storage: &dyn Storage) -> Vec<u8> {
-    read(storage, 0, CAPACITY as usize).unwrap()
-}
-
-fn noise() -> Vec<u8> {
-    (0..CAPACITY).map(|i| (i % 251) as u8 | 1).collect()
-}
-
-#[test]
-fn bytes_come_back_and_the_neighbours_stay() {
-    let _alone = alone();
-    on_each(|storage, _| {
-        assert_eq!(storage.capacity(), CAPACITY);
-        assert!(storage.mappable().is_none());
-        let mut expected = noise();
-        write(storage, 0, &expected).unwrap();
-        for (offset, length) in [
-            (0, 0),
-            (0, 1),
-            (1, 3),
-            (511, 2),
-            (4095, 2),
-            (4096, 4096),
-            (4097, 300_000),
-            (CAPACITY - 1, 1),
-            (CAPACITY, 0),
-        ] {
-            let data: Vec<u8> = (0..length).map(|i| i as u8 ^ 0xa0).collect();
-            write(storage, offset, &data).unwrap();
-            expected[offset as usize..][..length].copy_from_slice(&data);
-            assert!(read(storage, offset, length).unwrap() == data);
-            assert!(contents(storage) == expected, "{length} bytes at {offset}");
-        }
-        storage.flush().unwrap();
-        storage.flush_range(1, 1).unwrap();
-    });
-}
-
-#[test]
-fn ranges_outside_are_refused() {
-    let _alone = alone();
-    on_each(|storage, _| {
-        for (offset, length) in [
-            (CAPACITY, 1),
-            (CAPACITY - 1, 2),
-            (u64::MAX, 1),
-            (1 << 63, 1),
-        ] {
-            let outside = Some(ErrorKind::OutOfRange);
-            assert_eq!(status(read(storage, offset, length)), outside);
-            assert_eq!(status(write(storage, offset, &vec![1; length])), outside);
-            let length = length as u64;
-            assert_eq!(status(storage.discard(offset, length)), outside);
-            assert_eq!(status(storage.write_zeroes(offset, length)), outside);
-            assert_eq!(status(storage.flush_range(offset, length)), outside);
-        }
-        assert_eq!(
-            status(storage.discard(1, u64::MAX)),
-            Some(ErrorKind::OutOfRange)
-        );
-    });
-}
-
-#[test]
-fn a_range_becomes_0_and_its_neighbours_stay() {
-    let _alone = alone();
-    on_each(|storage, _| {
-        for discards in [true, false] {
-            let mut expected = noise();
-            write(storage, 0, &expected).unwrap();
-            for (offset, length) in [
-                (0, 0),
-                (10, 1),
-                (1000, 2),
-                (4095, 2),
-                (8192, 4096),
-                (12_289, 8191),
-                (20_000, 300_000),
-                (CAPACITY - 1, 1),
-                (CAPACITY, 0),
-            ] {
-                expected[offset as usize..][..length as usize].fill(0);
-                match discards {
-                    true => storage.discard(offset, length),
-                    false => storage.write_zeroes(offset, length),
-                }
-                .unwrap();
-                assert!(contents(storage) == expected, "{length} bytes at {offset}");
-            }
-        }
-    });
 }
 
 #[test]
@@ -187,90 +94,6 @@ fn discard_gives_the_space_back_and_zeros_take_it() {
     assert!(blocks() <= CAPACITY / 2, "{}", blocks());
     storage.write_zeroes(0, CAPACITY).unwrap();
     assert!(blocks() >= CAPACITY, "{}", blocks());
-}
-
-#[derive(Clone, Debug)]
-enum Step {
-    Write(u8),
-    Discard,
-    Zero,
-    Read,
-}
-
-fn step() -> impl Strategy<Value = (Step, u64, u64)> {
-    let kind = prop_oneof![
-        any::<u8>().prop_map(Step::Write),
-        Just(Step::Discard),
-        Just(Step::Zero),
-        Just(Step::Read),
-    ];
-    (kind, 0..60_000u64, 0..20_000u64)
-}
-
-/// Submits an operation and returns what is sent once it has ended.
-fn submit(face: &dyn AsyncStorage, operation: Operation) -> std::sync::mpsc::Receiver<Completed> {
-    let (sender, ended) = channel();
-    let done = move |completed| {
-        // Nobody may wait for it.
-        let _ = sender.send(completed);
-    };
-    face.submit(Owner(0), operation, Box::new(done));
-    ended
-}
-
-fn buffer(face: &dyn AsyncStorage, offset: u64, length: u64) -> ringbar_storage::Buffer {
-    let buffers = face.buffers().try_take(&[Extent { offset, length }]);
-    buffers.unwrap().remove(0)
-}
-
-/// All operations in flight at once are as if executed in the order of their submission.
-#[test]
-fn overlapping_operations_in_flight() {
-    let _alone = alone();
-    on_each(|storage, _| {
-        let face = storage.asynchronous().unwrap();
-        let config = ProptestConfig::with_cases(16);
-        let mut runner = proptest::test_runner::TestRunner::new(config);
-        let steps = prop::collection::vec(step(), 1..100);
-        let test = |steps: Vec<(Step, u64, u64)>| {
-            let mut model = contents(storage);
-            let mut waiting = Vec::new();
-            for (step, offset, length) in steps {
-                let range = offset as usize..(offset + length) as usize;
-                let extent = Extent { offset, length };
-                let (operation, expected) = match step {
-                    Step::Write(seed) => {
-                        let mut buffer = buffer(face.as_ref(), offset, length);
-                        buffer.data_mut().fill(seed);
-                        model[range].fill(seed);
-                        (Operation::Write(buffer), None)
-                    }
-                    Step::Discard | Step::Zero => {
-                        model[range].fill(0);
-                        match step {
-                            Step::Zero => (Operation::WriteZeroes(extent), None),
-                            _ => (Operation::Discard(extent), None),
-                        }
-                    }
-                    Step::Read => {
-                        let buffer = buffer(face.as_ref(), offset, length);
-                        (Operation::Read(buffer), Some(model[range].to_vec()))
-                    }
-                };
-                waiting.push((submit(face.as_ref(), operation), expected));
-            }
-            for (ended, expected) in waiting {
-                let Completed { result, buffer } = ended.recv().unwrap();
-                result.unwrap();
-                if let Some(expected) = expected {
-                    prop_assert!(buffer.unwrap().data() == expected);
-                }
-            }
-            prop_assert!(contents(storage) == model);
-            Ok(())
-        };
-        runner.run(&steps, test).unwrap();
-    });
 }
 
 /// The storage is dropped with operations in flight: they end, and nobody else has its lock.

@@ -97,7 +97,7 @@ fn disjoint(context: &Context) -> Verdict {
 }
 
 /// More in flight than the ring of the host takes at once, in blocks of any size.
-fn fio(context: &Context) -> Verdict {
+pub(super) fn fio(context: &Context) -> Verdict {
     for engine in ENGINES {
         let job = Job {
             depth: 128,
@@ -112,7 +112,7 @@ fn fio(context: &Context) -> Verdict {
     Ok(())
 }
 
-fn durable(context: &Context) -> Verdict {
+pub(super) fn durable(context: &Context) -> Verdict {
     for (name, write) in durability::TESTS {
         let Some(range) = durability::ranges().into_iter().find(|r| r.test == name) else {
             return Err(Stop::Failed(format!("{name} has no range")));
@@ -136,7 +136,7 @@ fn durable(context: &Context) -> Verdict {
 const START: u64 = (3 << 20) + 77;
 const WINDOW: usize = 700_001;
 
-fn random_commands(context: &Context) -> Verdict {
+pub(super) fn random_commands(context: &Context) -> Verdict {
     const STEPS: u64 = 80;
     const OPCODES: [u32; 6] = [
         OP_DISCARD,
@@ -238,7 +238,7 @@ fn expect_range(file: &File, memory: &Region, model: &[u8], what: &str) -> Verdi
 }
 
 /// The device is reset with requests in flight, and works again.
-fn unbind(context: &Context) -> Verdict {
+pub(super) fn unbind(context: &Context) -> Verdict {
     const ROUNDS: u64 = 5;
     const LENGTH: usize = 300_001;
 

@@ -24,6 +24,7 @@ mod large;
 mod lies;
 mod lifecycle;
 mod mmap;
+mod nbd;
 mod nodes;
 mod pages;
 mod probe;
@@ -50,6 +51,7 @@ fn all() -> Vec<Suite> {
         asynchronous::suite(),
         commands::suite(),
         block::suite(),
+        nbd::suite(),
         concurrency::suite(),
         cpu_hotplug::suite(),
         pages::suite(),
@@ -150,6 +152,7 @@ mod tests {
                 End::PowerOff(counts) => {
                     assert!(counts.iter().all(|count| has(count.test)), "{}", suite.name);
                 }
+                End::StorageFailed(test) => assert!(has(test), "{}", suite.name),
                 End::Killed(ranges) => {
                     assert!(ranges.iter().all(|range| has(range.test)), "{}", suite.name);
                     let file = matches!(

@@ -46,7 +46,8 @@ pub struct MachineOptions {
     #[arg(long, value_name = "N", default_value_t = 4)]
     pub queues: u16,
 
-    /// Storage of the device memory: `memory`, `file:PATH` or `block:PATH`
+    /// Storage of the device memory: `memory`, `file:PATH`, `block:PATH` or the address of an
+    /// NBD export
     #[arg(long, value_name = "WHERE", default_value = "memory", value_parser = parse_storage)]
     pub storage: Storage,
 
@@ -94,7 +95,11 @@ fn parse_storage(text: &str) -> Result<Storage, String> {
         None if text == "memory" => Ok(Storage::Memory),
         Some(("file", path)) if !path.is_empty() => Ok(Storage::File(path.into())),
         Some(("block", path)) if !path.is_empty() => Ok(Storage::Block(path.into())),
-        _ => Err("neither `memory`, `file:PATH` nor `block:PATH`".into()),
+        // The daemon says what is wrong with an address.
+        Some((scheme, rest)) if scheme.starts_with("nbd") && rest.starts_with("//") => {
+            Ok(Storage::Nbd(text.into()))
+        }
+        _ => Err("neither `memory`, `file:PATH`, `block:PATH` nor `nbd://...`".into()),
     }
 }
 
@@ -114,6 +119,8 @@ mod tests {
     fn storage_is_memory_a_file_or_a_disk() {
         assert_eq!(parse_storage("memory"), Ok(Storage::Memory));
         assert_eq!(parse_storage("file:/a:b"), Ok(Storage::File("/a:b".into())));
+        let nbd = "nbd+unix:///?socket=a";
+        assert_eq!(parse_storage(nbd), Ok(Storage::Nbd(nbd.into())));
         let block = Storage::Block("/dev/a".into());
         assert_eq!(parse_storage("block:/dev/a"), Ok(block));
         for text in ["", "file", "file:", "block", "block:", "/a", "nbd:x"] {

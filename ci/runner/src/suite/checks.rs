@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use ringbar_guest_tests::needs::{DeviceCount, End, Needs};
 use ringbar_guest_tests::pattern;
+use ringbar_vm::device::PROGRAM as DEVICE;
 use ringbar_vm::kernel_log::{self, ExpectedProblem};
 use ringbar_vm::setup::Kernel;
 use ringbar_vm::vm::Vm;
@@ -42,7 +43,7 @@ pub enum Check {
     KernelLogClean,
     /// Durable data is in the file, also after the daemon is killed.
     FileHoldsWhatWasSynced,
-    /// Guest and device exited cleanly.
+    /// Guest and device exited as they should.
     CleanEnd,
     /// The device counted what this test made it count.
     DeviceCounts(DeviceCount),
@@ -64,6 +65,7 @@ impl Check {
         checks.push(Self::KernelLogClean);
         match needs.end {
             End::Killed(_) => checks.push(Self::FileHoldsWhatWasSynced),
+            End::StorageFailed(_) => checks.push(Self::CleanEnd),
             End::PowerOff(counts) => {
                 checks.push(Self::CleanEnd);
                 checks.extend(counts.iter().copied().map(Self::DeviceCounts));
@@ -177,14 +179,26 @@ pub(super) fn kill_and_compare(vm: &mut Vm, plan: &Plan, image: &Path) -> Result
     Ok(())
 }
 
+/// The exit status that a device is to have.
+fn device_status(plan: &Plan) -> i32 {
+    match plan.needs.end {
+        End::StorageFailed(name) => plan.tests.iter().any(|test| test == name).into(),
+        End::PowerOff(_) | End::Killed(_) => 0,
+    }
+}
+
 /// Powers the guest off and checks the exit status of QEMU and the device.
-pub(super) fn shut_down(vm: Vm) -> Result<(), String> {
+pub(super) fn shut_down(vm: Vm, plan: &Plan) -> Result<(), String> {
     let ended = vm
         .shut_down(DEVICE_EXIT_TIMEOUT)
         .map_err(|error| error.to_string())?;
     let mut problems = Vec::new();
     for process in ended {
-        if !process.status.is_some_and(|status| status.success()) {
+        let expected = match process.name {
+            DEVICE => device_status(plan),
+            _ => 0,
+        };
+        if process.status.and_then(|status| status.code()) != Some(expected) {
             problems.push(format!(
                 "{} {}\n{}",
                 process.name,

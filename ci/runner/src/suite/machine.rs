@@ -69,6 +69,7 @@ fn device(daemon: &Daemon, transport: Transport, image: &Path) -> Result<DeviceO
         HostStorage::Memory => Storage::Memory,
         HostStorage::File => Storage::File(image.to_owned()),
         HostStorage::Block => Storage::Block(image.to_owned()),
+        HostStorage::Nbd => Storage::NbdFile(image.to_owned()),
     };
     Ok(DeviceOptions {
         transport,

@@ -10,7 +10,7 @@ use ringbar_spec::{Opcode, RequestHeader, RequestStatus, StatusCode};
 use rustix::process::Signal;
 use tempfile::TempDir;
 
-const BLOCK: u64 = 4096;
+pub const BLOCK: u64 = 4096;
 const SIZE: u64 = 4 << 20;
 
 /// Starts a daemon on a file on a disk, which is called `disk`.
@@ -28,7 +28,7 @@ fn start_with(size: &str) -> Daemon {
 
 /// Makes a full ring of transfers available: number `n` is of block `n`, and its descriptors
 /// are in a table of their own.
-fn put_ring(queue: &mut Queue, opcode: Opcode) {
+pub fn put_ring(queue: &mut Queue, opcode: Opcode) {
     put_ring_of(queue, |number| {
         RequestHeader::command(opcode, number * BLOCK, BLOCK, 0)
     });
@@ -69,6 +69,16 @@ fn put_ring_of(queue: &mut Queue, header: impl Fn(u64) -> RequestHeader) {
 /// Waits for a full ring, in any order.
 #[track_caller]
 fn wait_ring(queue: &mut Queue) {
+    wait_ring_with(queue, StatusCode::Ok);
+}
+
+/// Waits for a full ring whose requests have this status.
+#[track_caller]
+pub fn wait_ring_with(queue: &mut Queue, code: StatusCode) {
+    let result = match code {
+        StatusCode::Ok => BLOCK,
+        _ => 0,
+    };
     let mut missing: Vec<_> = (0..u32::from(QUEUE_SIZE)).collect();
     while !missing.is_empty() {
         queue.want_interrupt();
@@ -82,17 +92,16 @@ fn wait_ring(queue: &mut Queue) {
     for number in 0..u64::from(QUEUE_SIZE) {
         let bytes = queue.get(queue.scratch() + 256 * number + 32, 16);
         let status = RequestStatus::parse(bytes[..].try_into().unwrap()).unwrap();
-        let expected = RequestStatus {
-            code: StatusCode::Ok,
-            result: BLOCK,
-        };
-        assert_eq!(status, expected);
+        assert_eq!(status, RequestStatus { code, result });
     }
 }
 
 #[test]
 fn a_full_ring_of_transfers_is_executed() {
-    let daemon = start();
+    full_ring(start());
+}
+
+pub fn full_ring(daemon: Daemon) {
     let mut vmm = Vmm::start(daemon.socket(), 2);
     let bytes = (u64::from(QUEUE_SIZE) * BLOCK) as usize;
     let data = pattern(bytes, 3);
@@ -113,10 +122,13 @@ fn a_full_ring_of_transfers_is_executed() {
     daemon.assert_ended_well();
 }
 
-/// The guest is stopped and goes on again and again with a full ring in flight.
 #[test]
 fn a_full_ring_survives_stops() {
-    let daemon = start();
+    stops(&start());
+}
+
+/// The guest is stopped and goes on again and again with a full ring in flight.
+pub fn stops(daemon: &Daemon) {
     let mut vmm = Vmm::start(daemon.socket(), 2);
     let bytes = (u64::from(QUEUE_SIZE) * BLOCK) as usize;
     // Rounds whose stop came before the last request was done.

@@ -11,6 +11,7 @@ mod device;
 mod ending;
 mod hostile;
 mod log;
+mod nbd;
 mod program;
 mod resize;
 mod sandbox;

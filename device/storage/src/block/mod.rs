@@ -4,24 +4,10 @@
 //!
 //! | module | holds |
 //! |---|---|
-//! | `face` | the asynchronous face, for threads that submit |
-//! | `thread` | the thread of the ring, and the way to it |
 //! | `geometry` | what direct I/O wants of offsets and memory |
-//! | `scheduler` | from operations of the storage to those of the kernel |
-//! | `ring` | what executes these, as a trait |
-//! | `uring` | io_uring |
-//!
-//! One thread has the ring. Others give it operations by a queue under a lock that nobody
-//! holds for long, and it calls whoever waits for the end of one. So no thread but this waits
-//! for a disk, not even where the kernel executes a part of a submission at once.
+//! | `uring` | io_uring, as the ring of a disk |
 
-mod face;
 mod geometry;
-mod ring;
-mod scheduler;
-#[cfg(test)]
-mod tests;
-mod thread;
 #[cfg(test)]
 mod thread_tests;
 mod uring;
@@ -31,25 +17,18 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::channel;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::thread::{Builder, JoinHandle};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use rustix::fs::{OFlags, fcntl_setfl};
 use vm_memory::VolatileSlice;
 
-use self::face::Face;
 use self::geometry::Geometry;
-use self::ring::{Ring, Waker};
-use self::scheduler::Scheduler;
-use self::thread::{Inbox, Message};
 use self::uring::Uring;
-use crate::asynchronous::{AsyncStorage, Completed, Operation};
-use crate::buffer::{Buffer, Buffers};
+use crate::asynchronous::AsyncStorage;
+use crate::disk::ring::{Ring, Waker};
+use crate::disk::{Description, Disk};
 use crate::error::OpenError;
 use crate::error::{ResizeError, StorageError};
-use crate::extent::{Extent, Owner};
 use crate::failure::Failure;
 use crate::file::{Unused, allocate, lock, make_name_durable, open_or_create};
 use crate::mapping::{Before, check_size};
@@ -57,15 +36,6 @@ use crate::storage::{Mappable, Storage};
 
 /// Submissions that the kernel takes at once. It has up to four times as many operations.
 const RING_ENTRIES: u32 = 256;
-
-/// Most memory of the buffers, in bytes: some hundred requests of 1 MiB.
-const BUFFER_BYTES: usize = 128 << 20;
-
-/// Bytes that the direct face transfers at once.
-const CHUNK: u64 = 4 << 20;
-
-/// Whose operations those of the direct face are. Nobody cancels them.
-const DIRECT: Owner = Owner(u32::MAX);
 
 /// A block device, or a regular file, by direct I/O.
 ///
@@ -81,11 +51,12 @@ const DIRECT: Owner = Owner(u32::MAX);
 /// is for good, and so is a read that finds the file cut off, see [`Storage`].
 #[derive(Debug)]
 pub struct BlockStorage {
-    face: Arc<Face>,
+    disk: Disk,
+    file: Arc<File>,
+    geometry: Geometry,
     path: PathBuf,
     /// Held while the size changes.
     resizing: Mutex<()>,
-    thread: Option<JoinHandle<()>>,
 }
 
 impl BlockStorage {
@@ -148,101 +119,27 @@ impl BlockStorage {
         extend(&file, path, geometry, length, 0, capacity)?;
 
         let file = Arc::new(file);
-        let failure = Arc::<OnceLock<Failure>>::default();
-        let (granularity, align) = (geometry.granularity, geometry.align);
-        let bytes = Arc::new(AtomicU64::new(capacity));
-        let face = |waker| Face {
-            file: Arc::clone(&file),
-            geometry,
-            capacity: Arc::clone(&bytes),
-            buffers: Buffers::new(granularity, align, BUFFER_BYTES),
-            inbox: Inbox::new(waker),
-            failure: Arc::clone(&failure),
-        };
-        let name = path.display().to_string();
-        let failed = Arc::clone(&failure);
-        let scheduler = Scheduler::new(name, granularity, align, Arc::clone(&bytes), failed);
-        let ring_error = |source| OpenError::Ring {
-            path: path.to_owned(),
-            source,
-        };
-        // The ring belongs to the thread that makes it.
-        let (made, wait_made) = channel();
-        let (face_sender, wait_face) = channel::<Arc<Face>>();
         let own = Arc::clone(&file);
-        let thread = Builder::new()
-            .name("block-io".into())
-            .spawn(move || {
-                let ring = match make(own) {
-                    Ok((ring, waker)) => {
-                        let _ = made.send(Ok(waker));
-                        ring
-                    }
-                    Err(error) => {
-                        let _ = made.send(Err(error));
-                        return;
-                    }
-                };
-                if let Ok(face) = wait_face.recv() {
-                    thread::run(ring, scheduler, &face.inbox, &face.failure);
-                }
-            })
-            .map_err(ring_error)?;
-        let waker = match wait_made.recv() {
-            Ok(made) => made.map_err(ring_error)?,
-            Err(_) => return Err(ring_error(io::Error::other("its thread has panicked"))),
+        let description = Description {
+            thread: "block-io",
+            name: path.display().to_string(),
+            granularity: geometry.granularity,
+            align: geometry.align,
+            capacity,
         };
-        let face = Arc::new(face(waker));
-        // It waits for this.
-        let _ = face_sender.send(Arc::clone(&face));
+        let disk =
+            Disk::start(description, move || make(own)).map_err(|source| OpenError::Ring {
+                path: path.to_owned(),
+                source,
+            })?;
         unused.keep();
         Ok(Self {
-            face,
+            disk,
+            file,
+            geometry,
             path: path.to_owned(),
             resizing: Mutex::default(),
-            thread: Some(thread),
         })
-    }
-
-    /// Executes an operation and waits for its end.
-    fn execute(&self, operation: Operation) -> Result<Option<Buffer>, StorageError> {
-        let (sender, ended) = channel();
-        self.face.submit(
-            DIRECT,
-            operation,
-            Box::new(move |completed| {
-                // Whoever asked waits.
-                let _ = sender.send(completed);
-            }),
-        );
-        let Completed { result, buffer } = ended
-            .recv()
-            .map_err(|_| io::Error::other("the operation was dropped"))?;
-        result.map(|()| buffer)
-    }
-
-    /// The extent in pieces that the direct face transfers at once.
-    fn pieces(
-        &self,
-        offset: u64,
-        length: u64,
-    ) -> Result<impl Iterator<Item = Extent>, StorageError> {
-        self.face.check(Extent { offset, length })?;
-        Ok((0..length.div_ceil(CHUNK)).map(move |index| Extent {
-            offset: offset + index * CHUNK,
-            length: CHUNK.min(length - index * CHUNK),
-        }))
-    }
-}
-
-impl Drop for BlockStorage {
-    fn drop(&mut self) {
-        // A thread that has ended needs to be told nothing.
-        let _ = self.face.inbox.post(Message::End);
-        if let Some(thread) = self.thread.take() {
-            // A panic was reported by its thread.
-            let _ = thread.join();
-        }
     }
 }
 
@@ -311,7 +208,7 @@ fn extend(
 
 impl Storage for BlockStorage {
     fn capacity(&self) -> u64 {
-        self.face.capacity.load(Ordering::Relaxed)
+        self.disk.capacity()
     }
 
     /// A regular file grows if it has to; it is never made shorter. A block device has to be
@@ -319,7 +216,7 @@ impl Storage for BlockStorage {
     fn resize(&self, capacity: u64) -> Result<(), ResizeError> {
         // Protects nothing that could be left half done.
         let _resizing = self.resizing.lock().unwrap_or_else(PoisonError::into_inner);
-        let Face { file, geometry, .. } = self.face.as_ref();
+        let Self { file, geometry, .. } = self;
         let resize = || -> Result<(), Box<dyn Error + Send + Sync>> {
             check_size(capacity)?;
             geometry.check(&self.path, capacity)?;
@@ -327,65 +224,45 @@ impl Storage for BlockStorage {
             if !geometry.is_device && length < before {
                 // A file that grows again reads as 0 where it had other bytes.
                 let what = format!("{} was cut off at byte {length}", self.path.display());
-                Failure::note(&self.face.failure, what, None);
+                Failure::note(self.disk.failure(), what, None);
             }
-            if let Some(failure) = self.face.failure.get() {
+            if let Some(failure) = self.disk.failure().get() {
                 return Err(failure.error().into());
             }
             extend(file, &self.path, *geometry, length, before, capacity)?;
             Ok(())
         };
         resize().map_err(|source| ResizeError { capacity, source })?;
-        self.face.capacity.store(capacity, Ordering::Relaxed);
+        self.disk.set_capacity(capacity);
         Ok(())
     }
 
     fn failure(&self) -> Option<String> {
-        self.face.failure.get().map(Failure::chain)
+        self.disk.failure().get().map(Failure::chain)
     }
 
     fn read(&self, offset: u64, target: VolatileSlice<'_>) -> Result<(), StorageError> {
-        let mut rest = target;
-        for extent in self.pieces(offset, target.len() as u64)? {
-            let buffer = self.face.buffers.unlimited(extent);
-            let buffer = self.execute(Operation::Read(buffer))?;
-            let data = buffer.as_ref().map_or(&[][..], Buffer::data);
-            rest.copy_from(data);
-            rest = rest.offset(data.len()).map_err(io::Error::other)?;
-        }
-        Ok(())
+        self.disk.read(offset, target)
     }
 
     fn write(&self, offset: u64, source: VolatileSlice<'_>) -> Result<(), StorageError> {
-        let mut rest = source;
-        for extent in self.pieces(offset, source.len() as u64)? {
-            let mut buffer = self.face.buffers.unlimited(extent);
-            rest.copy_to(buffer.data_mut());
-            self.execute(Operation::Write(buffer))?;
-            rest = rest
-                .offset(extent.length as usize)
-                .map_err(io::Error::other)?;
-        }
-        Ok(())
+        self.disk.write(offset, source)
     }
 
     fn discard(&self, offset: u64, length: u64) -> Result<(), StorageError> {
-        self.execute(Operation::Discard(Extent { offset, length }))
-            .map(drop)
+        self.disk.discard(offset, length)
     }
 
     fn write_zeroes(&self, offset: u64, length: u64) -> Result<(), StorageError> {
-        self.execute(Operation::WriteZeroes(Extent { offset, length }))
-            .map(drop)
+        self.disk.write_zeroes(offset, length)
     }
 
     fn flush(&self) -> Result<(), StorageError> {
-        self.execute(Operation::Flush).map(drop)
+        self.disk.flush()
     }
 
     fn flush_range(&self, offset: u64, length: u64) -> Result<(), StorageError> {
-        self.face.check(Extent { offset, length })?;
-        self.flush()
+        self.disk.flush_range(offset, length)
     }
 
     /// What a mapping shows is the page cache, which direct I/O goes around.
@@ -394,6 +271,6 @@ impl Storage for BlockStorage {
     }
 
     fn asynchronous(&self) -> Option<Arc<dyn AsyncStorage>> {
-        Some(Arc::clone(&self.face) as Arc<dyn AsyncStorage>)
+        Some(self.disk.asynchronous())
     }
 }

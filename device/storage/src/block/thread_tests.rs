@@ -11,12 +11,10 @@ use std::time::Duration;
 use vm_memory::VolatileSlice;
 
 use super::BlockStorage;
-use super::ring::{Action, Io, Ring, Stage, Waker};
-use super::scheduler::Submitted;
-use super::thread::Message;
 use super::uring::Uring;
 use crate::aligned::Memory;
 use crate::asynchronous::{Completed, Operation};
+use crate::disk::ring::{Action, Io, Ring, Stage, Waker};
 use crate::error::ErrorKind;
 use crate::extent::{Extent, Owner};
 use crate::storage::Storage;
@@ -32,6 +30,8 @@ struct Broken {
 }
 
 impl Ring for Broken {
+    const NAME: &'static str = "io_uring";
+
     fn push(&mut self, io: Io) -> Result<(), Io> {
         assert_eq!(io.stage, Stage::Main);
         self.in_flight.push(io);
@@ -125,6 +125,8 @@ struct Stuck {
 }
 
 impl Ring for Stuck {
+    const NAME: &'static str = "io_uring";
+
     fn push(&mut self, io: Io) -> Result<(), Io> {
         self.was_stuck = true;
         self.begun.send(()).unwrap();
@@ -184,27 +186,15 @@ fn cancelled_operations_do_not_pile_up() {
     flush(8);
     submit(8, Operation::Discard(extent));
     // No memory is taken for what waits, however much that is.
-    let parts: Vec<_> = storage
-        .face
-        .inbox
-        .state()
-        .messages
-        .iter()
-        .rev()
-        .take(3)
-        .map(|message| match message {
-            Message::Submit(Submitted {
-                operation: Operation::Discard(part),
-                ..
-            }) => part.length,
-            _ => 0,
-        })
-        .collect();
-    assert_eq!(parts.iter().sum::<u64>(), extent.length);
+    let parts = storage.disk.last_discards();
+    assert_eq!(
+        parts.iter().map(|part| part.length).sum::<u64>(),
+        extent.length
+    );
     face.cancel(Owner(8));
     flush(8);
     // One for each who cancelled, and what was not cancelled.
-    let messages = storage.face.inbox.state().messages.len();
+    let messages = storage.disk.messages();
     assert_eq!(messages, 5);
     go_on.send(()).unwrap();
     drop(storage);

@@ -13,16 +13,15 @@
 use std::fmt;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::time::Duration;
 
 use io_uring::{EnterFlags, IoUring, cqueue, opcode, squeue, types};
-use rustix::event::{EventfdFlags, eventfd};
-use rustix::io::Errno;
-use tracing::{error, warn};
+use tracing::error;
 
-use super::ring::{Action, Io, Ring, Waker};
+use crate::disk::ring::{Action, Io, Ring, Waker};
+use crate::disk::wake::Wake;
 
 /// Completions that the kernel keeps for each submission it takes at once.
 const COMPLETIONS_PER_ENTRY: u32 = 4;
@@ -49,7 +48,7 @@ pub(crate) struct Uring {
     in_flight: Vec<Option<Io>>,
     /// Places without an operation.
     free: Vec<usize>,
-    wake: Arc<OwnedFd>,
+    wake: Wake,
     /// The kernel waits for the waker.
     armed: bool,
 }
@@ -81,26 +80,19 @@ impl Uring {
         })?;
         // One place for the waker: there is never a completion without room.
         let places = ring.params().cq_entries() as usize - 1;
-        let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
         Ok(Self {
             ring,
             file,
             in_flight: (0..places).map(|_| None).collect(),
             free: (0..places).rev().collect(),
-            wake: Arc::new(eventfd(0, flags)?),
+            wake: Wake::new()?,
             armed: false,
         })
     }
 
     /// What wakes the thread of this ring.
     pub(crate) fn waker(&self) -> Waker {
-        let wake = Arc::clone(&self.wake);
-        Arc::new(
-            move || match rustix::io::write(&*wake, &1u64.to_ne_bytes()) {
-                Ok(_) | Err(Errno::AGAIN) => {}
-                Err(error) => warn!(%error, "cannot wake the thread of a ring"),
-            },
-        )
+        self.wake.waker()
     }
 
     fn in_flight(&self) -> usize {
@@ -153,7 +145,7 @@ impl Uring {
             match completion.user_data() {
                 WAKE => {
                     self.armed = false;
-                    let _ = rustix::io::read(&*self.wake, &mut [0; 8]);
+                    self.wake.clear();
                 }
                 place => {
                     // The kernel returns the numbers that it was given.
@@ -203,6 +195,8 @@ fn entry(file: &File, io: &Io) -> squeue::Entry {
 }
 
 impl Ring for Uring {
+    const NAME: &'static str = "io_uring";
+
     fn push(&mut self, io: Io) -> Result<(), Io> {
         let Some(place) = self.free.pop() else {
             return Err(io);

@@ -98,8 +98,8 @@ impl Inbox {
 }
 
 /// Executes what is in the inbox until it is to end. A panic is noted in `failure`.
-pub(super) fn run(
-    mut ring: impl Ring,
+pub(super) fn run<R: Ring>(
+    mut ring: R,
     mut scheduler: Scheduler,
     inbox: &Inbox,
     failure: &OnceLock<Failure>,
@@ -146,7 +146,7 @@ pub(super) fn run(
                     scheduler.accept(submitted);
                 }
             }
-            return scheduler.give_up(&format!("io_uring cannot be used any more ({error})"));
+            return scheduler.give_up(&format!("{} cannot be used any more ({error})", R::NAME));
         }
         for (io, result) in ended.drain(..) {
             scheduler.ended(io, result);

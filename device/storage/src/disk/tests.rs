@@ -5,7 +5,6 @@
 mod failure;
 
 use std::collections::BTreeSet;
-use std::sync::atomic::AtomicU64;
 use std::sync::mpsc::{Receiver, Sender};
 
 use proptest::prelude::*;
@@ -27,6 +26,8 @@ struct Script {
 }
 
 impl Ring for Script {
+    const NAME: &'static str = "a script";
+
     fn push(&mut self, io: Io) -> Result<(), Io> {
         if self.in_flight.len() == self.room {
             return Err(io);

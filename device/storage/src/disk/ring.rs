@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! What executes single operations of the kernel: io_uring, or a script of a test.
+//! What executes single operations: io_uring, the server of an NBD connection, or a script of a
+//! test.
 
 use std::fmt;
 use std::io;
@@ -11,7 +12,7 @@ use rustix::fs::FallocateFlags;
 
 use crate::aligned::Memory;
 
-/// What the kernel is to do.
+/// What the kernel, or a server, is to do.
 #[derive(Debug)]
 pub(crate) enum Action {
     /// Reads the bytes of the file from `at` on into a part of the memory.
@@ -67,6 +68,9 @@ pub(crate) type Waker = Arc<dyn Fn() + Send + Sync>;
 
 /// Executes operations in any order. Belongs to one thread.
 pub(crate) trait Ring: fmt::Debug {
+    /// What it is, for messages.
+    const NAME: &'static str;
+
     /// Begins an operation, now or at the next turn, or returns it where there is no room:
     /// then others are in flight, and there is room once one of them has ended.
     fn push(&mut self, io: Io) -> Result<(), Io>;

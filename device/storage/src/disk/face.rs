@@ -1,14 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! The asynchronous face of block storage, for threads that submit.
+//! The asynchronous face of a disk, for threads that submit.
 
 use std::fmt;
-use std::fs::File;
 use std::io;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use super::geometry::Geometry;
 use super::scheduler::Submitted;
 use super::thread::{Inbox, Message};
 use crate::asynchronous::{AsyncStorage, Completed, Done, Operation};
@@ -19,8 +17,7 @@ use crate::failure::Failure;
 
 /// What is shared with those who have the asynchronous face.
 pub(super) struct Face {
-    pub(super) file: Arc<File>,
-    pub(super) geometry: Geometry,
+    pub(super) granularity: u64,
     pub(super) capacity: Arc<AtomicU64>,
     pub(super) buffers: Buffers,
     pub(super) inbox: Inbox,
@@ -30,8 +27,6 @@ pub(super) struct Face {
 impl fmt::Debug for Face {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Face")
-            .field("file", &self.file)
-            .field("geometry", &self.geometry)
             .field("capacity", &self.capacity)
             .field("buffers", &self.buffers)
             .finish_non_exhaustive()
@@ -75,7 +70,7 @@ impl Face {
 
     /// Sets an extent to 0: the whole blocks, and the parts of blocks around them.
     fn clear(&self, owner: Owner, extent: Extent, operation: fn(Extent) -> Operation, done: Done) {
-        let granularity = self.geometry.granularity;
+        let granularity = self.granularity;
         let (start, end) = (extent.offset, extent.end());
         let first = start.next_multiple_of(granularity);
         let last = end - end % granularity;

@@ -1,0 +1,185 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! The socket of a connection.
+
+use std::io::{self, ErrorKind, IoSlice, IoSliceMut, Read, Write};
+use std::net::{TcpStream, ToSocketAddrs};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
+
+use rustix::net::sockopt;
+
+use super::error::NbdError;
+use super::uri::Address;
+
+/// How long a connection, and then the handshake, may take.
+pub(super) const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Silence after which the kernel asks whether the other machine is still there, and then how
+/// often, every [`PROBE_INTERVAL`]. A dead network ends the connection after 30 s.
+const PROBE_AFTER: Duration = Duration::from_secs(10);
+const PROBE_INTERVAL: Duration = Duration::from_secs(5);
+const PROBES: u32 = 4;
+const UNACKNOWLEDGED: Duration = Duration::from_secs(30);
+
+/// A connected socket.
+#[derive(Debug)]
+pub(super) enum Socket {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+}
+
+impl Socket {
+    /// Connects, and has the kernel end a connection whose network is dead.
+    pub(super) fn connect(address: &Address) -> Result<Self, NbdError> {
+        let connect_error = |source| NbdError::Connect {
+            address: address.to_string(),
+            source,
+        };
+        let (host, port) = match address {
+            Address::Unix(path) => {
+                let stream = UnixStream::connect(path);
+                return stream.map(Self::Unix).map_err(connect_error);
+            }
+            Address::Tcp { host, port } => (host, *port),
+        };
+        let addresses = (host.as_str(), port).to_socket_addrs();
+        let resolve_error = |source| NbdError::Resolve {
+            host: host.clone(),
+            source,
+        };
+        let mut last = io::Error::from(ErrorKind::AddrNotAvailable);
+        for address in addresses.map_err(resolve_error)? {
+            match TcpStream::connect_timeout(&address, HANDSHAKE_TIMEOUT) {
+                Ok(stream) => {
+                    keep_alive(&stream).map_err(connect_error)?;
+                    return Ok(Self::Tcp(stream));
+                }
+                Err(error) => last = error,
+            }
+        }
+        Err(connect_error(last))
+    }
+
+    pub(super) fn set_nonblocking(&self) -> io::Result<()> {
+        match self {
+            Self::Tcp(stream) => stream.set_nonblocking(true),
+            Self::Unix(stream) => stream.set_nonblocking(true),
+        }
+    }
+
+    /// Most time that one call waits.
+    fn set_timeout(&self, timeout: Duration) -> io::Result<()> {
+        let timeout = Some(timeout);
+        match self {
+            Self::Tcp(stream) => {
+                stream.set_read_timeout(timeout)?;
+                stream.set_write_timeout(timeout)
+            }
+            Self::Unix(stream) => {
+                stream.set_read_timeout(timeout)?;
+                stream.set_write_timeout(timeout)
+            }
+        }
+    }
+}
+
+fn keep_alive(stream: &TcpStream) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    sockopt::set_socket_keepalive(stream, true)?;
+    sockopt::set_tcp_keepidle(stream, PROBE_AFTER)?;
+    sockopt::set_tcp_keepintvl(stream, PROBE_INTERVAL)?;
+    sockopt::set_tcp_keepcnt(stream, PROBES)?;
+    sockopt::set_tcp_user_timeout(stream, UNACKNOWLEDGED.as_millis() as u32)?;
+    Ok(())
+}
+
+impl AsFd for Socket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Tcp(stream) => stream.as_fd(),
+            Self::Unix(stream) => stream.as_fd(),
+        }
+    }
+}
+
+impl Read for &Socket {
+    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Socket::Tcp(stream) => (&*stream).read(bytes),
+            Socket::Unix(stream) => (&*stream).read(bytes),
+        }
+    }
+
+    fn read_vectored(&mut self, pieces: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
+        match self {
+            Socket::Tcp(stream) => (&*stream).read_vectored(pieces),
+            Socket::Unix(stream) => (&*stream).read_vectored(pieces),
+        }
+    }
+}
+
+impl Write for &Socket {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Socket::Tcp(stream) => (&*stream).write(bytes),
+            Socket::Unix(stream) => (&*stream).write(bytes),
+        }
+    }
+
+    fn write_vectored(&mut self, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
+        match self {
+            Socket::Tcp(stream) => (&*stream).write_vectored(pieces),
+            Socket::Unix(stream) => (&*stream).write_vectored(pieces),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// A socket that waits, for a limited time altogether.
+pub(super) struct Timed<'a> {
+    socket: &'a Socket,
+    until: Instant,
+}
+
+impl<'a> Timed<'a> {
+    pub(super) fn new(socket: &'a Socket, timeout: Duration) -> Self {
+        Self {
+            socket,
+            until: Instant::now() + timeout,
+        }
+    }
+
+    fn wait<T>(&mut self, call: impl FnOnce(&mut &'a Socket) -> io::Result<T>) -> io::Result<T> {
+        let timed_out = || io::Error::new(ErrorKind::TimedOut, "the server does not answer");
+        let left = self.until.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(timed_out());
+        }
+        self.socket.set_timeout(left)?;
+        call(&mut self.socket).map_err(|error| match error.kind() {
+            ErrorKind::WouldBlock => timed_out(),
+            _ => error,
+        })
+    }
+}
+
+impl Read for Timed<'_> {
+    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+        self.wait(|socket| socket.read(bytes))
+    }
+}
+
+impl Write for Timed<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.wait(|socket| socket.write(bytes))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
