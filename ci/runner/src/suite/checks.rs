@@ -178,7 +178,7 @@ pub(super) fn kill_and_compare(vm: &mut Vm, plan: &Plan, image: &Path) -> Result
 }
 
 /// Powers the guest off and checks the exit status of QEMU and the device.
-pub(super) fn shut_down(vm: Vm) -> Result<(), String> {
+pub(crate) fn shut_down(vm: Vm) -> Result<(), String> {
     let ended = vm
         .shut_down(DEVICE_EXIT_TIMEOUT)
         .map_err(|error| error.to_string())?;
