@@ -126,6 +126,10 @@ new: device ## Write a card of your own, called NAME=..., to DIR=... (NAME): dev
 bench: image ## Compare with virtio-blk, vhost-user-blk and NVMe; JOB=... for one job
 	@plugin=$$(ci/bench/plugin/build.sh); RINGBAR_PLUGIN=$$plugin $(ringbar-ci) bench
 
+.PHONY: docs
+docs: ## Make a book of the documents, build/book/html; the first time builds mdBook
+	@docs/book.sh
+
 .PHONY: setup
 setup: ## Fetch and prepare everything that the other targets need
 	@guest-image/setup.sh

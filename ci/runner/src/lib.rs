@@ -6,6 +6,7 @@
 //! | module | what it does |
 //! |---|---|
 //! | [`suite`] | runs a suite of the guest's tests |
+//! | [`book`] | the experiments in docs/, and their expected output |
 //! | [`kit`] | writes a card of your own from the template, and tests that it works |
 //! | [`ktap`] | reads test results |
 //! | [`refusal`] | tests that the driver refuses an unusable device |
@@ -15,6 +16,7 @@
 //! | [`report`] | report of `run` |
 
 pub mod binding;
+pub mod book;
 pub mod kit;
 pub mod ktap;
 pub mod refusal;

@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! Checks that the table of features names existing tests, and has a row for every
-//! feature.
+//! Checks that the documents name existing tests, and that the table of features has a row for
+//! every feature.
 
 use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
 
 use ringbar_guest_tests::case::Suite;
 use ringbar_guest_tests::suites;
@@ -29,25 +31,103 @@ fn names(prefix: &str, kernel: Kernel, suites: Vec<Suite>) -> Vec<String> {
     names
 }
 
-#[test]
-fn table_names_tests_that_exist() {
+/// All tests that run in virtual machines.
+fn known() -> Vec<String> {
     let mut known = names("", Kernel::Stock, suites::stock());
     known.extend(names("debug::", Kernel::Debug, suites::debug()));
     known.extend(BEHIND_IOMMU.map(|(name, _)| name.into()));
     known.extend(binding::names());
     known.extend(unplug::MACHINES.iter().flat_map(unplug::names));
+    known
+}
 
+/// Whether there is a test of this name. A trailing underscore makes it a prefix.
+fn exists(known: &[String], text: &str) -> bool {
+    let mut known = known.iter();
+    known.any(|name| name == text || text.ends_with('_') && name.starts_with(text))
+}
+
+/// Whether a text is the name of a test, or begins one: a suite, and an id such as `a1` or `dr12`
+/// before an underscore.
+fn is_test(text: &str) -> bool {
+    let Some((suite, name)) = text.rsplit_once("::") else {
+        return false;
+    };
+    let lower = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "_-:".contains(c);
+    let Some((id, _)) = name.split_once('_') else {
+        return false;
+    };
+    let section = id.trim_end_matches(|c: char| c.is_ascii_digit());
+    suite.chars().all(lower)
+        && name.chars().all(lower)
+        && section.len() < id.len()
+        && ["a", "b", "c", "d", "e", "f", "dr", "ho"].contains(&section)
+}
+
+#[test]
+fn names_of_tests_are_told_from_other_code() {
+    for test in [
+        "mmap::a3_x",
+        "debug::driver::dr12_kunit_y",
+        "vfio-user::data::b1_",
+    ] {
+        assert!(is_test(test), "{test}");
+    }
+    for other in [
+        "mmap",
+        "Slot::new",
+        "mmap::",
+        "a::b",
+        "a::b_c",
+        "io::Error",
+        "x::A1_b",
+    ] {
+        assert!(!is_test(other), "{other}");
+    }
+}
+
+/// The pages of docs/, by their paths.
+fn pages(folder: &Path) -> Vec<(PathBuf, String)> {
+    let mut pages = Vec::new();
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            pages.extend(self::pages(&path));
+        } else if path.extension().is_some_and(|end| end == "md") {
+            let text = fs::read_to_string(&path).unwrap();
+            pages.push((path, text));
+        }
+    }
+    pages
+}
+
+#[test]
+fn documents_name_tests_that_exist() {
+    let known = known();
+    let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs");
+    let mut missing = Vec::new();
+    for (path, text) in pages(&docs) {
+        for code in text.split('`').filter(|code| is_test(code)) {
+            // Over vfio-user the tests of a suite have the same names.
+            let name = code.replace("vfio-user::", "");
+            if !exists(&known, &name) {
+                missing.push(format!("{}: {code}", path.display()));
+            }
+        }
+    }
+    assert!(missing.is_empty(), "{missing:#?}");
+}
+
+#[test]
+fn table_names_tests_that_exist() {
+    let known = known();
     let mut named = 0;
-    // Text between backticks that looks like the name of a test. A trailing underscore
-    // makes it a prefix.
+    // Text between backticks that looks like the name of a test.
     for text in TABLE.split('`').skip(1).step_by(2) {
         if !text.contains("::") || text.ends_with("::") {
             continue;
         }
-        let found = known
-            .iter()
-            .any(|name| name == text || text.ends_with('_') && name.starts_with(text));
-        assert!(found, "there is no test {text}");
+        assert!(exists(&known, text), "there is no test {text}");
         named += 1;
     }
     assert!(named > 80, "only {named} tests are named");

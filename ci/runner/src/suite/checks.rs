@@ -180,22 +180,22 @@ pub(super) fn kill_and_compare(vm: &mut Vm, plan: &Plan, image: &Path) -> Result
 }
 
 /// The exit status that a device is to have.
-fn device_status(plan: &Plan) -> i32 {
+pub(super) fn device_status(plan: &Plan) -> i32 {
     match plan.needs.end {
         End::StorageFailed(name) => plan.tests.iter().any(|test| test == name).into(),
         End::PowerOff(_) | End::Killed(_) => 0,
     }
 }
 
-/// Powers the guest off and checks the exit status of QEMU and the device.
-pub(super) fn shut_down(vm: Vm, plan: &Plan) -> Result<(), String> {
+/// Powers the guest off and checks the exit status of QEMU, which is to be 0, and of the device.
+pub(crate) fn shut_down(vm: Vm, status: i32) -> Result<(), String> {
     let ended = vm
         .shut_down(DEVICE_EXIT_TIMEOUT)
         .map_err(|error| error.to_string())?;
     let mut problems = Vec::new();
     for process in ended {
         let expected = match process.name {
-            DEVICE => device_status(plan),
+            DEVICE => status,
             _ => 0,
         };
         if process.status.and_then(|status| status.code()) != Some(expected) {

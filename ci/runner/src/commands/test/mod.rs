@@ -16,6 +16,7 @@ use clap::{Args, ValueEnum};
 use libtest_mimic::{Arguments, Failed, Trial};
 use ringbar_agent_protocol::machine::{TRANSPORT_VARIABLE, Transport};
 use ringbar_runner::binding;
+use ringbar_runner::book::Book;
 use ringbar_runner::kit;
 use ringbar_runner::refusal::{self, BEHIND_IOMMU};
 use ringbar_runner::suite::checks::Check;
@@ -159,6 +160,14 @@ pub fn run(setup: &Setup, options: &Options) -> anyhow::Result<ExitCode> {
         let log_dir = setup.checkout.join("build/test/binding");
         let run = move || binding::run(&setup, &log_dir);
         all.extend(steps(binding::names(), &options.filters, run));
+    }
+    if kernels.contains(&Kernel::Stock) && vhost_user {
+        let book = Book::read(&setup.checkout)?;
+        let setup = Arc::clone(&setup);
+        let log_dir = setup.checkout.join("build/test/book");
+        let names: Vec<_> = book.names().collect();
+        let run = move || book.run(&setup, &log_dir);
+        all.extend(steps(names.into_iter(), &options.filters, run));
     }
     if kernels.contains(&Kernel::Stock) {
         for (name, transport) in kit::TESTS {
