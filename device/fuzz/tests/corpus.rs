@@ -8,7 +8,7 @@ use std::fs;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
-use ringbar_fuzz::{config_space, dma_table, function_registers, server_messages};
+use ringbar_fuzz::{chain, config_space, dma_table, function_registers, requests, server_messages};
 
 /// Number of random inputs.
 const RANDOM: u64 = 50;
@@ -46,6 +46,11 @@ fn target(name: &str, run: impl Fn(&[u8])) {
 }
 
 #[test]
+fn chain() {
+    target("chain", chain::run);
+}
+
+#[test]
 fn config_space() {
     target("config_space", config_space::run);
 }
@@ -58,6 +63,11 @@ fn dma_table() {
 #[test]
 fn function_registers() {
     target("function_registers", function_registers::run);
+}
+
+#[test]
+fn requests() {
+    target("requests", requests::run);
 }
 
 #[test]
