@@ -247,7 +247,7 @@ fn walk(
             let count = descriptor.length / DESCRIPTOR;
             let is_possible = !is_indirect
                 && descriptor.flags & NEXT == 0
-                && descriptor.length % DESCRIPTOR == 0
+                && descriptor.length.is_multiple_of(DESCRIPTOR)
                 && (1..=0xffff).contains(&count);
             if !is_possible {
                 break Err(Fault::Chain);

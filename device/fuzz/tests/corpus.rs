@@ -8,7 +8,9 @@ use std::fs;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
-use ringbar_fuzz::{chain, config_space, dma_table, function_registers, requests, server_messages};
+use ringbar_fuzz::{
+    chain, config_space, dma_table, function_registers, requests, server_messages, two_sided,
+};
 
 /// Number of random inputs.
 const RANDOM: u64 = 50;
@@ -73,4 +75,9 @@ fn requests() {
 #[test]
 fn server_messages() {
     target("server_messages", server_messages::run);
+}
+
+#[test]
+fn two_sided() {
+    target("two_sided", two_sided::run);
 }
