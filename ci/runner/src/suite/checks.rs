@@ -22,6 +22,10 @@ use crate::verified::{self, JOBS};
 /// Maximum time for the daemon to exit after QEMU.
 const DEVICE_EXIT_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// Greatest size of a device's log in bytes. The device limits the rate of messages that a guest can
+/// provoke.
+const MAX_LOG: u64 = 256 << 10;
+
 /// Kernel parameter that disables the checker of the DMA API.
 const DMA_CHECKER_OFF: &str = "dma_debug=off";
 
@@ -177,8 +181,14 @@ pub(super) fn kill_and_compare(vm: &mut Vm, plan: &Plan, image: &Path) -> Result
     Ok(())
 }
 
-/// Powers the guest off and checks the exit status of QEMU and the device.
-pub(super) fn shut_down(vm: Vm) -> Result<(), String> {
+/// Powers the guest off and checks the exit status of QEMU and the device, and that no guest has
+/// filled a device's log.
+pub(super) fn shut_down(mut vm: Vm) -> Result<(), String> {
+    let logs: Vec<_> = vm
+        .devices()
+        .iter_mut()
+        .map(|device| device.process().log().to_owned())
+        .collect();
     let ended = vm
         .shut_down(DEVICE_EXIT_TIMEOUT)
         .map_err(|error| error.to_string())?;
@@ -194,6 +204,16 @@ pub(super) fn shut_down(vm: Vm) -> Result<(), String> {
                 ),
                 process.tail
             ));
+        }
+    }
+    for log in logs {
+        match fs::metadata(&log).map(|metadata| metadata.len()) {
+            Ok(bytes) if bytes > MAX_LOG => problems.push(format!(
+                "{} has {bytes} bytes, more than {MAX_LOG}",
+                log.display()
+            )),
+            Ok(_) => {}
+            Err(error) => problems.push(format!("{}: {error}", log.display())),
         }
     }
     if problems.is_empty() {
