@@ -24,7 +24,7 @@ const DEVICE_EXIT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Greatest size of a device's log in bytes. The device limits the rate of messages that a guest can
 /// provoke.
-const MAX_LOG: u64 = 256 << 10;
+const MAX_LOG: u64 = 64 << 10;
 
 /// Kernel parameter that disables the checker of the DMA API.
 const DMA_CHECKER_OFF: &str = "dma_debug=off";
@@ -206,20 +206,23 @@ pub(super) fn shut_down(mut vm: Vm) -> Result<(), String> {
             ));
         }
     }
-    for log in logs {
-        match fs::metadata(&log).map(|metadata| metadata.len()) {
-            Ok(bytes) if bytes > MAX_LOG => problems.push(format!(
-                "{} has {bytes} bytes, more than {MAX_LOG}",
-                log.display()
-            )),
-            Ok(_) => {}
-            Err(error) => problems.push(format!("{}: {error}", log.display())),
-        }
-    }
+    problems.extend(logs.iter().filter_map(|log| check_size(log).err()));
     if problems.is_empty() {
         Ok(())
     } else {
         Err(problems.join("\n"))
+    }
+}
+
+/// Checks the size of a device's log.
+fn check_size(log: &Path) -> Result<(), String> {
+    let metadata = fs::metadata(log).map_err(|error| format!("{}: {error}", log.display()))?;
+    match metadata.len() {
+        0..=MAX_LOG => Ok(()),
+        bytes => Err(format!(
+            "{} has {bytes} bytes, more than {MAX_LOG}",
+            log.display()
+        )),
     }
 }
 
@@ -271,6 +274,16 @@ mod tests {
         let killed = Check::of(&killed, Kernel::Stock);
         assert!(killed.contains(&Check::FileHoldsWhatWasSynced));
         assert!(killed.contains(&Check::CorruptionIsFound) && !killed.contains(&Check::CleanEnd));
+    }
+
+    #[test]
+    fn a_log_has_a_greatest_size() {
+        let log = tempfile::NamedTempFile::new().unwrap();
+        log.as_file().set_len(MAX_LOG).unwrap();
+        assert_eq!(check_size(log.path()), Ok(()));
+        log.as_file().set_len(MAX_LOG + 1).unwrap();
+        assert!(check_size(log.path()).is_err());
+        assert!(check_size(Path::new("/nowhere/device0.log")).is_err());
     }
 
     #[test]
