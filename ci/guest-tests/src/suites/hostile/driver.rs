@@ -347,17 +347,16 @@ impl<'a> Driver<'a> {
                 self.function.write8(common::STATUS, 0);
                 self.start();
             }
-            21 => self.function.write8(common::STATUS, self.any_status()),
+            21 => {
+                let status = self.any() as u8;
+                self.function.write8(common::STATUS, status);
+            }
             _ => {
                 self.make_available(FIRST_IO_QUEUE);
                 self.make_available(FIRST_IO_QUEUE + 1);
             }
         }
         Ok(())
-    }
-
-    fn any_status(&mut self) -> u8 {
-        self.any() as u8
     }
 
     /// Writes a register of the common configuration that moves no ring.
