@@ -3,8 +3,10 @@
 #
 # Usage:   run.sh TARGET...       (no target: all of them)
 # Inputs:  RINGBAR_SECONDS=N runs each target for N seconds on every processor and keeps what
-#          it finds in build/fuzz/corpus; otherwise each executes RINGBAR_RUNS inputs (20000),
-#          the same ones each time.
+#          it finds in build/fuzz/corpus; RINGBAR_MINIMIZE=1 copies the fewest inputs of that and
+#          of the committed corpus that execute the same edges to build/fuzz/minimized;
+#          RINGBAR_INPUT=FILE executes one input and prints all that it prints; otherwise each
+#          target executes RINGBAR_RUNS inputs (20000), the same ones each time.
 # Output:  a line for each target, as of a test, with the number of executions and the coverage
 #          (edges, as libFuzzer counts them), then what was found, and how many passed and
 #          failed. The input that shows a fault is left in build/fuzz/found. Exit status 1 after a
@@ -60,6 +62,18 @@ for target in "${targets[@]}"; do
     seeds=$here/corpus/$target
     log=$out/$target.log
     arguments=("${common[@]}" "-artifact_prefix=$out/found/$target-")
+    if [[ -n ${RINGBAR_INPUT:-} ]]; then
+        cargo run --bin "$target" -- "${common[@]}" "$(readlink -f "$RINGBAR_INPUT")"
+        continue
+    fi
+    if [[ -n ${RINGBAR_MINIMIZE:-} ]]; then
+        fresh "$out/minimized/$target"
+        mkdir -p "$out/corpus/$target"
+        cargo run --bin "$target" -- -set_cover_merge=1 -use_counters=0 \
+            "$out/minimized/$target" "$out/corpus/$target" "$seeds" >"$log" 2>&1
+        echo "$target: $(find "$out/minimized/$target" -type f | wc -l) inputs in $out/minimized/$target"
+        continue
+    fi
     if [[ -n ${RINGBAR_SECONDS:-} ]]; then
         corpus=$out/corpus/$target
         mkdir -p "$corpus"
@@ -82,6 +96,8 @@ for target in "${targets[@]}"; do
         failed=$((failed + 1))
     fi
 done
+# There was no test.
+[[ -z ${RINGBAR_INPUT:-}${RINGBAR_MINIMIZE:-} ]] || exit 0
 if ((failed)); then
     echo "test result: FAILED. $((${#targets[@]} - failed)) passed; $failed failed"
     exit 1

@@ -22,6 +22,8 @@ const TIME_LIMIT: Duration = Duration::from_secs(3600);
 pub struct Needs {
     /// The device under test.
     pub device: DeviceKind,
+    /// Whether there is a second device, `/dev/ringbar1`, which is like the first.
+    pub second_device: bool,
     /// Number of virtual CPUs.
     pub cpus: u32,
     /// IOMMU of the machine, which the guest uses for the device. Over vhost-user there is
@@ -49,6 +51,7 @@ impl Default for Needs {
     fn default() -> Self {
         Self {
             device: DeviceKind::Daemon(Daemon::default()),
+            second_device: false,
             cpus: CPUS,
             iommu: Iommu::None,
             kernel_args: Vec::new(),

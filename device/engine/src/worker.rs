@@ -117,6 +117,26 @@ where
         }
     }
 
+    /// Reads mail and processes each queue once. Returns whether there may be more to do.
+    #[cfg(feature = "testing")]
+    pub(crate) fn step(&mut self) -> bool {
+        self.read();
+        if self.process(false) == QueueStatus::More {
+            return true;
+        }
+        self.flush_interrupts();
+        let sleeps = self.prepare_sleep();
+        self.mailbox.sleeper().wake_up();
+        !sleeps
+    }
+
+    /// Reads mail.
+    #[cfg(feature = "testing")]
+    pub(crate) fn read(&mut self) {
+        // Nothing depends on a worker without a thread that was asked to end.
+        let _ = self.read_mail(false);
+    }
+
     /// Processes each queue once, but reads mail first where there is some: a transport waits
     /// for one step of one request, whatever is in the other queues.
     fn process(&mut self, polling: bool) -> QueueStatus {

@@ -8,7 +8,9 @@ use std::fs;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
-use ringbar_fuzz::{config_space, dma_table, function_registers, server_messages};
+use ringbar_fuzz::{
+    chain, config_space, dma_table, function_registers, requests, server_messages, two_sided,
+};
 
 /// Number of random inputs.
 const RANDOM: u64 = 50;
@@ -46,6 +48,11 @@ fn target(name: &str, run: impl Fn(&[u8])) {
 }
 
 #[test]
+fn chain() {
+    target("chain", chain::run);
+}
+
+#[test]
 fn config_space() {
     target("config_space", config_space::run);
 }
@@ -61,6 +68,16 @@ fn function_registers() {
 }
 
 #[test]
+fn requests() {
+    target("requests", requests::run);
+}
+
+#[test]
 fn server_messages() {
     target("server_messages", server_messages::run);
+}
+
+#[test]
+fn two_sided() {
+    target("two_sided", two_sided::run);
 }

@@ -18,6 +18,7 @@ mod ends;
 mod faults;
 mod files;
 mod function;
+mod hostile;
 mod iommu;
 mod kunit;
 mod large;
@@ -61,6 +62,7 @@ fn all() -> Vec<Suite> {
         resize::suite(),
         lies::suite(),
         function::suite(),
+        hostile::suite(),
         lifecycle::suite(),
         suspend::suite(),
         durability::suite(),

@@ -153,7 +153,7 @@ impl Region {
         self.address.addr()
     }
 
-    fn at(&self, offset: usize, length: usize) -> *mut u8 {
+    pub(super) fn at(&self, offset: usize, length: usize) -> *mut u8 {
         assert!(
             offset <= self.length && length <= self.length - offset,
             "{length} bytes at {offset} of a region of {}",

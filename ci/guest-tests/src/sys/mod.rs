@@ -13,6 +13,7 @@ mod pipe;
 mod poll;
 mod process;
 mod provided;
+mod registers;
 mod result;
 mod task;
 mod trace;
@@ -37,6 +38,7 @@ pub use process::{
     set_empty_handler,
 };
 pub use provided::{Provided, Provision, Selected};
+pub use registers::Registers;
 pub use task::{
     CpuAffinity, SleepState, Task, count_signal, cpus, pin_to_cpu, signals_counted, use_sched_fifo,
 };

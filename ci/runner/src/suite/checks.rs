@@ -23,6 +23,10 @@ use crate::verified::{self, JOBS};
 /// Maximum time for the daemon to exit after QEMU.
 const DEVICE_EXIT_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// Greatest size of a device's log in bytes. The device limits the rate of messages that a guest can
+/// provoke.
+const MAX_LOG: u64 = 64 << 10;
+
 /// Kernel parameter that disables the checker of the DMA API.
 const DMA_CHECKER_OFF: &str = "dma_debug=off";
 
@@ -187,8 +191,14 @@ pub(super) fn device_status(plan: &Plan) -> i32 {
     }
 }
 
-/// Powers the guest off and checks the exit status of QEMU, which is to be 0, and of the device.
-pub(crate) fn shut_down(vm: Vm, status: i32) -> Result<(), String> {
+/// Powers the guest off and checks the exit status of QEMU, which is to be 0, and of the device, and
+/// that no guest has filled a device's log.
+pub(crate) fn shut_down(mut vm: Vm, status: i32) -> Result<(), String> {
+    let logs: Vec<_> = vm
+        .devices()
+        .iter_mut()
+        .map(|device| device.process().log().to_owned())
+        .collect();
     let ended = vm
         .shut_down(DEVICE_EXIT_TIMEOUT)
         .map_err(|error| error.to_string())?;
@@ -210,10 +220,23 @@ pub(crate) fn shut_down(vm: Vm, status: i32) -> Result<(), String> {
             ));
         }
     }
+    problems.extend(logs.iter().filter_map(|log| check_size(log).err()));
     if problems.is_empty() {
         Ok(())
     } else {
         Err(problems.join("\n"))
+    }
+}
+
+/// Checks the size of a device's log.
+fn check_size(log: &Path) -> Result<(), String> {
+    let metadata = fs::metadata(log).map_err(|error| format!("{}: {error}", log.display()))?;
+    match metadata.len() {
+        0..=MAX_LOG => Ok(()),
+        bytes => Err(format!(
+            "{} has {bytes} bytes, more than {MAX_LOG}",
+            log.display()
+        )),
     }
 }
 
@@ -265,6 +288,16 @@ mod tests {
         let killed = Check::of(&killed, Kernel::Stock);
         assert!(killed.contains(&Check::FileHoldsWhatWasSynced));
         assert!(killed.contains(&Check::CorruptionIsFound) && !killed.contains(&Check::CleanEnd));
+    }
+
+    #[test]
+    fn a_log_has_a_greatest_size() {
+        let log = tempfile::NamedTempFile::new().unwrap();
+        log.as_file().set_len(MAX_LOG).unwrap();
+        assert_eq!(check_size(log.path()), Ok(()));
+        log.as_file().set_len(MAX_LOG + 1).unwrap();
+        assert!(check_size(log.path()).is_err());
+        assert!(check_size(Path::new("/nowhere/device0.log")).is_err());
     }
 
     #[test]

@@ -45,9 +45,8 @@ pub(super) fn options(plan: &Plan) -> Result<VmOptions> {
     match &needs.device {
         DeviceKind::PciFunction => options.pci_function = true,
         DeviceKind::Daemon(daemon) => {
-            options
-                .devices
-                .push(device(daemon, plan.transport, &image(plan))?);
+            let device = device(daemon, plan.transport, &image(plan))?;
+            options.devices = vec![device; 1 + usize::from(needs.second_device)];
         }
     }
     if let Some(size) = needs.disk {

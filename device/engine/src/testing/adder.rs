@@ -5,7 +5,7 @@
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 
-use vm_memory::{Bytes, GuestMemory};
+use vm_memory::{Bytes, GuestMemory, Permissions};
 
 use super::wait_until;
 use crate::fault::Fault;
@@ -192,7 +192,12 @@ impl DeviceModel for Adder {
         }
         if !resumed {
             *progress = Progress::default();
-            progress.bytes.resize(input.len as usize, 0);
+            // Before there is memory for it.
+            let length = input.len as usize;
+            if !memory.check_range(input.addr, length, Permissions::Read) {
+                return Submission::Fault(request, Fault::Address);
+            }
+            progress.bytes.resize(length, 0);
             if memory.read_slice(&mut progress.bytes, input.addr).is_err() {
                 return Submission::Fault(request, Fault::Address);
             }
@@ -209,9 +214,11 @@ impl DeviceModel for Adder {
         }
         if op == Op::Exchange as u8 {
             let mut kept = self.kept.lock().unwrap();
-            let other = kept.remove(0);
             kept.push(request);
-            return Submission::Completed(other, 77);
+            if kept.len() == 1 {
+                return Submission::Deferred;
+            }
+            return Submission::Completed(kept.remove(0), 77);
         }
         if op == Op::Lose as u8 {
             drop(request);

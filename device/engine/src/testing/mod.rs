@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
 //! Drivers for tests of devices and transports: a queue in guest memory of its own, with
-//! ([`Driver`]) and without ([`Rings`]) the device's side of it; a device, the [`Adder`]; and
-//! what every transport has to do, [`conformance`].
+//! ([`Driver`]) and without ([`Rings`]) the device's side of it; a device, the [`Adder`]; workers
+//! without threads, [`Stepped`]; and what every transport has to do, [`conformance`].
 
 mod adder;
 pub mod conformance;
 mod rings;
+mod stepped;
 
 use std::io;
 use std::ops::{Deref, DerefMut};
@@ -26,6 +27,7 @@ use crate::ring::StoppedAt;
 
 pub use adder::{Adder, Op};
 pub use rings::Rings;
+pub use stepped::Stepped;
 
 /// Longest that anything may take.
 pub const TIMEOUT: Duration = Duration::from_secs(20);

@@ -288,9 +288,14 @@ fn total(buffers: &[Buffer], writable: bool) -> u64 {
         .sum()
 }
 
+/// A segment that reaches beyond the address space, so that it is in no memory.
+const BEYOND: Segment = Segment {
+    addr: GuestAddress(u64::MAX),
+    len: 2,
+};
+
 /// The segments with the bytes `from..to` of the buffers of one direction, counted over these
-/// buffers in order. An address that would overflow becomes `u64::MAX`, where no guest has
-/// memory.
+/// buffers in order. One whose address would overflow is [`BEYOND`].
 fn slice(
     buffers: &[Buffer],
     writable: bool,
@@ -309,18 +314,17 @@ fn slice(
             if low >= high {
                 return None;
             }
-            Some(Segment {
-                addr: buffer
-                    .addr
-                    .checked_add(low - start)
-                    .unwrap_or(GuestAddress(u64::MAX)),
+            let segment = |addr| Segment {
+                addr,
                 // Fits: the segment is no longer than the buffer.
                 len: (high - low) as u32,
-            })
+            };
+            Some(buffer.addr.checked_add(low - start).map_or(BEYOND, segment))
         })
 }
 
-/// Whether the whole segment is in guest memory. A segment may span memory regions.
+/// Whether the whole segment is in guest memory. A segment may span memory regions, and end with
+/// the address space.
 fn in_memory<M: GuestMemory>(mem: &M, segment: &Segment, writable: bool) -> bool {
     let access = if writable {
         Permissions::Write
@@ -329,6 +333,6 @@ fn in_memory<M: GuestMemory>(mem: &M, segment: &Segment, writable: bool) -> bool
     };
     segment
         .addr
-        .checked_add(u64::from(segment.len))
+        .checked_add(u64::from(segment.len) - 1)
         .is_some_and(|_| mem.check_range(segment.addr, segment.len as usize, access))
 }
