@@ -4,8 +4,8 @@
 
 use std::fmt;
 use std::io;
-use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
+use std::sync::{Arc, Weak};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -13,6 +13,7 @@ use vm_memory::GuestMemory;
 
 use crate::counters::{Counters, Counts};
 use crate::doorbell::Doorbell;
+use crate::injection::Injection;
 use crate::interrupt::{Interrupt, InterruptSlot};
 use crate::mailbox::{Change, Mail, Mailbox};
 use crate::memory::SharedMemory;
@@ -26,13 +27,15 @@ use crate::worker::{Shared, Worker};
 const DELAY_DIVISOR: u32 = 2;
 
 /// Choices of whoever runs the engine.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Options {
     /// For how long an empty ring is polled before the worker sleeps; zero for never.
     pub poll: Duration,
     /// Number of CPUs of the host. A worker that polls takes a CPU, and the guest needs some
     /// to make requests: so queues that are polled get a worker for each two CPUs.
     pub cpus: usize,
+    /// Faults that queues have.
+    pub faults: Injection,
 }
 
 /// Control of one queue, for transports. Each method returns when the queue's worker has
@@ -208,7 +211,8 @@ where
             let own: Vec<_> = queues
                 .into_iter()
                 .map(|queue| {
-                    let interrupt = Arc::<InterruptSlot>::default();
+                    let interrupt =
+                        Arc::new(InterruptSlot::of_queue(queue, options.faults.clone()));
                     handles.push(Arc::new(Handle {
                         queue,
                         counters: Arc::clone(&engine.shared.counters),
@@ -216,11 +220,13 @@ where
                         interrupt: Arc::clone(&interrupt),
                     }));
                     let model = engine.shared.model.as_ref();
-                    Queue::new(queue, model, interrupt, poll / DELAY_DIVISOR)
+                    let faults = options.faults.clone();
+                    Queue::new(queue, model, interrupt, poll / DELAY_DIVISOR, faults)
                 })
                 .collect();
             let shared = Arc::clone(&engine.shared);
-            let worker = Worker::new(shared, Arc::clone(&mailbox), own, poll)?;
+            let faults = options.faults.clone();
+            let worker = Worker::new(shared, Arc::clone(&mailbox), own, poll, faults)?;
             engine.mailboxes.push(mailbox);
             let thread = thread::Builder::new()
                 .name("queue-worker".into())
@@ -229,6 +235,13 @@ where
         }
         handles.sort_by_key(|handle| handle.queue);
         engine.queues = handles;
+        // Weak: an injector may outlive the engine.
+        let mailboxes: Vec<_> = engine.mailboxes.iter().map(Arc::downgrade).collect();
+        options.faults.set_waker(Box::new(move || {
+            for mailbox in mailboxes.iter().filter_map(Weak::upgrade) {
+                mailbox.post(Mail::Wake);
+            }
+        }));
         Ok(engine)
     }
 
