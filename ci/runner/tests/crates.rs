@@ -37,6 +37,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
         "device/serve",
         &[
             "device/engine",
+            "device/faults",
             "device/transports/vfio-user",
             "device/transports/vhost-user",
         ],

@@ -21,11 +21,12 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
     let termination = Termination::catch().context("cannot catch signals")?;
     let storage = open_storage(options)?;
     let device = Arc::new(Device::new(Arc::clone(&storage), options.device)?);
-    for rule in &options.faults {
+    for rule in &options.serve.faults {
         let id = device.faults().add(rule.clone());
         id.with_context(|| format!("cannot add the fault {rule}"))?;
         info!(%rule, "faults are injected");
     }
+    let faults = ringbar_serve::faults::injection(Arc::clone(device.faults()));
     let mut socket = endpoint.listen()?;
     let _control = match &options.control_socket {
         Some(path) => Some(Control::listen(path, Arc::clone(&device))?),
@@ -33,7 +34,7 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
     };
     log_listening(&device, options);
 
-    let served = ringbar_serve::serve(&mut socket, &termination, &options.serve, || {
+    let served = ringbar_serve::serve(&mut socket, &termination, &options.serve, &faults, || {
         let session = Arc::new(Session::new(Arc::clone(&device))?);
         let counters = Arc::clone(session.queue_counters());
         Ok((session, counters))

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
+use ringbar_faults::Rule;
 
 use crate::connection::{Function, MAX_VECTORS, Transport, TransportName};
 
@@ -67,6 +68,13 @@ pub struct ServeArgs {
     )]
     poll_us: u64,
 
+    /// Fault to inject, for tests of drivers; can be given several times. The parts of a rule are
+    /// separated by colons: conditions (queue=N, nth=N, times=N) and an effect of queues
+    /// (drop-interrupt, duplicate-used, bad-used-id, stall, hold-reset=TIME); ringbar-device has
+    /// effects of requests too (docs/faults.md). Example: queue=2:nth=3:drop-interrupt
+    #[arg(long = "fault", value_name = "RULE")]
+    faults: Vec<Rule>,
+
     /// Accept the next virtual machine when one disconnects, until SIGTERM
     #[arg(long)]
     keep_running: bool,
@@ -108,6 +116,7 @@ impl ServeArgs {
                 self.msi_only,
             )?,
             poll: Duration::from_micros(self.poll_us),
+            faults: self.faults.clone(),
             keep_running: self.keep_running,
             log: self.log.clone(),
             log_format: self.log_format,
@@ -165,6 +174,8 @@ pub struct Options {
     pub transport: Transport,
     /// Busy-poll time before a worker with empty queues sleeps.
     pub poll: Duration,
+    /// Faults that are injected from the start.
+    pub faults: Vec<Rule>,
     /// Whether to accept another connection after one has ended.
     pub keep_running: bool,
     /// Log filter.

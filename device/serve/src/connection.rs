@@ -9,7 +9,7 @@ use std::thread::available_parallelism;
 use std::time::Duration;
 
 use clap::ValueEnum;
-use ringbar_engine::{Counters, DeviceModel};
+use ringbar_engine::{Counters, DeviceModel, Injection};
 use ringbar_vfio_user::FunctionOptions;
 pub use ringbar_vfio_user::{Identity, Interrupts};
 
@@ -124,18 +124,20 @@ pub enum Connection {
 
 impl Connection {
     /// Accepts a connection and starts the engine of `device`, which counts in `counters`. Waits
-    /// until a monitor connects. `poll` is the busy-poll time of the workers.
+    /// until a monitor connects. `poll` is the busy-poll time of the workers, `faults` what goes wrong
+    /// with queues.
     pub fn accept<D: DeviceModel>(
         device: Arc<D>,
         counters: Arc<Counters>,
         transport: Transport,
         poll: Duration,
+        faults: Injection,
         listener: &UnixListener,
     ) -> anyhow::Result<Self> {
         let engine = ringbar_engine::Options {
             poll,
             cpus: available_parallelism().map_or(1, usize::from),
-            ..ringbar_engine::Options::default()
+            faults,
         };
         Ok(match transport {
             Transport::VhostUser => Self::VhostUser(ringbar_vhost_user::Connection::accept(

@@ -12,6 +12,7 @@
 //! | [`logging`], `rate_limit` | messages on standard error |
 //! | [`socket`] | the listening socket and its file |
 //! | [`connection`] | the transports: options, connections |
+//! | [`faults`] | faults of queues on demand |
 //! | [`signals`] | SIGTERM and SIGINT as a descriptor |
 //! | [`serve`] | the life of the process, from the first connection to the last |
 //!
@@ -21,6 +22,7 @@
 
 pub mod args;
 pub mod connection;
+pub mod faults;
 pub mod logging;
 mod rate_limit;
 pub mod serve;
@@ -59,6 +61,10 @@ pub fn main<A: CommandFactory, D: DeviceModel>(
         Ok(options) => options,
         Err(message) => command.error(ErrorKind::ValueValidation, message).exit(),
     };
+    let faults = match faults::of_queues(&options.faults) {
+        Ok(faults) => faults::injection(faults),
+        Err(message) => command.error(ErrorKind::ValueValidation, message).exit(),
+    };
     logging::run(command.get_name(), &options.log, options.log_format, || {
         // Before this process opens any descriptor, which could have the number given by mistake.
         let endpoint = PreparedSocket::new(&options.endpoint)?;
@@ -67,7 +73,7 @@ pub fn main<A: CommandFactory, D: DeviceModel>(
         info!("listening on {}", options.endpoint);
 
         let counters = Arc::<Counters>::default();
-        let served = serve(&mut socket, &termination, &options, || {
+        let served = serve(&mut socket, &termination, &options, &faults, || {
             Ok((connect()?, Arc::clone(&counters)))
         });
         let counts = counters.get();

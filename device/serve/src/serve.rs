@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use ringbar_engine::{Counters, DeviceModel};
+use ringbar_engine::{Counters, DeviceModel, Injection};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use tracing::{error, info, warn};
@@ -31,7 +31,8 @@ enum Ready {
 }
 
 /// Serves connections until the last one has ended, or the process gets a signal. `connect` makes
-/// the device of a connection that is about to come, and says where its queues are counted.
+/// the device of a connection that is about to come, and says where its queues are counted. `faults`
+/// is what goes wrong with them.
 ///
 /// # Errors
 ///
@@ -41,6 +42,7 @@ pub fn serve<D: DeviceModel>(
     socket: &mut Socket,
     termination: &Termination,
     options: &Options,
+    faults: &Injection,
     mut connect: impl FnMut() -> anyhow::Result<(Arc<D>, Arc<Counters>)>,
 ) -> anyhow::Result<()> {
     while let Some(listener) = socket.listener() {
@@ -49,7 +51,8 @@ pub fn serve<D: DeviceModel>(
             return Ok(());
         }
         let accepted = connect().and_then(|(device, counters)| {
-            Connection::accept(device, counters, options.transport, options.poll, listener)
+            let (transport, poll) = (options.transport, options.poll);
+            Connection::accept(device, counters, transport, poll, faults.clone(), listener)
         });
         let connection = match accepted {
             Ok(connection) => connection,

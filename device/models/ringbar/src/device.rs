@@ -5,7 +5,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use ringbar_faults::FaultSet;
-use ringbar_spec::{ConfigParts, DeviceConfig, Opcode, aperture_of};
+use ringbar_spec::{ConfigParts, DeviceConfig, FIRST_IO_QUEUE, Opcode, aperture_of};
 use ringbar_storage::Storage;
 
 use crate::aperture::ApertureLayout;
@@ -56,7 +56,7 @@ pub struct Device {
     /// Whether the storage can be mapped, unless it has failed.
     mappable: bool,
     flusher: Flusher,
-    faults: FaultSet,
+    faults: Arc<FaultSet>,
     counters: Counters,
     queue_counters: Arc<ringbar_engine::Counters>,
 }
@@ -106,7 +106,7 @@ impl Device {
             flusher: Flusher::new(Arc::clone(&storage)).map_err(Error::Flusher)?,
             storage,
             mappable,
-            faults: FaultSet::default(),
+            faults: Arc::new(FaultSet::with_first_queue(FIRST_IO_QUEUE)),
             counters: Counters::default(),
             queue_counters: Arc::default(),
         })
@@ -158,8 +158,9 @@ impl Device {
         &self.storage
     }
 
-    /// The rules for faults of its requests. They can change at any time.
-    pub const fn faults(&self) -> &FaultSet {
+    /// The rules for faults, which can change at any time. The device executes those of requests;
+    /// those of queues are for the engine that runs it.
+    pub const fn faults(&self) -> &Arc<FaultSet> {
         &self.faults
     }
 
