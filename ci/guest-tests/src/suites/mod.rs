@@ -18,6 +18,7 @@ mod ends;
 mod faults;
 mod files;
 mod function;
+mod injected;
 mod iommu;
 mod kunit;
 mod large;
@@ -58,6 +59,7 @@ fn all() -> Vec<Suite> {
         large::suite(),
         resize::suite(),
         lies::suite(),
+        injected::suite(),
         function::suite(),
         lifecycle::suite(),
         suspend::suite(),
