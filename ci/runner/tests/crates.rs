@@ -31,7 +31,12 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ),
     (
         "device/fuzz",
-        &["device/transports/vfio-user", "device/virtio-pci"],
+        &[
+            "device/faults",
+            "device/spec",
+            "device/transports/vfio-user",
+            "device/virtio-pci",
+        ],
     ),
     (
         "device/serve",

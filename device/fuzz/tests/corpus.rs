@@ -8,7 +8,7 @@ use std::fs;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
-use ringbar_fuzz::{config_space, dma_table, function_registers, server_messages};
+use ringbar_fuzz::{config_space, dma_table, fault_rules, function_registers, server_messages};
 
 /// Number of random inputs.
 const RANDOM: u64 = 50;
@@ -53,6 +53,11 @@ fn config_space() {
 #[test]
 fn dma_table() {
     target("dma_table", dma_table::run);
+}
+
+#[test]
+fn fault_rules() {
+    target("fault_rules", fault_rules::run);
 }
 
 #[test]
