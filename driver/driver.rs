@@ -143,8 +143,9 @@ pub(crate) struct DriverData<'bound> {
 }
 
 /// A device that has been started. Dropping it stops the device for good; then the fields follow in
-/// their order: the file of the time limit is removed, the watchdog ends, no interrupt is handled any more, access to the hardware is
-/// revoked and its resources are freed, and last the PCI device is disabled.
+/// their order: the file of the time limit is removed, the watchdog ends, no interrupt is handled
+/// any more, access to the hardware is revoked and its resources are freed, and last the PCI device
+/// is disabled.
 struct StartedDevice<'bound> {
     device: Arc<Device>,
     _timeout: NumberFile<'bound, Timeout>,
