@@ -13,8 +13,10 @@
 //! | [`pci`] | BARs, interrupts, system sleep, binding and unbinding |
 //! | [`task`] | waiting, busy-polling, work items |
 //! | [`index`], [`module`], [`debugfs`], [`sysfs`], [`ratelimit`], [`privilege`] | the module and the rest of the kernel |
+//! | [`array_vec`] | values without an allocation |
 //! | `brand`, `helpers` | parts of the others |
 
+pub(crate) mod array_vec;
 mod brand;
 pub(crate) mod debugfs;
 pub(crate) mod dma;

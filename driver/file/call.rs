@@ -97,6 +97,7 @@ impl Call {
 
     /// Extracts the pages for the request that follows after `done` bytes. The caller must hold no
     /// slot, lock or `Guard`, because the call may wait for any time.
+    #[inline(always)]
     pub(super) fn extract<'s, O: Ownership>(
         &self,
         pages: &mut PageSource<'_, '_, O>,
@@ -107,6 +108,7 @@ impl Call {
     }
 
     /// Prepares `slot` as the request for `pages`, which follow after `done` bytes.
+    #[inline(always)]
     pub(super) fn prepare<'a, 's, O: Ownership>(
         &self,
         slot: AcquiredSlot<'a>,

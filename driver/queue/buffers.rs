@@ -158,6 +158,7 @@ impl RequestBuffers {
     /// Prepares a transfer of the pages, and maps them for the device. Any context.
     ///
     /// Errors as of [`Extracted::map`], which returns the pages with the error.
+    #[inline(always)]
     pub(super) fn prepare_transfer<'s, O: Ownership>(
         &mut self,
         device: &pci::Device<Bound>,
@@ -180,6 +181,7 @@ impl RequestBuffers {
     }
 
     /// Writes the descriptor table, the header, and a status that no device writes.
+    #[inline(always)]
     fn write_page(&mut self, header: RequestHeader) {
         self.opcode = header.opcode;
         let page = &self.page;
@@ -203,10 +205,12 @@ impl RequestBuffers {
         );
         self.descriptors = table.next;
 
-        for (i, word) in words(&header.to_bytes()).enumerate() {
+        let header: [u64; HEADER_WORDS] = words(&header.to_bytes());
+        for (i, word) in header.into_iter().enumerate() {
             io_write!(memory(page), [panic: HEADER_AT + i], word);
         }
-        for (i, word) in words(&RequestStatus::UNWRITTEN).enumerate() {
+        let status: [u64; STATUS_WORDS] = words(&RequestStatus::UNWRITTEN);
+        for (i, word) in status.into_iter().enumerate() {
             io_write!(memory(page), [panic: STATUS_AT + i], word);
         }
     }
@@ -306,6 +310,7 @@ impl RequestBuffers {
 
     /// Unmaps and releases the pages; returns those that have to be made dirty before their
     /// release. Any context. The device must have completed the request.
+    #[inline(always)]
     pub(super) fn release(&mut self, device: &pci::Device<Bound>) -> Option<CleanedPages> {
         let data = self.data.take();
         let cleaned = data.and_then(|data| data.unmap(device).release(&mut self.room));
@@ -361,10 +366,12 @@ const fn bytes(words: Range<usize>) -> Range<usize> {
 }
 
 /// The bytes as words in memory order.
-fn words(bytes: &[u8]) -> impl Iterator<Item = u64> + '_ {
-    bytes.chunks_exact(8).map(|chunk| {
+#[inline(always)]
+fn words<const BYTES: usize, const WORDS: usize>(bytes: &[u8; BYTES]) -> [u64; WORDS] {
+    const { assert!(BYTES == 8 * WORDS) };
+    core::array::from_fn(|i| {
         let mut word = [0; 8];
-        word.copy_from_slice(chunk);
+        word.copy_from_slice(&bytes[8 * i..8 * i + 8]);
         u64::from_ne_bytes(word)
     })
 }

@@ -21,7 +21,8 @@ use super::{
 };
 use crate::abstractions::task::spin::{
     self,
-    NoPreemption, //
+    NoPreemption,
+    PollResult, //
 };
 use kernel::{
     prelude::*,
@@ -69,12 +70,16 @@ impl QueueRef<'_> {
             // Without the lock, so that other users of the queue get it.
             let index = self.used_index();
             if last == Some(index) {
-                return false;
+                return PollResult::Idle;
             }
             last = Some(index);
             let reaped = self.reap_within(&mut Budget::for_interrupt(), Reaper::Poller(poller));
             more |= reaped.more;
-            reaped.broken || reaped.more || !poller.is_polling
+            if reaped.broken || reaped.more || !poller.is_polling {
+                PollResult::Done
+            } else {
+                PollResult::Working
+            }
         });
         self.policy.polled(hit);
         more

@@ -18,7 +18,10 @@ use super::{
     }, //
 };
 use crate::{
-    abstractions::dma::segments::CleanedPages,
+    abstractions::{
+        array_vec::ArrayVec,
+        dma::segments::CleanedPages, //
+    },
     virtio::ring::{
         EntryId,
         RingFault, //
@@ -26,18 +29,15 @@ use crate::{
 };
 use core::{
     iter::once,
-    mem::{
-        forget,
-        replace, //
-    }, //
+    mem::replace, //
 };
 use kernel::prelude::*;
 
 /// Greatest number of used entries that are taken while the lock is held once.
 const REAP_BATCH: usize = 16;
 
-/// Places for the entries that are taken while the lock is held once.
-type Batch<T> = [Option<T>; REAP_BATCH];
+/// The entries that are taken while the lock is held once.
+type Batch<T> = ArrayVec<T, REAP_BATCH>;
 
 /// Limit of the work in one interrupt, for all queues together, or in another section without
 /// preemption. Completing a request takes time for each of its segments, and the CPU does nothing
@@ -180,14 +180,12 @@ impl QueueRef<'_> {
     pub(super) fn reap_within(self, budget: &mut Budget, mut reaper: Reaper<'_>) -> Reaped {
         let mut reaped = Reaped::default();
         loop {
-            let mut slots: Batch<KBox<Slot>> = [const { None }; REAP_BATCH];
+            let mut slots = Batch::new();
             let taken = self.take_used(&mut slots, &mut reaper);
             reaped.any |= taken.any;
-            if taken.slots > 0 {
-                self.complete_batch(&mut slots[..taken.slots], budget);
+            if slots.len() > 0 {
+                self.complete_batch(&mut slots, budget);
             }
-            // All slots were taken out, and dropping the array would check each place.
-            forget(slots);
             reaped.broken |= taken.broken;
             if let Some(fault) = taken.fault {
                 self.recovery
@@ -207,8 +205,7 @@ impl QueueRef<'_> {
         }
     }
 
-    /// Moves used requests to `slots`, from the first place on, and wakes the threads that wait for
-    /// their own request.
+    /// Moves used requests to `slots`, and wakes the threads that wait for their own request.
     #[inline(always)]
     fn take_used(self, slots: &mut Batch<KBox<Slot>>, reaper: &mut Reaper<'_>) -> Taken {
         let mut taken = Taken::default();
@@ -223,7 +220,7 @@ impl QueueRef<'_> {
             self.policy.interrupted();
         }
         loop {
-            let Some(place) = slots.get_mut(taken.slots) else {
+            let Some(place) = slots.vacant() else {
                 taken.more = true;
                 break;
             };
@@ -239,8 +236,7 @@ impl QueueRef<'_> {
                     if slot.completion.is_sync() {
                         state.put_done(slot);
                     } else {
-                        *place = Some(slot);
-                        taken.slots += 1;
+                        place.fill(slot);
                     }
                 }
                 Ok(None) => {
@@ -268,21 +264,20 @@ impl QueueRef<'_> {
     }
 
     /// Completes requests for which no thread of the driver waits: releases their pages, frees
-    /// their slots, notifies their callers. Leaves no slot in its place. Any context, no lock held.
+    /// their slots, notifies their callers. Leaves no slot behind. Any context, no lock held.
     #[inline(always)]
-    fn complete_batch(self, slots: &mut [Option<KBox<Slot>>], budget: &mut Budget) {
-        let mut completed: Batch<CompletedRequest> = [const { None }; REAP_BATCH];
-        for (slot, completed) in slots.iter_mut().flatten().zip(&mut completed) {
+    fn complete_batch(self, slots: &mut Batch<KBox<Slot>>, budget: &mut Budget) {
+        let mut completed = Batch::new();
+        for slot in slots.as_mut_slice() {
             budget.spend(slot.buffers.segments(), slot.buffers.length());
-            *completed = Some(self.take_outcome(slot));
+            if let Some(place) = completed.vacant() {
+                place.fill(self.take_outcome(slot));
+            }
         }
-        let count = slots.len();
-        self.free(slots.iter_mut().filter_map(Option::take));
-        for request in completed.iter_mut().take(count).filter_map(Option::take) {
+        self.free(slots.drain());
+        for request in completed.drain() {
             request.complete();
         }
-        // For the same reason as the slots.
-        forget(completed);
     }
 
     /// Reads the outcome of a request and releases its pages. The caller of the request is to be
@@ -312,8 +307,6 @@ impl QueueRef<'_> {
 struct Taken {
     /// Whether the device had used any entry.
     any: bool,
-    /// Number of slots.
-    slots: usize,
     /// Whether there may be more used entries.
     more: bool,
     /// Whether the device has broken the queue.

@@ -71,6 +71,7 @@ impl<'a> AcquiredSlot<'a> {
     ///
     /// Errors as of [`Extracted::map`], which returns the pages with the error; then the slot is
     /// free again.
+    #[inline(always)]
     pub(crate) fn prepare_transfer<'s, O: Ownership>(
         mut self,
         opcode: Opcode,

@@ -375,6 +375,7 @@ impl Ring {
     }
 
     /// As [`Self::pop`], if the device has used entries up to `index`.
+    #[inline(always)]
     fn pop_up_to(&mut self, index: u16) -> Result<Used, RingFault> {
         if index.wrapping_sub(self.last_used) > self.size {
             return Err(RingFault::UsedIndex(index));

@@ -43,8 +43,22 @@ impl Drop for NoPreemption {
     }
 }
 
-/// Calls `condition` repeatedly, at least once, until it returns true; but stops after `limit`, and
-/// as soon as the scheduler has another task for this CPU. Returns the last result of `condition`.
+/// The result of one call of the condition of [`poll`].
+pub(crate) enum PollResult {
+    /// Nothing has happened.
+    Idle,
+    /// The call has done some work, and the condition does not hold yet.
+    Working,
+    /// The condition holds.
+    Done,
+}
+
+/// Number of idle calls of the condition between two checks of the clock and of the scheduler,
+/// which take several times the instructions of an idle call.
+const IDLE_CALLS: u32 = 8;
+
+/// Calls `condition` repeatedly, at least once, until it holds; but stops after `limit`, and when
+/// the scheduler has another task for this CPU. Returns whether the condition holds.
 ///
 /// The task is not preempted from before this call until after it, so other threads that depend on
 /// it wait no longer than for that time. `condition` must not sleep. Any context; interrupts stay
@@ -52,18 +66,23 @@ impl Drop for NoPreemption {
 pub(crate) fn poll(
     _guard: &NoPreemption,
     limit: Delta,
-    mut condition: impl FnMut() -> bool,
+    mut condition: impl FnMut() -> PollResult,
 ) -> bool {
     let start = Instant::<Monotonic>::now();
+    let mut idle = 0;
     loop {
-        if condition() {
-            return true;
-        }
-        // Also true if the other task may wait for the next tick (lazy preemption,
-        // `TIF_NEED_RESCHED_LAZY`), which `need_resched` alone does not report.
-        // SAFETY: May be called in any context.
-        if unsafe { ringbar_need_resched() } || start.elapsed() >= limit {
-            return false;
+        match condition() {
+            PollResult::Done => return true,
+            PollResult::Idle if idle < IDLE_CALLS => idle += 1,
+            PollResult::Idle | PollResult::Working => {
+                idle = 0;
+                // Also true if the other task may wait for the next tick (lazy preemption,
+                // `TIF_NEED_RESCHED_LAZY`), which `need_resched` alone does not report.
+                // SAFETY: May be called in any context.
+                if unsafe { ringbar_need_resched() } || start.elapsed() >= limit {
+                    return false;
+                }
+            }
         }
         core::hint::spin_loop();
     }

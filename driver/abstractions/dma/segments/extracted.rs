@@ -59,6 +59,7 @@ pub(crate) struct Extracted<'s, O: Ownership> {
 impl<'s, O: Ownership> Extracted<'s, O> {
     /// An empty list. Its segments go to `room`, and to the heap if `room` is too small or `None`.
     /// `ENOMEM` without memory. May sleep.
+    #[inline(always)]
     pub(super) fn new(
         room: Option<&'s mut InlineSegments>,
         direction: DataDirection,
@@ -105,6 +106,7 @@ impl<O: Ownership> Extracted<'_, O> {
     /// - `end` must be `None` at the first call for `self`, and must not be changed between calls.
     /// - `length` must be at least 1, and `offset + length` at most the size of a page.
     /// - The list must have room, as of [`Self::room_for`] with the same `limits`.
+    #[inline(always)]
     pub(super) unsafe fn append(
         &mut self,
         page: *mut bindings::page,

@@ -37,6 +37,7 @@ impl<'s, O: Ownership> Extracted<'s, O> {
     /// `EAGAIN` if the DMA layer has no room at the moment (bounce buffers, IOMMU addresses), or if
     /// the list of `room` is still in use and the heap has no memory; other errors are permanent.
     /// Each error returns the pages.
+    #[inline(always)]
     pub(crate) fn map(
         self,
         device: &pci::Device<Bound>,
@@ -143,22 +144,19 @@ impl Mapped {
     /// The mapped ranges, as the device sees them.
     pub(crate) fn ranges(&self) -> impl Iterator<Item = DmaRange<'_>> + '_ {
         let writable = self.pages.direction.is_from_device();
-        self.pages
-            .list
-            .iter()
-            .take(self.ranges)
-            .map(move |segment| {
-                let segment = core::ptr::from_ref(segment).cast_mut();
-                // SAFETY: A mapped entry; the two functions only read it. It stays mapped as long
-                // as `self` lives.
-                unsafe {
-                    DmaRange::new(
-                        bindings::sg_dma_address(segment),
-                        bindings::sg_dma_len(segment),
-                        writable,
-                    )
-                }
-            })
+        let mapped = self.pages.list.get(..self.ranges).unwrap_or_default();
+        mapped.iter().map(move |segment| {
+            let segment = core::ptr::from_ref(segment).cast_mut();
+            // SAFETY: A mapped entry; the two functions only read it. It stays mapped as long
+            // as `self` lives.
+            unsafe {
+                DmaRange::new(
+                    bindings::sg_dma_address(segment),
+                    bindings::sg_dma_len(segment),
+                    writable,
+                )
+            }
+        })
     }
 
     /// Leaves the pages mapped, for a device that may access them for ever. Any context.

@@ -44,6 +44,7 @@ impl Pages {
     ///
     /// Returns the pages if one that the device wrote to was cleaned in the meantime, and must be
     /// made dirty again.
+    #[inline(always)]
     pub(crate) fn release(mut self, room: &mut Room) -> Option<CleanedPages> {
         if let Hold::WrittenPin(_) = self.hold {
             // SAFETY: By the type invariant these pages are pinned.
@@ -57,6 +58,7 @@ impl Pages {
 
     /// As [`Self::release`], for pages of a request that the device never had, so that it has not
     /// written to them. The pages are not made dirty. Any context.
+    #[inline(always)]
     pub(crate) fn release_clean(self, room: &mut Room) {
         // Not dropped: nothing is left in it, and dropping an empty list is a function call.
         let mut this = core::mem::ManuallyDrop::new(self);

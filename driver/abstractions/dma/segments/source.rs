@@ -36,6 +36,9 @@ use kernel::{
 /// on the stack.
 const BATCH: usize = 32;
 
+/// Number of pages in which a request of at most the size of a page lies.
+const FEW: usize = 2;
+
 /// The pages of an iterator, by their owner.
 pub(crate) enum AnyPageSource<'i, 'c> {
     /// User memory.
@@ -93,6 +96,7 @@ impl<'i, 'c, O: Ownership> PageSource<'i, 'c, O> {
     /// `EFAULT` if no byte could be extracted, `ENOMEM` without memory; if some bytes could, the
     /// next call returns the error. `EOPNOTSUPP` for memory of the kernel that has no references,
     /// such as that of `kmalloc`: nothing could prevent that it is freed.
+    #[inline(always)]
     pub(crate) fn extract<'s>(
         &mut self,
         room: Option<&'s mut InlineSegments>,
@@ -102,22 +106,12 @@ impl<'i, 'c, O: Ownership> PageSource<'i, 'c, O> {
         let limit = wanted.min(limits.total());
         let mut extracted = Extracted::new(room, self.iter.direction(), limits)?;
         let mut end = None;
-        while extracted.bytes() < limit && self.iter.len() > 0 {
-            let mut left = limit - extracted.bytes();
-            if limit < wanted && end.is_some() {
-                // Without a part of a page at the end: the next request would pin the rest of that
-                // page again.
-                left -= left % PAGE_SIZE;
-            }
-            let room = extracted.room_for(left, limits);
-            if room == 0 || left == 0 {
-                break;
-            }
-            match self.extract_batch(&mut extracted, &mut end, left, room, limits) {
-                Ok(()) => {}
-                Err(error) if extracted.bytes() == 0 => return Err(error),
-                Err(_) => break,
-            }
+        // Most requests. For these the loop of the general way would only be overhead.
+        if limit <= PAGE_SIZE && extracted.list.capacity() >= FEW && self.iter.len() > 0 {
+            self.extract_batch::<FEW>(&mut extracted, &mut end, limit, limits.count, limits)?;
+        }
+        if extracted.bytes() < limit {
+            self.extract_rest(&mut extracted, &mut end, wanted, limits)?;
         }
         if !O::PINNED {
             // SAFETY: The pages are borrowed for the length of the call, and so are valid; those of
@@ -143,8 +137,40 @@ impl<'i, 'c, O: Ownership> PageSource<'i, 'c, O> {
         self.taken = 0;
     }
 
-    /// Extracts up to [`BATCH`] pages, at most `limit` bytes and `room` segments.
-    fn extract_batch(
+    /// Extracts pages as [`Self::extract`] does, behind those of `extracted`. An error only if there
+    /// are none.
+    #[inline(never)]
+    fn extract_rest(
+        &mut self,
+        extracted: &mut Extracted<'_, O>,
+        end: &mut Option<u64>,
+        wanted: usize,
+        limits: SegmentLimits,
+    ) -> Result {
+        let limit = wanted.min(limits.total());
+        while extracted.bytes() < limit && self.iter.len() > 0 {
+            let mut left = limit - extracted.bytes();
+            if limit < wanted && end.is_some() {
+                // Without a part of a page at the end: the next request would pin the rest of that
+                // page again.
+                left -= left % PAGE_SIZE;
+            }
+            let room = extracted.room_for(left, limits);
+            if room == 0 || left == 0 {
+                break;
+            }
+            match self.extract_batch::<BATCH>(extracted, end, left, room, limits) {
+                Ok(()) => {}
+                Err(error) if extracted.bytes() == 0 => return Err(error),
+                Err(_) => break,
+            }
+        }
+        Ok(())
+    }
+
+    /// Extracts up to `N` pages, at most `limit` bytes and `room` segments.
+    #[inline(always)]
+    fn extract_batch<const N: usize>(
         &mut self,
         extracted: &mut Extracted<'_, O>,
         end: &mut Option<u64>,
@@ -153,7 +179,7 @@ impl<'i, 'c, O: Ownership> PageSource<'i, 'c, O> {
         limits: SegmentLimits,
     ) -> Result {
         // Not initialised: most calls need one of them.
-        let mut pages = [const { MaybeUninit::<*mut bindings::page>::uninit() }; BATCH];
+        let mut pages = [const { MaybeUninit::<*mut bindings::page>::uninit() }; N];
         let mut array = pages.as_mut_ptr().cast();
         let mut offset = 0;
         // SAFETY: The iterator is valid, `array` has room for that many pages.
@@ -162,8 +188,8 @@ impl<'i, 'c, O: Ownership> PageSource<'i, 'c, O> {
                 self.iter.as_raw(),
                 &mut array,
                 limit,
-                // Each page may need an entry of its own. CAST: At most `BATCH`.
-                BATCH.min(room) as c_uint,
+                // Each page may need an entry of its own. CAST: At most `N`, a small number.
+                N.min(room) as c_uint,
                 0,
                 &mut offset,
             )
@@ -181,7 +207,7 @@ impl<'i, 'c, O: Ownership> PageSource<'i, 'c, O> {
         self.taken += bytes;
 
         let mut left = bytes;
-        for page in &pages[..(offset + bytes).div_ceil(PAGE_SIZE).min(BATCH)] {
+        for page in &pages[..(offset + bytes).div_ceil(PAGE_SIZE).min(N)] {
             // SAFETY: The bytes from `offset` in the first page on were extracted, so a pointer to
             // each page that contains them was stored.
             let page = unsafe { page.assume_init() };
