@@ -40,6 +40,7 @@ use crate::{
         state::QueueRef, //
     },
     stats::Stats,
+    timeout::Timeout,
     uapi, //
 };
 use kernel::{
@@ -64,6 +65,7 @@ pub(crate) struct Device {
     /// are faulted in.
     limits: Limits,
     mappable: Arc<Mappable>,
+    timeout: Arc<Timeout>,
 }
 
 impl Device {
@@ -73,6 +75,7 @@ impl Device {
         hardware: Hardware,
         stats: Arc<Stats>,
         log: Arc<EventLog>,
+        timeout: Arc<Timeout>,
     ) -> Result<(Arc<Self>, RevokeOnDrop<Hardware>)> {
         let maps = Arc::pin_init(AddressSpace::new(), GFP_KERNEL)?;
         // CAST: The capacity of a configuration was checked to fit.
@@ -92,6 +95,7 @@ impl Device {
                 log,
                 limits,
                 mappable,
+                timeout,
             },
             GFP_KERNEL,
         )?;
@@ -128,6 +132,11 @@ impl Device {
     /// The log of the device's events.
     pub(crate) fn log(&self) -> &EventLog {
         &self.log
+    }
+
+    /// The time that a request may take.
+    pub(crate) fn timeout(&self) -> &Timeout {
+        &self.timeout
     }
 
     /// The threads that wait until the device is ready.

@@ -16,6 +16,7 @@ use crate::{
                 TakesOver, //
             }, //
         },
+        sysfs::NumberFile,
         task::work::Periodic, //
     },
     device::Device,
@@ -34,13 +35,13 @@ use crate::{
         PCI_DEVICE_ID,
         PCI_DEVICE_ID_VFIO_USER, //
     },
-    lifecycle,
     module_parameters,
     recovery::Recovery,
     stats::{
         self,
         Stats, //
     },
+    timeout::Timeout,
     virtio::transport::Transport, //
     NAME,
 };
@@ -52,9 +53,11 @@ use kernel::{
     pci,
     prelude::*,
     str::CString,
-    sync::Arc,
-    time::msecs_to_jiffies, //
+    sync::Arc, //
 };
+
+/// Name of the file in the PCI device's directory in sysfs with the time limit of its requests.
+const TIMEOUT_FILE: &CStr = c"timeout_s";
 
 /// The driver.
 pub(crate) struct RingbarDriver;
@@ -140,11 +143,13 @@ pub(crate) struct DriverData<'bound> {
 }
 
 /// A device that has been started. Dropping it stops the device for good; then the fields follow in
-/// their order: the watchdog ends, no interrupt is handled any more, access to the hardware is
-/// revoked and its resources are freed, and last the PCI device is disabled.
+/// their order: the file of the time limit is removed, the watchdog ends, no interrupt is handled
+/// any more, access to the hardware is revoked and its resources are freed, and last the PCI device
+/// is disabled.
 struct StartedDevice<'bound> {
     device: Arc<Device>,
-    _watchdog: Option<Pin<KBox<Periodic<Device>>>>,
+    _timeout: NumberFile<'bound, Timeout>,
+    _watchdog: Pin<KBox<Periodic<Device>>>,
     interrupts: DeviceInterrupts<'bound>,
     _hardware: RevokeOnDrop<Hardware>,
     _enabled: Enabled<'bound>,
@@ -182,14 +187,17 @@ impl<'bound> StartedDevice<'bound> {
             stats,
             recovery,
         )?;
-        let (data, revoke) = Device::new(device, hardware, stats.clone(), log)?;
+        let timeout = Arc::new(
+            Timeout::new(module_parameters::timeout_s.value()),
+            GFP_KERNEL,
+        )?;
+        let (data, revoke) = Device::new(device, hardware, stats.clone(), log, timeout.clone())?;
         let kind = vectors.kind();
         let interrupts = DeviceInterrupts::new(vectors, plan, number, &data)?;
-        let watchdog = lifecycle::tick_ms(module_parameters::timeout_s.value())
-            .map(|ms| Periodic::new(data.clone(), msecs_to_jiffies(ms)))
-            .transpose()?;
+        let watchdog = Periodic::new(data.clone())?;
         let this = Self {
             device: data,
+            _timeout: NumberFile::new(device, TIMEOUT_FILE, timeout)?,
             _watchdog: watchdog,
             interrupts,
             _hardware: revoke,

@@ -156,8 +156,7 @@ enum ConfigChange {
     /// The generation of the configuration tells. Interrupts of this vector are rare.
     Generation,
     /// As before, but interrupts are frequent, and a read of a register would slow down each: only
-    /// after an interrupt without work. The watchdog finds changes that coincided with work; without
-    /// it (`timeout_s=0`) the next interrupt without work does.
+    /// after an interrupt without work. The watchdog finds changes that coincided with work.
     GenerationIfIdle,
     /// The interrupt status tells, which the handler has to read anyway, because other devices may
     /// share the line.

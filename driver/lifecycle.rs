@@ -47,21 +47,16 @@ use crate::{
 };
 use kernel::{
     prelude::*,
-    sync::ArcBorrow, //
+    sync::ArcBorrow,
+    time::{
+        msecs_to_jiffies,
+        Jiffies, //
+    }, //
 };
-
-/// Number of ticks of the clock after which a request that is still in flight has taken too long. A
-/// larger number makes that time more exact.
-const TICKS: u8 = 8;
 
 /// Greatest number of times that the size of the device memory is taken from the configuration after
 /// an interrupt, while it changes.
 const SIZE_READS: u32 = 8;
-
-/// Time between two ticks in milliseconds, if a request may take `seconds`; `None` means no limit.
-pub(crate) fn tick_ms(seconds: u32) -> Option<u32> {
-    (seconds > 0).then(|| seconds.saturating_mul(1000) / u32::from(TICKS))
-}
 
 impl Device {
     /// Starts the device. Sleeps. The interrupt handler must be in place.
@@ -189,7 +184,9 @@ impl Device {
     fn reset_if_stuck(&self, hardware: &Guard<'_, Hardware>) {
         let mut life = hardware.life().lock();
         // The device may have been reset meanwhile, or have completed requests.
-        let stuck = hardware.request_queues().any(|queue| queue.is_stuck(TICKS));
+        let limit = self.timeout().clock().limit;
+        let stuck =
+            limit.is_some_and(|limit| hardware.request_queues().any(|queue| queue.is_stuck(limit)));
         if !stuck || !matches!(*life, Life::Running) {
             return;
         }
@@ -304,10 +301,25 @@ impl Tick for Device {
         let Ok(hardware) = this.hardware() else {
             return;
         };
+        let (clock, has_changed) = this.timeout().tick();
         let mut stuck = false;
         for queue in hardware.request_queues() {
-            stuck |= queue.age(TICKS);
+            if has_changed {
+                queue.restart_clock();
+            }
+            let aged = queue.age(clock.limit, clock.lost);
+            stuck |= aged.stuck;
+            if aged.lost_interrupt && ratelimit::allows() {
+                dev_warn!(
+                    hardware.device(),
+                    "the device has sent no interrupt for requests of queue {} that it has \
+                     completed: they were found by polling\n",
+                    queue.index()
+                );
+            }
         }
+        // Events have no request that would wait.
+        this.handle_events(&hardware);
         if stuck {
             hardware.recovery().stuck();
         }
@@ -318,5 +330,9 @@ impl Tick for Device {
         if plan.is_single() && !plan.is_line() && hardware.has_new_config() {
             hardware.recovery().reconfigured();
         }
+    }
+
+    fn period(&self) -> Jiffies {
+        msecs_to_jiffies(self.timeout().clock().period_ms)
     }
 }

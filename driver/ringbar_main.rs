@@ -19,6 +19,7 @@
 //! | `mappable` | the part of the device memory that may be mapped |
 //! | `file` | the operations of an open file |
 //! | `driver` | ID table, probe, unbind |
+//! | `timeout` | the time that a request may take |
 //! | `stats`, `event_log` | counters and events, which user space can read |
 //! | `uapi` | the interface to user space, also a crate for programs |
 //! | `misuse` | programs that must not compile; not part of the module |
@@ -52,6 +53,7 @@ mod queues;
 mod recovery;
 mod stats;
 mod supported;
+mod timeout;
 #[forbid(unsafe_code)]
 #[path = "uapi/src/ringbar.rs"]
 #[allow(
@@ -85,8 +87,8 @@ module! {
             description: "Busy-poll time per request in microseconds before waiting for the interrupt, added once more per 128 KiB of data; requests above 1 MiB never poll. At most 1000; 0 disables busy-polling",
         },
         timeout_s: u32 {
-            default: 120,
-            description: "Time in seconds that a request may be in flight before the driver resets the device and the request ends with EIO; four times as long while other requests of its queue complete. 0 disables the timeout",
+            default: 0,
+            description: "Time in seconds that a request may be in flight before the driver resets the device and the request ends with EIO; four times as long while other requests of its queue complete. 0, the default, for no limit; at most 65535. The file timeout_s of a device in sysfs changes it",
         },
     },
 }

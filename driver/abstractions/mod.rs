@@ -12,7 +12,7 @@
 //! | [`io_uring`] | commands of io_uring |
 //! | [`pci`] | BARs, interrupts, system sleep, binding and unbinding |
 //! | [`task`] | waiting, busy-polling, work items |
-//! | [`index`], [`module`], [`debugfs`], [`ratelimit`], [`privilege`] | the module and the rest of the kernel |
+//! | [`index`], [`module`], [`debugfs`], [`sysfs`], [`ratelimit`], [`privilege`] | the module and the rest of the kernel |
 //! | [`array_vec`] | values without an allocation |
 //! | `brand`, `helpers` | parts of the others |
 
@@ -29,4 +29,5 @@ pub(crate) mod module;
 pub(crate) mod pci;
 pub(crate) mod privilege;
 pub(crate) mod ratelimit;
+pub(crate) mod sysfs;
 pub(crate) mod task;

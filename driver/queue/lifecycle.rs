@@ -26,6 +26,7 @@ use super::{
         CompletedRequest,
         Completion, //
     },
+    progress::Progress,
     slot::Slot,
     state::{
         Entry,
@@ -80,7 +81,7 @@ impl Slot {
 }
 
 impl State {
-    fn is_stuck(&self, limit: u8) -> bool {
+    fn is_stuck(&self, limit: u16) -> bool {
         let mut oldest = 0;
         for entry in self.ring.entries() {
             if let Entry::InFlight(slot) = &self.entries[entry] {
@@ -137,7 +138,7 @@ impl Queue {
     }
 
     /// Whether the device is stuck, as of the last call of [`QueueRef::age`]. Any context.
-    pub(crate) fn is_stuck(&self, limit: u8) -> bool {
+    pub(crate) fn is_stuck(&self, limit: u16) -> bool {
         self.state.lock().is_stuck(limit)
     }
 
@@ -245,15 +246,39 @@ impl QueueRef<'_> {
         self.pollers.notify();
     }
 
-    /// Reaps, and then counts the age of the requests in flight. Returns whether the device is
-    /// stuck: a request has been in flight for more than `limit` calls, and the device has used no
-    /// entry for as many; or a request has been in flight for [`MAX_AGE`] times as many, whatever
-    /// else the device has used. Any context, no lock held.
+    /// Has the time of the requests in flight begin anew, because ticks have another length from now
+    /// on. Any context, no lock held.
+    pub(crate) fn restart_clock(self) {
+        let mut state = self.queue.state.lock();
+        state.progress = Progress::new();
+        for entry in state.ring.entries() {
+            if let Entry::InFlight(slot) = &mut state.entries[entry] {
+                slot.age = 0;
+            }
+        }
+    }
+
+    /// Counts a tick of the watchdog for the queue. Reaps used entries for which no interrupt has
+    /// come for `lost` ticks. The device is stuck if a request has been in flight for more than
+    /// `limit` ticks, and the device has used no entry for as many; or if a request has been in
+    /// flight for [`MAX_AGE`] times as many, whatever else the device has used. Without a limit it
+    /// is not. Any context, no lock held.
     ///
     /// [`MAX_AGE`]: super::progress::MAX_AGE
-    pub(crate) fn age(self, limit: u8) -> bool {
-        if self.has_used() {
+    pub(crate) fn age(self, limit: Option<u16>, lost: u16) -> Aged {
+        let mut aged = Aged::default();
+        // Nobody gets interrupts for a polled queue.
+        if self.polled && self.has_used() {
             self.reap();
+        }
+        let has_used = self.has_used();
+        let late = {
+            let mut state = self.queue.state.lock();
+            let taken = state.ring.taken();
+            state.progress.count_untaken(taken, has_used)
+        };
+        if has_used && late >= lost {
+            aged.lost_interrupt = self.reap();
         }
         let mut state = self.queue.state.lock();
         let taken = state.ring.taken();
@@ -263,6 +288,17 @@ impl QueueRef<'_> {
                 slot.age = slot.age.saturating_add(1);
             }
         }
-        state.is_stuck(limit)
+        // A device that has used entries is not stuck, though their interrupt may be late.
+        aged.stuck = !has_used && limit.is_some_and(|limit| state.is_stuck(limit));
+        aged
     }
+}
+
+/// The result of [`QueueRef::age`].
+#[derive(Default)]
+pub(crate) struct Aged {
+    /// Whether the device is stuck.
+    pub(crate) stuck: bool,
+    /// Whether the device had used entries without an interrupt.
+    pub(crate) lost_interrupt: bool,
 }

@@ -24,7 +24,7 @@ mod busy_poll;
 pub(crate) mod completion;
 pub(crate) mod lifecycle;
 pub(crate) mod poll_policy;
-mod progress;
+pub(crate) mod progress;
 pub(crate) mod reap;
 pub(crate) mod request;
 pub(crate) mod slot;

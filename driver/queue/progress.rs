@@ -9,13 +9,20 @@ pub(super) struct Progress {
     /// [`Ring::taken`]: crate::virtio::ring::Ring::taken
     taken: u16,
     /// Number of watchdog ticks without a change of `taken`.
-    ticks: u8,
+    ticks: u16,
+    /// Number of watchdog ticks in a row at which there were used entries that were not taken, of
+    /// which `taken` was the first.
+    untaken: u16,
 }
 
 impl Progress {
     /// For a ring of which no used entry was taken.
     pub(super) fn new() -> Self {
-        Self { taken: 0, ticks: 0 }
+        Self {
+            taken: 0,
+            ticks: 0,
+            untaken: 0,
+        }
     }
 
     /// Counts a watchdog tick at which used entries were taken up to `taken`.
@@ -28,16 +35,28 @@ impl Progress {
         self.taken = taken;
     }
 
+    /// Counts a watchdog tick before [`Self::count`]: whether there were used entries from `taken`
+    /// on that were not taken. Returns for how many ticks the first of them has waited: since its
+    /// interrupt was lost, or was late.
+    pub(super) fn count_untaken(&mut self, taken: u16, has_used: bool) -> u16 {
+        self.untaken = match has_used {
+            true if taken == self.taken => self.untaken.saturating_add(1),
+            true => 1,
+            false => 0,
+        };
+        self.untaken.saturating_sub(1)
+    }
+
     /// Whether the device is stuck, if the oldest request has been in flight for `oldest` ticks:
     /// for more than `limit` without a used entry, or for [`MAX_AGE`] times as many in any case.
-    pub(super) fn is_stuck(&self, oldest: u8, limit: u8) -> bool {
+    pub(super) fn is_stuck(&self, oldest: u16, limit: u16) -> bool {
         oldest > limit && self.ticks >= limit || oldest > limit.saturating_mul(MAX_AGE)
     }
 }
 
 /// Factor by which a request may take longer while the device completes others: many slow requests
 /// wait for each other.
-pub(super) const MAX_AGE: u8 = 4;
+pub(crate) const MAX_AGE: u16 = 4;
 
 #[kernel::macros::kunit_tests(ringbar_progress)]
 mod tests {
@@ -58,11 +77,29 @@ mod tests {
     fn a_device_that_makes_progress_has_longer() {
         let mut progress = Progress::new();
         for age in 1..=32 {
-            progress.count(age.into());
+            progress.count(age);
             assert!(!progress.is_stuck(age, 8));
         }
         progress.count(33);
         assert!(progress.is_stuck(33, 8));
+    }
+
+    #[test]
+    fn an_entry_that_waits_is_not_one_that_comes_and_goes() {
+        let mut progress = Progress::new();
+        let mut waits = |taken, has_used| {
+            let ticks = progress.count_untaken(taken, has_used);
+            progress.count(taken);
+            ticks
+        };
+        assert_eq!(waits(0, true), 0);
+        assert_eq!(waits(0, true), 1);
+        assert_eq!(waits(0, true), 2);
+        // Taken; another one waits.
+        assert_eq!(waits(1, true), 0);
+        assert_eq!(waits(1, true), 1);
+        assert_eq!(waits(2, false), 0);
+        assert_eq!(waits(2, true), 0);
     }
 
     #[test]

@@ -42,7 +42,7 @@ pub(crate) struct Slot {
     /// The value that notifies the caller of the request.
     pub(super) completion: Completion,
     /// Number of watchdog ticks for which the request has been in flight.
-    pub(super) age: u8,
+    pub(super) age: u16,
 }
 
 impl Slot {

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
 //! Client of the harness on the host, which stalls, resumes and resizes the device, makes
-//! it lie, and counts its unwritten pages.
+//! it lie, injects faults, and counts its unwritten pages.
 
 use std::fs::File;
 
 use ringbar_agent_protocol::host::{
-    ByteRange, FunctionCommand, HostReply, HostRequest, Lie, PORT_NAME,
+    ByteRange, FunctionCommand, HostReply, HostRequest, Lie, ListedFault, PORT_NAME,
 };
 use ringbar_agent_protocol::{find_port, read_frame, write_frame};
 
@@ -50,7 +50,7 @@ impl Host {
     pub fn unwritten(&self, offset: u64, length: u64) -> Verdict<u64> {
         let range = ByteRange { offset, length };
         let request = HostRequest::CountUnwritten(DEVICE_NUMBER, range);
-        match self.exchange(request)? {
+        match self.exchange(&request)? {
             HostReply::Unwritten(pages) => Ok(pages),
             other => Err(Stop::Failed(format!("{request:?}: {other:?}"))),
         }
@@ -73,10 +73,20 @@ impl Host {
 
     /// Number of lies that the device has told since it was started.
     pub fn lies_told(&self) -> Verdict<u64> {
-        match self.exchange(HostRequest::CountLies(DEVICE_NUMBER))? {
+        match self.exchange(&HostRequest::CountLies(DEVICE_NUMBER))? {
             HostReply::Count(count) => Ok(count),
             other => Err(Stop::Failed(format!("the host answered {other:?}"))),
         }
+    }
+
+    /// Injects faults by these rules until the result is dropped, in place of any others.
+    pub fn inject(&self, rules: &[&str]) -> Verdict<Injected<'_>> {
+        self.call(HostRequest::ClearFaults(DEVICE_NUMBER))?;
+        let injected = Injected(self);
+        for rule in rules {
+            self.call(HostRequest::AddFault(DEVICE_NUMBER, (*rule).to_owned()))?;
+        }
+        Ok(injected)
     }
 
     /// Sends a command to the PCI function.
@@ -85,7 +95,7 @@ impl Host {
     }
 
     fn call(&self, request: HostRequest) -> Verdict {
-        match self.exchange(request)? {
+        match self.exchange(&request)? {
             HostReply::Done => Ok(()),
             other => Err(Stop::Failed(format!("{request:?}: {other:?}"))),
         }
@@ -93,8 +103,8 @@ impl Host {
 
     /// The host's reply. A failure fails the test, and a missing feature of the host
     /// skips it.
-    fn exchange(&self, request: HostRequest) -> Verdict<HostReply> {
-        let answer = write_frame(&self.0, &request).and_then(|()| read_frame(&self.0));
+    fn exchange(&self, request: &HostRequest) -> Verdict<HostReply> {
+        let answer = write_frame(&self.0, request).and_then(|()| read_frame(&self.0));
         match answer {
             Ok(HostReply::Failed(message)) => {
                 Err(Stop::Failed(format!("{request:?} on the host: {message}")))
@@ -104,6 +114,39 @@ impl Host {
             }
             Ok(reply) => Ok(reply),
             Err(error) => Err(Stop::Failed(format!("{request:?}: {error}"))),
+        }
+    }
+}
+
+/// Faults of the device, which end when this is dropped.
+#[derive(Debug)]
+pub struct Injected<'a>(&'a Host);
+
+impl Injected<'_> {
+    /// The rules with their counters.
+    pub fn listed(&self) -> Verdict<Vec<ListedFault>> {
+        match self.0.exchange(&HostRequest::ListFaults(DEVICE_NUMBER))? {
+            HostReply::Faults(listed) => Ok(listed),
+            other => Err(Stop::Failed(format!("the host answered {other:?}"))),
+        }
+    }
+
+    /// Numbers of matches and firings of each rule.
+    pub fn counts(&self) -> Verdict<Vec<(u64, u64)>> {
+        let listed = self.listed()?.into_iter();
+        Ok(listed.map(|rule| (rule.matches, rule.firings)).collect())
+    }
+
+    /// Ends the faults.
+    pub fn clear(&self) -> Verdict {
+        self.0.call(HostRequest::ClearFaults(DEVICE_NUMBER))
+    }
+}
+
+impl Drop for Injected<'_> {
+    fn drop(&mut self) {
+        if let Err(stop) = self.clear() {
+            eprintln!("ending the faults: {stop:?}");
         }
     }
 }

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 pub const PORT_NAME: &str = "org.ringbar.host";
 
 /// From the guest to the host.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum HostRequest {
     /// Stop the process of the device with this number, in the order of QEMU's command
     /// line. Answered when all its threads have stopped.
@@ -38,6 +38,13 @@ pub enum HostRequest {
     CountLies(u32),
     /// Kill the NBD server that holds the memory of the device. Answered when it is gone.
     KillServer(u32),
+    /// Add a rule for faults of the device (docs/faults.md). Answered when requests are compared with
+    /// it.
+    AddFault(u32, String),
+    /// List the rules for faults of the device. Answered with [`HostReply::Faults`].
+    ListFaults(u32),
+    /// Clear the rules for faults of the device.
+    ClearFaults(u32),
     /// A command to the PCI function with this number. Functions are numbered separately
     /// from devices.
     Function(u32, FunctionCommand),
@@ -132,6 +139,17 @@ pub enum UsedLie {
     Never,
 }
 
+/// A rule for faults with its counters.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ListedFault {
+    /// The rule, in its shortest form.
+    pub rule: String,
+    /// Number of requests, or occasions of queues, that it was about.
+    pub matches: u64,
+    /// Number of these that had the effect.
+    pub firings: u64,
+}
+
 /// A range of the device memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ByteRange {
@@ -150,6 +168,8 @@ pub enum HostReply {
     Unwritten(u64),
     /// The requested number.
     Count(u64),
+    /// The rules for faults, in the order in which they were added.
+    Faults(Vec<ListedFault>),
     /// The request failed, with the operation and its error.
     Failed(String),
     /// The host lacks support for the request.

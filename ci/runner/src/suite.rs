@@ -83,9 +83,9 @@ fn finish(vm: Vm, plan: &Plan, alive: bool, send: impl Fn(Check, Result<(), Stri
         }
         let result = match check {
             Check::DeviceCounts(count) => checks::device_counts(plan, &count),
-            Check::CleanEnd => running
-                .take()
-                .map_or(Ok(()), |vm| checks::shut_down(vm, checks::device_status(plan))),
+            Check::CleanEnd => running.take().map_or(Ok(()), |vm| {
+                checks::shut_down(vm, checks::device_status(plan))
+            }),
             check => match &mut running {
                 Some(vm) => check_running(check, vm, plan, alive),
                 None => Err("the machine has ended already".into()),

@@ -34,6 +34,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
         "device/fuzz",
         &[
             "device/engine",
+            "device/faults",
             "device/models/ringbar",
             "device/spec",
             "device/storage",
@@ -45,6 +46,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
         "device/serve",
         &[
             "device/engine",
+            "device/faults",
             "device/sandbox",
             "device/transports/vfio-user",
             "device/transports/vhost-user",

@@ -7,6 +7,7 @@ use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use ringbar_agent_protocol::host::ListedFault;
 use serde_json::{Value, json};
 
 /// Maximum time for the device's reply.
@@ -28,6 +29,23 @@ impl ControlSocket {
     pub fn resize(&self, bytes: u64) -> io::Result<()> {
         self.execute(&json!({"execute": "resize", "arguments": {"bytes": bytes}}))
             .map(drop)
+    }
+
+    /// Adds a rule for faults.
+    pub fn add_fault(&self, rule: &str) -> io::Result<()> {
+        self.execute(&json!({"execute": "add-fault", "arguments": {"rule": rule}}))
+            .map(drop)
+    }
+
+    /// The rules for faults.
+    pub fn faults(&self) -> io::Result<Vec<ListedFault>> {
+        let listed = self.execute(&json!({"execute": "query-faults"}))?;
+        Ok(serde_json::from_value(listed)?)
+    }
+
+    /// Clears the rules for faults.
+    pub fn clear_faults(&self) -> io::Result<()> {
+        self.execute(&json!({"execute": "clear-faults"})).map(drop)
     }
 
     /// Executes a request and returns its result. A refusal is an error.

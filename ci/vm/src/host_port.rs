@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
 //! Executes requests of test programs in the guest: stops, resumes and resizes devices,
-//! makes them lie, kills their servers, and counts their unwritten pages.
+//! makes them lie, injects faults into them, kills their servers, and counts their unwritten pages.
 //!
 //! A device that stays stopped blocks the guest: QEMU waits for the device when the guest
 //! is shut down and when the driver accesses certain registers. So a stall always ends:
@@ -171,6 +171,9 @@ impl Devices {
         | HostRequest::EndLies(number)
         | HostRequest::CountLies(number)
         | HostRequest::KillServer(number)
+        | HostRequest::AddFault(number, _)
+        | HostRequest::ListFaults(number)
+        | HostRequest::ClearFaults(number)
         | HostRequest::Function(number, _)) = request;
         let device = self
             .all
@@ -198,13 +201,34 @@ impl Devices {
                     .pause()
                     .map_err(|error| error.to_string())
             }
-            HostRequest::ResizeDevice(..) if device.stalled => {
+            HostRequest::ResizeDevice(..)
+            | HostRequest::AddFault(..)
+            | HostRequest::ListFaults(_)
+            | HostRequest::ClearFaults(_)
+                if device.stalled =>
+            {
                 Err(format!("device {number} is stalled and cannot reply"))
             }
             HostRequest::ResizeDevice(_, bytes) => device
                 .handles
                 .control
                 .resize(bytes)
+                .map_err(|error| error.to_string()),
+            HostRequest::AddFault(_, rule) => device
+                .handles
+                .control
+                .add_fault(&rule)
+                .map_err(|error| error.to_string()),
+            HostRequest::ListFaults(_) => {
+                let listed = device.handles.control.faults();
+                return listed
+                    .map(HostReply::Faults)
+                    .map_err(|error| error.to_string());
+            }
+            HostRequest::ClearFaults(_) => device
+                .handles
+                .control
+                .clear_faults()
                 .map_err(|error| error.to_string()),
             HostRequest::ResumeDevice(_) => {
                 if std::mem::take(&mut device.timed_out) {

@@ -7,7 +7,6 @@ use std::str::FromStr;
 
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser};
-use ringbar_faults::Rule;
 use ringbar_model::DeviceOptions;
 use ringbar_serve::{Function, Identity, ServeArgs};
 use ringbar_spec::{MAX_IO_QUEUES, MIN_COMMAND_BYTES, PCI_DEVICE_ID_VFIO_USER, PCI_VENDOR_ID};
@@ -61,7 +60,10 @@ vq_size=256,config_size=64 ...
   Resize a device that was started with --control-socket ctl.sock:
     echo '{\"execute\": \"resize\", \"arguments\": {\"bytes\": 536870912}}' | socat - UNIX:ctl.sock
 
-  A device on which the third read of the first mebibyte fails (docs/faults.md):
+  A device on which the third read of the first mebibyte fails (docs/faults.md). A rule of requests
+  has an operation (read, write, flush, discard, write-zeroes, copy, fill, compare, crc32c),
+  conditions (queue=N, offset=START..END, nth=N, times=N) and an effect (error=ERRNO, latency=TIME,
+  short, corrupt):
     ringbar-device --socket-path /tmp/ringbar.sock --size 256M \\
       --fault read:offset=0..1M:nth=3:error=EIO
 
@@ -137,13 +139,6 @@ pub struct Args {
     #[arg(long, value_name = "PATH")]
     control_socket: Option<PathBuf>,
 
-    /// Fault to inject, for tests of drivers; can be given several times. The parts of a rule are
-    /// separated by colons: an operation (read, write, flush, discard, write-zeroes, copy, fill,
-    /// compare, crc32c), conditions (queue=N, offset=START..END, nth=N, times=N) and an effect
-    /// (error=ERRNO, latency=TIME, short, corrupt). Example: read:offset=0..1M:nth=3:error=EIO
-    #[arg(long = "fault", value_name = "RULE")]
-    faults: Vec<Rule>,
-
     /// Print the capabilities of this program as JSON, and exit
     #[arg(long, exclusive = true)]
     print_capabilities: bool,
@@ -198,8 +193,6 @@ pub struct Options {
     pub memory_huge_pages: Option<u64>,
     /// The device's own options.
     pub device: DeviceOptions,
-    /// Rules for faults that are there from the start.
-    pub faults: Vec<Rule>,
     /// Path of the control socket.
     pub control_socket: Option<PathBuf>,
 }
@@ -263,7 +256,6 @@ impl TryFrom<Args> for Command {
                 max_request_bytes,
                 max_command_bytes: args.max_command_size,
             },
-            faults: args.faults,
             control_socket: args.control_socket,
         })))
     }
@@ -328,7 +320,9 @@ mod tests {
     fn faults_are_rules() {
         let rules = ["read:offset=0..1M:nth=3:error=EIO", "latency=2ms"];
         let args = ["--fd", "3", "--size", "1M", "--fault", rules[0]];
-        let found = options(&[&args[..], &["--fault", rules[1]]].concat()).faults;
+        let found = options(&[&args[..], &["--fault", rules[1]]].concat())
+            .serve
+            .faults;
         assert_eq!(found, rules.map(|rule| rule.parse().unwrap()));
         let error = parse(&["--fd", "3", "--size", "1M", "--fault", "reed:short"]).unwrap_err();
         assert_eq!(error.exit_code(), 2);

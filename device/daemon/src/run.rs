@@ -28,13 +28,14 @@ pub fn run(options: &Options, confinement: &Confinement) -> anyhow::Result<()> {
         Some(path) => Some(ControlSocket::bind(path)?),
         None => None,
     };
-    let engine = options.serve.engine(confinement.threads());
+    let mut engine = options.serve.engine(confinement.threads());
     // From here on nothing can be opened. All other threads start restricted.
     let others: Vec<_> = options.control_socket.as_deref().into_iter().collect();
     confinement.restrict_main(&options.serve.endpoint, &others)?;
     let device = Device::new(Arc::clone(&storage), options.device, &engine.threads)?;
     let device = Arc::new(device);
-    for rule in &options.faults {
+    engine.faults = ringbar_serve::faults::injection(Arc::clone(device.faults()));
+    for rule in &options.serve.faults {
         let id = device.faults().add(rule.clone());
         id.with_context(|| format!("cannot add the fault {rule}"))?;
         info!(%rule, "faults are injected");

@@ -24,7 +24,7 @@ pub struct Counts {
     pub requests: u64,
     /// Notifications from the driver that were read from a descriptor.
     pub kicks: u64,
-    /// Notifications to the driver.
+    /// Notifications to the driver, also those that an injected fault has lost.
     pub interrupts: u64,
     /// Queues broken by the driver.
     pub broken_queues: u64,

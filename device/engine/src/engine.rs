@@ -4,8 +4,8 @@
 
 use std::fmt;
 use std::io;
-use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
+use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -13,6 +13,7 @@ use vm_memory::GuestMemory;
 
 use crate::counters::{Counters, Counts};
 use crate::doorbell::Doorbell;
+use crate::injection::Injection;
 use crate::interrupt::{Interrupt, InterruptSlot};
 use crate::mailbox::{Change, Mail, Mailbox};
 use crate::memory::SharedMemory;
@@ -27,7 +28,7 @@ use crate::worker::{Shared, Worker};
 const DELAY_DIVISOR: u32 = 2;
 
 /// Choices of whoever runs the engine.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Options {
     /// For how long an empty ring is polled before the worker sleeps; zero for never.
     pub poll: Duration,
@@ -36,6 +37,8 @@ pub struct Options {
     pub cpus: usize,
     /// Starts the threads of the engine and of its transport.
     pub threads: Threads,
+    /// Faults that queues have.
+    pub faults: Injection,
 }
 
 /// Control of one queue, for transports. Each method returns when the queue's worker has
@@ -211,7 +214,8 @@ where
             let own: Vec<_> = queues
                 .into_iter()
                 .map(|queue| {
-                    let interrupt = Arc::<InterruptSlot>::default();
+                    let interrupt =
+                        Arc::new(InterruptSlot::of_queue(queue, options.faults.clone()));
                     handles.push(Arc::new(Handle {
                         queue,
                         counters: Arc::clone(&engine.shared.counters),
@@ -219,11 +223,13 @@ where
                         interrupt: Arc::clone(&interrupt),
                     }));
                     let model = engine.shared.model.as_ref();
-                    Queue::new(queue, model, interrupt, poll / DELAY_DIVISOR)
+                    let faults = options.faults.clone();
+                    Queue::new(queue, model, interrupt, poll / DELAY_DIVISOR, faults)
                 })
                 .collect();
             let shared = Arc::clone(&engine.shared);
-            let worker = Worker::new(shared, Arc::clone(&mailbox), own, poll)?;
+            let faults = options.faults.clone();
+            let worker = Worker::new(shared, Arc::clone(&mailbox), own, poll, faults)?;
             engine.mailboxes.push(mailbox);
             let run = move || worker.run();
             let thread = options.threads.spawn("queue-worker", run)?;
@@ -231,6 +237,13 @@ where
         }
         handles.sort_by_key(|handle| handle.queue);
         engine.queues = handles;
+        // Weak: an injector may outlive the engine.
+        let mailboxes: Vec<_> = engine.mailboxes.iter().map(Arc::downgrade).collect();
+        options.faults.set_waker(Box::new(move || {
+            for mailbox in mailboxes.iter().filter_map(Weak::upgrade) {
+                mailbox.post(Mail::Wake);
+            }
+        }));
         Ok(engine)
     }
 

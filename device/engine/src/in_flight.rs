@@ -95,6 +95,11 @@ impl InFlight {
         self.interrupted.clear();
     }
 
+    /// Whether there are entries to be submitted again.
+    pub(crate) fn has_interrupted(&self) -> bool {
+        !self.interrupted.is_empty()
+    }
+
     /// The oldest entry that is to be submitted again.
     pub(crate) fn next_interrupted(&mut self) -> Option<Entry> {
         match self.interrupted.is_empty() {

@@ -26,6 +26,8 @@ use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::io::{Errno, write};
 use tracing::warn;
 
+use crate::injection::Injection;
+
 /// Where the interrupts of a queue go.
 pub trait Interrupt: Send {
     /// Raises the interrupt. Never blocks; several that nobody has taken yet may become one.
@@ -78,7 +80,11 @@ pub fn set_nonblocking(descriptor: &OwnedFd) -> io::Result<()> {
 ///   absent and pending: set(Some) raises
 /// ```
 #[derive(Default)]
-pub struct InterruptSlot(Mutex<State>);
+pub struct InterruptSlot {
+    state: Mutex<State>,
+    /// The queue to which the interrupt belongs, and what may lose it.
+    queue: Option<(u16, Injection)>,
+}
 
 #[derive(Default)]
 struct State {
@@ -94,13 +100,27 @@ impl fmt::Debug for InterruptSlot {
 }
 
 impl InterruptSlot {
+    /// For a queue with injected faults.
+    pub(crate) fn of_queue(queue: u16, faults: Injection) -> Self {
+        Self {
+            state: Mutex::default(),
+            queue: Some((queue, faults)),
+        }
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         // Each change is a single assignment.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Raises the interrupt, or keeps it until there is a target.
     pub fn raise(&self) {
+        if let Some((queue, faults)) = &self.queue
+            && let Some(injector) = faults.active()
+            && injector.drops_interrupt(*queue)
+        {
+            return;
+        }
         let mut state = self.state();
         match &state.target {
             Some(target) => raise(target.as_ref()),

@@ -17,6 +17,7 @@
 //! | [`doorbell`], [`interrupt`] | how driver and device notify each other |
 //! | [`counters`] | what the queues have done |
 //! | [`fault`] | why a queue is broken |
+//! | [`injection`] | faults of queues on demand |
 //! | `testing` | a driver, for tests of devices and transports |
 //! | `worker` | a thread with its queues: poll, process, sleep |
 //! | `queue` | one queue, owned by its worker |
@@ -53,6 +54,7 @@ pub mod doorbell;
 pub mod engine;
 pub mod fault;
 mod in_flight;
+pub mod injection;
 pub mod interrupt;
 mod mailbox;
 mod memory;
@@ -73,6 +75,7 @@ pub use counters::{Counters, Counts};
 pub use doorbell::Doorbell;
 pub use engine::{Ender, Engine, Options, QueueControl, Stopping};
 pub use fault::Fault;
+pub use injection::{FaultInjector, Injection};
 pub use interrupt::{EventFd, Interrupt, InterruptSlot};
 pub use model::DeviceModel;
 pub use request::{Request, Submission};

@@ -36,6 +36,8 @@ pub(crate) enum Mail {
     },
     /// To be answered when the worker uses no guest memory that it got before.
     Barrier { done: Sender<()> },
+    /// A fault that was injected does not last any more.
+    Wake,
     /// The worker is to end, and leaves what is in the rings.
     End,
 }

@@ -15,6 +15,7 @@ use crate::counters::{Counters, Counts};
 use crate::doorbell::Doorbell;
 use crate::fault::Fault;
 use crate::in_flight::{Entry, InFlight};
+use crate::injection::{FaultId, Injection, UsedFault};
 use crate::interrupt::InterruptSlot;
 use crate::mailbox::Mailbox;
 use crate::model::{DeviceModel, RequestOf, ReturnedOf};
@@ -88,6 +89,9 @@ pub(crate) struct Queue<D: DeviceModel> {
     in_flight: InFlight,
     moderation: Moderation,
     interrupt: Arc<InterruptSlot>,
+    faults: Injection,
+    /// The fault by which the queue takes no entries.
+    stalled: Option<FaultId>,
     doorbell: Option<Box<dyn Doorbell>>,
     /// How often the doorbell was rung since this was last published.
     kicks: u64,
@@ -100,6 +104,7 @@ impl<D: DeviceModel> Queue<D> {
         model: &D,
         interrupt: Arc<InterruptSlot>,
         delay: Duration,
+        faults: Injection,
     ) -> Self {
         Self {
             index,
@@ -116,6 +121,8 @@ impl<D: DeviceModel> Queue<D> {
             in_flight: InFlight::default(),
             moderation: Moderation::new(delay),
             interrupt,
+            faults,
+            stalled: None,
             doorbell: None,
             kicks: 0,
         }
@@ -123,6 +130,11 @@ impl<D: DeviceModel> Queue<D> {
 
     pub(crate) const fn index(&self) -> u16 {
         self.index
+    }
+
+    /// Whether the queue was started and not stopped.
+    pub(crate) const fn is_started(&self) -> bool {
+        self.started
     }
 
     /// Whether the queue is to be processed.
@@ -186,6 +198,7 @@ impl<D: DeviceModel> Queue<D> {
     /// The queue does not run from here on.
     fn end(&mut self, model: &D) {
         self.moderation.flush(&self.interrupt);
+        self.stalled = None;
         self.run += 1;
         // Their steps bear repetition.
         let with_worker = self.yielded.take().into_iter();
@@ -350,6 +363,9 @@ impl<D: DeviceModel> Queue<D> {
         if let Some(request) = self.yielded.take().or_else(|| self.resumed.pop_front()) {
             return Ok(Some(request));
         }
+        if self.is_stalled(context.memory)? {
+            return Ok(None);
+        }
         let entry = match self.in_flight.next_interrupted() {
             Some(entry) => entry,
             None => match self.ring.pop(context.memory)? {
@@ -384,6 +400,46 @@ impl<D: DeviceModel> Queue<D> {
         Ok(Some(Request::new(body)))
     }
 
+    /// Whether a fault keeps the queue from taking its next entry.
+    #[inline]
+    fn is_stalled<M: GuestMemory>(&mut self, memory: &M) -> Result<bool, Fault> {
+        match self.stalled.is_some() || self.faults.active().is_some() {
+            true => self.update_stalled(memory),
+            false => Ok(false),
+        }
+    }
+
+    #[cold]
+    fn update_stalled<M: GuestMemory>(&mut self, memory: &M) -> Result<bool, Fault> {
+        self.stalled = self.stalled.filter(|fault| self.faults.persists(*fault));
+        if self.stalled.is_none()
+            && let Some(injector) = self.faults.active()
+            && (self.in_flight.has_interrupted() || self.ring.has_available(memory)?)
+        {
+            self.stalled = injector.stall(self.index);
+        }
+        Ok(self.stalled.is_some())
+    }
+
+    /// Writes a used entry, or what a fault makes of it.
+    #[inline]
+    fn push_used<M: GuestMemory>(
+        &mut self,
+        memory: &M,
+        head: u16,
+        length: u32,
+    ) -> Result<(), Fault> {
+        let fault = self.faults.active();
+        match fault.and_then(|injector| injector.used(self.index)) {
+            None => self.ring.push_used(memory, head, length),
+            Some(UsedFault::Duplicate) => {
+                self.ring.push_used(memory, head, length)?;
+                self.ring.push_used(memory, head, length)
+            }
+            Some(UsedFault::BadId) => self.ring.push_bad_used(memory, length),
+        }
+    }
+
     fn finish<M: GuestMemory<Bitmap = ()>>(
         &mut self,
         context: &Context<'_, D, M>,
@@ -393,10 +449,8 @@ impl<D: DeviceModel> Queue<D> {
         let length = context
             .model
             .finish(&mut self.model, context.memory, &mut request, outcome);
-        let used = length.and_then(|length| {
-            self.ring
-                .push_used(context.memory, request.entry().head, length)
-        });
+        let head = request.entry().head;
+        let used = length.and_then(|length| self.push_used(context.memory, head, length));
         self.recycle(request);
         used
     }
@@ -500,7 +554,8 @@ impl<D: DeviceModel> Queue<D> {
                 ..Counts::default()
             });
         }
-        Some(self.ring.has_available(context.memory).unwrap_or(true))
+        // A stalled queue goes on after mail.
+        Some(self.stalled.is_none() && self.ring.has_available(context.memory).unwrap_or(true))
     }
 
     /// The worker is about to sleep: asks the driver to ring the doorbell. Returns whether
@@ -512,7 +567,8 @@ impl<D: DeviceModel> Queue<D> {
         // A fault of the ring is met again when the queue is processed.
         self.yielded.is_some()
             || !self.resumed.is_empty()
-            || self.ring.enable_doorbell(memory).unwrap_or(true)
+            // A stalled queue goes on after mail, and needs no doorbell until then.
+            || self.stalled.is_none() && self.ring.enable_doorbell(memory).unwrap_or(true)
     }
 
     /// The worker does not poll any more: the delayed interrupt goes out. Returns the number

@@ -55,6 +55,8 @@ pub(crate) struct Ring {
     queue: Queue,
     /// Whether the setup is one that a ring can have.
     possible: bool,
+    /// The driver gets an interrupt whether it asks for one or not.
+    must_interrupt: bool,
 }
 
 impl Ring {
@@ -63,6 +65,7 @@ impl Ring {
         Self {
             queue: Queue::default(),
             possible: false,
+            must_interrupt: false,
         }
     }
 
@@ -99,6 +102,7 @@ impl Ring {
         *self = Self {
             queue,
             possible: true,
+            must_interrupt: false,
         };
     }
 
@@ -178,6 +182,30 @@ impl Ring {
         self.queue.add_used(mem, head, len).map_err(|_| Fault::Ring)
     }
 
+    /// Writes a used entry of a descriptor beyond the table, as an injected fault.
+    pub(crate) fn push_bad_used<M: GuestMemory>(&mut self, mem: &M, len: u32) -> Result<(), Fault> {
+        const INDEX: u64 = 2;
+        const HEADER: u64 = 4;
+        const ELEMENT: u64 = 8;
+        self.check_setup()?;
+        let (used_ring, next) = (self.queue.used_ring(), self.queue.next_used());
+        let address = |offset| {
+            let address = used_ring.checked_add(offset).map(GuestAddress);
+            address.ok_or(Fault::Ring)
+        };
+        let entry = HEADER + ELEMENT * u64::from(next % self.queue.size());
+        let element = u64::from(u32::MAX) | u64::from(len) << 32;
+        mem.write_obj(element.to_le(), address(entry)?)
+            .map_err(|_| Fault::Ring)?;
+        let next = next.wrapping_add(1);
+        mem.store(next.to_le(), address(INDEX)?, Ordering::Release)
+            .map_err(|_| Fault::Ring)?;
+        self.queue.set_next_used(next);
+        // The queue counts only its own entries towards the next interrupt.
+        self.must_interrupt = true;
+        Ok(())
+    }
+
     /// The driver need not ring the doorbell for what it makes available.
     pub(crate) fn disable_doorbell<M: GuestMemory>(&mut self, mem: &M) -> Result<(), Fault> {
         self.queue
@@ -194,7 +222,11 @@ impl Ring {
 
     /// Whether the driver wants an interrupt for what was used since this was last asked.
     pub(crate) fn wants_interrupt<M: GuestMemory>(&mut self, mem: &M) -> Result<bool, Fault> {
-        self.queue.needs_notification(mem).map_err(|_| Fault::Ring)
+        let wanted = self
+            .queue
+            .needs_notification(mem)
+            .map_err(|_| Fault::Ring)?;
+        Ok(std::mem::take(&mut self.must_interrupt) || wanted)
     }
 
     /// Up to which index the driver has taken used entries (2.7.7.1): the field behind the

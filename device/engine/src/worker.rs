@@ -5,21 +5,24 @@
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::mpsc::Sender;
+use std::time::{Duration, Instant};
 
 use rustix::buffer::spare_capacity;
-use rustix::event::epoll;
+use rustix::event::{Timespec, epoll};
 use rustix::io::Errno;
 use tracing::{debug, error, warn};
 use vm_memory::GuestMemory;
 
 use crate::counters::{Counters, Counts};
 use crate::doorbell::Doorbell;
+use crate::injection::{FaultId, Injection};
 use crate::mailbox::{Change, Contents, Mail, Mailbox};
 use crate::memory::SharedMemory;
 use crate::model::{DeviceModel, ReturnedOf};
 use crate::polling::Polling;
 use crate::queue::{Context, Queue, QueueStatus};
+use crate::ring::StoppedAt;
 
 /// The number by which the worker's epoll knows its own mailbox; others are queues.
 const MAILBOX: u64 = u64::MAX;
@@ -29,6 +32,14 @@ pub(crate) struct Shared<D: DeviceModel, M: GuestMemory> {
     pub(crate) model: Arc<D>,
     pub(crate) memory: SharedMemory<M>,
     pub(crate) counters: Arc<Counters>,
+}
+
+/// A stop that a fault holds up.
+struct HeldStop {
+    queue: u16,
+    fault: FaultId,
+    until: Instant,
+    done: Sender<StoppedAt>,
 }
 
 /// The worker has been asked to end.
@@ -46,6 +57,8 @@ pub(crate) struct Worker<D: DeviceModel, M: GuestMemory> {
     unwritten: Vec<ReturnedOf<D>>,
     polling: Polling,
     epoll: OwnedFd,
+    faults: Injection,
+    held_stops: Vec<HeldStop>,
     /// Empty, for what is taken out of the mailbox.
     contents: Contents<ReturnedOf<D>>,
 }
@@ -68,6 +81,7 @@ where
         mailbox: Arc<Mailbox<ReturnedOf<D>>>,
         queues: Vec<Queue<D>>,
         poll: Duration,
+        faults: Injection,
     ) -> io::Result<Self> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         let data = epoll::EventData::new_u64(MAILBOX);
@@ -80,6 +94,8 @@ where
             unwritten: Vec::new(),
             polling: Polling::new(poll),
             epoll,
+            faults,
+            held_stops: Vec::new(),
             contents: Contents::default(),
         })
     }
@@ -104,6 +120,7 @@ where
         let mut polling = self.polling.should_poll();
         loop {
             self.read_mail(polling)?;
+            self.release_stops();
             match self.process(polling) {
                 QueueStatus::More => {}
                 QueueStatus::Empty if polling => polling = self.poll(),
@@ -217,7 +234,13 @@ where
 
     /// Waits until there is mail or a doorbell rings.
     fn sleep(&mut self, events: &mut Vec<epoll::Event>) -> Result<(), Errno> {
-        let waited = epoll::wait(&self.epoll, spare_capacity(events), None);
+        let timeout = self.held_stops.iter().map(|held| held.until).min();
+        let timeout = timeout.map(|until| {
+            let left = until.saturating_duration_since(Instant::now());
+            // At most the longest time of a fault.
+            Timespec::try_from(left).unwrap_or_default()
+        });
+        let waited = epoll::wait(&self.epoll, spare_capacity(events), timeout.as_ref());
         self.mailbox.sleeper().wake_up();
         match waited {
             Ok(_) | Err(Errno::INTR) => {}
@@ -279,9 +302,29 @@ where
         }
     }
 
+    /// Stops the queues that a fault has held up for long enough.
+    fn release_stops(&mut self) {
+        if !self.held_stops.is_empty() {
+            let (faults, now) = (self.faults.clone(), Instant::now());
+            self.stop_held(|held| held.until <= now || !faults.persists(held.fault));
+        }
+    }
+
+    fn stop_held(&mut self, is_over: impl Fn(&HeldStop) -> bool) {
+        for held in self.held_stops.extract_if(.., |held| is_over(held)) {
+            let queue = self.queues.iter_mut().find(|q| q.index() == held.queue);
+            if let Some(queue) = queue {
+                queue.stop(&self.shared.model);
+                // Whoever asked may not wait any more.
+                let _ = held.done.send(queue.position());
+            }
+        }
+    }
+
     fn act(&mut self, mail: Mail) -> Result<(), Ended> {
         match mail {
             Mail::End => return Err(Ended),
+            Mail::Wake => {}
             Mail::Barrier { done } => {
                 // Whoever asked may not wait any more.
                 let _ = done.send(());
@@ -291,7 +334,22 @@ where
                 change,
                 done,
             } => {
+                // In the order in which the changes came.
+                self.stop_held(|held| held.queue == queue);
                 if let Some(queue) = self.queues.iter_mut().find(|q| q.index() == queue) {
+                    if matches!(change, Change::Stop)
+                        && queue.is_started()
+                        && let Some(injector) = self.faults.active()
+                        && let Some((fault, time)) = injector.hold_stop(queue.index())
+                    {
+                        self.held_stops.push(HeldStop {
+                            queue: queue.index(),
+                            fault,
+                            until: Instant::now() + time,
+                            done,
+                        });
+                        return Ok(());
+                    }
                     let model = self.shared.model.as_ref();
                     match change {
                         Change::Start(setup) => queue.start(model, &setup),

@@ -11,7 +11,7 @@ use std::{fs::File, io};
 use ringbar_engine::testing::conformance::Transport;
 use ringbar_engine::testing::{Adder, Rings};
 use ringbar_engine::{
-    Counters, DeviceModel, Doorbell, Engine, Interrupt, Options, QueueControl, QueueSetup, Threads,
+    Counters, DeviceModel, Doorbell, Engine, Interrupt, Options, QueueControl, QueueSetup,
 };
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
@@ -95,7 +95,7 @@ impl<const CALLS: bool> Transport for Fake<CALLS> {
         let options = Options {
             poll,
             cpus: 4,
-            threads: Threads::default(),
+            ..Options::default()
         };
         let engine = Engine::new(Arc::clone(&device), Arc::<Counters>::default(), options).unwrap();
         let flags = EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC;

@@ -12,7 +12,8 @@
 //! | [`parse`] | from text to a [`Rule`], and why a text is none |
 //! | [`set`] | [`FaultSet`]: the rules of a device, with their counters |
 //!
-//! This crate decides and does nothing: the device model executes the faults. There is no thread
+//! This crate decides and does nothing: the device model executes the faults of requests, the
+//! engine those of queues. There is no thread
 //! and no clock here.
 
 pub mod parse;
@@ -20,5 +21,5 @@ pub mod rule;
 pub mod set;
 
 pub use parse::RuleError;
-pub use rule::{Errno, RequestEffect, Rule};
+pub use rule::{Errno, Fault, Occasion, QueueEffect, RequestEffect, Rule};
 pub use set::{Access, FaultSet, ListedRule, NoSuchRule, RequestFaults, RuleId, TooManyRules};

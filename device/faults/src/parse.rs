@@ -14,7 +14,8 @@ use std::str::FromStr;
 use ringbar_spec::Opcode;
 
 use crate::rule::{
-    Errno, OPERATIONS, Occurrences, Range, RequestEffect, RequestFilter, Rule, TIME_UNITS, Time,
+    Errno, Fault, OPERATIONS, Occurrences, QueueEffect, Range, RequestEffect, RequestFilter, Rule,
+    TIME_UNITS, Time,
 };
 
 /// Greatest length of a rule in bytes, several times that of the longest one.
@@ -30,7 +31,7 @@ pub enum RuleError {
     #[error(
         "\"{0}\" is no part of a rule. Operations: read, write, flush, discard, write-zeroes, copy, \
          fill, compare, crc32c. Conditions: queue=, offset=, nth=, times=. Effects: error=, \
-         latency=, short, corrupt"
+         latency=, short, corrupt, drop-interrupt, duplicate-used, bad-used-id, stall, hold-reset="
     )]
     Unknown(String),
     /// A part has a value that it cannot have, or lacks one.
@@ -47,7 +48,10 @@ pub enum RuleError {
     )]
     Twice(String),
     /// There is no effect.
-    #[error("the rule has no effect. Effects: error=, latency=, short, corrupt")]
+    #[error(
+        "the rule has no effect. Effects: error=, latency=, short, corrupt, drop-interrupt, \
+         duplicate-used, bad-used-id, stall, hold-reset="
+    )]
     NoEffect,
     /// The effect does not go with a condition or an operation.
     #[error("{effect} does not go with {part}: {reason}")]
@@ -61,6 +65,13 @@ pub enum RuleError {
     },
 }
 
+/// An effect without what it happens to.
+#[derive(Clone, Copy)]
+enum Effect {
+    Request(RequestEffect),
+    Queue(QueueEffect),
+}
+
 /// The parts that were found.
 #[derive(Default)]
 struct Parts {
@@ -69,7 +80,7 @@ struct Parts {
     range: Option<Range>,
     nth: Option<NonZeroU64>,
     times: Option<Option<NonZeroU64>>,
-    effect: Option<RequestEffect>,
+    effect: Option<Effect>,
 }
 
 impl FromStr for Rule {
@@ -149,27 +160,32 @@ impl Parts {
             },
         };
         Ok(Rule {
-            filter: self.filter(effect)?,
+            fault: match effect {
+                Effect::Request(effect) => Fault::Request {
+                    filter: self.filter(effect)?,
+                    effect,
+                },
+                Effect::Queue(effect) => Fault::Queue {
+                    queue: self.only_queue(effect)?,
+                    effect,
+                },
+            },
             occurrences,
-            effect,
         })
     }
 
     fn filter(&self, effect: RequestEffect) -> Result<RequestFilter, RuleError> {
-        let conflict = |part, reason| {
-            Err(RuleError::Conflict {
-                effect: effect.to_string(),
-                part,
-                reason,
-            })
-        };
         match self.operation {
-            Some(operation) if !effect.applies_to(operation) => {
-                conflict("this operation", "only read and write carry data")
-            }
-            Some(Opcode::Flush) if self.range.is_some() => {
-                conflict("flush with offset=", "a flush has no range")
-            }
+            Some(operation) if !effect.applies_to(operation) => Err(conflict(
+                effect,
+                "this operation",
+                "only read and write carry data",
+            )),
+            Some(Opcode::Flush) if self.range.is_some() => Err(conflict(
+                effect,
+                "flush with offset=",
+                "a flush has no range",
+            )),
             operation => Ok(RequestFilter {
                 operation,
                 queue: self.queue,
@@ -177,14 +193,38 @@ impl Parts {
             }),
         }
     }
+
+    fn only_queue(&self, effect: QueueEffect) -> Result<Option<u16>, RuleError> {
+        const REASON: &str = "it happens to queues, whatever their requests are. \
+                              Its conditions are queue=, nth= and times=";
+        match self {
+            Self {
+                operation: Some(_), ..
+            } => Err(conflict(effect, "an operation", REASON)),
+            Self { range: Some(_), .. } => Err(conflict(effect, "offset=", REASON)),
+            _ => Ok(self.queue),
+        }
+    }
 }
 
-fn effect(part: &str, name: &str, value: Option<&str>) -> Result<RequestEffect, RuleError> {
+fn conflict(effect: impl ToString, part: &'static str, reason: &'static str) -> RuleError {
+    RuleError::Conflict {
+        effect: effect.to_string(),
+        part,
+        reason,
+    }
+}
+
+fn effect(part: &str, name: &str, value: Option<&str>) -> Result<Effect, RuleError> {
     let wrong = |expected| RuleError::Value {
         part: part.to_owned(),
         expected,
     };
-    Ok(match (name, value) {
+    let time = || {
+        let expected = "a time from 1us to 3600s, for example 2ms";
+        value.and_then(time).ok_or_else(|| wrong(expected))
+    };
+    let of_request = match (name, value) {
         ("error", value) => {
             let errno = Errno::ALL.iter().find(|errno| value == Some(errno.name()));
             let errno = errno.ok_or_else(|| {
@@ -192,15 +232,26 @@ fn effect(part: &str, name: &str, value: Option<&str>) -> Result<RequestEffect, 
             })?;
             RequestEffect::Error(*errno)
         }
-        ("latency", value) => {
-            let expected = "a time from 1us to 3600s, for example 2ms";
-            RequestEffect::Latency(value.and_then(time).ok_or_else(|| wrong(expected))?)
-        }
+        ("latency", _) => RequestEffect::Latency(time()?),
         ("short", None) => RequestEffect::Short,
         ("corrupt", None) => RequestEffect::Corrupt,
-        ("short" | "corrupt", Some(_)) => return Err(wrong("no value")),
-        _ => return Err(RuleError::Unknown(part.to_owned())),
-    })
+        _ => {
+            return Ok(Effect::Queue(match (name, value) {
+                ("drop-interrupt", None) => QueueEffect::DropInterrupt,
+                ("duplicate-used", None) => QueueEffect::DuplicateUsed,
+                ("bad-used-id", None) => QueueEffect::BadUsedId,
+                ("stall", None) => QueueEffect::Stall,
+                ("hold-reset", _) => QueueEffect::HoldReset(time()?),
+                (
+                    "short" | "corrupt" | "drop-interrupt" | "duplicate-used" | "bad-used-id"
+                    | "stall",
+                    Some(_),
+                ) => return Err(wrong("no value")),
+                _ => return Err(RuleError::Unknown(part.to_owned())),
+            }));
+        }
+    };
+    Ok(Effect::Request(of_request))
 }
 
 /// A decimal number without a sign, which `parse` alone would accept.
@@ -254,15 +305,29 @@ mod tests {
     #[test]
     fn the_third_read_of_the_second_mebibyte_fails() {
         let expected = Rule {
-            filter: RequestFilter {
-                operation: Some(Opcode::Read),
-                queue: None,
-                range: Range::new(1 << 20, Some(2 << 20)),
+            fault: Fault::Request {
+                filter: RequestFilter {
+                    operation: Some(Opcode::Read),
+                    queue: None,
+                    range: Range::new(1 << 20, Some(2 << 20)),
+                },
+                effect: RequestEffect::Error(Errno::Eio),
             },
             occurrences: once(3),
-            effect: RequestEffect::Error(Errno::Eio),
         };
         assert_eq!(parse("read:offset=1M..2M:nth=3:error=EIO"), expected);
+    }
+
+    #[test]
+    fn the_second_interrupt_of_a_queue_is_lost() {
+        let expected = Rule {
+            fault: Fault::Queue {
+                queue: Some(3),
+                effect: QueueEffect::DropInterrupt,
+            },
+            occurrences: once(2),
+        };
+        assert_eq!(parse("queue=3:nth=2:drop-interrupt"), expected);
     }
 
     #[test]
@@ -281,6 +346,11 @@ mod tests {
             ("queue=3:nth=2:times=4:short", ""),
             ("nth=2:times=all:short", ""),
             ("times=2:short", ""),
+            ("drop-interrupt:queue=2", "queue=2:drop-interrupt"),
+            ("duplicate-used", ""),
+            ("times=3:bad-used-id", ""),
+            ("stall", ""),
+            ("nth=1:hold-reset=2000ms", "nth=1:hold-reset=2s"),
         ] {
             let expected = if shortest.is_empty() { text } else { shortest };
             assert_eq!(parse(text).to_string(), expected);
@@ -325,6 +395,17 @@ mod tests {
             ("flush:short", "only read and write carry data"),
             ("crc32c:corrupt", "only read and write carry data"),
             ("flush:offset=0..1:error=EIO", "a flush has no range"),
+            ("read:stall", "stall does not go with an operation"),
+            ("offset=0..1:bad-used-id", "does not go with offset="),
+            (
+                "flush:hold-reset=1s",
+                "Its conditions are queue=, nth= and times=",
+            ),
+            ("hold-reset", "for example 2ms"),
+            ("hold-reset=0s", "from 1us to 3600s"),
+            ("stall=1s", "expected no value"),
+            ("stall:short", "one effect"),
+            ("drop-interrupts", "drop-interrupt, duplicate-used"),
         ] {
             let message = message(text);
             assert!(message.contains(said), "{text}: {message}");
@@ -348,7 +429,7 @@ mod tests {
         micros.prop_map(|micros| Time::from_micros(micros).unwrap())
     }
 
-    fn rule() -> impl Strategy<Value = Rule> {
+    fn request_fault() -> impl Strategy<Value = Fault> {
         let effect = prop_oneof![
             select(Errno::ALL).prop_map(RequestEffect::Error),
             time_of_any_length().prop_map(RequestEffect::Latency),
@@ -359,22 +440,40 @@ mod tests {
             .prop_map(|(start, end)| Range::new(start, end));
         let operation = proptest::option::of(select(&OPERATIONS[..]));
         let queue = proptest::option::of(any::<u16>());
-        (operation, queue, range, occurrences(), effect)
-            .prop_map(|(operation, queue, range, occurrences, effect)| Rule {
+        (operation, queue, range, effect)
+            .prop_filter(
+                "the effect does not apply",
+                |(operation, _, range, effect)| match operation {
+                    Some((Opcode::Flush, _)) if range.is_some() => false,
+                    Some((opcode, _)) => effect.applies_to(*opcode),
+                    None => true,
+                },
+            )
+            .prop_map(|(operation, queue, range, effect)| Fault::Request {
                 filter: RequestFilter {
                     operation: operation.map(|(opcode, _)| opcode),
                     queue,
                     range,
                 },
-                occurrences,
                 effect,
             })
-            .prop_filter("the effect does not apply", |rule| {
-                match rule.filter.operation {
-                    Some(Opcode::Flush) if rule.filter.range.is_some() => false,
-                    operation => operation.is_none_or(|opcode| rule.effect.applies_to(opcode)),
-                }
-            })
+    }
+
+    fn queue_fault() -> impl Strategy<Value = Fault> {
+        let effect = prop_oneof![
+            Just(QueueEffect::DropInterrupt),
+            Just(QueueEffect::DuplicateUsed),
+            Just(QueueEffect::BadUsedId),
+            Just(QueueEffect::Stall),
+            time_of_any_length().prop_map(QueueEffect::HoldReset),
+        ];
+        (proptest::option::of(any::<u16>()), effect)
+            .prop_map(|(queue, effect)| Fault::Queue { queue, effect })
+    }
+
+    fn rule() -> impl Strategy<Value = Rule> {
+        (prop_oneof![request_fault(), queue_fault()], occurrences())
+            .prop_map(|(fault, occurrences)| Rule { fault, occurrences })
     }
 
     proptest! {
@@ -389,7 +488,8 @@ mod tests {
         fn any_text_is_a_rule_that_can_be_written_or_an_error(
             parts in proptest::collection::vec(
                 "read|write|flush|queue=[0-9]{1,5}|offset=[0-9]{1,3}[KM]?\\.\\.[0-9KM]{0,4}|nth=[0-9]{1,3}\
-                 |times=(all|[0-9])|short|corrupt|error=E(IO|NXIO)|latency=[0-9]{1,4}(us|ms|s)|[a-z=:.]{0,6}",
+                 |times=(all|[0-9])|short|corrupt|error=E(IO|NXIO)|(latency|hold-reset)=[0-9]{1,4}(us|ms|s)\
+                 |stall|bad-used-id|duplicate-used|drop-interrupt|[a-z=:.]{0,6}",
                 1..5,
             ),
         ) {

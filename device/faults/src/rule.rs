@@ -27,12 +27,29 @@ pub(crate) const TIME_UNITS: [(u32, &str); 3] = [(1_000_000, "s"), (1_000, "ms")
 /// parsing that gives the same rule.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rule {
-    /// Which requests it is about.
-    pub filter: RequestFilter,
-    /// Which of these requests have the effect.
+    /// What happens, and to which requests or queues.
+    pub fault: Fault,
+    /// Which of the matches have the effect.
     pub occurrences: Occurrences,
-    /// What happens to them.
-    pub effect: RequestEffect,
+}
+
+/// What happens, and to which requests or queues.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// Of requests: the device model executes it.
+    Request {
+        /// Which requests.
+        filter: RequestFilter,
+        /// What happens to them.
+        effect: RequestEffect,
+    },
+    /// Of queues: the engine executes it, which knows no operations.
+    Queue {
+        /// Number of the queue; `None` for any.
+        queue: Option<u16>,
+        /// What happens.
+        effect: QueueEffect,
+    },
 }
 
 /// Which requests a rule is about. Those that its effect cannot apply to are never among them.
@@ -147,6 +164,47 @@ impl RequestEffect {
     }
 }
 
+/// What happens to a queue. Each has occasions of its own, which are what a rule counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum QueueEffect {
+    /// An interrupt is not raised.
+    DropInterrupt,
+    /// A used entry is written twice.
+    DuplicateUsed,
+    /// A used entry names a descriptor beyond the table, in place of its request.
+    BadUsedId,
+    /// At an available entry, the queue takes no more of them, until it is stopped or the rule is
+    /// cleared.
+    Stall,
+    /// The queue stops later, when the driver resets the device or the monitor stops it.
+    HoldReset(Time),
+}
+
+impl QueueEffect {
+    /// The occasion on which a queue has the effect.
+    pub const fn occasion(self) -> Occasion {
+        match self {
+            Self::DropInterrupt => Occasion::Interrupt,
+            Self::DuplicateUsed | Self::BadUsedId => Occasion::Used,
+            Self::Stall => Occasion::Available,
+            Self::HoldReset(_) => Occasion::Stop,
+        }
+    }
+}
+
+/// What a queue is about to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Occasion {
+    /// To take an available entry.
+    Available,
+    /// To write a used entry.
+    Used,
+    /// To interrupt the driver.
+    Interrupt,
+    /// To stop.
+    Stop,
+}
+
 /// Declares the errors with which requests can fail.
 macro_rules! errnos {
     ($($(#[$doc:meta])* $name:ident = $text:literal,)*) => {
@@ -218,20 +276,33 @@ impl fmt::Display for Rule {
             formatter: f,
             first: true,
         };
-        let filter = &self.filter;
+        let RequestFilter {
+            operation,
+            queue,
+            range,
+        } = match &self.fault {
+            Fault::Request { filter, .. } => filter.clone(),
+            Fault::Queue { queue, .. } => RequestFilter {
+                queue: *queue,
+                ..RequestFilter::default()
+            },
+        };
         for (opcode, name) in OPERATIONS {
-            if filter.operation == Some(opcode) {
+            if operation == Some(opcode) {
                 parts.put(name)?;
             }
         }
-        if let Some(queue) = filter.queue {
+        if let Some(queue) = queue {
             parts.put(format_args!("queue={queue}"))?;
         }
-        if let Some(range) = filter.range {
+        if let Some(range) = range {
             parts.put(format_args!("offset={range}"))?;
         }
         parts.put_occurrences(self.occurrences)?;
-        parts.put(self.effect)
+        match &self.fault {
+            Fault::Request { effect, .. } => parts.put(effect),
+            Fault::Queue { effect, .. } => parts.put(effect),
+        }
     }
 }
 
@@ -261,6 +332,18 @@ impl fmt::Display for RequestEffect {
             Self::Latency(time) => write!(f, "latency={time}"),
             Self::Short => f.write_str("short"),
             Self::Corrupt => f.write_str("corrupt"),
+        }
+    }
+}
+
+impl fmt::Display for QueueEffect {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::DropInterrupt => f.write_str("drop-interrupt"),
+            Self::DuplicateUsed => f.write_str("duplicate-used"),
+            Self::BadUsedId => f.write_str("bad-used-id"),
+            Self::Stall => f.write_str("stall"),
+            Self::HoldReset(time) => write!(f, "hold-reset={time}"),
         }
     }
 }

@@ -2,13 +2,14 @@
 
 //! The rules of a device.
 
+use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use ringbar_spec::Opcode;
 
-use crate::rule::{Errno, RequestEffect, Rule};
+use crate::rule::{Errno, Fault, Occasion, QueueEffect, RequestEffect, RequestFilter, Rule};
 
 /// Greatest number of rules. Each request is compared with all of them.
 pub const MAX_RULES: usize = 64;
@@ -34,7 +35,7 @@ pub struct ListedRule {
     pub id: RuleId,
     /// The rule.
     pub rule: Rule,
-    /// Number of requests that it was about.
+    /// Number of requests, or occasions of a queue, that it was about.
     pub matches: u64,
     /// Number of these that had the effect.
     pub firings: u64,
@@ -74,12 +75,34 @@ struct State {
 /// The rules of a device, with their counters.
 #[derive(Debug, Default)]
 pub struct FaultSet {
-    /// Whether there are rules. Changes with `state` locked.
-    is_active: AtomicBool,
+    /// Whether there are rules of requests. Changes with `state` locked.
+    has_requests: AtomicBool,
+    /// Whether there are rules of queues. Changes with `state` locked.
+    has_queues: Arc<AtomicBool>,
+    /// The first queue that a rule without a queue is about.
+    first_queue: u16,
     state: Mutex<State>,
+    listener: Mutex<Option<Listener>>,
+}
+
+/// What is called after rules were cleared.
+struct Listener(Box<dyn Fn() + Send + Sync>);
+
+impl fmt::Debug for Listener {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Listener")
+    }
 }
 
 impl FaultSet {
+    /// Without rules. Those of queues that name none are about `first` and later ones.
+    pub fn with_first_queue(first: u16) -> Self {
+        Self {
+            first_queue: first,
+            ..Self::default()
+        }
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         // Nothing that is done with the lock held can panic half-way.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -104,7 +127,7 @@ impl FaultSet {
             matches: 0,
             firings: 0,
         });
-        self.is_active.store(true, Ordering::Relaxed);
+        self.update_flags(&state);
         Ok(id)
     }
 
@@ -117,16 +140,44 @@ impl FaultSet {
         let mut state = self.state();
         let at = state.rules.iter().position(|rule| rule.id == id);
         state.rules.remove(at.ok_or(NoSuchRule(id))?);
-        self.is_active
-            .store(!state.rules.is_empty(), Ordering::Relaxed);
+        self.update_flags(&state);
+        drop(state);
+        self.call_listener();
         Ok(())
     }
 
     /// Removes all rules, and returns how many there were.
     pub fn clear_all(&self) -> usize {
         let mut state = self.state();
-        self.is_active.store(false, Ordering::Relaxed);
-        std::mem::take(&mut state.rules).len()
+        let cleared = std::mem::take(&mut state.rules).len();
+        self.update_flags(&state);
+        drop(state);
+        self.call_listener();
+        cleared
+    }
+
+    fn update_flags(&self, state: &State) {
+        let is_queue = |listed: &ListedRule| matches!(listed.rule.fault, Fault::Queue { .. });
+        let queues = state.rules.iter().filter(|listed| is_queue(listed)).count();
+        let requests = state.rules.len() - queues;
+        self.has_requests.store(requests > 0, Ordering::Relaxed);
+        self.has_queues.store(queues > 0, Ordering::Relaxed);
+    }
+
+    /// Has `listener` called after rules were cleared, in place of the former one.
+    pub fn set_listener(&self, listener: Box<dyn Fn() + Send + Sync>) {
+        *self.listener() = Some(Listener(listener));
+    }
+
+    fn listener(&self) -> MutexGuard<'_, Option<Listener>> {
+        // It is replaced by a single assignment.
+        self.listener.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn call_listener(&self) {
+        if let Some(Listener(listener)) = &*self.listener() {
+            listener();
+        }
     }
 
     /// The rules, in the order in which they were added.
@@ -134,10 +185,47 @@ impl FaultSet {
         self.state().rules.clone()
     }
 
-    /// Whether there are rules: one relaxed load, all that a request costs without rules.
+    /// Whether there are rules of requests: one relaxed load, all that a request costs without
+    /// rules.
     #[inline]
     pub fn is_active(&self) -> bool {
-        self.is_active.load(Ordering::Relaxed)
+        self.has_requests.load(Ordering::Relaxed)
+    }
+
+    /// Whether there are rules of queues, as a flag for their engine.
+    pub const fn has_queues(&self) -> &Arc<AtomicBool> {
+        &self.has_queues
+    }
+
+    /// What happens to a queue on this occasion, by which rule. Counts the occasion, so each is asked
+    /// for once. The effect is one of the occasion; of several rules, that of the first counts.
+    #[cold]
+    #[inline(never)]
+    pub fn queue_fault(&self, queue: u16, occasion: Occasion) -> Option<(RuleId, QueueEffect)> {
+        let mut found = None;
+        for listed in &mut self.state().rules {
+            let Fault::Queue {
+                queue: only,
+                effect,
+            } = listed.rule.fault
+            else {
+                continue;
+            };
+            let is_about = only.map_or(queue >= self.first_queue, |only| only == queue);
+            if !is_about || effect.occasion() != occasion {
+                continue;
+            }
+            listed.matches += 1;
+            if listed.rule.occurrences.include(listed.matches) {
+                listed.firings += u64::from(set_once(&mut found, Some((listed.id, effect))));
+            }
+        }
+        found
+    }
+
+    /// Whether there is a rule with this number.
+    pub fn contains(&self, id: RuleId) -> bool {
+        self.state().rules.iter().any(|rule| rule.id == id)
     }
 
     /// What happens to a request. Counts it, so each request is asked for once. The effects of
@@ -148,14 +236,17 @@ impl FaultSet {
     pub fn faults_of(&self, access: &Access) -> RequestFaults {
         let mut faults = RequestFaults::default();
         for listed in &mut self.state().rules {
-            let Some(byte) = matching_byte(&listed.rule, access) else {
+            let Fault::Request { filter, effect } = &listed.rule.fault else {
+                continue;
+            };
+            let Some(byte) = matching_byte(filter, *effect, access) else {
                 continue;
             };
             listed.matches += 1;
             if !listed.rule.occurrences.include(listed.matches) {
                 continue;
             }
-            let has_effect = match listed.rule.effect {
+            let has_effect = match *effect {
                 RequestEffect::Error(errno) => set_once(&mut faults.error, Some(errno)),
                 RequestEffect::Latency(time) => {
                     *faults.latency.get_or_insert_default() += time.into();
@@ -184,11 +275,14 @@ fn set_once<T>(place: &mut Option<T>, value: Option<T>) -> bool {
 
 /// Whether a rule is about a request, and the first byte of the request that it is about.
 /// `Some(None)` where the request concerns no bytes.
-fn matching_byte(rule: &Rule, access: &Access) -> Option<Option<u64>> {
-    let filter = &rule.filter;
+fn matching_byte(
+    filter: &RequestFilter,
+    effect: RequestEffect,
+    access: &Access,
+) -> Option<Option<u64>> {
     let is_about = filter.operation.is_none_or(|it| it == access.operation)
         && filter.queue.is_none_or(|it| it == access.queue)
-        && rule.effect.applies_to(access.operation);
+        && effect.applies_to(access.operation);
     if !is_about {
         return None;
     }
@@ -310,6 +404,55 @@ mod tests {
         assert_eq!(set.faults_of(&copy(0, 200)).error, None);
         assert_eq!(set.faults_of(&copy(5000, 0)).error, Some(Errno::Eio));
         assert_eq!(set.faults_of(&copy(0, 5000)).error, Some(Errno::Eio));
+    }
+
+    #[test]
+    fn each_occasion_of_a_queue_counts_by_itself() {
+        let set = FaultSet::with_first_queue(2);
+        for rule in [
+            "nth=2:duplicate-used",
+            "times=2:bad-used-id",
+            "queue=0:stall",
+            "hold-reset=2s",
+        ] {
+            set.add(rule.parse().unwrap()).unwrap();
+        }
+        assert!(!set.is_active() && set.has_queues().load(Ordering::Relaxed));
+        let effects = [(); 4].map(|()| set.queue_fault(2, Occasion::Used));
+        let bad = Some((2, QueueEffect::BadUsedId));
+        let twice = Some((1, QueueEffect::DuplicateUsed));
+        assert_eq!(effects, [bad, twice, None, None]);
+        // A rule without a queue is not about the first two.
+        assert_eq!(set.queue_fault(1, Occasion::Used), None);
+        assert_eq!(set.queue_fault(1, Occasion::Stop), None);
+        assert_eq!(set.queue_fault(2, Occasion::Available), None);
+        let stall = Some((3, QueueEffect::Stall));
+        assert_eq!(set.queue_fault(0, Occasion::Available), stall);
+        let held = set.queue_fault(3, Occasion::Stop).unwrap();
+        assert!(matches!(held, (4, QueueEffect::HoldReset(_))), "{held:?}");
+        assert_eq!(set.queue_fault(2, Occasion::Interrupt), None);
+        // The second match of the second rule was the first rule's.
+        assert_eq!(counts(&set), [(4, 1), (4, 1), (1, 1), (1, 1)]);
+        assert_eq!(
+            set.faults_of(&access(Opcode::Read, 0, 1)),
+            RequestFaults::default()
+        );
+    }
+
+    #[test]
+    fn whoever_waits_for_a_rule_hears_that_it_is_cleared() {
+        let set = Arc::new(set(&["stall", "short"]));
+        let heard = Arc::new(Mutex::new(Vec::new()));
+        let (other, log) = (Arc::downgrade(&set), Arc::clone(&heard));
+        set.set_listener(Box::new(move || {
+            let set = other.upgrade().unwrap();
+            log.lock().unwrap().push([set.contains(1), set.contains(2)]);
+        }));
+        set.clear(1).unwrap();
+        assert!(set.is_active() && !set.has_queues().load(Ordering::Relaxed));
+        set.clear_all();
+        assert!(!set.is_active());
+        assert_eq!(*heard.lock().unwrap(), [[false, true], [false, false]]);
     }
 
     #[test]

@@ -12,6 +12,7 @@
 //! | [`server_messages`] | bytes and descriptors of a connection | what each message may cause, and that each is answered once |
 //! | [`function_registers`] | accesses to the registers of a function | a model of the registers, and the order of actions |
 //! | [`config_space`] | accesses to its configuration space | what can be written, and what must not change |
+//! | [`fault_rules`] | texts of rules for faults | the rule that is parsed from what is written of it |
 //!
 //! A target is a function of bytes that panics if something is wrong. libFuzzer looks for such
 //! bytes (`run.sh`, `make fuzz`); the test `corpus` runs the ones in `corpus/`, without it.
@@ -19,6 +20,7 @@
 pub mod chain;
 pub mod config_space;
 pub mod dma_table;
+pub mod fault_rules;
 pub mod function_registers;
 pub mod requests;
 pub mod server_messages;

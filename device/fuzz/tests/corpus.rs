@@ -9,7 +9,8 @@ use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
 use ringbar_fuzz::{
-    chain, config_space, dma_table, function_registers, requests, server_messages, two_sided,
+    chain, config_space, dma_table, fault_rules, function_registers, requests, server_messages,
+    two_sided,
 };
 
 /// Number of random inputs.
@@ -60,6 +61,11 @@ fn config_space() {
 #[test]
 fn dma_table() {
     target("dma_table", dma_table::run);
+}
+
+#[test]
+fn fault_rules() {
+    target("fault_rules", fault_rules::run);
 }
 
 #[test]

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use ringbar_engine::Threads;
+use ringbar_faults::Rule;
 
 use crate::connection::{Function, MAX_VECTORS, Transport, TransportName};
 use crate::sandbox::SandboxMode;
@@ -70,6 +71,13 @@ pub struct ServeArgs {
     )]
     poll_us: u64,
 
+    /// Fault to inject, for tests of drivers; can be given several times. The parts of a rule are
+    /// separated by colons: conditions (queue=N, nth=N, times=N) and an effect of queues
+    /// (drop-interrupt, duplicate-used, bad-used-id, stall, hold-reset=TIME); ringbar-device has
+    /// effects of requests too (docs/faults.md). Example: queue=2:nth=3:drop-interrupt
+    #[arg(long = "fault", value_name = "RULE")]
+    faults: Vec<Rule>,
+
     /// Accept the next virtual machine when one disconnects, until SIGTERM
     #[arg(long)]
     keep_running: bool,
@@ -117,6 +125,7 @@ impl ServeArgs {
                 self.msi_only,
             )?,
             poll: Duration::from_micros(self.poll_us),
+            faults: self.faults.clone(),
             keep_running: self.keep_running,
             sandbox: self.sandbox,
             log: self.log.clone(),
@@ -185,6 +194,8 @@ pub struct Options {
     pub transport: Transport,
     /// Busy-poll time before a worker with empty queues sleeps.
     pub poll: Duration,
+    /// Faults that are injected from the start.
+    pub faults: Vec<Rule>,
     /// Whether to accept another connection after one has ended.
     pub keep_running: bool,
     /// Whether the process restricts itself.
@@ -203,6 +214,7 @@ impl Options {
             poll: self.poll,
             cpus: available_parallelism().map_or(1, usize::from),
             threads,
+            ..ringbar_engine::Options::default()
         }
     }
 }

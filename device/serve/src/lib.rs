@@ -13,6 +13,7 @@
 //! | `logging`, `rate_limit` | messages on standard error |
 //! | [`socket`] | the listening socket and its file |
 //! | [`connection`] | the transports: options, connections |
+//! | [`faults`] | faults of queues on demand |
 //! | [`signals`] | SIGTERM and SIGINT as a descriptor |
 //! | [`serve`] | the life of the process, from the first connection to the last |
 //!
@@ -22,6 +23,7 @@
 
 pub mod args;
 pub mod connection;
+pub mod faults;
 mod logging;
 mod rate_limit;
 pub mod sandbox;
@@ -62,13 +64,18 @@ pub fn main<A: CommandFactory, D: DeviceModel>(
         Ok(options) => options,
         Err(message) => command.error(ErrorKind::ValueValidation, message).exit(),
     };
+    let faults = match faults::of_queues(&options.faults) {
+        Ok(faults) => faults::injection(faults),
+        Err(message) => command.error(ErrorKind::ValueValidation, message).exit(),
+    };
     let name = command.get_name();
     run(name, &options, Kinds::default(), |confinement| {
         // Before this process opens any descriptor, which could have the number given by mistake.
         let endpoint = PreparedSocket::new(&options.endpoint)?;
         let termination = Termination::catch().context("cannot catch signals")?;
         let mut socket = endpoint.listen()?;
-        let engine = options.engine(confinement.threads());
+        let mut engine = options.engine(confinement.threads());
+        engine.faults = faults;
         confinement.restrict_main(&options.endpoint, &[])?;
         info!("listening on {}", options.endpoint);
 

@@ -105,8 +105,11 @@ impl Drop for WorkQueue {
 
 /// An object with a periodic call.
 pub(crate) trait Tick: Send + Sync + 'static {
-    /// Called once in each period. May sleep, but should be short.
+    /// Called at intervals of [`Self::period`]. May sleep, but should be short.
     fn tick(this: ArcBorrow<'_, Self>);
+
+    /// The time until the next call. Any context.
+    fn period(&self) -> Jiffies;
 }
 
 /// Calls `T::tick` at regular intervals, not while the system sleeps. Dropping it ends the calls,
@@ -120,7 +123,6 @@ pub(crate) struct Periodic<T: Tick> {
     #[pin]
     work: Opaque<bindings::delayed_work>,
     target: Arc<T>,
-    period: Jiffies,
     #[pin]
     _pin: PhantomPinned,
 }
@@ -131,8 +133,8 @@ unsafe impl<T: Tick> Send for Periodic<T> {}
 unsafe impl<T: Tick> Sync for Periodic<T> {}
 
 impl<T: Tick> Periodic<T> {
-    /// Starts the calls; the first one follows after a `period`. May sleep.
-    pub(crate) fn new(target: Arc<T>, period: Jiffies) -> Result<Pin<KBox<Self>>> {
+    /// Starts the calls; the first one follows after a period. May sleep.
+    pub(crate) fn new(target: Arc<T>) -> Result<Pin<KBox<Self>>> {
         let this = KBox::pin_init(
             pin_init!(Self {
                 // INVARIANT: Initialised with `run`.
@@ -157,7 +159,6 @@ impl<T: Tick> Periodic<T> {
                     }
                 }),
                 target,
-                period,
                 _pin: PhantomPinned,
             }),
             GFP_KERNEL,
@@ -174,7 +175,7 @@ impl<T: Tick> Periodic<T> {
                 bindings::wq_misc_consts_WORK_CPU_UNBOUND as c_int,
                 bindings::system_freezable_wq,
                 self.work.get(),
-                self.period,
+                self.target.period(),
             );
         }
     }

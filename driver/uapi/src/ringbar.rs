@@ -71,8 +71,10 @@
 //! The driver takes a device that breaks the protocol out of service: it resets the device and does
 //! not start it again, because the behaviour of such a device is unknown. `IOC_RESET` (`ringbar
 //! reset`) puts the device into service again, and so does binding the driver again. The driver
-//! also resets the device if a request takes longer than the module parameter `timeout_s`, or four
-//! times as long while other requests of its queue complete. While the machine sleeps, calls wait.
+//! also resets the device if a request takes longer than `timeout_s` seconds, or four times as long
+//! while other requests of its queue complete. `timeout_s` is a file in the directory of the PCI device
+//! in sysfs, 0 for no limit; the module parameter of this name, 0 by default, is its first value.
+//! While the machine sleeps, calls wait.
 //!
 //! | call | in service | asleep, or being reset | out of service | removed |
 //! |---|---|---|---|---|

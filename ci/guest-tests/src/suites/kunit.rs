@@ -32,6 +32,7 @@ const SUITES: &[(&str, &str)] = &[
     ("c3_kunit_isr", "ringbar_isr"),
     ("dr3_kunit_reset", "ringbar_reset"),
     ("c7_kunit_progress", "ringbar_progress"),
+    ("d5_kunit_timeout", "ringbar_timeout"),
 ];
 
 /// The cases, for a kernel with KUnit.

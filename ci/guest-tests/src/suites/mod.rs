@@ -19,6 +19,7 @@ mod faults;
 mod files;
 mod function;
 mod hostile;
+mod injected;
 mod iommu;
 mod kunit;
 mod large;
@@ -61,6 +62,7 @@ fn all() -> Vec<Suite> {
         large::suite(),
         resize::suite(),
         lies::suite(),
+        injected::suite(),
         function::suite(),
         hostile::suite(),
         lifecycle::suite(),

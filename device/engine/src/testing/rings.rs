@@ -153,20 +153,29 @@ impl Rings {
         self.get16(Self::USED + 2)
     }
 
-    /// Waits for the next used entry; returns the number of its buffers, and what the device
-    /// has written.
+    /// Waits for the next used entry; returns its id, which may be of no descriptor.
     #[track_caller]
-    pub fn wait(&mut self) -> (u16, Vec<u8>) {
+    pub fn wait_id(&mut self) -> u32 {
         wait_until("a request is used", || self.used() != self.next_used);
         let entry = u64::from(self.next_used % Self::SIZE);
-        let head = self.get16(Self::USED + 4 + 8 * entry);
+        let at = self.base + Self::USED + 4 + 8 * entry;
+        let id: u32 = self.mem.read_obj(GuestAddress(at)).unwrap();
         self.next_used = self.next_used.wrapping_add(1);
         // Asks for an interrupt at the next one.
         let event = Self::AVAIL + 4 + 2 * u64::from(Self::SIZE);
         self.put(self.next_used.to_le_bytes(), event);
+        u32::from_le(id)
+    }
+
+    /// Waits for the next used entry; returns the number of its buffers, and what the device
+    /// has written.
+    #[track_caller]
+    pub fn wait(&mut self) -> (u16, Vec<u8>) {
+        let head = self.wait_id();
         let at = self.base + Self::OUTPUT + Self::STRIDE * u64::from(head / 2);
         let mut output = vec![0; Self::STRIDE as usize];
         self.mem.read_slice(&mut output, GuestAddress(at)).unwrap();
-        (head / 2, output)
+        // A head is an index of 16 bits.
+        ((head / 2) as u16, output)
     }
 }

@@ -10,6 +10,7 @@ use std::time::Duration;
 use vm_memory::GuestMemory;
 
 use crate::counters::Counters;
+use crate::injection::Injection;
 use crate::interrupt::{Interrupt, InterruptSlot};
 use crate::mailbox::{Change, Mail, Mailbox};
 use crate::memory::SharedMemory;
@@ -61,13 +62,19 @@ where
         for queues in assignment {
             let queue = |index: u16| {
                 let interrupt = Arc::clone(&interrupts[usize::from(index)]);
-                Queue::new(index, shared.model.as_ref(), interrupt, Duration::ZERO)
+                Queue::new(
+                    index,
+                    shared.model.as_ref(),
+                    interrupt,
+                    Duration::ZERO,
+                    Injection::default(),
+                )
             };
             let own = queues.into_iter().map(queue).collect();
             let mailbox = Arc::new(Mailbox::new()?);
             let (shared, same) = (Arc::clone(&shared), Arc::clone(&mailbox));
             workers.push(Stepper {
-                worker: Worker::new(shared, same, own, Duration::ZERO)?,
+                worker: Worker::new(shared, same, own, Duration::ZERO, Injection::default())?,
                 mailbox,
             });
         }

@@ -2,11 +2,13 @@
 
 //! The adder in an engine, without a transport.
 
+#![allow(dead_code, reason = "each test program uses a part")]
+
 use std::sync::Arc;
 use std::time::Duration;
 
 use ringbar_engine::testing::{Adder, Driver, Notify, Op};
-use ringbar_engine::{Counters, Engine, Options, Threads};
+use ringbar_engine::{Counters, Engine, Injection, Options};
 use vm_memory::{GuestAddress, GuestMemoryMmap};
 
 /// A driver for the adder.
@@ -57,7 +59,17 @@ pub struct Machine {
 impl Machine {
     /// With guest memory and all queues running, polled for `poll` at a time.
     pub fn start(queues: u16, poll: Duration, notify: Notify) -> Self {
-        let mut machine = Self::stopped(queues, poll, notify);
+        Self::start_with_faults(queues, poll, notify, Injection::default())
+    }
+
+    /// As [`Self::start`], with injected faults.
+    pub fn start_with_faults(
+        queues: u16,
+        poll: Duration,
+        notify: Notify,
+        faults: Injection,
+    ) -> Self {
+        let mut machine = Self::new(queues, poll, notify, faults);
         machine.engine.replace_memory(Some(machine.mem.clone()));
         machine.drivers.iter_mut().for_each(|driver| driver.start());
         machine
@@ -65,12 +77,17 @@ impl Machine {
 
     /// Without guest memory, and with all queues stopped.
     pub fn stopped(queues: u16, poll: Duration, notify: Notify) -> Self {
+        Self::new(queues, poll, notify, Injection::default())
+    }
+
+    fn new(queues: u16, poll: Duration, notify: Notify, faults: Injection) -> Self {
         let device = Adder::new(queues);
         let counters = Arc::<Counters>::default();
         let options = Options {
             poll,
             cpus: 2,
-            threads: Threads::default(),
+            faults,
+            ..Options::default()
         };
         let engine = Engine::new(Arc::clone(&device), Arc::clone(&counters), options).unwrap();
         let size = Driver::AREA * u64::from(queues);

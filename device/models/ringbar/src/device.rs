@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use ringbar_engine::Threads;
 use ringbar_faults::FaultSet;
-use ringbar_spec::{ConfigParts, DeviceConfig, Opcode, aperture_of};
+use ringbar_spec::{ConfigParts, DeviceConfig, FIRST_IO_QUEUE, Opcode, aperture_of};
 use ringbar_storage::Storage;
 
 use crate::aperture::ApertureLayout;
@@ -58,7 +58,7 @@ pub struct Device {
     mappable: bool,
     flusher: Flusher,
     threads: Threads,
-    faults: FaultSet,
+    faults: Arc<FaultSet>,
     counters: Counters,
     queue_counters: Arc<ringbar_engine::Counters>,
 }
@@ -113,7 +113,7 @@ impl Device {
             threads: threads.clone(),
             storage,
             mappable,
-            faults: FaultSet::default(),
+            faults: Arc::new(FaultSet::with_first_queue(FIRST_IO_QUEUE)),
             counters: Counters::default(),
             queue_counters: Arc::default(),
         })
@@ -165,8 +165,9 @@ impl Device {
         &self.storage
     }
 
-    /// The rules for faults of its requests. They can change at any time.
-    pub const fn faults(&self) -> &FaultSet {
+    /// The rules for faults, which can change at any time. The device executes those of requests;
+    /// those of queues are for the engine that runs it.
+    pub const fn faults(&self) -> &Arc<FaultSet> {
         &self.faults
     }
 

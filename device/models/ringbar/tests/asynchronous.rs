@@ -220,7 +220,7 @@ impl Machine {
             Options {
                 poll,
                 cpus: 2,
-                threads: Threads::default(),
+                ..Options::default()
             },
         )
         .unwrap();

@@ -87,7 +87,7 @@ fn run(session: &Arc<Session>) -> (Engine<Session, GuestMemoryMmap>, Vec<Driver>
     let options = Options {
         poll,
         cpus: 2,
-        threads: Threads::default(),
+        ..Options::default()
     };
     let engine = Engine::new(Arc::clone(session), counters, options).unwrap();
     let controls = engine.queues();

@@ -65,6 +65,7 @@ impl Machine {
             poll: Duration::from_micros(200),
             cpus: 2,
             threads,
+            ..Options::default()
         };
         let engine = Engine::new(session, counters, options).unwrap();
         let controls = engine.queues();

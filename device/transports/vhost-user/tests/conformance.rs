@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use ringbar_engine::testing::conformance::Transport;
 use ringbar_engine::testing::{Adder, Rings};
-use ringbar_engine::{Counters, DeviceModel, Options, QueueSetup, Threads};
+use ringbar_engine::{Counters, DeviceModel, Options, QueueSetup};
 use ringbar_vhost_user::Connection;
 use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
 use vhost::vhost_user::message::{VhostUserConfigFlags, VhostUserHeaderFlag};
@@ -105,7 +105,7 @@ impl Transport for VhostUser {
         let options = Options {
             poll,
             cpus: 4,
-            threads: Threads::default(),
+            ..Options::default()
         };
         let counters = Arc::<Counters>::default();
         let connection = Connection::accept(device, counters, options, &listener).unwrap();

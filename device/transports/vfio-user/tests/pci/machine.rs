@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use ringbar_engine::testing::{Adder, Rings, wait_until};
-use ringbar_engine::{Counters, DeviceModel, Options, QueueSetup, Threads};
+use ringbar_engine::{Counters, DeviceModel, Options, QueueSetup};
 use ringbar_vfio_user::{Connection, FunctionOptions, Identity, Interrupts};
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
@@ -86,7 +86,7 @@ impl Machine {
         let options = Options {
             poll,
             cpus: 4,
-            threads: Threads::default(),
+            ..Options::default()
         };
         let function = FunctionOptions {
             identity: Identity {
