@@ -1,15 +1,22 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A device with one queue, while it is bound: its registers, the queue, and the request in flight.
+//! Requests whose callers wait for them. Several are in flight, each in a slot:
 //!
 //! ```text
-//!           start                  run                    the device used it
-//!  stopped -------> running: idle -----> running: in flight ---------------> running: idle
-//!     ^  ^                                         |
-//!     |  +-- the restart failed ------- stop, start: the device took too long, or broke the ring
-//!     +----- stop: suspend, unbind
+//!        acquire          map           submit                 reap
+//!  free --------> caller ----> caller ---------> the device --------> caller: unmap --> free
+//!    ^                                              |
+//!    +-- caller: unmap <-- stop, start: the device took too long, or broke the queue
 //! ```
 
+use super::{
+    queue::{
+        DeviceQueue,
+        Lifecycle,
+        ENTRIES, //
+    },
+    started::Hardware, //
+};
 use crate::{
     abstractions::{
         dma::{
@@ -23,28 +30,27 @@ use crate::{
             }, //
         },
         pci::{
-            device::iommu_translates,
             irq,
             revocable::Revoked, //
         },
         ratelimit,
-        task::wait::KernelCompletion, //
+        task::wait::{
+            KernelCompletion,
+            Signals,
+            WaitQueue, //
+        }, //
     },
     virtio::{
-        reset::Unstoppable,
+        reset::{
+            Quiesced,
+            Unstoppable, //
+        },
         ring::{
             descriptor,
             descriptor_flag,
-            EntryId,
-            Ring,
             DESCRIPTOR_WORDS, //
         },
-        transport::{
-            feature,
-            Doorbell,
-            Message,
-            Transport, //
-        }, //
+        transport::Transport, //
     }, //
 };
 use kernel::{
@@ -56,7 +62,8 @@ use kernel::{
         IoBase,
         SysMem, //
     },
-    new_mutex,
+    new_spinlock,
+    new_spinlock_irq,
     page::PAGE_SIZE,
     pci,
     prelude::*,
@@ -66,7 +73,8 @@ use kernel::{
             Relaxed, //
         },
         Arc,
-        Mutex, //
+        SpinLock,
+        SpinLockIrq, //
     },
     time::{
         msecs_to_jiffies,
@@ -76,15 +84,11 @@ use kernel::{
     }, //
 };
 
-/// The only queue, and the message that it sends.
-const QUEUE: u16 = 0;
-const MESSAGE: Message = Some(0);
-
 /// Time that a request may take.
 const TIMEOUT: Delta = Delta::from_secs(10);
 
-/// Number of entries of the queue, and so of descriptors of a request (VIRTIO 1.3, 2.7.5.3.1).
-const ENTRIES: u16 = 256;
+/// Number of requests in flight; more callers wait.
+const SLOTS: usize = 16;
 
 /// The page of a request in 64-bit words: the indirect descriptor table, the header, the status.
 type Page = [u64; PAGE_WORDS];
@@ -107,34 +111,49 @@ pub(crate) const MAX_SEGMENTS: usize = {
     (if room < entries { room } else { entries } - 2) / 2
 };
 
-/// Registers and queue of a device.
-pub(crate) struct Hardware {
-    transport: Transport,
-    features: u64,
-    used: Arc<KernelCompletion>,
-    /// Number of times that the device was stopped. A caller that waited for the queue meanwhile
-    /// fails too: it would wait for a dead device as long as each caller before it.
+/// Queue and slots of a device.
+pub(crate) struct Requests {
+    queue: Arc<DeviceQueue<KBox<Slot>>>,
+    free: Pin<KBox<SpinLock<KVec<KBox<Slot>>>>>,
+    /// Callers that wait for a free slot.
+    waiting: Pin<KBox<WaitQueue>>,
+    /// Number of times that the device was stopped. A caller that waited for a slot meanwhile fails
+    /// too: it would wait for a dead device as long as each caller before it.
     stops: Atomic<u32>,
-    queue: Pin<KBox<Mutex<Queue>>>,
 }
 
-/// The queue. The owner of its lock has the request in flight.
-struct Queue {
-    ring: Ring,
-    entry: EntryId,
-    doorbell: Doorbell,
+/// The memory of one request.
+struct Slot {
     page: Coherent<Page>,
     /// Number of descriptors of the request in the page.
     descriptors: u16,
-    running: bool,
+    source: Option<Mapped>,
+    destination: Option<Mapped>,
+    end: Arc<End>,
 }
 
-/// Wakes the thread that waits for its request.
-pub(crate) struct CompletionHandler(Arc<KernelCompletion>);
+/// The place where the caller of a request gets its slot back.
+#[pin_data]
+struct End {
+    #[pin]
+    woken: KernelCompletion,
+    #[pin]
+    returned: SpinLockIrq<Option<Returned>>,
+}
+
+/// A slot that the device does not have any more, and the number of bytes that the device says it
+/// has written.
+type Returned = (KBox<Slot>, Result<u32>);
+
+/// Wakes the threads that wait for their requests.
+pub(crate) struct CompletionHandler(Arc<DeviceQueue<KBox<Slot>>>);
 
 impl irq::Handler for CompletionHandler {
     fn handle(&self) -> bool {
-        self.0.complete_once();
+        if self.0.reap(Slot::complete).is_err() {
+            // One of them resets the device.
+            self.0.for_each(|slot| slot.end.woken.complete_once());
+        }
         true
     }
 }
@@ -172,98 +191,51 @@ impl<const S: usize> From<Error> for Ended<S> {
     }
 }
 
-impl Hardware {
-    /// Sets up the queue of a device, which does not run yet. May sleep.
-    pub(crate) fn new(device: &pci::Device<Bound>, transport: Transport) -> Result<Self> {
-        const REQUIRED: u64 = feature::VERSION_1 | feature::INDIRECT_DESC;
-        const WANTED: u64 = feature::EVENT_IDX | feature::ACCESS_PLATFORM;
+impl Hardware for Requests {
+    type Handler = CompletionHandler;
 
-        let quiesced = transport.quiesce(device).map_err(|_| EIO)?;
-        let features = transport.negotiate(device, &quiesced, REQUIRED, WANTED)?;
-        if features & feature::ACCESS_PLATFORM == 0 && iommu_translates(device) {
-            dev_err!(
-                device,
-                "an IOMMU translates this device's addresses, but the device bypasses it: boot with \
-                 iommu=pt, leave the IOMMU away, or use the vfio-user transport\n"
-            );
-            transport.fail(device);
-            return Err(EOPNOTSUPP);
+    fn new(device: &pci::Device<Bound>, transport: Transport) -> Result<Self> {
+        let queue = DeviceQueue::new(device, transport)?;
+        let mut free = KVec::with_capacity(SLOTS, GFP_KERNEL)?;
+        for _ in 0..SLOTS {
+            free.push(KBox::new(Slot::new(device)?, GFP_KERNEL)?, GFP_KERNEL)?;
         }
-        // A chain must not be longer than its queue (VIRTIO 1.3, 2.7.5.3.1).
-        if transport.queue_max_size(device, QUEUE)? < ENTRIES {
-            dev_err!(device, "the queue has fewer than {} entries\n", ENTRIES);
-            transport.fail(device);
-            return Err(ENODEV);
-        }
-        let ring = Ring::new(device, ENTRIES, features & feature::EVENT_IDX != 0)?;
-        transport.set_config_vector(device, None)?;
-        let queue = Queue {
-            entry: ring.entries().next().ok_or(EINVAL)?,
-            doorbell: transport.enable_queue(device, QUEUE, &ring.areas(), MESSAGE)?,
-            page: Coherent::zeroed(device.as_ref(), GFP_KERNEL)?,
-            descriptors: 0,
-            ring,
-            running: false,
-        };
         Ok(Self {
-            transport,
-            features,
-            used: Arc::pin_init(KernelCompletion::new(), GFP_KERNEL)?,
+            queue,
+            free: KBox::pin_init(new_spinlock!(free), GFP_KERNEL)?,
+            waiting: KBox::pin_init(WaitQueue::new(), GFP_KERNEL)?,
             stops: Atomic::new(0),
-            queue: KBox::pin_init(new_mutex!(queue), GFP_KERNEL)?,
         })
     }
 
-    /// The handler of the queue's interrupt.
-    pub(crate) fn handler(&self) -> CompletionHandler {
-        CompletionHandler(self.used.clone())
+    fn handler(&self) -> CompletionHandler {
+        CompletionHandler(self.queue.clone())
     }
 
-    /// Starts the device, whatever its state is. Sleeps.
-    pub(crate) fn start(&self, device: &pci::Device<Bound>) -> Result {
-        self.restart(device, &mut self.queue.lock())
-            .map_err(|Unstoppable| EIO)?
+    fn start(&self, device: &pci::Device<Bound>) -> Result {
+        let mut lifecycle = self.queue.lifecycle();
+        let quiesced = self.stop_queue(&mut lifecycle, device).map_err(|_| EIO)?;
+        lifecycle.start(device, quiesced)
     }
 
-    /// Stops the device, which accesses no memory then. Requests fail until it is started. Sleeps.
-    pub(crate) fn stop(&self, device: &pci::Device<Bound>) -> Result {
-        let mut queue = self.queue.lock();
-        queue.running = false;
-        self.stops.add(1, Relaxed);
-        self.transport.quiesce(device).map(drop).map_err(|_| EIO)
+    fn stop(&self, device: &pci::Device<Bound>) -> Result {
+        let mut lifecycle = self.queue.lifecycle();
+        self.stop_queue(&mut lifecycle, device)
+            .map(drop)
+            .map_err(|_| EIO)
     }
+}
 
-    /// Stops the device, after which it has no request any more, and starts it again if it can.
-    fn restart(
-        &self,
-        device: &pci::Device<Bound>,
-        queue: &mut Queue,
-    ) -> Result<Result, Unstoppable> {
-        let transport = &self.transport;
-        queue.running = false;
-        self.stops.add(1, Relaxed);
-        let quiesced = transport.quiesce(device)?;
-        let areas = queue.ring.areas();
-        let started = transport
-            .negotiate(device, &quiesced, self.features, 0)
-            .and_then(|_| {
-                queue.ring.restart(&quiesced);
-                transport.set_config_vector(device, None)?;
-                transport.enable_queue_again(device, queue.doorbell, &areas, MESSAGE)?;
-                transport.start(device, quiesced)
-            });
-        queue.running = started.is_ok();
-        Ok(started)
-    }
-
-    /// Executes a request, after those of other threads: the device reads `header` and `source`, and
-    /// writes `destination` and a status of `S` bytes. The sizes of header and status are multiples
-    /// of 8 up to [`MAX_BYTES`]; source and destination have at most [`MAX_SEGMENTS`] segments each.
-    /// Sleeps: for requests of other threads, and then at most [`TIMEOUT`]. If the device fails
-    /// meanwhile, all who wait fail with it.
+impl Requests {
+    /// Executes a request: the device reads `header` and `source`, and writes `destination` and a
+    /// status of `S` bytes. The sizes of header and status are multiples of 8 up to [`MAX_BYTES`];
+    /// source and destination have at most [`MAX_SEGMENTS`] segments each. Sleeps: for a free slot,
+    /// and then at most [`TIMEOUT`]. If the device fails meanwhile, it is reset, and all who wait
+    /// fail with it.
     ///
     /// `EAGAIN` if there is no room for DMA at the moment, `EINVAL` for too many segments, `EIO` if
-    /// the device fails, writes no status, or does not run.
+    /// the device fails, writes no status, or does not run, `EINTR` if the caller is killed while it
+    /// waits for a slot.
     pub(crate) fn run<const H: usize, const S: usize, O: Ownership>(
         &self,
         device: &pci::Device<Bound>,
@@ -276,125 +248,148 @@ impl Hardware {
             assert!(H > 0 && H % 8 == 0 && H <= MAX_BYTES);
             assert!(S > 0 && S % 8 == 0 && S <= MAX_BYTES);
         }
-        let stops = self.stops.load(Relaxed);
-        let mut queue = self.queue.lock();
-        if !queue.running || self.stops.load(Relaxed) != stops {
-            return EIO.into();
-        }
-        let mapped = source.map(|pages| pages.map(device, &mut rooms.source));
-        let source = match mapped.transpose() {
-            Ok(source) => source,
-            Err((error, _pages)) => return error.into(),
+        let mut slot = match self.acquire() {
+            Ok(slot) => slot,
+            Err(error) => return error.into(),
         };
-        let mapped = destination.map(|pages| pages.map(device, &mut rooms.destination));
-        let destination = match mapped.transpose() {
-            Ok(destination) => destination,
-            Err((error, _pages)) => {
-                if let Some(source) = source {
-                    source.unmap(device).release_clean(&mut rooms.source);
-                }
+        if let Err(error) = slot.map(device, source, destination, rooms) {
+            slot.release_clean(device, rooms);
+            self.put_back(slot);
+            return error.into();
+        }
+        slot.prepare::<H, S>(header);
+        let end = slot.end.clone();
+        let (mut slot, result) = match self.queue.submit(device, slot, |slot| slot.table()) {
+            Ok(()) => match self.wait(device, &end) {
+                Some(returned) => returned,
+                // The device may access the pages for ever, and keeps the slot.
+                None => return EIO.into(),
+            },
+            Err((error, mut slot)) => {
+                slot.release_clean(device, rooms);
+                self.put_back(slot);
                 return error.into();
             }
         };
-        let fits = |list: &Option<Mapped>| {
-            list.as_ref()
-                .is_none_or(|list| list.ranges().count() <= MAX_SEGMENTS)
-        };
-        if !(fits(&source) && fits(&destination)) {
-            if let Some(source) = source {
-                source.unmap(device).release_clean(&mut rooms.source);
-            }
-            if let Some(destination) = destination {
-                destination
-                    .unmap(device)
-                    .release_clean(&mut rooms.destination);
-            }
-            return EINVAL.into();
-        }
-        queue.prepare::<H, S>(header, source.as_ref(), destination.as_ref());
-        let result = match self.submit_and_wait(device, &mut queue) {
-            Ok(written) => queue.status(written),
-            Err(error) => {
-                if ratelimit::allows() {
-                    dev_err!(
-                        device,
-                        "the device has failed ({:?}), and is reset\n",
-                        error
-                    );
-                }
-                match self.restart(device, &mut queue) {
-                    Ok(Ok(())) => {}
-                    Ok(Err(_)) => dev_err!(device, "the device does not start again\n"),
-                    Err(Unstoppable) => {
-                        // The device may access the pages for ever.
-                        [source, destination]
-                            .into_iter()
-                            .flatten()
-                            .for_each(Mapped::leak);
-                        return EIO.into();
-                    }
-                }
-                Err(EIO)
-            }
-        };
-        let cleaned = destination
-            .and_then(|destination| destination.unmap(device).release(&mut rooms.destination));
-        if let Some(source) = source {
-            // The device does not write to these, so they need not be made dirty.
-            drop(source.unmap(device).release(&mut rooms.source));
-        }
+        let result = result.and_then(|written| slot.status(written));
+        let cleaned = slot.release(device, rooms);
+        self.put_back(slot);
         Ended { result, cleaned }
     }
 
-    /// Gives the request in the page to the device, and returns the number of bytes that the device has
-    /// written. An error if it does not complete the request.
-    fn submit_and_wait(&self, device: &pci::Device<Bound>, queue: &mut Queue) -> Result<u32> {
-        // An interrupt of an earlier request may have come late.
-        self.used.reinit();
-        // A used entry now is none of this request, whose pages the device may access for longer.
-        if queue.ring.has_used() {
-            return Err(EPROTO);
+    /// Takes a free slot. Sleeps until there is one.
+    fn acquire(&self) -> Result<KBox<Slot>> {
+        let stops = self.stops.load(Relaxed);
+        loop {
+            let mut free = self.free.lock();
+            if self.stops.load(Relaxed) != stops {
+                return Err(EIO);
+            }
+            if let Some(slot) = free.pop() {
+                return Ok(slot);
+            }
+            self.waiting
+                .wait(Signals::Fatal, None, || drop(free))
+                // The wake-up may have been that of a slot.
+                .inspect_err(|_| self.waiting.notify_one())?;
         }
-        let words = usize::from(queue.descriptors) * DESCRIPTOR_WORDS;
-        let table = DmaRange::of_coherent(&queue.page, 0..words * 8, false);
-        queue
-            .ring
-            .push(queue.entry, table, descriptor_flag::INDIRECT);
-        queue.ring.publish();
-        if queue.ring.wants_notification() {
-            self.transport.ring(device, queue.doorbell)?;
-        }
+    }
+
+    fn put_back(&self, slot: KBox<Slot>) {
+        // It has capacity for all slots.
+        let _ = self.free.lock().push_within_capacity(slot);
+        self.waiting.notify_one();
+    }
+
+    /// Waits until the device has used the slot, and resets the device if it does not. Sleeps. `None`
+    /// if the device keeps the slot, because it cannot be stopped.
+    fn wait(&self, device: &pci::Device<Bound>, end: &End) -> Option<Returned> {
         let start = Instant::<Monotonic>::now();
         loop {
-            match queue.ring.pop() {
-                Ok(Some(used)) if used.entry == queue.entry && !queue.ring.has_used() => {
-                    return Ok(used.len);
-                }
-                Ok(None) => {}
-                Ok(Some(_)) | Err(_) => return Err(EPROTO),
+            if let Some(returned) = end.returned.lock().take() {
+                return Some(returned);
             }
             let left = (TIMEOUT - start.elapsed()).as_millis();
             let left = u32::try_from(left).unwrap_or(0);
-            if left == 0 {
-                return Err(ETIMEDOUT);
+            if left == 0 || !self.queue.is_running() {
+                break;
             }
-            // The device sends no interrupt for an entry that is used already.
-            if !queue.ring.enable_interrupts() {
-                // At the end of the time, the next round looks at the ring once more.
-                let _ = self.used.wait_timeout(msecs_to_jiffies(left));
+            // A wake-up may be that of the slot's last request, and come late.
+            let _ = end.woken.wait_timeout(msecs_to_jiffies(left));
+        }
+        let mut lifecycle = self.queue.lifecycle();
+        if let Some(returned) = end.returned.lock().take() {
+            return Some(returned);
+        }
+        if ratelimit::allows() {
+            dev_err!(device, "the device has failed, and is reset\n");
+        }
+        if let Ok(quiesced) = self.stop_queue(&mut lifecycle, device) {
+            if lifecycle.start(device, quiesced).is_err() {
+                dev_err!(device, "the device does not start again\n");
             }
         }
+        end.returned.lock().take()
+    }
+
+    /// Stops the device, and returns the slots to their callers. Sleeps.
+    fn stop_queue(
+        &self,
+        lifecycle: &mut Lifecycle<'_, KBox<Slot>>,
+        device: &pci::Device<Bound>,
+    ) -> Result<Quiesced, Unstoppable> {
+        let stopped = lifecycle.stop(device, Slot::complete, |slot| slot.end(Err(EIO)));
+        {
+            // With the lock, so that a caller either sees the number or is in the queue.
+            let _free = self.free.lock();
+            self.stops.add(1, Relaxed);
+        }
+        self.waiting.notify_all();
+        stopped
     }
 }
 
-impl Queue {
-    /// Writes a request to the page: descriptor table, header, and a status of ones.
-    fn prepare<const H: usize, const S: usize>(
+impl Slot {
+    fn new(device: &pci::Device<Bound>) -> Result<Self> {
+        Ok(Self {
+            page: Coherent::zeroed(device.as_ref(), GFP_KERNEL)?,
+            descriptors: 0,
+            source: None,
+            destination: None,
+            end: Arc::pin_init(
+                pin_init!(End {
+                    woken <- KernelCompletion::new(),
+                    returned <- new_spinlock_irq!(None),
+                }),
+                GFP_KERNEL,
+            )?,
+        })
+    }
+
+    /// Maps the pages of a request for DMA. After an error some may be mapped.
+    fn map<O: Ownership>(
         &mut self,
-        header: &[u8; H],
-        source: Option<&Mapped>,
-        destination: Option<&Mapped>,
-    ) {
+        device: &pci::Device<Bound>,
+        source: Option<Extracted<'_, O>>,
+        destination: Option<Extracted<'_, O>>,
+        rooms: &mut Rooms,
+    ) -> Result {
+        let map = |pages: Option<Extracted<'_, O>>, room| {
+            let mapped = pages.map(|pages| pages.map(device, room));
+            // The pages are released here.
+            mapped.transpose().map_err(|(error, _pages)| error)
+        };
+        self.source = map(source, &mut rooms.source)?;
+        self.destination = map(destination, &mut rooms.destination)?;
+        let fits = [&self.source, &self.destination]
+            .into_iter()
+            .flatten()
+            .all(|list| list.ranges().count() <= MAX_SEGMENTS);
+        fits.then_some(()).ok_or(EINVAL)
+    }
+
+    /// Writes a request to the page: descriptor table, header, and a status of ones.
+    fn prepare<const H: usize, const S: usize>(&mut self, header: &[u8; H]) {
         let page = &self.page;
         let buffer = |at: usize, bytes: usize, writable| {
             DmaRange::of_coherent(page, at * 8..at * 8 + bytes, writable)
@@ -409,7 +404,7 @@ impl Queue {
         };
         put(buffer(HEADER_AT, H, false), descriptor_flag::NEXT);
         // `MAX_SEGMENTS` bounds the segments, so the table has room for all of them.
-        for data in [source, destination].into_iter().flatten() {
+        for data in [&self.source, &self.destination].into_iter().flatten() {
             data.ranges()
                 .for_each(|range| put(range, descriptor_flag::NEXT));
         }
@@ -420,8 +415,27 @@ impl Queue {
         write(page, STATUS_AT, &[0xff; S]);
     }
 
-    /// The status of the request in the page, for which the device says that it has written so many
-    /// bytes.
+    /// The descriptor table.
+    fn table(&self) -> (DmaRange<'_>, u16) {
+        let words = usize::from(self.descriptors) * DESCRIPTOR_WORDS;
+        let table = DmaRange::of_coherent(&self.page, 0..words * 8, false);
+        (table, descriptor_flag::INDIRECT)
+    }
+
+    /// Returns the slot to the caller of its request, which the device has completed. Any context.
+    fn complete(this: KBox<Self>, written: u32) -> bool {
+        this.end(Ok(written));
+        true
+    }
+
+    /// Returns the slot to the caller of its request. Any context.
+    fn end(self: KBox<Self>, result: Result<u32>) {
+        let end = self.end.clone();
+        *end.returned.lock() = Some((self, result));
+        end.woken.complete_once();
+    }
+
+    /// The status of the request, for which the device says that it has written so many bytes.
     fn status<const S: usize>(&self, written: u32) -> Result<([u8; S], usize)> {
         let mut bytes = [0; S];
         for (i, chunk) in bytes.chunks_exact_mut(8).enumerate() {
@@ -432,6 +446,28 @@ impl Queue {
             return Err(EIO);
         }
         Ok((bytes, (written as usize).saturating_sub(S)))
+    }
+
+    /// Releases the pages of a request that the device does not have any more. Any context.
+    fn release(&mut self, device: &pci::Device<Bound>, rooms: &mut Rooms) -> Option<CleanedPages> {
+        if let Some(source) = self.source.take() {
+            // The device does not write to these, so they need not be made dirty.
+            drop(source.unmap(device).release(&mut rooms.source));
+        }
+        let destination = self.destination.take()?;
+        destination.unmap(device).release(&mut rooms.destination)
+    }
+
+    /// As [`Self::release`], for a request that the device never had.
+    fn release_clean(&mut self, device: &pci::Device<Bound>, rooms: &mut Rooms) {
+        if let Some(source) = self.source.take() {
+            source.unmap(device).release_clean(&mut rooms.source);
+        }
+        if let Some(destination) = self.destination.take() {
+            destination
+                .unmap(device)
+                .release_clean(&mut rooms.destination);
+        }
     }
 }
 
@@ -449,10 +485,10 @@ fn write(page: &Coherent<Page>, at: usize, bytes: &[u8]) {
     }
 }
 
-impl Revoked for Hardware {
+impl Revoked for Requests {
     /// Frees everything, unless the device may use it for ever.
     fn revoked(self, device: &pci::Device<Bound>) {
-        if self.transport.quiesce(device).is_err() {
+        if self.stop(device).is_err() {
             core::mem::forget(self);
         }
     }
