@@ -84,6 +84,22 @@ void ringbar_dma_set_seg_boundary(struct device *dev, unsigned long mask)
 	dma_set_seg_boundary(dev, mask);
 }
 
+void ringbar_dma_sync_sg_for_cpu(struct device *dev, struct scatterlist *list, int entries,
+				 enum dma_data_direction direction);
+void ringbar_dma_sync_sg_for_cpu(struct device *dev, struct scatterlist *list, int entries,
+				 enum dma_data_direction direction)
+{
+	dma_sync_sg_for_cpu(dev, list, entries, direction);
+}
+
+void ringbar_dma_sync_sg_for_device(struct device *dev, struct scatterlist *list, int entries,
+				    enum dma_data_direction direction);
+void ringbar_dma_sync_sg_for_device(struct device *dev, struct scatterlist *list, int entries,
+				    enum dma_data_direction direction)
+{
+	dma_sync_sg_for_device(dev, list, entries, direction);
+}
+
 int ringbar_irq_set_affinity(unsigned int irq, const struct cpumask *mask);
 int ringbar_irq_set_affinity(unsigned int irq, const struct cpumask *mask)
 {

@@ -69,6 +69,18 @@ extern "C" {
     pub(super) fn ringbar_folio_try_get(page: *mut bindings::page) -> bool;
     pub(super) fn ringbar_folio_put(page: *mut bindings::page);
     pub(super) fn ringbar_dma_set_seg_boundary(dev: *mut bindings::device, mask: c_ulong);
+    pub(super) fn ringbar_dma_sync_sg_for_cpu(
+        dev: *mut bindings::device,
+        list: *mut bindings::scatterlist,
+        entries: c_int,
+        direction: bindings::dma_data_direction,
+    );
+    pub(super) fn ringbar_dma_sync_sg_for_device(
+        dev: *mut bindings::device,
+        list: *mut bindings::scatterlist,
+        entries: c_int,
+        direction: bindings::dma_data_direction,
+    );
     pub(super) fn ringbar_irq_set_affinity(irq: c_uint, mask: *const bindings::cpumask) -> c_int;
     pub(super) fn ringbar_device_lock(dev: *mut bindings::device);
     pub(super) fn ringbar_device_unlock(dev: *mut bindings::device);
