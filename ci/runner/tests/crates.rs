@@ -57,6 +57,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("ci/protocol", &[]),
     ("guest-image/agent", &["ci/protocol"]),
     ("ci/page-cache", &[]),
+    ("ci/kit/guest", &[]),
     ("ci/fio", &["device/size"]),
     ("ci/doubles/lying-proxy", &["ci/protocol", "device/spec"]),
     (
