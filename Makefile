@@ -10,7 +10,7 @@ cargo := guest-image/toolbox/cargo.sh
 ringbar-ci := build/cargo/x86_64-unknown-linux-gnu/release/ringbar-ci
 
 # The cards in the tree: the template of `make new`, and its examples.
-cards := mycard grabber
+cards := mycard grabber hasher
 
 # Through the environment, literally: neither make nor the shell gets to see
 # quotes and dollar signs in a command that is meant for the guest.
