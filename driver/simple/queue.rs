@@ -168,6 +168,11 @@ impl<T: Send> DeviceQueue<T> {
         self.state.lock().condition == Condition::Running
     }
 
+    /// Whether the device has broken the queue, so that it has to be reset. Any context.
+    pub(crate) fn is_broken(&self) -> bool {
+        self.state.lock().condition == Condition::Broken
+    }
+
     /// The right to start and to stop the device. Sleeps for other threads that have it.
     pub(crate) fn lifecycle(&self) -> Lifecycle<'_, T> {
         Lifecycle {

@@ -127,6 +127,8 @@ struct Slot {
     page: Coherent<Page>,
     /// Number of descriptors of the request in the page.
     descriptors: u16,
+    /// Number of bytes that the device may write.
+    writable: u32,
     source: Option<Mapped>,
     destination: Option<Mapped>,
     end: Arc<End>,
@@ -268,6 +270,11 @@ impl Requests {
             Err((error, mut slot)) => {
                 slot.release_clean(device, rooms);
                 self.put_back(slot);
+                // The device broke the queue when no caller waited for it.
+                let mut lifecycle = self.queue.lifecycle();
+                if self.queue.is_broken() {
+                    self.reset(&mut lifecycle, device);
+                }
                 return error.into();
             }
         };
@@ -321,15 +328,20 @@ impl Requests {
         if let Some(returned) = end.returned.lock().take() {
             return Some(returned);
         }
+        self.reset(&mut lifecycle, device);
+        end.returned.lock().take()
+    }
+
+    /// Stops a device that has failed, and starts it again if it can. Sleeps.
+    fn reset(&self, lifecycle: &mut Lifecycle<'_, KBox<Slot>>, device: &pci::Device<Bound>) {
         if ratelimit::allows() {
             dev_err!(device, "the device has failed, and is reset\n");
         }
-        if let Ok(quiesced) = self.stop_queue(&mut lifecycle, device) {
+        if let Ok(quiesced) = self.stop_queue(lifecycle, device) {
             if lifecycle.start(device, quiesced).is_err() {
                 dev_err!(device, "the device does not start again\n");
             }
         }
-        end.returned.lock().take()
     }
 
     /// Stops the device, and returns the slots to their callers. Sleeps.
@@ -354,6 +366,7 @@ impl Slot {
         Ok(Self {
             page: Coherent::zeroed(device.as_ref(), GFP_KERNEL)?,
             descriptors: 0,
+            writable: 0,
             source: None,
             destination: None,
             end: Arc::pin_init(
@@ -410,6 +423,9 @@ impl Slot {
         }
         put(buffer(STATUS_AT, S, true), 0);
         self.descriptors = next;
+        let destination = self.destination.iter().flat_map(Mapped::ranges);
+        // CAST: At most `MAX_BYTES`.
+        self.writable = destination.map(|range| range.len()).sum::<u32>() + S as u32;
 
         write(page, HEADER_AT, header);
         write(page, STATUS_AT, &[0xff; S]);
@@ -442,7 +458,8 @@ impl Slot {
             let word: u64 = io_read!(memory(&self.page), [panic: STATUS_AT + i]);
             chunk.copy_from_slice(&word.to_ne_bytes());
         }
-        if bytes == [0xff; S] {
+        // A device that has written no status, or more than it may.
+        if bytes == [0xff; S] || written > self.writable {
             return Err(EIO);
         }
         Ok((bytes, (written as usize).saturating_sub(S)))

@@ -99,6 +99,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
         "ci/runner",
         &[
             "ci/bench",
+            "ci/doubles/lying-proxy",
             "ci/fio",
             "ci/guest-tests",
             "ci/protocol",
