@@ -16,15 +16,35 @@ kbuild := $(RINGBAR)/guest-image/kernel/kbuild.sh
 export RINGBAR_BIND := $(CURDIR)
 
 # Over vhost-user QEMU presents the function: the type and sizes are those of protocol.rs.
-device = --program build/$(NAME)-device --transport $(TRANSPORT) \
-    --virtio-id $(VIRTIO_ID) --queues $(QUEUES) --config-size $(CONFIG_SIZE)
-card = $(programs)/ringbar-ci --setup $(RINGBAR)/build/setup.json card $(device)
+device = --program build/$(NAME)-device --virtio-id $(VIRTIO_ID) --queues $(QUEUES) \
+    --config-size $(CONFIG_SIZE)
+# $(call run,KERNEL,FOLDER,TRANSPORT,OPTIONS,ARGUMENTS OF THE TEST): loads the driver in a guest with
+# cards, and runs the test program. The guest has a copy, because the share does not survive a suspend.
+run = $(programs)/ringbar-ci --setup $(RINGBAR)/build/$(1).json card $(device) --transport $(3) $(4) \
+    --suspends --share build/$(2) --log-dir build/log \
+    'cp -r /mnt /card && umount /mnt && cd /card && insmod ./$(NAME).ko && ./$(NAME)-test $(5) && rmmod $(NAME)'
+
+# The first used entries of a card that lies, as its test expects them.
+never := never,never,never,never
+LIES ?= $(never),$(never),$(never),$(never),id,not-in-flight,index-ahead,length,twice
 
 .PHONY: test
-test: build ## Unit tests, then the driver against the device in a virtual machine
+test: build ## Unit tests, then the driver against two cards in a virtual machine
 	@$(cargo) test --release $(manifest)
-	@$(card) --share build/guest --log-dir build/log \
-	    'insmod /mnt/$(NAME).ko && /mnt/$(NAME)-test && rmmod $(NAME)'
+	@$(call run,setup,guest,$(TRANSPORT),--cards 2)
+
+.PHONY: test-all
+test-all: test ## As test, and with a card that lies, behind an IOMMU, and on the debug kernel
+	@echo '== a card that lies'
+	@$(call run,setup,guest,vhost-user,--lies $(LIES),lies)
+	@echo '== behind an IOMMU'
+	@$(call run,setup,guest,vfio-user,--iommu intel-iommu)
+	@echo '== on the debug kernel'
+	@$(MAKE) --no-print-directory -C $(RINGBAR) debug
+	@$(kbuild) debug $(CURDIR)/build/driver-debug --module $(CURDIR)/driver modules
+	@mkdir -p build/guest-debug
+	@cp $(programs)/$(NAME)-test build/driver-debug/$(NAME).ko build/guest-debug/
+	@$(call run,setup-debug,guest-debug,$(TRANSPORT),--cards 2)
 
 .PHONY: build
 build: ringbar ## Build device, driver and test program

@@ -100,6 +100,9 @@ extern "C" {
     pub(super) fn ringbar_pgprot_noncached(prot: bindings::pgprot_t) -> bindings::pgprot_t;
     pub(super) fn ringbar_pgprot_writecombine(prot: bindings::pgprot_t) -> bindings::pgprot_t;
 
+    pub(super) fn ringbar_pinned_vm_add(mm: *mut bindings::mm_struct, pages: i64) -> i64;
+    pub(super) fn ringbar_rlimit_memlock() -> c_ulong;
+
     pub(super) fn ringbar_preempt_disable();
     pub(super) fn ringbar_preempt_enable();
     pub(super) fn ringbar_need_resched() -> bool;

@@ -4,14 +4,15 @@
 //! pass; a panic says what differs.
 
 use std::fs::File;
-use std::io::{BufRead, BufReader, Read};
+use std::io::Read;
 use std::os::unix::fs::OpenOptionsExt;
-use std::process::{Command, Stdio};
 use std::thread;
 
 use grabber::protocol::pattern;
 use grabber::uapi::{Buffers, Frame, IOC_INFO, IOC_POST, IOC_REGISTER, IOC_UNREGISTER, Info};
-use ringbar_card_tests::{Driver, PAGE, TIMEOUT, pinned_pages, read_only_page, wait_until};
+use ringbar_card_tests::{
+    Driver, PAGE, TIMEOUT, Victim, pinned_pages, read_only_page, suspend_devices, wait_until,
+};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
@@ -19,23 +20,28 @@ use rustix::ioctl::{Getter, NoArg, Setter, ioctl};
 
 const NODE: &str = "/dev/grabber0";
 
-/// The argument with which this program is the process that is killed.
+/// The arguments with which this program is the process that is killed, and with which it expects a
+/// card that lies: `make test-all` starts that.
 const VICTIM: &str = "victim";
+const LIES: &str = "lies";
 
 /// Number of buffers of a test.
 const COUNT: u32 = 8;
 
 fn main() {
-    if std::env::args().nth(1).as_deref() == Some(VICTIM) {
-        return victim();
+    match std::env::args().nth(1).as_deref() {
+        Some(VICTIM) => return victim(),
+        Some(LIES) => return lies_are_noticed(),
+        _ => {}
     }
     let frame_bytes = Card::open().info().frame_bytes;
     println!("{NODE}: frames of {frame_bytes} bytes");
-    let tests: [(&str, fn()); 7] = [
+    let tests: [(&str, fn()); 8] = [
         ("frames arrive whole and in order", frames_arrive),
         ("frames without a buffer are counted", drops_are_counted),
         ("poll waits for a frame", poll_waits),
         ("wrong calls are refused", wrong_calls_are_refused),
+        ("the system sleeps with buffers posted", system_sleeps),
         ("a close ends the card's access", close_ends_access),
         ("a process is killed with buffers posted", kill_ends_access),
         (
@@ -346,25 +352,56 @@ fn close_ends_access() {
 /// Grabs until it is killed.
 fn victim() {
     let (card, _memory) = grabbing();
-    println!("grabbing");
+    Victim::is_ready();
     // With no buffers but those that are posted, this ends with an error of the driver, or never.
     while card.read().is_ok() {}
 }
 
 fn kill_ends_access() {
-    let mut child = Command::new(std::env::current_exe().expect("the path of this program"))
-        .arg(VICTIM)
-        .stdout(Stdio::piped())
-        .spawn()
-        .expect("another process");
-    let mut line = String::new();
-    let output = child.stdout.take().expect("a pipe");
-    BufReader::new(output).read_line(&mut line).expect("a line");
-    assert_eq!(line, "grabbing\n");
+    let victim = Victim::start(VICTIM);
     assert_ne!(pinned_pages(), 0);
-    child.kill().expect("a signal");
-    child.wait().expect("the end of the process");
+    victim.kill();
     assert_eq!(pinned_pages(), 0);
+    frames_arrive();
+}
+
+fn system_sleeps() {
+    let (card, mut memory) = grabbing();
+    suspend_devices();
+    // Some were filled before, and the others in the same order after it.
+    for number in 0..u64::from(2 * COUNT) {
+        let frame = card.wait();
+        assert_eq!(u64::from(frame.buffer), number % u64::from(COUNT));
+        memory.check(&frame);
+        memory.buffer(frame.buffer).fill(BEFORE);
+        card.post(frame.buffer).expect("IOC_POST");
+    }
+}
+
+/// Checks that the driver notices that the card lies about a used entry, as it does at first: never,
+/// and then `id`, `not-in-flight`, `index-ahead`, `length` and `twice` of `ringbar-ci card --lies`.
+fn lies_are_noticed() {
+    let (card, mut memory) = grabbing();
+    // The first buffer never comes back, but at the end.
+    for buffer in 1..COUNT {
+        let frame = card.wait();
+        assert_eq!(frame.buffer, buffer);
+        memory.check(&frame);
+    }
+    drop((card, memory));
+    for lie in ["id", "not-in-flight", "index-ahead", "length", "twice"] {
+        let (card, _memory) = grabbing();
+        let filled = (0..=COUNT).map_while(|_| card.read().ok()).count();
+        assert!(
+            filled <= usize::from(lie == "twice"),
+            "{lie}: {filled} frames"
+        );
+        assert_eq!(card.read(), Err(Errno::IO), "{lie}");
+        assert_eq!(card.post(0), Err(Errno::IO), "{lie}");
+        drop(card);
+        assert_eq!(pinned_pages(), 0, "{lie}");
+    }
+    // The card is honest now.
     frames_arrive();
 }
 

@@ -6,9 +6,14 @@
 //! These are tests: what they need and do not get ends them, with a panic that says what it was.
 
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread;
 use std::time::{Duration, Instant};
 
+use rustix::io::Errno;
 use rustix::mm::{MapFlags, MprotectFlags, ProtFlags, mmap_anonymous, mprotect};
 
 /// Size of a page in bytes.
@@ -27,7 +32,7 @@ pub fn wait_until(what: &str, condition: impl Fn() -> bool) {
     let deadline = Instant::now() + TIMEOUT;
     while !condition() {
         assert!(Instant::now() < deadline, "not within {TIMEOUT:?}: {what}");
-        std::thread::yield_now();
+        thread::yield_now();
     }
 }
 
@@ -90,6 +95,108 @@ pub fn suspend_devices() {
     write("/sys/power/pm_test", "none");
 }
 
+/// Calls `call` on several threads, again and again, and meanwhile `act`; `call` gets the number of
+/// its thread. Returns, for each thread, the result of a call that began after `act` had ended.
+pub fn under_load<R: Send>(
+    threads: usize,
+    call: impl Fn(usize) -> R + Sync,
+    act: impl FnOnce(),
+) -> Vec<R> {
+    let busy = AtomicUsize::new(0);
+    let acted = AtomicBool::new(false);
+    let load = |number| {
+        drop(call(number));
+        busy.fetch_add(1, Ordering::Relaxed);
+        loop {
+            let is_last = acted.load(Ordering::Acquire);
+            let result = call(number);
+            if is_last {
+                return result;
+            }
+        }
+    };
+    thread::scope(|scope| {
+        let all: Vec<_> = (0..threads)
+            .map(|number| scope.spawn(move || load(number)))
+            .collect();
+        // A thread that panics is never busy.
+        wait_until("all threads are busy or at an end", || {
+            busy.load(Ordering::Relaxed) == threads || all.iter().any(|thread| thread.is_finished())
+        });
+        act();
+        acted.store(true, Ordering::Release);
+        all.into_iter()
+            .map(|thread| thread.join().expect("a thread of the load"))
+            .collect()
+    })
+}
+
+/// A process of the test program itself, to be killed.
+#[derive(Debug)]
+pub struct Victim(Child);
+
+impl Victim {
+    /// Starts this program with one argument, and waits until it has called [`Self::is_ready`].
+    #[must_use]
+    #[track_caller]
+    pub fn start(argument: &str) -> Self {
+        let program = std::env::current_exe().expect("the path of this program");
+        let mut child = Command::new(program)
+            .arg(argument)
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("another process");
+        let mut line = String::new();
+        let output = child.stdout.take().expect("a pipe");
+        BufReader::new(output).read_line(&mut line).expect("a line");
+        assert_eq!(line, "ready\n");
+        Self(child)
+    }
+
+    /// Called by the process once it may be killed.
+    pub fn is_ready() {
+        println!("ready");
+    }
+
+    /// Kills it, and waits for its end.
+    #[track_caller]
+    pub fn kill(mut self) {
+        self.0.kill().expect("a signal");
+        self.0.wait().expect("the end of the process");
+    }
+}
+
+/// Number of requests that Ringbar's `driver/simple` has in flight.
+const IN_FLIGHT: usize = 16;
+
+/// Checks that calls end with `EIO`, none later than a time-out of the driver, and that the card
+/// works again, where the card's first used entries are these: [`IN_FLIGHT`] times `never`, then
+/// `id`, `not-in-flight`, `index-ahead`, `length` and `twice` of `ringbar-ci card --lies`.
+#[track_caller]
+pub fn check_lies(call: impl Fn() -> Result<(), Errno> + Sync) {
+    let start = Instant::now();
+    // More than are in flight: the others wait for these.
+    let ended: Vec<_> = thread::scope(|scope| {
+        let all: Vec<_> = (0..3 * IN_FLIGHT).map(|_| scope.spawn(&call)).collect();
+        all.into_iter().map(|thread| thread.join()).collect()
+    });
+    let time = start.elapsed();
+    assert!(
+        time < TIMEOUT,
+        "the calls of a dead card end after {time:?}"
+    );
+    for result in ended {
+        assert_eq!(result.expect("a thread"), Err(Errno::IO));
+    }
+    for lie in ["id", "not-in-flight", "index-ahead", "length"] {
+        assert_eq!(call(), Err(Errno::IO), "{lie}");
+    }
+    // The first of the two is the right one.
+    assert_eq!(call(), Ok(()));
+    assert_eq!(call(), Err(Errno::IO), "twice");
+    assert_eq!(call(), Ok(()), "the card is honest now");
+}
+
 /// Number of pages that are pinned now.
 #[must_use]
 #[track_caller]
@@ -141,6 +248,24 @@ mod tests {
         assert_ne!(read_only_page(), 0);
         assert_eq!(bytes(3, 1), bytes(5, 1)[..3]);
         assert_ne!(bytes(16, 1), bytes(16, 2));
+    }
+
+    #[test]
+    fn load_goes_on_before_during_and_after() {
+        let calls = AtomicUsize::new(0);
+        let acted = AtomicBool::new(false);
+        let results = under_load(
+            3,
+            |number| {
+                calls.fetch_add(1, Ordering::Relaxed);
+                (number, acted.load(Ordering::Relaxed))
+            },
+            || {
+                assert!(calls.load(Ordering::Relaxed) >= 3);
+                acted.store(true, Ordering::Relaxed);
+            },
+        );
+        assert_eq!(results, [(0, true), (1, true), (2, true)]);
     }
 
     #[test]

@@ -226,10 +226,7 @@ fn qemu_arguments(options: &Options, name: &str, socket: &Path) -> Vec<String> {
             ]
         }
         Transport::VfioUser => {
-            vec![
-                "-device".into(),
-                vfio_user_device(name, socket).to_string(),
-            ]
+            vec!["-device".into(), vfio_user_device(name, socket).to_string()]
         }
     }
 }

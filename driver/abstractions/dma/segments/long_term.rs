@@ -5,7 +5,7 @@
 //!
 //! Such a pin (`FOLL_LONGTERM`, `Documentation/core-api/pin_user_pages.rst`) first moves the pages
 //! out of memory that the kernel wants to free or move, and is refused for files that are written
-//! back. It counts as locked memory, which `RLIMIT_MEMLOCK` limits.
+//! back. It counts as pinned memory, which `RLIMIT_MEMLOCK` limits.
 //!
 //! C header: [`include/linux/mm.h`](srctree/include/linux/mm.h)
 
@@ -18,12 +18,15 @@ use super::{
         Ownership, //
     }, //
 };
+use crate::abstractions::helpers::{
+    ringbar_pinned_vm_add,
+    ringbar_rlimit_memlock, //
+};
 use core::mem::MaybeUninit;
 use kernel::{
     bindings,
     current,
     dma::DataDirection,
-    error::to_result,
     mm::Mm,
     page::PAGE_SIZE,
     prelude::*,
@@ -34,35 +37,48 @@ use kernel::{
 /// Number of pages that are pinned at a time. The array of their pointers is on the stack.
 const BATCH: usize = 32;
 
-/// Pages that count as locked memory of a process. Dropping this ends that, which sleeps.
+/// Pages that count as pinned memory of a process (`mm->pinned_vm`, as for RDMA). Dropping this ends
+/// that, without any lock of the process.
 ///
 /// # Invariants
 ///
-/// `pages` of the locked pages of `mm` are counted for this value.
+/// `pages` of the pinned pages of `mm` are counted for this value.
 pub(crate) struct LockedPages {
     mm: ARef<Mm>,
-    pages: usize,
+    pages: i64,
 }
 
 impl LockedPages {
-    /// Counts `pages` for the current task's memory. `ENOMEM` if that is more than `RLIMIT_MEMLOCK`
-    /// allows, `EFAULT` for a task without memory, as a kernel thread. Sleeps.
+    /// Counts `pages` for the current task's memory. `ENOMEM` if a task without `CAP_IPC_LOCK` then
+    /// had more than `RLIMIT_MEMLOCK` allows, `EFAULT` for a task without memory, as a kernel thread.
     fn new(pages: usize) -> Result<Self> {
         let task = current!();
         let mm: &Mm = task.mm().ok_or(EFAULT)?;
-        let mm = ARef::from(mm);
+        let pages = i64::try_from(pages)?;
         // SAFETY: The memory of the current task is valid.
-        to_result(unsafe { bindings::account_locked_vm(mm.as_raw(), pages, true) })?;
+        let all = unsafe { ringbar_pinned_vm_add(mm.as_raw(), pages) };
         // INVARIANT: Just counted.
-        Ok(Self { mm, pages })
+        let this = Self {
+            mm: ARef::from(mm),
+            pages,
+        };
+        // SAFETY: May be called in any task.
+        let limit = unsafe { ringbar_rlimit_memlock() } / PAGE_SIZE;
+        let within = usize::try_from(all).is_ok_and(|all| all <= limit);
+        // SAFETY: As above. CAST: A small constant.
+        if within || unsafe { bindings::capable(bindings::CAP_IPC_LOCK as c_int) } {
+            Ok(this)
+        } else {
+            Err(ENOMEM)
+        }
     }
 }
 
 impl Drop for LockedPages {
     fn drop(&mut self) {
-        // SAFETY: The reference keeps the structure valid, if not the memory. The function only
-        // changes a number in it, which by the type invariant has our pages.
-        unsafe { bindings::account_locked_vm(self.mm.as_raw(), self.pages, false) };
+        // SAFETY: The reference keeps the structure valid, if not the memory. By the type invariant
+        // the number in it has our pages.
+        unsafe { ringbar_pinned_vm_add(self.mm.as_raw(), -self.pages) };
     }
 }
 
