@@ -132,7 +132,7 @@ impl Header {
         bytes[..4].copy_from_slice(&(self.opcode as u32).to_le_bytes());
         bytes[8..16].copy_from_slice(&self.source.to_le_bytes());
         bytes[16..24].copy_from_slice(&self.before.to_le_bytes());
-        put_state(&mut bytes[24..], &self.state);
+        bytes[24..].copy_from_slice(&words(&self.state, u32::to_le_bytes));
         bytes
     }
 
@@ -142,7 +142,7 @@ impl Header {
             opcode: Opcode::from_raw(u32::from_le_bytes(array(bytes, 0)))?,
             source: u64::from_le_bytes(array(bytes, 8)),
             before: u64::from_le_bytes(array(bytes, 16)),
-            state: state(&bytes[24..]),
+            state: state(bytes, 24),
         })
     }
 }
@@ -177,7 +177,7 @@ impl Status {
     pub fn to_bytes(self) -> [u8; Self::SIZE] {
         let mut bytes = [0; Self::SIZE];
         bytes[..4].copy_from_slice(&(self.code as u32).to_le_bytes());
-        put_state(&mut bytes[8..], &self.state);
+        bytes[8..].copy_from_slice(&words(&self.state, u32::to_le_bytes));
         bytes
     }
 
@@ -187,34 +187,28 @@ impl Status {
         let code = [Code::Ok, Code::Unsupported, Code::Invalid, Code::Failed]
             .into_iter()
             .find(|code| *code as u32 == raw)?;
-        let state = state(&bytes[8..]);
+        let state = state(bytes, 8);
         Some(Self { code, state })
     }
 }
 
 /// The digest of a message, from the state behind it (FIPS 180-4, 6.2.2).
 pub fn digest(state: &State) -> [u8; 32] {
-    let mut digest = [0; 32];
-    for (bytes, word) in digest.chunks_exact_mut(4).zip(state) {
-        bytes.copy_from_slice(&word.to_be_bytes());
-    }
-    digest
+    words(state, u32::to_be_bytes)
 }
 
-fn put_state(bytes: &mut [u8], state: &State) {
-    for (bytes, word) in bytes.chunks_exact_mut(4).zip(state) {
-        bytes.copy_from_slice(&word.to_le_bytes());
+/// The bytes of a state.
+fn words(state: &State, bytes_of: fn(u32) -> [u8; 4]) -> [u8; 32] {
+    let mut bytes = [0; 32];
+    for (at, &word) in state.iter().enumerate() {
+        bytes[4 * at..4 * at + 4].copy_from_slice(&bytes_of(word));
     }
+    bytes
 }
 
-fn state(bytes: &[u8]) -> State {
-    let mut state = State::default();
-    for (word, bytes) in state.iter_mut().zip(bytes.chunks_exact(4)) {
-        let mut number = [0; 4];
-        number.copy_from_slice(bytes);
-        *word = u32::from_le_bytes(number);
-    }
-    state
+/// The state whose bytes begin at `at`.
+fn state<const S: usize>(bytes: &[u8; S], at: usize) -> State {
+    core::array::from_fn(|word| u32::from_le_bytes(array(bytes, at + 4 * word)))
 }
 
 /// `N` bytes from `at` on; the constants of the callers keep them within the array.

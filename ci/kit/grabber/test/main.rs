@@ -381,14 +381,14 @@ fn system_sleeps() {
 /// Checks that the driver notices that the card lies about a used entry, as it does at first: never,
 /// and then `id`, `not-in-flight`, `index-ahead`, `length` and `twice` of `ringbar-ci card --lies`.
 fn lies_are_noticed() {
-    let (card, mut memory) = grabbing();
-    // The first buffer never comes back, but at the end.
-    for buffer in 1..COUNT {
-        let frame = card.wait();
-        assert_eq!(frame.buffer, buffer);
-        memory.check(&frame);
-    }
-    drop((card, memory));
+    let card = Card::open();
+    let mut memory = Memory::new(&card);
+    card.register(memory.buffers()).expect("IOC_REGISTER");
+    card.post(0).expect("IOC_POST");
+    // The card has filled the buffer, but the driver gets it back only by a reset.
+    wait_until("a frame is dropped", || card.info().dropped > 0);
+    drop(card);
+    assert_eq!(pinned_pages(), 0, "never");
     for lie in ["id", "not-in-flight", "index-ahead", "length", "twice"] {
         let (card, _memory) = grabbing();
         let filled = (0..=COUNT).map_while(|_| card.read().ok()).count();

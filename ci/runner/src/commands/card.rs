@@ -14,7 +14,7 @@ use ringbar_agent_protocol::machine::{Iommu, TRANSPORT_VARIABLE, Transport};
 use ringbar_lying_proxy::Proxy;
 use ringbar_vm::agent::GuestCommand;
 use ringbar_vm::error::Error;
-use ringbar_vm::kernel_log;
+use ringbar_vm::kernel_log::{self, ExpectedProblem};
 use ringbar_vm::process::{HostProcess, log_excerpt};
 use ringbar_vm::qemu::{VhostUserDevice, vfio_user_device};
 use ringbar_vm::setup::Setup;
@@ -24,6 +24,9 @@ use ringbar_vm::vm::{Vm, VmOptions};
 
 use super::exec::pass_through;
 use super::{FAILURE, TIMED_OUT, parse_seconds};
+
+/// What a driver says of a card that lies (`driver/simple`).
+const CARD_HAS_FAILED: &str = "the device has failed, and is reset";
 
 /// Maximum time for the card's program to end once QEMU has.
 const END_TIMEOUT: Duration = Duration::from_secs(30);
@@ -176,7 +179,15 @@ pub fn run(setup: &Setup, options: &Options) -> anyhow::Result<ExitCode> {
         }
         Err(error) => return Err(error.into()),
     };
-    if let Some(report) = kernel_log::report(&vm.agent().kernel_log()?, &[]) {
+    let expected = match options.lies.is_empty() {
+        true => Vec::new(),
+        false => vec![ExpectedProblem::Provoked {
+            test: None,
+            text: CARD_HAS_FAILED.to_owned(),
+            required: false,
+        }],
+    };
+    if let Some(report) = kernel_log::report(&vm.agent().kernel_log()?, &expected) {
         bail!("{report}");
     }
     vm.power_off()?;
