@@ -28,6 +28,7 @@ use crate::{
         virtqueue::Virtqueue, //
     }, //
 };
+use core::mem::replace;
 use kernel::{
     device::Bound,
     new_mutex,
@@ -217,16 +218,21 @@ impl<T: Send> Lifecycle<'_, T> {
     /// of [`DeviceQueue::reap`], and then `unused` the others, with the proof and with a spinlock
     /// held. Sleeps.
     ///
-    /// A device that is [`Unstoppable`] keeps its values.
+    /// A device that is [`Unstoppable`] keeps its values, and gets no more.
     pub(crate) fn stop(
         &mut self,
         device: &pci::Device<Bound>,
         used: impl FnMut(T, u32) -> bool,
         mut unused: impl FnMut(T),
     ) -> Result<Quiesced, Unstoppable> {
+        let before = {
+            let mut state = self.queue.state.lock();
+            replace(&mut state.condition, Condition::Stopped)
+        };
         let quiesced = self.queue.transport.quiesce(device)?;
         let mut state = self.queue.state.lock();
-        // The device has used these before it was stopped.
+        // If it ran, the device has used these before it was stopped.
+        state.condition = before;
         let _ = state.reap(used);
         state.condition = Condition::Stopped;
         while let Some(value) = state.queue.detach_unused_buf(&quiesced) {
