@@ -9,6 +9,9 @@ SHELL := /bin/bash
 cargo := guest-image/toolbox/cargo.sh
 ringbar-ci := build/cargo/x86_64-unknown-linux-gnu/release/ringbar-ci
 
+# The cards in the tree: the template of `make new`, and its examples.
+cards := mycard grabber hasher
+
 # Through the environment, literally: neither make nor the shell gets to see
 # quotes and dollar signs in a command that is meant for the guest.
 unexport NAME DIR CMD SHARE TIMEOUT TRANSPORT JOB DEVICES ROUNDS INSTRUCTIONS INSTRUCTION_ROUNDS TARGET SECONDS
@@ -91,7 +94,7 @@ test: image debug ## Format, lints, unit and property tests, tests in VMs
 	$(call stage,lints)
 	@$(cargo) clippy --workspace --all-targets -- -D warnings
 	@guest-image/kernel/kbuild.sh stock build/clippy CLIPPY=1 KRUSTFLAGS=-Dwarnings KCFLAGS=-Werror modules
-	@$(MAKE) --no-print-directory -C ci/kit/mycard lints
+	@for card in $(cards); do $(MAKE) --no-print-directory -C ci/kit/$$card lints; done
 	$(call stage,misuse of the driver that must not compile)
 	@guest-image/kernel/misuse.sh
 	$(call stage,unit and property tests)
@@ -161,7 +164,7 @@ fmt: setup ## Format the Rust files, in user space and in the driver
 clippy: setup ## Lint the Rust files, in user space and in the driver
 	@$(cargo) clippy --workspace --all-targets -- -D warnings
 	@guest-image/kernel/kbuild.sh stock build/clippy CLIPPY=1 KRUSTFLAGS=-Dwarnings KCFLAGS=-Werror modules
-	@$(MAKE) --no-print-directory -C ci/kit/mycard lints
+	@for card in $(cards); do $(MAKE) --no-print-directory -C ci/kit/$$card lints; done
 
 .PHONY: update
 update: ## Update the toolbox to the current packages of Debian

@@ -10,6 +10,7 @@
 #include <linux/io_uring/cmd.h>
 #include <linux/mm.h>
 #include <linux/ratelimit.h>
+#include <linux/sched/signal.h>
 #include <linux/uio.h>
 
 /* The constants of helpers.rs, and of file/block.rs. */
@@ -84,6 +85,22 @@ void ringbar_dma_set_seg_boundary(struct device *dev, unsigned long mask)
 	dma_set_seg_boundary(dev, mask);
 }
 
+void ringbar_dma_sync_sg_for_cpu(struct device *dev, struct scatterlist *list, int entries,
+				 enum dma_data_direction direction);
+void ringbar_dma_sync_sg_for_cpu(struct device *dev, struct scatterlist *list, int entries,
+				 enum dma_data_direction direction)
+{
+	dma_sync_sg_for_cpu(dev, list, entries, direction);
+}
+
+void ringbar_dma_sync_sg_for_device(struct device *dev, struct scatterlist *list, int entries,
+				    enum dma_data_direction direction);
+void ringbar_dma_sync_sg_for_device(struct device *dev, struct scatterlist *list, int entries,
+				    enum dma_data_direction direction)
+{
+	dma_sync_sg_for_device(dev, list, entries, direction);
+}
+
 int ringbar_irq_set_affinity(unsigned int irq, const struct cpumask *mask);
 int ringbar_irq_set_affinity(unsigned int irq, const struct cpumask *mask)
 {
@@ -156,6 +173,18 @@ void ringbar_list_del(struct list_head *entry);
 void ringbar_list_del(struct list_head *entry)
 {
 	list_del(entry);
+}
+
+s64 ringbar_pinned_vm_add(struct mm_struct *mm, s64 pages);
+s64 ringbar_pinned_vm_add(struct mm_struct *mm, s64 pages)
+{
+	return atomic64_add_return(pages, &mm->pinned_vm);
+}
+
+unsigned long ringbar_rlimit_memlock(void);
+unsigned long ringbar_rlimit_memlock(void)
+{
+	return rlimit(RLIMIT_MEMLOCK);
 }
 
 void ringbar_preempt_disable(void);

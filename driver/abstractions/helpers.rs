@@ -69,6 +69,18 @@ extern "C" {
     pub(super) fn ringbar_folio_try_get(page: *mut bindings::page) -> bool;
     pub(super) fn ringbar_folio_put(page: *mut bindings::page);
     pub(super) fn ringbar_dma_set_seg_boundary(dev: *mut bindings::device, mask: c_ulong);
+    pub(super) fn ringbar_dma_sync_sg_for_cpu(
+        dev: *mut bindings::device,
+        list: *mut bindings::scatterlist,
+        entries: c_int,
+        direction: bindings::dma_data_direction,
+    );
+    pub(super) fn ringbar_dma_sync_sg_for_device(
+        dev: *mut bindings::device,
+        list: *mut bindings::scatterlist,
+        entries: c_int,
+        direction: bindings::dma_data_direction,
+    );
     pub(super) fn ringbar_irq_set_affinity(irq: c_uint, mask: *const bindings::cpumask) -> c_int;
     pub(super) fn ringbar_device_lock(dev: *mut bindings::device);
     pub(super) fn ringbar_device_unlock(dev: *mut bindings::device);
@@ -87,6 +99,9 @@ extern "C" {
     pub(super) fn ringbar_page_address(page: *const bindings::page) -> *mut c_void;
     pub(super) fn ringbar_pgprot_noncached(prot: bindings::pgprot_t) -> bindings::pgprot_t;
     pub(super) fn ringbar_pgprot_writecombine(prot: bindings::pgprot_t) -> bindings::pgprot_t;
+
+    pub(super) fn ringbar_pinned_vm_add(mm: *mut bindings::mm_struct, pages: i64) -> i64;
+    pub(super) fn ringbar_rlimit_memlock() -> c_ulong;
 
     pub(super) fn ringbar_preempt_disable();
     pub(super) fn ringbar_preempt_enable();

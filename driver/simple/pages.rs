@@ -3,12 +3,12 @@
 //! The memory of a caller, pinned for the device.
 
 use super::{
-    hardware::{
+    requests::{
         Ended,
         Rooms,
         MAX_SEGMENTS, //
     },
-    started::Device, //
+    Device, //
 };
 use crate::abstractions::{
     dma::segments::{
@@ -87,11 +87,11 @@ fn pin_range(
 }
 
 impl<O: Ownership> Pages<O> {
-    /// Executes a request with these pages; see [`Hardware::run`]. Returns the status, and the number
+    /// Executes a request with these pages; see [`Requests::run`]. Returns the status, and the number
     /// of bytes of the destination that the device says it wrote. Sleeps. `ENODEV` once the driver is
     /// being unbound.
     ///
-    /// [`Hardware::run`]: super::hardware::Hardware::run
+    /// [`Requests::run`]: super::requests::Requests::run
     pub(crate) fn run<const H: usize, const S: usize>(
         mut self,
         device: &Device,

@@ -2,22 +2,20 @@
 
 //! A device from probe to unbind.
 
-use super::hardware::{
-    CompletionHandler,
-    Hardware, //
-};
 use crate::abstractions::{
     index::DeviceIndex,
     mm::address_space::AddressSpace,
     pci::{
         enable::Enabled,
         irq::{
+            Handler,
             Interrupts,
             Vectors, //
         },
         revocable::{
             Guard,
             RevokeOnDrop,
+            Revoked,
             SrcuRevocable, //
         },
         take_over, //
@@ -39,17 +37,35 @@ use kernel::{
     ModuleMetadata, //
 };
 
+/// The registers and the queue of a device, which exist while it is bound.
+pub(crate) trait Hardware: Revoked + Sized {
+    /// The handler of the device's interrupt.
+    type Handler: Handler;
+
+    /// Sets the device up, which does not run yet. Sleeps.
+    fn new(device: &pci::Device<Bound>, transport: Transport) -> Result<Self>;
+
+    /// The handler of the queue's interrupt.
+    fn handler(&self) -> Self::Handler;
+
+    /// Starts the device, whatever its state is. Sleeps.
+    fn start(&self, device: &pci::Device<Bound>) -> Result;
+
+    /// Stops the device, which accesses no memory then, until it is started. Sleeps.
+    fn stop(&self, device: &pci::Device<Bound>) -> Result;
+}
+
 /// A device, as its files see it. It outlives the hardware, which is revoked at unbind.
-pub(crate) struct Device {
-    hardware: Arc<SrcuRevocable<Hardware>>,
+pub(crate) struct Device<H> {
+    hardware: Arc<SrcuRevocable<H>>,
     maps: Arc<AddressSpace>,
     max_segment_bytes: usize,
 }
 
-impl Device {
+impl<H: Hardware> Device<H> {
     /// The hardware; `ENODEV` once the driver is being unbound. The caller must not access memory of
     /// user space while it has the result: unbind waits for it. Any context.
-    pub(crate) fn hardware(&self) -> Result<Guard<'_, Hardware>> {
+    pub(crate) fn hardware(&self) -> Result<Guard<'_, H>> {
         self.hardware.try_access().ok_or(ENODEV)
     }
 
@@ -59,7 +75,7 @@ impl Device {
     }
 
     /// Greatest size of a single segment in bytes.
-    pub(super) fn max_segment_bytes(&self) -> usize {
+    pub(crate) fn max_segment_bytes(&self) -> usize {
         self.max_segment_bytes
     }
 
@@ -81,15 +97,15 @@ impl Device {
 
 /// A device that has been started. Dropping it waits for the calls that use the hardware, and stops
 /// the device; then no interrupt is handled any more, and last the PCI device is disabled.
-pub(crate) struct StartedDevice<'bound> {
-    device: Arc<Device>,
-    _hardware: RevokeOnDrop<Hardware>,
-    _interrupts: Interrupts<'bound, CompletionHandler>,
+pub(crate) struct StartedDevice<'bound, H: Hardware> {
+    device: Arc<Device<H>>,
+    _hardware: RevokeOnDrop<H>,
+    _interrupts: Interrupts<'bound, H::Handler>,
     _enabled: Enabled<'bound>,
     index: DeviceIndex,
 }
 
-impl<'bound> StartedDevice<'bound> {
+impl<'bound, H: Hardware> StartedDevice<'bound, H> {
     /// Starts a device, in `probe`. `parse` gets the first `N` bytes of its configuration, a multiple
     /// of 4, and returns `None` if it is another kind of device with the same id, which is then left
     /// to other drivers. May sleep.
@@ -111,7 +127,7 @@ impl<'bound> StartedDevice<'bound> {
 
         let vectors = Vectors::allocate(locked, IrqType::MsiX, 1)
             .or_else(|_| Vectors::allocate(locked, IrqType::Msi, 1))?;
-        let hardware = Hardware::new(device, transport)?;
+        let hardware = H::new(device, transport)?;
         let handler = hardware.handler();
         let maps = Arc::pin_init(AddressSpace::new(), GFP_KERNEL)?;
         let (hardware, revoke) = SrcuRevocable::new(device, hardware, maps.clone())?;
@@ -138,7 +154,7 @@ impl<'bound> StartedDevice<'bound> {
     }
 
     /// The device, for files.
-    pub(crate) fn device(&self) -> &Arc<Device> {
+    pub(crate) fn device(&self) -> &Arc<Device<H>> {
         &self.device
     }
 

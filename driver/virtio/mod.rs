@@ -15,3 +15,8 @@ pub(crate) mod isr;
 pub(crate) mod reset;
 pub(crate) mod ring;
 pub(crate) mod transport;
+#[allow(
+    dead_code,
+    reason = "for the drivers of other cards: see docs/own-card.md"
+)]
+pub(crate) mod virtqueue;

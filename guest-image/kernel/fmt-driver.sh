@@ -2,8 +2,8 @@
 # Formats the driver's Rust files as the kernel formats its own.
 #
 # Usage:   fmt-driver.sh [--check]
-# Inputs:  driver/ without the crates of user space in it, and the driver of the template for
-#          other cards; the toolbox's rustfmt with the kernel's settings.
+# Inputs:  driver/ without the crates of user space in it, and the drivers of the cards in ci/kit;
+#          the toolbox's rustfmt with the kernel's settings.
 # Output:  the files, formatted; with --check the differences on stdout instead,
 #          and failure when there are any.
 set -euo pipefail
@@ -19,7 +19,7 @@ cd "$checkout"
 # Each file by itself, through stdin: rustfmt would otherwise follow the module
 # that device and driver share, which is formatted with the user-space crates.
 # shellcheck disable=SC2016  # The inner shell expands these.
-find driver ci/kit/mycard/driver \( -path driver/tool -o -path driver/uapi \) -prune -o -name '*.rs' -print0 | LC_ALL=C sort -z | "$toolbox/enter.sh" "$root" --bind "$kernel:/kernel" -- \
+find driver ci/kit/*/driver \( -path driver/tool -o -path driver/uapi \) -prune -o -name '*.rs' -print0 | LC_ALL=C sort -z | "$toolbox/enter.sh" "$root" --bind "$kernel:/kernel" -- \
     bash -euc '
         status=0
         formatted=$(mktemp)

@@ -158,56 +158,123 @@ fn write(path: &Path, text: &str) -> anyhow::Result<()> {
     fs::write(path, text).with_context(|| format!("writing {}", path.display()))
 }
 
-/// The tests of [`run`], by transport.
-pub const TESTS: [(&str, Transport); 2] = [
-    ("kit::new_card_passes_its_tests", Transport::VhostUser),
-    (
+/// A test: a make target of a card passes.
+#[derive(Clone, Copy, Debug)]
+pub struct Test {
+    /// Its name.
+    pub name: &'static str,
+    /// Protocol between the card and QEMU.
+    pub transport: Transport,
+    /// Whether `make test` runs it; `make test-all` runs all.
+    pub daily: bool,
+    card: Card,
+    target: &'static str,
+}
+
+/// The card of a test.
+#[derive(Clone, Copy, Debug)]
+enum Card {
+    /// One that is written to a folder outside of the checkout's sources, as a user of the kit does.
+    New,
+    /// An example in the tree.
+    Example(&'static str),
+}
+
+impl Test {
+    const fn daily(name: &'static str, transport: Transport, card: Card) -> Self {
+        Self {
+            name,
+            transport,
+            daily: true,
+            card,
+            target: "test",
+        }
+    }
+
+    const fn in_test_all(name: &'static str, card: Card, target: &'static str) -> Self {
+        Self {
+            name,
+            transport: Transport::VhostUser,
+            daily: false,
+            card,
+            target,
+        }
+    }
+}
+
+const GRABBER: Card = Card::Example("ci/kit/grabber");
+const HASHER: Card = Card::Example("ci/kit/hasher");
+
+/// The tests. `test-all` of a card covers both transports.
+pub const TESTS: [Test; 7] = [
+    Test::daily(
+        "kit::new_card_passes_its_tests",
+        Transport::VhostUser,
+        Card::New,
+    ),
+    Test::daily(
         "kit::vfio-user::new_card_passes_its_tests",
         Transport::VfioUser,
+        Card::New,
     ),
+    Test::daily("kit::hasher_passes_its_tests", Transport::VhostUser, HASHER),
+    Test::daily(
+        "kit::vfio-user::grabber_passes_its_tests",
+        Transport::VfioUser,
+        GRABBER,
+    ),
+    Test::in_test_all("kit::new_card_passes_all_tests", Card::New, "test-all"),
+    Test::in_test_all("kit::hasher_passes_all_tests", HASHER, "test-all"),
+    Test::in_test_all("kit::grabber_passes_all_tests", GRABBER, "test-all"),
 ];
 
-/// Writes a card to a folder outside of the checkout's sources, and runs its `make test`, as a user
-/// of the kit does.
+/// Runs a test.
 ///
 /// # Errors
 ///
-/// The end of the output of a `make test` that fails.
-pub fn run(setup: &Setup, transport: Transport) -> Result<(), String> {
-    let folder = setup.checkout.join("build/test/kit");
-    let log = setup
-        .checkout
-        .join(format!("build/test/kit-{transport}.log"));
+/// The end of the output of a make that fails.
+pub fn run(setup: &Setup, test: &Test) -> Result<(), String> {
+    let log_name = test.name.replace("::", "-");
+    let log = setup.checkout.join(format!("build/test/{log_name}.log"));
     let outcome = || -> anyhow::Result<bool> {
-        match fs::remove_dir_all(&folder) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                return Err(error).with_context(|| format!("removing {}", folder.display()));
-            }
-            _ => {}
-        }
-        instantiate(
-            &setup.checkout,
-            &"sample".parse().map_err(Error::msg)?,
-            &folder,
-        )?;
         let mut make = Command::new("make");
         make.args(["--no-print-directory", "-C"])
-            .arg(&folder)
-            .args(["test", &format!("TRANSPORT={transport}")])
+            .arg(folder(setup, test.card)?)
+            .args([test.target, &format!("TRANSPORT={}", test.transport)])
             // Those of a make that has started this program.
             .env_remove("MAKEFLAGS")
             .env_remove("MAKELEVEL")
             .env_remove("MFLAGS");
-        let mut make = HostProcess::spawn("make test of a card", make, &log, false)?;
+        let mut make = HostProcess::spawn("make of a card", make, &log, false)?;
         let status = make
             .wait(TIMEOUT)
-            .context("make test of a card takes too long")?;
+            .context("make of a card takes too long")?;
         Ok(status.success())
     };
     match outcome() {
         Ok(true) => Ok(()),
-        Ok(false) => Err(format!("make test failed{}", log_excerpt("the card", &log))),
+        Ok(false) => Err(format!("make failed{}", log_excerpt("the card", &log))),
         Err(error) => Err(format!("{error:#}")),
+    }
+}
+
+/// The folder of a card, after it was written.
+fn folder(setup: &Setup, card: Card) -> anyhow::Result<PathBuf> {
+    let checkout = &setup.checkout;
+    match card {
+        Card::Example(folder) => Ok(checkout.join(folder)),
+        Card::New => {
+            let folder = checkout.join("build/test/kit");
+            match fs::remove_dir_all(&folder) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(error).with_context(|| format!("removing {}", folder.display()));
+                }
+                _ => {}
+            }
+            let name = "sample".parse().map_err(Error::msg)?;
+            instantiate(checkout, &name, &folder)?;
+            Ok(folder)
+        }
     }
 }
 

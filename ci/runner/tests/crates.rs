@@ -71,6 +71,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("guest-image/agent", &["ci/protocol"]),
     ("ci/nbd-server", &[]),
     ("ci/page-cache", &[]),
+    ("ci/kit/guest", &[]),
     ("ci/fio", &["device/size"]),
     ("ci/doubles/lying-proxy", &["ci/protocol", "device/spec"]),
     (
@@ -113,6 +114,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
         "ci/runner",
         &[
             "ci/bench",
+            "ci/doubles/lying-proxy",
             "ci/fio",
             "ci/guest-tests",
             "ci/protocol",

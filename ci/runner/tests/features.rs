@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use ringbar_guest_tests::case::Suite;
 use ringbar_guest_tests::suites;
 use ringbar_runner::binding;
+use ringbar_runner::kit;
 use ringbar_runner::refusal::BEHIND_IOMMU;
 use ringbar_runner::suite::checks::Check;
 use ringbar_runner::unplug;
@@ -37,6 +38,7 @@ fn known() -> Vec<String> {
     known.extend(names("debug::", Kernel::Debug, suites::debug()));
     known.extend(BEHIND_IOMMU.map(|(name, _)| name.into()));
     known.extend(binding::names());
+    known.extend(kit::TESTS.map(|test| test.name.into()));
     known.extend(unplug::MACHINES.iter().flat_map(unplug::names));
     known
 }

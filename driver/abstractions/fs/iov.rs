@@ -78,6 +78,21 @@ impl<'a> IovIter<'a> {
         }
     }
 
+    /// Copies `bytes` to the memory of a read call, from the iterator's position on, and advances it.
+    /// Sleeps. `EFAULT` if they do not fit, or the memory is not there: then a part of them may have
+    /// been copied.
+    #[allow(
+        dead_code,
+        reason = "for the drivers of other cards: see docs/own-card.md"
+    )]
+    pub(crate) fn write(&mut self, bytes: &[u8]) -> Result {
+        // SAFETY: The iterator is valid, and `bytes` are readable. For the iterator of a write call
+        // the function copies nothing, with a warning.
+        let copied =
+            unsafe { bindings::_copy_to_iter(bytes.as_ptr().cast(), bytes.len(), self.as_raw()) };
+        (copied == bytes.len()).then_some(()).ok_or(EFAULT)
+    }
+
     /// Whether its pages are pinned when they are extracted, which does not change.
     #[inline]
     pub(in crate::abstractions) fn will_pin(&self) -> bool {

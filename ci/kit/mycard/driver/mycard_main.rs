@@ -10,7 +10,7 @@
 //! | `uapi` | the calls in numbers, the same file that programs compile |
 //! | `abstractions` | of Ringbar: safe interfaces to the kernel, with all `unsafe` code |
 //! | `virtio` | of Ringbar: VIRTIO over PCI |
-//! | `simple` | of Ringbar: a device from probe to unbind, and its requests one after the other |
+//! | `simple` | of Ringbar: a device from probe to unbind, and requests whose callers wait |
 //! | `supported` | of Ringbar: the kernels that it works with |
 
 #[path = "../ringbar/driver/abstractions/mod.rs"]
@@ -27,6 +27,7 @@ mod file;
 #[allow(dead_code, unreachable_pub, reason = "the device needs the rest")]
 mod protocol;
 #[path = "../ringbar/driver/simple/mod.rs"]
+#[allow(dead_code, reason = "a library, with more than this driver needs")]
 mod simple;
 #[path = "../ringbar/driver/supported.rs"]
 mod supported;

@@ -9,30 +9,56 @@ use std::thread;
 
 use mycard::protocol::Opcode;
 use mycard::uapi::{IOC_INFO, IOC_RUN, Info, Run};
+use ringbar_card_tests::{
+    Driver, PAGE, Victim, bytes, check_lies, pinned_pages, read_only_page, suspend_devices,
+    under_load,
+};
 use rustix::io::Errno;
 use rustix::ioctl::{Getter, NoArg, Updater, ioctl};
-use rustix::mm::{MapFlags, MprotectFlags, ProtFlags, mmap_anonymous, mprotect};
 
 const NODE: &str = "/dev/mycard0";
-const PAGE: usize = 4096;
+
+/// The arguments with which this program is the process that is killed, and with which it expects a
+/// card that lies: `make test-all` starts that.
+const VICTIM: &str = "victim";
+const LIES: &str = "lies";
 
 /// A test, for a card whose runs have at most so many bytes.
 type Test = fn(&Arc<File>, usize);
 
 fn main() {
-    let card = Arc::new(File::open(NODE).unwrap_or_else(|error| panic!("{NODE}: {error}")));
+    let card = Arc::new(open(NODE));
     let max = info(&card);
-    println!("{NODE}: up to {max} bytes");
-    let tests: [(&str, Test); 4] = [
+    match std::env::args().nth(1).as_deref() {
+        Some(VICTIM) => return victim(&card),
+        Some(LIES) => return check_lies(|| call(&card)),
+        _ => println!("{NODE}: up to {max} bytes"),
+    }
+    let tests: [(&str, Test); 8] = [
         ("crc32c agrees with the reference", crc32c_agrees),
         ("xor agrees with the reference", xor_agrees),
         ("threads get their own results", threads_do_not_mix),
         ("wrong calls are refused", wrong_calls_are_refused),
+        ("cards work side by side", cards_do_not_mix),
+        ("the system sleeps while the card works", system_sleeps),
+        (
+            "a process is killed while the card works",
+            process_is_killed,
+        ),
+        (
+            "the driver is unbound while the card works",
+            driver_is_unbound,
+        ),
     ];
     for (name, test) in tests {
         test(&card, max);
+        assert_eq!(pinned_pages(), 0, "{name}: pages are still pinned");
         println!("ok: {name}");
     }
+}
+
+fn open(node: &str) -> File {
+    File::open(node).unwrap_or_else(|error| panic!("{node}: {error}"))
 }
 
 /// The CRC-32C of the bytes, bit by bit.
@@ -45,18 +71,6 @@ fn crc32c(bytes: &[u8]) -> u64 {
         }
     }
     u64::from(!sum)
-}
-
-/// Bytes without a pattern (xorshift).
-fn bytes(length: usize, seed: u64) -> Vec<u8> {
-    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    let next = || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        (state >> 24) as u8
-    };
-    std::iter::repeat_with(next).take(length).collect()
 }
 
 /// Lengths around a page, and the greatest.
@@ -175,20 +189,54 @@ fn wrong_calls_are_refused(card: &Arc<File>, max: usize) {
     assert_eq!(execute(card, crc), Ok(crc32c(&source[..PAGE])));
 }
 
-/// Address of a page that the program cannot write.
-fn read_only_page() -> u64 {
-    // SAFETY: A new mapping, which nothing refers to.
-    unsafe {
-        let page = mmap_anonymous(
-            std::ptr::null_mut(),
-            PAGE,
-            ProtFlags::READ | ProtFlags::WRITE,
-            MapFlags::PRIVATE,
-        )
-        .expect("mmap");
-        mprotect(page, PAGE, MprotectFlags::READ).expect("mprotect");
-        page as u64
-    }
+/// One call, whose result is right if it succeeds.
+fn call(card: &File) -> Result<(), Errno> {
+    let source = bytes(3 * PAGE, 7);
+    let sum = execute(card, crc_run(&source))?;
+    assert_eq!(sum, crc32c(&source));
+    Ok(())
+}
+
+fn cards_do_not_mix(_card: &Arc<File>, _max: usize) {
+    let count = Driver::new("mycard").functions().len();
+    let cards: Vec<_> = (0..count)
+        .map(|number| open(&format!("/dev/mycard{number}")))
+        .collect();
+    let results = under_load(2 * count, |thread| call(&cards[thread % count]), || ());
+    assert_eq!(results, vec![Ok(()); 2 * count]);
+}
+
+fn system_sleeps(card: &Arc<File>, _max: usize) {
+    assert_eq!(under_load(3, |_| call(card), suspend_devices), [Ok(()); 3]);
+}
+
+/// Works until it is killed.
+fn victim(card: &File) {
+    under_load(
+        3,
+        |_| call(card),
+        || {
+            Victim::is_ready();
+            loop {
+                std::thread::park();
+            }
+        },
+    );
+}
+
+fn process_is_killed(card: &Arc<File>, _max: usize) {
+    Victim::start(VICTIM).kill();
+    assert_eq!(pinned_pages(), 0);
+    assert_eq!(call(card), Ok(()));
+}
+
+fn driver_is_unbound(card: &Arc<File>, _max: usize) {
+    let driver = Driver::new("mycard");
+    let function = driver.functions().remove(0);
+    let results = under_load(3, |_| call(card), || driver.unbind(&function));
+    assert_eq!(results, [Err(Errno::NODEV); 3]);
+    driver.bind(&function);
+    assert_eq!(call(&open(NODE)), Ok(()));
 }
 
 fn crc_run(source: &[u8]) -> Run {

@@ -8,11 +8,13 @@ use std::process::{Command, ExitCode};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use clap::Args;
-use ringbar_agent_protocol::machine::{TRANSPORT_VARIABLE, Transport};
+use clap::{Args, ValueEnum};
+use ringbar_agent_protocol::host::{Lie, LieQueue, UsedLie};
+use ringbar_agent_protocol::machine::{Iommu, TRANSPORT_VARIABLE, Transport};
+use ringbar_lying_proxy::Proxy;
 use ringbar_vm::agent::GuestCommand;
 use ringbar_vm::error::Error;
-use ringbar_vm::kernel_log;
+use ringbar_vm::kernel_log::{self, ExpectedProblem};
 use ringbar_vm::process::{HostProcess, log_excerpt};
 use ringbar_vm::qemu::{VhostUserDevice, vfio_user_device};
 use ringbar_vm::setup::Setup;
@@ -22,6 +24,9 @@ use ringbar_vm::vm::{Vm, VmOptions};
 
 use super::exec::pass_through;
 use super::{FAILURE, TIMED_OUT, parse_seconds};
+
+/// What a driver says of a card that lies (`driver/simple`).
+const CARD_HAS_FAILED: &str = "the device has failed, and is reset";
 
 /// Maximum time for the card's program to end once QEMU has.
 const END_TIMEOUT: Duration = Duration::from_secs(30);
@@ -61,6 +66,24 @@ pub struct Options {
     #[arg(long, value_name = "BYTES")]
     config_size: usize,
 
+    /// Number of cards, each with a process of its own
+    #[arg(long, value_name = "N", default_value_t = 1,
+        value_parser = clap::value_parser!(u8).range(1..=8))]
+    cards: u8,
+
+    /// IOMMU of the guest: none, intel-iommu or virtio-iommu; a card is behind it over vfio-user
+    #[arg(long, value_name = "NAME", default_value_t)]
+    iommu: Iommu,
+
+    /// The command suspends the guest. Nothing may use /mnt from then on
+    #[arg(long)]
+    suspends: bool,
+
+    /// False statements about the first used entries of queue 0, one for each, over vhost-user.
+    /// Then the card is honest
+    #[arg(long, value_name = "LIE", value_enum, value_delimiter = ',')]
+    lies: Vec<CardLie>,
+
     /// Directory to mount at /mnt of the guest, readable and writable
     #[arg(long, value_name = "DIR")]
     share: PathBuf,
@@ -74,19 +97,72 @@ pub struct Options {
     timeout: Duration,
 }
 
+/// A false statement about a used entry.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum CardLie {
+    /// There is none: the request never ends
+    Never,
+    /// Its id is beyond the ring
+    Id,
+    /// It is that of a request that is not in flight
+    NotInFlight,
+    /// It appears twice
+    Twice,
+    /// The used index is ahead of the ring
+    IndexAhead,
+    /// Its length is more than the buffers have
+    Length,
+}
+
+impl From<CardLie> for Lie {
+    fn from(lie: CardLie) -> Self {
+        let used = match lie {
+            CardLie::Never => UsedLie::Never,
+            CardLie::Id => UsedLie::Id(u32::from(u16::MAX)),
+            CardLie::NotInFlight => UsedLie::NotInFlight,
+            CardLie::Twice => UsedLie::Twice,
+            CardLie::IndexAhead => UsedLie::IndexAhead(u16::MAX / 2),
+            CardLie::Length => UsedLie::Length(u32::MAX),
+        };
+        // Queue 0 is the control queue of Ringbar.
+        Self::Used(LieQueue::Control, used)
+    }
+}
+
 /// Runs the command.
 pub fn run(setup: &Setup, options: &Options) -> anyhow::Result<ExitCode> {
     let directory = TemporaryDir::new()?;
     let log_dir = options.log_dir.as_deref().unwrap_or(directory.path());
     std::fs::create_dir_all(log_dir).with_context(|| format!("creating {}", log_dir.display()))?;
-    let socket = directory.path().join("card.sock");
-    // Ends after the guest, which needs it.
-    let mut card = start(options, &socket, &log_dir.join("card.log"))?;
+    if !options.lies.is_empty() && options.transport != Transport::VhostUser {
+        bail!("--lies works over vhost-user only");
+    }
+    let mut qemu_args = Vec::new();
+    // They end after the guest, which needs them.
+    let (mut cards, mut proxies) = (Vec::new(), Vec::new());
+    for number in 0..options.cards {
+        let name = format!("card{number}");
+        let mut socket = directory.path().join(format!("{name}.sock"));
+        let log = log_dir.join(format!("{name}.log"));
+        cards.push(start(options, &socket, &log)?);
+        if !options.lies.is_empty() {
+            let before = directory.path().join(format!("{name}-proxy.sock"));
+            let proxy = Proxy::start(&before, &socket).context("starting the lying proxy")?;
+            for &lie in &options.lies {
+                (proxy.handle().lie(lie.into())).context("preparing a lie")?;
+            }
+            proxies.push(proxy);
+            socket = before;
+        }
+        qemu_args.extend(qemu_arguments(options, &name, &socket));
+    }
     let mut vm = Vm::start(
         setup,
         &VmOptions {
             devices: Vec::new(),
-            qemu_args: qemu_arguments(options, &socket),
+            iommu: options.iommu,
+            suspends: options.suspends,
+            qemu_args,
             share: Some(options.share.clone()),
             log_dir: options.log_dir.clone(),
             ..VmOptions::default()
@@ -103,17 +179,27 @@ pub fn run(setup: &Setup, options: &Options) -> anyhow::Result<ExitCode> {
         }
         Err(error) => return Err(error.into()),
     };
-    if let Some(report) = kernel_log::report(&vm.agent().kernel_log()?, &[]) {
+    let expected = match options.lies.is_empty() {
+        true => Vec::new(),
+        false => vec![ExpectedProblem::Provoked {
+            test: None,
+            text: CARD_HAS_FAILED.to_owned(),
+            required: false,
+        }],
+    };
+    if let Some(report) = kernel_log::report(&vm.agent().kernel_log()?, &expected) {
         bail!("{report}");
     }
     vm.power_off()?;
-    match card.wait(END_TIMEOUT) {
-        Some(end) if end.success() => {}
-        Some(end) => bail!(
-            "the card's program ended with {end}{}",
-            log_excerpt("card", card.log())
-        ),
-        None => bail!("the card's program did not end with the guest"),
+    for card in &mut cards {
+        match card.wait(END_TIMEOUT) {
+            Some(end) if end.success() => {}
+            Some(end) => bail!(
+                "the card's program ended with {end}{}",
+                log_excerpt("card", card.log())
+            ),
+            None => bail!("the card's program did not end with the guest"),
+        }
     }
     Ok(ExitCode::from(u8::try_from(status).unwrap_or(FAILURE)))
 }
@@ -133,8 +219,8 @@ fn start(options: &Options, socket: &Path, log: &Path) -> Result<HostProcess, Er
     Ok(card)
 }
 
-/// QEMU's arguments for the card.
-fn qemu_arguments(options: &Options, socket: &Path) -> Vec<String> {
+/// QEMU's arguments for a card.
+fn qemu_arguments(options: &Options, name: &str, socket: &Path) -> Vec<String> {
     match options.transport {
         Transport::VhostUser => {
             let device = VhostUserDevice {
@@ -145,16 +231,13 @@ fn qemu_arguments(options: &Options, socket: &Path) -> Vec<String> {
             };
             vec![
                 "-chardev".into(),
-                device.chardev("card"),
+                device.chardev(name),
                 "-device".into(),
-                device.device("card", options.config_size),
+                device.device(name, options.config_size),
             ]
         }
         Transport::VfioUser => {
-            vec![
-                "-device".into(),
-                vfio_user_device("card", socket).to_string(),
-            ]
+            vec!["-device".into(), vfio_user_device(name, socket).to_string()]
         }
     }
 }

@@ -20,6 +20,10 @@ use super::{
 };
 use crate::abstractions::{
     dma::range::DmaRange,
+    helpers::{
+        ringbar_dma_sync_sg_for_cpu,
+        ringbar_dma_sync_sg_for_device, //
+    },
     pci::device::as_raw_device, //
 };
 use core::ptr::NonNull;
@@ -157,6 +161,52 @@ impl Mapped {
                 )
             }
         })
+    }
+
+    /// Lets the CPU see what the device has written so far, while the pages stay mapped. The device
+    /// must have completed its request with them. Any context.
+    ///
+    /// With a `device` other than that of [`Extracted::map`] nothing happens, with a warning.
+    #[allow(
+        dead_code,
+        reason = "for the drivers of other cards: see docs/own-card.md"
+    )]
+    pub(crate) fn sync_for_cpu(&self, device: &pci::Device<Bound>) {
+        self.sync(device, ringbar_dma_sync_sg_for_cpu);
+    }
+
+    /// Gives the pages to the device again, after [`Self::sync_for_cpu`] and before its next request
+    /// with them. Any context.
+    #[allow(dead_code, reason = "as above")]
+    pub(crate) fn sync_for_device(&self, device: &pci::Device<Bound>) {
+        self.sync(device, ringbar_dma_sync_sg_for_device);
+    }
+
+    fn sync(
+        &self,
+        device: &pci::Device<Bound>,
+        operation: unsafe extern "C" fn(
+            *mut bindings::device,
+            *mut bindings::scatterlist,
+            c_int,
+            bindings::dma_data_direction,
+        ),
+    ) {
+        let device = as_raw_device(device);
+        if kernel::warn_on!(self.device != NonNull::new(device)) {
+            return;
+        }
+        // SAFETY: One of the two functions above, which only read the list. It is mapped for this
+        // device, which is bound, in this direction.
+        unsafe {
+            operation(
+                device,
+                self.pages.list.as_ptr().cast_mut(),
+                // CAST: Far below `c_int::MAX`.
+                self.pages.list.len() as c_int,
+                self.pages.direction.into(),
+            )
+        };
     }
 
     /// Leaves the pages mapped, for a device that may access them for ever. Any context.

@@ -30,6 +30,7 @@
 //! | `ownership` | the owner of the pages during a request |
 //! | `list` | lists of segments |
 //! | `folios` | pins and references of the pages in a list, and whether they are dirty |
+//! | `long_term` | pages that stay pinned between requests: [`pin_long_term`] |
 //! | `source` | the pages of an iterator, and their extraction: [`PageSource`] |
 //! | `extracted` | pages that no device knows: [`Extracted`] |
 //! | `map` | pages that the device may access: [`Mapped`] |
@@ -48,6 +49,11 @@ mod direction;
 mod extracted;
 mod folios;
 mod list;
+#[allow(
+    dead_code,
+    reason = "for the drivers of other cards: see docs/own-card.md"
+)]
+mod long_term;
 mod map;
 mod ownership;
 mod redirty;
@@ -59,6 +65,14 @@ pub(crate) use extracted::Extracted;
 pub(crate) use list::{
     InlineSegments,
     SegmentLimits, //
+};
+#[allow(
+    unused_imports,
+    reason = "for the drivers of other cards: see docs/own-card.md"
+)]
+pub(crate) use long_term::{
+    pin_long_term,
+    LockedPages, //
 };
 pub(crate) use map::Mapped;
 pub(crate) use ownership::Ownership;

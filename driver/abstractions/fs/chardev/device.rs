@@ -198,6 +198,12 @@ impl<T: FileOperations> CharDevice<T> {
         // SAFETY: By the type invariant it is a field of `Self`.
         let this = unsafe { &*kernel::container_of!(misc, Self, misc) };
         let data = this.data.clone();
+        if T::HAS_OPEN {
+            // SAFETY: `file` is in `open`, so its mode is set.
+            if let Err(error) = data.open(unsafe { file_access(file) }) {
+                return error.to_errno();
+            }
+        }
         // SAFETY: `file` is valid, and in `open` nobody else uses it.
         unsafe {
             (*file).f_mode |= FMODE_NOWAIT | FMODE_CAN_ODIRECT;
@@ -219,7 +225,10 @@ impl<T: FileOperations> CharDevice<T> {
     /// To be called by the VFS, as the last operation on a file that [`Self::open`] has opened.
     unsafe extern "C" fn release(_inode: *mut bindings::inode, file: *mut bindings::file) -> c_int {
         // SAFETY: Set in `open`; `release` is the last call on the file.
-        drop(unsafe { <Arc<T>>::from_foreign((*file).private_data.cast()) });
+        let data = unsafe { <Arc<T>>::from_foreign((*file).private_data.cast()) };
+        if T::HAS_RELEASE {
+            data.release();
+        }
         0
     }
 

@@ -69,6 +69,16 @@ pub(crate) trait FileOperations: plug::Unplug + Sized {
     /// The address space of the maps of all files of this device.
     fn address_space(&self) -> &AddressSpace;
 
+    /// A file is being opened. An error refuses it. Sleeps.
+    fn open(&self, access: Access) -> Result {
+        build_error!(VTABLE_DEFAULT_ERROR)
+    }
+
+    /// A file that [`Self::open`] admitted has been closed: nobody has it any more. Sleeps.
+    fn release(&self) {
+        build_error!(VTABLE_DEFAULT_ERROR)
+    }
+
     /// Size in bytes, for `lseek`. May sleep.
     fn size(&self) -> Result<i64> {
         build_error!(VTABLE_DEFAULT_ERROR)

@@ -170,11 +170,11 @@ pub fn run(setup: &Setup, options: &Options) -> anyhow::Result<ExitCode> {
         all.extend(steps(names.into_iter(), &options.filters, run));
     }
     if kernels.contains(&Kernel::Stock) {
-        for (name, transport) in kit::TESTS {
-            if selection.includes(transport) && wanted(&options.filters, name) {
+        for test in kit::TESTS {
+            if selection.runs_kit(&test) && wanted(&options.filters, test.name) {
                 let setup = Arc::clone(&setup);
-                all.push(Trial::test(name, move || {
-                    kit::run(&setup, transport).map_err(Failed::from)
+                all.push(Trial::test(test.name, move || {
+                    kit::run(&setup, &test).map_err(Failed::from)
                 }));
             }
         }

@@ -8,6 +8,7 @@ use ringbar_agent_protocol::machine::Transport;
 use ringbar_guest_tests::case::{Case, OnDebugKernel};
 use ringbar_guest_tests::needs::{Kernels, Needs, Transports};
 use ringbar_guest_tests::suites;
+use ringbar_runner::kit;
 use ringbar_runner::suite::plan::Plan;
 use ringbar_runner::unplug::{self, Machine};
 use ringbar_vm::setup::Kernel;
@@ -36,6 +37,11 @@ impl Selection<'_> {
     /// Whether only the tests for every day run.
     fn is_daily(&self) -> bool {
         !self.all && self.filters.is_empty()
+    }
+
+    /// Whether a test of a card runs.
+    pub(super) fn runs_kit(&self, test: &kit::Test) -> bool {
+        self.includes(test.transport) && (test.daily || !self.is_daily())
     }
 
     /// Whether a machine in which the device is unplugged is needed.

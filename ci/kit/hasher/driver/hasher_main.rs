@@ -1,0 +1,52 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Driver of the card hasher.
+//!
+//! | file or folder | contents |
+//! |---|---|
+//! | `driver` | ID table, probe, unbind, system sleep |
+//! | `file` | the calls of `/dev/hasherN` |
+//! | `protocol` | the bytes of requests, the same file that the device compiles |
+//! | `uapi` | the calls in numbers, the same file that programs compile |
+//! | `abstractions` | of Ringbar: safe interfaces to the kernel, with all `unsafe` code |
+//! | `virtio` | of Ringbar: VIRTIO over PCI |
+//! | `simple` | of Ringbar: a device from probe to unbind, and requests whose callers wait |
+//! | `supported` | of Ringbar: the kernels that it works with |
+
+#[path = "../ringbar/driver/abstractions/mod.rs"]
+#[allow(
+    dead_code,
+    unused_imports,
+    reason = "a library, with more than this driver needs"
+)]
+mod abstractions;
+mod driver;
+mod file;
+#[forbid(unsafe_code)]
+#[path = "../protocol.rs"]
+#[allow(dead_code, unreachable_pub, reason = "the device needs the rest")]
+mod protocol;
+#[path = "../ringbar/driver/simple/mod.rs"]
+#[allow(dead_code, reason = "a library, with more than this driver needs")]
+mod simple;
+#[path = "../ringbar/driver/supported.rs"]
+mod supported;
+#[forbid(unsafe_code)]
+#[path = "../uapi/hasher.rs"]
+#[allow(dead_code, unreachable_pub, reason = "programs need the rest")]
+mod uapi;
+#[path = "../ringbar/driver/virtio/mod.rs"]
+#[allow(dead_code, reason = "a library, with more than this driver needs")]
+mod virtio;
+
+use kernel::prelude::*;
+
+type HasherModule = abstractions::module::PciModule<driver::HasherDriver>;
+
+module! {
+    type: HasherModule,
+    name: "hasher",
+    authors: ["The authors of hasher"],
+    description: "Driver of the card hasher",
+    license: "GPL v2",
+}
