@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use vm_memory::GuestMemory;
 
-use crate::counters::{Counters, Counts};
+use crate::counters::{Counters, Counts, QueueCounters};
 use crate::doorbell::Doorbell;
 use crate::interrupt::{Interrupt, InterruptSlot};
 use crate::mailbox::{Change, Mail, Mailbox};
@@ -84,7 +84,7 @@ impl Stopping {
 
 struct Handle<D: DeviceModel> {
     queue: u16,
-    counters: Arc<Counters>,
+    counters: Arc<QueueCounters>,
     mailbox: Arc<Mailbox<ReturnedOf<D>>>,
     interrupt: Arc<InterruptSlot>,
 }
@@ -195,7 +195,6 @@ where
             shared: Arc::new(Shared {
                 model,
                 memory: SharedMemory::new(),
-                counters,
             }),
         };
         let mut handles = Vec::new();
@@ -209,14 +208,15 @@ where
                 .into_iter()
                 .map(|queue| {
                     let interrupt = Arc::<InterruptSlot>::default();
+                    let counters = counters.queue(queue, D::OPERATIONS.len());
                     handles.push(Arc::new(Handle {
                         queue,
-                        counters: Arc::clone(&engine.shared.counters),
+                        counters: Arc::clone(&counters),
                         mailbox: Arc::clone(&mailbox),
                         interrupt: Arc::clone(&interrupt),
                     }));
                     let model = engine.shared.model.as_ref();
-                    Queue::new(queue, model, interrupt, poll / DELAY_DIVISOR)
+                    Queue::new(queue, model, counters, interrupt, poll / DELAY_DIVISOR)
                 })
                 .collect();
             let shared = Arc::clone(&engine.shared);

@@ -15,7 +15,7 @@
 //! | [`request`] | [`Request`]: a descriptor chain, completed exactly once |
 //! | [`chain`] | reading a descriptor chain out of guest memory |
 //! | [`doorbell`], [`interrupt`] | how driver and device notify each other |
-//! | [`counters`] | what the queues have done |
+//! | [`counters`], [`latency`] | what the queues have done, and how long it took |
 //! | [`fault`] | why a queue is broken |
 //! | `testing` | a driver, for tests of devices and transports |
 //! | `worker` | a thread with its queues: poll, process, sleep |
@@ -54,6 +54,7 @@ pub mod engine;
 pub mod fault;
 mod in_flight;
 pub mod interrupt;
+pub mod latency;
 mod mailbox;
 mod memory;
 pub mod model;
@@ -68,11 +69,12 @@ pub mod testing;
 mod worker;
 
 pub use chain::{Buffer, Chain};
-pub use counters::{Counters, Counts};
+pub use counters::{Counters, Counts, QueueCounts};
 pub use doorbell::Doorbell;
 pub use engine::{Ender, Engine, Options, QueueControl, Stopping};
 pub use fault::Fault;
 pub use interrupt::{EventFd, Interrupt, InterruptSlot};
+pub use latency::Latencies;
 pub use model::DeviceModel;
 pub use request::{Request, Submission};
 pub use ring::{QueueSetup, StoppedAt};

@@ -20,5 +20,5 @@ pub mod rule;
 pub mod set;
 
 pub use parse::RuleError;
-pub use rule::{Errno, RequestEffect, Rule};
+pub use rule::{Errno, OPERATIONS, RequestEffect, Rule};
 pub use set::{Access, FaultSet, ListedRule, NoSuchRule, RequestFaults, RuleId, TooManyRules};

@@ -5,11 +5,11 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use ringbar_faults::FaultSet;
-use ringbar_spec::{ConfigParts, DeviceConfig, Opcode, aperture_of};
+use ringbar_spec::{ConfigParts, DeviceConfig, FIRST_IO_QUEUE, Opcode, aperture_of};
 use ringbar_storage::Storage;
 
 use crate::aperture::ApertureLayout;
-use crate::counters::{Counters, Counts};
+use crate::counters::{Counters, Counts, QueueCounts, RequestCounts};
 use crate::error::Error;
 use crate::events::Events;
 use crate::flusher::Flusher;
@@ -57,7 +57,8 @@ pub struct Device {
     mappable: bool,
     flusher: Flusher,
     faults: FaultSet,
-    counters: Counters,
+    /// By the numbers of the queues.
+    counters: Vec<Counters>,
     queue_counters: Arc<ringbar_engine::Counters>,
 }
 
@@ -107,7 +108,9 @@ impl Device {
             storage,
             mappable,
             faults: FaultSet::default(),
-            counters: Counters::default(),
+            counters: (0..FIRST_IO_QUEUE + options.io_queues)
+                .map(|_| Counters::default())
+                .collect(),
             queue_counters: Arc::default(),
         })
     }
@@ -167,8 +170,9 @@ impl Device {
         &self.flusher
     }
 
-    pub(crate) const fn counters(&self) -> &Counters {
-        &self.counters
+    /// The counters of a queue that the device has.
+    pub(crate) fn counters(&self, queue: u16) -> &Counters {
+        &self.counters[usize::from(queue)]
     }
 
     /// Counters for the engines that run the device.
@@ -178,10 +182,33 @@ impl Device {
 
     /// The counters of the device and of its queues.
     pub fn counts(&self) -> Counts {
+        let mut requests = RequestCounts::default();
+        for queue in &self.counters {
+            requests += queue.get();
+        }
         Counts {
             queues: self.queue_counters.get(),
-            requests: self.counters.get(),
+            requests,
         }
+    }
+
+    /// What is known of each queue, in the order of their numbers.
+    pub fn queue_counts(&self) -> Vec<QueueCounts> {
+        let mut queues = self.queue_counters.queues();
+        queues.resize(self.counters.len(), ringbar_engine::QueueCounts::default());
+        queues
+            .into_iter()
+            .zip(&self.counters)
+            .map(|(queue, requests)| QueueCounts {
+                queue,
+                requests: requests.get(),
+            })
+            .collect()
+    }
+
+    /// Whether a monitor is connected.
+    pub fn is_connected(&self) -> bool {
+        self.state().events.strong_count() > 0
     }
 
     /// Begins a connection, to which `events` belong. Returns the layout of its aperture, which
