@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 const ALLOWED: &[(&str, &[&str])] = &[
     ("device/size", &[]),
     ("device/spec", &[]),
+    ("device/control", &[]),
     ("device/engine", &[]),
     ("device/storage", &[]),
     ("device/faults", &["device/size", "device/spec"]),
@@ -44,6 +45,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     (
         "device/daemon",
         &[
+            "device/control",
             "device/faults",
             "device/models/ringbar",
             "device/serve",
@@ -52,6 +54,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "device/storage",
         ],
     ),
+    ("device/ctl", &["device/control", "device/size"]),
     ("driver/uapi", &[]),
     ("driver/tool", &["device/size", "driver/uapi"]),
     ("ci/protocol", &[]),

@@ -2,6 +2,7 @@
 
 //! Arguments, and their validation.
 
+use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -54,7 +55,7 @@ vq_size=256,config_size=64 ...
       -device '{\"driver\":\"vfio-user-pci\",\"socket\":{\"type\":\"unix\",\"path\":\"/tmp/ringbar.sock\"}}' ...
 
   Resize a device that was started with --control-socket ctl.sock:
-    echo '{\"execute\": \"resize\", \"arguments\": {\"bytes\": 536870912}}' | socat - UNIX:ctl.sock
+    ringbarctl --socket ctl.sock resize 512M
 
   A device on which the third read of the first mebibyte fails (docs/faults.md):
     ringbar-device --socket-path /tmp/ringbar.sock --size 256M \\
@@ -116,11 +117,8 @@ pub struct Args {
     #[arg(long, value_name = "SIZE", default_value = "64M", value_parser = ringbar_size::parse)]
     max_command_size: u64,
 
-    /// Unix socket to create for control of the running device; only its owner can connect.
-    /// Each request is a line of JSON, and each reply too:
-    /// {"execute": "resize", "arguments": {"bytes": N}}, {"execute": "query-device"},
-    /// {"execute": "query-statistics"}, {"execute": "add-fault", "arguments": {"rule": RULE}},
-    /// {"execute": "query-faults"}, {"execute": "clear-faults", "arguments": {"id": N}}
+    /// Unix socket to create for control of the running device by ringbarctl; only its owner can
+    /// connect. Each request is a line of JSON, and each reply too (docs/control.md)
     #[arg(long, value_name = "PATH")]
     control_socket: Option<PathBuf>,
 
@@ -145,6 +143,17 @@ pub enum StorageKind {
     File(PathBuf),
     /// A block device, or a regular file as if it were one.
     Block(PathBuf),
+}
+
+impl fmt::Display for StorageKind {
+    /// As [`FromStr`] reads it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Memory => f.write_str("memory"),
+            Self::File(path) => write!(f, "file:{}", path.display()),
+            Self::Block(path) => write!(f, "block:{}", path.display()),
+        }
+    }
 }
 
 impl FromStr for StorageKind {

@@ -7,6 +7,7 @@
 //! | `cli` | arguments, their help and their validation |
 //! | `capabilities` | `--print-capabilities` |
 //! | `control` | the control socket: requests to the running device |
+//! | `statistics` | the counters as the control socket shows them |
 //! | `run` | the life of the process, from the options to the last counters |
 //!
 //! [`ringbar_serve`] has the parts that other devices have as well: log, socket, connections.
@@ -15,6 +16,7 @@ mod capabilities;
 mod cli;
 mod control;
 mod run;
+mod statistics;
 
 use std::process::ExitCode;
 

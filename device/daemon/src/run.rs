@@ -3,6 +3,7 @@
 //! The life of the process: storage, device, socket, connections, and the end.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use anyhow::{Context, bail};
 use ringbar_model::{Counts, Device, Session};
@@ -12,10 +13,11 @@ use ringbar_storage::{BlockStorage, FileStorage, MemoryStorage, Storage};
 use tracing::info;
 
 use crate::cli::{Options, StorageKind};
-use crate::control::Control;
+use crate::control::{Control, Controlled};
 
 /// Runs a device until its last connection has ended, or the process gets a signal.
 pub fn run(options: &Options) -> anyhow::Result<()> {
+    let started = Instant::now();
     // Before this process opens any descriptor, which could have the number given by mistake.
     let endpoint = PreparedSocket::new(&options.serve.endpoint)?;
     let termination = Termination::catch().context("cannot catch signals")?;
@@ -28,7 +30,17 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
     }
     let mut socket = endpoint.listen()?;
     let _control = match &options.control_socket {
-        Some(path) => Some(Control::listen(path, Arc::clone(&device))?),
+        Some(path) => Some(Control::listen(
+            path,
+            Controlled {
+                device: Arc::clone(&device),
+                storage: options.storage.to_string(),
+                transport: options.serve.transport.name(),
+                socket: options.serve.endpoint.to_string(),
+                started,
+                ending: termination.ending(),
+            },
+        )?),
         None => None,
     };
     log_listening(&device, options);

@@ -6,6 +6,7 @@
 mod aperture;
 mod block;
 mod commands;
+mod control;
 mod descriptors;
 mod device;
 mod ending;

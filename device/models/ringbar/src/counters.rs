@@ -5,6 +5,7 @@
 use std::ops::AddAssign;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+pub use ringbar_engine::{Counts as EngineCounts, Latencies};
 use ringbar_spec::{Opcode, RequestHeader, RequestStatus, StatusCode};
 use serde::Serialize;
 
@@ -116,7 +117,7 @@ impl RequestCounts {
 pub struct Counts {
     /// Counters of the queues.
     #[serde(flatten)]
-    pub queues: ringbar_engine::Counts,
+    pub queues: EngineCounts,
     /// Counters of the requests.
     #[serde(flatten)]
     pub requests: RequestCounts,
@@ -125,8 +126,13 @@ pub struct Counts {
 /// What is known of one queue.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct QueueCounts {
-    /// What the engine has counted and measured.
-    pub queue: ringbar_engine::QueueCounts,
+    /// Counters of the queue.
+    pub queue: EngineCounts,
+    /// Number of requests that the device has taken and not completed.
+    pub in_flight: u64,
     /// Counters of the requests.
     pub requests: RequestCounts,
+    /// How long the requests of each operation took, with its name. Empty before the first
+    /// connection.
+    pub latencies: Vec<(&'static str, Latencies)>,
 }

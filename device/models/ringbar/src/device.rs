@@ -200,8 +200,14 @@ impl Device {
             .into_iter()
             .zip(&self.counters)
             .map(|(queue, requests)| QueueCounts {
-                queue,
+                queue: queue.counts,
+                in_flight: queue.in_flight,
                 requests: requests.get(),
+                latencies: ringbar_faults::OPERATIONS
+                    .iter()
+                    .map(|(_, name)| *name)
+                    .zip(queue.latencies)
+                    .collect(),
             })
             .collect()
     }
