@@ -132,6 +132,10 @@ pub struct Args {
     /// Print the capabilities of this program as JSON, and exit
     #[arg(long, exclusive = true)]
     print_capabilities: bool,
+
+    /// Print the manual page of this program, and exit
+    #[arg(long, exclusive = true, hide = true)]
+    print_man_page: bool,
 }
 
 /// What holds the device memory.
@@ -192,6 +196,8 @@ pub struct Options {
 pub enum Command {
     /// Print the capabilities.
     PrintCapabilities,
+    /// Print the manual page.
+    PrintManPage,
     /// Run a device.
     Run(Box<Options>),
 }
@@ -203,6 +209,9 @@ impl TryFrom<Args> for Command {
         let wrong = |message: &str| Args::command().error(ErrorKind::ValueValidation, message);
         if args.print_capabilities {
             return Ok(Self::PrintCapabilities);
+        }
+        if args.print_man_page {
+            return Ok(Self::PrintManPage);
         }
         let function = Function {
             identity: IDENTITY,

@@ -20,7 +20,7 @@ mod statistics;
 
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 
 use crate::cli::{Args, Command};
 
@@ -34,6 +34,13 @@ fn main() -> ExitCode {
         Command::PrintCapabilities => {
             println!("{}", capabilities::json());
             return ExitCode::SUCCESS;
+        }
+        Command::PrintManPage => {
+            let page = clap_mangen::Man::new(Args::command());
+            return match page.render(&mut std::io::stdout()) {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(_) => ExitCode::FAILURE,
+            };
         }
         Command::Run(options) => options,
     };

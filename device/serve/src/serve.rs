@@ -10,6 +10,7 @@ use anyhow::Context;
 use ringbar_engine::{Counters, DeviceModel};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
+use sd_notify::NotifyState;
 use tracing::{error, info, warn};
 
 use crate::args::Options;
@@ -30,7 +31,8 @@ enum Ready {
     Timeout,
 }
 
-/// Serves connections until the last one has ended, or the process gets a signal. `connect` makes
+/// Serves connections until the last one has ended, or the process gets a signal. The process is
+/// ready, and the service manager is told so. `connect` makes
 /// the device of a connection that is about to come, and says where its queues are counted.
 ///
 /// # Errors
@@ -43,10 +45,11 @@ pub fn serve<D: DeviceModel>(
     options: &Options,
     mut connect: impl FnMut() -> anyhow::Result<(Arc<D>, Arc<Counters>)>,
 ) -> anyhow::Result<()> {
+    notify(NotifyState::Ready);
     while let Some(listener) = socket.listener() {
         if let Ready::Termination = wait(termination, Some(listener.as_fd()), None)? {
             info!("asked to end");
-            return Ok(());
+            break;
         }
         let accepted = connect().and_then(|(device, counters)| {
             Connection::accept(device, counters, options.transport, options.poll, listener)
@@ -59,7 +62,7 @@ pub fn serve<D: DeviceModel>(
                 // at once.
                 if let Ready::Termination = wait(termination, None, Some(ACCEPT_RETRY_DELAY))? {
                     info!("asked to end");
-                    return Ok(());
+                    break;
                 }
                 continue;
             }
@@ -71,6 +74,7 @@ pub fn serve<D: DeviceModel>(
 
         if let Ready::Termination = wait(termination, Some(connection.finished()), None)? {
             info!("asked to end: closing the connection");
+            notify(NotifyState::Stopping);
             connection.shut_down();
             return match wait_ended(&connection)? {
                 true => connection.join(),
@@ -88,7 +92,15 @@ pub fn serve<D: DeviceModel>(
             Err(error) => return Err(error),
         }
     }
+    notify(NotifyState::Stopping);
     Ok(())
+}
+
+/// Tells the service manager, if there is one (sd_notify(3)).
+fn notify(state: NotifyState<'_>) {
+    if let Err(error) = sd_notify::notify(&[state]) {
+        warn!(%error, "cannot notify the service manager");
+    }
 }
 
 /// Waits until the process gets a signal, which has priority, or `other` is readable.

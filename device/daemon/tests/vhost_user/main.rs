@@ -16,3 +16,4 @@ mod program;
 mod resize;
 mod storage_failure;
 mod support;
+mod systemd;
