@@ -9,6 +9,7 @@ use ringbar_guest_tests::case::Suite;
 use ringbar_guest_tests::suites;
 use ringbar_runner::binding;
 use ringbar_runner::refusal::BEHIND_IOMMU;
+use ringbar_runner::several;
 use ringbar_runner::suite::checks::Check;
 use ringbar_runner::unplug;
 use ringbar_vm::setup::Kernel;
@@ -35,6 +36,7 @@ fn table_names_tests_that_exist() {
     known.extend(names("debug::", Kernel::Debug, suites::debug()));
     known.extend(BEHIND_IOMMU.map(|(name, _)| name.into()));
     known.extend(binding::names());
+    known.extend(several::names());
     known.extend(unplug::MACHINES.iter().flat_map(unplug::names));
 
     let mut named = 0;

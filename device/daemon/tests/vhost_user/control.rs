@@ -63,7 +63,7 @@ fn e5_statistics_are_those_of_each_queue() {
     vmm.control().command(Opcode::MapAperture);
     drop(vmm);
     device.daemon.wait_log("disconnected");
-
+    assert!(!device.ask(QueryDevice {}).connected);
     let statistics = device.ask(QueryStatistics {});
     let [control, event, io] = &statistics.queues[..] else {
         panic!("{statistics:?}");
