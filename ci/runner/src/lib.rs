@@ -11,6 +11,7 @@
 //! | [`ktap`] | reads test results |
 //! | [`refusal`] | tests that the driver refuses an unusable device |
 //! | [`binding`] | tests that the driver binds its devices and no others |
+//! | [`several`] | tests of a machine with several devices |
 //! | [`unplug`] | tests that the device can be unplugged |
 //! | [`verified`] | fio jobs that verify their data |
 //! | [`report`] | report of `run` |
@@ -21,6 +22,7 @@ pub mod kit;
 pub mod ktap;
 pub mod refusal;
 pub mod report;
+pub mod several;
 pub mod suite;
 pub mod unplug;
 pub mod verified;

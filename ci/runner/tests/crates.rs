@@ -12,6 +12,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("device/sandbox", &[]),
     ("device/size", &[]),
     ("device/spec", &[]),
+    ("device/control", &[]),
     ("device/engine", &[]),
     ("device/storage", &[]),
     ("device/faults", &["device/size", "device/spec"]),
@@ -55,6 +56,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     (
         "device/daemon",
         &[
+            "device/control",
             "device/engine",
             "device/faults",
             "device/models/ringbar",
@@ -65,6 +67,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "device/storage",
         ],
     ),
+    ("device/ctl", &["device/control", "device/size"]),
     ("driver/uapi", &[]),
     ("driver/tool", &["device/size", "driver/uapi"]),
     ("ci/protocol", &[]),

@@ -12,6 +12,7 @@ use ringbar_guest_tests::suites;
 use ringbar_runner::binding;
 use ringbar_runner::kit;
 use ringbar_runner::refusal::BEHIND_IOMMU;
+use ringbar_runner::several;
 use ringbar_runner::suite::checks::Check;
 use ringbar_runner::unplug;
 use ringbar_vm::setup::Kernel;
@@ -39,6 +40,7 @@ fn known() -> Vec<String> {
     known.extend(BEHIND_IOMMU.map(|(name, _)| name.into()));
     known.extend(binding::names());
     known.extend(kit::TESTS.map(|test| test.name.into()));
+    known.extend(several::names());
     known.extend(unplug::MACHINES.iter().flat_map(unplug::names));
     known
 }

@@ -2,6 +2,7 @@
 
 //! Arguments, and their validation.
 
+use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -58,7 +59,7 @@ vq_size=256,config_size=64 ...
       -device '{\"driver\":\"vfio-user-pci\",\"socket\":{\"type\":\"unix\",\"path\":\"/tmp/ringbar.sock\"}}' ...
 
   Resize a device that was started with --control-socket ctl.sock:
-    echo '{\"execute\": \"resize\", \"arguments\": {\"bytes\": 536870912}}' | socat - UNIX:ctl.sock
+    ringbarctl --socket ctl.sock resize 512M
 
   A device on which the third read of the first mebibyte fails (docs/faults.md). A rule of requests
   has an operation (read, write, flush, discard, write-zeroes, copy, fill, compare, crc32c),
@@ -131,17 +132,18 @@ pub struct Args {
     #[arg(long, value_name = "SIZE", default_value = "64M", value_parser = ringbar_size::parse)]
     max_command_size: u64,
 
-    /// Unix socket to create for control of the running device; only its owner can connect.
-    /// Each request is a line of JSON, and each reply too:
-    /// {"execute": "resize", "arguments": {"bytes": N}}, {"execute": "query-device"},
-    /// {"execute": "query-statistics"}, {"execute": "add-fault", "arguments": {"rule": RULE}},
-    /// {"execute": "query-faults"}, {"execute": "clear-faults", "arguments": {"id": N}}
+    /// Unix socket to create for control of the running device by ringbarctl; only its owner can
+    /// connect. Each request is a line of JSON, and each reply too (docs/control.md)
     #[arg(long, value_name = "PATH")]
     control_socket: Option<PathBuf>,
 
     /// Print the capabilities of this program as JSON, and exit
     #[arg(long, exclusive = true)]
     print_capabilities: bool,
+
+    /// Print the manual page of this program, and exit
+    #[arg(long, exclusive = true, hide = true)]
+    print_man_page: bool,
 }
 
 /// What holds the device memory.
@@ -155,6 +157,18 @@ pub enum StorageKind {
     Block(PathBuf),
     /// An export of an NBD server.
     Nbd(NbdUri),
+}
+
+impl fmt::Display for StorageKind {
+    /// As [`FromStr`] reads it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Memory => f.write_str("memory"),
+            Self::File(path) => write!(f, "file:{}", path.display()),
+            Self::Block(path) => write!(f, "block:{}", path.display()),
+            Self::Nbd(uri) => uri.fmt(f),
+        }
+    }
 }
 
 impl FromStr for StorageKind {
@@ -202,6 +216,8 @@ pub struct Options {
 pub enum Command {
     /// Print the capabilities.
     PrintCapabilities,
+    /// Print the manual page.
+    PrintManPage,
     /// Run a device.
     Run(Box<Options>),
 }
@@ -213,6 +229,9 @@ impl TryFrom<Args> for Command {
         let wrong = |message: &str| Args::command().error(ErrorKind::ValueValidation, message);
         if args.print_capabilities {
             return Ok(Self::PrintCapabilities);
+        }
+        if args.print_man_page {
+            return Ok(Self::PrintManPage);
         }
         let function = Function {
             identity: IDENTITY,

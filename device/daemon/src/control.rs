@@ -2,21 +2,8 @@
 
 //! Control of a running device over a Unix socket.
 //!
-//! Requests and replies are lines with one JSON object each, in the syntax of the QEMU Machine
-//! Protocol (without its greeting and negotiation):
-//!
-//! | request | reply |
-//! |---|---|
-//! | `{"execute": "resize", "arguments": {"bytes": N}}` | `{"return": {}}` once the device has that size and the event for the driver is pending |
-//! | `{"execute": "query-device"}` | `{"return": {"bytes": N, "io-queues": N, "storage-failure": null}}`; for a storage that has failed permanently, the reason in place of `null` |
-//! | `{"execute": "query-statistics"}` | `{"return": {"requests": N, ...}}`, see [`ringbar_model::Counts`] |
-//! | `{"execute": "add-fault", "arguments": {"rule": "read:nth=3:error=EIO"}}` | `{"return": {"id": N}}`: requests that the driver submits from now on are compared with the rule (`docs/faults.md`) |
-//! | `{"execute": "query-faults"}` | `{"return": [{"id": N, "rule": "...", "matches": N, "firings": N}, ...]}` |
-//! | `{"execute": "clear-faults", "arguments": {"id": N}}` | `{"return": {"cleared": 1}}`; without `id`, all rules are cleared |
-//! | anything else | `{"error": {"desc": "..."}}` |
-//!
-//! As in that protocol, a request may omit `"arguments": {}`, and the reply to a request with an
-//! `id`, which may be any value, has the same `id`.
+//! [`ringbar_control`] describes requests and replies. Each connection has a thread, which locks
+//! nothing that the workers of the queues need.
 //!
 //! A process that can open the socket can send all requests, so only the owner can open it.
 
@@ -25,19 +12,22 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::sync::Arc;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use ringbar_control::command::{Command, Execute};
+use ringbar_control::reply::{AddedFault, Cleared, Done, Fault, Statistics, Status};
+use ringbar_control::wire::{Reply, Request};
+use ringbar_control::{MAX_REQUEST_BYTES, command};
 use ringbar_engine::Threads;
-use ringbar_faults::{Rule, RuleId};
+use ringbar_faults::Rule;
 use ringbar_model::Device;
+use ringbar_serve::logging;
+use ringbar_serve::signals::Ending;
 use ringbar_serve::socket::{self, SocketFile};
-use serde::Deserialize;
-use serde_json::{Map, Value, json};
 use tracing::{debug, info, warn};
 
-/// Greatest length of a request in bytes, far more than a valid one has.
-const MAX_LINE: u64 = 4096;
+use crate::statistics;
 
 /// Greatest number of connections at a time, each of which has a thread.
 const MAX_CONNECTIONS: usize = 16;
@@ -48,21 +38,24 @@ const OWNER_ONLY: u32 = 0o600;
 /// Delay before another attempt after an `accept` that failed.
 const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(500);
 
-/// A request.
-#[derive(Debug, Deserialize)]
-#[serde(
-    tag = "execute",
-    content = "arguments",
-    rename_all = "kebab-case",
-    deny_unknown_fields
-)]
-enum Request {
-    Resize { bytes: u64 },
-    QueryDevice {},
-    QueryStatistics {},
-    AddFault { rule: String },
-    QueryFaults {},
-    ClearFaults { id: Option<RuleId> },
+/// Longest time for which a client may leave a reply unread.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The device that is controlled, and what its process knows of it.
+#[derive(Debug)]
+pub struct Controlled {
+    /// The device.
+    pub device: Arc<Device>,
+    /// What holds the device memory, as `--storage` says it.
+    pub storage: String,
+    /// The transport, as `--transport` says it.
+    pub transport: &'static str,
+    /// The socket of the monitor.
+    pub socket: String,
+    /// When the process started.
+    pub started: Instant,
+    /// Ends the process.
+    pub ending: Ending,
 }
 
 /// The control socket, on which nobody accepts yet.
@@ -86,17 +79,17 @@ impl ControlSocket {
     }
 
     /// Starts a thread that accepts connections.
-    pub fn serve(self, device: &Arc<Device>, threads: &Threads) -> anyhow::Result<Control> {
+    pub fn serve(self, controlled: Controlled, threads: &Threads) -> anyhow::Result<Control> {
         let Self { listener, file } = self;
-        let (device, own) = (Arc::clone(device), threads.clone());
+        let (controlled, own) = (Arc::new(controlled), threads.clone());
         threads
-            .spawn("control", move || accept_all(&listener, &device, &own))
+            .spawn("control", move || accept_all(&listener, &controlled, &own))
             .context("cannot start a thread")?;
         Ok(Control { _file: file })
     }
 }
 
-fn accept_all(listener: &UnixListener, device: &Arc<Device>, threads: &Threads) {
+fn accept_all(listener: &UnixListener, controlled: &Arc<Controlled>, threads: &Threads) {
     // Its reference count is the number of connections plus 1.
     let connections = Arc::new(());
     for stream in listener.incoming() {
@@ -110,15 +103,15 @@ fn accept_all(listener: &UnixListener, device: &Arc<Device>, threads: &Threads) 
             }
         };
         if Arc::strong_count(&connections) > MAX_CONNECTIONS {
-            let error = error_reply("too many connections to the control socket");
+            let error = Reply::refused("too many connections to the control socket");
             // A failure means that the client has disconnected already.
             let _ = send_reply(&stream, &error);
             continue;
         }
-        let (device, connection) = (Arc::clone(device), Arc::clone(&connections));
+        let (controlled, connection) = (Arc::clone(controlled), Arc::clone(&connections));
         let thread = threads.spawn("control-client", move || {
             let _connection = connection;
-            if let Err(error) = handle_connection(&stream, &device) {
+            if let Err(error) = handle_connection(&stream, &controlled) {
                 debug!(%error, "control connection ended");
             }
         });
@@ -129,140 +122,170 @@ fn accept_all(listener: &UnixListener, device: &Arc<Device>, threads: &Threads) 
 }
 
 /// Handles requests until the client disconnects.
-fn handle_connection(stream: &UnixStream, device: &Device) -> io::Result<()> {
+fn handle_connection(stream: &UnixStream, controlled: &Controlled) -> io::Result<()> {
+    stream.set_write_timeout(Some(WRITE_TIMEOUT))?;
     let mut reader = BufReader::new(stream);
     let mut line = Vec::new();
     loop {
         line.clear();
         if reader
             .by_ref()
-            .take(MAX_LINE)
+            .take(MAX_REQUEST_BYTES)
             .read_until(b'\n', &mut line)?
             == 0
         {
             return Ok(());
         }
-        if line.len() as u64 == MAX_LINE && line.last() != Some(&b'\n') {
+        if line.len() as u64 == MAX_REQUEST_BYTES && line.last() != Some(&b'\n') {
             // The start of the next request is unknown.
-            let error = error_reply(&format!("a request has at most {MAX_LINE} bytes"));
-            return send_reply(stream, &error);
+            let error = format!("a request has at most {MAX_REQUEST_BYTES} bytes");
+            return send_reply(stream, &Reply::refused(&error));
         }
         if line.trim_ascii().is_empty() {
             continue;
         }
-        send_reply(stream, &handle_line(&line, device))?;
-    }
-}
-
-fn send_reply(mut stream: &UnixStream, reply: &Value) -> io::Result<()> {
-    stream.write_all(format!("{reply}\n").as_bytes())
-}
-
-fn error_reply(description: &str) -> Value {
-    json!({"error": {"desc": description}})
-}
-
-/// Executes the request in a line and returns the reply.
-fn handle_line(line: &[u8], device: &Device) -> Value {
-    let syntax_error = |error| error_reply(&format!("this is no request: {error}"));
-    let mut object: Map<String, Value> = match serde_json::from_slice(line) {
-        Ok(object) => object,
-        Err(error) => return syntax_error(error),
-    };
-    let id = object.remove("id");
-    let arguments = object.entry("arguments").or_insert_with(|| json!({}));
-    let mut reply = if arguments.is_object() {
-        match serde_json::from_value(Value::Object(object)) {
-            Ok(request) => execute(&request, device),
-            Err(error) => syntax_error(error),
+        let request = Request::parse(&line);
+        let ends = matches!(request.command, Ok(Command::Shutdown(_)));
+        let reply = match &request.command {
+            Ok(command) => controlled.execute(command),
+            Err(error) => Reply::refused(error),
+        };
+        send_reply(stream, &reply.with_id(request.id))?;
+        if ends {
+            // After the reply, because the connection ends with the process.
+            info!("asked to end over the control socket");
+            return controlled.ending.request();
         }
-    } else {
-        error_reply("the arguments of a request are an object")
-    };
-    if let Some(id) = id {
-        reply["id"] = id;
     }
-    reply
 }
 
-fn execute(request: &Request, device: &Device) -> Value {
-    let value = match request {
-        Request::Resize { bytes } => match device.resize(*bytes) {
-            Ok(()) => {
-                info!(bytes, "device memory resized");
-                json!({})
+fn send_reply(mut stream: &UnixStream, reply: &Reply) -> io::Result<()> {
+    stream.write_all(reply.to_line().as_bytes())
+}
+
+/// The reply that a command has, with what it returned or the message for the client.
+fn reply<E: Execute>(_command: &E, result: Result<E::Return, String>) -> Reply {
+    match result {
+        Ok(value) => Reply::returned::<E>(&value),
+        Err(error) => Reply::refused(&error),
+    }
+}
+
+impl Controlled {
+    fn execute(&self, command: &Command) -> Reply {
+        match command {
+            Command::QueryDevice(command) => reply(command, Ok(self.status())),
+            Command::QueryStatistics(command) => reply(command, Ok(self.statistics())),
+            Command::Resize(command) => reply(command, self.resize(command)),
+            Command::AddFault(command) => reply(command, self.add_fault(command)),
+            Command::QueryFaults(command) => reply(command, Ok(self.faults())),
+            Command::ClearFaults(command) => reply(command, self.clear_faults(command)),
+            Command::SetLog(command) => reply(command, set_log(command)),
+            Command::Shutdown(command) => reply(command, Ok(Done {})),
+        }
+    }
+
+    fn status(&self) -> Status {
+        let config = self.device.config();
+        Status {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            uptime_seconds: self.started.elapsed().as_secs(),
+            bytes: config.capacity(),
+            io_queues: config.io_queues(),
+            storage: self.storage.clone(),
+            storage_failure: self.device.storage().failure(),
+            transport: self.transport.to_owned(),
+            socket: self.socket.clone(),
+            connected: self.device.is_connected(),
+            log: logging::filter(),
+        }
+    }
+
+    fn statistics(&self) -> Statistics {
+        statistics::of(&self.device)
+    }
+
+    fn resize(&self, command: &command::Resize) -> Result<Done, String> {
+        let bytes = command.bytes;
+        let resized = self.device.resize(bytes);
+        resized.map_err(|error| format!("{:#}", anyhow::Error::new(error)))?;
+        info!(bytes, "device memory resized");
+        Ok(Done {})
+    }
+
+    fn add_fault(&self, command: &command::AddFault) -> Result<AddedFault, String> {
+        let rule = &command.rule;
+        let rule: Rule = rule
+            .parse()
+            .map_err(|error| format!("\"{rule}\" is no rule: {error}"))?;
+        let text = rule.to_string();
+        let added = self.device.faults().add(rule);
+        let id = added.map_err(|error| error.to_string())?;
+        info!(id, rule = text, "faults are injected");
+        Ok(AddedFault { id })
+    }
+
+    fn faults(&self) -> Vec<Fault> {
+        let listed = self.device.faults().list().into_iter();
+        listed
+            .map(|listed| Fault {
+                id: listed.id,
+                rule: listed.rule.to_string(),
+                matches: listed.matches,
+                firings: listed.firings,
+            })
+            .collect()
+    }
+
+    fn clear_faults(&self, command: &command::ClearFaults) -> Result<Cleared, String> {
+        let faults = self.device.faults();
+        let cleared = match command.id {
+            None => faults.clear_all() as u64,
+            Some(id) => {
+                faults.clear(id).map_err(|error| error.to_string())?;
+                1
             }
-            Err(error) => return error_reply(&format!("{:#}", anyhow::Error::new(error))),
-        },
-        Request::QueryDevice {} => {
-            let config = device.config();
-            json!({
-                "bytes": config.capacity(),
-                "io-queues": config.io_queues(),
-                "storage-failure": device.storage().failure(),
-            })
-        }
-        Request::QueryStatistics {} => json!(device.counts()),
-        Request::AddFault { rule } => match add_fault(rule, device) {
-            Ok(id) => json!({"id": id}),
-            Err(error) => return error_reply(&error),
-        },
-        Request::QueryFaults {} => query_faults(device),
-        Request::ClearFaults { id } => {
-            let cleared = match id {
-                None => device.faults().clear_all(),
-                Some(id) => match device.faults().clear(*id) {
-                    Ok(()) => 1,
-                    Err(error) => return error_reply(&error.to_string()),
-                },
-            };
-            info!(cleared, "rules for faults cleared");
-            json!({"cleared": cleared})
-        }
-    };
-    json!({"return": value})
+        };
+        info!(cleared, "rules for faults cleared");
+        Ok(Cleared { cleared })
+    }
 }
 
-/// Adds a rule. The error is a message for the client.
-fn add_fault(rule: &str, device: &Device) -> Result<RuleId, String> {
-    let rule: Rule = rule
-        .parse()
-        .map_err(|error| format!("\"{rule}\" is no rule: {error}"))?;
-    let text = rule.to_string();
-    let id = device.faults().add(rule).map_err(|e| e.to_string())?;
-    info!(id, rule = text, "faults are injected");
-    Ok(id)
-}
-
-fn query_faults(device: &Device) -> Value {
-    let listed = device.faults().list().into_iter();
-    listed
-        .map(|listed| {
-            json!({
-                "id": listed.id,
-                "rule": listed.rule.to_string(),
-                "matches": listed.matches,
-                "firings": listed.firings,
-            })
-        })
-        .collect()
+fn set_log(command: &command::SetLog) -> Result<Done, String> {
+    let filter = &command.filter;
+    logging::set_filter(filter).map_err(|error| format!("{error:#}"))?;
+    info!(filter, "the log was changed");
+    Ok(Done {})
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use ringbar_model::DeviceOptions;
+    use ringbar_serve::signals::Termination;
     use ringbar_storage::{MemoryStorage, Storage};
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    use serde_json::{Value, json};
+    use std::os::fd::AsFd;
     use std::os::unix::fs::PermissionsExt;
 
-    fn device() -> Arc<Device> {
+    fn controlled() -> Controlled {
         let storage: Arc<dyn Storage> = Arc::new(MemoryStorage::new(10_000).unwrap());
-        let threads = Threads::default();
-        Arc::new(Device::new(storage, DeviceOptions::default(), &threads).unwrap())
+        let termination = Termination::catch().unwrap();
+        let device = Device::new(storage, DeviceOptions::default(), &Threads::default());
+        Controlled {
+            device: Arc::new(device.unwrap()),
+            storage: "memory".to_owned(),
+            transport: "vhost-user",
+            socket: "/tmp/s".to_owned(),
+            started: Instant::now(),
+            ending: termination.ending(),
+        }
     }
 
     /// The replies of `device` to these lines.
-    fn replies_to(device: &Device, lines: &[u8]) -> Vec<Value> {
+    fn replies_to(device: &Controlled, lines: &[u8]) -> Vec<Value> {
         let (ours, theirs) = UnixStream::pair().unwrap();
         (&ours).write_all(lines).unwrap();
         ours.shutdown(std::net::Shutdown::Write).unwrap();
@@ -276,25 +299,53 @@ mod tests {
 
     #[test]
     fn resize_changes_the_queried_size() {
-        let device = device();
+        let device = controlled();
         let replies = replies_to(
             &device,
             b"{\"execute\": \"resize\", \"arguments\": {\"bytes\": 30000}}\n\n\
               {\"execute\": \"query-device\"}\n{\"execute\": \"query-statistics\"}",
         );
         assert_eq!(replies[0], json!({"return": {}}));
+        let mut status = replies[1]["return"].clone();
+        let uptime = status.as_object_mut().unwrap().remove("uptime-seconds");
+        assert!(uptime.unwrap().is_u64());
         assert_eq!(
-            replies[1],
-            json!({"return": {"bytes": 30000, "io-queues": 4, "storage-failure": null}})
+            status,
+            json!({
+                "version": env!("CARGO_PKG_VERSION"),
+                "pid": std::process::id(),
+                "bytes": 30000,
+                "io-queues": 4,
+                "storage": "memory",
+                "storage-failure": null,
+                "transport": "vhost-user",
+                "socket": "/tmp/s",
+                "connected": false,
+                // The tests have no log.
+                "log": "",
+            })
         );
-        assert_eq!(replies[2]["return"]["durable-writes"], 0);
+        let statistics = &replies[2]["return"];
+        assert_eq!(statistics["durable-writes"], 0);
+        let queues = statistics["queues"].as_array().unwrap();
+        let named: Vec<_> = queues
+            .iter()
+            .map(|queue| {
+                (
+                    queue["queue"].as_u64().unwrap(),
+                    queue["role"].as_str().unwrap(),
+                )
+            })
+            .collect();
+        let expected = ["control", "event", "io", "io", "io", "io"];
+        assert_eq!(named, (0..).zip(expected).collect::<Vec<_>>());
         assert_eq!(replies.len(), 3);
-        assert_eq!(device.storage().capacity(), 30_000);
+        assert_eq!(device.device.storage().capacity(), 30_000);
     }
 
     #[test]
     fn faults_are_added_listed_and_cleared() {
-        let device = device();
+        let device = controlled();
         let ask = |request: Value| {
             let mut replies = replies_to(&device, format!("{request}\n").as_bytes());
             assert_eq!(replies.len(), 1);
@@ -318,16 +369,16 @@ mod tests {
         );
         assert_eq!(add("short")["return"]["id"], 3);
         assert_eq!(clear(json!({})), json!({"return": {"cleared": 2}}));
-        assert!(!device.faults().is_active());
+        assert!(!device.device.faults().is_active());
         let refused = add("reed:short")["error"]["desc"].to_string();
         assert!(refused.contains("is no rule"), "{refused}");
         assert!(refused.contains("Operations: read"), "{refused}");
-        assert!(!device.faults().is_active());
+        assert!(!device.device.faults().is_active());
     }
 
     #[test]
     fn wrong_requests_are_refused_and_the_next_one_is_executed() {
-        let device = device();
+        let device = controlled();
         for line in [
             &b"resize"[..],
             b"\xff\xfe",
@@ -355,7 +406,7 @@ mod tests {
 
     #[test]
     fn empty_arguments_and_an_id_are_taken_as_qmp_takes_them() {
-        let device = device();
+        let device = controlled();
         for id in [json!(7), json!("a"), json!(null), json!({"x": [1]})] {
             for request in [
                 json!({"execute": "query-device", "id": id}),
@@ -378,8 +429,40 @@ mod tests {
     }
 
     #[test]
+    fn shutdown_is_answered_and_ends_the_process() {
+        let storage: Arc<dyn Storage> = Arc::new(MemoryStorage::new(10_000).unwrap());
+        let termination = Termination::catch().unwrap();
+        let device = Controlled {
+            device: Arc::new(Device::new(storage, DeviceOptions::default()).unwrap()),
+            ending: termination.ending(),
+            ..controlled()
+        };
+        let signalled = || {
+            let mut fds = [PollFd::from_borrowed_fd(termination.as_fd(), PollFlags::IN)];
+            poll(&mut fds, Some(&Timespec::default())).unwrap() > 0
+        };
+        let replies = replies_to(&device, b"{\"execute\": \"quit\"}\n");
+        assert!(replies[0]["error"].is_object() && !signalled());
+        // Nothing after it is executed.
+        let lines = b"{\"execute\": \"shutdown\", \"id\": 7}\n{\"execute\": \"query-device\"}\n";
+        assert_eq!(replies_to(&device, lines), [json!({"return": {}, "id": 7})]);
+        assert!(signalled());
+    }
+
+    #[test]
+    fn a_log_filter_that_is_none_is_refused() {
+        let device = controlled();
+        for filter in ["", "debgu", "info,ringbar_engine", "=="] {
+            let request = json!({"execute": "set-log", "arguments": {"filter": filter}});
+            let replies = replies_to(&device, format!("{request}\n").as_bytes());
+            let error = replies[0]["error"]["desc"].as_str().unwrap();
+            assert!(error.contains("no log filter"), "{error}");
+        }
+    }
+
+    #[test]
     fn endless_requests_end_the_connection() {
-        let replies = replies_to(&device(), &[b' '; 2 * MAX_LINE as usize]);
+        let replies = replies_to(&controlled(), &[b' '; 2 * MAX_REQUEST_BYTES as usize]);
         assert_eq!(replies.len(), 1);
         assert!(replies[0]["error"].is_object());
     }
@@ -389,7 +472,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("control");
         let control = ControlSocket::bind(&path).unwrap();
-        let control = control.serve(&device(), &Threads::default()).unwrap();
+        let control = control.serve(controlled(), &Threads::default()).unwrap();
         let mode = std::fs::metadata(&path).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
         let mut stream = UnixStream::connect(&path).unwrap();

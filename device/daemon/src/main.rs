@@ -8,6 +8,7 @@
 //! | `capabilities` | `--print-capabilities` |
 //! | `control` | the control socket: requests to the running device |
 //! | `sandbox` | what its threads may do, beyond those of other devices |
+//! | `statistics` | the counters as the control socket shows them |
 //! | `run` | the life of the process, from the options to the last counters |
 //!
 //! [`ringbar_serve`] has the parts that other devices have as well: log, socket, connections.
@@ -17,10 +18,11 @@ mod cli;
 mod control;
 mod run;
 mod sandbox;
+mod statistics;
 
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 
 use crate::cli::{Args, Command};
 
@@ -34,6 +36,13 @@ fn main() -> ExitCode {
         Command::PrintCapabilities => {
             println!("{}", capabilities::json());
             return ExitCode::SUCCESS;
+        }
+        Command::PrintManPage => {
+            let page = clap_mangen::Man::new(Args::command());
+            return match page.render(&mut std::io::stdout()) {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(_) => ExitCode::FAILURE,
+            };
         }
         Command::Run(options) => options,
     };

@@ -4,21 +4,24 @@
 
 use std::io;
 use std::sync::Arc;
+use std::time::Instant;
 
 use anyhow::{Context, bail};
 use ringbar_model::{Counts, Device, Session};
 use ringbar_serve::sandbox::Confinement;
+use ringbar_serve::service_manager::ServiceManager;
 use ringbar_serve::signals::Termination;
 use ringbar_serve::socket::PreparedSocket;
 use ringbar_storage::{BlockStorage, FileStorage, MemoryStorage, NbdStorage, Storage};
 use tracing::info;
 
 use crate::cli::{Options, StorageKind};
-use crate::control::ControlSocket;
+use crate::control::{ControlSocket, Controlled};
 use crate::sandbox::{BLOCK_IO, NBD_IO};
 
 /// Runs a device until its last connection has ended, or the process gets a signal.
 pub fn run(options: &Options, confinement: &Confinement) -> anyhow::Result<()> {
+    let started = Instant::now();
     // Before this process opens any descriptor, which could have the number given by mistake.
     let endpoint = PreparedSocket::new(&options.serve.endpoint)?;
     let termination = Termination::catch().context("cannot catch signals")?;
@@ -28,6 +31,7 @@ pub fn run(options: &Options, confinement: &Confinement) -> anyhow::Result<()> {
         Some(path) => Some(ControlSocket::bind(path)?),
         None => None,
     };
+    let manager = ServiceManager::connect();
     let mut engine = options.serve.engine(confinement.threads());
     // From here on nothing can be opened. All other threads start restricted.
     let others: Vec<_> = options.control_socket.as_deref().into_iter().collect();
@@ -40,17 +44,32 @@ pub fn run(options: &Options, confinement: &Confinement) -> anyhow::Result<()> {
         id.with_context(|| format!("cannot add the fault {rule}"))?;
         info!(%rule, "faults are injected");
     }
+    let controlled = Controlled {
+        device: Arc::clone(&device),
+        storage: options.storage.to_string(),
+        transport: options.serve.transport.name(),
+        socket: options.serve.endpoint.to_string(),
+        started,
+        ending: termination.ending(),
+    };
     let _control = match control {
-        Some(control) => Some(control.serve(&device, &engine.threads)?),
+        Some(control) => Some(control.serve(controlled, &engine.threads)?),
         None => None,
     };
     log_listening(&device, options);
 
-    let served = ringbar_serve::serve(&mut socket, &termination, &options.serve, &engine, || {
-        let session = Arc::new(Session::new(Arc::clone(&device))?);
-        let counters = Arc::clone(session.queue_counters());
-        Ok((session, counters))
-    });
+    let served = ringbar_serve::serve(
+        &mut socket,
+        &termination,
+        &manager,
+        &options.serve,
+        &engine,
+        || {
+            let session = Arc::new(Session::new(Arc::clone(&device))?);
+            let counters = Arc::clone(session.queue_counters());
+            Ok((session, counters))
+        },
+    );
     let flushed = storage
         .flush()
         .context("cannot write the last data to the storage");

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use vm_memory::GuestMemory;
 
-use crate::counters::{Counters, Counts};
+use crate::counters::{Counters, Counts, QueueCounters};
 use crate::doorbell::Doorbell;
 use crate::injection::Injection;
 use crate::interrupt::{Interrupt, InterruptSlot};
@@ -90,7 +90,7 @@ impl Stopping {
 
 struct Handle<D: DeviceModel> {
     queue: u16,
-    counters: Arc<Counters>,
+    counters: Arc<QueueCounters>,
     mailbox: Arc<Mailbox<ReturnedOf<D>>>,
     interrupt: Arc<InterruptSlot>,
 }
@@ -201,7 +201,6 @@ where
             shared: Arc::new(Shared {
                 model,
                 memory: SharedMemory::new(),
-                counters,
             }),
         };
         let mut handles = Vec::new();
@@ -216,15 +215,17 @@ where
                 .map(|queue| {
                     let interrupt =
                         Arc::new(InterruptSlot::of_queue(queue, options.faults.clone()));
+                    let counters = counters.queue(queue, D::OPERATIONS.len());
                     handles.push(Arc::new(Handle {
                         queue,
-                        counters: Arc::clone(&engine.shared.counters),
+                        counters: Arc::clone(&counters),
                         mailbox: Arc::clone(&mailbox),
                         interrupt: Arc::clone(&interrupt),
                     }));
                     let model = engine.shared.model.as_ref();
                     let faults = options.faults.clone();
-                    Queue::new(queue, model, interrupt, poll / DELAY_DIVISOR, faults)
+                    let delay = poll / DELAY_DIVISOR;
+                    Queue::new(queue, model, counters, interrupt, delay, faults)
                 })
                 .collect();
             let shared = Arc::clone(&engine.shared);

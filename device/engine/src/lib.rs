@@ -15,7 +15,7 @@
 //! | [`request`] | [`Request`]: a descriptor chain, completed exactly once |
 //! | [`chain`] | reading a descriptor chain out of guest memory |
 //! | [`doorbell`], [`interrupt`] | how driver and device notify each other |
-//! | [`counters`] | what the queues have done |
+//! | [`counters`], [`latency`] | what the queues have done, and how long it took |
 //! | [`fault`] | why a queue is broken |
 //! | [`injection`] | faults of queues on demand |
 //! | `testing` | a driver, for tests of devices and transports |
@@ -56,6 +56,7 @@ pub mod fault;
 mod in_flight;
 pub mod injection;
 pub mod interrupt;
+pub mod latency;
 mod mailbox;
 mod memory;
 pub mod model;
@@ -71,12 +72,13 @@ pub mod threads;
 mod worker;
 
 pub use chain::{Buffer, Chain};
-pub use counters::{Counters, Counts};
+pub use counters::{Counters, Counts, QueueCounts};
 pub use doorbell::Doorbell;
 pub use engine::{Ender, Engine, Options, QueueControl, Stopping};
 pub use fault::Fault;
 pub use injection::{FaultInjector, Injection};
 pub use interrupt::{EventFd, Interrupt, InterruptSlot};
+pub use latency::Latencies;
 pub use model::DeviceModel;
 pub use request::{Request, Submission};
 pub use ring::{QueueSetup, StoppedAt};

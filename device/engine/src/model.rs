@@ -31,6 +31,15 @@ pub trait DeviceModel: Debug + Send + Sync + Sized + 'static {
     /// What the answer to a request is made of.
     type Outcome: Debug + Send;
 
+    /// Names of the operations whose latencies are kept apart; none by default.
+    const OPERATIONS: &'static [&'static str] = &[];
+
+    /// Which of [`Self::OPERATIONS`] a request is, by its index; `None` where it does not matter
+    /// how long the request takes. Called before [`Self::finish`].
+    fn operation(&self, _request: &RequestOf<Self>) -> Option<usize> {
+        None
+    }
+
     /// Number of queues.
     fn queue_count(&self) -> u16;
 

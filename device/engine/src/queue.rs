@@ -11,7 +11,7 @@ use tracing::{debug, error, warn};
 use vm_memory::GuestMemory;
 
 use crate::chain::Chain;
-use crate::counters::{Counters, Counts};
+use crate::counters::{Counts, QueueCounters};
 use crate::doorbell::Doorbell;
 use crate::fault::Fault;
 use crate::in_flight::{Entry, InFlight};
@@ -31,7 +31,8 @@ const MAX_TURN: Duration = Duration::from_micros(100);
 /// requests of a batch at its end.
 const MAX_BATCH: Duration = Duration::from_millis(5);
 
-/// A worker with a single queue reads the clock once for so many requests.
+/// A worker with a single queue reads the clock once for so many requests, and the latency of one
+/// of so many is measured.
 const CLOCK_INTERVAL: u32 = 16;
 
 /// What the queues of a worker share, for as long as it uses the memory.
@@ -39,7 +40,6 @@ pub(crate) struct Context<'a, D: DeviceModel, M: GuestMemory> {
     pub(crate) model: &'a D,
     pub(crate) memory: &'a M,
     pub(crate) mailbox: &'a Arc<Mailbox<ReturnedOf<D>>>,
-    pub(crate) counters: &'a Counters,
     /// Whether the worker polls when the rings are empty, so that no doorbell is needed and
     /// an interrupt can be delayed.
     pub(crate) polling: bool,
@@ -48,13 +48,43 @@ pub(crate) struct Context<'a, D: DeviceModel, M: GuestMemory> {
 }
 
 impl<D: DeviceModel, M: GuestMemory> Context<'_, D, M> {
-    /// Whether a queue has had its time, of which `start` was the beginning, after so many
-    /// requests.
-    fn is_over(&self, start: Instant, requests: u32) -> bool {
+    /// Whether a queue has had its time, which `clock` has measured, after so many requests.
+    fn is_over(&self, clock: &mut Clock, requests: u32) -> bool {
         match self.single {
-            true => requests.is_multiple_of(CLOCK_INTERVAL) && start.elapsed() > MAX_BATCH,
-            false => start.elapsed() > MAX_TURN,
+            true => requests.is_multiple_of(CLOCK_INTERVAL) && clock.elapsed() > MAX_BATCH,
+            false => clock.elapsed() > MAX_TURN,
         }
+    }
+}
+
+/// The time within a batch. The end of a request is the beginning of the next one, so one reading
+/// of the clock serves both.
+struct Clock {
+    start: Instant,
+    /// When the clock was read, unless time has passed since.
+    now: Option<Instant>,
+}
+
+impl Clock {
+    fn start() -> Self {
+        let start = Instant::now();
+        Self {
+            start,
+            now: Some(start),
+        }
+    }
+
+    fn now(&mut self) -> Instant {
+        *self.now.get_or_insert_with(Instant::now)
+    }
+
+    fn elapsed(&mut self) -> Duration {
+        self.now().saturating_duration_since(self.start)
+    }
+
+    /// Time passes.
+    const fn expire(&mut self) {
+        self.now = None;
     }
 }
 
@@ -89,6 +119,7 @@ pub(crate) struct Queue<D: DeviceModel> {
     in_flight: InFlight,
     moderation: Moderation,
     interrupt: Arc<InterruptSlot>,
+    counters: Arc<QueueCounters>,
     faults: Injection,
     /// The fault by which the queue takes no entries.
     stalled: Option<FaultId>,
@@ -102,6 +133,7 @@ impl<D: DeviceModel> Queue<D> {
     pub(crate) fn new(
         index: u16,
         model: &D,
+        counters: Arc<QueueCounters>,
         interrupt: Arc<InterruptSlot>,
         delay: Duration,
         faults: Injection,
@@ -121,6 +153,7 @@ impl<D: DeviceModel> Queue<D> {
             in_flight: InFlight::default(),
             moderation: Moderation::new(delay),
             interrupt,
+            counters,
             faults,
             stalled: None,
             doorbell: None,
@@ -197,7 +230,7 @@ impl<D: DeviceModel> Queue<D> {
 
     /// The queue does not run from here on.
     fn end(&mut self, model: &D) {
-        self.moderation.flush(&self.interrupt);
+        self.flush_interrupt();
         self.stalled = None;
         self.run += 1;
         // Their steps bear repetition.
@@ -212,7 +245,16 @@ impl<D: DeviceModel> Queue<D> {
         }
         // What a guest had in flight at most is no measure of what it will have.
         self.spare = Vec::new();
+        self.publish_in_flight();
         model.queue_stopped(self.index);
+    }
+
+    /// Tells how many requests were taken and are not used. Those that were interrupted are not
+    /// among them: the device takes them anew.
+    fn publish_in_flight(&self) {
+        let with_worker = self.resumed.len() + usize::from(self.yielded.is_some());
+        self.counters
+            .set_in_flight(self.in_flight.deferred() + with_worker);
     }
 
     fn set_broken(&mut self, model: &D, fault: Fault) {
@@ -227,7 +269,7 @@ impl<D: DeviceModel> Queue<D> {
 
     /// The descriptor of the doorbell is readable. Returns whether it can be waited for any
     /// longer.
-    pub(crate) fn acknowledge_doorbell(&mut self, model: &D, counters: &Counters) -> bool {
+    pub(crate) fn acknowledge_doorbell(&mut self, model: &D) -> bool {
         match self.doorbell.as_ref().map(|bell| bell.acknowledge()) {
             Some(Ok(true)) => self.kicks += 1,
             // The doorbell was replaced meanwhile.
@@ -238,7 +280,7 @@ impl<D: DeviceModel> Queue<D> {
                     %error,
                     "cannot read the doorbell: the queue is not processed any more"
                 );
-                counters.add(&Counts {
+                self.counters.add(&Counts {
                     broken_queues: 1,
                     ..Counts::default()
                 });
@@ -274,7 +316,8 @@ impl<D: DeviceModel> Queue<D> {
         let status = self.batch(context, &mut counts);
         context.model.batch_done(&mut self.model);
         let status = status.unwrap_or_else(|fault| self.fail(context.model, fault, &mut counts));
-        context.counters.add(&counts);
+        self.counters.add(&counts);
+        self.publish_in_flight();
         status
     }
 
@@ -316,11 +359,17 @@ impl<D: DeviceModel> Queue<D> {
         context: &Context<'_, D, M>,
         counts: &mut Counts,
     ) -> Result<QueueStatus, Fault> {
-        let start = Instant::now();
+        let mut clock = Clock::start();
+        let mut deferred = false;
         for number in 1..=u32::from(self.ring.size()) {
-            let Some(request) = self.next_request(context)? else {
+            // Where the worker has read the clock in any case, or the request takes much longer.
+            let is_timed = number % CLOCK_INTERVAL == 1 || deferred;
+            let taken = is_timed.then(|| clock.now());
+            let Some(request) = self.next_request(context, taken)? else {
                 return Ok(QueueStatus::Empty);
             };
+            clock.expire();
+            deferred = false;
             let entry = request.entry();
             let submission = context
                 .model
@@ -329,7 +378,7 @@ impl<D: DeviceModel> Queue<D> {
                 Submission::Completed(request, outcome)
                     if request.is(self.index, self.run, entry) =>
                 {
-                    self.finish(context, request, outcome)?;
+                    self.finish(context, request, outcome, &mut clock)?;
                     counts.requests += 1;
                 }
                 // One that was deferred before, in exchange for this one.
@@ -337,7 +386,10 @@ impl<D: DeviceModel> Queue<D> {
                     self.in_flight.defer(entry);
                     other.complete(outcome);
                 }
-                Submission::Deferred => self.in_flight.defer(entry),
+                Submission::Deferred => {
+                    self.in_flight.defer(entry);
+                    deferred = true;
+                }
                 Submission::Yielded(mut request) => {
                     request.body_mut().resumed = true;
                     self.yielded = Some(request);
@@ -348,17 +400,19 @@ impl<D: DeviceModel> Queue<D> {
                     return Err(fault);
                 }
             }
-            if context.mailbox.has_mail() || context.is_over(start, number) {
+            if context.mailbox.has_mail() || context.is_over(&mut clock, number) {
                 break;
             }
         }
         Ok(QueueStatus::More)
     }
 
-    /// The request to submit next.
+    /// The request to submit next. One that is new was taken at the time `taken`, if its latency is
+    /// measured.
     fn next_request<M: GuestMemory>(
         &mut self,
         context: &Context<'_, D, M>,
+        taken: Option<Instant>,
     ) -> Result<Option<RequestOf<D>>, Fault> {
         if let Some(request) = self.yielded.take().or_else(|| self.resumed.pop_front()) {
             return Ok(Some(request));
@@ -383,6 +437,7 @@ impl<D: DeviceModel> Queue<D> {
                 queue: self.index,
                 run: 0,
                 entry: Entry::default(),
+                taken,
                 chain: Chain::with_limit(self.max_buffers),
                 scratch: D::Scratch::default(),
                 resumed: false,
@@ -390,6 +445,7 @@ impl<D: DeviceModel> Queue<D> {
             })
         });
         body.entry = entry;
+        body.taken = taken;
         body.run = self.run;
         body.resumed = false;
         let read = body.chain.read(context.memory, self.ring.head(entry.head));
@@ -445,14 +501,30 @@ impl<D: DeviceModel> Queue<D> {
         context: &Context<'_, D, M>,
         mut request: RequestOf<D>,
         outcome: D::Outcome,
+        clock: &mut Clock,
     ) -> Result<(), Fault> {
+        // Before the device may change the request.
+        let measured = request.taken().and_then(|taken| {
+            let operation = context.model.operation(&request)?;
+            Some((operation, taken))
+        });
         let length = context
             .model
             .finish(&mut self.model, context.memory, &mut request, outcome);
         let head = request.entry().head;
         let used = length.and_then(|length| self.push_used(context.memory, head, length));
+        if let Some((operation, taken)) = measured {
+            self.record_latency(operation, clock.now().saturating_duration_since(taken));
+        }
         self.recycle(request);
         used
+    }
+
+    #[cold]
+    fn record_latency(&self, operation: usize, latency: Duration) {
+        if let Some(histogram) = self.counters.latency(operation) {
+            histogram.record(latency);
+        }
     }
 
     fn recycle(&mut self, request: RequestOf<D>) {
@@ -478,7 +550,8 @@ impl<D: DeviceModel> Queue<D> {
         if let Err(fault) = finished {
             self.fail(context.model, fault, &mut counts);
         }
-        context.counters.add(&counts);
+        self.counters.add(&counts);
+        self.publish_in_flight();
     }
 
     fn finish_all<M: GuestMemory<Bitmap = ()>>(
@@ -488,8 +561,9 @@ impl<D: DeviceModel> Queue<D> {
         counts: &mut Counts,
     ) -> Result<(), Fault> {
         let mut result = Ok(());
-        let start = Instant::now();
+        let mut clock = Clock::start();
         for (number, (body, returned)) in (1u32..).zip(completions) {
+            clock.expire();
             let entry = body.entry;
             let in_time = result.is_ok() && self.runs() && body.run == self.run;
             if !in_time || !self.in_flight.complete(entry) {
@@ -512,10 +586,11 @@ impl<D: DeviceModel> Queue<D> {
             if counts.requests == 0 {
                 result = self.ring.validate(context.memory);
             }
-            result = result.and_then(|()| self.finish(context, Request::new(body), outcome));
+            result =
+                result.and_then(|()| self.finish(context, Request::new(body), outcome, &mut clock));
             counts.requests += u64::from(result.is_ok());
             // An answer may be long.
-            if context.mailbox.has_mail() || context.is_over(start, number) {
+            if context.mailbox.has_mail() || context.is_over(&mut clock, number) {
                 break;
             }
         }
@@ -549,7 +624,7 @@ impl<D: DeviceModel> Queue<D> {
             return Some(true);
         };
         if interrupts > 0 {
-            context.counters.add(&Counts {
+            self.counters.add(&Counts {
                 interrupts,
                 ..Counts::default()
             });
@@ -571,9 +646,12 @@ impl<D: DeviceModel> Queue<D> {
             || self.stalled.is_none() && self.ring.enable_doorbell(memory).unwrap_or(true)
     }
 
-    /// The worker does not poll any more: the delayed interrupt goes out. Returns the number
-    /// of interrupts.
-    pub(crate) fn flush_interrupt(&mut self) -> u64 {
-        self.moderation.flush(&self.interrupt)
+    /// The worker does not poll any more: the delayed interrupt goes out.
+    pub(crate) fn flush_interrupt(&mut self) {
+        let interrupts = self.moderation.flush(&self.interrupt);
+        self.counters.add(&Counts {
+            interrupts,
+            ..Counts::default()
+        });
     }
 }

@@ -4,6 +4,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Instant;
 
 use crate::chain::{Buffer, Chain};
 use crate::fault::Fault;
@@ -16,6 +17,8 @@ pub(crate) struct Body<S, O> {
     /// Of which run of the queue the request is.
     pub(crate) run: u64,
     pub(crate) entry: Entry,
+    /// When it was taken out of the available ring, if its latency is measured.
+    pub(crate) taken: Option<Instant>,
     pub(crate) chain: Chain,
     pub(crate) scratch: S,
     /// It was submitted before, and yielded or was resumed.
@@ -107,6 +110,10 @@ impl<S, O> Request<S, O> {
 
     pub(crate) fn entry(&self) -> Entry {
         self.body().entry
+    }
+
+    pub(crate) fn taken(&self) -> Option<Instant> {
+        self.body().taken
     }
 
     /// Whether the request yielded when it was last submitted, or was resumed since, and goes

@@ -14,7 +14,6 @@ use rustix::io::Errno;
 use tracing::{debug, error, warn};
 use vm_memory::GuestMemory;
 
-use crate::counters::{Counters, Counts};
 use crate::doorbell::Doorbell;
 use crate::injection::{FaultId, Injection};
 use crate::mailbox::{Change, Contents, Mail, Mailbox};
@@ -31,7 +30,6 @@ const MAILBOX: u64 = u64::MAX;
 pub(crate) struct Shared<D: DeviceModel, M: GuestMemory> {
     pub(crate) model: Arc<D>,
     pub(crate) memory: SharedMemory<M>,
-    pub(crate) counters: Arc<Counters>,
 }
 
 /// A stop that a fault holds up.
@@ -211,11 +209,7 @@ where
     }
 
     fn flush_interrupts(&mut self) {
-        let interrupts = self.queues.iter_mut().map(Queue::flush_interrupt).sum();
-        self.shared.counters.add(&Counts {
-            interrupts,
-            ..Counts::default()
-        });
+        self.queues.iter_mut().for_each(Queue::flush_interrupt);
     }
 
     /// Returns whether the worker may wait to be woken.
@@ -255,8 +249,7 @@ where
                         .iter_mut()
                         .find(|q| u64::from(q.index()) == index);
                     let Some(queue) = queue else { continue };
-                    let (model, counters) = (&self.shared.model, &self.shared.counters);
-                    if !queue.acknowledge_doorbell(model, counters) {
+                    if !queue.acknowledge_doorbell(&self.shared.model) {
                         forget_doorbell(&self.epoll, queue);
                     }
                 }
@@ -377,7 +370,6 @@ impl<D: DeviceModel, M: GuestMemory> Shared<D, M> {
             model: self.model.as_ref(),
             memory,
             mailbox,
-            counters: &self.counters,
             polling,
             single,
         }

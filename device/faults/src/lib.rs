@@ -21,5 +21,5 @@ pub mod rule;
 pub mod set;
 
 pub use parse::RuleError;
-pub use rule::{Errno, Fault, Occasion, QueueEffect, RequestEffect, Rule};
+pub use rule::{Errno, Fault, OPERATIONS, Occasion, QueueEffect, RequestEffect, Rule};
 pub use set::{Access, FaultSet, ListedRule, NoSuchRule, RequestFaults, RuleId, TooManyRules};

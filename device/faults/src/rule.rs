@@ -8,7 +8,7 @@ use std::num::{NonZeroU32, NonZeroU64};
 use ringbar_spec::Opcode;
 
 /// The operations that a rule can name, with their names.
-pub(crate) const OPERATIONS: [(Opcode, &str); 9] = [
+pub const OPERATIONS: [(Opcode, &str); 9] = [
     (Opcode::Read, "read"),
     (Opcode::Write, "write"),
     (Opcode::Flush, "flush"),

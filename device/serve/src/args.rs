@@ -30,8 +30,8 @@ pub struct ServeArgs {
     #[arg(long, value_name = "PATH", group = "endpoint")]
     socket_path: Option<PathBuf>,
 
-    /// Descriptor of a listening Unix socket that the parent process passes on (for example
-    /// 3 with systemd socket activation)
+    /// Descriptor of a listening Unix socket that the parent process passes on. Not needed if a
+    /// socket unit of systemd starts the program
     #[arg(long, value_name = "FD", group = "endpoint")]
     fd: Option<RawFd>,
 
@@ -113,7 +113,8 @@ impl ServeArgs {
                 mode: self.socket_mode,
             },
             (None, Some(fd)) => Endpoint::Fd(fd),
-            _ => return Err("give either --socket-path or --fd".into()),
+            (None, None) => Endpoint::Fd(activated()?),
+            (Some(_), Some(_)) => return Err("give either --socket-path or --fd".into()),
         };
         Ok(Options {
             endpoint,
@@ -131,6 +132,20 @@ impl ServeArgs {
             log: self.log.clone(),
             log_format: self.log_format,
         })
+    }
+}
+
+/// The descriptor of a process that a socket unit of systemd has started (sd_listen_fds(3)). The
+/// error is a message for the user.
+fn activated() -> Result<RawFd, String> {
+    let mut fds = sd_notify::listen_fds().map_err(|error| format!("LISTEN_FDS: {error}"))?;
+    match (fds.next(), fds.len()) {
+        (Some(fd), 0) => Ok(fd),
+        (None, _) => Err("give --socket-path or --fd, unless a socket unit starts this".into()),
+        (Some(_), more) => Err(format!(
+            "the socket unit passes {} sockets, but a device has one",
+            more + 1
+        )),
     }
 }
 

@@ -54,6 +54,14 @@ pub enum Transport {
 }
 
 impl Transport {
+    /// Its name, as the option `--transport` takes it.
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::VhostUser => "vhost-user",
+            Self::VfioUser(_) => "vfio-user",
+        }
+    }
+
     /// Chooses the interrupts of a function and the size of its queues, as the options
     /// `--queue-size`, `--vectors` and `--msi-only` say. The error is a message for the user.
     pub fn new(

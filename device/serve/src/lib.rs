@@ -14,6 +14,7 @@
 //! | [`socket`] | the listening socket and its file |
 //! | [`connection`] | the transports: options, connections |
 //! | [`faults`] | faults of queues on demand |
+//! | [`service_manager`] | what the service manager is told |
 //! | [`signals`] | SIGTERM and SIGINT as a descriptor |
 //! | [`serve`] | the life of the process, from the first connection to the last |
 //!
@@ -24,10 +25,11 @@
 pub mod args;
 pub mod connection;
 pub mod faults;
-mod logging;
+pub mod logging;
 mod rate_limit;
 pub mod sandbox;
 pub mod serve;
+pub mod service_manager;
 pub mod signals;
 pub mod socket;
 
@@ -45,6 +47,7 @@ pub use connection::{Function, Identity};
 pub use serve::serve;
 
 use sandbox::{Confinement, Kinds};
+use service_manager::ServiceManager;
 use signals::Termination;
 use socket::PreparedSocket;
 
@@ -74,15 +77,21 @@ pub fn main<A: CommandFactory, D: DeviceModel>(
         let endpoint = PreparedSocket::new(&options.endpoint)?;
         let termination = Termination::catch().context("cannot catch signals")?;
         let mut socket = endpoint.listen()?;
+        let manager = ServiceManager::connect();
         let mut engine = options.engine(confinement.threads());
         engine.faults = faults;
         confinement.restrict_main(&options.endpoint, &[])?;
         info!("listening on {}", options.endpoint);
 
         let counters = Arc::<Counters>::default();
-        let served = serve(&mut socket, &termination, &options, &engine, || {
-            Ok((connect()?, Arc::clone(&counters)))
-        });
+        let served = serve(
+            &mut socket,
+            &termination,
+            &manager,
+            &options,
+            &engine,
+            || Ok((connect()?, Arc::clone(&counters))),
+        );
         let counts = counters.get();
         info!(
             requests = counts.requests,

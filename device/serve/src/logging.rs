@@ -5,18 +5,22 @@
 //! A thread writes the lines. Logging never waits, because workers log and the reader of
 //! standard error may be stuck. Lines that exceed the buffer are lost; a later message says how
 //! many.
+//!
+//! [`set_filter`] changes at any time which messages there are.
 
 use std::io::{self, IsTerminal, Stderr, Write};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, OnceLock};
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use tracing::warn;
 use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
+use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::reload;
 use tracing_subscriber::util::SubscriberInitExt;
-use tracing_subscriber::{EnvFilter, Layer};
+use tracing_subscriber::{EnvFilter, Layer, Registry};
 
 use crate::args::LogFormat;
 use crate::rate_limit::RateLimit;
@@ -24,6 +28,9 @@ use crate::sandbox::Confinement;
 
 /// Greatest number of lines that wait to be written.
 const MAX_WAITING_LINES: usize = 1024;
+
+/// The filter of the log of this process, once there is a log.
+static FILTER: OnceLock<reload::Handle<EnvFilter, Registry>> = OnceLock::new();
 
 /// The log. Dropping it writes the remaining lines, unless the reader of standard error is
 /// stuck.
@@ -42,14 +49,48 @@ impl Log {
     }
 }
 
+/// Parses a filter: a level, or levels for modules. The filter of a module has its level, because
+/// a level that is misspelt would be the name of a module.
+fn parse_filter(filter: &str) -> anyhow::Result<EnvFilter> {
+    for part in filter.split(',').map(str::trim) {
+        // The empty text would be a level.
+        let is_level = !part.is_empty() && part.parse::<LevelFilter>().is_ok();
+        if !is_level && !part.contains(['=', '[']) {
+            bail!(
+                "\"{part}\" is no log filter: give off, error, warn, info, debug or trace, \
+                 or a module with one of these, for example ringbar_engine=debug"
+            );
+        }
+    }
+    EnvFilter::try_new(filter).with_context(|| format!("\"{filter}\" is no log filter; try debug"))
+}
+
+/// Changes which messages the log has.
+///
+/// # Errors
+///
+/// `filter` is no log filter, or the process has no log.
+pub fn set_filter(filter: &str) -> anyhow::Result<()> {
+    let filter = parse_filter(filter)?;
+    let handle = FILTER.get().context("this process has no log")?;
+    handle.reload(filter).context("cannot change the log")
+}
+
+/// Which messages the log has; empty where there is no log.
+pub fn filter() -> String {
+    FILTER
+        .get()
+        .and_then(|handle| handle.with_current(EnvFilter::to_string).ok())
+        .unwrap_or_default()
+}
+
 /// Starts logging, on a thread that restricts itself before this returns.
 pub(crate) fn init(
     filter: &str,
     format: LogFormat,
     confinement: &Confinement,
 ) -> anyhow::Result<Log> {
-    let filter = EnvFilter::try_new(filter)
-        .with_context(|| format!("\"{filter}\" is no log filter; try --log debug"))?;
+    let (filter, handle) = reload::Layer::new(parse_filter(filter)?);
     let limit = RateLimit::default();
     let suppressed = limit.suppressed();
     let lost = Arc::new(OnceLock::new());
@@ -78,6 +119,8 @@ pub(crate) fn init(
         .with(layer.with_filter(limit))
         .try_init()
         .context("cannot start logging")?;
+    // There is one log: `try_init` has failed otherwise.
+    FILTER.get_or_init(|| handle);
     Ok(Log {
         suppressed,
         _writer: writer,

@@ -14,6 +14,7 @@ use tracing::{error, info, warn};
 
 use crate::args::Options;
 use crate::connection::Connection;
+use crate::service_manager::ServiceManager;
 use crate::signals::Termination;
 use crate::socket::Socket;
 
@@ -30,9 +31,9 @@ enum Ready {
     Timeout,
 }
 
-/// Serves connections until the last one has ended, or the process gets a signal. `connect` makes
-/// the device of a connection that is about to come, and says where its queues are counted.
-/// `engine` are the options of the engine.
+/// Serves connections until the last one has ended, or the process gets a signal. The process is
+/// ready, and `manager` is told so. `connect` makes the device of a connection that is about to come,
+/// and says where its queues are counted. `engine` are the options of the engine.
 ///
 /// # Errors
 ///
@@ -41,14 +42,16 @@ enum Ready {
 pub fn serve<D: DeviceModel>(
     socket: &mut Socket,
     termination: &Termination,
+    manager: &ServiceManager,
     options: &Options,
     engine: &ringbar_engine::Options,
     mut connect: impl FnMut() -> anyhow::Result<(Arc<D>, Arc<Counters>)>,
 ) -> anyhow::Result<()> {
+    manager.ready();
     while let Some(listener) = socket.listener() {
         if let Ready::Termination = wait(termination, Some(listener.as_fd()), None)? {
             info!("asked to end");
-            return Ok(());
+            break;
         }
         let accepted = connect().and_then(|(device, counters)| {
             let engine = engine.clone();
@@ -62,7 +65,7 @@ pub fn serve<D: DeviceModel>(
                 // at once.
                 if let Ready::Termination = wait(termination, None, Some(ACCEPT_RETRY_DELAY))? {
                     info!("asked to end");
-                    return Ok(());
+                    break;
                 }
                 continue;
             }
@@ -74,6 +77,7 @@ pub fn serve<D: DeviceModel>(
 
         if let Ready::Termination = wait(termination, Some(connection.finished()), None)? {
             info!("asked to end: closing the connection");
+            manager.stopping();
             connection.shut_down();
             return match wait_ended(&connection)? {
                 true => connection.join(),
@@ -91,6 +95,7 @@ pub fn serve<D: DeviceModel>(
             Err(error) => return Err(error),
         }
     }
+    manager.stopping();
     Ok(())
 }
 

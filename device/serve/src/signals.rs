@@ -1,21 +1,38 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! SIGTERM and SIGINT as a descriptor.
+//! SIGTERM and SIGINT, and other requests to end, as a descriptor.
 
-use std::io;
+use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
 use signal_hook::low_level::pipe;
 
-/// A descriptor that becomes readable when the process gets SIGTERM or SIGINT.
+/// A descriptor that becomes readable when the process gets SIGTERM or SIGINT, or is asked to end
+/// by an [`Ending`].
 #[derive(Debug)]
 pub struct Termination {
     signalled: UnixStream,
+    ending: Ending,
+}
+
+/// Asks the process to end, as SIGTERM does.
+#[derive(Clone, Debug)]
+pub struct Ending {
+    requested: Arc<AtomicBool>,
+    handler: Arc<UnixStream>,
+}
+
+impl Ending {
+    /// Asks the process to end. Returns at once.
+    pub fn request(&self) -> io::Result<()> {
+        self.requested.store(true, Ordering::SeqCst);
+        (&*self.handler).write_all(&[0])
+    }
 }
 
 impl Termination {
@@ -33,7 +50,19 @@ impl Termination {
             flag::register(signal, Arc::clone(&ending))?;
             pipe::register(signal, handler.try_clone()?)?;
         }
-        Ok(Self { signalled })
+        handler.set_nonblocking(true)?;
+        Ok(Self {
+            signalled,
+            ending: Ending {
+                requested: ending,
+                handler: Arc::new(handler),
+            },
+        })
+    }
+
+    /// Another way to ask for the end.
+    pub fn ending(&self) -> Ending {
+        self.ending.clone()
     }
 }
 

@@ -6,6 +6,7 @@
 mod aperture;
 mod block;
 mod commands;
+mod control;
 mod descriptors;
 mod device;
 mod ending;
@@ -17,3 +18,4 @@ mod resize;
 mod sandbox;
 mod storage_failure;
 mod support;
+mod systemd;

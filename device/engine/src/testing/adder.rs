@@ -162,6 +162,15 @@ impl DeviceModel for Adder {
     type Scratch = Progress;
     type Outcome = u8;
 
+    const OPERATIONS: &'static [&'static str] = &["now", "later"];
+
+    fn operation(&self, request: &RequestOf<Self>) -> Option<usize> {
+        let op = *request.scratch().bytes.first()?;
+        [Op::Now, Op::Later]
+            .iter()
+            .position(|known| *known as u8 == op)
+    }
+
     fn queue_count(&self) -> u16 {
         self.queues
     }

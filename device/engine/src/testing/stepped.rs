@@ -48,11 +48,10 @@ where
     /// Where there are no descriptors.
     pub fn new(model: Arc<D>, counters: Arc<Counters>, one_worker: bool) -> io::Result<Self> {
         let count = model.queue_count();
-        let interrupts: Vec<_> = (0..count).map(|_| Arc::default()).collect();
+        let interrupts: Vec<Arc<InterruptSlot>> = (0..count).map(|_| Arc::default()).collect();
         let shared = Arc::new(Shared {
             model,
             memory: SharedMemory::new(),
-            counters,
         });
         let assignment: Vec<Vec<u16>> = match one_worker {
             true => vec![(0..count).collect()],
@@ -65,6 +64,7 @@ where
                 Queue::new(
                     index,
                     shared.model.as_ref(),
+                    counters.queue(index, D::OPERATIONS.len()),
                     interrupt,
                     Duration::ZERO,
                     Injection::default(),

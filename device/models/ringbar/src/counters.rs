@@ -2,26 +2,34 @@
 
 //! Counters of a device.
 
+use std::ops::AddAssign;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+pub use ringbar_engine::{Counts as EngineCounts, Latencies};
 use ringbar_spec::{Opcode, RequestHeader, RequestStatus, StatusCode};
 use serde::Serialize;
 
 /// Defines the atomic counters, a plain copy of them, and the sum of both.
 macro_rules! counters {
     ($($(#[$doc:meta])* $name:ident,)*) => {
-        /// Counters of a device, over all queues and connections. Each is exact; two counters
-        /// that are read together may belong to different moments.
+        /// Counters of one queue, over all connections. Each is exact; two counters that are read
+        /// together may belong to different moments.
         #[derive(Debug, Default)]
         pub(crate) struct Counters {
             $($name: AtomicU64,)*
         }
 
-        /// A copy of the counters of a device, or the counts of one batch.
+        /// A copy of the counters of one queue or of several, or the counts of one batch.
         #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
         #[serde(rename_all = "kebab-case")]
         pub struct RequestCounts {
             $($(#[$doc])* pub $name: u64,)*
+        }
+
+        impl AddAssign for RequestCounts {
+            fn add_assign(&mut self, other: Self) {
+                $(self.$name += other.$name;)*
+            }
         }
 
         impl Counters {
@@ -109,8 +117,22 @@ impl RequestCounts {
 pub struct Counts {
     /// Counters of the queues.
     #[serde(flatten)]
-    pub queues: ringbar_engine::Counts,
+    pub queues: EngineCounts,
     /// Counters of the requests.
     #[serde(flatten)]
     pub requests: RequestCounts,
+}
+
+/// What is known of one queue.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct QueueCounts {
+    /// Counters of the queue.
+    pub queue: EngineCounts,
+    /// Number of requests that the device has taken and not completed.
+    pub in_flight: u64,
+    /// Counters of the requests.
+    pub requests: RequestCounts,
+    /// How long the requests of each operation took, with its name. Empty before the first
+    /// connection.
+    pub latencies: Vec<(&'static str, Latencies)>,
 }

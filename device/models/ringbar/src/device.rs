@@ -10,7 +10,7 @@ use ringbar_spec::{ConfigParts, DeviceConfig, FIRST_IO_QUEUE, Opcode, aperture_o
 use ringbar_storage::Storage;
 
 use crate::aperture::ApertureLayout;
-use crate::counters::{Counters, Counts};
+use crate::counters::{Counters, Counts, QueueCounts, RequestCounts};
 use crate::error::Error;
 use crate::events::Events;
 use crate::flusher::Flusher;
@@ -59,7 +59,8 @@ pub struct Device {
     flusher: Flusher,
     threads: Threads,
     faults: Arc<FaultSet>,
-    counters: Counters,
+    /// By the numbers of the queues.
+    counters: Vec<Counters>,
     queue_counters: Arc<ringbar_engine::Counters>,
 }
 
@@ -114,7 +115,9 @@ impl Device {
             storage,
             mappable,
             faults: Arc::new(FaultSet::with_first_queue(FIRST_IO_QUEUE)),
-            counters: Counters::default(),
+            counters: (0..FIRST_IO_QUEUE + options.io_queues)
+                .map(|_| Counters::default())
+                .collect(),
             queue_counters: Arc::default(),
         })
     }
@@ -179,8 +182,9 @@ impl Device {
         &self.flusher
     }
 
-    pub(crate) const fn counters(&self) -> &Counters {
-        &self.counters
+    /// The counters of a queue that the device has.
+    pub(crate) fn counters(&self, queue: u16) -> &Counters {
+        &self.counters[usize::from(queue)]
     }
 
     /// Counters for the engines that run the device.
@@ -190,10 +194,39 @@ impl Device {
 
     /// The counters of the device and of its queues.
     pub fn counts(&self) -> Counts {
+        let mut requests = RequestCounts::default();
+        for queue in &self.counters {
+            requests += queue.get();
+        }
         Counts {
             queues: self.queue_counters.get(),
-            requests: self.counters.get(),
+            requests,
         }
+    }
+
+    /// What is known of each queue, in the order of their numbers.
+    pub fn queue_counts(&self) -> Vec<QueueCounts> {
+        let mut queues = self.queue_counters.queues();
+        queues.resize(self.counters.len(), ringbar_engine::QueueCounts::default());
+        queues
+            .into_iter()
+            .zip(&self.counters)
+            .map(|(queue, requests)| QueueCounts {
+                queue: queue.counts,
+                in_flight: queue.in_flight,
+                requests: requests.get(),
+                latencies: ringbar_faults::OPERATIONS
+                    .iter()
+                    .map(|(_, name)| *name)
+                    .zip(queue.latencies)
+                    .collect(),
+            })
+            .collect()
+    }
+
+    /// Whether a monitor is connected.
+    pub fn is_connected(&self) -> bool {
+        self.state().events.strong_count() > 0
     }
 
     /// Begins a connection, to which `events` belong. Returns the layout of its aperture, which

@@ -57,7 +57,7 @@ mod response;
 pub mod session;
 mod steps;
 
-pub use counters::Counts;
+pub use counters::{Counts, QueueCounts, RequestCounts};
 pub use device::{Device, DeviceOptions};
 pub use error::Error;
 pub use request::{Limits, QueueRole};

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use ringbar_engine::model::{ConfigListener, Mapper, SharedFile, SharedRegion};
 use ringbar_engine::{DeviceModel, Fault};
+use ringbar_faults::OPERATIONS;
 use ringbar_spec::{CONTROL_QUEUE, EVENT_QUEUE, FIRST_IO_QUEUE, Opcode, StatusCode};
 use ringbar_storage::{AsyncStorage, StorageError, with_causes};
 use rustix::fs::fstat;
@@ -26,6 +27,17 @@ use crate::executor::{Executed, Executor, Outcome, after_flush, write_status};
 use crate::injection;
 use crate::request::{Limits, ParsedChain, QueueRole};
 use crate::response::{Request, Response, Submission};
+
+/// Names of the operations of I/O requests.
+const OPERATION_NAMES: [&str; OPERATIONS.len()] = {
+    let mut names = [""; OPERATIONS.len()];
+    let mut index = 0;
+    while index < names.len() {
+        names[index] = OPERATIONS[index].1;
+        index += 1;
+    }
+    names
+};
 
 /// Working memory of one queue.
 #[derive(Debug)]
@@ -182,6 +194,14 @@ impl DeviceModel for Session {
     type Scratch = ParsedChain;
     type Outcome = Response;
 
+    /// The names that rules for faults have for them.
+    const OPERATIONS: &'static [&'static str] = &OPERATION_NAMES;
+
+    fn operation(&self, request: &Request) -> Option<usize> {
+        let opcode = request.scratch().header()?.opcode;
+        OPERATIONS.iter().position(|(known, _)| *known == opcode)
+    }
+
     fn queue_count(&self) -> u16 {
         FIRST_IO_QUEUE + self.io_queues
     }
@@ -261,7 +281,7 @@ impl DeviceModel for Session {
     }
 
     fn batch_done(&self, queue: &mut QueueState) {
-        self.device.counters().add(&queue.counts);
+        self.device.counters(queue.index).add(&queue.counts);
         queue.counts = RequestCounts::default();
     }
 

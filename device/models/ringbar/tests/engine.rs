@@ -71,13 +71,16 @@ impl Machine {
     }
 }
 
-fn session(storage: Arc<dyn Storage>) -> Arc<Session> {
+fn device(storage: Arc<dyn Storage>) -> Arc<Device> {
     let options = DeviceOptions {
         io_queues: QUEUES,
         ..DeviceOptions::default()
     };
-    let device = Device::new(storage, options, &Threads::default()).unwrap();
-    Arc::new(Session::new(Arc::new(device)).unwrap())
+    Arc::new(Device::new(storage, options, &Threads::default()).unwrap())
+}
+
+fn session(storage: Arc<dyn Storage>) -> Arc<Session> {
+    Arc::new(Session::new(device(storage)).unwrap())
 }
 
 /// An engine for the device, and a driver for each queue, which runs.
@@ -176,6 +179,59 @@ fn ho6_durable_commands_block_no_queue() {
         (number, StatusCode::Ok, 100)
     );
     assert!(machine.storage.unflushed().is_empty());
+}
+
+#[test]
+fn e5_each_queue_has_counters_and_latencies_of_its_own() {
+    let device = device(Arc::new(TestStorage::new()));
+    assert_eq!(
+        device.queue_counts().len(),
+        usize::from(FIRST_IO_QUEUE + QUEUES)
+    );
+    assert!(!device.is_connected());
+    let session = Arc::new(Session::new(Arc::clone(&device)).unwrap());
+    assert!(device.is_connected());
+    let (engine, mut drivers) = run(&session);
+    let [first, second] = [2, 3];
+    read(&mut drivers[first]);
+    read(&mut drivers[first]);
+    submit(&mut drivers[second], Opcode::Flush, 0, 0, 0);
+    wait(&mut drivers[second]);
+    // Refused: it has no operation.
+    submit(&mut drivers[second], Opcode::MapAperture, 0, 0, 0);
+    wait(&mut drivers[second]);
+    // The workers have ended, so they have counted.
+    drop((engine, drivers));
+
+    let queues = device.queue_counts();
+    let (one, other) = (&queues[first], &queues[second]);
+    let counts = |queue: &ringbar_model::QueueCounts| {
+        let counts = queue.requests;
+        let requests = queue.queue.requests;
+        (
+            requests,
+            counts.reads,
+            counts.flushes,
+            counts.bytes_read,
+            counts.errors,
+        )
+    };
+    assert_eq!(counts(one), (2, 2, 0, 80, 0));
+    assert_eq!(counts(other), (2, 0, 1, 0, 1));
+    for (queue, expected) in [(one, [("read", 2)]), (other, [("flush", 1)])] {
+        let measured: Vec<_> = queue
+            .latencies
+            .iter()
+            .map(|(name, all)| (*name, all.buckets.iter().map(|bucket| bucket.count).sum()))
+            .filter(|(_, count)| *count > 0u64)
+            .collect();
+        assert_eq!(measured, expected);
+    }
+    assert_eq!((one.in_flight, other.in_flight), (0, 0));
+    let sum = device.counts();
+    assert_eq!((sum.queues.requests, sum.requests.reads), (4, 2));
+    drop(session);
+    assert!(!device.is_connected());
 }
 
 /// A copy that changes its own source is executed once, even if its queue is stopped during the

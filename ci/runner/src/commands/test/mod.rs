@@ -19,6 +19,7 @@ use ringbar_runner::binding;
 use ringbar_runner::book::Book;
 use ringbar_runner::kit;
 use ringbar_runner::refusal::{self, BEHIND_IOMMU};
+use ringbar_runner::several;
 use ringbar_runner::suite::checks::Check;
 use ringbar_runner::suite::plan::Plan;
 use ringbar_runner::unplug;
@@ -156,10 +157,14 @@ pub fn run(setup: &Setup, options: &Options) -> anyhow::Result<ExitCode> {
         }
     }
     if kernels.contains(&Kernel::Stock) && vhost_user {
-        let setup = Arc::clone(&setup);
+        let (setup, several_setup) = (Arc::clone(&setup), Arc::clone(&setup));
         let log_dir = setup.checkout.join("build/test/binding");
         let run = move || binding::run(&setup, &log_dir);
         all.extend(steps(binding::names(), &options.filters, run));
+        let setup = Arc::clone(&several_setup);
+        let log_dir = setup.checkout.join("build/test/several");
+        let run = move || several::run(&setup, &log_dir);
+        all.extend(steps(several::names(), &options.filters, run));
     }
     if kernels.contains(&Kernel::Stock) && vhost_user {
         let book = Book::read(&setup.checkout)?;
