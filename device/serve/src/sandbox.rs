@@ -96,7 +96,7 @@ const LIFE: &[Call] = &Call::all([
 /// The kinds of threads of the engine and its transports.
 fn engine() -> [ThreadKind; 6] {
     [
-        // Calls the model. Over vhost-user it starts "mapper".
+        // Calls the model, which may start threads.
         ThreadKind::new(
             "queue-worker",
             &[SEND, EVENTS, EPOLL, TRANSFER, FLUSH, MESSAGES, SPAWN],

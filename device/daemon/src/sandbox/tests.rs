@@ -6,7 +6,7 @@ use super::*;
 
 /// Which thread starts which other. The main thread starts all that are late.
 const STARTS: &[(&str, &[&str])] = &[
-    ("queue-worker", &["mapper", "delayer"]),
+    ("queue-worker", &["delayer"]),
     ("control", &["control-client"]),
 ];
 

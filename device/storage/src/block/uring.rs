@@ -9,6 +9,11 @@
 //! therefore moves into the ring and out again with its completion ([`Uring::in_flight`]), and
 //! a ring that is dropped, after a panic too, first waits for all of them. Where it cannot
 //! wait, it leaks them.
+//!
+//! # What a ring can do
+//!
+//! The kernel executes operations without a look at the seccomp filters of the thread. So a ring
+//! is restricted, before it is used, to the operations of this module ([`OPERATIONS`]).
 
 use std::fmt;
 use std::fs::File;
@@ -17,6 +22,7 @@ use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::time::Duration;
 
+use io_uring::register::Restriction;
 use io_uring::{EnterFlags, IoUring, cqueue, opcode, squeue, types};
 use tracing::error;
 
@@ -31,6 +37,16 @@ const WAKE: u64 = u64::MAX;
 
 /// Most bytes of one read or write. The kernel executes no more at once (`MAX_RW_COUNT`).
 const MAX_BYTES: usize = 1 << 30;
+
+/// The operations that are used. The kernel refuses all others (io_uring_register(2),
+/// `IORING_REGISTER_RESTRICTIONS`), and all further calls of io_uring_register(2).
+const OPERATIONS: [u8; 5] = [
+    opcode::Read::CODE,
+    opcode::Write::CODE,
+    opcode::Fallocate::CODE,
+    opcode::Fsync::CODE,
+    opcode::PollAdd::CODE,
+];
 
 /// How long to wait for the kernel to have memory again.
 const PAUSE: Duration = Duration::from_millis(1);
@@ -64,10 +80,15 @@ impl fmt::Debug for Uring {
 impl Uring {
     /// A ring for operations on `file`, which takes `entries` submissions at once. It belongs
     /// to the thread that makes it.
+    ///
+    /// On a kernel before Linux 5.10, which cannot restrict a ring, this is
+    /// [`io::ErrorKind::Unsupported`].
     pub(crate) fn new(file: Arc<File>, entries: u32) -> io::Result<Self> {
         let build = |own_thread: bool| {
             let mut builder = IoUring::builder();
             builder.setup_cqsize(entries.saturating_mul(COMPLETIONS_PER_ENTRY));
+            // Until it is restricted.
+            builder.setup_r_disabled();
             if own_thread {
                 builder.setup_single_issuer().setup_defer_taskrun();
             }
@@ -77,7 +98,18 @@ impl Uring {
         let ring = build(true).or_else(|error| match error.raw_os_error() {
             Some(libc::EINVAL) => build(false),
             _ => Err(error),
+        });
+        let ring = ring.map_err(|error| match error.raw_os_error() {
+            Some(libc::EINVAL) => io::Error::new(
+                io::ErrorKind::Unsupported,
+                "this kernel cannot restrict a ring of io_uring: Linux 5.10 or later is needed",
+            ),
+            _ => error,
         })?;
+        let submitter = ring.submitter();
+        submitter.register_restrictions(&mut OPERATIONS.map(Restriction::sqe_op))?;
+        // Now the ring belongs to this thread.
+        submitter.register_enable_rings()?;
         // One place for the waker: there is never a completion without room.
         let places = ring.params().cq_entries() as usize - 1;
         Ok(Self {
@@ -245,5 +277,54 @@ impl Drop for Uring {
             }
             self.reap(&mut ended);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The result of an operation of the ring.
+    fn result(uring: &mut Uring, entry: &squeue::Entry) -> i32 {
+        assert!(uring.submit(entry));
+        uring.enter(1).unwrap();
+        let mut completions = uring.ring.completion();
+        let completion = completions.next().unwrap();
+        assert!(completions.next().is_none());
+        completion.result()
+    }
+
+    #[test]
+    fn the_kernel_refuses_operations_that_are_not_used() {
+        let file = File::open("/dev/zero").unwrap();
+        let fd = types::Fd(file.as_raw_fd());
+        let mut uring = Uring::new(Arc::new(file.try_clone().unwrap()), 4).unwrap();
+        let path = c"/etc/passwd";
+        let mut byte = 1;
+        let forbidden = [
+            opcode::Nop::new().build(),
+            opcode::Socket::new(libc::AF_UNIX, libc::SOCK_STREAM, 0).build(),
+            opcode::OpenAt::new(types::Fd(libc::AT_FDCWD), path.as_ptr()).build(),
+            opcode::UnlinkAt::new(types::Fd(libc::AT_FDCWD), c"".as_ptr()).build(),
+            opcode::Recv::new(fd, &raw mut byte, 1).build(),
+            opcode::Close::new(fd).build(),
+        ];
+        for entry in &forbidden {
+            assert_eq!(result(&mut uring, entry), -libc::EACCES, "{entry:?}");
+        }
+        let read = opcode::Read::new(fd, &raw mut byte, 1).build();
+        assert_eq!(result(&mut uring, &read), 1);
+        assert_eq!(byte, 0);
+    }
+
+    #[test]
+    fn nobody_can_lift_the_restriction() {
+        let uring = Uring::new(Arc::new(File::open("/dev/zero").unwrap()), 4).unwrap();
+        let submitter = uring.ring.submitter();
+        let nop = Restriction::sqe_op(opcode::Nop::CODE);
+        let refused = |result: io::Result<()>| result.unwrap_err().raw_os_error();
+        assert!(refused(submitter.register_restrictions(&mut [nop])).is_some());
+        // No file can come to the ring by another way.
+        assert_eq!(refused(submitter.register_files(&[0])), Some(libc::EACCES));
     }
 }

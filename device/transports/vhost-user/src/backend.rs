@@ -24,7 +24,7 @@ use vmm_sys_util::epoll::EventSet;
 use crate::error::Error;
 use crate::memory::without_device_memory;
 use crate::memory_watch::MemoryWatch;
-use crate::shared_memory::MonitorMapper;
+use crate::shared_memory::MapperThread;
 use crate::vring::{Memory, Queues, Vring};
 
 /// Explanation and remedy where the monitor shares no guest memory.
@@ -45,7 +45,7 @@ const MEMORY_TIMEOUT: Duration = Duration::from_secs(2);
 pub(crate) struct DeviceBackend<D: DeviceModel> {
     device: Arc<D>,
     engine: Engine<D, GuestMemoryMmap>,
-    mapper: Arc<MonitorMapper>,
+    mapper: MapperThread,
     memory_watch: MemoryWatch,
 }
 
@@ -60,8 +60,8 @@ impl<D: DeviceModel> DeviceBackend<D> {
         if queues > crate::MAX_QUEUES {
             return Err(Error::TooManyQueues(queues));
         }
-        let mapper = Arc::new(MonitorMapper::new(options.threads.clone()));
-        device.set_mapper(Arc::clone(&mapper) as Arc<_>);
+        let mapper = MapperThread::start(&options.threads).map_err(Error::Resources)?;
+        device.set_mapper(Arc::clone(mapper.mapper()) as Arc<_>);
         let memory_watch = MemoryWatch::new(&options.threads, || {
             error!(
                 "the driver started the device {} s ago, but {SHARE_MEMORY}",
@@ -166,7 +166,7 @@ impl<D: DeviceModel> VhostUserBackend for DeviceBackend<D> {
     }
 
     fn set_backend_req_fd(&self, backend: Backend) {
-        self.mapper.set_backend(backend);
+        self.mapper.mapper().set_channel(backend);
     }
 
     fn get_shmem_config(&self) -> io::Result<VhostUserShMemConfig> {
