@@ -433,7 +433,9 @@ mod tests {
         let storage: Arc<dyn Storage> = Arc::new(MemoryStorage::new(10_000).unwrap());
         let termination = Termination::catch().unwrap();
         let device = Controlled {
-            device: Arc::new(Device::new(storage, DeviceOptions::default()).unwrap()),
+            device: Arc::new(
+                Device::new(storage, DeviceOptions::default(), &Threads::default()).unwrap(),
+            ),
             ending: termination.ending(),
             ..controlled()
         };
