@@ -18,6 +18,7 @@ use crate::mailbox::{Change, Mail, Mailbox};
 use crate::memory::SharedMemory;
 use crate::model::{DeviceModel, ReturnedOf};
 use crate::queue::Queue;
+use crate::record::Record;
 use crate::ring::{QueueSetup, StoppedAt};
 use crate::worker::{Shared, Worker};
 
@@ -26,13 +27,16 @@ use crate::worker::{Shared, Worker};
 const DELAY_DIVISOR: u32 = 2;
 
 /// Choices of whoever runs the engine.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Options {
     /// For how long an empty ring is polled before the worker sleeps; zero for never.
     pub poll: Duration,
     /// Number of CPUs of the host. A worker that polls takes a CPU, and the guest needs some
     /// to make requests: so queues that are polled get a worker for each two CPUs.
     pub cpus: usize,
+    /// Where the queues record what is in flight, for another process that goes on when this one
+    /// ends.
+    pub record: Option<Record>,
 }
 
 /// Control of one queue, for transports. Each method returns when the queue's worker has
@@ -216,7 +220,9 @@ where
                         interrupt: Arc::clone(&interrupt),
                     }));
                     let model = engine.shared.model.as_ref();
-                    Queue::new(queue, model, interrupt, poll / DELAY_DIVISOR)
+                    let record = options.record.as_ref();
+                    let record = record.and_then(|record| record.queue(queue));
+                    Queue::new(queue, model, interrupt, poll / DELAY_DIVISOR, record)
                 })
                 .collect();
             let shared = Arc::clone(&engine.shared);

@@ -7,18 +7,19 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tracing::{debug, error, warn};
+use tracing::{debug, error, info, warn};
 use vm_memory::GuestMemory;
 
 use crate::chain::Chain;
 use crate::counters::{Counters, Counts};
 use crate::doorbell::Doorbell;
 use crate::fault::Fault;
-use crate::in_flight::{Entry, InFlight};
+use crate::in_flight::{Entry, InFlight, Start};
 use crate::interrupt::InterruptSlot;
 use crate::mailbox::Mailbox;
 use crate::model::{DeviceModel, RequestOf, ReturnedOf};
 use crate::moderation::Moderation;
+use crate::record::QueueRecord;
 use crate::request::{Body, Request, Return, Submission};
 use crate::ring::{QueueSetup, Ring, StoppedAt};
 
@@ -94,12 +95,14 @@ pub(crate) struct Queue<D: DeviceModel> {
 }
 
 impl<D: DeviceModel> Queue<D> {
-    /// A stopped queue, whose interrupts may be delayed for `delay`.
+    /// A stopped queue, whose interrupts may be delayed for `delay`. What is in flight is
+    /// written to `record`.
     pub(crate) fn new(
         index: u16,
         model: &D,
         interrupt: Arc<InterruptSlot>,
         delay: Duration,
+        record: Option<QueueRecord>,
     ) -> Self {
         Self {
             index,
@@ -113,7 +116,7 @@ impl<D: DeviceModel> Queue<D> {
             spare: Vec::new(),
             yielded: None,
             resumed: VecDeque::new(),
-            in_flight: InFlight::default(),
+            in_flight: InFlight::new(record),
             moderation: Moderation::new(delay),
             interrupt,
             doorbell: None,
@@ -130,12 +133,36 @@ impl<D: DeviceModel> Queue<D> {
         self.started && self.enabled && !self.broken
     }
 
-    /// Starts the queue, or starts it anew with another setup.
+    /// Starts the queue, or starts it anew with another setup. One that another process had
+    /// started goes on where that process ended.
     pub(crate) fn start(&mut self, model: &D, setup: &QueueSetup) {
         self.stop(model);
-        self.ring.set_up(setup);
-        self.in_flight
-            .start(setup.next_avail.wrapping_sub(setup.next_used));
+        let mut setup = *setup;
+        let start = self.in_flight.start(&mut setup);
+        self.ring.set_up(&setup);
+        match start {
+            Ok(Start::Recovered) => {
+                info!(
+                    queue = self.index,
+                    in_flight = setup.next_avail.wrapping_sub(setup.next_used),
+                    "queue goes on where another process ended"
+                );
+                // It may have used entries without an interrupt.
+                self.interrupt.raise();
+            }
+            Ok(Start::Broken) => self.broken = true,
+            // Only a driver that has reset the device starts here.
+            Ok(Start::New) if setup.next_avail == 0 => self.broken = false,
+            Ok(Start::New) => {}
+            Err(fault) => {
+                warn!(
+                    queue = self.index,
+                    ?fault,
+                    "the driver changed the used ring: not processed until it resets the device"
+                );
+                self.set_broken(model, fault);
+            }
+        }
         self.started = true;
         self.begin(model);
     }
@@ -171,13 +198,6 @@ impl<D: DeviceModel> Queue<D> {
 
     /// The queue runs from here on, if nothing else is in the way.
     fn begin(&mut self, model: &D) {
-        if !self.started || !self.enabled {
-            return;
-        }
-        if self.ring.next_avail() == 0 {
-            // Only a driver that has reset the device starts here.
-            self.broken = false;
-        }
         if self.runs() {
             model.queue_started(self.index);
         }
@@ -204,6 +224,7 @@ impl<D: DeviceModel> Queue<D> {
 
     fn set_broken(&mut self, model: &D, fault: Fault) {
         self.broken = true;
+        self.in_flight.set_broken();
         model.queue_broken(self.index, fault);
         self.end(model);
     }
@@ -370,6 +391,7 @@ impl<D: DeviceModel> Queue<D> {
                 chain: Chain::with_limit(self.max_buffers),
                 scratch: D::Scratch::default(),
                 resumed: false,
+                record: self.in_flight.record().cloned(),
                 mailbox: Arc::clone(context.mailbox),
             })
         });
@@ -393,9 +415,12 @@ impl<D: DeviceModel> Queue<D> {
         let length = context
             .model
             .finish(&mut self.model, context.memory, &mut request, outcome);
+        let (ring, entry) = (&mut self.ring, request.entry());
         let used = length.and_then(|length| {
-            self.ring
-                .push_used(context.memory, request.entry().head, length)
+            self.in_flight.use_entry(entry, || {
+                ring.push_used(context.memory, entry.head, length)?;
+                Ok(ring.next_used())
+            })
         });
         self.recycle(request);
         used

@@ -92,7 +92,11 @@ impl<const CALLS: bool> Transport for Fake<CALLS> {
     fn connect(device: Arc<Adder>, poll: Duration) -> Self {
         let count = device.queue_count();
         let file = Self::file(count);
-        let options = Options { poll, cpus: 4 };
+        let options = Options {
+            poll,
+            cpus: 4,
+            record: None,
+        };
         let engine = Engine::new(Arc::clone(&device), Arc::<Counters>::default(), options).unwrap();
         let flags = EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC;
         let queue = |control| Queue {

@@ -135,6 +135,7 @@ impl Connection {
         let engine = ringbar_engine::Options {
             poll,
             cpus: available_parallelism().map_or(1, usize::from),
+            record: None,
         };
         Ok(match transport {
             Transport::VhostUser => Self::VhostUser(ringbar_vhost_user::Connection::accept(

@@ -67,7 +67,11 @@ impl Machine {
     pub fn stopped(queues: u16, poll: Duration, notify: Notify) -> Self {
         let device = Adder::new(queues);
         let counters = Arc::<Counters>::default();
-        let options = Options { poll, cpus: 2 };
+        let options = Options {
+            poll,
+            cpus: 2,
+            record: None,
+        };
         let engine = Engine::new(Arc::clone(&device), Arc::clone(&counters), options).unwrap();
         let size = Driver::AREA * u64::from(queues);
         let mem = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), size as usize)]).unwrap();

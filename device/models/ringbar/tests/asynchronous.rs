@@ -209,7 +209,16 @@ impl Machine {
         let session = Arc::new(Session::new(Arc::new(device)).unwrap());
         let counters = Arc::clone(session.queue_counters());
         let poll = Duration::from_micros(200);
-        let engine = Engine::new(session, counters, Options { poll, cpus: 2 }).unwrap();
+        let engine = Engine::new(
+            session,
+            counters,
+            Options {
+                poll,
+                cpus: 2,
+                record: None,
+            },
+        )
+        .unwrap();
         let mem = memory();
         engine.replace_memory(Some(mem.clone()));
         let mut drivers: Vec<_> = engine

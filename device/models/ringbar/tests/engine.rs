@@ -84,7 +84,11 @@ fn session(storage: Arc<dyn Storage>) -> Arc<Session> {
 fn run(session: &Arc<Session>) -> (Engine<Session, GuestMemoryMmap>, Vec<Driver>) {
     let counters = Arc::clone(session.queue_counters());
     let poll = Duration::from_micros(200);
-    let options = Options { poll, cpus: 2 };
+    let options = Options {
+        poll,
+        cpus: 2,
+        record: None,
+    };
     let engine = Engine::new(Arc::clone(session), counters, options).unwrap();
     let controls = engine.queues();
     let bytes = Driver::AREA * controls.len() as u64;

@@ -60,7 +60,16 @@ impl Machine {
         let session = Arc::new(Session::new(Arc::clone(&device)).unwrap());
         let counters = Arc::clone(session.queue_counters());
         let poll = Duration::from_micros(200);
-        let engine = Engine::new(session, counters, Options { poll, cpus: 2 }).unwrap();
+        let engine = Engine::new(
+            session,
+            counters,
+            Options {
+                poll,
+                cpus: 2,
+                record: None,
+            },
+        )
+        .unwrap();
         let controls = engine.queues();
         let bytes = Driver::AREA * controls.len() as u64;
         let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), bytes as usize)]).unwrap();

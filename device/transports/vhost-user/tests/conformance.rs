@@ -102,7 +102,11 @@ impl Transport for VhostUser {
         let socket = directory.path().join("socket");
         let listener = UnixListener::bind(&socket).unwrap();
         let mut frontend = Frontend::connect(&socket, count.into()).unwrap();
-        let options = Options { poll, cpus: 4 };
+        let options = Options {
+            poll,
+            cpus: 4,
+            record: None,
+        };
         let counters = Arc::<Counters>::default();
         let connection = Connection::accept(device, counters, options, &listener).unwrap();
 

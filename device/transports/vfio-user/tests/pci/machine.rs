@@ -83,7 +83,11 @@ impl Machine {
         let directory = tempfile::tempdir().unwrap();
         let socket = directory.path().join("socket");
         let listener = UnixListener::bind(&socket).unwrap();
-        let options = Options { poll, cpus: 4 };
+        let options = Options {
+            poll,
+            cpus: 4,
+            record: None,
+        };
         let function = FunctionOptions {
             identity: Identity {
                 vendor: 0x1af4,
