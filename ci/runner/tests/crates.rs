@@ -13,6 +13,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("device/spec", &[]),
     ("device/engine", &[]),
     ("device/storage", &[]),
+    ("device/supervisor", &["device/engine"]),
     ("device/faults", &["device/size", "device/spec"]),
     (
         "device/models/ringbar",
@@ -44,12 +45,14 @@ const ALLOWED: &[(&str, &[&str])] = &[
     (
         "device/daemon",
         &[
+            "device/engine",
             "device/faults",
             "device/models/ringbar",
             "device/serve",
             "device/size",
             "device/spec",
             "device/storage",
+            "device/supervisor",
         ],
     ),
     ("driver/uapi", &[]),

@@ -73,13 +73,24 @@ pub struct Control {
 impl Control {
     /// Creates the socket at `path`, and starts a thread that accepts connections.
     pub fn listen(path: &Path, device: Arc<Device>) -> anyhow::Result<Self> {
-        let (listener, file) = socket::bind(path, OWNER_ONLY)?;
-        thread::Builder::new()
-            .name("control".to_owned())
-            .spawn(move || accept_all(&listener, &device))
-            .context("cannot start a thread")?;
+        let (listener, file) = bind(path)?;
+        accept(listener, device)?;
         Ok(Self { _file: file })
     }
+}
+
+/// Creates the socket at `path`, and its file.
+pub fn bind(path: &Path) -> anyhow::Result<(UnixListener, SocketFile)> {
+    socket::bind(path, OWNER_ONLY)
+}
+
+/// Starts a thread that accepts connections.
+pub fn accept(listener: UnixListener, device: Arc<Device>) -> anyhow::Result<()> {
+    thread::Builder::new()
+        .name("control".to_owned())
+        .spawn(move || accept_all(&listener, &device))
+        .context("cannot start a thread")?;
+    Ok(())
 }
 
 fn accept_all(listener: &UnixListener, device: &Arc<Device>) {

@@ -8,6 +8,8 @@
 //! | `capabilities` | `--print-capabilities` |
 //! | `control` | the control socket: requests to the running device |
 //! | `run` | the life of the process, from the options to the last counters |
+//! | `supervised` | the same in two processes: supervisor and worker |
+//! | `saved` | what a worker leaves to the next one |
 //!
 //! [`ringbar_serve`] has the parts that other devices have as well: log, socket, connections.
 
@@ -15,12 +17,14 @@ mod capabilities;
 mod cli;
 mod control;
 mod run;
+mod saved;
+mod supervised;
 
 use std::process::ExitCode;
 
 use clap::Parser;
 
-use crate::cli::{Args, Command};
+use crate::cli::{Args, Command, Role};
 
 fn main() -> ExitCode {
     // `parse` exits by itself for --help, --version (status 0) and wrong usage (status 2).
@@ -36,5 +40,9 @@ fn main() -> ExitCode {
         Command::Run(options) => options,
     };
     let (log, format) = (&options.serve.log, options.serve.log_format);
-    ringbar_serve::logging::run(env!("CARGO_BIN_NAME"), log, format, || run::run(&options))
+    ringbar_serve::logging::run(env!("CARGO_BIN_NAME"), log, format, || match options.role {
+        Role::Alone => run::run(&options),
+        Role::Supervisor => supervised::supervise(&options),
+        Role::Worker => supervised::work(&options),
+    })
 }

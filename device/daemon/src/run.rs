@@ -7,7 +7,7 @@ use std::sync::Arc;
 use anyhow::{Context, bail};
 use ringbar_model::{Counts, Device, Session};
 use ringbar_serve::signals::Termination;
-use ringbar_serve::socket::PreparedSocket;
+use ringbar_serve::socket::{PreparedSocket, Socket};
 use ringbar_storage::{BlockStorage, FileStorage, MemoryStorage, Storage};
 use tracing::info;
 
@@ -19,33 +19,54 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
     // Before this process opens any descriptor, which could have the number given by mistake.
     let endpoint = PreparedSocket::new(&options.serve.endpoint)?;
     let termination = Termination::catch().context("cannot catch signals")?;
-    let storage = open_storage(options)?;
-    let device = Arc::new(Device::new(Arc::clone(&storage), options.device)?);
-    for rule in &options.faults {
-        let id = device.faults().add(rule.clone());
-        id.with_context(|| format!("cannot add the fault {rule}"))?;
-        info!(%rule, "faults are injected");
-    }
+    let device = make_device(open_storage(options)?, options)?;
     let mut socket = endpoint.listen()?;
     let _control = match &options.control_socket {
         Some(path) => Some(Control::listen(path, Arc::clone(&device))?),
         None => None,
     };
     log_listening(&device, options);
+    serve(&device, &mut socket, &termination, &options.serve, |_| {
+        Ok(())
+    })
+}
 
-    let served = ringbar_serve::serve(&mut socket, &termination, &options.serve, || {
-        let session = Arc::new(Session::new(Arc::clone(&device))?);
+/// Makes a device with the faults of the options.
+pub fn make_device(storage: Arc<dyn Storage>, options: &Options) -> anyhow::Result<Arc<Device>> {
+    let device = Arc::new(Device::new(storage, options.device)?);
+    for rule in &options.faults {
+        let id = device.faults().add(rule.clone());
+        id.with_context(|| format!("cannot add the fault {rule}"))?;
+        info!(%rule, "faults are injected");
+    }
+    Ok(device)
+}
+
+/// Serves connections; `connected` is called at the beginning of each. Then writes the last data
+/// to the storage.
+pub fn serve(
+    device: &Arc<Device>,
+    socket: &mut Socket,
+    termination: &Termination,
+    options: &ringbar_serve::Options,
+    mut connected: impl FnMut(&Device) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    let served = ringbar_serve::serve(socket, termination, options, || {
+        let session = Arc::new(Session::new(Arc::clone(device))?);
+        connected(device)?;
         let counters = Arc::clone(session.queue_counters());
         Ok((session, counters))
     });
-    let flushed = storage
+    let flushed = device
+        .storage()
         .flush()
         .context("cannot write the last data to the storage");
-    log_counts(&device);
+    log_counts(device);
     served.and(flushed)
 }
 
-fn open_storage(options: &Options) -> anyhow::Result<Arc<dyn Storage>> {
+/// Opens the storage of the options.
+pub fn open_storage(options: &Options) -> anyhow::Result<Arc<dyn Storage>> {
     Ok(match (&options.storage, options.size) {
         (StorageKind::Memory, Some(size)) => Arc::new(MemoryStorage::new(size)?),
         (StorageKind::Memory, None) => bail!("memory storage needs a size"),

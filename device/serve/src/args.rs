@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
+use ringbar_engine::Record;
 
 use crate::connection::{Function, MAX_VECTORS, Transport, TransportName};
 
@@ -109,6 +110,7 @@ impl ServeArgs {
             )?,
             poll: Duration::from_micros(self.poll_us),
             keep_running: self.keep_running,
+            record: None,
             log: self.log.clone(),
             log_format: self.log_format,
         })
@@ -167,6 +169,8 @@ pub struct Options {
     pub poll: Duration,
     /// Whether to accept another connection after one has ended.
     pub keep_running: bool,
+    /// Where the queues record what is in flight, for another process.
+    pub record: Option<Record>,
     /// Log filter.
     pub log: String,
     /// Log format.

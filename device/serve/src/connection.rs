@@ -6,12 +6,13 @@ use std::os::fd::BorrowedFd;
 use std::os::unix::net::UnixListener;
 use std::sync::Arc;
 use std::thread::available_parallelism;
-use std::time::Duration;
 
 use clap::ValueEnum;
 use ringbar_engine::{Counters, DeviceModel};
 use ringbar_vfio_user::FunctionOptions;
 pub use ringbar_vfio_user::{Identity, Interrupts};
+
+use crate::args::Options;
 
 /// Greatest number of MSI-X vectors: the table has 2 KiB, and an entry 16 bytes.
 pub const MAX_VECTORS: u16 = 128;
@@ -124,20 +125,19 @@ pub enum Connection {
 
 impl Connection {
     /// Accepts a connection and starts the engine of `device`, which counts in `counters`. Waits
-    /// until a monitor connects. `poll` is the busy-poll time of the workers.
+    /// until a monitor connects.
     pub fn accept<D: DeviceModel>(
         device: Arc<D>,
         counters: Arc<Counters>,
-        transport: Transport,
-        poll: Duration,
+        options: &Options,
         listener: &UnixListener,
     ) -> anyhow::Result<Self> {
         let engine = ringbar_engine::Options {
-            poll,
+            poll: options.poll,
             cpus: available_parallelism().map_or(1, usize::from),
-            record: None,
+            record: options.record.clone(),
         };
-        Ok(match transport {
+        Ok(match options.transport {
             Transport::VhostUser => Self::VhostUser(ringbar_vhost_user::Connection::accept(
                 device, counters, engine, listener,
             )?),

@@ -12,7 +12,7 @@
 //! | [`logging`], `rate_limit` | messages on standard error |
 //! | [`socket`] | the listening socket and its file |
 //! | [`connection`] | the transports: options, connections |
-//! | [`signals`] | SIGTERM and SIGINT as a descriptor |
+//! | [`signals`] | signals as descriptors |
 //! | [`serve`] | the life of the process, from the first connection to the last |
 //!
 //! It does not know what a device does.

@@ -48,9 +48,8 @@ pub fn serve<D: DeviceModel>(
             info!("asked to end");
             return Ok(());
         }
-        let accepted = connect().and_then(|(device, counters)| {
-            Connection::accept(device, counters, options.transport, options.poll, listener)
-        });
+        let accepted = connect()
+            .and_then(|(device, counters)| Connection::accept(device, counters, options, listener));
         let connection = match accepted {
             Ok(connection) => connection,
             Err(error) if options.keep_running => {

@@ -15,3 +15,4 @@ mod program;
 mod resize;
 mod storage_failure;
 mod support;
+mod survival;
