@@ -7,6 +7,7 @@ use std::io;
 use std::os::unix::fs::FileExt;
 
 use ringbar_engine::Record;
+use tracing::debug;
 
 use crate::back_channel::BackChannel;
 use crate::channel::{Channel, Received};
@@ -158,7 +159,7 @@ impl Session {
     ///
     /// # Errors
     ///
-    /// Where the monitor cannot be reached.
+    /// Where the run of a queue cannot be recorded.
     pub(crate) fn worker_message(
         &mut self,
         message: Message,
@@ -188,7 +189,10 @@ impl Session {
                 back.device_stopped();
             }
         }
-        self.monitor.send(message)?;
+        if let Err(error) = self.monitor.send(message) {
+            // It has hung up, which shows in the next event.
+            debug!(%error, "the monitor takes no reply");
+        }
         Ok(true)
     }
 }

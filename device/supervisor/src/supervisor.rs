@@ -174,14 +174,23 @@ impl<R: FnOnce()> Supervisor<R> {
                 self.program = former;
                 return Ok(());
             }
-            (Err(error), None) => {
+            (Err(error), None) if self.ready.is_some() => {
                 let text = format!("cannot start a worker: {error}");
                 return Err(io::Error::new(error.kind(), text));
             }
+            (Err(error), None) => {
+                error!(%error, "cannot start a worker");
+                return self.delay_start(serving, &format!("no worker can be started: {error}"));
+            }
         };
         debug!(pid = worker.id(), "worker started");
-        if let Some(session) = &mut serving.session {
-            session.replay(&mut worker)?;
+        // It may have ended already.
+        if let Some(session) = &mut serving.session
+            && let Err(error) = session.replay(&mut worker)
+        {
+            warn!(%error, "the worker cannot take over");
+            worker.disconnected();
+            worker.kill();
         }
         serving.worker = Some(worker);
         Ok(())
@@ -252,19 +261,20 @@ impl<R: FnOnce()> Supervisor<R> {
                     return Ok(Some(Ended::Hangup));
                 }
             }
-            Source::BackMonitor => {
-                if let Some(session) = &mut serving.session
-                    && let Some(back) = &mut session.back
-                    && !back.monitor_ready()?
-                {
-                    session.back = None;
-                }
-            }
-            Source::BackWorker => {
+            Source::BackMonitor | Source::BackWorker => {
                 if let Some(session) = &mut serving.session
                     && let Some(back) = &mut session.back
                 {
-                    back.worker_ready()?;
+                    let alive = match source {
+                        Source::BackMonitor => back.monitor_ready(),
+                        _ => back.worker_ready().map(|()| true),
+                    };
+                    if let Err(error) = &alive {
+                        warn!(%error, "the monitor's channel for requests is broken");
+                    }
+                    if !alive.unwrap_or(false) {
+                        session.back = None;
+                    }
                 }
             }
             Source::Worker => {
@@ -378,18 +388,29 @@ impl<R: FnOnce()> Supervisor<R> {
             return Ok(());
         }
         error!(%status, "the worker has crashed");
-        match self.restarts.crashed(serving.start_at) {
-            Some(at) => serving.start_at = at,
+        self.delay_start(serving, &format!("the worker has crashed: {status}"))
+    }
+
+    /// A worker has failed, for this reason: the next one starts later.
+    ///
+    /// # Errors
+    ///
+    /// Where too many have failed.
+    fn delay_start(&mut self, serving: &mut Serving, reason: &str) -> io::Result<()> {
+        match self.restarts.crashed(Instant::now()) {
+            Some(at) => {
+                serving.start_at = at;
+                Ok(())
+            }
             None => {
                 let text = format!(
-                    "the device has crashed {MAX_CRASHES} times within {} s, the last time with \
-                     {status}: the log above says where; the guest has lost it",
+                    "given up after {MAX_CRASHES} failures of the device within {} s ({reason}); \
+                     the log above says more, and the guest has lost the device",
                     WINDOW.as_secs()
                 );
-                return Err(io::Error::other(text));
+                Err(io::Error::other(text))
             }
         }
-        Ok(())
     }
 
     /// Ends the worker of a connection that has ended.
@@ -421,7 +442,9 @@ impl Serving {
         let Some(session) = &mut self.session else {
             return Ok(true);
         };
-        session.monitor.flush()?;
+        if session.monitor.flush().is_err() {
+            return Ok(false);
+        }
         match &mut self.worker {
             Some(worker) if session.accepts(Some(worker)) => session.monitor_ready(worker),
             // Only the end shows while no message is wanted.

@@ -325,7 +325,7 @@ fn d2_a_worker_that_crashes_again_and_again_is_given_up() {
             worker(&daemon, Some(pid));
         }
     }
-    daemon.wait_log("has crashed 5 times within 10 s");
+    daemon.wait_log("given up after 5 failures of the device within 10 s");
     assert_eq!(daemon.wait().code(), Some(1));
 }
 
