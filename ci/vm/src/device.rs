@@ -14,6 +14,7 @@ use crate::error::{Error, Result};
 use crate::host_port::DeviceHandles;
 use crate::process::{HostProcess, Pauser};
 use crate::socket_watch::SocketWatch;
+use crate::supervised::Supervised;
 
 /// Storage of the device memory.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -162,6 +163,7 @@ impl Device {
     pub fn handles(&self) -> Result<DeviceHandles> {
         Ok(DeviceHandles {
             pauser: self.pauser()?,
+            supervised: Supervised::new(self.process.id()),
             control: self.control(),
             file: match &self.options.storage {
                 Storage::Memory => None,

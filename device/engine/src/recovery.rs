@@ -329,7 +329,7 @@ const SCENARIO: &[Action] = &[
 ];
 
 #[test]
-fn d2_a_process_can_be_killed_before_any_store() {
+fn d3_a_process_can_be_killed_before_any_store() {
     let mut first = 0;
     loop {
         let kill = [Action::KillBefore(first)];
@@ -344,7 +344,7 @@ fn d2_a_process_can_be_killed_before_any_store() {
 
 /// The second process is killed as well, a number of stores after the first.
 #[test]
-fn d2_two_processes_can_be_killed_before_any_store() {
+fn d3_two_processes_can_be_killed_before_any_store() {
     for first in (0..90).step_by(2) {
         for second in (0..40).step_by(3) {
             for at in [6, 12] {
@@ -379,7 +379,7 @@ proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(300) })]
 
     #[test]
-    fn d2_nothing_is_lost_and_nothing_is_used_twice(
+    fn d3_nothing_is_lost_and_nothing_is_used_twice(
         actions in prop::collection::vec(action(), 0..120),
     ) {
         run(actions);

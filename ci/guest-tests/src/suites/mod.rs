@@ -32,6 +32,7 @@ mod recovery;
 mod resize;
 mod selectors;
 mod stall;
+mod survival;
 mod suspend;
 mod tool;
 mod vectors;
@@ -65,6 +66,7 @@ fn all() -> Vec<Suite> {
         tool::suite(),
         faults::suite(),
     ];
+    suites.extend(survival::suites());
     suites.extend(vectors::suites());
     suites.extend(iommu::suites());
     suites

@@ -192,14 +192,14 @@ fn kill_under_load(daemon: &Daemon, kills: u32) {
 }
 
 #[test]
-fn d2_workers_killed_under_load_lose_nothing_and_do_nothing_twice() {
+fn d3_workers_killed_under_load_lose_nothing_and_do_nothing_twice() {
     let daemon = start(&["--size", "16M", "--queues", "2"]);
     kill_under_load(&daemon, 30);
     daemon.assert_clean_exit();
 }
 
 #[test]
-fn d2_memory_in_a_file_survives() {
+fn d3_memory_in_a_file_survives() {
     let directory = TempDir::new_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let file = format!("file:{}", directory.path().join("memory").display());
     let daemon = start(&["--size", "16M", "--queues", "2", "--storage", &file]);
@@ -208,7 +208,7 @@ fn d2_memory_in_a_file_survives() {
 }
 
 #[test]
-fn d2_memory_on_a_disk_survives() {
+fn d3_memory_on_a_disk_survives() {
     let directory = TempDir::new_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let file = format!("block:{}", directory.path().join("memory").display());
     let daemon = start(&["--size", "16M", "--queues", "2", "--storage", &file]);
@@ -217,7 +217,7 @@ fn d2_memory_on_a_disk_survives() {
 }
 
 #[test]
-fn d2_a_worker_can_be_killed_between_any_messages() {
+fn d3_a_worker_can_be_killed_between_any_messages() {
     let daemon = start(&["--size", "4M", "--queues", "1", "--keep-running"]);
     kill(&daemon);
     let mut vmm = Vmm::connect(daemon.socket(), 1, VhostUserProtocolFeatures::all());
@@ -259,7 +259,7 @@ fn d2_a_worker_can_be_killed_between_any_messages() {
 }
 
 #[test]
-fn d2_the_aperture_is_mapped_once_and_stays() {
+fn d3_the_aperture_is_mapped_once_and_stays() {
     let daemon = start(&["--size", "1M", "--queues", "1"]);
     let mut vmm = Vmm::start(daemon.socket(), 1);
     assert_eq!(vmm.control().command(Opcode::MapAperture).result, 1 << 20);
@@ -291,7 +291,7 @@ fn ask(path: &Path, request: &str) -> String {
 }
 
 #[test]
-fn d2_a_new_size_and_its_event_survive() {
+fn d3_a_new_size_and_its_event_survive() {
     let directory = TempDir::new().unwrap();
     let control = directory.path().join("control");
     let path = control.to_str().unwrap();
@@ -314,7 +314,7 @@ fn d2_a_new_size_and_its_event_survive() {
 }
 
 #[test]
-fn d2_a_worker_that_crashes_again_and_again_is_given_up() {
+fn d3_a_worker_that_crashes_again_and_again_is_given_up() {
     let mut daemon = start(&["--size", "1M", "--queues", "1"]);
     let mut vmm = Vmm::start(daemon.socket(), 1);
     for crash in 0..5 {
@@ -330,7 +330,7 @@ fn d2_a_worker_that_crashes_again_and_again_is_given_up() {
 }
 
 #[test]
-fn d2_a_device_that_cannot_start_is_no_crash() {
+fn d3_a_device_that_cannot_start_is_no_crash() {
     let directory = TempDir::new().unwrap();
     let socket = directory.path().join("socket");
     let args = [
@@ -394,7 +394,7 @@ fn d3_the_installed_program_takes_over_under_load() {
 }
 
 #[test]
-fn d2_signals_and_hang_ups_end_both_processes() {
+fn d3_signals_and_hang_ups_end_both_processes() {
     let daemon = start(&["--size", "1M", "--queues", "1"]);
     let pid = worker(&daemon, None);
     daemon.signal(Signal::TERM);
