@@ -7,7 +7,6 @@
 //! |---|---|---|
 //! | supervisor | [`Start`] | listening socket with one connection; record; control socket, if there is one; what a worker has left |
 //! | worker | ready | what the next workers need: the supervisor keeps it |
-//! | worker | upgrade | |
 //!
 //! A packet is its kind and its further bytes. Another version of the program may be at the other
 //! end, so a packet is never changed: a new one gets another kind.
@@ -31,7 +30,6 @@ const MAX_FILES: usize = MAX_KEPT + 3;
 
 const START: u8 = b'S';
 const READY: u8 = b'R';
-const UPGRADE: u8 = b'U';
 
 /// What a worker starts with.
 #[derive(Debug)]
@@ -86,11 +84,6 @@ impl Handover {
     pub fn ready(&self, kept: &[BorrowedFd<'_>]) -> io::Result<()> {
         send(&self.0, &[READY], kept)
     }
-
-    /// Asks to be replaced by the program that is installed now.
-    pub fn request_upgrade(&self) -> io::Result<()> {
-        send(&self.0, &[UPGRADE], &[])
-    }
 }
 
 /// Sends a [`Start`] to a worker.
@@ -115,7 +108,6 @@ pub(crate) struct StartRef<'a> {
 #[derive(Debug)]
 pub(crate) enum FromWorker {
     Ready(Vec<OwnedFd>),
-    Upgrade,
     /// It has closed the socket, or says what no worker says.
     Nothing,
 }
@@ -126,7 +118,6 @@ pub(crate) fn receive_from_worker(socket: &OwnedFd) -> FromWorker {
         Ok((bytes, files)) if bytes == [READY] && files.len() <= MAX_KEPT => {
             FromWorker::Ready(files)
         }
-        Ok((bytes, _)) if bytes == [UPGRADE] => FromWorker::Upgrade,
         _ => FromWorker::Nothing,
     }
 }

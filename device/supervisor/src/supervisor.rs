@@ -291,10 +291,6 @@ impl<R: FnOnce()> Supervisor<R> {
     fn upgrade(&mut self, serving: &mut Serving) {
         // Several signals are one.
         let _ = rustix::io::read(&self.signals.upgrade, &mut [0; 64]);
-        self.replace_worker(serving);
-    }
-
-    fn replace_worker(&mut self, serving: &mut Serving) {
         if self.former.is_some() {
             info!("an upgrade is in progress already");
             return;
@@ -354,7 +350,6 @@ impl<R: FnOnce()> Supervisor<R> {
                 }
                 self.confirm(serving);
             }
-            FromWorker::Upgrade => self.replace_worker(serving),
             FromWorker::Nothing => worker.talks = false,
         }
     }

@@ -258,6 +258,59 @@ fn d3_a_worker_can_be_killed_between_any_messages() {
     daemon.assert_clean_exit();
 }
 
+/// Waits until a process or thread is in this state (`/proc/ID/stat`).
+fn wait_state(id: u32, state: &str) {
+    let path = format!("/proc/{id}/stat");
+    let deadline = Instant::now() + TEST_TIMEOUT;
+    let is_in_state = || {
+        let stat = fs::read_to_string(&path).unwrap();
+        stat.rsplit(") ").next().unwrap().starts_with(state)
+    };
+    while !is_in_state() {
+        assert!(Instant::now() < deadline, "{id} is not {state}");
+        thread::yield_now();
+    }
+}
+
+/// Has the monitor ask a worker that is killed before it replies.
+fn ask_killed<R: Send + 'static>(
+    daemon: &Daemon,
+    mut vmm: Vmm,
+    ask: impl FnOnce(&mut Vmm) -> R + Send + 'static,
+) -> (Vmm, R) {
+    let pid = worker(daemon, None);
+    kill_process(pid, Signal::STOP).unwrap();
+    wait_state(pid.as_raw_nonzero().get() as u32, "T");
+    let (sender, receiver) = std::sync::mpsc::channel();
+    let asking = thread::spawn(move || {
+        let id = rustix::thread::gettid().as_raw_nonzero().get();
+        sender.send(id as u32).unwrap();
+        let reply = ask(&mut vmm);
+        (vmm, reply)
+    });
+    // Both have done what they can.
+    wait_state(receiver.recv().unwrap(), "S");
+    wait_state(daemon.id(), "S");
+    kill(daemon);
+    asking.join().unwrap()
+}
+
+#[test]
+fn d3_the_next_worker_owes_the_reply() {
+    let daemon = start(&["--size", "1M", "--queues", "1"]);
+    let mut vmm = Vmm::start(daemon.socket(), 1);
+    assert_eq!(vmm.io(0).write(0, &[1; 100]).code, StatusCode::Ok);
+    let (vmm, config) = ask_killed(&daemon, vmm, Vmm::config);
+    assert_eq!(config.capacity(), 1 << 20);
+    let (mut vmm, bases) = ask_killed(&daemon, vmm, Vmm::stop_device);
+    assert_eq!(bases, [0, 0, 1]);
+    vmm.configure(&bases);
+    let (mut vmm, ()) = ask_killed(&daemon, vmm, Vmm::enable);
+    assert_eq!(vmm.io(0).read(0, 100).1, [1; 100]);
+    drop(vmm);
+    daemon.assert_clean_exit();
+}
+
 #[test]
 fn d3_the_aperture_is_mapped_once_and_stays() {
     let daemon = start(&["--size", "1M", "--queues", "1"]);
