@@ -184,13 +184,15 @@ impl<R: FnOnce()> Supervisor<R> {
             }
         };
         debug!(pid = worker.id(), "worker started");
-        // It may have ended already.
         if let Some(session) = &mut serving.session
             && let Err(error) = session.replay(&mut worker)
         {
             warn!(%error, "the worker cannot take over");
             worker.disconnected();
-            worker.kill();
+            // A worker that has ended already tells by its status why.
+            if error.kind() != io::ErrorKind::BrokenPipe {
+                worker.kill();
+            }
         }
         serving.worker = Some(worker);
         Ok(())

@@ -66,6 +66,7 @@ fn all() -> Vec<Suite> {
         tool::suite(),
         faults::suite(),
     ];
+    suites.push(lifecycle::long_suite());
     suites.extend(survival::suites());
     suites.extend(vectors::suites());
     suites.extend(iommu::suites());

@@ -8,6 +8,7 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::channel;
 use std::thread::{self, JoinHandle};
 use std::time::Instant;
 
@@ -258,6 +259,20 @@ fn d3_a_worker_can_be_killed_between_any_messages() {
     daemon.assert_clean_exit();
 }
 
+/// However early: before it is ready, or before it exists.
+#[test]
+fn d3_workers_can_be_killed_one_after_the_other() {
+    let daemon = start(&["--size", "1M", "--queues", "1"]);
+    let mut vmm = Vmm::start(daemon.socket(), 1);
+    assert_eq!(vmm.io(0).write(0, &[1; 100]).code, StatusCode::Ok);
+    for _ in 0..200 {
+        kill(&daemon);
+    }
+    assert_eq!(vmm.io(0).read(0, 100).1, [1; 100]);
+    drop(vmm);
+    daemon.assert_clean_exit();
+}
+
 /// Waits until a process or thread is in this state (`/proc/ID/stat`).
 fn wait_state(id: u32, state: &str) {
     let path = format!("/proc/{id}/stat");
@@ -281,18 +296,18 @@ fn ask_killed<R: Send + 'static>(
     let pid = worker(daemon, None);
     kill_process(pid, Signal::STOP).unwrap();
     wait_state(pid.as_raw_nonzero().get() as u32, "T");
-    let (sender, receiver) = std::sync::mpsc::channel();
-    let asking = thread::spawn(move || {
+    let ((sender, receiver), (done, replied)) = (channel(), channel());
+    thread::spawn(move || {
         let id = rustix::thread::gettid().as_raw_nonzero().get();
         sender.send(id as u32).unwrap();
         let reply = ask(&mut vmm);
-        (vmm, reply)
+        done.send((vmm, reply)).unwrap();
     });
     // Both have done what they can.
     wait_state(receiver.recv().unwrap(), "S");
     wait_state(daemon.id(), "S");
     kill(daemon);
-    asking.join().unwrap()
+    replied.recv_timeout(TEST_TIMEOUT).expect("no reply")
 }
 
 #[test]
