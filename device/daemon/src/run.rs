@@ -26,9 +26,7 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
         None => None,
     };
     log_listening(&device, options);
-    serve(&device, &mut socket, &termination, &options.serve, |_| {
-        Ok(())
-    })
+    serve(&device, &mut socket, &termination, &options.serve)
 }
 
 /// Makes a device with the faults of the options.
@@ -42,18 +40,15 @@ pub fn make_device(storage: Arc<dyn Storage>, options: &Options) -> anyhow::Resu
     Ok(device)
 }
 
-/// Serves connections; `connected` is called at the beginning of each. Then writes the last data
-/// to the storage.
+/// Serves connections, and writes the last data to the storage.
 pub fn serve(
     device: &Arc<Device>,
     socket: &mut Socket,
     termination: &Termination,
     options: &ringbar_serve::Options,
-    mut connected: impl FnMut(&Device) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
     let served = ringbar_serve::serve(socket, termination, options, || {
         let session = Arc::new(Session::new(Arc::clone(device))?);
-        connected(device)?;
         let counters = Arc::clone(session.queue_counters());
         Ok((session, counters))
     });

@@ -9,6 +9,7 @@
 //! overwrite what the next worker writes.
 
 use std::fs::File;
+use std::os::fd::AsFd;
 use std::panic;
 use std::sync::Arc;
 use std::thread::sleep;
@@ -94,8 +95,10 @@ pub fn work(options: &Options) -> anyhow::Result<()> {
     };
     let saved = Arc::new(saved);
     let device = make_device(Arc::clone(&storage), options)?;
-    if resumes {
-        device.resume(saved.connection()?);
+    // Before the monitor can connect.
+    match resumes {
+        true => device.resume(saved.connection()?),
+        false => saved.connected(device.config().aperture_bytes())?,
     }
     let listener_saved = Arc::clone(&saved);
     device.set_size_listener(move |capacity| {
@@ -111,29 +114,16 @@ pub fn work(options: &Options) -> anyhow::Result<()> {
     serve_options.keep_running = false;
     let mut socket = PreparedSocket::Inherited(listener).listen()?;
 
-    let mut files = vec![std::os::fd::AsFd::as_fd(&*saved)];
+    let mut files = vec![saved.as_fd()];
     let mappable = storage.mappable();
-    files.extend(
-        mappable
-            .iter()
-            .map(|mappable| std::os::fd::AsFd::as_fd(mappable.file)),
-    );
+    files.extend(mappable.iter().map(|mappable| mappable.file.as_fd()));
     handover.ready(&files).context("the supervisor is gone")?;
     drop(files);
     info!(
         bytes = device.config().capacity(),
         resumes, "worker is ready"
     );
-    serve(
-        &device,
-        &mut socket,
-        &termination,
-        &serve_options,
-        |device| match resumes {
-            true => Ok(()),
-            false => Ok(saved.connected(device.config().aperture_bytes())?),
-        },
-    )
+    serve(&device, &mut socket, &termination, &serve_options)
 }
 
 /// Opens the storage that another worker had; `file` is what it has left.

@@ -4,6 +4,7 @@
 
 use std::ffi::OsString;
 use std::fs::{DirBuilder, File, remove_dir, remove_file};
+use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
@@ -223,25 +224,16 @@ fn connection() -> io::Result<(UnixListener, UnixStream)> {
     let path = directory.join("socket");
     let connected = UnixListener::bind(&path)
         .and_then(|listener| UnixStream::connect(&path).map(|stream| (listener, stream)));
-    // Fails where the socket could not be created.
+    // The first fails where the socket could not be created; what stays behind does no harm.
     let _ = remove_file(&path);
-    remove_dir(&directory)?;
+    let _ = remove_dir(&directory);
     connected
 }
 
-/// Creates a directory that only this user can access.
+/// Creates a directory that only this user can access, with a name that nobody can take before.
 fn private_directory() -> io::Result<PathBuf> {
-    let mut number = 0u32;
-    loop {
-        let name = format!("ringbar-{}-{number}", std::process::id());
-        let path = std::env::temp_dir().join(name);
-        match DirBuilder::new().mode(0o700).create(&path) {
-            Ok(()) => return Ok(path),
-            // Of a process that was killed.
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists && number < 1000 => {
-                number += 1;
-            }
-            Err(error) => return Err(error),
-        }
-    }
+    let name = RandomState::new().hash_one(std::process::id());
+    let path = std::env::temp_dir().join(format!("ringbar-{name:016x}"));
+    DirBuilder::new().mode(0o700).create(&path)?;
+    Ok(path)
 }
