@@ -89,6 +89,18 @@ impl Host {
         Ok(injected)
     }
 
+    /// Kills the process of the device that executes the requests. Returns when another one has
+    /// been started.
+    pub fn kill_worker(&self) -> Verdict {
+        self.call(HostRequest::KillWorker(DEVICE_NUMBER))
+    }
+
+    /// Has the device replaced by the installed program. Returns when its process has been
+    /// started.
+    pub fn upgrade(&self) -> Verdict {
+        self.call(HostRequest::UpgradeDevice(DEVICE_NUMBER))
+    }
+
     /// Sends a command to the PCI function.
     pub fn function_command(&self, command: FunctionCommand) -> Verdict {
         self.call(HostRequest::Function(DEVICE_NUMBER, command))

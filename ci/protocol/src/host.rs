@@ -48,6 +48,12 @@ pub enum HostRequest {
     /// A command to the PCI function with this number. Functions are numbered separately
     /// from devices.
     Function(u32, FunctionCommand),
+    /// Kill the process of the device that executes the requests, which has a supervisor.
+    /// Answered when another process has been started.
+    KillWorker(u32),
+    /// Have the process that executes the requests replaced by the installed program.
+    /// Answered when that has been started.
+    UpgradeDevice(u32),
 }
 
 /// Commands to the PCI function for tests.

@@ -35,6 +35,9 @@ const DEVICE: &str = "plugged";
 /// Number of times that the device is unplugged under load.
 const ROUNDS: u32 = 3;
 
+/// The same in the machine for many times.
+const MANY_ROUNDS: u32 = 50;
+
 /// Shell functions for the steps.
 const FUNCTIONS: &str = r#"
 # eventually COMMAND...: for what happens on its own and tells nobody.
@@ -72,45 +75,60 @@ pub struct Machine {
     pub iommu: Iommu,
     /// Whether `make test` runs it.
     pub daily: bool,
+    /// Number of times that the device is unplugged under load.
+    pub rounds: u32,
 }
 
 /// The machines.
-pub const MACHINES: [Machine; 6] = [
+pub const MACHINES: [Machine; 7] = [
     Machine {
         name: "unplug",
         kernel: Kernel::Stock,
         iommu: Iommu::None,
         daily: true,
+        rounds: ROUNDS,
+    },
+    Machine {
+        name: "unplug_long",
+        kernel: Kernel::Stock,
+        iommu: Iommu::None,
+        daily: false,
+        rounds: MANY_ROUNDS,
     },
     Machine {
         name: "unplug_intel",
         kernel: Kernel::Stock,
         iommu: Iommu::Intel,
         daily: true,
+        rounds: ROUNDS,
     },
     Machine {
         name: "unplug_virtio",
         kernel: Kernel::Stock,
         iommu: Iommu::Virtio,
         daily: false,
+        rounds: ROUNDS,
     },
     Machine {
         name: "debug::unplug",
         kernel: Kernel::Debug,
         iommu: Iommu::None,
         daily: false,
+        rounds: ROUNDS,
     },
     Machine {
         name: "debug::unplug_intel",
         kernel: Kernel::Debug,
         iommu: Iommu::Intel,
         daily: false,
+        rounds: ROUNDS,
     },
     Machine {
         name: "debug::unplug_virtio",
         kernel: Kernel::Debug,
         iommu: Iommu::Virtio,
         daily: false,
+        rounds: ROUNDS,
     },
 ];
 
@@ -145,6 +163,7 @@ struct Fixture {
     vm: Vm,
     device: Device,
     iommu: Iommu,
+    rounds: u32,
     _directory: TemporaryDir,
 }
 
@@ -182,6 +201,7 @@ impl Fixture {
             vm,
             device,
             iommu: machine.iommu,
+            rounds: machine.rounds,
             _directory: directory,
         };
         fixture.shell("modprobe ringbar")?;
@@ -261,7 +281,7 @@ fn start_load(fixture: &Fixture) -> StepResult {
 }
 
 fn unplugged_under_load(fixture: &mut Fixture) -> StepResult {
-    for round in 1..=ROUNDS {
+    for round in 1..=fixture.rounds {
         start_load(fixture)?;
         fixture.unplug()?;
         // The load ends with an error, but not with wrong data.

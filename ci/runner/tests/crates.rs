@@ -15,6 +15,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("device/control", &[]),
     ("device/engine", &[]),
     ("device/storage", &[]),
+    ("device/supervisor", &["device/engine"]),
     ("device/faults", &["device/size", "device/spec"]),
     (
         "device/models/ringbar",
@@ -65,6 +66,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "device/size",
             "device/spec",
             "device/storage",
+            "device/supervisor",
         ],
     ),
     ("device/ctl", &["device/control", "device/size"]),

@@ -15,6 +15,7 @@ use crate::error::{Error, Result};
 use crate::host_port::DeviceHandles;
 use crate::process::{HostProcess, Pauser};
 use crate::socket_watch::SocketWatch;
+use crate::supervised::Supervised;
 
 /// Name of the daemon.
 pub const PROGRAM: &str = "ringbar-device";
@@ -182,6 +183,7 @@ impl Device {
     pub fn handles(&self) -> Result<DeviceHandles> {
         Ok(DeviceHandles {
             pauser: self.pauser()?,
+            supervised: Supervised::new(self.process.id()),
             control: self.control(),
             file: match &self.options.storage {
                 Storage::Memory | Storage::Nbd(_) => None,

@@ -27,6 +27,7 @@ use ringbar_pci_function::PciFunction;
 use crate::control::ControlSocket;
 use crate::error::{Error, Result};
 use crate::process::{Pauser, wait_readable};
+use crate::supervised::Supervised;
 
 /// Maximum time for which a device stays stalled without a further request.
 pub const STALL_TIMEOUT: Duration = Duration::from_secs(30);
@@ -36,6 +37,8 @@ pub const STALL_TIMEOUT: Duration = Duration::from_secs(30);
 pub struct DeviceHandles {
     /// Stops and resumes the process.
     pub pauser: Pauser,
+    /// The process with its child.
+    pub supervised: Supervised,
     /// Client of the control socket.
     pub control: ControlSocket,
     /// File of the device memory, with file storage.
@@ -174,6 +177,8 @@ impl Devices {
         | HostRequest::AddFault(number, _)
         | HostRequest::ListFaults(number)
         | HostRequest::ClearFaults(number)
+        | HostRequest::KillWorker(number)
+        | HostRequest::UpgradeDevice(number)
         | HostRequest::Function(number, _)) = request;
         let device = self
             .all
@@ -254,6 +259,16 @@ impl Devices {
             }
             HostRequest::Lie(_, lie) => proxy()?.lie(lie).map_err(|error| error.to_string()),
             HostRequest::EndLies(_) => proxy()?.end_lies().map_err(|error| error.to_string()),
+            HostRequest::KillWorker(_) => device
+                .handles
+                .supervised
+                .kill_worker()
+                .map_err(|error| error.to_string()),
+            HostRequest::UpgradeDevice(_) => device
+                .handles
+                .supervised
+                .upgrade()
+                .map_err(|error| error.to_string()),
             // Handled above.
             HostRequest::Function(..) => Ok(()),
             HostRequest::CountLies(_) => return Ok(HostReply::Count(proxy()?.lies_told())),
@@ -336,6 +351,7 @@ mod tests {
     /// Handles with a control socket that does not exist.
     fn handles(process: &HostProcess) -> Vec<DeviceHandles> {
         vec![DeviceHandles {
+            supervised: Supervised::new(process.id()),
             pauser: process.pauser().unwrap(),
             control: ControlSocket::new("/nonexistent/control".into()),
             file: None,

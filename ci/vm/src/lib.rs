@@ -18,6 +18,7 @@
 //! | [`process`] | child processes, killed when this process ends |
 //! | [`temporary`] | temporary directories, removed when this process ends |
 //! | [`socket_watch`] | waits for a daemon to listen |
+//! | `supervised` | kills and replaces the child of a device with a supervisor |
 //! | `terminal` | saves and restores terminal settings |
 //!
 //! It does not know what runs in the guest: no test, no suite, no benchmark.
@@ -33,6 +34,7 @@ pub mod qemu;
 pub mod qmp;
 pub mod setup;
 pub mod socket_watch;
+mod supervised;
 pub mod temporary;
 mod terminal;
 pub mod vm;

@@ -7,8 +7,9 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use clap::error::ErrorKind;
-use clap::{CommandFactory, Parser};
+use clap::{CommandFactory, Parser, ValueEnum};
 use ringbar_model::DeviceOptions;
+use ringbar_serve::connection::Transport;
 use ringbar_serve::{Function, Identity, ServeArgs};
 use ringbar_spec::{MAX_IO_QUEUES, MIN_COMMAND_BYTES, PCI_DEVICE_ID_VFIO_USER, PCI_VENDOR_ID};
 use ringbar_storage::NbdUri;
@@ -137,6 +138,17 @@ pub struct Args {
     #[arg(long, value_name = "PATH")]
     control_socket: Option<PathBuf>,
 
+    /// Run the device in a child process, and start another one when it crashes. Requests in
+    /// progress are executed again, and the guest notices a short delay only. After SIGHUP the
+    /// installed program takes over in the same way (docs/survival.md). Only over vhost-user, and
+    /// not with NBD
+    #[arg(long, value_name = "on|off", value_enum, default_value_t)]
+    supervise: Supervise,
+
+    /// Take over from the supervisor that has started this process
+    #[arg(long, hide = true)]
+    worker: bool,
+
     /// Print the capabilities of this program as JSON, and exit
     #[arg(long, exclusive = true)]
     print_capabilities: bool,
@@ -144,6 +156,27 @@ pub struct Args {
     /// Print the manual page of this program, and exit
     #[arg(long, exclusive = true, hide = true)]
     print_man_page: bool,
+}
+
+/// Whether the device runs in a child process.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+enum Supervise {
+    /// In a child process
+    On,
+    /// In this process
+    #[default]
+    Off,
+}
+
+/// What a process does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// It runs the device.
+    Alone,
+    /// It holds the connection, and has the device run in a child.
+    Supervisor,
+    /// It is that child.
+    Worker,
 }
 
 /// What holds the device memory.
@@ -199,6 +232,8 @@ impl FromStr for StorageKind {
 pub struct Options {
     /// Socket, transport and log.
     pub serve: ringbar_serve::Options,
+    /// What the process does.
+    pub role: Role,
     /// What holds the device memory.
     pub storage: StorageKind,
     /// Size of the device memory in bytes; always present for memory storage.
@@ -241,6 +276,23 @@ impl TryFrom<Args> for Command {
             .serve
             .options(&function)
             .map_err(|message| wrong(&message))?;
+        let role = match (args.worker, args.supervise) {
+            (true, _) => Role::Worker,
+            (false, Supervise::On) => Role::Supervisor,
+            (false, Supervise::Off) => Role::Alone,
+        };
+        if role != Role::Alone && serve.transport != Transport::VhostUser {
+            return Err(wrong(
+                "--supervise needs --transport vhost-user: over vfio-user the state of the PCI \
+                 function would be lost with its process",
+            ));
+        }
+        if role != Role::Alone && matches!(args.storage, StorageKind::Nbd(_)) {
+            return Err(wrong(
+                "--supervise does not go with NBD: the server may still execute requests of the \
+                 former connection when a new process has begun",
+            ));
+        }
         match args.size {
             Some(0) => return Err(wrong("--size must be at least 1")),
             Some(size) if size > i64::MAX as u64 => {
@@ -267,6 +319,7 @@ impl TryFrom<Args> for Command {
         }
         Ok(Self::Run(Box::new(Options {
             serve,
+            role,
             storage: args.storage,
             size: args.size,
             memory_huge_pages: args.memory_huge_pages,
@@ -283,7 +336,7 @@ impl TryFrom<Args> for Command {
 #[cfg(test)]
 mod tests {
     use ringbar_serve::args::Endpoint;
-    use ringbar_serve::connection::{Interrupts, Transport};
+    use ringbar_serve::connection::Interrupts;
 
     use super::*;
 

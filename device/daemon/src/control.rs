@@ -62,20 +62,31 @@ pub struct Controlled {
 #[derive(Debug)]
 pub struct ControlSocket {
     listener: UnixListener,
-    file: SocketFile,
+    file: Option<SocketFile>,
 }
 
 /// The control socket. Dropping it removes its file; connections last until the process ends.
 #[derive(Debug)]
 pub struct Control {
-    _file: SocketFile,
+    _file: Option<SocketFile>,
 }
 
 impl ControlSocket {
     /// Creates the socket at `path`.
     pub fn bind(path: &Path) -> anyhow::Result<Self> {
-        let (listener, file) = socket::bind(path, OWNER_ONLY)?;
-        Ok(Self { listener, file })
+        let (listener, file) = bind(path)?;
+        Ok(Self {
+            listener,
+            file: Some(file),
+        })
+    }
+
+    /// A socket that another process has created, and removes.
+    pub const fn inherited(listener: UnixListener) -> Self {
+        Self {
+            listener,
+            file: None,
+        }
     }
 
     /// Starts a thread that accepts connections.
@@ -87,6 +98,11 @@ impl ControlSocket {
             .context("cannot start a thread")?;
         Ok(Control { _file: file })
     }
+}
+
+/// Creates the socket at `path`, and its file.
+pub fn bind(path: &Path) -> anyhow::Result<(UnixListener, SocketFile)> {
+    socket::bind(path, OWNER_ONLY)
 }
 
 fn accept_all(listener: &UnixListener, controlled: &Arc<Controlled>, threads: &Threads) {

@@ -10,6 +10,8 @@
 //! | `sandbox` | what its threads may do, beyond those of other devices |
 //! | `statistics` | the counters as the control socket shows them |
 //! | `run` | the life of the process, from the options to the last counters |
+//! | `supervised` | the same in two processes: supervisor and worker |
+//! | `saved` | what a worker leaves to the next one |
 //!
 //! [`ringbar_serve`] has the parts that other devices have as well: log, socket, connections.
 
@@ -18,13 +20,15 @@ mod cli;
 mod control;
 mod run;
 mod sandbox;
+mod saved;
 mod statistics;
+mod supervised;
 
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
 
-use crate::cli::{Args, Command};
+use crate::cli::{Args, Command, Role};
 
 fn main() -> ExitCode {
     // `parse` exits by itself for --help, --version (status 0) and wrong usage (status 2).
@@ -48,6 +52,11 @@ fn main() -> ExitCode {
     };
     let (name, kinds) = (env!("CARGO_BIN_NAME"), sandbox::kinds());
     ringbar_serve::run(name, &options.serve, kinds, |confinement| {
-        run::run(&options, confinement)
+        match options.role {
+            Role::Alone => run::run(&options, confinement),
+            // It starts processes, and so it cannot restrict itself.
+            Role::Supervisor => supervised::supervise(&options),
+            Role::Worker => supervised::work(&options, confinement),
+        }
     })
 }

@@ -11,7 +11,7 @@ use ringbar_model::{Counts, Device, Session};
 use ringbar_serve::sandbox::Confinement;
 use ringbar_serve::service_manager::ServiceManager;
 use ringbar_serve::signals::Termination;
-use ringbar_serve::socket::PreparedSocket;
+use ringbar_serve::socket::{PreparedSocket, Socket};
 use ringbar_storage::{BlockStorage, FileStorage, MemoryStorage, NbdStorage, Storage};
 use tracing::info;
 
@@ -36,49 +36,81 @@ pub fn run(options: &Options, confinement: &Confinement) -> anyhow::Result<()> {
     // From here on nothing can be opened. All other threads start restricted.
     let others: Vec<_> = options.control_socket.as_deref().into_iter().collect();
     confinement.restrict_main(&options.serve.endpoint, &others)?;
-    let device = Device::new(Arc::clone(&storage), options.device, &engine.threads)?;
-    let device = Arc::new(device);
+    let device = make_device(storage, options, &mut engine)?;
+    let controlled = controlled(&device, options, started, &termination);
+    let _control = match control {
+        Some(control) => Some(control.serve(controlled, &engine.threads)?),
+        None => None,
+    };
+    log_listening(&device, options);
+    let options = &options.serve;
+    serve(
+        &device,
+        &mut socket,
+        &termination,
+        &manager,
+        options,
+        &engine,
+    )
+}
+
+/// Makes a device with the faults of the options, of which `engine` gets those of queues.
+pub fn make_device(
+    storage: Arc<dyn Storage>,
+    options: &Options,
+    engine: &mut ringbar_engine::Options,
+) -> anyhow::Result<Arc<Device>> {
+    let device = Arc::new(Device::new(storage, options.device, &engine.threads)?);
     engine.faults = ringbar_serve::faults::injection(Arc::clone(device.faults()));
     for rule in &options.serve.faults {
         let id = device.faults().add(rule.clone());
         id.with_context(|| format!("cannot add the fault {rule}"))?;
         info!(%rule, "faults are injected");
     }
-    let controlled = Controlled {
-        device: Arc::clone(&device),
+    Ok(device)
+}
+
+/// What the control socket tells of this process, and controls.
+pub fn controlled(
+    device: &Arc<Device>,
+    options: &Options,
+    started: Instant,
+    termination: &Termination,
+) -> Controlled {
+    Controlled {
+        device: Arc::clone(device),
         storage: options.storage.to_string(),
         transport: options.serve.transport.name(),
         socket: options.serve.endpoint.to_string(),
         started,
         ending: termination.ending(),
-    };
-    let _control = match control {
-        Some(control) => Some(control.serve(controlled, &engine.threads)?),
-        None => None,
-    };
-    log_listening(&device, options);
+    }
+}
 
-    let served = ringbar_serve::serve(
-        &mut socket,
-        &termination,
-        &manager,
-        &options.serve,
-        &engine,
-        || {
-            let session = Arc::new(Session::new(Arc::clone(&device))?);
-            let counters = Arc::clone(session.queue_counters());
-            Ok((session, counters))
-        },
-    );
-    let flushed = storage
+/// Serves connections, and writes the last data to the storage.
+pub fn serve(
+    device: &Arc<Device>,
+    socket: &mut Socket,
+    termination: &Termination,
+    manager: &ServiceManager,
+    options: &ringbar_serve::Options,
+    engine: &ringbar_engine::Options,
+) -> anyhow::Result<()> {
+    let served = ringbar_serve::serve(socket, termination, manager, options, engine, || {
+        let session = Arc::new(Session::new(Arc::clone(device))?);
+        let counters = Arc::clone(session.queue_counters());
+        Ok((session, counters))
+    });
+    let flushed = device
+        .storage()
         .flush()
         .context("cannot write the last data to the storage");
-    log_counts(&device);
+    log_counts(device);
     served.and(flushed)
 }
 
 /// Restricts the thread of a storage, which is older than the restriction of the main thread.
-fn early(
+pub fn early(
     confinement: &Confinement,
     kind: &'static str,
 ) -> impl FnOnce() -> io::Result<()> + Send + 'static {
@@ -86,7 +118,11 @@ fn early(
     move || confinement.restrict_early(kind).map_err(io::Error::other)
 }
 
-fn open_storage(options: &Options, confinement: &Confinement) -> anyhow::Result<Arc<dyn Storage>> {
+/// Opens the storage of the options.
+pub fn open_storage(
+    options: &Options,
+    confinement: &Confinement,
+) -> anyhow::Result<Arc<dyn Storage>> {
     Ok(match (&options.storage, options.size) {
         (StorageKind::Memory, Some(size)) => Arc::new(match options.memory_huge_pages {
             Some(page) => MemoryStorage::with_huge_pages(size, page)?,

@@ -3,8 +3,12 @@
 //! What the threads of this program may do that no other device has. [`ringbar_serve::sandbox`] has
 //! the rest, and docs/security.md explains both.
 
+use libc::{SO_SNDTIMEO, SOL_SOCKET};
 use ringbar_sandbox::{Call, SPAWN, Sysno, ThreadKind};
 use ringbar_serve::sandbox::{ACCEPT, FLUSH, Kinds, SEND};
+
+/// All bits of an argument of the C type `int`.
+const INT: u64 = u32::MAX as u64;
 
 /// Name of the thread that has the ring of a block storage.
 pub const BLOCK_IO: &str = "block-io";
@@ -16,8 +20,17 @@ pub const NBD_IO: &str = "nbd-io";
 /// The connection to an NBD server, or TLS on it.
 const CONNECTION: &[Call] = &Call::all([Sysno::readv, Sysno::recvfrom]);
 
-/// Requests on the control socket; a resize is one.
-const CONTROL_CLIENT: &[Call] = &Call::all([Sysno::recvfrom, Sysno::fallocate, Sysno::ftruncate]);
+/// Requests on the control socket; a resize is one. `pwrite64` tells the next worker of it.
+const CONTROL_CLIENT: &[Call] = &[
+    Call::any(Sysno::recvfrom),
+    Call::any(Sysno::fallocate),
+    Call::any(Sysno::ftruncate),
+    Call::any(Sysno::pwrite64),
+    // The time for which a client may leave a reply unread.
+    Call::any(Sysno::setsockopt)
+        .when(1, INT, SOL_SOCKET as u64)
+        .when(2, INT, SO_SNDTIMEO as u64),
+];
 
 /// The kinds of threads of this program.
 pub fn kinds() -> Kinds {

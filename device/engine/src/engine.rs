@@ -19,6 +19,7 @@ use crate::mailbox::{Change, Mail, Mailbox};
 use crate::memory::SharedMemory;
 use crate::model::{DeviceModel, ReturnedOf};
 use crate::queue::Queue;
+use crate::record::Record;
 use crate::ring::{QueueSetup, StoppedAt};
 use crate::threads::Threads;
 use crate::worker::{Shared, Worker};
@@ -39,6 +40,9 @@ pub struct Options {
     pub threads: Threads,
     /// Faults that queues have.
     pub faults: Injection,
+    /// Where the queues record what is in flight, for another process that goes on when this one
+    /// ends.
+    pub record: Option<Record>,
 }
 
 /// Control of one queue, for transports. Each method returns when the queue's worker has
@@ -224,8 +228,10 @@ where
                     }));
                     let model = engine.shared.model.as_ref();
                     let faults = options.faults.clone();
+                    let record = options.record.as_ref();
+                    let record = record.and_then(|record| record.queue(queue));
                     let delay = poll / DELAY_DIVISOR;
-                    Queue::new(queue, model, counters, interrupt, delay, faults)
+                    Queue::new(queue, model, counters, interrupt, delay, faults, record)
                 })
                 .collect();
             let shared = Arc::clone(&engine.shared);

@@ -2,6 +2,10 @@
 
 //! Entries of the available ring that were taken and are not used yet.
 
+use crate::fault::Fault;
+use crate::record::{QueueRecord, Recorded};
+use crate::ring::QueueSetup;
+
 /// An entry of the available ring.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Entry {
@@ -10,6 +14,34 @@ pub(crate) struct Entry {
     number: u64,
     /// Index of the first descriptor of its chain.
     pub(crate) head: u16,
+    /// An earlier process had begun to execute its request, which must not be executed twice.
+    pub(crate) begun: bool,
+}
+
+impl From<Recorded> for Entry {
+    fn from(recorded: Recorded) -> Self {
+        let Recorded {
+            number,
+            head,
+            begun,
+        } = recorded;
+        Self {
+            number,
+            head,
+            begun,
+        }
+    }
+}
+
+/// How a queue starts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Start {
+    /// As the transport says.
+    New,
+    /// Where another process ended.
+    Recovered,
+    /// Where another process ended, and the driver had broken it.
+    Broken,
 }
 
 /// Entries of one queue.
@@ -31,14 +63,73 @@ pub(crate) struct InFlight {
     deferred: Vec<Entry>,
     /// Those that were not used when the queue was stopped.
     interrupted: Vec<Entry>,
+    /// The same for the next process, if there may be one.
+    record: Option<QueueRecord>,
+    /// The queue was started in this process.
+    was_started: bool,
 }
 
 impl InFlight {
+    /// Of a queue that has not been started in this process. The entries that are in flight
+    /// according to the record were interrupted.
+    pub(crate) fn new(record: Option<QueueRecord>) -> Self {
+        let mut in_flight = Self {
+            record,
+            ..Self::default()
+        };
+        if let Some(record) = &in_flight.record {
+            let entries = record.entries();
+            in_flight.adopt(entries);
+        }
+        in_flight
+    }
+
+    fn adopt(&mut self, entries: Vec<Recorded>) {
+        self.interrupted = entries.into_iter().map(Entry::from).collect();
+        // Entries that were taken later may have been used, so none of these can be put back
+        // into the ring: the next one does not follow the last of them.
+        self.taken = (self.interrupted.last()).map_or(0, |last| last.number.wrapping_add(2));
+    }
+
     /// An entry was taken out of the ring.
-    pub(crate) const fn take(&mut self, head: u16) -> Entry {
+    pub(crate) fn take(&mut self, head: u16) -> Entry {
         let number = self.taken;
-        self.taken += 1;
-        Entry { number, head }
+        self.taken = self.taken.wrapping_add(1);
+        if let Some(record) = &self.record {
+            record.taken(head, number);
+        }
+        Entry {
+            number,
+            head,
+            begun: false,
+        }
+    }
+
+    /// Uses an entry: `push` writes it into the used ring and returns the index of that.
+    pub(crate) fn use_entry(
+        &self,
+        entry: Entry,
+        push: impl FnOnce() -> Result<u16, Fault>,
+    ) -> Result<(), Fault> {
+        let Some(record) = &self.record else {
+            return push().map(drop);
+        };
+        record.using(entry.head);
+        let used_idx = push()?;
+        record.used(entry.head, used_idx);
+        Ok(())
+    }
+
+    /// The record, for requests that must not be executed twice.
+    pub(crate) const fn record(&self) -> Option<&QueueRecord> {
+        self.record.as_ref()
+    }
+
+    /// The driver has broken the queue.
+    pub(crate) fn set_broken(&self) {
+        if let Some(record) = &self.record {
+            record.broken();
+        }
     }
 
     /// The device keeps the request of an entry.
@@ -73,21 +164,51 @@ impl InFlight {
     pub(crate) fn give_back(&mut self) -> usize {
         let mut count = 0;
         while let Some(last) = self.interrupted.last()
-            && last.number + 1 == self.taken
+            && last.number.wrapping_add(1) == self.taken
         {
+            if let Some(record) = &self.record {
+                record.forget(last.head);
+            }
             self.interrupted.pop();
-            self.taken -= 1;
+            self.taken = self.taken.wrapping_sub(1);
             count += 1;
         }
         count
     }
 
-    /// A queue starts of which so many taken entries are not used. One that goes on where it
-    /// was has as many as were interrupted; any other was reset, and they are gone.
-    pub(crate) fn start(&mut self, unused: u16) {
+    /// A queue starts. Returns whether it goes on where another process ended; `setup` then says
+    /// from which index on. Otherwise a queue that goes on where it was has as many entries that
+    /// were taken and are not used as were interrupted; any other was reset, and they are gone.
+    ///
+    /// # Errors
+    ///
+    /// [`Fault::Ring`] where the driver has changed the ring meanwhile.
+    pub(crate) fn start(&mut self, setup: &mut QueueSetup) -> Result<Start, Fault> {
+        let first = !std::mem::replace(&mut self.was_started, true);
+        if first
+            && let Some(record) = &self.record
+            && record.is_current()
+        {
+            let entries = record.recover(setup.size, setup.next_used)?;
+            let broken = record.is_broken();
+            // Fits: no more than the ring has.
+            setup.next_avail = setup.next_used.wrapping_add(entries.len() as u16);
+            self.adopt(entries);
+            return Ok(match broken {
+                true => Start::Broken,
+                false => Start::Recovered,
+            });
+        }
+        let unused = setup.next_avail.wrapping_sub(setup.next_used);
         if usize::from(unused) != self.interrupted.len() {
             self.forget_interrupted();
         }
+        if let Some(record) = &self.record {
+            record.start(setup.size, setup.next_used, |head| {
+                self.interrupted.iter().any(|entry| entry.head == head)
+            });
+        }
+        Ok(Start::New)
     }
 
     /// Nothing is submitted again.
@@ -113,6 +234,15 @@ impl InFlight {
 mod tests {
     use super::*;
 
+    /// The queue starts with so many entries that were taken and are not used.
+    fn start(in_flight: &mut InFlight, unused: u16) {
+        let mut setup = QueueSetup {
+            next_avail: unused,
+            ..QueueSetup::default()
+        };
+        assert_eq!(in_flight.start(&mut setup), Ok(Start::New));
+    }
+
     #[test]
     fn only_the_youngest_go_back_and_the_others_come_again_in_their_order() {
         let mut in_flight = InFlight::default();
@@ -125,7 +255,7 @@ mod tests {
         assert!(!in_flight.complete(second) && !in_flight.complete(third));
         in_flight.interrupt(Some(fifth));
         assert_eq!(in_flight.give_back(), 2);
-        in_flight.start(1);
+        start(&mut in_flight, 1);
         assert_eq!(in_flight.next_interrupted(), Some(first));
         assert_eq!(in_flight.next_interrupted(), None);
         // What went back is taken anew.
@@ -140,7 +270,7 @@ mod tests {
         in_flight.defer(first);
         in_flight.interrupt(None);
         assert_eq!(in_flight.give_back(), 0);
-        in_flight.start(0);
+        start(&mut in_flight, 0);
         assert_eq!(in_flight.next_interrupted(), None);
     }
 }

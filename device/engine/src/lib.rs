@@ -22,6 +22,7 @@
 //! | `worker` | a thread with its queues: poll, process, sleep |
 //! | `queue` | one queue, owned by its worker |
 //! | `in_flight` | entries that were taken and are not used |
+//! | [`record`] | the same, in memory that outlives the process |
 //! | `ring` | the rings in guest memory |
 //! | `mailbox`, `sleeper` | how other threads reach a worker |
 //! | `polling`, `backoff`, `moderation` | when to poll and when to delay an interrupt |
@@ -63,6 +64,9 @@ pub mod model;
 mod moderation;
 mod polling;
 mod queue;
+pub mod record;
+#[cfg(all(test, not(loom)))]
+mod recovery;
 pub mod request;
 mod ring;
 mod sleeper;
@@ -80,6 +84,7 @@ pub use injection::{FaultInjector, Injection};
 pub use interrupt::{EventFd, Interrupt, InterruptSlot};
 pub use latency::Latencies;
 pub use model::DeviceModel;
+pub use record::Record;
 pub use request::{Request, Submission};
 pub use ring::{QueueSetup, StoppedAt};
 pub use threads::Threads;

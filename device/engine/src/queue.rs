@@ -7,19 +7,20 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tracing::{debug, error, warn};
+use tracing::{debug, error, info, warn};
 use vm_memory::GuestMemory;
 
 use crate::chain::Chain;
 use crate::counters::{Counts, QueueCounters};
 use crate::doorbell::Doorbell;
 use crate::fault::Fault;
-use crate::in_flight::{Entry, InFlight};
+use crate::in_flight::{Entry, InFlight, Start};
 use crate::injection::{FaultId, Injection, UsedFault};
 use crate::interrupt::InterruptSlot;
 use crate::mailbox::Mailbox;
 use crate::model::{DeviceModel, RequestOf, ReturnedOf};
 use crate::moderation::Moderation;
+use crate::record::QueueRecord;
 use crate::request::{Body, Request, Return, Submission};
 use crate::ring::{QueueSetup, Ring, StoppedAt};
 
@@ -129,7 +130,8 @@ pub(crate) struct Queue<D: DeviceModel> {
 }
 
 impl<D: DeviceModel> Queue<D> {
-    /// A stopped queue, whose interrupts may be delayed for `delay`.
+    /// A stopped queue, whose interrupts may be delayed for `delay`. What is in flight is
+    /// written to `record`.
     pub(crate) fn new(
         index: u16,
         model: &D,
@@ -137,6 +139,7 @@ impl<D: DeviceModel> Queue<D> {
         interrupt: Arc<InterruptSlot>,
         delay: Duration,
         faults: Injection,
+        record: Option<QueueRecord>,
     ) -> Self {
         Self {
             index,
@@ -150,7 +153,7 @@ impl<D: DeviceModel> Queue<D> {
             spare: Vec::new(),
             yielded: None,
             resumed: VecDeque::new(),
-            in_flight: InFlight::default(),
+            in_flight: InFlight::new(record),
             moderation: Moderation::new(delay),
             interrupt,
             counters,
@@ -175,12 +178,36 @@ impl<D: DeviceModel> Queue<D> {
         self.started && self.enabled && !self.broken
     }
 
-    /// Starts the queue, or starts it anew with another setup.
+    /// Starts the queue, or starts it anew with another setup. One that another process had
+    /// started goes on where that process ended.
     pub(crate) fn start(&mut self, model: &D, setup: &QueueSetup) {
         self.stop(model);
-        self.ring.set_up(setup);
-        self.in_flight
-            .start(setup.next_avail.wrapping_sub(setup.next_used));
+        let mut setup = *setup;
+        let start = self.in_flight.start(&mut setup);
+        self.ring.set_up(&setup);
+        match start {
+            Ok(Start::Recovered) => {
+                info!(
+                    queue = self.index,
+                    in_flight = setup.next_avail.wrapping_sub(setup.next_used),
+                    "queue goes on where another process ended"
+                );
+                // It may have used entries without an interrupt.
+                self.interrupt.raise();
+            }
+            Ok(Start::Broken) => self.broken = true,
+            // Only a driver that has reset the device starts here.
+            Ok(Start::New) if setup.next_avail == 0 => self.broken = false,
+            Ok(Start::New) => {}
+            Err(fault) => {
+                warn!(
+                    queue = self.index,
+                    ?fault,
+                    "the driver changed the used ring: not processed until it resets the device"
+                );
+                self.set_broken(model, fault);
+            }
+        }
         self.started = true;
         self.begin(model);
     }
@@ -216,13 +243,6 @@ impl<D: DeviceModel> Queue<D> {
 
     /// The queue runs from here on, if nothing else is in the way.
     fn begin(&mut self, model: &D) {
-        if !self.started || !self.enabled {
-            return;
-        }
-        if self.ring.next_avail() == 0 {
-            // Only a driver that has reset the device starts here.
-            self.broken = false;
-        }
         if self.runs() {
             model.queue_started(self.index);
         }
@@ -259,6 +279,7 @@ impl<D: DeviceModel> Queue<D> {
 
     fn set_broken(&mut self, model: &D, fault: Fault) {
         self.broken = true;
+        self.in_flight.set_broken();
         model.queue_broken(self.index, fault);
         self.end(model);
     }
@@ -441,6 +462,7 @@ impl<D: DeviceModel> Queue<D> {
                 chain: Chain::with_limit(self.max_buffers),
                 scratch: D::Scratch::default(),
                 resumed: false,
+                record: self.in_flight.record().cloned(),
                 mailbox: Arc::clone(context.mailbox),
             })
         });
@@ -477,25 +499,6 @@ impl<D: DeviceModel> Queue<D> {
         Ok(self.stalled.is_some())
     }
 
-    /// Writes a used entry, or what a fault makes of it.
-    #[inline]
-    fn push_used<M: GuestMemory>(
-        &mut self,
-        memory: &M,
-        head: u16,
-        length: u32,
-    ) -> Result<(), Fault> {
-        let fault = self.faults.active();
-        match fault.and_then(|injector| injector.used(self.index)) {
-            None => self.ring.push_used(memory, head, length),
-            Some(UsedFault::Duplicate) => {
-                self.ring.push_used(memory, head, length)?;
-                self.ring.push_used(memory, head, length)
-            }
-            Some(UsedFault::BadId) => self.ring.push_bad_used(memory, length),
-        }
-    }
-
     fn finish<M: GuestMemory<Bitmap = ()>>(
         &mut self,
         context: &Context<'_, D, M>,
@@ -511,8 +514,14 @@ impl<D: DeviceModel> Queue<D> {
         let length = context
             .model
             .finish(&mut self.model, context.memory, &mut request, outcome);
-        let head = request.entry().head;
-        let used = length.and_then(|length| self.push_used(context.memory, head, length));
+        let entry = request.entry();
+        let (ring, faults, queue) = (&mut self.ring, &self.faults, self.index);
+        let used = length.and_then(|length| {
+            self.in_flight.use_entry(entry, || {
+                push_used(ring, faults, queue, context.memory, entry.head, length)?;
+                Ok(ring.next_used())
+            })
+        });
         if let Some((operation, taken)) = measured {
             self.record_latency(operation, clock.now().saturating_duration_since(taken));
         }
@@ -653,5 +662,25 @@ impl<D: DeviceModel> Queue<D> {
             interrupts,
             ..Counts::default()
         });
+    }
+}
+
+/// Writes a used entry, or what a fault makes of it.
+#[inline]
+fn push_used<M: GuestMemory>(
+    ring: &mut Ring,
+    faults: &Injection,
+    queue: u16,
+    memory: &M,
+    head: u16,
+    length: u32,
+) -> Result<(), Fault> {
+    match faults.active().and_then(|injector| injector.used(queue)) {
+        None => ring.push_used(memory, head, length),
+        Some(UsedFault::Duplicate) => {
+            ring.push_used(memory, head, length)?;
+            ring.push_used(memory, head, length)
+        }
+        Some(UsedFault::BadId) => ring.push_bad_used(memory, length),
     }
 }

@@ -10,6 +10,7 @@ use crate::chain::{Buffer, Chain};
 use crate::fault::Fault;
 use crate::in_flight::Entry;
 use crate::mailbox::Mailbox;
+use crate::record::QueueRecord;
 
 /// Contents of a [`Request`], allocated once and used again by its queue.
 pub(crate) struct Body<S, O> {
@@ -23,6 +24,8 @@ pub(crate) struct Body<S, O> {
     pub(crate) scratch: S,
     /// It was submitted before, and yielded or was resumed.
     pub(crate) resumed: bool,
+    /// The record of its queue.
+    pub(crate) record: Option<QueueRecord>,
     pub(crate) mailbox: Arc<Mailbox<Returned<S, O>>>,
 }
 
@@ -120,6 +123,18 @@ impl<S, O> Request<S, O> {
     /// on. Otherwise what the device keeps with it is that of an earlier request.
     pub fn is_resumed(&self) -> bool {
         self.body().resumed
+    }
+
+    /// Records that the device begins something that must not be done twice, also not by another
+    /// process after the end of this one. Returns whether no process had begun it; otherwise
+    /// what was done of it is unknown, and the request can only fail.
+    #[must_use = "the request may have been executed"]
+    pub fn begin_once(&self) -> bool {
+        let body = self.body();
+        if let Some(record) = &body.record {
+            record.begun(body.entry.head);
+        }
+        !body.entry.begun
     }
 
     /// The buffers of the chain, as the driver described them.

@@ -45,7 +45,7 @@ pub struct StoppedAt {
     pub next_avail: u16,
     /// Index of the next used entry to write. Where it is behind the other, requests were
     /// not completed; they are submitted again when the queue goes on from here, in this
-    /// process: another one would not know which they are.
+    /// process, or in another one that has its record.
     pub next_used: u16,
 }
 

@@ -15,7 +15,7 @@
 //! | [`connection`] | the transports: options, connections |
 //! | [`faults`] | faults of queues on demand |
 //! | [`service_manager`] | what the service manager is told |
-//! | [`signals`] | SIGTERM and SIGINT as a descriptor |
+//! | [`signals`] | signals, and other requests to end, as descriptors |
 //! | [`serve`] | the life of the process, from the first connection to the last |
 //!
 //! It does not know what a device does.

@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! SIGTERM and SIGINT, and other requests to end, as a descriptor.
+//! Signals, and other requests to end, as descriptors.
 
 use std::io::{self, Write};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::flag;
 use signal_hook::low_level::pipe;
 
@@ -70,4 +70,19 @@ impl AsFd for Termination {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.signalled.as_fd()
     }
+}
+
+impl From<Termination> for OwnedFd {
+    fn from(termination: Termination) -> Self {
+        termination.signalled.into()
+    }
+}
+
+/// Catches SIGHUP for the rest of the process's life. The descriptor becomes readable when one
+/// comes; it is not blocking.
+pub fn catch_hangup() -> io::Result<OwnedFd> {
+    let (signalled, handler) = UnixStream::pair()?;
+    signalled.set_nonblocking(true)?;
+    pipe::register(SIGHUP, handler)?;
+    Ok(signalled.into())
 }

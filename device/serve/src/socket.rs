@@ -77,6 +77,12 @@ impl Socket {
         self.listener.as_ref()
     }
 
+    /// Takes the listening socket out, for a part of the process that accepts by itself. The file
+    /// stays until this is dropped.
+    pub fn take_listener(&mut self) -> Option<UnixListener> {
+        self.listener.take()
+    }
+
     /// Stops listening, so that further connections are refused and do not wait.
     pub fn close(&mut self) {
         self.listener = None;

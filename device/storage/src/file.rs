@@ -102,20 +102,34 @@ impl FileStorage {
                 "the file is longer than the device: the rest stays untouched"
             );
         }
+        let storage = Self::from_locked(file, path, length, capacity)?;
+        unused.keep();
+        Ok(storage)
+    }
+
+    /// The first `capacity` bytes of the file that another process has opened at `path`, and has
+    /// given to this one ([`Storage::mappable`]). The lock goes with it.
+    pub fn adopt(file: File, path: &Path, capacity: u64) -> Result<Self, OpenError> {
+        let length = file.metadata().map_err(|source| OpenError::Open {
+            path: path.to_owned(),
+            source,
+        })?;
+        Self::from_locked(file, path, length.len(), capacity)
+    }
+
+    fn from_locked(file: File, path: &Path, length: u64, capacity: u64) -> Result<Self, OpenError> {
         let before = Before {
             file: &file,
             length,
             capacity: 0,
         };
         allocate(&before, path, capacity)?;
-        let storage = Self {
+        Ok(Self {
             mapping: Mapping::new(file, path.display().to_string(), capacity)?,
             path: path.to_owned(),
             holes: Holes::default(),
             write_back: WriteBack::default(),
-        };
-        unused.keep();
-        Ok(storage)
+        })
     }
 
     /// Sees to it that a range has blocks. Costs a system call only where something was

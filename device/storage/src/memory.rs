@@ -45,12 +45,15 @@ impl MemoryStorage {
         let size = whole_pages(capacity)
             .filter(|size| *size <= i64::MAX as u64)
             .ok_or(OpenError::Size(capacity))?;
-        Mapping::new(
-            sealed_memfd(size).map_err(|source| OpenError::Memory { size, source })?,
-            "the device memory".into(),
-            capacity,
-        )
-        .map(|mapping| Self {
+        let file = sealed_memfd(size).map_err(|source| OpenError::Memory { size, source })?;
+        Self::adopt(file, capacity)
+    }
+
+    /// The first `capacity` bytes of the memory that another process has made, and has given to
+    /// this one ([`Storage::mappable`]).
+    pub fn adopt(file: File, capacity: u64) -> Result<Self, OpenError> {
+        let mapping = Mapping::new(file, "the device memory".into(), capacity)?;
+        Ok(Self {
             mapping,
             huge_page: None,
         })

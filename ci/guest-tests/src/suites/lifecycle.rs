@@ -15,7 +15,7 @@ use crate::case::{Case, Context, During, Stop, Suite, TIMEOUT, Verdict, eventual
 use crate::fixtures::driver::{bind, expect_working, load, modprobe, remove, rounds, unbind};
 use crate::fixtures::processes::{SharedProgress, expect_good_end, process};
 use crate::fixtures::requests::Transfers;
-use crate::needs::Needs;
+use crate::needs::{Kernels, Needs};
 use crate::sys::{
     self, AioContext, AioOperation, Buffers, CommandEntry, CommandRing, Epoll, PAGE, Region, Ring,
     UringOperation,
@@ -39,7 +39,9 @@ pub fn suite() -> Suite {
                 "d2_open_file_gets_enodev_after_unbind",
                 open_file_after_unbind,
             ),
-            Case::new("d2_unbind_20_times_with_io", unbind_with_io),
+            Case::new("d2_unbind_20_times_with_io", |context| {
+                unbind_with_io(context, rounds())
+            }),
             Case::new("b12_poll_of_a_removed_device_hangs_up", poll_after_unbind),
             Case::new("a10_map_of_a_removed_device_gets_sigbus", map_after_unbind),
             Case::new(
@@ -61,6 +63,21 @@ pub fn suite() -> Suite {
         .into_iter()
         .chain(recovery::cases())
         .collect(),
+    }
+}
+
+/// The same more often.
+pub fn long_suite() -> Suite {
+    Suite {
+        name: "lifecycle_long",
+        about: "the driver is unbound and bound many times, with I/O running",
+        needs: Needs {
+            kernels: Kernels::TestAllOnly,
+            ..Needs::each_transport()
+        },
+        cases: vec![Case::new("d2_unbind_50_times_with_io", |context| {
+            unbind_with_io(context, 50)
+        })],
     }
 }
 
@@ -232,8 +249,8 @@ fn until_gone(context: &Context, progress: &SharedProgress, number: usize) -> Ve
     }
 }
 
-fn unbind_with_io(context: &Context) -> Verdict {
-    for round in 0..rounds() {
+fn unbind_with_io(context: &Context, rounds: u64) -> Verdict {
+    for round in 0..rounds {
         unbind_once_with_io(context).during(|| format!("round {round}"))?;
         expect_working(context, round).during(|| format!("round {round}"))?;
     }

@@ -35,6 +35,7 @@ mod recovery;
 mod resize;
 mod selectors;
 mod stall;
+mod survival;
 mod suspend;
 mod tool;
 mod vectors;
@@ -71,6 +72,8 @@ fn all() -> Vec<Suite> {
         tool::suite(),
         faults::suite(),
     ];
+    suites.push(lifecycle::long_suite());
+    suites.extend(survival::suites());
     suites.extend(vectors::suites());
     suites.extend(iommu::suites());
     suites

@@ -18,4 +18,5 @@ mod resize;
 mod sandbox;
 mod storage_failure;
 mod support;
+mod survival;
 mod systemd;

@@ -80,6 +80,14 @@ pub struct Progress {
     sum: u8,
 }
 
+impl Progress {
+    /// The sum of all bytes.
+    pub fn sum(&self) -> u8 {
+        let bytes = self.bytes.iter().skip(1);
+        bytes.fold(0, |sum: u8, byte| sum.wrapping_add(*byte))
+    }
+}
+
 impl Adder {
     /// With so many queues.
     pub fn new(queues: u16) -> Arc<Self> {
@@ -101,6 +109,11 @@ impl Adder {
     /// Takes the requests that were kept.
     pub fn take(&self) -> Vec<RequestOf<Self>> {
         std::mem::take(&mut self.kept.lock().unwrap())
+    }
+
+    /// Keeps a request that was taken.
+    pub fn keep(&self, request: RequestOf<Self>) {
+        self.kept.lock().unwrap().push(request);
     }
 
     /// How many requests are kept.

@@ -153,6 +153,16 @@ impl Rings {
         self.get16(Self::USED + 2)
     }
 
+    /// Whether there is a used entry that was not taken.
+    pub fn has_used(&self) -> bool {
+        self.used() != self.next_used
+    }
+
+    /// Writes the index of the used ring, as only a hostile driver does.
+    pub fn set_used(&self, index: u16) {
+        self.put(index.to_le_bytes(), Self::USED + 2);
+    }
+
     /// Waits for the next used entry; returns its id, which may be of no descriptor.
     #[track_caller]
     pub fn wait_id(&mut self) -> u32 {

@@ -68,6 +68,7 @@ where
                     interrupt,
                     Duration::ZERO,
                     Injection::default(),
+                    None,
                 )
             };
             let own = queues.into_iter().map(queue).collect();

@@ -2,7 +2,8 @@
 
 //! The state of the device that outlives a connection.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
 use ringbar_engine::Threads;
 use ringbar_faults::FaultSet;
@@ -62,6 +63,25 @@ pub struct Device {
     /// By the numbers of the queues.
     counters: Vec<Counters>,
     queue_counters: Arc<ringbar_engine::Counters>,
+    size_listener: OnceLock<SizeListener>,
+}
+
+/// Called with a new capacity in bytes.
+struct SizeListener(Box<dyn Fn(u64) + Send + Sync>);
+
+impl fmt::Debug for SizeListener {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SizeListener").finish_non_exhaustive()
+    }
+}
+
+/// A connection that began in another process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Resumed {
+    /// Bytes that the monitor can map on it.
+    pub aperture: u64,
+    /// Whether the capacity has changed on it. The driver may not know.
+    pub is_resized: bool,
 }
 
 #[derive(Debug)]
@@ -71,6 +91,8 @@ struct State {
     aperture: u64,
     /// Events of the connection, if there is one.
     events: Weak<Events>,
+    /// The connection that begins next began in another process.
+    resumed: Option<Resumed>,
 }
 
 impl State {
@@ -108,6 +130,7 @@ impl Device {
                 config,
                 aperture: config.aperture_bytes(),
                 events: Weak::new(),
+                resumed: None,
             }),
             resizing: Mutex::new(()),
             flusher: Flusher::new(Arc::clone(&storage), threads).map_err(Error::Flusher)?,
@@ -119,6 +142,7 @@ impl Device {
                 .map(|_| Counters::default())
                 .collect(),
             queue_counters: Arc::default(),
+            size_listener: OnceLock::new(),
         })
     }
 
@@ -150,6 +174,10 @@ impl Device {
         let _resizing = self.resizing.lock().unwrap_or_else(PoisonError::into_inner);
         self.state().resized(capacity)?;
         self.storage.resize(capacity).map_err(Error::Resize)?;
+        // Before the driver can know the capacity.
+        if let Some(SizeListener(listener)) = self.size_listener.get() {
+            listener(capacity);
+        }
         let events = {
             let mut state = self.state();
             // Computed again, because a connection with another aperture may have begun.
@@ -161,6 +189,18 @@ impl Device {
             events.capacity_changed(capacity);
         }
         Ok(())
+    }
+
+    /// Has `listener` called with each new capacity, before the driver hears of it. The first one
+    /// counts.
+    pub fn set_size_listener(&self, listener: impl Fn(u64) + Send + Sync + 'static) {
+        let _ = self.size_listener.set(SizeListener(Box::new(listener)));
+    }
+
+    /// The connection that begins next began in another process. It keeps its aperture, and the
+    /// driver gets the event of a new capacity if there was one.
+    pub fn resume(&self, resumed: Resumed) {
+        self.state().resumed = Some(resumed);
     }
 
     /// The storage of the device memory.
@@ -234,7 +274,12 @@ impl Device {
     pub(crate) fn connect(&self, events: &Arc<Events>) -> Result<ApertureLayout, Error> {
         let mut state = self.state();
         let capacity = state.config.capacity();
-        let shown = if self.mappable { capacity } else { 0 };
+        let resumed = state.resumed.take();
+        let shown = match resumed {
+            Some(resumed) => resumed.aperture,
+            None if self.mappable => capacity,
+            None => 0,
+        };
         let layout = ApertureLayout::new(shown)?;
         state.config = state
             .config
@@ -242,6 +287,10 @@ impl Device {
             .map_err(Error::Config)?;
         state.aperture = shown;
         state.events = Arc::downgrade(events);
+        drop(state);
+        if resumed.is_some_and(|resumed| resumed.is_resized) {
+            events.capacity_changed(capacity);
+        }
         Ok(layout)
     }
 }

@@ -58,7 +58,7 @@ pub mod session;
 mod steps;
 
 pub use counters::{Counts, QueueCounts, RequestCounts};
-pub use device::{Device, DeviceOptions};
+pub use device::{Device, DeviceOptions, Resumed};
 pub use error::Error;
 pub use request::{Limits, QueueRole};
 pub use request_queue::{Completed, RequestQueue};

@@ -138,6 +138,13 @@ impl Session {
         {
             return asynchronous.step(memory, request);
         }
+        if !repeatable(&request) && !request.begin_once() {
+            warn!(
+                queue = queue.index,
+                "a copy between overlapping ranges fails: another process ended while it executed it"
+            );
+            return completed(request, Outcome::refused(StatusCode::IoError));
+        }
         let (_, parsed) = request.parts();
         match queue.executor.step(memory, parsed) {
             Executed::Done(outcome) => completed(request, outcome),

@@ -66,7 +66,16 @@ impl Thread {
 
 /// The daemon's command line in `directory`, with further arguments.
 pub fn command(socket: &Path, args: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_ringbar-device"));
+    command_of(
+        Path::new(env!("CARGO_BIN_EXE_ringbar-device")),
+        socket,
+        args,
+    )
+}
+
+/// The same of another program.
+pub fn command_of(program: &Path, socket: &Path, args: &[&str]) -> Command {
+    let mut command = Command::new(program);
     command
         .arg("--socket-path")
         .arg(socket)
@@ -150,6 +159,10 @@ impl Daemon {
     /// A lock that stops the reader of the log while it is locked.
     pub fn reading(&self) -> Arc<Mutex<()>> {
         Arc::clone(&self.reading)
+    }
+
+    pub fn id(&self) -> u32 {
+        self.child.id()
     }
 
     fn pid(&self) -> Pid {
