@@ -2,7 +2,9 @@
 
 use std::env;
 use std::ffi::c_long;
+use std::fs::File;
 use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::process::ExitStatusExt;
 use std::panic::catch_unwind;
 use std::process::{Command, Output};
@@ -30,7 +32,12 @@ const CASE: &str = "RINGBAR_TEST_SANDBOX_CASE";
 
 /// Restricts a thread of another process as one of this kind, and does something there.
 fn run(kind: &str, action: &str) -> Output {
-    Command::new(env::current_exe().unwrap())
+    run_program(&env::current_exe().unwrap(), kind, action)
+}
+
+/// The same with another copy of this program.
+fn run_program(program: &Path, kind: &str, action: &str) -> Output {
+    Command::new(program)
         .args([
             "--exact",
             "sandbox::tests::in_a_process_of_its_own",
@@ -182,6 +189,27 @@ fn a_panic_has_its_message_and_its_back_trace() {
         // Without landlock nothing can be opened, not even the executable.
         let named = stderr.contains("sandbox::tests::act");
         assert_eq!(named, reads_executable, "{kind}: {stderr}");
+    }
+}
+
+/// Its executable cannot be opened by a path, so no rule can allow it.
+#[test]
+fn a_program_in_memory_is_restricted_too() {
+    // SAFETY: The name is a string that ends with 0.
+    let memory = unsafe { libc::memfd_create(c"program".as_ptr(), libc::MFD_CLOEXEC) };
+    assert!(memory >= 0, "{}", io::Error::last_os_error());
+    // SAFETY: A new descriptor, which belongs to nobody else.
+    let memory = unsafe { OwnedFd::from_raw_fd(memory) };
+    let mut program = File::open(env::current_exe().unwrap()).unwrap();
+    let mut copy = File::from(memory.try_clone().unwrap());
+    io::copy(&mut program, &mut copy).unwrap();
+    drop(copy);
+    let path = format!("/proc/{}/fd/{}", std::process::id(), memory.as_raw_fd());
+    for action in ["read", "panic"] {
+        let output = run_program(Path::new(&path), MAIN, action);
+        assert!(output.status.success(), "{output:?}");
+        let stdout = String::from_utf8_lossy(&output.stdout);
+        assert!(stdout.contains("went on after"), "{stdout}");
     }
 }
 
