@@ -42,14 +42,18 @@ impl Log {
     }
 }
 
+/// The filter that the user asks for.
+pub(crate) fn parse_filter(filter: &str) -> anyhow::Result<EnvFilter> {
+    EnvFilter::try_new(filter)
+        .with_context(|| format!("\"{filter}\" is no log filter; try --log debug"))
+}
+
 /// Starts logging, on a thread that restricts itself before this returns.
 pub(crate) fn init(
-    filter: &str,
+    filter: EnvFilter,
     format: LogFormat,
     confinement: &Confinement,
 ) -> anyhow::Result<Log> {
-    let filter = EnvFilter::try_new(filter)
-        .with_context(|| format!("\"{filter}\" is no log filter; try --log debug"))?;
     let limit = RateLimit::default();
     let suppressed = limit.suppressed();
     let lost = Arc::new(OnceLock::new());
