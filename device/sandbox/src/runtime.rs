@@ -98,6 +98,8 @@ pub const RUNTIME: &[&[Call]] = &[
         Sysno::ppoll,
     ]),
     &[
+        // At the current position: the handler of forbidden calls, which must not wait.
+        Call::any(Sysno::pwritev2).when(3, POINTER, u64::MAX),
         Call::any(Sysno::fcntl).when(1, INT, F_GETFD as u64),
         Call::any(Sysno::fcntl).when(1, INT, F_SETFD as u64),
         Call::any(Sysno::fcntl).when(1, INT, F_GETFL as u64),
