@@ -157,9 +157,9 @@ impl Line {
         }
     }
 
-    /// Writes it where there is room for it. Another thread may have filled a pipe just now, and
-    /// nobody may ever read it. A file, a terminal, and before Linux 6.5 a pipe too, can only be
-    /// written to with a wait.
+    /// Writes it to a file, or where there is room for it. Another thread may have filled a pipe
+    /// just now, and nobody may ever read it. A terminal, and before Linux 6.5 a pipe too, can only
+    /// be written to with a wait.
     fn write_to(&self, fd: c_int) {
         let part = libc::iovec {
             iov_base: self.bytes.as_ptr().cast_mut().cast(),
@@ -180,11 +180,21 @@ impl Line {
                 libc::RWF_NOWAIT,
             )
         };
-        if written < 0 && io::Error::last_os_error().raw_os_error() == Some(libc::EOPNOTSUPP) {
+        // A file always gets room. Some file systems refuse all the same.
+        let refused = io::Error::last_os_error().raw_os_error();
+        if written < 0 && (refused == Some(libc::EOPNOTSUPP) || is_file(fd)) {
             // SAFETY: The bytes are those of the line. A failure has nobody to be told.
             let _ = unsafe { libc::write(fd, self.bytes.as_ptr().cast(), self.length) };
         }
     }
+}
+
+fn is_file(fd: c_int) -> bool {
+    // SAFETY: All bytes 0 are a valid value of this C structure.
+    let mut stat: libc::stat = unsafe { std::mem::zeroed() };
+    // SAFETY: The kernel writes to the structure only.
+    let result = unsafe { libc::fstat(fd, &raw mut stat) };
+    result == 0 && stat.st_mode & libc::S_IFMT == libc::S_IFREG
 }
 
 #[cfg(test)]
