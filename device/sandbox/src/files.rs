@@ -8,7 +8,7 @@ use std::path::PathBuf;
 
 use landlock::{
     ABI, Access, AccessFs, AccessNet, CompatLevel, Compatible, PathBeneath, PathFd, Ruleset,
-    RulesetAttr, RulesetCreatedAttr, Scope,
+    RulesetAttr, RulesetCreated, RulesetCreatedAttr, Scope,
 };
 
 use crate::error::Error;
@@ -20,8 +20,9 @@ const NEWEST: ABI = ABI::V7;
 /// The executable of this process, also where its file was removed.
 const EXECUTABLE: &str = "/proc/self/exe";
 
-/// Files that a restricted thread can still open or remove. It can always read the executable of
-/// the process, by which a panic names the functions of its back trace.
+/// Files that a restricted thread can still open or remove. It can also read the executable of the
+/// process, by which a panic names the functions of its back trace, if that is a file and `/proc`
+/// is mounted.
 #[derive(Clone, Debug, Default)]
 pub struct Files {
     /// Directories in which files can be removed, but neither opened nor created.
@@ -41,19 +42,40 @@ pub(crate) fn is_supported() -> bool {
 /// and no abstract sockets of other processes, and send no signals to them, where the kernel can
 /// restrict this.
 pub(crate) fn restrict(files: &Files) -> Result<(), Error> {
-    let mut rules = Ruleset::default()
+    let rules = Ruleset::default()
         .handle_access(AccessFs::from_all(NEWEST))?
         .handle_access(AccessNet::from_all(NEWEST))?
         .scope(Scope::from_all(NEWEST))?
-        .create()?
-        .add_rule(PathBeneath::new(
-            PathFd::new(EXECUTABLE)?,
-            AccessFs::ReadFile,
-        ))?;
+        .create()?;
+    let mut rules = with_readable(rules, EXECUTABLE);
     for directory in &files.remove_in {
         let directory = PathFd::new(directory)?;
         rules = rules.add_rule(PathBeneath::new(directory, AccessFs::RemoveFile))?;
     }
     rules.restrict_self()?;
     Ok(())
+}
+
+/// Adds the right to read a file, where that is possible. It is not for a file in memory
+/// (memfd_create(2)), and not for one that cannot be opened.
+fn with_readable(rules: RulesetCreated, path: &str) -> RulesetCreated {
+    let add = || {
+        let file = PathBeneath::new(PathFd::new(path).ok()?, AccessFs::ReadFile);
+        rules.try_clone().ok()?.add_rule(file).ok()
+    };
+    add().unwrap_or(rules)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_executable_that_cannot_be_opened_is_left_out() {
+        let rules = Ruleset::default()
+            .handle_access(AccessFs::ReadFile)
+            .and_then(Ruleset::create);
+        // Nothing is restricted yet.
+        drop(with_readable(rules.unwrap(), "/nonexistent/exe"));
+    }
 }

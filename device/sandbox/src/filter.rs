@@ -8,7 +8,6 @@ use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
     SeccompRule, TargetArch,
 };
-use syscalls::Sysno;
 
 use crate::call::{Call, Condition};
 use crate::error::Error;
@@ -27,32 +26,14 @@ pub(crate) enum Forbidden {
 
 /// A program that allows the calls of a list.
 pub(crate) fn allow(
-    calls: impl Iterator<Item = Call>,
+    calls: impl IntoIterator<Item = Call>,
     forbidden: Forbidden,
 ) -> Result<BpfProgram, Error> {
-    let mut rules: BTreeMap<i64, Option<Vec<SeccompRule>>> = BTreeMap::new();
-    for call in calls {
-        let alternatives = rules
-            .entry(call.number().id().into())
-            .or_insert_with(|| Some(Vec::new()));
-        let conditions: Vec<_> = call.conditions().map(condition).collect::<Result<_, _>>()?;
-        match alternatives {
-            // An entry without conditions covers the others.
-            _ if conditions.is_empty() => *alternatives = None,
-            Some(alternatives) => alternatives.push(SeccompRule::new(conditions)?),
-            None => {}
-        }
-    }
-    // To the crate, a call without rules is one that always matches.
-    let rules = rules
-        .into_iter()
-        .map(|(number, alternatives)| (number, alternatives.unwrap_or_default()))
-        .collect();
     let action = match forbidden {
         Forbidden::Signal(_) => SeccompAction::Trap,
         Forbidden::Log => SeccompAction::Log,
     };
-    let mut program = program(rules, action, SeccompAction::Allow)?;
+    let mut program = program(rules(calls)?, action, SeccompAction::Allow)?;
     if let Forbidden::Signal(kind) = forbidden {
         let trap = u32::from(SeccompAction::Trap);
         for instruction in &mut program {
@@ -65,11 +46,38 @@ pub(crate) fn allow(
     Ok(program)
 }
 
-/// A program by which a call fails with an error number, and which allows all others.
-pub(crate) fn fail(number: Sysno, errno: i32) -> Result<BpfProgram, Error> {
-    let rules = BTreeMap::from([(number.id().into(), Vec::new())]);
+/// A program by which the calls of a list fail with an error number, and which allows all others.
+pub(crate) fn fail(calls: impl IntoIterator<Item = Call>, errno: i32) -> Result<BpfProgram, Error> {
     let action = SeccompAction::Errno(errno.unsigned_abs());
-    program(rules, SeccompAction::Allow, action)
+    program(rules(calls)?, SeccompAction::Allow, action)
+}
+
+/// The rules that match the calls of a list.
+fn rules(calls: impl IntoIterator<Item = Call>) -> Result<BTreeMap<i64, Vec<SeccompRule>>, Error> {
+    let mut rules: BTreeMap<i64, Option<Vec<SeccompRule>>> = BTreeMap::new();
+    for call in calls {
+        let alternatives = rules
+            .entry(call.number().id().into())
+            .or_insert_with(|| Some(Vec::new()));
+        let conditions: Vec<_> = call.conditions().map(condition).collect::<Result<_, _>>()?;
+        match alternatives {
+            // An entry without conditions covers the others.
+            _ if conditions.is_empty() => *alternatives = None,
+            Some(alternatives) => {
+                let rule = SeccompRule::new(conditions)?;
+                // Several kinds have the same.
+                if !alternatives.contains(&rule) {
+                    alternatives.push(rule);
+                }
+            }
+            None => {}
+        }
+    }
+    // To the crate, a call without rules is one that always matches.
+    Ok(rules
+        .into_iter()
+        .map(|(number, alternatives)| (number, alternatives.unwrap_or_default()))
+        .collect())
 }
 
 fn condition(condition: &Condition) -> Result<SeccompCondition, Error> {
@@ -98,6 +106,8 @@ fn program(
 
 #[cfg(test)]
 mod tests {
+    use syscalls::Sysno;
+
     use super::*;
 
     const CALLS: &[Call] = &[
@@ -128,6 +138,8 @@ mod tests {
             returns(&program).iter().filter(is_allow).count()
         };
         assert_eq!(allowed(CALLS), 3);
+        // A kind and those that it starts have much in common.
+        assert_eq!(allowed(&[CALLS, CALLS].concat()), 3);
         // Without conditions it covers the other two, whatever the order.
         let any = Call::any(Sysno::prctl);
         assert_eq!(allowed(&[CALLS, &[any]].concat()), 2);
@@ -136,7 +148,7 @@ mod tests {
 
     #[test]
     fn the_number_of_an_error_is_in_the_program() {
-        let program = fail(Sysno::clone3, libc::ENOSYS).unwrap();
+        let program = fail([Call::any(Sysno::clone3)], libc::ENOSYS).unwrap();
         assert!(returns(&program).contains(&(0x0005_0000 | libc::ENOSYS.unsigned_abs())));
     }
 }

@@ -6,7 +6,7 @@
 //! line to standard error and ends the process. It uses only what a signal handler may use, and
 //! only calls of [`crate::RUNTIME`].
 
-use std::ffi::{c_int, c_void};
+use std::ffi::{c_int, c_long, c_void};
 use std::io;
 use std::ptr;
 use std::sync::OnceLock;
@@ -152,20 +152,126 @@ impl Line {
             revents: 0,
         };
         // SAFETY: One structure of ours.
-        if unsafe { libc::poll(&raw mut stderr, 1, WRITE_TIMEOUT) } <= 0 {
-            return;
+        if unsafe { libc::poll(&raw mut stderr, 1, WRITE_TIMEOUT) } > 0 {
+            self.write_to(stderr.fd);
         }
-        // SAFETY: The bytes are those of the line. A failure has nobody to be told.
-        let _ = unsafe { libc::write(stderr.fd, self.bytes.as_ptr().cast(), self.length) };
     }
+
+    /// Writes it to a file, or where there is room for it. Another thread may have filled a pipe
+    /// just now, and nobody may ever read it. A terminal, and before Linux 6.5 a pipe too, can only
+    /// be written to with a wait.
+    fn write_to(&self, fd: c_int) {
+        let part = libc::iovec {
+            iov_base: self.bytes.as_ptr().cast_mut().cast(),
+            iov_len: self.length,
+        };
+        // The current position.
+        let position: c_long = -1;
+        // SAFETY: The kernel reads the structure, and the bytes, which are those of the line.
+        let written = unsafe {
+            let number = libc::SYS_pwritev2;
+            libc::syscall(
+                number,
+                fd,
+                &raw const part,
+                1,
+                position,
+                0,
+                libc::RWF_NOWAIT,
+            )
+        };
+        // A file always gets room. Some file systems refuse all the same.
+        let refused = io::Error::last_os_error().raw_os_error();
+        if written < 0 && (refused == Some(libc::EOPNOTSUPP) || is_file(fd)) {
+            // SAFETY: The bytes are those of the line. A failure has nobody to be told.
+            let _ = unsafe { libc::write(fd, self.bytes.as_ptr().cast(), self.length) };
+        }
+    }
+}
+
+fn is_file(fd: c_int) -> bool {
+    // SAFETY: All bytes 0 are a valid value of this C structure.
+    let mut stat: libc::stat = unsafe { std::mem::zeroed() };
+    // SAFETY: The kernel writes to the structure only.
+    let result = unsafe { libc::fstat(fd, &raw mut stat) };
+    result == 0 && stat.st_mode & libc::S_IFMT == libc::S_IFREG
 }
 
 #[cfg(test)]
 mod tests {
+    use std::io::{Read, Seek, Write};
+    use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+    use std::sync::mpsc::channel;
+    use std::thread;
+    use std::time::Duration;
+
     use super::*;
 
     fn shown(line: &Line) -> &str {
         std::str::from_utf8(&line.bytes[..line.length]).unwrap()
+    }
+
+    /// The bytes that are read from a pipe after a line was written to it, which has no room if it
+    /// is `full`. `None` where the write waits.
+    fn through_a_pipe(full: bool) -> Option<Vec<u8>> {
+        let (mut reader, mut writer) = io::pipe().unwrap();
+        if full {
+            // SAFETY: No memory is involved.
+            let capacity = unsafe { libc::fcntl(writer.as_raw_fd(), libc::F_GETPIPE_SZ) };
+            let filler = vec![b'x'; usize::try_from(capacity).unwrap()];
+            writer.write_all(&filler).unwrap();
+        }
+        let (sender, done) = channel();
+        thread::spawn(move || {
+            let mut line = Line::new();
+            line.text("a line\n").write_to(writer.as_raw_fd());
+            drop(writer);
+            let _ = sender.send(());
+        });
+        // A write that waits ends with the reader.
+        done.recv_timeout(Duration::from_secs(10)).ok()?;
+        let mut bytes = Vec::new();
+        reader.read_to_end(&mut bytes).unwrap();
+        Some(bytes)
+    }
+
+    /// Whether the kernel can write to a pipe without a wait.
+    fn pipes_can_refuse() -> bool {
+        let (_reader, writer) = io::pipe().unwrap();
+        let mut byte = b'x';
+        let part = libc::iovec {
+            iov_base: (&raw mut byte).cast(),
+            iov_len: 1,
+        };
+        // SAFETY: The kernel reads the structure and the byte.
+        let written =
+            unsafe { libc::pwritev2(writer.as_raw_fd(), &raw const part, 1, -1, libc::RWF_NOWAIT) };
+        written == 1
+    }
+
+    #[test]
+    fn a_pipe_that_is_full_gets_no_line() {
+        assert_eq!(through_a_pipe(false).unwrap(), b"a line\n");
+        if !pipes_can_refuse() {
+            eprintln!("before Linux 6.5 a write to a pipe waits");
+            return;
+        }
+        let bytes = through_a_pipe(true).expect("the write waits");
+        assert!(bytes.iter().all(|byte| *byte == b'x'));
+    }
+
+    #[test]
+    fn a_file_gets_the_line() {
+        // SAFETY: The name is a string that ends with 0.
+        let memory = unsafe { libc::memfd_create(c"file".as_ptr(), libc::MFD_CLOEXEC) };
+        assert!(memory >= 0);
+        // SAFETY: A new descriptor, which belongs to nobody else.
+        let mut file = std::fs::File::from(unsafe { OwnedFd::from_raw_fd(memory) });
+        for text in ["one\n", "two\n"] {
+            Line::new().text(text).write_to(file.as_raw_fd());
+        }
+        file.rewind().unwrap();
+        assert_eq!(io::read_to_string(file).unwrap(), "one\ntwo\n");
     }
 
     #[test]

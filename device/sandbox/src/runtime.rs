@@ -98,6 +98,8 @@ pub const RUNTIME: &[&[Call]] = &[
         Sysno::ppoll,
     ]),
     &[
+        // At the current position: the handler of forbidden calls, which must not wait.
+        Call::any(Sysno::pwritev2).when(3, POINTER, u64::MAX),
         Call::any(Sysno::fcntl).when(1, INT, F_GETFD as u64),
         Call::any(Sysno::fcntl).when(1, INT, F_SETFD as u64),
         Call::any(Sysno::fcntl).when(1, INT, F_GETFL as u64),
@@ -126,9 +128,25 @@ pub const RUNTIME: &[&[Call]] = &[
 /// of the thread that starts it, so that one also has all calls of the other.
 pub const SPAWN: &[Call] = &[
     Call::any(Sysno::clone).when(0, THREAD_FLAGS, THREAD_FLAGS),
-    // Its flags are in memory, which no filter can read. `Sandbox` has it fail with ENOSYS, as on
-    // a kernel before 5.3, and the C library uses `clone` instead.
+    // Its flags are in memory, which no filter can read. See `CLONES`.
     Call::any(Sysno::clone3),
     Call::any(Sysno::seccomp).when(0, INT, SECCOMP_SET_MODE_FILTER as u64),
     Call::any(Sysno::prctl).when(0, INT, PR_SET_NO_NEW_PRIVS as u64),
 ];
+
+/// Calls that start threads and processes. Where they are forbidden, they fail instead of sending a
+/// signal: the C library blocks all signals before it makes them, and the kernel ends a process
+/// that blocks SIGSYS at once, without a line. Whoever starts a thread expects that it may fail.
+///
+/// - `clone3` fails with ENOSYS in all threads, as on a kernel before 5.3. The C library then uses
+///   `clone`.
+/// - `clone` fails with EPERM where it would start a process, and in kinds without [`SPAWN`].
+pub(crate) const CLONES: &[Call] = &Call::all([Sysno::clone, Sysno::clone3]);
+
+/// The calls of `clone` that start no thread of this process.
+pub(crate) fn process_clones() -> impl Iterator<Item = Call> {
+    let flags = (0..u64::BITS).map(|bit| THREAD_FLAGS & 1 << bit);
+    let flags = flags.filter(|flag| *flag != 0);
+    // One that is missing is enough.
+    flags.map(|flag| Call::any(Sysno::clone).when(0, flag, 0))
+}

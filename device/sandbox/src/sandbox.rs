@@ -16,7 +16,7 @@ use crate::error::Error;
 use crate::files::{self, Files};
 use crate::filter::{self, Forbidden};
 use crate::report::{self, Report};
-use crate::runtime::RUNTIME;
+use crate::runtime::{CLONES, RUNTIME, process_clones};
 
 /// A kind of thread: a name, and the system calls that such a thread may make.
 #[derive(Clone, Debug)]
@@ -52,13 +52,17 @@ impl ThreadKind {
     pub fn calls(&self) -> &[Call] {
         &self.calls
     }
+
+    fn starts_threads(&self) -> bool {
+        self.calls.iter().any(|call| call.number() == Sysno::clone)
+    }
 }
 
 /// What becomes of a forbidden system call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
     /// It is not executed: the process writes a line to standard error and ends with the status
-    /// [`crate::EXIT_FORBIDDEN`].
+    /// [`crate::EXIT_FORBIDDEN`]. The start of a thread or process fails with EPERM instead.
     Enforce,
     /// It is executed, and the kernel logs it (dmesg or audit(8), type 1326). Access to files is
     /// not restricted.
@@ -85,8 +89,9 @@ impl fmt::Display for Part {
 
 /// The rules for each kind of thread. Threads are restricted one by one.
 pub struct Sandbox {
-    /// Programs of the kinds; none where the kernel has no filters.
-    kinds: Vec<(&'static str, Option<BpfProgram>)>,
+    /// Programs of the kinds, in the order in which a thread gets them: the last one forbids to add
+    /// more. None where the kernel has no filters.
+    kinds: Vec<(&'static str, Vec<BpfProgram>)>,
     /// Programs for all threads.
     common: Vec<BpfProgram>,
     restrict_files: bool,
@@ -123,27 +128,32 @@ impl Sandbox {
 
         let mut common = Vec::new();
         if restrict_calls && mode == Mode::Enforce {
-            common.push(filter::fail(Sysno::clone3, libc::ENOSYS)?);
+            common.push(filter::fail([Call::any(Sysno::clone3)], libc::ENOSYS)?);
+            common.push(filter::fail(process_clones(), libc::EPERM)?);
             if !restrict_files {
                 // Files could be read then.
-                common.push(filter::fail(Sysno::openat, libc::EACCES)?);
+                common.push(filter::fail([Call::any(Sysno::openat)], libc::EACCES)?);
             }
         }
         // Signals to threads of this process only.
         let own = Call::any(Sysno::tgkill).when(0, u32::MAX.into(), process::id().into());
         let compile = |(index, kind): (usize, &ThreadKind)| {
-            let forbidden = match mode {
-                Mode::Enforce => Forbidden::Signal(u16::try_from(index).unwrap_or(u16::MAX)),
-                Mode::Log => Forbidden::Log,
-            };
-            let program = match restrict_calls {
-                true => Some(filter::allow(
-                    kind.calls.iter().copied().chain([own]),
-                    forbidden,
-                )?),
-                false => None,
-            };
-            Ok((kind.name, program))
+            let (calls, mut programs) = (kind.calls.iter().copied().chain([own]), Vec::new());
+            match mode {
+                _ if !restrict_calls => {}
+                Mode::Enforce => {
+                    if !kind.starts_threads() {
+                        programs.push(filter::fail([Call::any(Sysno::clone)], libc::EPERM)?);
+                    }
+                    // A signal would have priority over the errors, here and in the threads that
+                    // this one starts.
+                    let calls = calls.chain(CLONES.iter().copied());
+                    let signal = Forbidden::Signal(u16::try_from(index).unwrap_or(u16::MAX));
+                    programs.push(filter::allow(calls, signal)?);
+                }
+                Mode::Log => programs.push(filter::allow(calls, Forbidden::Log)?),
+            }
+            Ok((kind.name, programs))
         };
         let programs = kinds.iter().enumerate().map(compile);
         let programs = programs.collect::<Result<_, Error>>()?;
@@ -192,10 +202,10 @@ impl Sandbox {
     /// [`Error::UnknownKind`], or [`Error::Filter`] where the kernel refuses.
     pub fn restrict(&self, kind: &str) -> Result<(), Error> {
         let own = self.kinds.iter().find(|(name, _)| *name == kind);
-        let Some((_, program)) = own else {
+        let Some((_, programs)) = own else {
             return Err(Error::UnknownKind(kind.to_owned()));
         };
-        if let Some(program) = program {
+        for program in programs {
             apply_filter(program)?;
         }
         Ok(())

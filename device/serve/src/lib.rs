@@ -118,13 +118,17 @@ pub fn run(
         eprintln!("{name}: {error:#}");
         ExitCode::from(status)
     };
+    let filter = match logging::parse_filter(&options.log) {
+        Ok(filter) => filter,
+        Err(error) => return failed(2, error),
+    };
     let confinement = match Confinement::new(options.sandbox, name, kinds) {
         Ok(confinement) => confinement,
         Err(error) => return failed(1, error),
     };
-    let log = match logging::init(&options.log, options.log_format, &confinement) {
+    let log = match logging::init(filter, options.log_format, &confinement) {
         Ok(log) => log,
-        Err(error) => return failed(2, error),
+        Err(error) => return failed(1, error),
     };
     confinement.report_missing();
     let result = program(&confinement);

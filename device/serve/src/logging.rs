@@ -51,7 +51,7 @@ impl Log {
 
 /// Parses a filter: a level, or levels for modules. The filter of a module has its level, because
 /// a level that is misspelt would be the name of a module.
-fn parse_filter(filter: &str) -> anyhow::Result<EnvFilter> {
+pub(crate) fn parse_filter(filter: &str) -> anyhow::Result<EnvFilter> {
     for part in filter.split(',').map(str::trim) {
         // The empty text would be a level.
         let is_level = !part.is_empty() && part.parse::<LevelFilter>().is_ok();
@@ -86,11 +86,11 @@ pub fn filter() -> String {
 
 /// Starts logging, on a thread that restricts itself before this returns.
 pub(crate) fn init(
-    filter: &str,
+    filter: EnvFilter,
     format: LogFormat,
     confinement: &Confinement,
 ) -> anyhow::Result<Log> {
-    let (filter, handle) = reload::Layer::new(parse_filter(filter)?);
+    let (filter, handle) = reload::Layer::new(filter);
     let limit = RateLimit::default();
     let suppressed = limit.suppressed();
     let lost = Arc::new(OnceLock::new());

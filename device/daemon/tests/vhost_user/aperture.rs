@@ -3,8 +3,8 @@
 //! The device memory behind the aperture.
 
 use crate::support::vmm::APERTURE_AT;
-use crate::support::{Daemon, MapPolicy, Vmm, pattern};
-use ringbar_spec::{Opcode, RequestStatus, StatusCode};
+use crate::support::{Daemon, MapPolicy, NEXT, Vmm, WRITE, desc, pattern, wait_until};
+use ringbar_spec::{Opcode, RequestHeader, RequestStatus, StatusCode};
 use tempfile::TempDir;
 use vhost::vhost_user::message::VhostUserProtocolFeatures as Protocol;
 
@@ -91,6 +91,56 @@ fn refused_map_is_reported_and_can_be_retried() {
     assert_eq!(vmm.maps(), 2);
     vmm.set_map_policy(MapPolicy::Accept);
     assert_eq!(vmm.control().command(Opcode::MapAperture), mapped(1 << 20));
+}
+
+/// Asks for the aperture, and waits until the device has seen the request.
+fn ask(vmm: &mut Vmm) {
+    let queue = vmm.control();
+    let (map, other) = (queue.scratch(), queue.scratch() + 0x200);
+    for (at, opcode) in [(map, Opcode::MapAperture), (other, Opcode::Read)] {
+        let header = RequestHeader::command(opcode, 0, 0, 0);
+        queue.put(at, &header.to_bytes());
+    }
+    queue.put_table(
+        0,
+        &[
+            desc(map, 32, NEXT, 1),
+            desc(queue.status_at(), 16, WRITE, 0),
+            desc(other, 32, NEXT, 3),
+            desc(other + 0x100, 16, WRITE, 0),
+        ],
+    );
+    queue.add_all([0, 2]);
+    queue.kick();
+    queue.wait_interrupt();
+    // The second request, which the device takes after the first one.
+    assert_eq!(queue.take_used().map(|(head, _)| head), Some(2));
+}
+
+/// The driver resets the device and asks again before the monitor replies.
+#[test]
+fn a_reply_after_a_restart_is_followed_by_another_request() {
+    let daemon = Daemon::start(&["--size", "1M", "--queues", "1"]);
+    let mut vmm = Vmm::start(daemon.socket(), 1);
+    vmm.set_map_policy(MapPolicy::Wait);
+    ask(&mut vmm);
+    wait_until(|| match vmm.maps() {
+        1 => Ok(()),
+        maps => Err(format!("asked {maps} times")),
+    });
+    vmm.stop_device();
+    vmm.start_device();
+    ask(&mut vmm);
+    assert_eq!(vmm.maps(), 1);
+    vmm.control().want_interrupt();
+    vmm.set_map_policy(MapPolicy::Refuse);
+    let queue = vmm.control();
+    queue.wait_interrupt();
+    assert_eq!(queue.take_used().map(|(head, _)| head), Some(0));
+    assert_eq!(queue.status(), Some(UNAVAILABLE));
+    assert_eq!(vmm.maps(), 2);
+    drop(vmm);
+    daemon.assert_clean_exit();
 }
 
 #[test]

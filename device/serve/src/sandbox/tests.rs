@@ -2,10 +2,14 @@
 
 use std::env;
 use std::ffi::c_long;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::process::ExitStatusExt;
 use std::panic::catch_unwind;
 use std::process::{Command, Output};
 use std::ptr::null;
+use std::thread;
 
 use ringbar_sandbox::EXIT_FORBIDDEN;
 
@@ -28,7 +32,12 @@ const CASE: &str = "RINGBAR_TEST_SANDBOX_CASE";
 
 /// Restricts a thread of another process as one of this kind, and does something there.
 fn run(kind: &str, action: &str) -> Output {
-    Command::new(env::current_exe().unwrap())
+    run_program(&env::current_exe().unwrap(), kind, action)
+}
+
+/// The same with another copy of this program.
+fn run_program(program: &Path, kind: &str, action: &str) -> Output {
+    Command::new(program)
         .args([
             "--exact",
             "sandbox::tests::in_a_process_of_its_own",
@@ -75,7 +84,24 @@ fn act(action: &str) {
             call(Sysno::mmap, [0, 4096, protection.into(), flags.into()])
         }
         // As fork(2) does.
-        "clone" => call(Sysno::clone, [libc::SIGCHLD.into(), 0, 0, 0]),
+        "clone" => {
+            let process = call(Sysno::clone, [libc::SIGCHLD.into(), 0, 0, 0]);
+            let error = io::Error::last_os_error().raw_os_error();
+            assert_eq!((process, error), (-1, Some(libc::EPERM)));
+            0
+        }
+        "process" => match Command::new("/bin/true").spawn() {
+            Err(error) if error.raw_os_error() == Some(libc::EPERM) => 0,
+            other => panic!("{other:?}"),
+        },
+        "thread" => match thread::Builder::new().spawn(|| println!("it runs")) {
+            Err(error) if error.raw_os_error() == Some(libc::EPERM) => 0,
+            Err(error) => panic!("{error}"),
+            Ok(thread) => {
+                thread.join().unwrap();
+                0
+            }
+        },
         "read" => match std::fs::read("/etc/passwd") {
             Err(error) if error.raw_os_error() == Some(libc::EACCES) => 0,
             other => panic!("{other:?}"),
@@ -91,7 +117,7 @@ fn act(action: &str) {
                 numbers.iter().map(|number| u64::from(*number)).sum::<u64>(),
                 4 << 20
             );
-            std::thread::sleep(std::time::Duration::from_millis(1));
+            thread::sleep(std::time::Duration::from_millis(1));
             assert!(std::collections::HashSet::from([1, 2]).contains(&2));
             0
         }
@@ -103,14 +129,7 @@ fn act(action: &str) {
 #[test]
 fn a_forbidden_call_ends_the_process_with_a_line() {
     for kind in Kinds::default().all() {
-        for call in [
-            "execve",
-            "socket",
-            "io_uring_setup",
-            "openat",
-            "mmap",
-            "clone",
-        ] {
+        for call in ["execve", "socket", "io_uring_setup", "openat", "mmap"] {
             let kind = kind.name();
             let output = run(kind, call);
             let (stdout, stderr) = (
@@ -139,9 +158,9 @@ fn a_forbidden_call_ends_the_process_with_a_line() {
 }
 
 #[test]
-fn what_every_kind_can_do() {
+fn what_ends_no_kind() {
     for kind in Kinds::default().all() {
-        for action in ["read", "work"] {
+        for action in ["read", "work", "clone", "process", "thread"] {
             let output = run(kind.name(), action);
             let stdout = String::from_utf8_lossy(&output.stdout);
             assert!(
@@ -150,6 +169,9 @@ fn what_every_kind_can_do() {
                 kind.name()
             );
             assert!(output.status.success(), "{}: {output:?}", kind.name());
+            let starts = kind.calls().contains(&SPAWN[0]);
+            let runs = stdout.contains("it runs");
+            assert_eq!(runs, action == "thread" && starts, "{}", kind.name());
         }
     }
 }
@@ -167,6 +189,27 @@ fn a_panic_has_its_message_and_its_back_trace() {
         // Without landlock nothing can be opened, not even the executable.
         let named = stderr.contains("sandbox::tests::act");
         assert_eq!(named, reads_executable, "{kind}: {stderr}");
+    }
+}
+
+/// Its executable cannot be opened by a path, so no rule can allow it.
+#[test]
+fn a_program_in_memory_is_restricted_too() {
+    // SAFETY: The name is a string that ends with 0.
+    let memory = unsafe { libc::memfd_create(c"program".as_ptr(), libc::MFD_CLOEXEC) };
+    assert!(memory >= 0, "{}", io::Error::last_os_error());
+    // SAFETY: A new descriptor, which belongs to nobody else.
+    let memory = unsafe { OwnedFd::from_raw_fd(memory) };
+    let mut program = File::open(env::current_exe().unwrap()).unwrap();
+    let mut copy = File::from(memory.try_clone().unwrap());
+    io::copy(&mut program, &mut copy).unwrap();
+    drop(copy);
+    let path = format!("/proc/{}/fd/{}", std::process::id(), memory.as_raw_fd());
+    for action in ["read", "panic"] {
+        let output = run_program(Path::new(&path), MAIN, action);
+        assert!(output.status.success(), "{output:?}");
+        let stdout = String::from_utf8_lossy(&output.stdout);
+        assert!(stdout.contains("went on after"), "{stdout}");
     }
 }
 

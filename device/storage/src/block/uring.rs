@@ -12,8 +12,8 @@
 //!
 //! # What a ring can do
 //!
-//! The kernel executes operations without a look at the seccomp filters of the thread. So a ring
-//! is restricted, before it is used, to the operations of this module ([`OPERATIONS`]).
+//! Seccomp filters do not apply to the operations of a ring. So the kernel restricts the ring itself,
+//! before its first operation, to those of this module ([`OPERATIONS`]).
 
 use std::fmt;
 use std::fs::File;

@@ -7,9 +7,9 @@
 //! because the `vhost` crate has none. Before it replies, the monitor sends messages of its own
 //! (the new memory table) and waits until they are handled.
 //!
-//! The thread starts with the connection and not with the first request, because a request may
-//! come from any thread, and most threads may start none. One is the thread of the mapper itself,
-//! when the device asks again as soon as it has a reply.
+//! The thread starts with the connection and not with the first request. A request may come from
+//! any thread of the device, and a restricted one may start no threads. An example is the mapper's
+//! own thread: after a restart the device asks again as soon as it has the reply to the last run.
 
 use std::fmt;
 use std::fs::File;

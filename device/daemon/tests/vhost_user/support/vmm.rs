@@ -40,6 +40,8 @@ pub enum MapPolicy {
     Refuse,
     /// Never reply.
     Ignore,
+    /// Reply when there is another policy, by that one.
+    Wait,
 }
 
 /// The monitor's side of the aperture.
@@ -60,8 +62,13 @@ impl VhostUserFrontendReqHandler for Aperture {
     fn shmem_map(&self, request: &VhostUserMMap, fd: &dyn AsRawFd) -> HandlerResult<u64> {
         let mut state = self.state.lock().unwrap();
         state.maps += 1;
+        while state.policy == MapPolicy::Wait {
+            drop(state);
+            std::thread::yield_now();
+            state = self.state.lock().unwrap();
+        }
         match state.policy {
-            MapPolicy::Accept => {}
+            MapPolicy::Accept | MapPolicy::Wait => {}
             MapPolicy::Refuse => return Err(std::io::Error::from_raw_os_error(22)),
             MapPolicy::Ignore => {
                 drop(state);
