@@ -22,8 +22,9 @@ const FILTERED: &str = "2";
 /// Name of the main thread.
 const MAIN: &str = "ringbar-device";
 
-/// Threads that are older than the restriction of the main thread.
-const EARLY: &[&str] = &["log", "block-io"];
+/// Threads that are older than the restriction of the main thread, and those that the kernel starts
+/// for one of them (`iou-wrk-` and its number).
+const EARLY: &[&str] = &["log", "block-io", "iou-wrk-"];
 
 /// Asserts that a daemon has the threads `names`, among others, that each thread is restricted, and
 /// that each thread has restricted itself: a thread begins with the filters of the one that starts
@@ -37,7 +38,9 @@ fn assert_restricted(daemon: &Daemon, names: &[&str]) {
         let main = filters(main.expect("there is a main thread"));
         let inherited = filters(&process::Thread::own());
         let has_own = |thread: &&process::Thread| match thread.name.as_str() {
-            name if name == MAIN || EARLY.contains(&name) => filters(thread) > inherited,
+            name if name == MAIN || EARLY.iter().any(|early| name.starts_with(early)) => {
+                filters(thread) > inherited
+            }
             _ => filters(thread) > main,
         };
         let without = threads.iter().filter(|thread| !has_own(thread));
