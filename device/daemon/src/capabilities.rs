@@ -15,7 +15,7 @@ pub fn json() -> String {
         "pci-device-id": PCI_DEVICE_ID,
         "pci-device-id-vfio-user": PCI_DEVICE_ID_VFIO_USER,
         "transports": ["vhost-user", "vfio-user"],
-        "storage": ["memory", "file", "block"],
+        "storage": ["memory", "file", "block", "nbd"],
         "operations": [
             "read", "write", "flush", "discard", "write-zeroes", "copy", "fill", "compare", "crc32c",
         ],
