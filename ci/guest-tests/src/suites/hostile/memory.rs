@@ -81,14 +81,47 @@ fn physical(region: &Region) -> Verdict<u64> {
     Ok((entry & FRAME) * PAGE as u64)
 }
 
+/// The end of the last memory and of what directly follows it: the firmware keeps tables there, in
+/// memory that is reserved.
 fn end_of_ram() -> Verdict<u64> {
     let path = "/proc/iomem";
     let text = fs::read_to_string(path).during(|| format!("reading {path}"))?;
-    text.lines()
-        .filter_map(|line| line.strip_suffix(" : System RAM"))
-        .filter_map(|range| range.split_once('-'))
-        .filter_map(|(_, last)| u64::from_str_radix(last.trim(), 16).ok())
-        .max()
-        .map(|last| last + 1)
-        .ok_or_else(|| Stop::Failed(format!("{path} has no memory")))
+    end_of_memory(&text).ok_or_else(|| Stop::Failed(format!("{path} has no memory")))
+}
+
+fn end_of_memory(iomem: &str) -> Option<u64> {
+    // Resources within others are indented.
+    let ranges = iomem.lines().filter(|line| !line.starts_with(' '));
+    let ranges: Vec<(u64, u64, &str)> = ranges
+        .filter_map(|line| {
+            let (range, name) = line.split_once(" : ")?;
+            let (first, last) = range.split_once('-')?;
+            let number = |text| u64::from_str_radix(text, 16).ok();
+            Some((number(first)?, number(last)?, name))
+        })
+        .collect();
+    let memory = ranges.iter().filter(|(_, _, name)| *name == "System RAM");
+    let mut end = memory.map(|(_, last, _)| last + 1).max()?;
+    while let Some((_, last, _)) = ranges.iter().find(|(first, ..)| *first == end) {
+        end = last.checked_add(1)?;
+    }
+    Some(end)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tables_of_the_firmware_are_memory() {
+        let iomem = "00001000-0009fbff : System RAM\n00100000-3ffdbfff : System RAM\n  \
+                     01000000-01ffffff : Kernel code\n3ffdc000-3fffffff : Reserved\n\
+                     b0000000-bfffffff : PCI MMCONFIG 0000\n";
+        assert_eq!(end_of_memory(iomem), Some(0x4000_0000));
+        assert_eq!(
+            end_of_memory("00100000-3fffffff : System RAM\n"),
+            Some(0x4000_0000)
+        );
+        assert_eq!(end_of_memory("b0000000-bfffffff : Reserved\n"), None);
+    }
 }
