@@ -109,9 +109,10 @@ fn engine() -> [ThreadKind; 6] {
             "connection",
             &[SEND, EVENTS, EPOLL, MESSAGES, ACCEPT, VHOST_USER, SPAWN],
         ),
+        // It reads and writes device memory itself where the monitor does not map it, as with INTx.
         ThreadKind::new(
             "vfio-user",
-            &[SEND, EVENTS, MESSAGES, &[Call::any(Sysno::eventfd2)]],
+            &[SEND, EVENTS, MESSAGES, TRANSFER, &[Call::any(Sysno::eventfd2)]],
         ),
         ThreadKind::new("function-control", &[SEND, EVENTS, MESSAGES]),
     ]

@@ -28,6 +28,7 @@ const SUITES: &[(&str, &str)] = &[
     ("dr11_kunit_split", "ringbar_split"),
     ("c5_kunit_queues", "ringbar_queues"),
     ("c6_kunit_consistent", "ringbar_consistent"),
+    ("dr9_kunit_array_vec", "ringbar_array_vec"),
     ("c3_kunit_vectors", "ringbar_vectors"),
     ("c3_kunit_isr", "ringbar_isr"),
     ("dr3_kunit_reset", "ringbar_reset"),
