@@ -112,7 +112,13 @@ fn engine() -> [ThreadKind; 6] {
         // It reads and writes device memory itself where the monitor does not map it, as with INTx.
         ThreadKind::new(
             "vfio-user",
-            &[SEND, EVENTS, MESSAGES, TRANSFER, &[Call::any(Sysno::eventfd2)]],
+            &[
+                SEND,
+                EVENTS,
+                MESSAGES,
+                TRANSFER,
+                &[Call::any(Sysno::eventfd2)],
+            ],
         ),
         ThreadKind::new("function-control", &[SEND, EVENTS, MESSAGES]),
     ]
