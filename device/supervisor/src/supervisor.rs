@@ -388,6 +388,9 @@ impl<R: FnOnce()> Supervisor<R> {
         let status = worker.status()?;
         serving.start_at = Instant::now();
         if is_replaced {
+            if !status.success() {
+                error!(%status, "the worker that was replaced has failed");
+            }
             return Ok(None);
         }
         // Nobody but the supervisor hangs up, so it was asked to end: through the control socket,

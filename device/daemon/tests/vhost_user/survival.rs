@@ -416,6 +416,38 @@ fn d3_a_signal_ends_a_device_that_fails_meanwhile() {
     assert_eq!(daemon.wait().code(), Some(1));
 }
 
+/// What was lost stays lost, so a flush must not end well.
+#[test]
+fn d3_a_storage_that_has_failed_has_failed_for_the_next_worker() {
+    for kind in ["file", "block"] {
+        let directory = TempDir::new_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+        let file = directory.path().join("memory");
+        let storage = format!("{kind}:{}", file.display());
+        let args = ["--size", "1M", "--queues", "1", "--storage", &storage];
+        let daemon = start(&[&args[..], &["--keep-running"]].concat());
+        let mut vmm = Vmm::start(daemon.socket(), 1);
+        assert_eq!(vmm.io(0).write(0, &[1; 4096]).code, StatusCode::Ok);
+        fs::write(&file, "").unwrap();
+        assert_eq!(
+            vmm.io(0).read(0, 4096).0.code,
+            StatusCode::IoError,
+            "{kind}"
+        );
+        assert_eq!(vmm.io(0).command(Opcode::Flush).code, StatusCode::IoError);
+        // It looks whole again.
+        fs::write(&file, [0; 1 << 20]).unwrap();
+        for _ in 0..2 {
+            kill(&daemon);
+            assert_eq!(vmm.io(0).command(Opcode::Flush).code, StatusCode::IoError);
+            assert_eq!(vmm.io(0).write(0, &[1; 4096]).code, StatusCode::IoError);
+        }
+        // Nor does the next connection.
+        drop(vmm);
+        let mut vmm = Vmm::start(daemon.socket(), 1);
+        assert_eq!(vmm.io(0).command(Opcode::Flush).code, StatusCode::IoError);
+    }
+}
+
 /// It may get its own signal before it can catch one.
 #[test]
 fn d3_a_signal_ends_a_device_whose_worker_has_just_started() {
