@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
 //! What a worker leaves to the next one, beside the storage and the record of what is in flight:
-//! sizes that have changed since the start.
+//! sizes that have changed since the start, and the failure of the storage.
 
 use std::fs::File;
 use std::io;
@@ -17,7 +17,15 @@ enum Field {
     Capacity = 0,
     Aperture = 8,
     IsResized = 16,
+    /// Bytes of the text from [`FAILURE`] on, or 0.
+    FailureLength = 24,
 }
+
+/// Where the text is that says why the storage has failed.
+const FAILURE: u64 = 32;
+
+/// Greatest length of the text.
+const MAX_FAILURE: usize = 4096;
 
 /// A file in memory that outlives the process.
 #[derive(Debug)]
@@ -54,8 +62,36 @@ impl Saved {
 
     /// The device has another capacity.
     pub fn resized(&self, capacity: u64) -> io::Result<()> {
-        self.set(Field::Capacity, capacity)?;
-        self.set(Field::IsResized, 1)
+        // First: an event that says nothing new does no harm.
+        self.set(Field::IsResized, 1)?;
+        self.set(Field::Capacity, capacity)
+    }
+
+    /// The storage has failed for good, for this reason. The first one counts.
+    pub fn failed(&self, reason: &str) -> io::Result<()> {
+        if self.failure()?.is_some() {
+            return Ok(());
+        }
+        let reason = reason.as_bytes();
+        let reason = &reason[..reason.len().min(MAX_FAILURE)];
+        self.0.write_all_at(reason, FAILURE)?;
+        // Last: until here it has not failed.
+        self.set(Field::FailureLength, reason.len() as u64)
+    }
+
+    /// Why the storage has failed in another process, if it has.
+    pub fn failure(&self) -> io::Result<Option<String>> {
+        let length = match self.get(Field::FailureLength) {
+            // Of another version, which does not tell.
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => 0,
+            other => other?,
+        };
+        if length == 0 {
+            return Ok(None);
+        }
+        let mut reason = vec![0; (length as usize).min(MAX_FAILURE)];
+        self.0.read_exact_at(&mut reason, FAILURE)?;
+        Ok(Some(String::from_utf8_lossy(&reason).into_owned()))
     }
 
     /// Capacity of the device.
@@ -96,6 +132,11 @@ mod tests {
         saved.resized(9000).unwrap();
         assert_eq!(other.capacity().unwrap(), 9000);
         assert_eq!(other.connection().unwrap(), resumed(true));
+        assert_eq!(other.failure().unwrap(), None);
+        saved.failed("the disk is lost").unwrap();
+        saved.failed("and more").unwrap();
+        let failure = other.failure().unwrap();
+        assert_eq!(failure.as_deref(), Some("the disk is lost"));
         other.connected(8192).unwrap();
         assert!(!saved.connection().unwrap().is_resized);
     }

@@ -11,7 +11,7 @@
 use std::fs::File;
 use std::os::fd::AsFd;
 use std::panic;
-use std::sync::Arc;
+use std::sync::{Arc, Once};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -92,7 +92,7 @@ pub fn work(options: &Options, confinement: &Confinement) -> anyhow::Result<()> 
         Some(saved) => {
             let saved = Saved::adopt(saved);
             (
-                adopt_storage(options, confinement, kept.next(), saved.capacity()?)?,
+                adopt_storage(options, confinement, kept.next(), &saved)?,
                 saved,
             )
         }
@@ -104,6 +104,10 @@ pub fn work(options: &Options, confinement: &Confinement) -> anyhow::Result<()> 
     // From here on nothing can be opened. The sockets are the supervisor's to remove.
     confinement.restrict_main(&options.serve.endpoint, &[])?;
     let device = make_device(Arc::clone(&storage), options, &mut engine)?;
+    if saved.failure()?.is_some() {
+        // Fails at once, and finds out whether the file is too short for anybody to map.
+        let _ = storage.flush();
+    }
     // Before the monitor can connect.
     match resumes {
         true => device.resume(saved.connection()?),
@@ -114,6 +118,11 @@ pub fn work(options: &Options, confinement: &Confinement) -> anyhow::Result<()> 
         if let Err(error) = listener_saved.resized(capacity) {
             error!(%error, "the next worker will not know the new capacity");
         }
+    });
+    let (failure_saved, once) = (Arc::clone(&saved), Once::new());
+    device.set_failure_listener(move |reason| {
+        // Other requests that fail wait until it is done.
+        once.call_once(|| save_failure(&failure_saved, reason));
     });
     let controlled = controlled(&device, options, started, &termination);
     let _control = match control.map(ControlSocket::inherited) {
@@ -133,14 +142,25 @@ pub fn work(options: &Options, confinement: &Confinement) -> anyhow::Result<()> 
         bytes = device.config().capacity(),
         resumes, "worker is ready"
     );
-    serve(
+    let served = serve(
         &device,
         &mut socket,
         &termination,
         &manager,
         &serve_options,
         &engine,
-    )
+    );
+    // That of the last data as well.
+    if let Some(reason) = storage.failure() {
+        save_failure(&saved, &reason);
+    }
+    served
+}
+
+fn save_failure(saved: &Saved, reason: &str) {
+    if let Err(error) = saved.failed(reason) {
+        error!(%error, "the next worker will not know that the storage has failed");
+    }
 }
 
 /// Opens the storage that another worker had; `file` is what it has left.
@@ -148,19 +168,21 @@ fn adopt_storage(
     options: &Options,
     confinement: &Confinement,
     file: Option<File>,
-    capacity: u64,
+    saved: &Saved,
 ) -> anyhow::Result<Arc<dyn Storage>> {
+    let (capacity, failure) = (saved.capacity()?, saved.failure()?);
     let missing = "the supervisor has kept no file for the storage";
     Ok(match &options.storage {
         StorageKind::Memory => Arc::new(MemoryStorage::adopt(file.context(missing)?, capacity)?),
         StorageKind::File(path) => {
-            Arc::new(FileStorage::adopt(file.context(missing)?, path, capacity)?)
+            let file = file.context(missing)?;
+            Arc::new(FileStorage::adopt(file, path, capacity, failure)?)
         }
         StorageKind::Block(path) => {
             let deadline = Instant::now() + BLOCK_TIMEOUT;
             loop {
                 let ready = early(confinement, BLOCK_IO);
-                match BlockStorage::open_with_ready(path, Some(capacity), ready) {
+                match BlockStorage::reopen(path, capacity, failure.clone(), ready) {
                     Err(OpenError::InUse(_)) if Instant::now() < deadline => sleep(BLOCK_RETRY),
                     opened => break Arc::new(opened?),
                 }

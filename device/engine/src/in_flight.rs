@@ -40,8 +40,8 @@ pub(crate) enum Start {
     New,
     /// Where another process ended.
     Recovered,
-    /// Where another process ended, and the driver had broken it.
-    Broken,
+    /// The driver has broken it, perhaps in another process, and has not reset the device.
+    Broken(Fault),
 }
 
 /// Entries of one queue.
@@ -126,9 +126,9 @@ impl InFlight {
     }
 
     /// The driver has broken the queue.
-    pub(crate) fn set_broken(&self) {
+    pub(crate) fn set_broken(&self, fault: Fault) {
         if let Some(record) = &self.record {
-            record.broken();
+            record.broken(fault);
         }
     }
 
@@ -190,25 +190,27 @@ impl InFlight {
             && record.is_current()
         {
             let entries = record.recover(setup.size, setup.next_used)?;
-            let broken = record.is_broken();
+            let fault = record.fault();
             // Fits: no more than the ring has.
             setup.next_avail = setup.next_used.wrapping_add(entries.len() as u16);
             self.adopt(entries);
-            return Ok(match broken {
-                true => Start::Broken,
-                false => Start::Recovered,
-            });
+            return Ok(fault.map_or(Start::Recovered, Start::Broken));
         }
         let unused = setup.next_avail.wrapping_sub(setup.next_used);
         if usize::from(unused) != self.interrupted.len() {
             self.forget_interrupted();
         }
-        if let Some(record) = &self.record {
-            record.start(setup.size, setup.next_used, |head| {
-                self.interrupted.iter().any(|entry| entry.head == head)
-            });
+        let Some(record) = &self.record else {
+            return Ok(Start::New);
+        };
+        // Only a driver that has reset the device starts here.
+        if setup.next_avail == 0 {
+            record.mended();
         }
-        Ok(Start::New)
+        record.start(setup.size, setup.next_used, |head| {
+            self.interrupted.iter().any(|entry| entry.head == head)
+        });
+        Ok(record.fault().map_or(Start::New, Start::Broken))
     }
 
     /// Nothing is submitted again.

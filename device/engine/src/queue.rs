@@ -195,7 +195,17 @@ impl<D: DeviceModel> Queue<D> {
                 // It may have used entries without an interrupt.
                 self.interrupt.raise();
             }
-            Ok(Start::Broken) => self.broken = true,
+            Ok(Start::Broken(_)) if self.broken => {}
+            Ok(Start::Broken(fault)) => {
+                info!(
+                    queue = self.index,
+                    ?fault,
+                    "the driver broke the queue: not processed until it resets the device"
+                );
+                // The other process may have said neither.
+                self.interrupt.raise();
+                self.set_broken(model, fault);
+            }
             // Only a driver that has reset the device starts here.
             Ok(Start::New) if setup.next_avail == 0 => self.broken = false,
             Ok(Start::New) => {}
@@ -279,7 +289,7 @@ impl<D: DeviceModel> Queue<D> {
 
     fn set_broken(&mut self, model: &D, fault: Fault) {
         self.broken = true;
-        self.in_flight.set_broken();
+        self.in_flight.set_broken(fault);
         model.queue_broken(self.index, fault);
         self.end(model);
     }

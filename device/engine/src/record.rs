@@ -77,6 +77,9 @@ const NEXT: usize = 6;
 const COUNTER: usize = 8;
 const DESC_SIZE: usize = 16;
 
+/// By their numbers in the record, less one.
+const FAULTS: [Fault; 4] = [Fault::Chain, Fault::Address, Fault::NoAnswer, Fault::Ring];
+
 /// A record of what is in flight in the queues of a device.
 #[derive(Clone, Debug)]
 pub struct Record(Arc<MmapRegion>);
@@ -213,19 +216,29 @@ impl QueueRecord {
         }
     }
 
-    /// The driver broke the queue in this run.
-    pub(crate) fn broken(&self) {
-        self.store::<u32>(self.at + BROKEN, 1);
+    /// The driver broke the queue, in this run or an earlier one since the last reset.
+    pub(crate) fn broken(&self, fault: Fault) {
+        let number = FAULTS.iter().position(|other| *other == fault);
+        // Fits: there are few. 0 is a queue that is whole.
+        let number = number.unwrap_or_default() as u32 + 1;
+        self.store::<u32>(self.at + BROKEN, number);
     }
 
-    pub(crate) fn is_broken(&self) -> bool {
-        self.load::<u32>(self.at + BROKEN) != 0
+    /// How the driver broke the queue, if it did.
+    pub(crate) fn fault(&self) -> Option<Fault> {
+        let number = self.load::<u32>(self.at + BROKEN).checked_sub(1)?;
+        Some(FAULTS.get(number as usize).copied().unwrap_or(Fault::Ring))
     }
 
     /// Whether the record is about the run that the transport wants.
     pub(crate) fn is_current(&self) -> bool {
         let wanted = self.load::<u32>(self.wanted);
         wanted != 0 && wanted == self.load::<u32>(self.at + RUN)
+    }
+
+    /// A reset has mended the queue.
+    pub(crate) fn mended(&self) {
+        self.store::<u32>(self.at + BROKEN, 0);
     }
 
     /// A run begins in which a ring of `size` entries goes on at `used_idx`, with no entry in
@@ -236,7 +249,6 @@ impl QueueRecord {
                 self.forget(head);
             }
         }
-        self.store::<u32>(self.at + BROKEN, 0);
         self.store::<u16>(self.field(DESC_NUM), size);
         self.store::<u16>(self.field(USED_IDX), used_idx);
         // Last: until here the run has not begun.

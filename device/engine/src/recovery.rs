@@ -407,20 +407,35 @@ fn a_killed_process_leaves_an_interrupt_to_the_next() {
     world.finish();
 }
 
+/// However often it is stopped and started in between, by either process.
 #[test]
 fn a_queue_that_is_broken_stays_broken_in_the_next_process() {
-    let mut world = World::new();
-    world.submit(Op::Now);
-    world.process();
-    world.rings.put_head(Rings::SIZE);
-    world.process();
-    world.restart();
-    world.submit(Op::Now);
-    world.process();
-    assert_eq!(world.due.iter().flatten().count(), 1);
-    world.reset();
-    world.submit(Op::Now);
-    world.finish();
+    use Action::{Kill, StopAndGoOn};
+    for actions in [
+        &[Kill][..],
+        &[StopAndGoOn, Kill],
+        &[Kill, StopAndGoOn, Kill],
+    ] {
+        let mut world = World::new();
+        world.submit(Op::Now);
+        world.process();
+        world.rings.put_head(Rings::SIZE);
+        world.process();
+        for action in actions {
+            world.step(*action);
+        }
+        let said = world.process.device.log.lock().unwrap().clone();
+        let broken = said.iter().filter(|what| **what == (0, "broken"));
+        assert_eq!(broken.count(), 1, "{actions:?}");
+        let interrupts = &world.process.interrupts;
+        assert!(interrupts.load(std::sync::atomic::Ordering::Relaxed) > 0);
+        world.submit(Op::Now);
+        world.process();
+        assert_eq!(world.due.iter().flatten().count(), 1);
+        world.reset();
+        world.submit(Op::Now);
+        world.finish();
+    }
 }
 
 /// A driver that writes to the used ring breaks its queue, and nothing else.

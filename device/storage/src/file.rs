@@ -11,7 +11,9 @@ use crate::error::ResizeError;
 use crate::error::StorageError;
 use crate::storage::Mappable;
 use crate::storage::Storage;
-use rustix::fs::{FallocateFlags, FlockOperation, fallocate, fdatasync, flock, ftruncate};
+use rustix::fs::{
+    FallocateFlags, FlockOperation, SeekFrom, fallocate, fdatasync, flock, ftruncate, seek,
+};
 use rustix::io::{Errno, retry_on_intr};
 use tracing::{error, info, warn};
 use vm_memory::VolatileSlice;
@@ -108,13 +110,22 @@ impl FileStorage {
     }
 
     /// The first `capacity` bytes of the file that another process has opened at `path`, and has
-    /// given to this one ([`Storage::mappable`]). The lock goes with it.
-    pub fn adopt(file: File, path: &Path, capacity: u64) -> Result<Self, OpenError> {
-        let length = file.metadata().map_err(|source| OpenError::Open {
+    /// given to this one ([`Storage::mappable`]). The lock goes with it. What was discarded has no
+    /// blocks still. The `failure` of the storage in the other process is one in this as well.
+    pub fn adopt(
+        file: File,
+        path: &Path,
+        capacity: u64,
+        failure: Option<String>,
+    ) -> Result<Self, OpenError> {
+        let holes = find_holes(&file, capacity);
+        let write_back = failure.map(|what| WriteBack::failed(Failure::new(what, None)));
+        Ok(Self {
+            mapping: Mapping::new(file, path.display().to_string(), capacity)?,
             path: path.to_owned(),
-            source,
-        })?;
-        Self::from_locked(file, path, length.len(), capacity)
+            holes,
+            write_back: write_back.unwrap_or_default(),
+        })
     }
 
     fn from_locked(file: File, path: &Path, length: u64, capacity: u64) -> Result<Self, OpenError> {
@@ -172,6 +183,26 @@ impl FileStorage {
         // What was cut off meanwhile was not written.
         self.mapping.check_intact()
     }
+}
+
+/// Where blocks may be missing in the first `capacity` bytes of a file: everywhere, where the file
+/// system does not say.
+fn find_holes(file: &File, capacity: u64) -> Holes {
+    let holes = Holes::default();
+    let mut at = 0;
+    while at < capacity {
+        // An error other than that nothing follows is one of a file system that does not know.
+        let start = seek(file, SeekFrom::Hole(at)).unwrap_or(at);
+        if start >= capacity {
+            break;
+        }
+        let data = seek(file, SeekFrom::Data(start)).unwrap_or(capacity);
+        // Who has mapped the file can fill the hole meanwhile.
+        let end = data.clamp(start + 1, capacity);
+        holes.discard(start, end - start, || {});
+        at = end;
+    }
+    holes
 }
 
 /// Opens a file, with further `flags` of open(2), and says whether it was created for that.

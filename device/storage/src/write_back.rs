@@ -36,6 +36,14 @@ struct State {
 }
 
 impl<E> WriteBack<E> {
+    /// After a flush that has failed, perhaps in another process.
+    pub(crate) fn failed(error: E) -> Self {
+        Self {
+            error: OnceLock::from(error),
+            ..Self::default()
+        }
+    }
+
     /// The first error there was.
     pub(crate) fn error(&self) -> Option<&E> {
         self.error.get()

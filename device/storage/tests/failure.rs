@@ -5,9 +5,11 @@
 mod support;
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 
 use libc::{SYS_fallocate, SYS_fdatasync, SYS_msync};
 use ringbar_storage::ErrorKind;
+use ringbar_storage::FileStorage;
 use ringbar_storage::MemoryStorage;
 use ringbar_storage::Storage;
 use rustix::io::Errno;
@@ -153,4 +155,47 @@ fn memory_has_no_failure() {
         assert_eq!(status(operation(&storage)), None, "{name}");
     }
     assert_eq!(storage.failure(), None);
+}
+
+/// The next process has the same file, and not what the first one knew about it.
+#[test]
+fn the_next_process_knows_of_the_failure_and_of_the_holes() {
+    let directory = support::directory_on_disk();
+    let path = directory.path().join("disk");
+    let adopt = |storage: &FileStorage, failure: Option<&str>| {
+        let file = storage.mappable().unwrap().file.try_clone().unwrap();
+        FileStorage::adopt(file, &path, CAPACITY, failure.map(String::from)).unwrap()
+    };
+    let blocks = || fs::metadata(&path).unwrap().blocks();
+    let first = open(directory.path());
+    write(&first, 0, &vec![7; CAPACITY as usize]).unwrap();
+    first.flush().unwrap();
+    let full = blocks();
+    first.discard(256 << 10, 256 << 10).unwrap();
+    let sparse = blocks();
+    assert!(sparse < full, "the file system keeps what was discarded");
+
+    let next = adopt(&first, None);
+    assert_eq!(blocks(), sparse);
+    assert_eq!(next.failure(), None);
+    let write_without_allocating = |offset| {
+        with_failing(&[SYS_fallocate], Errno::NOSPC, || {
+            status(write(&next, offset, &[8; 4096]))
+        })
+    };
+    assert_eq!(
+        write_without_allocating(300 << 10),
+        Some(ErrorKind::NoSpace)
+    );
+    assert_eq!(write_without_allocating(100 << 10), None);
+    assert_eq!(write_without_allocating(600 << 10), None);
+    write(&next, 300 << 10, &[9; 4096]).unwrap();
+    assert_eq!(read(&next, 300 << 10, 4096).unwrap(), [9; 4096]);
+
+    let next = adopt(&next, Some("it was lost"));
+    for (name, operation) in WRITING {
+        assert_eq!(status(operation(&next)), Some(ErrorKind::Io), "{name}");
+    }
+    assert_eq!(next.failure().unwrap(), "it was lost");
+    assert_eq!(read(&next, 0, 10).unwrap(), [7; 10]);
 }

@@ -66,12 +66,14 @@ pub fn supervise(
     };
     while supervisor.listener.is_some() {
         match supervisor.serve() {
-            Ok(Ended::Signal) => break,
+            Ok(Ended::Asked) => break,
             Ok(Ended::Hangup) => {}
-            Err(error) if supervisor.options.keep_running && supervisor.ready.is_none() => {
+            Err(Failure::Connection(error))
+                if supervisor.options.keep_running && supervisor.ready.is_none() =>
+            {
                 error!("{error}");
             }
-            Err(error) => return Err(error),
+            Err(Failure::Connection(error) | Failure::Device(error)) => return Err(error),
         }
     }
     Ok(())
@@ -84,7 +86,24 @@ const TICK: Duration = Duration::from_millis(1);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Ended {
     Hangup,
-    Signal,
+    /// By a signal, or through the control socket.
+    Asked,
+}
+
+/// What went wrong. Unless it is known to be of the connection alone, it is of the device: another
+/// connection would meet it again, at once.
+#[derive(Debug)]
+enum Failure {
+    /// Another connection can do better.
+    Connection(io::Error),
+    /// The device is lost, or asked to end.
+    Device(io::Error),
+}
+
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Self {
+        Self::Device(error)
+    }
 }
 
 /// A descriptor that the event loop waits for.
@@ -126,7 +145,7 @@ struct Serving {
 }
 
 impl<R: FnOnce()> Supervisor<R> {
-    fn serve(&mut self) -> io::Result<Ended> {
+    fn serve(&mut self) -> Result<Ended, Failure> {
         let mut serving = Serving {
             runs: Runs::new()?,
             worker: None,
@@ -152,7 +171,7 @@ impl<R: FnOnce()> Supervisor<R> {
     }
 
     /// Starts a worker, and brings it into the state of the connection.
-    fn start_worker(&mut self, serving: &mut Serving) -> io::Result<()> {
+    fn start_worker(&mut self, serving: &mut Serving) -> Result<(), Failure> {
         let start = |socket: &OwnedFd, listener: &UnixListener| {
             let start = StartRef {
                 listener: listener.as_fd(),
@@ -176,7 +195,7 @@ impl<R: FnOnce()> Supervisor<R> {
             }
             (Err(error), None) if self.ready.is_some() => {
                 let text = format!("cannot start a worker: {error}");
-                return Err(io::Error::new(error.kind(), text));
+                return Err(io::Error::new(error.kind(), text).into());
             }
             (Err(error), None) => {
                 error!(%error, "cannot start a worker");
@@ -253,13 +272,13 @@ impl<R: FnOnce()> Supervisor<R> {
     }
 
     /// Does what can be done. Returns why the connection has ended, if it has.
-    fn handle(&mut self, source: Source, serving: &mut Serving) -> io::Result<Option<Ended>> {
+    fn handle(&mut self, source: Source, serving: &mut Serving) -> Result<Option<Ended>, Failure> {
         match source {
-            Source::End => return Ok(Some(Ended::Signal)),
+            Source::End => return Ok(Some(Ended::Asked)),
             Source::Upgrade => self.upgrade(serving),
             Source::Listener => self.accept(serving)?,
             Source::Monitor => {
-                if !serving.monitor_ready()? {
+                if !serving.monitor_ready().map_err(Failure::Connection)? {
                     return Ok(Some(Ended::Hangup));
                 }
             }
@@ -280,11 +299,11 @@ impl<R: FnOnce()> Supervisor<R> {
                 }
             }
             Source::Worker => {
-                serving.worker_ready()?;
+                serving.worker_ready().map_err(Failure::Connection)?;
                 self.confirm(serving);
             }
             Source::Handover => self.hear(serving),
-            Source::WorkerEnd => self.worker_ended(serving)?,
+            Source::WorkerEnd => return self.worker_ended(serving),
         }
         Ok(None)
     }
@@ -356,36 +375,47 @@ impl<R: FnOnce()> Supervisor<R> {
         }
     }
 
-    /// The worker has ended: another one takes over.
-    fn worker_ended(&mut self, serving: &mut Serving) -> io::Result<()> {
+    /// The worker has ended: another one takes over, unless the worker was asked to end.
+    fn worker_ended(&mut self, serving: &mut Serving) -> Result<Option<Ended>, Failure> {
         let Some(worker) = serving.worker.take() else {
-            return Ok(());
+            return Ok(None);
         };
         if let Some(session) = &mut serving.session {
             session.worker_ended();
         }
-        let (is_replaced, was_killed) = (worker.is_replaced, worker.was_killed);
+        let (is_ready, is_replaced, was_killed) =
+            (worker.is_ready, worker.is_replaced, worker.was_killed);
         let status = worker.status()?;
         serving.start_at = Instant::now();
         if is_replaced {
-            return Ok(());
+            if !status.success() {
+                error!(%status, "the worker that was replaced has failed");
+            }
+            return Ok(None);
+        }
+        // Nobody but the supervisor hangs up, so it was asked to end: through the control socket,
+        // or by a signal. A program that is no device may end well before it is ready.
+        if is_ready && status.success() {
+            info!("the worker was asked to end");
+            return Ok(Some(Ended::Asked));
         }
         if let Some(former) = self.former.take() {
             error!(%status, "the installed program does not serve: back to the former");
             self.program = former;
-            return Ok(());
+            return Ok(None);
         }
         if self.ready.is_some() {
             let text = format!("the device did not start: {status}");
-            return Err(io::Error::other(text));
+            return Err(io::Error::other(text).into());
         }
         // From outside: by an administrator, or for lack of memory.
         if status.signal() == Some(Signal::KILL.as_raw()) && !was_killed {
             warn!("the worker was killed: starting another one");
-            return Ok(());
+            return Ok(None);
         }
         error!(%status, "the worker has crashed");
-        self.delay_start(serving, &format!("the worker has crashed: {status}"))
+        self.delay_start(serving, &format!("the worker has crashed: {status}"))?;
+        Ok(None)
     }
 
     /// A worker has failed, for this reason: the next one starts later.
@@ -393,7 +423,7 @@ impl<R: FnOnce()> Supervisor<R> {
     /// # Errors
     ///
     /// Where too many have failed.
-    fn delay_start(&mut self, serving: &mut Serving, reason: &str) -> io::Result<()> {
+    fn delay_start(&mut self, serving: &mut Serving, reason: &str) -> Result<(), Failure> {
         match self.restarts.crashed(Instant::now()) {
             Some(at) => {
                 serving.start_at = at;
@@ -405,31 +435,39 @@ impl<R: FnOnce()> Supervisor<R> {
                      the log above says more, and the guest has lost the device",
                     WINDOW.as_secs()
                 );
-                Err(io::Error::other(text))
+                Err(Failure::Device(io::Error::other(text)))
             }
         }
     }
 
     /// Ends the worker of a connection that has ended.
-    fn finish(&mut self, ended: Ended, serving: Serving) -> io::Result<Ended> {
+    fn finish(&mut self, ended: Ended, serving: Serving) -> Result<Ended, Failure> {
         let Serving {
             worker, session, ..
         } = serving;
         let Some(mut worker) = worker else {
             return Ok(ended);
         };
-        if ended == Ended::Signal {
+        if ended == Ended::Asked {
             info!("asked to end");
             worker.terminate();
         }
         worker.hang_up();
+        let is_ready = worker.is_ready;
         let status = worker.wait()?;
         // The monitor sees the end of the connection when the device has ended.
         drop(session);
-        match status.code() {
-            Some(0) => Ok(ended),
-            _ => Err(io::Error::other(format!("the device failed: {status}"))),
+        // It may have had no time to catch the signal.
+        let is_term = status.signal() == Some(Signal::TERM.as_raw());
+        let was_early = ended == Ended::Asked && !is_ready && is_term;
+        if status.success() || was_early {
+            return Ok(ended);
         }
+        let error = io::Error::other(format!("the device failed: {status}"));
+        Err(match ended {
+            Ended::Asked => Failure::Device(error),
+            Ended::Hangup => Failure::Connection(error),
+        })
     }
 }
 

@@ -22,8 +22,9 @@ use tracing::warn;
 use crate::channel::Channel;
 
 /// Longest time that a worker may take to end after it was asked to. A worker itself gives its
-/// requests 5 s.
-const END_TIMEOUT: Duration = Duration::from_secs(7);
+/// requests 5 s, and then writes the last data to a disk, which can take minutes. Only a worker
+/// that hangs is killed.
+const END_TIMEOUT: Duration = Duration::from_secs(600);
 
 /// The program of the workers: a file, so that it stays the same when another version is
 /// installed.

@@ -381,20 +381,106 @@ fn d3_a_new_size_and_its_event_survive() {
     assert!(!control.exists());
 }
 
+/// Whether or not the next connection could do better.
 #[test]
 fn d3_a_worker_that_crashes_again_and_again_is_given_up() {
-    let mut daemon = start(&["--size", "1M", "--queues", "1"]);
-    let mut vmm = Vmm::start(daemon.socket(), 1);
-    for crash in 0..5 {
-        assert_eq!(vmm.io(0).write(0, &[crash; 100]).code, StatusCode::Ok);
-        let pid = worker(&daemon, None);
-        kill_process(pid, Signal::ABORT).unwrap();
-        if crash < 4 {
-            worker(&daemon, Some(pid));
+    for args in [&[][..], &["--keep-running"]] {
+        let mut daemon = start(&[&["--size", "1M", "--queues", "1"], args].concat());
+        let mut vmm = Vmm::start(daemon.socket(), 1);
+        for crash in 0..5 {
+            assert_eq!(vmm.io(0).write(0, &[crash; 100]).code, StatusCode::Ok);
+            let pid = worker(&daemon, None);
+            kill_process(pid, Signal::ABORT).unwrap();
+            if crash < 4 {
+                worker(&daemon, Some(pid));
+            }
         }
+        daemon.wait_log("given up after 5 failures of the device within 10 s");
+        assert_eq!(daemon.wait().code(), Some(1));
     }
-    daemon.wait_log("given up after 5 failures of the device within 10 s");
+}
+
+#[test]
+fn d3_a_signal_ends_a_device_that_fails_meanwhile() {
+    let directory = TempDir::new().unwrap();
+    let file = directory.path().join("memory");
+    let storage = format!("file:{}", file.display());
+    let args = ["--size", "1M", "--queues", "1", "--storage", &storage];
+    let mut daemon = start(&[&args[..], &["--keep-running"]].concat());
+    let mut vmm = Vmm::start(daemon.socket(), 1);
+    // So the last data cannot be written.
+    fs::write(&file, "").unwrap();
+    assert_eq!(vmm.io(0).write(0, &[1; 100]).code, StatusCode::IoError);
+    daemon.signal(Signal::TERM);
+    daemon.wait_log("the device failed");
     assert_eq!(daemon.wait().code(), Some(1));
+}
+
+/// What was lost stays lost, so a flush must not end well.
+#[test]
+fn d3_a_storage_that_has_failed_has_failed_for_the_next_worker() {
+    for kind in ["file", "block"] {
+        let directory = TempDir::new_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+        let file = directory.path().join("memory");
+        let storage = format!("{kind}:{}", file.display());
+        let args = ["--size", "1M", "--queues", "1", "--storage", &storage];
+        let daemon = start(&[&args[..], &["--keep-running"]].concat());
+        let mut vmm = Vmm::start(daemon.socket(), 1);
+        assert_eq!(vmm.io(0).write(0, &[1; 4096]).code, StatusCode::Ok);
+        fs::write(&file, "").unwrap();
+        assert_eq!(
+            vmm.io(0).read(0, 4096).0.code,
+            StatusCode::IoError,
+            "{kind}"
+        );
+        assert_eq!(vmm.io(0).command(Opcode::Flush).code, StatusCode::IoError);
+        // It looks whole again.
+        fs::write(&file, [0; 1 << 20]).unwrap();
+        for _ in 0..2 {
+            kill(&daemon);
+            assert_eq!(vmm.io(0).command(Opcode::Flush).code, StatusCode::IoError);
+            assert_eq!(vmm.io(0).write(0, &[1; 4096]).code, StatusCode::IoError);
+        }
+        // Nor does the next connection.
+        drop(vmm);
+        let mut vmm = Vmm::start(daemon.socket(), 1);
+        assert_eq!(vmm.io(0).command(Opcode::Flush).code, StatusCode::IoError);
+    }
+}
+
+/// It may get its own signal before it can catch one.
+#[test]
+fn d3_a_signal_ends_a_device_whose_worker_has_just_started() {
+    for _ in 0..20 {
+        let daemon = start(&["--size", "1M", "--queues", "1"]);
+        kill(&daemon);
+        daemon.signal(Signal::TERM);
+        daemon.assert_ended_well();
+    }
+}
+
+#[test]
+fn d3_a_worker_that_is_asked_to_end_ends_the_device() {
+    let directory = TempDir::new().unwrap();
+    let control = directory.path().join("control");
+    let path = control.to_str().unwrap();
+    for (is_connected, by_signal) in [(false, false), (true, false), (true, true)] {
+        let daemon = start(&["--size", "1M", "--queues", "1", "--control-socket", path]);
+        let mut vmm = is_connected.then(|| Vmm::start(daemon.socket(), 1));
+        if let Some(vmm) = &mut vmm {
+            kill(&daemon);
+            assert_eq!(vmm.io(0).write(0, &[1; 100]).code, StatusCode::Ok);
+        }
+        match by_signal {
+            true => kill_process(worker(&daemon, None), Signal::TERM).unwrap(),
+            false => assert_eq!(
+                ask(&control, r#"{"execute": "shutdown"}"#),
+                "{\"return\":{}}\n"
+            ),
+        }
+        daemon.assert_clean_exit();
+        assert!(!control.exists());
+    }
 }
 
 #[test]

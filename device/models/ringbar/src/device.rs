@@ -64,6 +64,7 @@ pub struct Device {
     counters: Vec<Counters>,
     queue_counters: Arc<ringbar_engine::Counters>,
     size_listener: OnceLock<SizeListener>,
+    failure_listener: OnceLock<FailureListener>,
 }
 
 /// Called with a new capacity in bytes.
@@ -72,6 +73,15 @@ struct SizeListener(Box<dyn Fn(u64) + Send + Sync>);
 impl fmt::Debug for SizeListener {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("SizeListener").finish_non_exhaustive()
+    }
+}
+
+/// Called with the reason for which the storage has failed.
+struct FailureListener(Box<dyn Fn(&str) + Send + Sync>);
+
+impl fmt::Debug for FailureListener {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("FailureListener").finish_non_exhaustive()
     }
 }
 
@@ -143,6 +153,7 @@ impl Device {
                 .collect(),
             queue_counters: Arc::default(),
             size_listener: OnceLock::new(),
+            failure_listener: OnceLock::new(),
         })
     }
 
@@ -195,6 +206,23 @@ impl Device {
     /// counts.
     pub fn set_size_listener(&self, listener: impl Fn(u64) + Send + Sync + 'static) {
         let _ = self.size_listener.set(SizeListener(Box::new(listener)));
+    }
+
+    /// Has `listener` called, with the reason, for each request that fails once the storage has
+    /// failed for good, before the driver hears of it. On any thread, and on several at once. The
+    /// first listener counts.
+    pub fn set_failure_listener(&self, listener: impl Fn(&str) + Send + Sync + 'static) {
+        let listener = FailureListener(Box::new(listener));
+        let _ = self.failure_listener.set(listener);
+    }
+
+    /// A request has failed, perhaps because the storage has.
+    pub(crate) fn request_failed(&self) {
+        if let Some(FailureListener(listener)) = self.failure_listener.get()
+            && let Some(reason) = self.storage.failure()
+        {
+            listener(&reason);
+        }
     }
 
     /// The connection that begins next began in another process. It keeps its aperture, and the

@@ -270,6 +270,9 @@ impl DeviceModel for Session {
         if parsed.faults.is_short && outcome.status.code == StatusCode::Ok {
             outcome.status.code = StatusCode::IoError;
         }
+        if outcome.failure.is_some() {
+            self.device.request_failed();
+        }
         let length = write_status(memory, parsed, outcome.status)?;
         let opcode = parsed.header().map(|header| header.opcode);
         if let Some(error) = &outcome.failure {

@@ -85,16 +85,50 @@ impl BlockStorage {
         })
     }
 
+    /// Opens again what another process had open with this capacity. What was discarded has no
+    /// blocks still, and nothing is created. The `failure` of the storage in the other process is
+    /// one in this as well.
+    pub fn reopen(
+        path: &Path,
+        capacity: u64,
+        failure: Option<String>,
+        ready: impl FnOnce() -> io::Result<()> + Send + 'static,
+    ) -> Result<Self, OpenError> {
+        let storage = Self::open_after(path, Some(capacity), capacity, |file| {
+            let ring = Uring::new(file, RING_ENTRIES)?;
+            ready()?;
+            let waker = ring.waker();
+            Ok((ring, waker))
+        })?;
+        let length = length(&storage.file, path)?;
+        let is_short = !storage.geometry.is_device && length < capacity;
+        let cut = is_short.then(|| format!("{} was cut off at byte {length}", path.display()));
+        if let Some(what) = failure.or(cut) {
+            Failure::note(storage.disk.failure(), what, None);
+        }
+        Ok(storage)
+    }
+
     /// With another ring, which `make` makes on the thread that has it.
     fn open_with<R: Ring>(
         path: &Path,
         size: Option<u64>,
         make: impl FnOnce(Arc<File>) -> io::Result<(R, Waker)> + Send + 'static,
     ) -> Result<Self, OpenError> {
+        Self::open_after(path, size, 0, make)
+    }
+
+    /// After another process that has used the first `before` bytes.
+    fn open_after<R: Ring>(
+        path: &Path,
+        size: Option<u64>,
+        before: u64,
+        make: impl FnOnce(Arc<File>) -> io::Result<(R, Waker)> + Send + 'static,
+    ) -> Result<Self, OpenError> {
         if let Some(size) = size {
             check_size(size)?;
         }
-        let (file, created) = open(path, size.is_some())?;
+        let (file, created) = open(path, size.is_some() && before == 0)?;
         lock(&file, path)?;
         // Not before: until then it could be another device's.
         let unused = Unused(created.then_some(path));
@@ -116,7 +150,7 @@ impl BlockStorage {
         if length == 0 && !geometry.is_device {
             make_name_durable(path);
         }
-        extend(&file, path, geometry, length, 0, capacity)?;
+        extend(&file, path, geometry, length, before, capacity)?;
 
         let file = Arc::new(file);
         let own = Arc::clone(&file);
