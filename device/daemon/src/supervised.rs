@@ -152,7 +152,11 @@ fn adopt_storage(
 ) -> anyhow::Result<Arc<dyn Storage>> {
     let missing = "the supervisor has kept no file for the storage";
     Ok(match &options.storage {
-        StorageKind::Memory => Arc::new(MemoryStorage::adopt(file.context(missing)?, capacity)?),
+        StorageKind::Memory => Arc::new(MemoryStorage::adopt(
+            file.context(missing)?,
+            capacity,
+            options.memory_huge_pages,
+        )?),
         StorageKind::File(path) => {
             Arc::new(FileStorage::adopt(file.context(missing)?, path, capacity)?)
         }

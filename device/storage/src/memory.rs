@@ -46,17 +46,15 @@ impl MemoryStorage {
             .filter(|size| *size <= i64::MAX as u64)
             .ok_or(OpenError::Size(capacity))?;
         let file = sealed_memfd(size).map_err(|source| OpenError::Memory { size, source })?;
-        Self::adopt(file, capacity)
+        Self::adopt(file, capacity, None)
     }
 
     /// The first `capacity` bytes of the memory that another process has made, and has given to
-    /// this one ([`Storage::mappable`]).
-    pub fn adopt(file: File, capacity: u64) -> Result<Self, OpenError> {
+    /// this one ([`Storage::mappable`]). `huge_page` is the size of its pages where it was made
+    /// by [`Self::with_huge_pages`].
+    pub fn adopt(file: File, capacity: u64, huge_page: Option<u64>) -> Result<Self, OpenError> {
         let mapping = Mapping::new(file, "the device memory".into(), capacity)?;
-        Ok(Self {
-            mapping,
-            huge_page: None,
-        })
+        Ok(Self { mapping, huge_page })
     }
 
     /// `capacity` bytes of zeros in huge pages of `page` bytes, a power of two, for example 2 MiB.
@@ -69,11 +67,7 @@ impl MemoryStorage {
             Ok(file)
         });
         let file = file.map_err(|errno| huge_pages_error(capacity, page, errno))?;
-        let name = "the device memory".into();
-        Ok(Self {
-            mapping: Mapping::new(File::from(file), name, capacity)?,
-            huge_page: Some(page),
-        })
+        Self::adopt(File::from(file), capacity, Some(page))
     }
 }
 

@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! Memory in huge pages: with pages where this process may set some aside, and the errors without
-//! them everywhere.
+//! Memory in huge pages: with pages where this process may set some aside, and everywhere the errors
+//! without them, and what a process does with such memory that another one has made.
 
 mod support;
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -125,4 +126,23 @@ fn memory_is_in_huge_pages_that_stay() {
     assert_eq!(read(&storage, 3 * PAGE - 1, 1).unwrap(), [9]);
     drop(storage);
     assert_eq!(free(), before);
+}
+
+/// A process that takes over memory in huge pages treats it as the one that has made it. The pages
+/// of this memory are ordinary ones, which every machine has, and which show what is done to them.
+#[test]
+fn adopted_memory_is_in_huge_pages_still() {
+    let made = MemoryStorage::new(2 * PAGE).unwrap();
+    let file = made.mappable().unwrap().file.try_clone().unwrap();
+    let allocated = || made.mappable().unwrap().file.metadata().unwrap().blocks() * 512;
+    let storage = MemoryStorage::adopt(file, 2 * PAGE, Some(PAGE)).unwrap();
+    write(&storage, 0, &vec![7; 2 * PAGE as usize]).unwrap();
+    assert_eq!(allocated(), 2 * PAGE);
+    storage.discard(0, 2 * PAGE).unwrap();
+    // Nobody else can have got them.
+    assert_eq!(allocated(), 2 * PAGE);
+    assert_eq!(read(&storage, 2 * PAGE - 1, 1).unwrap(), [0]);
+    storage.resize(2 * PAGE + 4096).unwrap_err();
+    storage.resize(3 * PAGE).unwrap();
+    assert_eq!((storage.capacity(), allocated()), (3 * PAGE, 3 * PAGE));
 }
