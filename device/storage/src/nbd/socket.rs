@@ -17,11 +17,16 @@ use super::uri::Address;
 pub(super) const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Silence after which the kernel asks whether the other machine is still there, and then how
-/// often, every [`PROBE_INTERVAL`]. A dead network ends the connection after 30 s.
+/// often, every [`PROBE_INTERVAL`]. A dead network ends a connection with nothing to send after
+/// 30 s.
+///
+/// The kernel does not ask while data wait to be sent or acknowledged: it repeats those up to the
+/// limit of the system (`net.ipv4.tcp_retries2`), for about 15 minutes. `TCP_USER_TIMEOUT` would
+/// make that shorter, but it also ends the connection to a server that is alive and takes no data
+/// for that time, because its receive window is full.
 const PROBE_AFTER: Duration = Duration::from_secs(10);
 const PROBE_INTERVAL: Duration = Duration::from_secs(5);
 const PROBES: u32 = 4;
-const UNACKNOWLEDGED: Duration = Duration::from_secs(30);
 
 /// A connected socket.
 #[derive(Debug)]
@@ -31,7 +36,7 @@ pub(super) enum Socket {
 }
 
 impl Socket {
-    /// Connects, and has the kernel end a connection whose network is dead.
+    /// Connects, and has the kernel end an idle connection whose network is dead.
     pub(super) fn connect(address: &Address) -> Result<Self, NbdError> {
         let connect_error = |source| NbdError::Connect {
             address: address.to_string(),
@@ -91,7 +96,6 @@ fn keep_alive(stream: &TcpStream) -> io::Result<()> {
     sockopt::set_tcp_keepidle(stream, PROBE_AFTER)?;
     sockopt::set_tcp_keepintvl(stream, PROBE_INTERVAL)?;
     sockopt::set_tcp_keepcnt(stream, PROBES)?;
-    sockopt::set_tcp_user_timeout(stream, UNACKNOWLEDGED.as_millis() as u32)?;
     Ok(())
 }
 
@@ -181,5 +185,27 @@ impl Write for Timed<'_> {
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+
+    #[test]
+    fn silence_ends_a_tcp_connection_and_a_full_window_does_not() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = Address::Tcp {
+            host: "127.0.0.1".into(),
+            port: listener.local_addr().unwrap().port(),
+        };
+        let socket = Socket::connect(&address).unwrap();
+        assert!(sockopt::socket_keepalive(&socket).unwrap());
+        let probes = sockopt::tcp_keepintvl(&socket).unwrap() * sockopt::tcp_keepcnt(&socket).unwrap();
+        let silence = sockopt::tcp_keepidle(&socket).unwrap() + probes;
+        assert_eq!(silence, Duration::from_secs(30));
+        assert_eq!(sockopt::tcp_user_timeout(&socket).unwrap(), 0);
     }
 }
