@@ -6,9 +6,11 @@ use std::io::{self, ErrorKind, IoSlice, IoSliceMut, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
-use rustix::net::sockopt;
+use rustix::io::{Errno, retry_on_intr};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, sockopt};
 
 use super::error::NbdError;
 use super::uri::Address;
@@ -44,7 +46,7 @@ impl Socket {
         };
         let (host, port) = match address {
             Address::Unix(path) => {
-                let stream = UnixStream::connect(path);
+                let stream = connect_unix(path, HANDSHAKE_TIMEOUT);
                 return stream.map(Self::Unix).map_err(connect_error);
             }
             Address::Tcp { host, port } => (host, *port),
@@ -87,6 +89,27 @@ impl Socket {
                 stream.set_write_timeout(timeout)
             }
         }
+    }
+}
+
+/// As [`UnixStream::connect`], which waits for ever for a server that accepts no connections.
+fn connect_unix(path: &Path, timeout: Duration) -> io::Result<UnixStream> {
+    let address = SocketAddrUnix::new(path)?;
+    let socket = rustix::net::socket_with(
+        AddressFamily::UNIX,
+        SocketType::STREAM,
+        SocketFlags::CLOEXEC,
+        None,
+    )?;
+    // That of a connection, too (socket(7)).
+    sockopt::set_socket_timeout(&socket, sockopt::Timeout::Send, Some(timeout))?;
+    match retry_on_intr(|| connect(&socket, &address)) {
+        Ok(()) => Ok(UnixStream::from(socket)),
+        Err(Errno::AGAIN) => {
+            let what = "the server accepts no connections";
+            Err(io::Error::new(ErrorKind::TimedOut, what))
+        }
+        Err(errno) => Err(errno.into()),
     }
 }
 
@@ -191,6 +214,11 @@ impl Write for Timed<'_> {
 #[cfg(test)]
 mod tests {
     use std::net::TcpListener;
+    use std::sync::mpsc::channel;
+    use std::thread;
+
+    use rustix::net::{bind, listen, socket};
+    use tempfile::TempDir;
 
     use super::*;
 
@@ -203,9 +231,30 @@ mod tests {
         };
         let socket = Socket::connect(&address).unwrap();
         assert!(sockopt::socket_keepalive(&socket).unwrap());
-        let probes = sockopt::tcp_keepintvl(&socket).unwrap() * sockopt::tcp_keepcnt(&socket).unwrap();
+        let probes =
+            sockopt::tcp_keepintvl(&socket).unwrap() * sockopt::tcp_keepcnt(&socket).unwrap();
         let silence = sockopt::tcp_keepidle(&socket).unwrap() + probes;
         assert_eq!(silence, Duration::from_secs(30));
         assert_eq!(sockopt::tcp_user_timeout(&socket).unwrap(), 0);
+    }
+
+    #[test]
+    fn a_server_that_accepts_nobody_is_not_waited_for() {
+        let directory = TempDir::new().unwrap();
+        let path = directory.path().join("nbd.sock");
+        let listener = socket(AddressFamily::UNIX, SocketType::STREAM, None).unwrap();
+        bind(&listener, &SocketAddrUnix::new(&path).unwrap()).unwrap();
+        listen(&listener, 0).unwrap();
+        let (sender, results) = channel();
+        thread::spawn(move || {
+            // The kernel accepts the first one.
+            let first = connect_unix(&path, Duration::from_secs(10));
+            sender.send(first.map(drop)).unwrap();
+            let second = connect_unix(&path, Duration::from_millis(50));
+            sender.send(second.map(drop)).unwrap();
+        });
+        let mut result = || results.recv_timeout(Duration::from_secs(10)).unwrap();
+        result().unwrap();
+        assert_eq!(result().unwrap_err().kind(), ErrorKind::TimedOut);
     }
 }
