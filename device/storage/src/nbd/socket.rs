@@ -253,7 +253,7 @@ mod tests {
             let second = connect_unix(&path, Duration::from_millis(50));
             sender.send(second.map(drop)).unwrap();
         });
-        let mut result = || results.recv_timeout(Duration::from_secs(10)).unwrap();
+        let result = || results.recv_timeout(Duration::from_secs(10)).unwrap();
         result().unwrap();
         assert_eq!(result().unwrap_err().kind(), ErrorKind::TimedOut);
     }
