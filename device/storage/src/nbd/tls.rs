@@ -106,8 +106,10 @@ pub(super) fn write(
     flush(connection, &mut socket)?;
     let taken = connection.writer().write_vectored(pieces)?;
     match flush(connection, socket) {
-        Err(error) if error.kind() != ErrorKind::WouldBlock => Err(error),
-        _ => Ok(taken),
+        // An error would mean that nothing was taken.
+        Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(taken),
+        Err(error) if error.kind() == ErrorKind::Interrupted => Ok(taken),
+        other => other.map(|()| taken),
     }
 }
 
@@ -205,5 +207,35 @@ mod tests {
             }
         };
         assert_eq!(&bytes[..count], b"data");
+    }
+
+    /// A socket that takes nothing.
+    struct Busy(ErrorKind);
+
+    impl Write for Busy {
+        fn write(&mut self, _bytes: &[u8]) -> io::Result<usize> {
+            Err(self.0.into())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn bytes_that_were_taken_are_sent_once() {
+        for kind in [ErrorKind::WouldBlock, ErrorKind::Interrupted] {
+            let (mut client, mut server, _) = connected(0);
+            let taken = write(&mut client, Busy(kind), &[IoSlice::new(b"data")]);
+            assert_eq!(taken.unwrap(), 4, "{kind}");
+            // Nothing more is taken before.
+            let error = write(&mut client, Busy(kind), &[IoSlice::new(b"more")]).unwrap_err();
+            assert_eq!(error.kind(), kind);
+            let mut sent = VecDeque::new();
+            assert_eq!(write(&mut client, &mut sent, &[]).unwrap(), 0);
+            server.read_tls(&mut sent).unwrap();
+            let state = server.process_new_packets().unwrap();
+            assert_eq!(state.plaintext_bytes_to_read(), 4, "{kind}");
+        }
     }
 }
