@@ -100,13 +100,18 @@ fn huge_memfd(page: u64) -> rustix::io::Result<OwnedFd> {
     memfd_create("ringbar-device-memory", flags | size)
 }
 
-/// Allocates the pages of the bytes from `start` to `end`, or none of them. Makes the file as long
-/// as that.
+/// Allocates the pages of the bytes from `start` to `end` beyond the end of the file, and makes the
+/// file as long as that, or does neither.
+///
+/// The file is longer only once it has all its pages: a signal that ends the allocation early does
+/// not keep `fallocate(2)` from making the file longer (`hugetlbfs_fallocate` of the kernel).
 fn allocate_huge_pages(file: impl AsFd, start: u64, end: u64) -> rustix::io::Result<()> {
     let length = end - start;
-    let mode = FallocateFlags::empty();
-    retry_on_intr(|| fallocate(&file, mode, start, length)).inspect_err(|_| {
-        let give_back = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+    let keep_size = FallocateFlags::KEEP_SIZE;
+    let allocated = retry_on_intr(|| fallocate(&file, keep_size, start, length));
+    let grown = allocated.and_then(|()| ftruncate(&file, end));
+    grown.inspect_err(|_| {
+        let give_back = FallocateFlags::PUNCH_HOLE | keep_size;
         // Those that it has already; they are beyond the end.
         let _ = fallocate(&file, give_back, start, length);
     })

@@ -12,6 +12,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use ringbar_storage::{ErrorKind, MemoryStorage, OpenError, Storage, with_causes};
 use rustix::fs::{SealFlags, fcntl_get_seals, ftruncate};
+use rustix::io::Errno;
+use support::seccomp::with_failing;
 use support::{read, status, write};
 
 const PAGE: u64 = 2 << 20;
@@ -145,4 +147,25 @@ fn adopted_memory_is_in_huge_pages_still() {
     storage.resize(2 * PAGE + 4096).unwrap_err();
     storage.resize(3 * PAGE).unwrap();
     assert_eq!((storage.capacity(), allocated()), (3 * PAGE, 3 * PAGE));
+}
+
+/// Growth that fails leaves no pages, and a file that is no longer than before.
+#[test]
+fn growth_that_fails_leaves_neither_pages_nor_length() {
+    let made = MemoryStorage::new(PAGE).unwrap();
+    let file = made.mappable().unwrap().file;
+    let storage = MemoryStorage::adopt(file.try_clone().unwrap(), PAGE, Some(PAGE)).unwrap();
+    let resize = || {
+        storage
+            .resize(2 * PAGE)
+            .map_err(|error| with_causes(&error))
+    };
+    // The first one fails after the pages were allocated.
+    for call in [libc::SYS_ftruncate, libc::SYS_fallocate] {
+        let error = with_failing(&[call], Errno::PERM, resize).unwrap_err();
+        assert!(error.contains("not permitted"), "{error}");
+        let metadata = file.metadata().unwrap();
+        assert_eq!((metadata.len(), metadata.blocks()), (PAGE, 0));
+        assert_eq!(storage.capacity(), PAGE);
+    }
 }
