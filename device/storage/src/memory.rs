@@ -71,9 +71,14 @@ impl MemoryStorage {
     }
 }
 
-/// `OpenError::HugePageSize` for what is no number of huge pages, or no size of one.
+/// `OpenError::NoHugePages` for a page that is no huge one, which the kernel would take for a request
+/// for its default size, and `OpenError::HugePageSize` for a size that is no number of them.
 fn check_huge_pages(size: u64, page: u64) -> Result<(), OpenError> {
-    match page.is_power_of_two() && size.is_multiple_of(page) {
+    if !page.is_power_of_two() || page <= rustix::param::page_size() as u64 {
+        let source = Errno::INVAL.into();
+        return Err(OpenError::NoHugePages { page, source });
+    }
+    match size.is_multiple_of(page) {
         true => Ok(()),
         false => Err(OpenError::HugePageSize { size, page }),
     }

@@ -75,10 +75,12 @@ fn missing_pages_are_an_error_that_says_what_to_do() {
         // Memory without such pages.
         None => assert!(matches!(error, OpenError::NoHugePages { .. }), "{text}"),
     }
-    // No system has pages of 8 KiB.
-    let error = MemoryStorage::with_huge_pages(8 << 10, 8 << 10).unwrap_err();
-    assert!(matches!(error, OpenError::NoHugePages { .. }), "{error}");
-    for (size, page) in [(PAGE + 4096, PAGE), (1, PAGE), (PAGE, 3), (PAGE, 0)] {
+    // No system has pages of 8 KiB, and the smallest page is no huge one.
+    for page in [8 << 10, 4 << 10, 3, 1, 0, PAGE + 1] {
+        let error = MemoryStorage::with_huge_pages(page.max(1) * PAGE, page).unwrap_err();
+        assert!(matches!(error, OpenError::NoHugePages { .. }), "{error}");
+    }
+    for (size, page) in [(PAGE + 4096, PAGE), (1, PAGE)] {
         let error = MemoryStorage::with_huge_pages(size, page).unwrap_err();
         assert!(matches!(error, OpenError::HugePageSize { .. }), "{error}");
     }
