@@ -103,9 +103,9 @@ fn write(storage: &NbdStorage, mut data: Vec<u8>) -> Result<(), StorageError> {
 }
 
 #[test]
-fn a_server_that_lies_fails_the_storage() {
+fn a_server_that_lies_or_shuts_down_fails_the_storage() {
     type Lie = fn(&mut Client, u64);
-    let lies: [(Lie, &str); 6] = [
+    let lies: [(Lie, &str); 7] = [
         (|client, _| client.0.write_all(&[1; 16]).unwrap(), "magic"),
         (
             |client, cookie| client.reply(0, cookie + 1, &[0; 10]),
@@ -122,6 +122,14 @@ fn a_server_that_lies_fails_the_storage() {
             "closed",
         ),
         (|_, _| (), "closed"),
+        (
+            |client, cookie| {
+                client.reply(108, cookie, &[]);
+                // It gets no further request.
+                assert_eq!(client.request().0.command, CMD_DISC);
+            },
+            "shutting down",
+        ),
     ];
     for (lie, reason) in lies {
         let server = Server::new(ALL, move |client| {
