@@ -173,7 +173,11 @@ fn adopt_storage(
     let (capacity, failure) = (saved.capacity()?, saved.failure()?);
     let missing = "the supervisor has kept no file for the storage";
     Ok(match &options.storage {
-        StorageKind::Memory => Arc::new(MemoryStorage::adopt(file.context(missing)?, capacity)?),
+        StorageKind::Memory => Arc::new(MemoryStorage::adopt(
+            file.context(missing)?,
+            capacity,
+            options.memory_huge_pages,
+        )?),
         StorageKind::File(path) => {
             let file = file.context(missing)?;
             Arc::new(FileStorage::adopt(file, path, capacity, failure)?)

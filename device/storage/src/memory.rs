@@ -46,17 +46,15 @@ impl MemoryStorage {
             .filter(|size| *size <= i64::MAX as u64)
             .ok_or(OpenError::Size(capacity))?;
         let file = sealed_memfd(size).map_err(|source| OpenError::Memory { size, source })?;
-        Self::adopt(file, capacity)
+        Self::adopt(file, capacity, None)
     }
 
     /// The first `capacity` bytes of the memory that another process has made, and has given to
-    /// this one ([`Storage::mappable`]).
-    pub fn adopt(file: File, capacity: u64) -> Result<Self, OpenError> {
+    /// this one ([`Storage::mappable`]). `huge_page` is the size of its pages where it was made
+    /// by [`Self::with_huge_pages`].
+    pub fn adopt(file: File, capacity: u64, huge_page: Option<u64>) -> Result<Self, OpenError> {
         let mapping = Mapping::new(file, "the device memory".into(), capacity)?;
-        Ok(Self {
-            mapping,
-            huge_page: None,
-        })
+        Ok(Self { mapping, huge_page })
     }
 
     /// `capacity` bytes of zeros in huge pages of `page` bytes, a power of two, for example 2 MiB.
@@ -69,17 +67,18 @@ impl MemoryStorage {
             Ok(file)
         });
         let file = file.map_err(|errno| huge_pages_error(capacity, page, errno))?;
-        let name = "the device memory".into();
-        Ok(Self {
-            mapping: Mapping::new(File::from(file), name, capacity)?,
-            huge_page: Some(page),
-        })
+        Self::adopt(File::from(file), capacity, Some(page))
     }
 }
 
-/// `OpenError::HugePageSize` for what is no number of huge pages, or no size of one.
+/// `OpenError::NoHugePages` for a page that is no huge one, which the kernel would take for a request
+/// for its default size, and `OpenError::HugePageSize` for a size that is no number of them.
 fn check_huge_pages(size: u64, page: u64) -> Result<(), OpenError> {
-    match page.is_power_of_two() && size.is_multiple_of(page) {
+    if !page.is_power_of_two() || page <= rustix::param::page_size() as u64 {
+        let source = Errno::INVAL.into();
+        return Err(OpenError::NoHugePages { page, source });
+    }
+    match size.is_multiple_of(page) {
         true => Ok(()),
         false => Err(OpenError::HugePageSize { size, page }),
     }
@@ -106,13 +105,18 @@ fn huge_memfd(page: u64) -> rustix::io::Result<OwnedFd> {
     memfd_create("ringbar-device-memory", flags | size)
 }
 
-/// Allocates the pages of the bytes from `start` to `end`, or none of them. Makes the file as long
-/// as that.
+/// Allocates the pages of the bytes from `start` to `end` beyond the end of the file, and makes the
+/// file as long as that, or does neither.
+///
+/// The file is longer only once it has all its pages: a signal that ends the allocation early does
+/// not keep `fallocate(2)` from making the file longer (`hugetlbfs_fallocate` of the kernel).
 fn allocate_huge_pages(file: impl AsFd, start: u64, end: u64) -> rustix::io::Result<()> {
     let length = end - start;
-    let mode = FallocateFlags::empty();
-    retry_on_intr(|| fallocate(&file, mode, start, length)).inspect_err(|_| {
-        let give_back = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+    let keep_size = FallocateFlags::KEEP_SIZE;
+    let allocated = retry_on_intr(|| fallocate(&file, keep_size, start, length));
+    let grown = allocated.and_then(|()| ftruncate(&file, end));
+    grown.inspect_err(|_| {
+        let give_back = FallocateFlags::PUNCH_HOLE | keep_size;
         // Those that it has already; they are beyond the end.
         let _ = fallocate(&file, give_back, start, length);
     })

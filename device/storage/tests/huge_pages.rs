@@ -1,16 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! Memory in huge pages: with pages where this process may set some aside, and the errors without
-//! them everywhere.
+//! Memory in huge pages: with pages where this process may set some aside, and everywhere the errors
+//! without them, and what a process does with such memory that another one has made.
 
 mod support;
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use ringbar_storage::{ErrorKind, MemoryStorage, OpenError, Storage, with_causes};
 use rustix::fs::{SealFlags, fcntl_get_seals, ftruncate};
+use rustix::io::Errno;
+use support::seccomp::with_failing;
 use support::{read, status, write};
 
 const PAGE: u64 = 2 << 20;
@@ -72,10 +75,12 @@ fn missing_pages_are_an_error_that_says_what_to_do() {
         // Memory without such pages.
         None => assert!(matches!(error, OpenError::NoHugePages { .. }), "{text}"),
     }
-    // No system has pages of 8 KiB.
-    let error = MemoryStorage::with_huge_pages(8 << 10, 8 << 10).unwrap_err();
-    assert!(matches!(error, OpenError::NoHugePages { .. }), "{error}");
-    for (size, page) in [(PAGE + 4096, PAGE), (1, PAGE), (PAGE, 3), (PAGE, 0)] {
+    // No system has pages of 8 KiB, and the smallest page is no huge one.
+    for page in [8 << 10, 4 << 10, 3, 1, 0, PAGE + 1] {
+        let error = MemoryStorage::with_huge_pages(page.max(1) * PAGE, page).unwrap_err();
+        assert!(matches!(error, OpenError::NoHugePages { .. }), "{error}");
+    }
+    for (size, page) in [(PAGE + 4096, PAGE), (1, PAGE)] {
         let error = MemoryStorage::with_huge_pages(size, page).unwrap_err();
         assert!(matches!(error, OpenError::HugePageSize { .. }), "{error}");
     }
@@ -125,4 +130,44 @@ fn memory_is_in_huge_pages_that_stay() {
     assert_eq!(read(&storage, 3 * PAGE - 1, 1).unwrap(), [9]);
     drop(storage);
     assert_eq!(free(), before);
+}
+
+/// A process that takes over memory in huge pages treats it as the one that has made it. The pages
+/// of this memory are ordinary ones, which every machine has, and which show what is done to them.
+#[test]
+fn adopted_memory_is_in_huge_pages_still() {
+    let made = MemoryStorage::new(2 * PAGE).unwrap();
+    let file = made.mappable().unwrap().file.try_clone().unwrap();
+    let allocated = || made.mappable().unwrap().file.metadata().unwrap().blocks() * 512;
+    let storage = MemoryStorage::adopt(file, 2 * PAGE, Some(PAGE)).unwrap();
+    write(&storage, 0, &vec![7; 2 * PAGE as usize]).unwrap();
+    assert_eq!(allocated(), 2 * PAGE);
+    storage.discard(0, 2 * PAGE).unwrap();
+    // Nobody else can have got them.
+    assert_eq!(allocated(), 2 * PAGE);
+    assert_eq!(read(&storage, 2 * PAGE - 1, 1).unwrap(), [0]);
+    storage.resize(2 * PAGE + 4096).unwrap_err();
+    storage.resize(3 * PAGE).unwrap();
+    assert_eq!((storage.capacity(), allocated()), (3 * PAGE, 3 * PAGE));
+}
+
+/// Growth that fails leaves no pages, and a file that is no longer than before.
+#[test]
+fn growth_that_fails_leaves_neither_pages_nor_length() {
+    let made = MemoryStorage::new(PAGE).unwrap();
+    let file = made.mappable().unwrap().file;
+    let storage = MemoryStorage::adopt(file.try_clone().unwrap(), PAGE, Some(PAGE)).unwrap();
+    let resize = || {
+        storage
+            .resize(2 * PAGE)
+            .map_err(|error| with_causes(&error))
+    };
+    // The first one fails after the pages were allocated.
+    for call in [libc::SYS_ftruncate, libc::SYS_fallocate] {
+        let error = with_failing(&[call], Errno::PERM, resize).unwrap_err();
+        assert!(error.contains("not permitted"), "{error}");
+        let metadata = file.metadata().unwrap();
+        assert_eq!((metadata.len(), metadata.blocks()), (PAGE, 0));
+        assert_eq!(storage.capacity(), PAGE);
+    }
 }

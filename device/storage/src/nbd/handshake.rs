@@ -28,6 +28,10 @@ pub(super) const MAX_NAME: usize = 4096;
 /// Most bytes of a read or write where the server does not say otherwise.
 const DEFAULT_MAXIMUM: u32 = 32 << 20;
 
+/// Smallest block where the server does not say otherwise. It should take single bytes then, and the
+/// protocol advises a client that is to work with many servers to send whole blocks of this size.
+const DEFAULT_MINIMUM: u32 = 512;
+
 /// Greatest smallest block, which the protocol permits.
 const MAX_MINIMUM: u32 = 64 << 10;
 
@@ -162,8 +166,7 @@ pub(super) fn go(stream: &mut (impl Read + Write), name: &str) -> Result<Export,
     send_option(stream, OPT_GO, &data)?;
 
     let mut size_and_flags = None;
-    // What the protocol says for a server that says nothing.
-    let mut blocks = (1, DEFAULT_MAXIMUM);
+    let mut blocks = (DEFAULT_MINIMUM, DEFAULT_MAXIMUM);
     for _ in 0..MAX_REPLIES {
         let refused = |code, message| match code {
             REP_ERR_UNSUP => NbdError::NoGo,

@@ -99,6 +99,14 @@ impl NbdStorage {
         let capacity = size.unwrap_or(length);
         check_size(capacity)?;
         fits(capacity, length, granularity).map_err(nbd_error)?;
+        if size.is_none() && length != export.size {
+            warn!(
+                "{uri}: the last {} bytes of the export are not used, because its size of {} bytes \
+                 is no multiple of the server's smallest block of {granularity} bytes",
+                export.size - length,
+                export.size
+            );
+        }
         if !export.flushes {
             warn!(
                 "{uri}: the server has no flush, so data are as durable as it makes them by itself"

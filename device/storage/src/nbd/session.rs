@@ -23,8 +23,8 @@ use rustix::fs::FallocateFlags;
 
 use super::handshake::Export;
 use super::wire::{
-    CMD_FLAG_NO_HOLE, CMD_FLUSH, CMD_READ, CMD_WRITE, CMD_WRITE_ZEROES, REPLY_BYTES, REQUEST_BYTES,
-    Reply, Request, errno,
+    CMD_FLAG_NO_HOLE, CMD_FLUSH, CMD_READ, CMD_WRITE, CMD_WRITE_ZEROES, ESHUTDOWN, REPLY_BYTES,
+    REQUEST_BYTES, Reply, Request, errno,
 };
 use crate::disk::ring::{Action, Io};
 
@@ -37,18 +37,24 @@ const STAGING: usize = 64 << 10;
 /// Most pieces of memory that are sent at once.
 const MAX_PIECES: usize = 64;
 
-/// The server has violated the protocol.
+/// Why a session ends.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Violation {
+pub(super) enum SessionError {
     #[error("the server's reply has a wrong magic number")]
     Magic,
     #[error("the server's reply is to a request that it does not have")]
     Cookie,
+    #[error("the server is shutting down")]
+    Shutdown,
 }
 
-impl From<Violation> for io::Error {
-    fn from(violation: Violation) -> Self {
-        Self::new(io::ErrorKind::InvalidData, violation)
+impl From<SessionError> for io::Error {
+    fn from(error: SessionError) -> Self {
+        let kind = match error {
+            SessionError::Magic | SessionError::Cookie => io::ErrorKind::InvalidData,
+            SessionError::Shutdown => io::ErrorKind::ConnectionAborted,
+        };
+        Self::new(kind, error)
     }
 }
 
@@ -266,12 +272,13 @@ impl Session {
     ///
     /// # Errors
     ///
-    /// Where the server has violated the protocol. The session is of no use any more.
+    /// Where the server has violated the protocol, or is shutting down. The session is of no use any
+    /// more.
     pub(super) fn received(
         &mut self,
         count: usize,
         ended: &mut Vec<(Io, i32)>,
-    ) -> Result<(), Violation> {
+    ) -> Result<(), SessionError> {
         let direct = self.receive(count);
         self.staged.end += count - direct;
         let parsed = self.parse();
@@ -300,7 +307,7 @@ impl Session {
     }
 
     /// Takes apart what is staged.
-    fn parse(&mut self) -> Result<(), Violation> {
+    fn parse(&mut self) -> Result<(), SessionError> {
         loop {
             if let Some(Receiving { slot, done }) = self.receiving {
                 let staged = &self.staging[self.staged.clone()];
@@ -318,22 +325,24 @@ impl Session {
             let Some((header, _)) = staged.split_first_chunk::<REPLY_BYTES>() else {
                 return Ok(());
             };
-            let reply = Reply::parse(*header).ok_or(Violation::Magic)?;
+            let reply = Reply::parse(*header).ok_or(SessionError::Magic)?;
             self.staged.start += REPLY_BYTES;
             self.reply(reply)?;
         }
     }
 
-    fn reply(&mut self, reply: Reply) -> Result<(), Violation> {
+    fn reply(&mut self, reply: Reply) -> Result<(), SessionError> {
         let (generation, slot) = ((reply.cookie >> 32) as u32, reply.cookie as u32 as usize);
         let is_first = self.unsent.front() == Some(&slot);
-        let place = self.slots.get_mut(slot).ok_or(Violation::Cookie)?;
+        let place = self.slots.get_mut(slot).ok_or(SessionError::Cookie)?;
         let pending = match &mut place.pending {
             Some(pending) if place.generation == generation => pending,
-            _ => return Err(Violation::Cookie),
+            _ => return Err(SessionError::Cookie),
         };
         let result = match reply.error {
             0 => pending.data as i32,
+            // It will answer all others so, a flush of what it has too.
+            ESHUTDOWN => return Err(SessionError::Shutdown),
             error => -errno(error),
         };
         let has_header = is_first && self.sent_of_first >= REQUEST_BYTES;
@@ -343,7 +352,7 @@ impl Session {
             }
             (true, _) => self.end(slot, result),
             (false, None) if has_header => pending.answer = Some(result),
-            (false, _) => return Err(Violation::Cookie),
+            (false, _) => return Err(SessionError::Cookie),
         }
         Ok(())
     }

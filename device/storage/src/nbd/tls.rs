@@ -62,13 +62,20 @@ fn config(folder: &Path) -> Result<ClientConfig, NbdError> {
         .map_err(NbdError::Tls)
 }
 
+/// Most receives from the socket in one call of [`read`]. A record of 16 KiB takes 5.
+const MAX_RECEIVES: usize = 16;
+
 /// Receives on a socket that does not wait. 0 is the end of the stream.
+///
+/// `WouldBlock` also means that the server has sent much that is no data, such as session tickets.
+/// The rest is left in the socket, so that a server which sends such messages for ever does not
+/// keep the thread from everything else.
 pub(super) fn read(
     connection: &mut ClientConnection,
     mut socket: impl Read,
     bytes: &mut [u8],
 ) -> io::Result<usize> {
-    loop {
+    for _ in 0..MAX_RECEIVES {
         match connection.reader().read(bytes) {
             Err(error) if error.kind() == ErrorKind::WouldBlock => {}
             other => return other,
@@ -78,6 +85,8 @@ pub(super) fn read(
         let processed = connection.process_new_packets();
         processed.map_err(|error| io::Error::new(ErrorKind::InvalidData, error))?;
     }
+    // Not left here, where nothing would wake the thread for it.
+    connection.reader().read(bytes)
 }
 
 /// Sends what was written before, as far as the socket takes it without waiting.
@@ -97,8 +106,10 @@ pub(super) fn write(
     flush(connection, &mut socket)?;
     let taken = connection.writer().write_vectored(pieces)?;
     match flush(connection, socket) {
-        Err(error) if error.kind() != ErrorKind::WouldBlock => Err(error),
-        _ => Ok(taken),
+        // An error would mean that nothing was taken.
+        Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(taken),
+        Err(error) if error.kind() == ErrorKind::Interrupted => Ok(taken),
+        other => other.map(|()| taken),
     }
 }
 
@@ -107,4 +118,124 @@ pub(super) fn close(connection: &mut ClientConnection, socket: impl Write) {
     connection.send_close_notify();
     // It notices all the same.
     let _ = flush(connection, socket);
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+
+    use rcgen::{CertifiedKey, generate_simple_self_signed};
+    use rustls::crypto::ring::default_provider;
+    use rustls::{ServerConfig, ServerConnection};
+
+    use super::*;
+
+    /// What one side has sent: a socket that does not wait, and that has a few bytes at a time.
+    #[derive(Default)]
+    struct Sent(VecDeque<u8>);
+
+    impl Read for Sent {
+        fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+            let count = bytes.len().min(100);
+            match self.0.is_empty() {
+                true => Err(ErrorKind::WouldBlock.into()),
+                false => self.0.read(&mut bytes[..count]),
+            }
+        }
+    }
+
+    /// A client, and a server that has sent so many session tickets after the handshake.
+    fn connected(tickets: usize) -> (ClientConnection, ServerConnection, Sent) {
+        let names = ["localhost".into()];
+        let CertifiedKey { cert, signing_key } = generate_simple_self_signed(names).unwrap();
+        let mut roots = RootCertStore::empty();
+        roots.add(cert.der().clone()).unwrap();
+        let provider = || Arc::new(default_provider());
+        let config = ClientConfig::builder_with_provider(provider())
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        let name = ServerName::try_from("localhost").unwrap();
+        let mut client = ClientConnection::new(Arc::new(config), name).unwrap();
+        let key = PrivateKeyDer::try_from(signing_key.serialize_der()).unwrap();
+        let mut config = ServerConfig::builder_with_provider(provider())
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![cert.der().clone()], key)
+            .unwrap();
+        config.send_tls13_tickets = tickets;
+        let mut server = ServerConnection::new(Arc::new(config)).unwrap();
+        let mut sent = Sent::default();
+        while server.is_handshaking() {
+            let mut request = VecDeque::new();
+            flush(&mut client, &mut request).unwrap();
+            while !request.is_empty() {
+                server.read_tls(&mut request).unwrap();
+                server.process_new_packets().unwrap();
+            }
+            while server.wants_write() {
+                server.write_tls(&mut sent.0).unwrap();
+            }
+            while client.is_handshaking() && !sent.0.is_empty() {
+                client.read_tls(&mut sent).unwrap();
+                client.process_new_packets().unwrap();
+            }
+        }
+        (client, server, sent)
+    }
+
+    #[test]
+    fn a_server_that_sends_no_data_does_not_keep_the_thread() {
+        let (mut client, mut server, mut sent) = connected(200);
+        server.writer().write_all(b"data").unwrap();
+        while server.wants_write() {
+            server.write_tls(&mut sent.0).unwrap();
+        }
+        let total = sent.0.len();
+        let mut bytes = [0; 10];
+        let error = read(&mut client, &mut sent, &mut bytes).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::WouldBlock);
+        let received = total - sent.0.len();
+        assert!(received > 0 && received < total, "{received} of {total}");
+        // What follows is not lost.
+        let count = loop {
+            match read(&mut client, &mut sent, &mut bytes) {
+                Err(error) if error.kind() == ErrorKind::WouldBlock => assert!(!sent.0.is_empty()),
+                other => break other.unwrap(),
+            }
+        };
+        assert_eq!(&bytes[..count], b"data");
+    }
+
+    /// A socket that takes nothing.
+    struct Busy(ErrorKind);
+
+    impl Write for Busy {
+        fn write(&mut self, _bytes: &[u8]) -> io::Result<usize> {
+            Err(self.0.into())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn bytes_that_were_taken_are_sent_once() {
+        for kind in [ErrorKind::WouldBlock, ErrorKind::Interrupted] {
+            let (mut client, mut server, _) = connected(0);
+            let taken = write(&mut client, Busy(kind), &[IoSlice::new(b"data")]);
+            assert_eq!(taken.unwrap(), 4, "{kind}");
+            // Nothing more is taken before.
+            let error = write(&mut client, Busy(kind), &[IoSlice::new(b"more")]).unwrap_err();
+            assert_eq!(error.kind(), kind);
+            let mut sent = VecDeque::new();
+            assert_eq!(write(&mut client, &mut sent, &[]).unwrap(), 0);
+            server.read_tls(&mut sent).unwrap();
+            let state = server.process_new_packets().unwrap();
+            assert_eq!(state.plaintext_bytes_to_read(), 4, "{kind}");
+        }
+    }
 }

@@ -108,6 +108,9 @@ impl Reply {
     }
 }
 
+/// Error of a reply: the server is shutting down, and will execute no further requests.
+pub(super) const ESHUTDOWN: u32 = 108;
+
 /// The error number of this system for one of the protocol. The server chooses the number, so
 /// one that the protocol does not have means no more than that there was an error.
 pub(super) const fn errno(error: u32) -> i32 {
@@ -118,7 +121,6 @@ pub(super) const fn errno(error: u32) -> i32 {
         28 => libc::ENOSPC,
         75 => libc::EOVERFLOW,
         95 => libc::EOPNOTSUPP,
-        108 => libc::ESHUTDOWN,
         _ => libc::EIO,
     }
 }
@@ -187,7 +189,6 @@ pub(super) mod test {
             (28, libc::ENOSPC),
             (75, libc::EOVERFLOW),
             (95, libc::ENOTSUP),
-            (108, libc::ESHUTDOWN),
             // EINTR and EAGAIN would be repeated.
             (4, libc::EIO),
             (11, libc::EIO),

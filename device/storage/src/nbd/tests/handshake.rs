@@ -88,11 +88,11 @@ fn a_server_may_say_less_or_more() {
     let unknown = reply(OPT_GO, REP_INFO, &[0, 9, 1, 2, 3]);
     let found = handshake(&[greeting.clone(), unknown, blocks, export, ack.clone()]);
     assert_eq!(found.unwrap().minimum, 512);
-    // The client is not to ask for more than 32 MiB then, and bytes will do.
+    // The client is not to ask for more than 32 MiB then, nor for parts of 512 bytes.
     let plain = handshake(&[greeting.clone(), info_export(5, 1), ack.clone()]).unwrap();
     let expected = Export {
         size: 5,
-        minimum: 1,
+        minimum: 512,
         maximum: 32 << 20,
         flushes: false,
         writes_zeroes: false,

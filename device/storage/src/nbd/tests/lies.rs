@@ -15,7 +15,7 @@ use super::super::wire::{
     CMD_DISC, CMD_READ, CMD_WRITE, FIXED_NEWSTYLE, NO_ZEROES, REQUEST_BYTES, Reply, Request,
 };
 use super::super::{NbdStorage, NbdUri};
-use super::{ack, greeting, info_export};
+use super::{ack, greeting, info_blocks, info_export};
 use crate::error::{ErrorKind, StorageError};
 use crate::storage::Storage;
 
@@ -56,6 +56,15 @@ impl Client {
 impl Server {
     /// Accepts a client, and serves it as `serve` does.
     fn new(flags: u16, serve: impl FnOnce(&mut Client) + Send + 'static) -> Self {
+        Self::with_blocks((SIZE, 1), flags, serve)
+    }
+
+    /// The same with this size and smallest block.
+    fn with_blocks(
+        (size, minimum): (u64, u32),
+        flags: u16,
+        serve: impl FnOnce(&mut Client) + Send + 'static,
+    ) -> Self {
         let directory = TempDir::new().unwrap();
         let socket = directory.path().join("nbd.sock");
         let listener = UnixListener::bind(&socket).unwrap();
@@ -66,7 +75,8 @@ impl Server {
             stream.write_all(&first).unwrap();
             // Its flags, and an option with an empty name.
             stream.read_exact(&mut [0; 4 + 16 + 8]).unwrap();
-            let answer = [info_export(SIZE, flags), ack()].concat();
+            let blocks = info_blocks([minimum, 4096, 1 << 20]);
+            let answer = [info_export(size, flags), blocks, ack()].concat();
             stream.write_all(&answer).unwrap();
             serve(&mut Client(stream));
         });
@@ -93,9 +103,9 @@ fn write(storage: &NbdStorage, mut data: Vec<u8>) -> Result<(), StorageError> {
 }
 
 #[test]
-fn a_server_that_lies_fails_the_storage() {
+fn a_server_that_lies_or_shuts_down_fails_the_storage() {
     type Lie = fn(&mut Client, u64);
-    let lies: [(Lie, &str); 6] = [
+    let lies: [(Lie, &str); 7] = [
         (|client, _| client.0.write_all(&[1; 16]).unwrap(), "magic"),
         (
             |client, cookie| client.reply(0, cookie + 1, &[0; 10]),
@@ -112,6 +122,14 @@ fn a_server_that_lies_fails_the_storage() {
             "closed",
         ),
         (|_, _| (), "closed"),
+        (
+            |client, cookie| {
+                client.reply(108, cookie, &[]);
+                // It gets no further request.
+                assert_eq!(client.request().0.command, CMD_DISC);
+            },
+            "shutting down",
+        ),
     ];
     for (lie, reason) in lies {
         let server = Server::new(ALL, move |client| {
@@ -195,6 +213,18 @@ fn a_server_without_flush_and_zeroes_will_do() {
     let storage = server.storage();
     storage.flush().unwrap();
     storage.discard(0, SIZE).unwrap();
+    server.thread.join().unwrap();
+}
+
+#[test]
+fn the_rest_of_a_block_is_not_used() {
+    let server = Server::with_blocks((SIZE + 511, 512), ALL, |client| {
+        assert_eq!(client.request().0.command, CMD_DISC);
+    });
+    let storage = server.storage();
+    assert_eq!(storage.capacity(), SIZE);
+    storage.resize(SIZE + 512).unwrap_err();
+    drop(storage);
     server.thread.join().unwrap();
 }
 

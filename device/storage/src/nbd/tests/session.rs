@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use rustix::fs::FallocateFlags;
 
 use super::super::handshake::Export;
-use super::super::session::{DEPTH, Session, Violation};
+use super::super::session::{DEPTH, Session, SessionError};
 use super::super::wire::{
     CMD_FLAG_NO_HOLE, CMD_FLUSH, CMD_READ, CMD_WRITE, CMD_WRITE_ZEROES, REQUEST_BYTES, Reply,
     Request,
@@ -98,7 +98,7 @@ impl Machine {
     }
 
     /// Receives up to `limit` bytes.
-    fn receive(&mut self, limit: usize) -> Result<(), Violation> {
+    fn receive(&mut self, limit: usize) -> Result<(), SessionError> {
         let [first, second] = self.session.input();
         let count = self
             .to_client
@@ -113,7 +113,7 @@ impl Machine {
         self.session.received(count, &mut self.ended)
     }
 
-    fn receive_all(&mut self) -> Result<(), Violation> {
+    fn receive_all(&mut self) -> Result<(), SessionError> {
         while !self.to_client.is_empty() {
             self.receive(usize::MAX)?;
         }
