@@ -193,7 +193,7 @@ impl Device {
     pub(crate) fn handle_events(&self, hardware: &Guard<'_, Hardware>) -> bool {
         let (device, recovery) = (hardware.device(), hardware.recovery());
         let mut any = false;
-        while let Some(received) = hardware.receive_event() {
+        while hardware.receive_event(|received| {
             any = true;
             match received {
                 Received::Event(Event::QueueBroken { queue, fault }) => {
@@ -205,12 +205,9 @@ impl Device {
                     }
                 }
                 Received::Unknown(buffer) => pr_warn_once!("unknown event in buffer {}\n", buffer),
-                Received::Broken => {
-                    recovery.event_queue_broken(device);
-                    break;
-                }
+                Received::Broken => recovery.event_queue_broken(device),
             }
-        }
+        }) {}
         any
     }
 

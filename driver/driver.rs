@@ -16,7 +16,7 @@ use crate::{
                 TakesOver, //
             }, //
         },
-        sysfs::NumberFile,
+        sysfs,
         task::work::Periodic, //
     },
     device::Device,
@@ -143,12 +143,11 @@ pub(crate) struct DriverData<'bound> {
 }
 
 /// A device that has been started. Dropping it stops the device for good; then the fields follow in
-/// their order: the file of the time limit is removed, the watchdog ends, no interrupt is handled
-/// any more, access to the hardware is revoked and its resources are freed, and last the PCI device
-/// is disabled.
+/// their order: the watchdog ends, no interrupt is handled any more, access to the hardware is
+/// revoked and its resources are freed, and last the PCI device is disabled. The device core removes
+/// the file of the time limit afterwards.
 struct StartedDevice<'bound> {
     device: Arc<Device>,
-    _timeout: NumberFile<'bound, Timeout>,
     _watchdog: Pin<KBox<Periodic<Device>>>,
     interrupts: DeviceInterrupts<'bound>,
     _hardware: RevokeOnDrop<Hardware>,
@@ -195,9 +194,9 @@ impl<'bound> StartedDevice<'bound> {
         let kind = vectors.kind();
         let interrupts = DeviceInterrupts::new(vectors, plan, number, &data)?;
         let watchdog = Periodic::new(data.clone())?;
+        sysfs::show(device, TIMEOUT_FILE, timeout)?;
         let this = Self {
             device: data,
-            _timeout: NumberFile::new(device, TIMEOUT_FILE, timeout)?,
             _watchdog: watchdog,
             interrupts,
             _hardware: revoke,

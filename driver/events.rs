@@ -164,39 +164,45 @@ impl EventQueue {
         Ok(())
     }
 
-    /// Takes the next event. The driver makes its buffer available again once it has taken all used
+    /// Takes the next event, and passes it to `handle`, which must not sleep. Returns whether there
+    /// may be more events. The driver makes the buffer available again once it has taken all used
     /// entries: until then the device cannot have used the buffer again. While the device is not
     /// started, there is no event: an interrupt handler may still run, and if it made buffers
     /// available and sent the doorbell before the start, no later doorbell would announce them. Any
     /// context.
+    ///
+    /// The interrupt handler and the watchdog both take events. The lock is held until `handle`
+    /// returns, so events have their effect in the order in which the device has sent them: else a
+    /// thread that is preempted with an old size would set it after a later one, and nothing would
+    /// correct that. For the same reason no event has an effect after [`Self::stop`], when a start
+    /// may have set the size already.
     pub(crate) fn receive(
         &self,
         transport: &Transport,
         device: &pci::Device<Bound>,
-    ) -> Option<Received> {
-        let mut notify = false;
-        let received = {
-            let mut state = self.state.lock();
-            if !state.started {
-                return None;
-            }
-            loop {
-                match state.ring.pop() {
-                    Ok(Some(used)) => break Some(state.take(used.entry)),
-                    Ok(None) => {
-                        notify |= state.offer_all();
-                        if !state.ring.enable_interrupts() {
-                            break None;
-                        }
+        handle: impl FnOnce(Received),
+    ) -> bool {
+        let mut state = self.state.lock();
+        if !state.started {
+            return false;
+        }
+        let received = loop {
+            match state.ring.pop() {
+                Ok(Some(used)) => break state.take(used.entry),
+                Ok(None) => {
+                    if state.offer_all() && transport.ring(device, self.doorbell).is_err() {
+                        break state.mark_broken();
                     }
-                    Err(_) => break Some(state.mark_broken()),
+                    if !state.ring.enable_interrupts() {
+                        return false;
+                    }
                 }
+                Err(_) => break state.mark_broken(),
             }
         };
-        if notify && transport.ring(device, self.doorbell).is_err() {
-            return Some(self.state.lock().mark_broken());
-        }
-        received
+        let more = !matches!(received, Received::Broken);
+        handle(received);
+        more
     }
 
     /// Whether the device is to be taken out of service, because of its use of this queue or of an

@@ -183,11 +183,14 @@ impl Device {
     /// service. Sleeps.
     fn reset_if_stuck(&self, hardware: &Guard<'_, Hardware>) {
         let mut life = hardware.life().lock();
+        if !matches!(*life, Life::Running) {
+            return;
+        }
         // The device may have been reset meanwhile, or have completed requests.
         let limit = self.timeout().clock().limit;
         let stuck =
             limit.is_some_and(|limit| hardware.request_queues().any(|queue| queue.is_stuck(limit)));
-        if !stuck || !matches!(*life, Life::Running) {
+        if !stuck {
             return;
         }
         dev_err!(

@@ -11,13 +11,17 @@ use kernel::{
     bindings,
     container_of,
     device::Bound,
+    devres,
     error::{
         from_result,
         to_result, //
     },
     pci,
     prelude::*,
-    sync::Arc,
+    sync::{
+        aref::ARef,
+        Arc, //
+    },
     types::Opaque, //
 };
 
@@ -50,37 +54,48 @@ unsafe impl<T: Number> Sync for Attribute<T> {}
 
 /// A file. Dropping it removes the file, and waits for calls in progress; sleeps then.
 ///
+/// The value never leaves this module, so no other code can leak it (`mem::forget`): [`show`] passes
+/// it to the device core, which drops it when the device is unbound. If it was leaked, the file would
+/// call functions of a module that was unloaded.
+///
 /// # Invariants
 ///
-/// The attribute is a file of `device`.
-pub(crate) struct NumberFile<'bound, T: Number> {
+/// The attribute is a file of `device`, whose directory exists.
+struct NumberFile<T: Number> {
     attribute: Pin<KBox<Attribute<T>>>,
-    device: &'bound pci::Device<Bound>,
+    device: ARef<pci::Device>,
 }
 
-impl<'bound, T: Number> NumberFile<'bound, T> {
-    /// Creates the file. May sleep. `EEXIST` if the device has one of this name.
-    pub(crate) fn new(
-        device: &'bound pci::Device<Bound>,
-        name: &'static CStr,
-        number: Arc<T>,
-    ) -> Result<Self> {
-        let attribute = KBox::pin_init(Attribute::new(name, number), GFP_KERNEL)?;
-        // SAFETY: The device is valid, and the attribute stays valid until the file is removed.
-        to_result(unsafe {
-            bindings::device_create_file(as_raw_device(device), attribute.attribute.get())
-        })?;
-        // INVARIANT: Just created.
-        Ok(Self { attribute, device })
-    }
+/// Creates a file of this name for `device`. It is removed when the device is unbound, after the
+/// driver's data was dropped. May sleep. `EEXIST` if the device has one of this name.
+pub(crate) fn show<T: Number>(
+    device: &pci::Device<Bound>,
+    name: &'static CStr,
+    number: Arc<T>,
+) -> Result {
+    let attribute = KBox::pin_init(Attribute::new(name, number), GFP_KERNEL)?;
+    // SAFETY: The device is valid. Attribute and callbacks stay valid until the file is removed: the
+    // `NumberFile` below owns the attribute, and removes the file before it frees that. This function
+    // drops it, or else the device core, while it unbinds the device: before the module is unloaded.
+    to_result(unsafe {
+        bindings::device_create_file(as_raw_device(device), attribute.attribute.get())
+    })?;
+    // INVARIANT: Just created. The directory of a bound device exists, and the value is dropped at
+    // the latest while the device is unbound.
+    let file = NumberFile {
+        attribute,
+        device: ARef::from(&**device),
+    };
+    // On failure the file is dropped right here.
+    devres::register(device.as_ref(), file, GFP_KERNEL)
 }
 
-impl<T: Number> Drop for NumberFile<'_, T> {
+impl<T: Number> Drop for NumberFile<T> {
     fn drop(&mut self) {
-        // SAFETY: By the type invariant.
+        // SAFETY: By the type invariant. The function waits for calls in progress.
         unsafe {
             let attribute = self.attribute.attribute.get();
-            bindings::device_remove_file(as_raw_device(self.device), attribute);
+            bindings::device_remove_file(as_raw_device(&self.device), attribute);
         }
     }
 }

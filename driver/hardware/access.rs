@@ -88,9 +88,9 @@ impl Guard<'_, Hardware> {
         }
     }
 
-    /// The next event, as of [`EventQueue::receive`]. Any context.
-    pub(crate) fn receive_event(&self) -> Option<Received> {
-        self.events.receive(&self.transport, self.device())
+    /// Takes the next event, as [`EventQueue::receive`]. Any context.
+    pub(crate) fn receive_event(&self, handle: impl FnOnce(Received)) -> bool {
+        self.events.receive(&self.transport, self.device(), handle)
     }
 
     /// The reasons for which the device has raised its line; `None` if it has not. Clears them. Any

@@ -81,14 +81,15 @@ impl Slot {
 }
 
 impl State {
-    fn is_stuck(&self, limit: u16) -> bool {
+    /// Whether the device is stuck, as of the last tick, if it has used entries up to `used`.
+    fn is_stuck(&self, limit: u16, used: u16) -> bool {
         let mut oldest = 0;
         for entry in self.ring.entries() {
             if let Entry::InFlight(slot) = &self.entries[entry] {
                 oldest = oldest.max(slot.age);
             }
         }
-        self.progress.is_stuck(oldest, limit)
+        self.progress.is_stuck(oldest, limit, used)
     }
 
     /// Makes all requests in flight available to the device, whose ring is empty.
@@ -135,11 +136,6 @@ impl Queue {
         state.quiescing = true;
         // Discards the notification that was outstanding.
         let _ = state.ring.wants_notification();
-    }
-
-    /// Whether the device is stuck, as of the last call of [`QueueRef::age`]. Any context.
-    pub(crate) fn is_stuck(&self, limit: u16) -> bool {
-        self.state.lock().is_stuck(limit)
     }
 
     fn entries(&self) -> impl Iterator<Item = EntryId> {
@@ -288,9 +284,20 @@ impl QueueRef<'_> {
                 slot.age = slot.age.saturating_add(1);
             }
         }
-        // A device that has used entries is not stuck, though their interrupt may be late.
-        aged.stuck = !has_used && limit.is_some_and(|limit| state.is_stuck(limit));
+        let used = self.used_index();
+        let suspected = limit.filter(|&limit| state.is_stuck(limit, used));
+        drop(state);
+        // Only then, so that a late interrupt still finds its entries, and a lost one is noticed.
+        aged.stuck = suspected.is_some_and(|limit| self.is_stuck(limit));
         aged
+    }
+
+    /// Completes the requests that the device has completed, and returns whether it is stuck with
+    /// another one, as of the last call of [`Self::age`]. Any context, no lock held.
+    pub(crate) fn is_stuck(self, limit: u16) -> bool {
+        // The oldest request may be among those.
+        self.reap();
+        self.queue.state.lock().is_stuck(limit, self.used_index())
     }
 }
 

@@ -47,10 +47,13 @@ impl Progress {
         self.untaken.saturating_sub(1)
     }
 
-    /// Whether the device is stuck, if the oldest request has been in flight for `oldest` ticks:
-    /// for more than `limit` without a used entry, or for [`MAX_AGE`] times as many in any case.
-    pub(super) fn is_stuck(&self, oldest: u16, limit: u16) -> bool {
-        oldest > limit && self.ticks >= limit || oldest > limit.saturating_mul(MAX_AGE)
+    /// Whether the device is stuck, if the oldest request has been in flight for `oldest` ticks, and
+    /// the device has used entries up to `used`: for more than `limit` without a used entry, or for
+    /// [`MAX_AGE`] times as many in any case. Entries that were used since the last tick, or that
+    /// were not taken because their interrupt is late or lost, are used entries, too.
+    pub(super) fn is_stuck(&self, oldest: u16, limit: u16, used: u16) -> bool {
+        let without_progress = self.ticks >= limit && used == self.taken;
+        oldest > limit && without_progress || oldest > limit.saturating_mul(MAX_AGE)
     }
 }
 
@@ -67,10 +70,10 @@ mod tests {
         let mut progress = Progress::new();
         for age in 1..=8 {
             progress.count(0);
-            assert!(!progress.is_stuck(age, 8));
+            assert!(!progress.is_stuck(age, 8, 0));
         }
         progress.count(0);
-        assert!(progress.is_stuck(9, 8));
+        assert!(progress.is_stuck(9, 8, 0));
     }
 
     #[test]
@@ -78,10 +81,32 @@ mod tests {
         let mut progress = Progress::new();
         for age in 1..=32 {
             progress.count(age);
-            assert!(!progress.is_stuck(age, 8));
+            assert!(!progress.is_stuck(age, 8, age));
         }
         progress.count(33);
-        assert!(progress.is_stuck(33, 8));
+        assert!(progress.is_stuck(33, 8, 33));
+    }
+
+    #[test]
+    fn entries_that_nobody_takes_are_progress() {
+        let mut progress = Progress::new();
+        for age in 1..=32 {
+            progress.count(0);
+            assert!(!progress.is_stuck(age, 8, 1));
+        }
+        // But not for ever: the oldest request is not among them.
+        progress.count(0);
+        assert!(progress.is_stuck(33, 8, 1));
+    }
+
+    #[test]
+    fn a_device_that_has_used_an_entry_since_the_tick_is_not_stuck() {
+        let mut progress = Progress::new();
+        for _ in 0..=8 {
+            progress.count(u16::MAX);
+        }
+        assert!(progress.is_stuck(9, 8, u16::MAX));
+        assert!(!progress.is_stuck(9, 8, 0));
     }
 
     #[test]
@@ -108,11 +133,11 @@ mod tests {
         progress.count(5);
         for _ in 0..7 {
             progress.count(5);
-            assert!(!progress.is_stuck(20, 8));
+            assert!(!progress.is_stuck(20, 8, 5));
         }
         progress.count(5);
-        assert!(progress.is_stuck(20, 8));
+        assert!(progress.is_stuck(20, 8, 5));
         // A request that was submitted after a pause is young all the same.
-        assert!(!progress.is_stuck(1, 8));
+        assert!(!progress.is_stuck(1, 8, 5));
     }
 }
