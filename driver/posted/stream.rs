@@ -121,8 +121,8 @@ impl<const M: usize> Stream<M> {
 
     /// Maps buffers, which are idle then, and whose numbers are their positions. Sleeps.
     ///
-    /// `EBUSY` if there are some already, `EINVAL` for more than [`MAX_BUFFERS`], `EAGAIN` if there
-    /// is no room for DMA at the moment.
+    /// `EIO` if the device has failed, `EBUSY` if there are some buffers already, `EINVAL` for more
+    /// than [`MAX_BUFFERS`], `EAGAIN` if there is no room for DMA at the moment.
     pub(crate) fn register(
         &self,
         device: &pci::Device<Bound>,
@@ -197,7 +197,7 @@ impl<const M: usize> Stream<M> {
     /// Takes all buffers away from the device, which is reset, and starts it again. Sleeps. The
     /// caller drops the result without access to the hardware.
     ///
-    /// `EIO` if the device does not stop: then it has the buffers for ever.
+    /// `EIO` if the device does not stop: then the buffers stay pinned until it does.
     pub(crate) fn unregister(&self, device: &pci::Device<Bound>) -> Result<ReleasedSlots<M>> {
         let mut lifecycle = self.queue.lifecycle();
         match self.stop_queue(&mut lifecycle, device) {
@@ -209,7 +209,7 @@ impl<const M: usize> Stream<M> {
                 Ok(released)
             }
             Err(Unstoppable) => {
-                self.slots.leak_all();
+                self.slots.abandon();
                 Err(EIO)
             }
         }
@@ -221,13 +221,19 @@ impl<const M: usize> Stream<M> {
         device: &pci::Device<Bound>,
     ) -> Result<Quiesced, Unstoppable> {
         let slots = &self.slots;
-        lifecycle
+        let quiesced = lifecycle
             .stop(
                 device,
                 |buffer, len| slots.put_filled(buffer, len),
                 |buffer| slots.put_withdrawn(buffer),
             )
-            .inspect_err(|_| slots.set_condition(Condition::Failed))
+            .inspect_err(|_| slots.set_condition(Condition::Failed))?;
+        if slots.are_abandoned() {
+            // Pages that are pinned for long are none of a file system in user space, so their
+            // release does not wait for one.
+            drop(slots.release_all(device, &quiesced));
+        }
+        Ok(quiesced)
     }
 
     /// Starts the device, and posts what was withdrawn.
@@ -259,16 +265,12 @@ impl<const M: usize> Stream<M> {
 impl<const M: usize> Revoked for Stream<M> {
     /// Frees everything, unless the device may use it for ever.
     fn revoked(self, device: &pci::Device<Bound>) {
+        self.slots.abandon();
         let stopped = self.stop_queue(&mut self.queue.lifecycle(), device);
         self.slots.set_condition(Condition::Gone);
-        match stopped {
-            // Pages that are pinned for long are none of a file system in user space, so their
-            // release does not wait for one.
-            Ok(quiesced) => drop(self.slots.release_all(device, &quiesced)),
-            Err(Unstoppable) => {
-                self.slots.leak_all();
-                core::mem::forget(self);
-            }
+        if let Err(Unstoppable) = stopped {
+            self.slots.leak_all();
+            core::mem::forget(self);
         }
     }
 }

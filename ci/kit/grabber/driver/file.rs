@@ -176,7 +176,8 @@ impl FileOperations for Card {
     }
 
     fn release(&self) {
-        // After an unbind, or if the card does not stop, there is nothing to be unpinned.
+        // After an unbind nothing is pinned. If the card does not stop, the buffers stay pinned until it
+        // does.
         let _ = self.unregister();
         self.is_open.xchg(false, Full);
     }
