@@ -152,10 +152,9 @@ impl<const M: usize> Slots<M> {
         self.pollers.notify();
     }
 
-    /// Sets the condition, and wakes all who wait. Any context.
+    /// Sets the condition. Any context; the caller notifies.
     pub(super) fn set_condition(&self, condition: Condition) {
         self.state.lock().condition = condition;
-        self.notify();
     }
 
     /// Adds buffers, if there are none and the device fills buffers; otherwise returns them.

@@ -64,13 +64,11 @@ pub(crate) struct FillHandler<const M: usize> {
 
 impl<const M: usize> irq::Handler for FillHandler<M> {
     fn handle(&self) -> bool {
-        match self
-            .queue
-            .reap(|buffer, len| self.slots.put_filled(buffer, len))
-        {
-            Ok(()) => self.slots.notify(),
-            Err(_) => self.slots.set_condition(Condition::Failed),
-        }
+        self.queue.reap(
+            |buffer, len| self.slots.put_filled(buffer, len),
+            |_| self.slots.set_condition(Condition::Failed),
+        );
+        self.slots.notify();
         true
     }
 }
@@ -179,7 +177,19 @@ impl<const M: usize> Stream<M> {
         mut buffer: KBox<Buffer>,
     ) -> Result<(), (Error, KBox<Buffer>)> {
         buffer.prepare::<M>(device);
-        self.queue.submit(device, buffer, |buffer| buffer.table())
+        self.queue.submit(device, buffer, |buffer| buffer.table())?;
+        // Without its doorbell the queue is broken. Nobody starts the device again meanwhile: the caller
+        // has the lifecycle.
+        if self.queue.is_broken() {
+            self.set_condition(Condition::Failed);
+        }
+        Ok(())
+    }
+
+    /// Sets the condition, and wakes all who wait.
+    fn set_condition(&self, condition: Condition) {
+        self.slots.set_condition(condition);
+        self.slots.notify();
     }
 
     /// Takes the buffer that the device has filled first, which is idle then. `None` if there is none
@@ -227,7 +237,7 @@ impl<const M: usize> Stream<M> {
                 |buffer, len| slots.put_filled(buffer, len),
                 |buffer| slots.put_withdrawn(buffer),
             )
-            .inspect_err(|_| slots.set_condition(Condition::Failed))?;
+            .inspect_err(|_| self.set_condition(Condition::Failed))?;
         if slots.are_abandoned() {
             // Pages that are pinned for long are none of a file system in user space, so their
             // release does not wait for one.
@@ -243,8 +253,10 @@ impl<const M: usize> Stream<M> {
         device: &pci::Device<Bound>,
         quiesced: Quiesced,
     ) -> Result {
+        // Before the queue runs, so that a failure that its interrupt notices is not lost. Nobody posts
+        // meanwhile: that takes the lifecycle.
+        self.set_condition(Condition::InService);
         let started = lifecycle.start(device, quiesced).and_then(|()| {
-            self.slots.set_condition(Condition::InService);
             while let Some(buffer) = self.slots.take_withdrawn() {
                 if let Err((error, buffer)) = self.submit(device, buffer) {
                     self.slots.put_withdrawn(buffer);
@@ -254,7 +266,7 @@ impl<const M: usize> Stream<M> {
             Ok(())
         });
         started.inspect_err(|_| {
-            self.slots.set_condition(Condition::Failed);
+            self.set_condition(Condition::Failed);
             if ratelimit::allows() {
                 dev_err!(device, "the device does not fill buffers any more\n");
             }
@@ -267,7 +279,7 @@ impl<const M: usize> Revoked for Stream<M> {
     fn revoked(self, device: &pci::Device<Bound>) {
         self.slots.abandon();
         let stopped = self.stop_queue(&mut self.queue.lifecycle(), device);
-        self.slots.set_condition(Condition::Gone);
+        self.set_condition(Condition::Gone);
         if let Err(Unstoppable) = stopped {
             self.slots.leak_all();
             core::mem::forget(self);

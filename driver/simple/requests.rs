@@ -152,10 +152,12 @@ pub(crate) struct CompletionHandler(Arc<DeviceQueue<KBox<Slot>>>);
 
 impl irq::Handler for CompletionHandler {
     fn handle(&self) -> bool {
-        if self.0.reap(Slot::complete).is_err() {
+        self.0.reap(Slot::complete, |queue| {
             // One of them resets the device.
-            self.0.for_each(|slot| slot.end.woken.complete_once());
-        }
+            queue
+                .in_flight()
+                .for_each(|slot| slot.end.woken.complete_once());
+        });
         true
     }
 }
