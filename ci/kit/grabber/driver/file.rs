@@ -21,7 +21,8 @@ use crate::{
                 Readiness, //
             }, //
         },
-        mm::address_space::AddressSpace, //
+        mm::address_space::AddressSpace,
+        task::wait::Signals, //
     },
     posted::{
         buffer,
@@ -154,7 +155,8 @@ impl Card {
             if kiocb.nowait() {
                 return Err(EAGAIN);
             }
-            self.slots.wait(kiocb.signals())?;
+            // A frame may never come.
+            self.slots.wait(Signals::Any)?;
         }
     }
 }
