@@ -172,6 +172,11 @@ impl<T: Send> DeviceQueue<T> {
         self.state.lock().condition == Condition::Running
     }
 
+    /// Whether the device was stopped, or keeps its values because it cannot be stopped. Any context.
+    pub(crate) fn is_stopped(&self) -> bool {
+        self.state.lock().condition == Condition::Stopped
+    }
+
     /// Whether the device has broken the queue, so that it has to be reset. Any context.
     pub(crate) fn is_broken(&self) -> bool {
         self.state.lock().condition == Condition::Broken
