@@ -84,6 +84,8 @@ struct State<const M: usize> {
     filled: u64,
     taken: u64,
     condition: Condition,
+    /// Nobody wants the buffers any more, but the device has not been stopped yet.
+    abandoned: bool,
 }
 
 /// The buffers. They outlive the hardware, but do not contain any buffers then.
@@ -108,6 +110,7 @@ impl<const M: usize> Slots<M> {
                     filled: 0,
                     taken: 0,
                     condition: Condition::InService,
+                    abandoned: false,
                 }),
                 waiting <- WaitQueue::new(),
                 pollers <- Pollers::new(),
@@ -149,13 +152,12 @@ impl<const M: usize> Slots<M> {
         self.pollers.notify();
     }
 
-    /// Sets the condition, and wakes all who wait. Any context.
+    /// Sets the condition. Any context; the caller notifies.
     pub(super) fn set_condition(&self, condition: Condition) {
         self.state.lock().condition = condition;
-        self.notify();
     }
 
-    /// Adds buffers, if there are none; otherwise returns them.
+    /// Adds buffers, if there are none and the device fills buffers; otherwise returns them.
     pub(super) fn set(
         &self,
         buffers: KVec<KBox<Buffer>>,
@@ -164,6 +166,9 @@ impl<const M: usize> Slots<M> {
             return Err((ENOMEM, buffers));
         };
         let mut state = self.state.lock();
+        if state.condition != Condition::InService {
+            return Err((EIO, buffers));
+        }
         if !state.list.is_empty() {
             return Err((EBUSY, buffers));
         }
@@ -276,6 +281,7 @@ impl<const M: usize> Slots<M> {
         let mut list = {
             let mut state = self.state.lock();
             (state.posted, state.filled, state.taken) = (0, 0, 0);
+            state.abandoned = false;
             take(&mut state.list)
         };
         for slot in &mut list {
@@ -289,7 +295,20 @@ impl<const M: usize> Slots<M> {
         ReleasedSlots(list)
     }
 
-    /// Leaves all buffers to a device that cannot be stopped.
+    /// Keeps the buffers until the device can be stopped: nobody takes those that are filled. Any
+    /// context.
+    pub(super) fn abandon(&self) {
+        let mut state = self.state.lock();
+        state.taken = state.filled;
+        state.abandoned = true;
+    }
+
+    /// Whether [`Self::release_all`] has to follow as soon as the device was stopped. Any context.
+    pub(super) fn are_abandoned(&self) -> bool {
+        self.state.lock().abandoned
+    }
+
+    /// Leaves all buffers to a device that cannot be stopped, and that the driver forgets.
     pub(super) fn leak_all(&self) {
         core::mem::forget(take(&mut self.state.lock().list));
     }

@@ -64,13 +64,11 @@ pub(crate) struct FillHandler<const M: usize> {
 
 impl<const M: usize> irq::Handler for FillHandler<M> {
     fn handle(&self) -> bool {
-        match self
-            .queue
-            .reap(|buffer, len| self.slots.put_filled(buffer, len))
-        {
-            Ok(()) => self.slots.notify(),
-            Err(_) => self.slots.set_condition(Condition::Failed),
-        }
+        self.queue.reap(
+            |buffer, len| self.slots.put_filled(buffer, len),
+            |_| self.slots.set_condition(Condition::Failed),
+        );
+        self.slots.notify();
         true
     }
 }
@@ -121,8 +119,8 @@ impl<const M: usize> Stream<M> {
 
     /// Maps buffers, which are idle then, and whose numbers are their positions. Sleeps.
     ///
-    /// `EBUSY` if there are some already, `EINVAL` for more than [`MAX_BUFFERS`], `EAGAIN` if there
-    /// is no room for DMA at the moment.
+    /// `EIO` if the device has failed, `EBUSY` if there are some buffers already, `EINVAL` for more
+    /// than [`MAX_BUFFERS`], `EAGAIN` if there is no room for DMA at the moment.
     pub(crate) fn register(
         &self,
         device: &pci::Device<Bound>,
@@ -179,7 +177,19 @@ impl<const M: usize> Stream<M> {
         mut buffer: KBox<Buffer>,
     ) -> Result<(), (Error, KBox<Buffer>)> {
         buffer.prepare::<M>(device);
-        self.queue.submit(device, buffer, |buffer| buffer.table())
+        self.queue.submit(device, buffer, |buffer| buffer.table())?;
+        // Without its doorbell the queue is broken. Nobody starts the device again meanwhile: the caller
+        // has the lifecycle.
+        if self.queue.is_broken() {
+            self.set_condition(Condition::Failed);
+        }
+        Ok(())
+    }
+
+    /// Sets the condition, and wakes all who wait.
+    fn set_condition(&self, condition: Condition) {
+        self.slots.set_condition(condition);
+        self.slots.notify();
     }
 
     /// Takes the buffer that the device has filled first, which is idle then. `None` if there is none
@@ -197,7 +207,7 @@ impl<const M: usize> Stream<M> {
     /// Takes all buffers away from the device, which is reset, and starts it again. Sleeps. The
     /// caller drops the result without access to the hardware.
     ///
-    /// `EIO` if the device does not stop: then it has the buffers for ever.
+    /// `EIO` if the device does not stop: then the buffers stay pinned until it does.
     pub(crate) fn unregister(&self, device: &pci::Device<Bound>) -> Result<ReleasedSlots<M>> {
         let mut lifecycle = self.queue.lifecycle();
         match self.stop_queue(&mut lifecycle, device) {
@@ -209,7 +219,7 @@ impl<const M: usize> Stream<M> {
                 Ok(released)
             }
             Err(Unstoppable) => {
-                self.slots.leak_all();
+                self.slots.abandon();
                 Err(EIO)
             }
         }
@@ -221,13 +231,19 @@ impl<const M: usize> Stream<M> {
         device: &pci::Device<Bound>,
     ) -> Result<Quiesced, Unstoppable> {
         let slots = &self.slots;
-        lifecycle
+        let quiesced = lifecycle
             .stop(
                 device,
                 |buffer, len| slots.put_filled(buffer, len),
                 |buffer| slots.put_withdrawn(buffer),
             )
-            .inspect_err(|_| slots.set_condition(Condition::Failed))
+            .inspect_err(|_| self.set_condition(Condition::Failed))?;
+        if slots.are_abandoned() {
+            // Pages that are pinned for long are none of a file system in user space, so their
+            // release does not wait for one.
+            drop(slots.release_all(device, &quiesced));
+        }
+        Ok(quiesced)
     }
 
     /// Starts the device, and posts what was withdrawn.
@@ -237,8 +253,10 @@ impl<const M: usize> Stream<M> {
         device: &pci::Device<Bound>,
         quiesced: Quiesced,
     ) -> Result {
+        // Before the queue runs, so that a failure that its interrupt notices is not lost. Nobody posts
+        // meanwhile: that takes the lifecycle.
+        self.set_condition(Condition::InService);
         let started = lifecycle.start(device, quiesced).and_then(|()| {
-            self.slots.set_condition(Condition::InService);
             while let Some(buffer) = self.slots.take_withdrawn() {
                 if let Err((error, buffer)) = self.submit(device, buffer) {
                     self.slots.put_withdrawn(buffer);
@@ -248,7 +266,7 @@ impl<const M: usize> Stream<M> {
             Ok(())
         });
         started.inspect_err(|_| {
-            self.slots.set_condition(Condition::Failed);
+            self.set_condition(Condition::Failed);
             if ratelimit::allows() {
                 dev_err!(device, "the device does not fill buffers any more\n");
             }
@@ -259,16 +277,12 @@ impl<const M: usize> Stream<M> {
 impl<const M: usize> Revoked for Stream<M> {
     /// Frees everything, unless the device may use it for ever.
     fn revoked(self, device: &pci::Device<Bound>) {
+        self.slots.abandon();
         let stopped = self.stop_queue(&mut self.queue.lifecycle(), device);
-        self.slots.set_condition(Condition::Gone);
-        match stopped {
-            // Pages that are pinned for long are none of a file system in user space, so their
-            // release does not wait for one.
-            Ok(quiesced) => drop(self.slots.release_all(device, &quiesced)),
-            Err(Unstoppable) => {
-                self.slots.leak_all();
-                core::mem::forget(self);
-            }
+        self.set_condition(Condition::Gone);
+        if let Err(Unstoppable) = stopped {
+            self.slots.leak_all();
+            core::mem::forget(self);
         }
     }
 }

@@ -152,21 +152,29 @@ impl<T: Send> DeviceQueue<T> {
     }
 
     /// Takes the values that the device has used; `used` gets each with the number of bytes that the
-    /// device says it has written, returns whether that is possible, and is called with a spinlock
-    /// held. Any context. `EPROTO` if the device broke the ring or wrote an impossible number: then
-    /// nothing more comes back before [`Lifecycle::stop`].
-    pub(crate) fn reap(&self, used: impl FnMut(T, u32) -> bool) -> Result {
-        self.state.lock().reap(used)
-    }
-
-    /// Calls `f` with each value that the device has, with a spinlock held. Any context.
-    pub(crate) fn for_each(&self, f: impl FnMut(&T)) {
-        self.state.lock().queue.in_flight().for_each(f);
+    /// device says it has written, and returns whether that is possible. If the device broke the ring
+    /// or wrote an impossible number, nothing more comes back before [`Lifecycle::stop`]: then
+    /// `broken` gets the queue, before anybody can stop the device. Both are called with a spinlock
+    /// held. Any context.
+    pub(crate) fn reap(
+        &self,
+        used: impl FnMut(T, u32) -> bool,
+        broken: impl FnOnce(&Virtqueue<T>),
+    ) {
+        let mut state = self.state.lock();
+        if state.reap(used).is_err() {
+            broken(&state.queue);
+        }
     }
 
     /// Whether the device runs. Any context.
     pub(crate) fn is_running(&self) -> bool {
         self.state.lock().condition == Condition::Running
+    }
+
+    /// Whether the device was stopped, or keeps its values because it cannot be stopped. Any context.
+    pub(crate) fn is_stopped(&self) -> bool {
+        self.state.lock().condition == Condition::Stopped
     }
 
     /// Whether the device has broken the queue, so that it has to be reset. Any context.
@@ -184,6 +192,7 @@ impl<T: Send> DeviceQueue<T> {
 }
 
 impl<T> State<T> {
+    /// `EPROTO` if the queue is broken from now on.
     fn reap(&mut self, mut used: impl FnMut(T, u32) -> bool) -> Result {
         if self.condition != Condition::Running {
             return Ok(());

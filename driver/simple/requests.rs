@@ -120,6 +120,8 @@ pub(crate) struct Requests {
     /// Number of times that the device was stopped. A caller that waited for a slot meanwhile fails
     /// too: it would wait for a dead device as long as each caller before it.
     stops: Atomic<u32>,
+    /// Number of slots that the device keeps, because it could not be stopped. Their callers are gone.
+    kept: Atomic<usize>,
 }
 
 /// The memory of one request.
@@ -152,10 +154,12 @@ pub(crate) struct CompletionHandler(Arc<DeviceQueue<KBox<Slot>>>);
 
 impl irq::Handler for CompletionHandler {
     fn handle(&self) -> bool {
-        if self.0.reap(Slot::complete).is_err() {
+        self.0.reap(Slot::complete, |queue| {
             // One of them resets the device.
-            self.0.for_each(|slot| slot.end.woken.complete_once());
-        }
+            queue
+                .in_flight()
+                .for_each(|slot| slot.end.woken.complete_once());
+        });
         true
     }
 }
@@ -207,6 +211,7 @@ impl Hardware for Requests {
             free: KBox::pin_init(new_spinlock!(free), GFP_KERNEL)?,
             waiting: KBox::pin_init(WaitQueue::new(), GFP_KERNEL)?,
             stops: Atomic::new(0),
+            kept: Atomic::new(0),
         })
     }
 
@@ -265,7 +270,15 @@ impl Requests {
             Ok(()) => match self.wait(device, &end) {
                 Some(returned) => returned,
                 // The device may access the pages for ever, and keeps the slot.
-                None => return EIO.into(),
+                None => {
+                    {
+                        // As of `stops`: a caller that waits for a slot checks both.
+                        let _free = self.free.lock();
+                        self.kept.add(1, Relaxed);
+                    }
+                    self.waiting.notify_all();
+                    return EIO.into();
+                }
             },
             Err((error, mut slot)) => {
                 slot.release_clean(device, rooms);
@@ -284,7 +297,8 @@ impl Requests {
         Ended { result, cleaned }
     }
 
-    /// Takes a free slot. Sleeps until there is one.
+    /// Takes a free slot. Sleeps until there is one. `EIO` if the device does not run, or is stopped
+    /// meanwhile.
     fn acquire(&self) -> Result<KBox<Slot>> {
         let stops = self.stops.load(Relaxed);
         loop {
@@ -294,6 +308,10 @@ impl Requests {
             }
             if let Some(slot) = free.pop() {
                 return Ok(slot);
+            }
+            // No slot comes back from a device that has all, and cannot be stopped.
+            if self.queue.is_stopped() || self.kept.load(Relaxed) == SLOTS {
+                return Err(EIO);
             }
             self.waiting
                 .wait(Signals::Fatal, None, || drop(free))
@@ -328,7 +346,10 @@ impl Requests {
         if let Some(returned) = end.returned.lock().take() {
             return Some(returned);
         }
-        self.reset(&mut lifecycle, device);
+        // If it is stopped and has the slot, it cannot be stopped: the next caller need not try again.
+        if !self.queue.is_stopped() {
+            self.reset(&mut lifecycle, device);
+        }
         end.returned.lock().take()
     }
 

@@ -121,7 +121,9 @@ impl<'call> Kiocb<'call> {
     }
 
     /// Signals that may end a wait before anything was done: a system call is then restarted, or
-    /// its caller knows of the signal. A caller that is notified later can do neither.
+    /// its caller knows of the signal. A caller that is notified later can do neither. A wait without
+    /// a limit has to end by [`Signals::Any`] nevertheless: only that lets io_uring cancel the
+    /// operation, and the system sleep.
     #[inline]
     pub(crate) fn signals(&self) -> Signals {
         if self.get().ki_complete.is_none() {
@@ -172,7 +174,8 @@ impl<'call> Kiocb<'call> {
     }
 
     /// Ends the operation within the call, with the number of bytes done or an error, and advances
-    /// the file position by that number.
+    /// the file position by that number. `ERESTARTSYS` becomes `EINTR` for a caller that is notified
+    /// later, as nobody restarts its call.
     #[inline]
     pub(crate) fn done(mut self, result: Result<usize>) -> IoReturn<'call> {
         IoReturn::new(match result {
@@ -181,6 +184,9 @@ impl<'call> Kiocb<'call> {
                 // SAFETY: Valid by the type invariant, and nobody else has it.
                 unsafe { self.inner.as_mut() }.ki_pos += bytes as i64;
                 bytes as isize
+            }
+            Err(error) if error == ERESTARTSYS && self.get().ki_complete.is_some() => {
+                EINTR.to_errno() as isize
             }
             Err(error) => error.to_errno() as isize,
         })

@@ -21,7 +21,8 @@ use crate::{
                 Readiness, //
             }, //
         },
-        mm::address_space::AddressSpace, //
+        mm::address_space::AddressSpace,
+        task::wait::Signals, //
     },
     posted::{
         buffer,
@@ -154,7 +155,8 @@ impl Card {
             if kiocb.nowait() {
                 return Err(EAGAIN);
             }
-            self.slots.wait(kiocb.signals())?;
+            // A frame may never come.
+            self.slots.wait(Signals::Any)?;
         }
     }
 }
@@ -176,7 +178,8 @@ impl FileOperations for Card {
     }
 
     fn release(&self) {
-        // After an unbind, or if the card does not stop, there is nothing to be unpinned.
+        // After an unbind nothing is pinned. If the card does not stop, the buffers stay pinned until it
+        // does.
         let _ = self.unregister();
         self.is_open.xchg(false, Full);
     }

@@ -10,7 +10,7 @@
 //! | [`IOC_REGISTER`] | pins the memory of [`Buffers`], which are idle then | `EBUSY` if there are some, `EINVAL` for wrong fields, `EFAULT` for memory that the program cannot write, `ENOMEM` beyond `RLIMIT_MEMLOCK`, `EAGAIN` without room for DMA |
 //! | [`IOC_UNREGISTER`] | withdraws all buffers, resets the card, and unpins | |
 //! | [`IOC_POST`] | gives an idle buffer to the card, behind those that it has | `EINVAL` if there is no such buffer, `EBUSY` if it is not idle |
-//! | `read` | waits for the next frame, and returns a [`Frame`] | `EAGAIN` with `O_NONBLOCK`, `EINVAL` for fewer bytes |
+//! | `read` | waits for the next frame, and returns a [`Frame`] | `EAGAIN` with `O_NONBLOCK`, `EINVAL` for fewer bytes, `EINTR` if a signal came before a frame, also the one by which io_uring cancels |
 //! | `poll` | waits until `read` finds a frame; only for files opened with `O_NONBLOCK` | |
 //!
 //! All fail with `EIO` if the card has failed, until [`IOC_UNREGISTER`], and with `ENODEV` once the
