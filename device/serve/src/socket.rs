@@ -45,6 +45,7 @@ impl PreparedSocket {
                 mode: *mode,
             },
             Endpoint::Fd(fd) => Self::Inherited(inherited(*fd)?),
+            Endpoint::Handover => bail!("this process has no socket of its own"),
         })
     }
 

@@ -38,8 +38,17 @@ pub struct Signals {
     pub upgrade: OwnedFd,
 }
 
-/// Serves connections of monitors, one after the other, until the last one or a signal. `ready` is
-/// called when the first worker is ready.
+/// What whoever has started the process may want to know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Notice {
+    /// The first worker is ready: a monitor can connect.
+    Ready,
+    /// The last worker is about to end.
+    Stopping,
+}
+
+/// Serves connections of monitors, one after the other, until the last one or a signal. `notify`
+/// gets each notice once at most.
 ///
 /// # Errors
 ///
@@ -50,7 +59,7 @@ pub fn supervise(
     control: Option<UnixListener>,
     signals: Signals,
     options: Options,
-    ready: impl FnOnce(),
+    notify: impl FnMut(Notice),
 ) -> io::Result<()> {
     listener.set_nonblocking(true)?;
     let mut supervisor = Supervisor {
@@ -62,13 +71,14 @@ pub fn supervise(
         former: None,
         kept: Vec::new(),
         restarts: Restarts::default(),
-        ready: Some(ready),
+        is_ready: false,
+        notify,
     };
     while supervisor.listener.is_some() {
         match supervisor.serve() {
             Ok(Ended::Signal) => break,
             Ok(Ended::Hangup) => {}
-            Err(error) if supervisor.options.keep_running && supervisor.ready.is_none() => {
+            Err(error) if supervisor.options.keep_running && supervisor.is_ready => {
                 error!("{error}");
             }
             Err(error) => return Err(error),
@@ -101,7 +111,7 @@ enum Source {
     WorkerEnd,
 }
 
-struct Supervisor<R: FnOnce()> {
+struct Supervisor<N: FnMut(Notice)> {
     listener: Option<UnixListener>,
     control: Option<OwnedFd>,
     signals: Signals,
@@ -112,8 +122,9 @@ struct Supervisor<R: FnOnce()> {
     /// What the first worker has left for its successors.
     kept: Vec<OwnedFd>,
     restarts: Restarts,
-    /// Until the first worker is ready.
-    ready: Option<R>,
+    /// Since the first worker was ready.
+    is_ready: bool,
+    notify: N,
 }
 
 /// One connection, from the worker that waits for it to its end.
@@ -125,7 +136,7 @@ struct Serving {
     start_at: Instant,
 }
 
-impl<R: FnOnce()> Supervisor<R> {
+impl<N: FnMut(Notice)> Supervisor<N> {
     fn serve(&mut self) -> io::Result<Ended> {
         let mut serving = Serving {
             runs: Runs::new()?,
@@ -174,7 +185,7 @@ impl<R: FnOnce()> Supervisor<R> {
                 self.program = former;
                 return Ok(());
             }
-            (Err(error), None) if self.ready.is_some() => {
+            (Err(error), None) if !self.is_ready => {
                 let text = format!("cannot start a worker: {error}");
                 return Err(io::Error::new(error.kind(), text));
             }
@@ -346,9 +357,10 @@ impl<R: FnOnce()> Supervisor<R> {
         match handover::receive_from_worker(&worker.handover) {
             FromWorker::Ready(kept) => {
                 worker.is_ready = true;
-                if let Some(ready) = self.ready.take() {
+                if !self.is_ready {
+                    self.is_ready = true;
                     self.kept = kept;
-                    ready();
+                    (self.notify)(Notice::Ready);
                 }
                 self.confirm(serving);
             }
@@ -375,7 +387,7 @@ impl<R: FnOnce()> Supervisor<R> {
             self.program = former;
             return Ok(());
         }
-        if self.ready.is_some() {
+        if !self.is_ready {
             let text = format!("the device did not start: {status}");
             return Err(io::Error::other(text));
         }
@@ -415,6 +427,10 @@ impl<R: FnOnce()> Supervisor<R> {
         let Serving {
             worker, session, ..
         } = serving;
+        // Without a listener there is no other connection.
+        if ended == Ended::Signal || self.listener.is_none() {
+            (self.notify)(Notice::Stopping);
+        }
         let Some(mut worker) = worker else {
             return Ok(ended);
         };

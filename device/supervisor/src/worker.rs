@@ -25,6 +25,15 @@ use crate::channel::Channel;
 /// requests 5 s.
 const END_TIMEOUT: Duration = Duration::from_secs(7);
 
+/// Variables that tell a process what its service manager passes to it (sd_listen_fds(3),
+/// sd_notify(3)). They are about the supervisor.
+const SERVICE_MANAGER: &[&str] = &[
+    "LISTEN_FDNAMES",
+    "LISTEN_FDS",
+    "LISTEN_PID",
+    "NOTIFY_SOCKET",
+];
+
 /// The program of the workers: a file, so that it stays the same when another version is
 /// installed.
 #[derive(Debug)]
@@ -98,6 +107,9 @@ impl Worker {
             .arg0(program.path.as_os_str())
             .args(arguments)
             .stdin(Stdio::from(theirs));
+        for variable in SERVICE_MANAGER {
+            command.env_remove(variable);
+        }
         let mut child = command.spawn()?;
         let pidfd = Pid::from_raw(child.id().cast_signed())
             .ok_or_else(|| io::Error::other("the worker has no process id"))
