@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use rustix::fs::{FlockOperation, Mode, OFlags, chmod, fchmod, flock};
-use rustix::io::Errno;
+use rustix::io::{Errno, FdFlags, fcntl_setfd};
 use rustix::net::sockopt::{socket_acceptconn, socket_domain};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use tracing::{debug, info, warn};
@@ -241,7 +241,12 @@ fn inherited(fd: RawFd) -> anyhow::Result<UnixListener> {
     // descriptor. A number that is not open fails in the next call.
     let socket = unsafe { OwnedFd::from_raw_fd(fd) };
     match (socket_domain(&socket), socket_acceptconn(&socket)) {
-        (Ok(AddressFamily::UNIX), Ok(true)) => Ok(UnixListener::from(socket)),
+        (Ok(AddressFamily::UNIX), Ok(true)) => {
+            // A process that this one starts must not have it as well.
+            fcntl_setfd(&socket, FdFlags::CLOEXEC)
+                .with_context(|| format!("cannot keep --fd {fd} from other programs"))?;
+            Ok(UnixListener::from(socket))
+        }
         (Err(Errno::BADF), _) => {
             // Closing a descriptor that is not open would be another error.
             std::mem::forget(socket);
@@ -253,11 +258,14 @@ fn inherited(fd: RawFd) -> anyhow::Result<UnixListener> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::IntoRawFd;
     use std::os::unix::fs::PermissionsExt;
     use std::os::unix::net::UnixStream;
     use std::sync::Barrier;
     use std::sync::atomic::{AtomicU32, Ordering};
     use std::thread;
+
+    use rustix::io::fcntl_getfd;
 
     use super::*;
 
@@ -326,6 +334,15 @@ mod tests {
         assert!(path.exists());
         drop(lock);
         bind(&path, 0o600).unwrap();
+    }
+
+    #[test]
+    fn a_socket_of_the_parent_is_not_passed_on() {
+        let directory = tempfile::tempdir().unwrap();
+        let listener = UnixListener::bind(directory.path().join("socket")).unwrap();
+        fcntl_setfd(&listener, FdFlags::empty()).unwrap();
+        let listener = inherited(listener.into_raw_fd()).unwrap();
+        assert_eq!(fcntl_getfd(&listener).unwrap(), FdFlags::CLOEXEC);
     }
 
     #[test]
