@@ -272,15 +272,16 @@ impl TryFrom<Args> for Command {
             identity: IDENTITY,
             vectors: args.queues + FURTHER_VECTORS,
         };
-        let serve = args
-            .serve
-            .options(&function)
-            .map_err(|message| wrong(&message))?;
         let role = match (args.worker, args.supervise) {
             (true, _) => Role::Worker,
             (false, Supervise::On) => Role::Supervisor,
             (false, Supervise::Off) => Role::Alone,
         };
+        let serve = match role {
+            Role::Worker => args.serve.options_of_worker(&function),
+            Role::Alone | Role::Supervisor => args.serve.options(&function),
+        };
+        let serve = serve.map_err(|message| wrong(&message))?;
         if role != Role::Alone && serve.transport != Transport::VhostUser {
             return Err(wrong(
                 "--supervise needs --transport vhost-user: over vfio-user the state of the PCI \
@@ -416,6 +417,15 @@ mod tests {
         let uri = "nbd+unix:///disk?socket=/run/nbd.sock";
         let options = self::options(&["--fd", "3", "--storage", uri]);
         assert_eq!(options.storage, StorageKind::Nbd(uri.parse().unwrap()));
+    }
+
+    #[test]
+    fn a_worker_needs_no_socket() {
+        let args = ["--size", "1M", "--supervise", "on"];
+        assert!(parse(&args).is_err());
+        let options = options(&[&args[..], &["--worker"]].concat());
+        assert_eq!(options.role, Role::Worker);
+        assert_eq!(options.serve.endpoint, Endpoint::Handover);
     }
 
     #[test]

@@ -17,13 +17,14 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use ringbar_engine::Record;
+use ringbar_serve::args::Endpoint;
 use ringbar_serve::sandbox::Confinement;
 use ringbar_serve::service_manager::ServiceManager;
 use ringbar_serve::signals::{Termination, catch_hangup};
 use ringbar_serve::socket::PreparedSocket;
 use ringbar_storage::{BlockStorage, FileStorage, MemoryStorage, OpenError, Storage};
 use ringbar_supervisor::handover::{Handover, Start};
-use ringbar_supervisor::{Signals, supervise as supervise_workers};
+use ringbar_supervisor::{Notice, Signals, supervise as supervise_workers};
 use tracing::{error, info};
 
 use crate::cli::{Options, StorageKind};
@@ -63,8 +64,13 @@ pub fn supervise(options: &Options) -> anyhow::Result<()> {
         arguments,
         keep_running: options.serve.keep_running,
     };
-    supervise_workers(listener, control, signals, workers, || {
-        info!("listening on {}", options.serve.endpoint);
+    let manager = ServiceManager::connect();
+    supervise_workers(listener, control, signals, workers, |notice| match notice {
+        Notice::Ready => {
+            info!("listening on {}", options.serve.endpoint);
+            manager.ready();
+        }
+        Notice::Stopping => manager.stopping(),
     })?;
     Ok(())
 }
@@ -98,11 +104,10 @@ pub fn work(options: &Options, confinement: &Confinement) -> anyhow::Result<()> 
         }
     };
     let saved = Arc::new(saved);
-    let manager = ServiceManager::connect();
     let mut engine = options.serve.engine(confinement.threads());
     engine.record = Some(Record::open(record).context("cannot map the record")?);
     // From here on nothing can be opened. The sockets are the supervisor's to remove.
-    confinement.restrict_main(&options.serve.endpoint, &[])?;
+    confinement.restrict_main(&Endpoint::Handover, &[])?;
     let device = make_device(Arc::clone(&storage), options, &mut engine)?;
     if saved.failure()?.is_some() {
         // Fails at once, and finds out whether the file is too short for anybody to map.
@@ -146,7 +151,8 @@ pub fn work(options: &Options, confinement: &Confinement) -> anyhow::Result<()> 
         &device,
         &mut socket,
         &termination,
-        &manager,
+        // The service manager hears of the supervisor only.
+        &ServiceManager::default(),
         &serve_options,
         &engine,
     );

@@ -104,16 +104,30 @@ pub struct ServeArgs {
 }
 
 impl ServeArgs {
-    /// Validates the arguments for a device with this function. The error is a message for the
-    /// user.
+    /// Validates the arguments for a device with this function. Without a socket among them, it is
+    /// that of a socket unit. The error is a message for the user.
     pub fn options(&self, function: &Function) -> Result<Options, String> {
+        self.validate(function, || activated().map(Endpoint::Fd))
+    }
+
+    /// The same for a process that has its socket from another one, whose arguments these are.
+    pub fn options_of_worker(&self, function: &Function) -> Result<Options, String> {
+        self.validate(function, || Ok(Endpoint::Handover))
+    }
+
+    /// `default` gives the endpoint where none is among the arguments.
+    fn validate(
+        &self,
+        function: &Function,
+        default: impl FnOnce() -> Result<Endpoint, String>,
+    ) -> Result<Options, String> {
         let endpoint = match (&self.socket_path, self.fd) {
             (Some(path), None) => Endpoint::Path {
                 path: path.clone(),
                 mode: self.socket_mode,
             },
             (None, Some(fd)) => Endpoint::Fd(fd),
-            (None, None) => Endpoint::Fd(activated()?),
+            (None, None) => default()?,
             (Some(_), Some(_)) => return Err("give either --socket-path or --fd".into()),
         };
         Ok(Options {
@@ -179,6 +193,8 @@ pub enum Endpoint {
     },
     /// A listening socket inherited from the parent.
     Fd(RawFd),
+    /// A socket of another process, which hands over one connection after the other.
+    Handover,
 }
 
 impl Endpoint {
@@ -186,7 +202,7 @@ impl Endpoint {
     pub fn path(&self) -> Option<&Path> {
         match self {
             Self::Path { path, .. } => Some(path),
-            Self::Fd(_) => None,
+            Self::Fd(_) | Self::Handover => None,
         }
     }
 }
@@ -196,6 +212,7 @@ impl fmt::Display for Endpoint {
         match self {
             Self::Path { path, .. } => path.display().fmt(f),
             Self::Fd(fd) => write!(f, "descriptor {fd}"),
+            Self::Handover => f.write_str("a socket of the supervisor"),
         }
     }
 }

@@ -16,7 +16,9 @@ const NOTIFY_SOCKET: &str = "NOTIFY_SOCKET";
 
 /// The connection to the service manager. It is made before the process restricts itself, which
 /// cannot make one afterwards.
-#[derive(Debug)]
+///
+/// The default is no service manager: for a process of which it expects nothing.
+#[derive(Debug, Default)]
 pub struct ServiceManager(Option<UnixDatagram>);
 
 impl ServiceManager {
@@ -32,12 +34,12 @@ impl ServiceManager {
     }
 
     /// The process serves.
-    pub(crate) fn ready(&self) {
+    pub fn ready(&self) {
         self.send(&NotifyState::Ready);
     }
 
     /// The process is about to end.
-    pub(crate) fn stopping(&self) {
+    pub fn stopping(&self) {
         self.send(&NotifyState::Stopping);
     }
 

@@ -45,6 +45,7 @@ impl PreparedSocket {
                 mode: *mode,
             },
             Endpoint::Fd(fd) => Self::Inherited(inherited(*fd)?),
+            Endpoint::Handover => bail!("this process has no socket of its own"),
         })
     }
 
@@ -241,8 +242,9 @@ fn inherited(fd: RawFd) -> anyhow::Result<UnixListener> {
     let socket = unsafe { OwnedFd::from_raw_fd(fd) };
     match (socket_domain(&socket), socket_acceptconn(&socket)) {
         (Ok(AddressFamily::UNIX), Ok(true)) => {
-            // It is for this process alone, not for those that it starts.
-            fcntl_setfd(&socket, FdFlags::CLOEXEC)?;
+            // A process that this one starts must not have it as well.
+            fcntl_setfd(&socket, FdFlags::CLOEXEC)
+                .with_context(|| format!("cannot keep --fd {fd} from other programs"))?;
             Ok(UnixListener::from(socket))
         }
         (Err(Errno::BADF), _) => {
@@ -271,15 +273,6 @@ mod tests {
         let path = directory.join("socket");
         drop(UnixListener::bind(&path).unwrap());
         path
-    }
-
-    #[test]
-    fn an_inherited_socket_is_for_this_process_alone() {
-        let directory = tempfile::tempdir().unwrap();
-        let listener = UnixListener::bind(directory.path().join("socket")).unwrap();
-        fcntl_setfd(&listener, FdFlags::empty()).unwrap();
-        let inherited = inherited(listener.into_raw_fd()).unwrap();
-        assert_eq!(fcntl_getfd(&inherited).unwrap(), FdFlags::CLOEXEC);
     }
 
     #[test]
@@ -341,6 +334,15 @@ mod tests {
         assert!(path.exists());
         drop(lock);
         bind(&path, 0o600).unwrap();
+    }
+
+    #[test]
+    fn a_socket_of_the_parent_is_not_passed_on() {
+        let directory = tempfile::tempdir().unwrap();
+        let listener = UnixListener::bind(directory.path().join("socket")).unwrap();
+        fcntl_setfd(&listener, FdFlags::empty()).unwrap();
+        let listener = inherited(listener.into_raw_fd()).unwrap();
+        assert_eq!(fcntl_getfd(&listener).unwrap(), FdFlags::CLOEXEC);
     }
 
     #[test]

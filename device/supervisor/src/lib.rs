@@ -58,4 +58,4 @@ mod state;
 pub mod supervisor;
 mod worker;
 
-pub use supervisor::{Options, Signals, supervise};
+pub use supervisor::{Notice, Options, Signals, supervise};

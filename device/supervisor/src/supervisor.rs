@@ -38,8 +38,17 @@ pub struct Signals {
     pub upgrade: OwnedFd,
 }
 
-/// Serves connections of monitors, one after the other, until the last one or a signal. `ready` is
-/// called when the first worker is ready.
+/// What whoever has started the process may want to know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Notice {
+    /// The first worker is ready: a monitor can connect.
+    Ready,
+    /// The last worker is about to end.
+    Stopping,
+}
+
+/// Serves connections of monitors, one after the other, until the last one or a signal. `notify`
+/// gets each notice once at most.
 ///
 /// # Errors
 ///
@@ -50,7 +59,7 @@ pub fn supervise(
     control: Option<UnixListener>,
     signals: Signals,
     options: Options,
-    ready: impl FnOnce(),
+    notify: impl FnMut(Notice),
 ) -> io::Result<()> {
     listener.set_nonblocking(true)?;
     let mut supervisor = Supervisor {
@@ -62,14 +71,15 @@ pub fn supervise(
         former: None,
         kept: Vec::new(),
         restarts: Restarts::default(),
-        ready: Some(ready),
+        is_ready: false,
+        notify,
     };
     while supervisor.listener.is_some() {
         match supervisor.serve() {
             Ok(Ended::Asked) => break,
             Ok(Ended::Hangup) => {}
             Err(Failure::Connection(error))
-                if supervisor.options.keep_running && supervisor.ready.is_none() =>
+                if supervisor.options.keep_running && supervisor.is_ready =>
             {
                 error!("{error}");
             }
@@ -120,7 +130,7 @@ enum Source {
     WorkerEnd,
 }
 
-struct Supervisor<R: FnOnce()> {
+struct Supervisor<N: FnMut(Notice)> {
     listener: Option<UnixListener>,
     control: Option<OwnedFd>,
     signals: Signals,
@@ -131,8 +141,9 @@ struct Supervisor<R: FnOnce()> {
     /// What the first worker has left for its successors.
     kept: Vec<OwnedFd>,
     restarts: Restarts,
-    /// Until the first worker is ready.
-    ready: Option<R>,
+    /// Since the first worker was ready.
+    is_ready: bool,
+    notify: N,
 }
 
 /// One connection, from the worker that waits for it to its end.
@@ -144,7 +155,7 @@ struct Serving {
     start_at: Instant,
 }
 
-impl<R: FnOnce()> Supervisor<R> {
+impl<N: FnMut(Notice)> Supervisor<N> {
     fn serve(&mut self) -> Result<Ended, Failure> {
         let mut serving = Serving {
             runs: Runs::new()?,
@@ -193,7 +204,7 @@ impl<R: FnOnce()> Supervisor<R> {
                 self.program = former;
                 return Ok(());
             }
-            (Err(error), None) if self.ready.is_some() => {
+            (Err(error), None) if !self.is_ready => {
                 let text = format!("cannot start a worker: {error}");
                 return Err(io::Error::new(error.kind(), text).into());
             }
@@ -365,9 +376,10 @@ impl<R: FnOnce()> Supervisor<R> {
         match handover::receive_from_worker(&worker.handover) {
             FromWorker::Ready(kept) => {
                 worker.is_ready = true;
-                if let Some(ready) = self.ready.take() {
+                if !self.is_ready {
+                    self.is_ready = true;
                     self.kept = kept;
-                    ready();
+                    (self.notify)(Notice::Ready);
                 }
                 self.confirm(serving);
             }
@@ -404,7 +416,7 @@ impl<R: FnOnce()> Supervisor<R> {
             self.program = former;
             return Ok(None);
         }
-        if self.ready.is_some() {
+        if !self.is_ready {
             let text = format!("the device did not start: {status}");
             return Err(io::Error::other(text).into());
         }
@@ -445,6 +457,10 @@ impl<R: FnOnce()> Supervisor<R> {
         let Serving {
             worker, session, ..
         } = serving;
+        // Without a listener there is no other connection.
+        if ended == Ended::Asked || self.listener.is_none() {
+            (self.notify)(Notice::Stopping);
+        }
         let Some(mut worker) = worker else {
             return Ok(ended);
         };

@@ -26,6 +26,15 @@ use crate::channel::Channel;
 /// that hangs is killed.
 const END_TIMEOUT: Duration = Duration::from_secs(600);
 
+/// Variables that tell a process what its service manager passes to it (sd_listen_fds(3),
+/// sd_notify(3)). They are about the supervisor.
+const SERVICE_MANAGER: &[&str] = &[
+    "LISTEN_FDNAMES",
+    "LISTEN_FDS",
+    "LISTEN_PID",
+    "NOTIFY_SOCKET",
+];
+
 /// The program of the workers: a file, so that it stays the same when another version is
 /// installed.
 #[derive(Debug)]
@@ -99,6 +108,9 @@ impl Worker {
             .arg0(program.path.as_os_str())
             .args(arguments)
             .stdin(Stdio::from(theirs));
+        for variable in SERVICE_MANAGER {
+            command.env_remove(variable);
+        }
         let mut child = command.spawn()?;
         let pidfd = Pid::from_raw(child.id().cast_signed())
             .ok_or_else(|| io::Error::other("the worker has no process id"))

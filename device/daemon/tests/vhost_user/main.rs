@@ -16,6 +16,7 @@ mod nbd;
 mod program;
 mod resize;
 mod sandbox;
+mod service_unit;
 mod storage_failure;
 mod support;
 mod survival;

@@ -51,7 +51,8 @@ fn worker(daemon: &Daemon, other: Option<Pid>) -> Pid {
     }
 }
 
-fn kill(daemon: &Daemon) -> Pid {
+/// Kills the worker of a supervisor, and returns the next one.
+pub fn kill(daemon: &Daemon) -> Pid {
     let pid = worker(daemon, None);
     kill_process(pid, Signal::KILL).unwrap();
     worker(daemon, Some(pid))

@@ -2,6 +2,7 @@
 
 //! The program as a service of systemd: socket activation and readiness.
 
+use std::fs;
 use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::net::{UnixDatagram, UnixListener};
@@ -9,6 +10,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use crate::support::{Daemon, TEST_TIMEOUT, Vmm, process};
+use crate::survival::kill;
 use ringbar_control::Client;
 use ringbar_control::command::QueryDevice;
 use rustix::io::FdFlags;
@@ -71,6 +73,43 @@ fn e8_socket_unit_starts_a_device_that_says_when_it_is_ready() {
     assert_eq!(daemon.wait().code(), Some(0));
     // It belongs to systemd.
     assert!(daemon.socket().exists());
+}
+
+/// The supervisor has the socket, and tells the manager; its worker gets neither.
+#[test]
+fn e8_socket_unit_starts_a_supervisor() {
+    let directory = TempDir::new().unwrap();
+    let manager = manager(directory.path());
+    let socket = directory.path().join("socket");
+    let listener = UnixListener::bind(&socket).unwrap();
+    let environment = "LISTEN_PID=$$ LISTEN_FDS=1 LISTEN_FDNAMES=device";
+    let mut command = activated(&[&listener], environment);
+    command
+        .env("NOTIFY_SOCKET", directory.path().join("notify"))
+        .args(["--supervise", "on", "--keep-running"]);
+    let mut daemon = Daemon::spawn(directory, socket, command);
+    drop(listener);
+    assert_eq!(notification(&manager).unwrap().trim_end(), "READY=1");
+    // The next worker gets no more than the first one.
+    let worker = kill(&daemon);
+    let mut vmm = Vmm::start(daemon.socket(), 1);
+    assert_eq!(vmm.io(0).write(0, &[1; 10]).result, 10);
+    let environment = fs::read(format!("/proc/{worker}/environ")).unwrap();
+    let environment = String::from_utf8_lossy(&environment);
+    let mut passed = environment.split('\0');
+    let passed = passed.find(|variable| {
+        let names = ["LISTEN_", "NOTIFY_SOCKET="];
+        names.iter().any(|name| variable.starts_with(name))
+    });
+    assert_eq!(passed, None);
+    daemon.signal(Signal::TERM);
+    // The second worker is not ready once more.
+    assert_eq!(notification(&manager).unwrap().trim_end(), "STOPPING=1");
+    assert_eq!(daemon.wait().code(), Some(0));
+    assert!(daemon.socket().exists());
+    manager.set_nonblocking(true).unwrap();
+    let end = notification(&manager).unwrap_err();
+    assert_eq!(end.kind(), io::ErrorKind::WouldBlock);
 }
 
 #[test]
