@@ -41,8 +41,8 @@ impl Signals {
         }
     }
 
-    /// An error if the current task has got such a signal.
-    fn pending(self) -> Result {
+    /// An error if the current task has got such a signal. Task context; does not sleep.
+    pub(crate) fn pending(self) -> Result {
         match self {
             Self::Any if current!().signal_pending() => Err(ERESTARTSYS),
             // SAFETY: May be called in any task.

@@ -11,7 +11,8 @@ use crate::{
             },
             plug::Unplug, //
         },
-        mm::address_space::AddressSpace, //
+        mm::address_space::AddressSpace,
+        task::wait::Signals, //
     },
     protocol::{
         self,
@@ -37,7 +38,7 @@ use kernel::{
     uaccess::UserSlice, //
 };
 
-/// Greatest length of a message in bytes: a signal waits until a call has ended.
+/// Greatest length of a message in bytes. A signal that kills waits for one request of it.
 const MAX_BYTES: u64 = 64 << 20;
 
 /// A card, as its files see it.
@@ -70,6 +71,8 @@ impl Card {
         let mut state = protocol::INITIAL;
         let mut before = 0;
         loop {
+            // A slow device may take its time for each of many requests.
+            Signals::Fatal.pending()?;
             let left = call.length - before;
             let (opcode, source) = if left > self.config.max_bytes.into() {
                 (Opcode::Update, self.config.max_bytes.into())
