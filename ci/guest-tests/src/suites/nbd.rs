@@ -5,7 +5,7 @@
 
 use std::fs::File;
 use std::io;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -60,9 +60,9 @@ fn fio(context: &Context) -> Verdict {
 /// Timeout for results.
 const TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Reads and writes with many in flight until one fails, and takes all results. Counts those
+/// Reads and writes with many in flight until one fails or `stop`, and takes all results. Counts those
 /// that are good.
-fn load(file: &File, good: &AtomicU64) -> Verdict {
+fn load(file: &File, good: &AtomicU64, stop: &AtomicBool) -> Verdict {
     const DEPTH: usize = 64;
     const LENGTH: usize = 10_000;
 
@@ -95,7 +95,7 @@ fn load(file: &File, good: &AtomicU64) -> Verdict {
             }
         }
         good.fetch_add((DEPTH - failed) as u64, Ordering::Relaxed);
-        if failed > 0 {
+        if failed > 0 || stop.load(Ordering::Relaxed) {
             return Ok(());
         }
     }
@@ -107,17 +107,18 @@ fn kill(context: &Context) -> Verdict {
     const THREADS: u64 = 2;
 
     let file = context.open()?;
-    let good = AtomicU64::new(0);
+    let (good, stop) = (AtomicU64::new(0), AtomicBool::new(false));
     thread::scope(|scope| {
         let threads: Vec<_> = (0..THREADS)
-            .map(|_| scope.spawn(|| load(&file, &good)))
+            .map(|_| scope.spawn(|| load(&file, &good, &stop)))
             .collect();
         // All have had results, so they are busy.
         let begun = eventually("requests are executed", || {
             Ok(good.load(Ordering::Relaxed) > 200)
         });
-        // Also where that failed: the threads end only then.
         let killed = Host::connect().and_then(|host| host.kill_server());
+        // The threads end by an error otherwise.
+        stop.store(killed.is_err(), Ordering::Relaxed);
         let join = |thread: thread::ScopedJoinHandle<'_, Verdict>| {
             let panicked = |_| Err(Stop::Failed("a thread panicked".into()));
             thread.join().unwrap_or_else(panicked)
