@@ -198,7 +198,8 @@ impl Buffer {
         self.pages.sync_for_cpu(device);
     }
 
-    /// Unmaps the buffer, after the device was stopped. Any context.
+    /// Unmaps the buffer, after the device was stopped. Interrupts must be on: coherent
+    /// memory is freed.
     pub(super) fn release(self, device: &pci::Device<Bound>, _quiesced: &Quiesced) -> Released {
         let Self {
             pages,
@@ -212,7 +213,7 @@ impl Buffer {
         }
     }
 
-    /// As [`Self::release`], for a buffer that was never posted. Any context.
+    /// As [`Self::release`], for a buffer that was never posted. Interrupts must be on.
     pub(super) fn release_unused(self, device: &pci::Device<Bound>) {
         let Self {
             pages, mut room, ..

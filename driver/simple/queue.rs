@@ -52,7 +52,7 @@ pub(crate) const ENTRIES: u16 = 256;
 
 /// A queue whose requests own a `T` each.
 #[pin_data]
-pub(crate) struct DeviceQueue<T> {
+pub(crate) struct DeviceQueue<T: 'static> {
     transport: Transport,
     features: u64,
     doorbell: Doorbell,
@@ -63,7 +63,7 @@ pub(crate) struct DeviceQueue<T> {
     state: SpinLockIrq<State<T>>,
 }
 
-struct State<T> {
+struct State<T: 'static> {
     queue: Virtqueue<T>,
     condition: Condition,
 }
@@ -75,7 +75,7 @@ enum Condition {
     Broken,
 }
 
-impl<T: Send> DeviceQueue<T> {
+impl<T: Send + 'static> DeviceQueue<T> {
     /// Sets up the queue of a device, which does not run yet. May sleep.
     pub(crate) fn new(device: &pci::Device<Bound>, transport: Transport) -> Result<Arc<Self>> {
         const REQUIRED: u64 = feature::VERSION_1 | feature::INDIRECT_DESC;
@@ -217,12 +217,12 @@ impl<T> State<T> {
 }
 
 /// The right to start and to stop a device.
-pub(crate) struct Lifecycle<'a, T> {
+pub(crate) struct Lifecycle<'a, T: 'static> {
     queue: &'a DeviceQueue<T>,
     _lock: MutexGuard<'a, ()>,
 }
 
-impl<T: Send> Lifecycle<'_, T> {
+impl<T: Send + 'static> Lifecycle<'_, T> {
     /// Stops the device, which accesses no memory then. `used` gets the values that it has used, as
     /// of [`DeviceQueue::reap`], and then `unused` the others, with the proof and with a spinlock
     /// held. Sleeps.

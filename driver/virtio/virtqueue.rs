@@ -11,7 +11,9 @@
 //!
 //! A value owns the memory of a request: pages, descriptor table, header. From [`Virtqueue::add`] on
 //! the driver has it back only when the device has used its entry, or with the proof that the device
-//! was stopped. So no code of the driver can free the memory of a request in flight.
+//! was stopped. So no code of the driver can free the memory of a request in flight. That the proof is
+//! one of the same device, and that the device is stopped before the queue is dropped, is the owner's
+//! duty.
 
 use super::{
     reset::Quiesced,
@@ -33,14 +35,15 @@ use kernel::{
 ///
 /// # Invariants
 ///
-/// Each entry is in `free`, or has a value in `owned`, which the device may access.
-pub(crate) struct Virtqueue<T> {
+/// Each entry is in `free`, or has a value in `owned`, which the device may access. Values own what the
+/// device accesses: a borrow would end although the value is forgotten.
+pub(crate) struct Virtqueue<T: 'static> {
     ring: Ring,
     owned: PerEntry<Option<T>>,
     free: KVec<EntryId>,
 }
 
-impl<T> Virtqueue<T> {
+impl<T: 'static> Virtqueue<T> {
     /// Allocates a queue of `size` entries, a power of two. May sleep.
     pub(crate) fn new(device: &pci::Device<Bound>, size: u16, event_idx: bool) -> Result<Self> {
         let ring = Ring::new(device, size, event_idx)?;
@@ -136,8 +139,9 @@ impl<T> Virtqueue<T> {
     }
 }
 
-impl<T> Drop for Virtqueue<T> {
-    /// Frees nothing that the device may access: values that nobody has taken back are lost.
+impl<T: 'static> Drop for Virtqueue<T> {
+    /// Values that nobody has taken back are lost, because the device may access them. The ring is
+    /// freed.
     fn drop(&mut self) {
         for entry in self.ring.entries() {
             core::mem::forget(self.owned[entry].take());

@@ -13,8 +13,9 @@
 //! | `read` | waits for the next frame, and returns a [`Frame`] | `EAGAIN` with `O_NONBLOCK`, `EINVAL` for fewer bytes, `EINTR` if a signal came before a frame, also the one by which io_uring cancels |
 //! | `poll` | waits until `read` finds a frame; only for files opened with `O_NONBLOCK` | |
 //!
-//! All fail with `EIO` if the card has failed, until [`IOC_UNREGISTER`], and with `ENODEV` once the
-//! driver is unbound. Closing the file does what [`IOC_UNREGISTER`] does.
+//! Once the card has failed, and until [`IOC_UNREGISTER`], [`IOC_REGISTER`] and [`IOC_POST`] fail with
+//! `EIO`; `read` returns the frames that are there, and then fails with `EIO`. All fail with `ENODEV` once
+//! the driver is unbound. A `read` into memory that cannot be written (`EFAULT`) loses its frame. Closing the file does what [`IOC_UNREGISTER`] does.
 
 /// Type of the `ioctl` numbers.
 pub const IOC_TYPE: u32 = 0xd8;

@@ -86,8 +86,8 @@ impl Drop for LockedPages {
 /// for any time. Sleeps for any time too, because pages may have to be faulted in or moved.
 ///
 /// `EINVAL` for no bytes, or more than `limits` allow; `EFAULT` if they are not all memory of the
-/// caller that may be written; `ENOMEM` beyond `RLIMIT_MEMLOCK`; `EOPNOTSUPP` for the map of a file
-/// that cannot be pinned so long.
+/// caller that may be written, or are a shared map of an ordinary file; `ENOMEM` beyond
+/// `RLIMIT_MEMLOCK`; `EOPNOTSUPP` for a map of a DAX file. See `check_vma_flags` in `mm/gup.c`.
 pub(crate) fn pin_long_term(
     start: UserPtr,
     length: usize,
