@@ -34,11 +34,13 @@ test: build ## Unit tests, then the driver against two cards in a virtual machin
 	@$(call run,setup,guest,$(TRANSPORT),--cards 2)
 
 .PHONY: test-all
-test-all: test ## As test, and with a card that lies, behind an IOMMU, and on the debug kernel
+test-all: test ## As test, and with a card that lies, behind an IOMMU, with bounce buffers, and on the debug kernel
 	@echo '== a card that lies'
 	@$(call run,setup,guest,vhost-user,--lies $(LIES),lies)
 	@echo '== behind an IOMMU'
 	@$(call run,setup,guest,vfio-user,--iommu intel-iommu)
+	@echo '== with bounce buffers'
+	@$(call run,setup,guest,vhost-user,--kernel-arg swiotlb=force)
 	@echo '== on the debug kernel'
 	@$(MAKE) --no-print-directory -C $(RINGBAR) debug
 	@$(kbuild) debug $(CURDIR)/build/driver-debug --module $(CURDIR)/driver modules

@@ -92,6 +92,8 @@ pub(crate) struct Buffer {
     bytes: usize,
     /// Number of buffers that were posted before.
     pub(super) posted: u64,
+    /// Whether the CPU has the pages: no device had them since it got their contents.
+    is_synced: bool,
     pages: Mapped,
     room: Room,
     locked: LockedPages,
@@ -128,6 +130,7 @@ impl Buffer {
             index,
             bytes,
             posted: 0,
+            is_synced: true,
             pages,
             room,
             locked,
@@ -173,6 +176,7 @@ impl Buffer {
         for word in 0..M / 8 {
             io_write!(memory(&self.page), [panic: TABLE_WORDS + word], u64::MAX);
         }
+        self.is_synced = false;
         self.pages.sync_for_device(device);
     }
 
@@ -193,22 +197,30 @@ impl Buffer {
         (bytes != [0xff; M]).then_some(bytes)
     }
 
-    /// Lets the program see what the device has written. Any context.
-    pub(super) fn sync_for_cpu(&self, device: &pci::Device<Bound>) {
+    /// Lets the program see what the device has written. Bytes that the device has not written are
+    /// undefined: a bounce buffer has others. Any context.
+    pub(super) fn sync_for_cpu(&mut self, device: &pci::Device<Bound>) {
         self.pages.sync_for_cpu(device);
+        self.is_synced = true;
     }
 
     /// Unmaps the buffer, after the device was stopped. Interrupts must be on: coherent
     /// memory is freed.
     pub(super) fn release(self, device: &pci::Device<Bound>, _quiesced: &Quiesced) -> Released {
         let Self {
+            is_synced,
             pages,
             mut room,
             locked,
             ..
         } = self;
+        // The program may have written to what it has.
+        let pages = match is_synced {
+            true => pages.unmap_synced(device),
+            false => pages.unmap(device),
+        };
         Released {
-            _cleaned: pages.unmap(device).release(&mut room),
+            _cleaned: pages.release(&mut room),
             _locked: locked,
         }
     }
@@ -218,7 +230,7 @@ impl Buffer {
         let Self {
             pages, mut room, ..
         } = self;
-        pages.unmap(device).release_clean(&mut room);
+        pages.unmap_synced(device).release_clean(&mut room);
     }
 }
 

@@ -196,7 +196,7 @@ impl<const M: usize> Stream<M> {
     /// yet, `EIO` if the device has failed. Sleeps, but does not wait for the device.
     pub(crate) fn take(&self, device: &pci::Device<Bound>) -> Result<Option<Filled<M>>> {
         let _lifecycle = self.queue.lifecycle();
-        let Some((buffer, filled)) = self.slots.take_filled()? else {
+        let Some((mut buffer, filled)) = self.slots.take_filled()? else {
             return Ok(None);
         };
         buffer.sync_for_cpu(device);

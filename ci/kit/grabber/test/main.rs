@@ -117,6 +117,9 @@ struct Memory {
 
 /// What is in the memory before the card writes.
 const BEFORE: u8 = 0x5a;
+
+/// What a program makes of a frame.
+const CHANGED: u8 = 0xa5;
 /// Number of bytes before the first and behind the last buffer, and of those behind a frame.
 const AROUND: usize = 100;
 
@@ -187,7 +190,14 @@ fn frames_arrive() {
         memory.buffer(frame.buffer).fill(BEFORE);
         card.post(frame.buffer).expect("IOC_POST");
     }
+    // A program may change a frame in place. The change outlives the mapping for DMA.
+    let frame = card.wait();
+    memory.check(&frame);
+    memory.buffer(frame.buffer).fill(CHANGED);
     card.unregister().expect("IOC_UNREGISTER");
+    let changed = memory.buffer(frame.buffer);
+    assert!(changed.iter().all(|&byte| byte == CHANGED), "{frame:?}");
+    changed.fill(BEFORE);
     let around = [
         &memory.bytes[..AROUND],
         &memory.bytes[memory.bytes.len() - AROUND..],

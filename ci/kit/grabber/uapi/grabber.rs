@@ -15,7 +15,8 @@
 //!
 //! Once the card has failed, and until [`IOC_UNREGISTER`], [`IOC_REGISTER`] and [`IOC_POST`] fail with
 //! `EIO`; `read` returns the frames that are there, and then fails with `EIO`. All fail with `ENODEV` once
-//! the driver is unbound. A `read` into memory that cannot be written (`EFAULT`) loses its frame. Closing the file does what [`IOC_UNREGISTER`] does.
+//! the driver is unbound. A `read` into memory that cannot be written (`EFAULT`) loses its frame.
+//! Bytes of a buffer behind its frame are undefined. Closing the file does what [`IOC_UNREGISTER`] does.
 
 /// Type of the `ioctl` numbers.
 pub const IOC_TYPE: u32 = 0xd8;

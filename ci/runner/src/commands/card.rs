@@ -75,6 +75,10 @@ pub struct Options {
     #[arg(long, value_name = "NAME", default_value_t)]
     iommu: Iommu,
 
+    /// Argument for the guest's kernel, for example swiotlb=force; may be given several times
+    #[arg(long = "kernel-arg", value_name = "ARG")]
+    kernel_args: Vec<String>,
+
     /// The command suspends the guest. Nothing may use /mnt from then on
     #[arg(long)]
     suspends: bool,
@@ -162,6 +166,7 @@ pub fn run(setup: &Setup, options: &Options) -> anyhow::Result<ExitCode> {
             devices: Vec::new(),
             iommu: options.iommu,
             suspends: options.suspends,
+            kernel_args: options.kernel_args.clone(),
             qemu_args,
             share: Some(options.share.clone()),
             log_dir: options.log_dir.clone(),

@@ -228,7 +228,23 @@ impl Mapped {
     /// bound, and nowhere else.
     ///
     /// [`SrcuRevocable`]: crate::abstractions::pci::revocable::SrcuRevocable
+    #[inline]
     pub(crate) fn unmap(self, device: &pci::Device<Bound>) -> Pages {
+        self.unmap_with(device, 0)
+    }
+
+    /// As [`Self::unmap`], for pages that the CPU has since [`Self::sync_for_cpu`], or from the
+    /// beginning: what it wrote stays, where `unmap` would copy a bounce buffer over it.
+    #[allow(
+        dead_code,
+        reason = "for the drivers of other cards: see docs/own-card.md"
+    )]
+    pub(crate) fn unmap_synced(self, device: &pci::Device<Bound>) -> Pages {
+        self.unmap_with(device, bindings::DMA_ATTR_SKIP_CPU_SYNC as c_ulong)
+    }
+
+    #[inline]
+    fn unmap_with(self, device: &pci::Device<Bound>, attributes: c_ulong) -> Pages {
         let mut this = core::mem::ManuallyDrop::new(self);
         // SAFETY: `this` is not used any more.
         let mut pages = unsafe { core::mem::ManuallyDrop::take(&mut this.pages) };
@@ -249,7 +265,7 @@ impl Mapped {
                 // CAST: Far below `c_int::MAX`.
                 pages.list.len() as c_int,
                 pages.direction.into(),
-                0,
+                attributes,
             )
         };
         pages
