@@ -17,22 +17,18 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use rustix::fs::{OFlags, fcntl_setfl};
-use vm_memory::VolatileSlice;
 
 use self::geometry::Geometry;
 use self::uring::Uring;
-use crate::asynchronous::AsyncStorage;
 use crate::disk::ring::{Ring, Waker};
-use crate::disk::{Description, Disk};
+use crate::disk::{Description, Disk, OnDisk};
 use crate::error::OpenError;
-use crate::error::{ResizeError, StorageError};
 use crate::failure::Failure;
 use crate::file::{Unused, allocate, lock, make_name_durable, open_or_create};
 use crate::mapping::{Before, check_size};
-use crate::storage::{Mappable, Storage};
 
 /// Submissions that the kernel takes at once. It has up to four times as many operations.
 const RING_ENTRIES: u32 = 256;
@@ -55,8 +51,6 @@ pub struct BlockStorage {
     file: Arc<File>,
     geometry: Geometry,
     path: PathBuf,
-    /// Held while the size changes.
-    resizing: Mutex<()>,
 }
 
 impl BlockStorage {
@@ -172,7 +166,6 @@ impl BlockStorage {
             file,
             geometry,
             path: path.to_owned(),
-            resizing: Mutex::default(),
         })
     }
 }
@@ -240,71 +233,26 @@ fn extend(
     allocate(&before, path, capacity)
 }
 
-impl Storage for BlockStorage {
-    fn capacity(&self) -> u64 {
-        self.disk.capacity()
+impl OnDisk for BlockStorage {
+    fn disk(&self) -> &Disk {
+        &self.disk
     }
 
     /// A regular file grows if it has to; it is never made shorter. A block device has to be
-    /// large enough. A storage that has failed keeps its size.
-    fn resize(&self, capacity: u64) -> Result<(), ResizeError> {
-        // Protects nothing that could be left half done.
-        let _resizing = self.resizing.lock().unwrap_or_else(PoisonError::into_inner);
+    /// large enough.
+    fn make_room(&self, capacity: u64) -> Result<(), Box<dyn Error + Send + Sync>> {
         let Self { file, geometry, .. } = self;
-        let resize = || -> Result<(), Box<dyn Error + Send + Sync>> {
-            check_size(capacity)?;
-            geometry.check(&self.path, capacity)?;
-            let (length, before) = (length(file, &self.path)?, self.capacity());
-            if !geometry.is_device && length < before {
-                // A file that grows again reads as 0 where it had other bytes.
-                let what = format!("{} was cut off at byte {length}", self.path.display());
-                Failure::note(self.disk.failure(), what, None);
-            }
-            if let Some(failure) = self.disk.failure().get() {
-                return Err(failure.error().into());
-            }
-            extend(file, &self.path, *geometry, length, before, capacity)?;
-            Ok(())
-        };
-        resize().map_err(|source| ResizeError { capacity, source })?;
-        self.disk.set_capacity(capacity);
+        geometry.check(&self.path, capacity)?;
+        let (length, before) = (length(file, &self.path)?, self.disk.capacity());
+        if !geometry.is_device && length < before {
+            // A file that grows again reads as 0 where it had other bytes.
+            let what = format!("{} was cut off at byte {length}", self.path.display());
+            Failure::note(self.disk.failure(), what, None);
+        }
+        if let Some(failure) = self.disk.failure().get() {
+            return Err(failure.error().into());
+        }
+        extend(file, &self.path, *geometry, length, before, capacity)?;
         Ok(())
-    }
-
-    fn failure(&self) -> Option<String> {
-        self.disk.failure().get().map(Failure::chain)
-    }
-
-    fn read(&self, offset: u64, target: VolatileSlice<'_>) -> Result<(), StorageError> {
-        self.disk.read(offset, target)
-    }
-
-    fn write(&self, offset: u64, source: VolatileSlice<'_>) -> Result<(), StorageError> {
-        self.disk.write(offset, source)
-    }
-
-    fn discard(&self, offset: u64, length: u64) -> Result<(), StorageError> {
-        self.disk.discard(offset, length)
-    }
-
-    fn write_zeroes(&self, offset: u64, length: u64) -> Result<(), StorageError> {
-        self.disk.write_zeroes(offset, length)
-    }
-
-    fn flush(&self) -> Result<(), StorageError> {
-        self.disk.flush()
-    }
-
-    fn flush_range(&self, offset: u64, length: u64) -> Result<(), StorageError> {
-        self.disk.flush_range(offset, length)
-    }
-
-    /// What a mapping shows is the page cache, which direct I/O goes around.
-    fn mappable(&self) -> Option<Mappable<'_>> {
-        None
-    }
-
-    fn asynchronous(&self) -> Option<Arc<dyn AsyncStorage>> {
-        Some(self.disk.asynchronous())
     }
 }

@@ -4,6 +4,7 @@
 //!
 //! | module | holds |
 //! |---|---|
+//! | `on_disk` | a storage that is a disk and its size |
 //! | `face` | the asynchronous face, for threads that submit |
 //! | `thread` | the thread of the ring, and the way to it |
 //! | `scheduler` | from operations of the storage to those of the ring |
@@ -15,6 +16,7 @@
 //! for a disk, not even where the kernel executes a part of a submission at once.
 
 mod face;
+mod on_disk;
 pub(crate) mod ring;
 mod scheduler;
 #[cfg(test)]
@@ -25,10 +27,12 @@ pub(crate) mod wake;
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::channel;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::{Builder, JoinHandle};
 
 use vm_memory::VolatileSlice;
+
+pub(crate) use self::on_disk::OnDisk;
 
 use self::face::Face;
 use self::ring::{Ring, Waker};
@@ -68,6 +72,8 @@ pub(crate) struct Description {
 /// A ring with its thread, and the operations of a storage.
 #[derive(Debug)]
 pub(crate) struct Disk {
+    /// Held while the size changes.
+    resizing: Mutex<()>,
     face: Arc<Face>,
     thread: Option<JoinHandle<()>>,
 }
@@ -121,6 +127,7 @@ impl Disk {
         // It waits for this.
         let _ = face_sender.send(Arc::clone(&face));
         Ok(Self {
+            resizing: Mutex::default(),
             face,
             thread: Some(thread),
         })
@@ -128,6 +135,12 @@ impl Disk {
 
     pub(crate) fn capacity(&self) -> u64 {
         self.face.capacity.load(Ordering::Relaxed)
+    }
+
+    /// Held while the size changes.
+    fn resizing(&self) -> MutexGuard<'_, ()> {
+        // Protects nothing that could be left half done.
+        self.resizing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Gives the disk another size, which the file or server has.

@@ -33,21 +33,16 @@ mod wire;
 
 use std::error::Error;
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
 
 use tracing::warn;
-use vm_memory::VolatileSlice;
 
 use self::connection::Connection;
 pub use self::error::NbdError;
 use self::stream::Stream;
 pub use self::uri::{NbdUri, UriError};
-use crate::asynchronous::AsyncStorage;
-use crate::disk::{Description, Disk};
-use crate::error::{OpenError, ResizeError, StorageError};
-use crate::failure::Failure;
+use crate::disk::{Description, Disk, OnDisk};
+use crate::error::OpenError;
 use crate::mapping::check_size;
-use crate::storage::{Mappable, Storage};
 
 /// An export of an NBD server.
 ///
@@ -66,8 +61,6 @@ pub struct NbdStorage {
     /// Bytes that the export has.
     length: u64,
     granularity: u64,
-    /// Held while the size changes.
-    resizing: Mutex<()>,
 }
 
 impl NbdStorage {
@@ -130,7 +123,6 @@ impl NbdStorage {
             disk: disk.map_err(|source| nbd_error(NbdError::Thread(source)))?,
             length,
             granularity,
-            resizing: Mutex::default(),
         })
     }
 }
@@ -146,62 +138,17 @@ fn fits(size: u64, length: u64, granularity: u64) -> Result<(), NbdError> {
     }
 }
 
-impl Storage for NbdStorage {
-    fn capacity(&self) -> u64 {
-        self.disk.capacity()
+impl OnDisk for NbdStorage {
+    fn disk(&self) -> &Disk {
+        &self.disk
     }
 
     /// The export has to be large enough. It has the size that it had when it was opened: the
     /// protocol does not tell of another one.
-    fn resize(&self, capacity: u64) -> Result<(), ResizeError> {
-        // Protects nothing that could be left half done.
-        let _resizing = self.resizing.lock().unwrap_or_else(PoisonError::into_inner);
-        let resize = || -> Result<(), Box<dyn Error + Send + Sync>> {
-            check_size(capacity)?;
-            if let Some(failure) = self.disk.failure().get() {
-                return Err(failure.error().into());
-            }
-            Ok(fits(capacity, self.length, self.granularity)?)
-        };
-        resize().map_err(|source| ResizeError { capacity, source })?;
-        self.disk.set_capacity(capacity);
-        Ok(())
-    }
-
-    fn failure(&self) -> Option<String> {
-        self.disk.failure().get().map(Failure::chain)
-    }
-
-    fn read(&self, offset: u64, target: VolatileSlice<'_>) -> Result<(), StorageError> {
-        self.disk.read(offset, target)
-    }
-
-    fn write(&self, offset: u64, source: VolatileSlice<'_>) -> Result<(), StorageError> {
-        self.disk.write(offset, source)
-    }
-
-    /// Writes zeros that need no space. `NBD_CMD_TRIM` would leave any bytes.
-    fn discard(&self, offset: u64, length: u64) -> Result<(), StorageError> {
-        self.disk.discard(offset, length)
-    }
-
-    fn write_zeroes(&self, offset: u64, length: u64) -> Result<(), StorageError> {
-        self.disk.write_zeroes(offset, length)
-    }
-
-    fn flush(&self) -> Result<(), StorageError> {
-        self.disk.flush()
-    }
-
-    fn flush_range(&self, offset: u64, length: u64) -> Result<(), StorageError> {
-        self.disk.flush_range(offset, length)
-    }
-
-    fn mappable(&self) -> Option<Mappable<'_>> {
-        None
-    }
-
-    fn asynchronous(&self) -> Option<Arc<dyn AsyncStorage>> {
-        Some(self.disk.asynchronous())
+    fn make_room(&self, capacity: u64) -> Result<(), Box<dyn Error + Send + Sync>> {
+        if let Some(failure) = self.disk.failure().get() {
+            return Err(failure.error().into());
+        }
+        Ok(fits(capacity, self.length, self.granularity)?)
     }
 }
