@@ -2,7 +2,7 @@
 
 //! A device that is not storage.
 
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 
 use vm_memory::{Bytes, GuestMemory, Permissions};
@@ -41,8 +41,10 @@ pub struct Adder {
     kept: Mutex<Vec<RequestOf<Adder>>>,
     /// Number of steps of slow requests.
     pub steps: AtomicU32,
+    /// A step of a slow request adds nothing: the request does not end.
+    pub endless: AtomicBool,
     /// A request that was kept to be slow the next time has come.
-    kept_slow: std::sync::atomic::AtomicBool,
+    kept_slow: AtomicBool,
     /// Called within each step of a slow request.
     hook: Mutex<Option<Hook>>,
     /// Number of answers that were written.
@@ -95,7 +97,8 @@ impl Adder {
             queues,
             kept: Mutex::default(),
             steps: AtomicU32::new(0),
-            kept_slow: false.into(),
+            endless: AtomicBool::new(false),
+            kept_slow: AtomicBool::new(false),
             hook: Mutex::default(),
             answers: AtomicU32::new(0),
             answer_hook: Mutex::default(),
@@ -258,6 +261,9 @@ impl DeviceModel for Adder {
             return Submission::Completed(request, sum);
         }
         self.step();
+        if self.endless.load(Ordering::Relaxed) {
+            return Submission::Yielded(request);
+        }
         match progress.bytes.pop_if(|_| resumed) {
             Some(byte) if progress.bytes.len() > 1 => {
                 progress.sum = progress.sum.wrapping_add(byte);
