@@ -309,8 +309,8 @@ impl Case {
         self
     }
 
-    /// Declares that the test takes minutes on the debug kernel, so that only
-    /// `make test-all` runs it there.
+    /// Declares that only `make test-all` runs the test on the debug kernel: it takes long
+    /// there, and others take the same way through the driver.
     #[must_use]
     pub fn left_to_test_all(mut self) -> Self {
         self.on_debug_kernel = OnDebugKernel::InTestAll;

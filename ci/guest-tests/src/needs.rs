@@ -166,12 +166,10 @@ pub enum Kernels {
     /// Both. On the debug kernel, which boots slowly, the tests run on the ordinary device,
     /// in the machine that all these suites share.
     Shared,
-    /// Both, in a machine of its own on each.
-    Own,
-    /// As [`Self::Own`], but only `make test-all` runs the suite on the debug kernel: there
-    /// the start of a machine alone takes a minute.
+    /// Both, in a machine of its own on each. Only `make test-all` runs the suite on the debug
+    /// kernel: there the start of a machine alone takes a minute.
     OwnInTestAll,
-    /// As [`Self::Own`], but only `make test-all` runs the suite, on either kernel.
+    /// As [`Self::OwnInTestAll`], but only `make test-all` runs the suite, on either kernel.
     TestAllOnly,
     /// The debug kernel.
     DebugOnly,
