@@ -267,7 +267,7 @@ impl Case {
             run: Box::new(run),
             provoked: Vec::new(),
             on_debug_kernel: OnDebugKernel::Always,
-            transports: Transports::Any,
+            transports: Transports::Each,
         }
     }
 
@@ -306,6 +306,14 @@ impl Case {
     #[must_use]
     pub fn only_over(mut self, transport: Transport, reason: &'static str) -> Self {
         self.transports = Transports::Only(transport, reason);
+        self
+    }
+
+    /// Declares that the test depends on the driver more than on the transport, and takes long:
+    /// `make test` runs it over the default transport only.
+    #[must_use]
+    pub fn over_any_transport(mut self) -> Self {
+        self.transports = Transports::Any;
         self
     }
 

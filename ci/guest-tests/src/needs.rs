@@ -99,10 +99,10 @@ impl Needs {
 /// | `make test-all` | all that can | all that can |
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Transports {
-    /// Any of them. What the suite tests depends on the driver more than on the transport.
+    /// Any of them. What the suite or test tests depends on the driver more than on the transport.
     #[default]
     Any,
-    /// Each of them. What the suite tests depends on the transport.
+    /// Each of them. What it tests depends on the transport.
     Each,
     /// This one, for this reason.
     Only(Transport, &'static str),
