@@ -2,10 +2,11 @@
 
 //! DMA mappings of scatterlists.
 //!
-//! Most requests have one segment. The functions for one range (`dma_map_page_attrs`) execute half
-//! the instructions of those for a list (`dma_map_sgtable`), and leave the same in the entry. A list
-//! of one entry is always mapped, synced and unmapped by the former: `CONFIG_DMA_API_DEBUG` checks
-//! that each mapping is removed in the way in which it was made.
+//! Most requests have one segment. The functions for one range (`dma_map_phys`) execute half the
+//! instructions of those for a list (`dma_map_sgtable`), and leave the same in the entry. A list of
+//! one entry is always mapped, synced and unmapped by the former: `CONFIG_DMA_API_DEBUG` checks that
+//! each mapping is removed in the way in which it was made. `dma_map_page_attrs` refuses pages of
+//! `ZONE_DEVICE` with that option, which lists may have (files on persistent memory).
 //!
 //! C header: [`include/linux/dma-mapping.h`](srctree/include/linux/dma-mapping.h)
 
@@ -18,7 +19,8 @@ use crate::abstractions::helpers::{
     ringbar_dma_sync_sg_for_cpu,
     ringbar_dma_sync_sg_for_device,
     ringbar_dma_sync_single_for_cpu,
-    ringbar_dma_sync_single_for_device, //
+    ringbar_dma_sync_single_for_device,
+    ringbar_page_to_phys, //
 };
 use kernel::{
     bindings,
@@ -29,7 +31,8 @@ use kernel::{
 /// Maps the list. Returns the number of ranges that the device sees: so many entries from the first
 /// on have a bus address. Any context.
 ///
-/// `EAGAIN` if the DMA layer has no room at the moment; other errors are permanent.
+/// `EAGAIN` if the DMA layer has no room at the moment, and for each error of a list of one entry,
+/// for which it gives no reason; other errors are permanent.
 ///
 /// # Safety
 ///
@@ -42,12 +45,13 @@ pub(super) unsafe fn map(
     direction: DataDirection,
 ) -> Result<usize> {
     if let [segment] = list {
-        // SAFETY: By the requirements of this function; the page begins the segment.
+        // SAFETY: By the requirements of this function, the page of a filled entry.
+        let page = unsafe { ringbar_page_to_phys(page_of(segment)) };
+        // SAFETY: By the requirements of this function; the memory is RAM, from this page on.
         let address = unsafe {
-            bindings::dma_map_page_attrs(
+            bindings::dma_map_phys(
                 device,
-                page_of(segment),
-                segment.offset as usize,
+                page + u64::from(segment.offset),
                 segment.length as usize,
                 direction.into(),
                 bindings::DMA_ATTR_NO_WARN as c_ulong,
@@ -55,7 +59,6 @@ pub(super) unsafe fn map(
         };
         // SAFETY: The result of a mapping for this device.
         if unsafe { ringbar_dma_mapping_error(device, address) } != 0 {
-            // Without a reason, as `dma_map_sgtable` has mostly none.
             return Err(EAGAIN);
         }
         segment.dma_address = address;
@@ -106,7 +109,7 @@ pub(super) unsafe fn unmap(
     // SAFETY: By the requirements of this function, in the way of `map`.
     unsafe {
         if let [segment] = list {
-            bindings::dma_unmap_page_attrs(
+            bindings::dma_unmap_phys(
                 device,
                 segment.dma_address,
                 segment.length as usize,
