@@ -193,3 +193,47 @@ fn every_crate_is_listed_after_those_that_it_uses() {
         members
     );
 }
+
+/// The crates with `unsafe` code. All others forbid it.
+const UNSAFE: &[&str] = &[
+    "ci/guest-tests",
+    "ci/kit/guest",
+    "ci/nbd-server",
+    "ci/page-cache",
+    "ci/runner",
+    "ci/vm",
+    "device/daemon",
+    "device/sandbox",
+    "device/serve",
+    "device/storage",
+    "device/transports/vfio-user",
+    "driver/tool",
+    "guest-image/agent",
+];
+
+/// The text of a file of the checkout, if it exists.
+fn text(path: &str) -> Option<String> {
+    std::fs::read_to_string(checkout().join(path)).ok()
+}
+
+#[test]
+fn crates_without_unsafe_code_forbid_it() {
+    for (folder, _) in ALLOWED {
+        let roots: Vec<_> = ["src/lib.rs", "src/main.rs"]
+            .iter()
+            .filter_map(|root| text(&format!("{folder}/{root}")))
+            .collect();
+        assert!(
+            !roots.is_empty(),
+            "{folder} has no src/lib.rs or src/main.rs"
+        );
+        for root in roots {
+            let forbids = root.lines().any(|line| line == "#![forbid(unsafe_code)]");
+            assert_eq!(
+                forbids,
+                !UNSAFE.contains(folder),
+                "{folder}: a crate either has #![forbid(unsafe_code)] or is listed here"
+            );
+        }
+    }
+}
