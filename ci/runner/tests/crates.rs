@@ -237,3 +237,18 @@ fn crates_without_unsafe_code_forbid_it() {
         }
     }
 }
+
+/// The first heading of the changelog that has a version names that of the workspace.
+#[test]
+fn the_changelog_begins_with_the_version_of_the_workspace() {
+    let workspace = manifest("");
+    let version = section(&workspace, "[workspace.package]")
+        .find_map(|line| line.strip_prefix("version = \"")?.strip_suffix('"'))
+        .expect("the workspace has a version");
+    let changelog = text("CHANGELOG.md").expect("there is a CHANGELOG.md");
+    let heading = changelog.lines().find_map(|line| line.strip_prefix("## "));
+    assert_eq!(
+        heading.and_then(|heading| heading.split(' ').next()),
+        Some(version)
+    );
+}

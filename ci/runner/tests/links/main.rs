@@ -17,7 +17,13 @@ use std::path::{Component, Path, PathBuf};
 use markdown::{Link, Page};
 
 /// Documents outside of docs/.
-const OTHERS: [&str; 2] = ["README.md", "ci/README.md"];
+const OTHERS: [&str; 5] = [
+    "CHANGELOG.md",
+    "CONTRIBUTING.md",
+    "README.md",
+    "SECURITY.md",
+    "ci/README.md",
+];
 
 fn checkout() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
