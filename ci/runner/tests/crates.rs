@@ -238,6 +238,34 @@ fn crates_without_unsafe_code_forbid_it() {
     }
 }
 
+/// The tool has its `unsafe` code in one module.
+#[test]
+fn the_tool_denies_unsafe_code_outside_of_one_module() {
+    let root = text("driver/tool/src/main.rs").expect("the tool has a main.rs");
+    let mut lines = root
+        .lines()
+        .skip_while(|line| *line != "#![deny(unsafe_code)]");
+    assert!(lines.next().is_some(), "main.rs does not deny unsafe_code");
+    let excepted: Vec<_> = lines
+        .skip_while(|line| !line.contains("(unsafe_code"))
+        .skip(1)
+        .collect();
+    assert_eq!(excepted.first(), Some(&"mod sys;"));
+    assert!(!excepted.iter().any(|line| line.contains("(unsafe_code")));
+    let mut folders = vec![checkout().join("driver/tool/src")];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(&folder).expect("a folder of the tool") {
+            let path = entry.expect("an entry of it").path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if !path.ends_with("src/main.rs") {
+                let text = std::fs::read_to_string(&path).expect("a source of the tool");
+                assert!(!text.contains("(unsafe_code"), "{}", path.display());
+            }
+        }
+    }
+}
+
 /// The first heading of the changelog that has a version names that of the workspace.
 #[test]
 fn the_changelog_begins_with_the_version_of_the_workspace() {

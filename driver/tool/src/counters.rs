@@ -6,8 +6,8 @@ use ringbar_uapi as uapi;
 
 use crate::device::Device;
 use crate::error::Result;
-use crate::mapping::Mapping;
 use crate::region::Region;
+use crate::sys::mapping::Mapping;
 
 /// Names of the counters, and their places.
 const NAMES: [(&str, usize); 3] = [

@@ -12,12 +12,12 @@ use rustix::fs::SeekFrom;
 use rustix::io::Errno;
 use rustix::param::page_size;
 
-use crate::control;
 use crate::error::{Error, Result};
-use crate::mapping::{Access, Mapping};
 use crate::range::Range;
 use crate::region::Region;
-use crate::sigbus;
+use crate::sys::control;
+use crate::sys::mapping::{Access, Mapping};
+use crate::sys::sigbus;
 
 /// Name of the driver.
 const DRIVER: &str = "ringbar";

@@ -7,9 +7,9 @@ use std::path::PathBuf;
 
 use rustix::io::Errno;
 
-use crate::mapping::Access;
 use crate::range::{Range, RangeError};
 use crate::region::Region;
+use crate::sys::mapping::Access;
 
 /// Result of a fallible operation.
 pub type Result<T> = std::result::Result<T, Error>;

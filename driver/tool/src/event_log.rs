@@ -11,7 +11,7 @@ use std::thread;
 
 use ringbar_uapi as uapi;
 
-use crate::mapping::Mapping;
+use crate::sys::mapping::Mapping;
 
 /// Greatest number of attempts to read a record that is being written; then it is skipped. A
 /// writer takes some nanoseconds, unless it loses its CPU.

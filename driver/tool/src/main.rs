@@ -9,24 +9,23 @@
 //! | `device` | an open file or device: its size, and its attributes in sysfs |
 //! | `region` | the regions of a device that can be mapped |
 //! | `range` | a range of bytes, and the pages that contain it |
-//! | `mapping` | a map and access to it |
-//! | `control` | requests to the driver by `ioctl` |
-//! | `sigbus` | the handler of `SIGBUS` for maps that are removed |
+//! | `sys` | system calls and maps: all `unsafe` code |
 //! | `counters`, `event_log` | the contents of two regions |
 //! | `hexdump` | dumps in hexadecimal |
 
+#![deny(unsafe_code)]
+
 mod cli;
 mod commands;
-mod control;
 mod counters;
 mod device;
 mod error;
 mod event_log;
 mod hexdump;
-mod mapping;
 mod range;
 mod region;
-mod sigbus;
+#[expect(unsafe_code, reason = "system calls and maps")]
+mod sys;
 
 use std::process::ExitCode;
 

@@ -8,8 +8,8 @@ use std::path::Path;
 use crate::device::Device;
 use crate::error::Result;
 use crate::event_log::{self, Snapshot};
-use crate::mapping::Access;
 use crate::region::Region;
+use crate::sys::mapping::Access;
 
 /// Prints the event log, the oldest record first.
 pub fn run(path: &Path) -> Result<()> {

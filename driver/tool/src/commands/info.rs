@@ -10,7 +10,7 @@ use ringbar_uapi as uapi;
 use crate::counters::Counters;
 use crate::device::Device;
 use crate::error::Result;
-use crate::mapping::Access;
+use crate::sys::mapping::Access;
 
 /// Prints information about a device, one `name: value` a line.
 pub fn run(path: &Path) -> Result<()> {

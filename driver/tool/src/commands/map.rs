@@ -10,9 +10,9 @@ use crate::cli::{Format, MapArgs};
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::hexdump::HexDump;
-use crate::mapping::{Access, Mapping};
 use crate::range::Range;
-use crate::sigbus;
+use crate::sys::mapping::{Access, Mapping};
+use crate::sys::sigbus;
 
 /// Number of bytes that are copied at a time.
 const CHUNK: usize = 64 << 10;

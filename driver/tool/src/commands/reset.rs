@@ -6,7 +6,7 @@ use std::path::Path;
 
 use crate::device::Device;
 use crate::error::Result;
-use crate::mapping::Access;
+use crate::sys::mapping::Access;
 
 /// Resets a device.
 pub fn run(path: &Path) -> Result<()> {

@@ -9,7 +9,7 @@ use crate::cli::StatsArgs;
 use crate::counters::Counters;
 use crate::device::Device;
 use crate::error::Result;
-use crate::mapping::Access;
+use crate::sys::mapping::Access;
 
 /// Prints the counters, once or repeatedly.
 pub fn run(args: &StatsArgs) -> Result<()> {
