@@ -110,6 +110,7 @@ ho1_the_language_within_a_root_is_fixed() {
 ho1_every_script_fixes_the_language() {
     local script
     for script in "$here"/*.sh "$here"/*/*.sh "$here"/../ci/*/*/*.sh; do
+        # shellcheck disable=SC2016  # A pattern.
         case ${script##*/} in
             lib.sh | enter.sh) grep -q '^export LC_ALL=C.UTF-8$' "$script" && grep -q '^unset LANGUAGE$' "$script" ;;
             guest-files.sh | test.sh) ;;
@@ -140,17 +141,20 @@ ho12_a_root_is_entered_from_every_folder() {
 what_is_finished_is_on_the_disk() {
     fake sync <<<$'#!/bin/bash\necho "sync $*" >>calls'
     fake mv <<<$'#!/bin/bash\necho "mv $*" >>calls'
+    # shellcheck disable=SC2030,SC2031  # This PATH is for the subshell.
     # shellcheck source-path=SCRIPTDIR source=toolbox/lib.sh
     (PATH=$PWD/bin:$PATH && . "$here/toolbox/lib.sh" && finish new final) || exit
     expect 'what was called' "$(paste -sd ';' calls)" 'sync -f new;mv -T -- new final'
     fake sync <<<$'#!/bin/bash\nexit 1'
     rm calls
+    # shellcheck disable=SC2030,SC2031  # This PATH is for the subshell.
     # shellcheck source-path=SCRIPTDIR source=toolbox/lib.sh
     ! (PATH=$PWD/bin:$PATH && . "$here/toolbox/lib.sh" && finish new final) || exit
     expect 'what was called after a failure' "$(cat calls 2>/dev/null)" ''
 }
 
 only_finish_names_what_is_complete() {
+    # shellcheck disable=SC2016  # A pattern.
     ! grep -nE '^ *mv .*"\$(root|kernel|base|record)"' \
         "$here"/{toolbox/{root,resolve},kernel/{kernel,debug-kernel},rootfs/guest-base}.sh
 }
