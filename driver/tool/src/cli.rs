@@ -406,13 +406,16 @@ pub struct StatsArgs {
     pub watch: Option<Duration>,
 }
 
+/// Longest interval: a time that is so much later can be represented.
+const LONGEST_INTERVAL: Duration = Duration::from_secs(1_000_000);
+
 /// Parses an interval in seconds, which may have a fraction.
 fn interval(text: &str) -> Result<Duration, String> {
     text.parse()
         .ok()
         .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
-        .filter(|interval| !interval.is_zero())
-        .ok_or_else(|| "expected a number of seconds above 0: 1, 0.5".into())
+        .filter(|interval| !interval.is_zero() && *interval <= LONGEST_INTERVAL)
+        .ok_or_else(|| "expected a number of seconds above 0, at most 1000000: 1, 0.5".into())
 }
 
 #[cfg(test)]
@@ -475,7 +478,9 @@ mod tests {
     fn an_interval_is_a_positive_number_of_seconds() {
         assert_eq!(interval("0.5"), Ok(Duration::from_millis(500)));
         assert_eq!(interval("2"), Ok(Duration::from_secs(2)));
-        for text in ["", "0", "-1", "nan", "inf", "1s", "1e-12"] {
+        for text in [
+            "", "0", "-1", "nan", "inf", "1s", "1e-12", "1000001", "1e18",
+        ] {
             assert!(interval(text).is_err(), "{text:?}");
         }
     }
@@ -543,6 +548,7 @@ mod tests {
             "ringbar bench --rounds 0",
             "ringbar top --count 0",
             "ringbar top --interval 0",
+            "ringbar top --interval 1e18",
             "ringbar map x --json --format raw",
         ] {
             assert!(accepted(line).is_none(), "{line}");

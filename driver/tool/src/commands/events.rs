@@ -26,7 +26,7 @@ pub fn run(path: &Path, json: bool) -> Result<()> {
     if json {
         let events: Vec<Value> = records.iter().map(event_log::Record::json).collect();
         output::json(&json!({
-            "device": path,
+            "device": path.to_string_lossy(),
             "overwritten": overwritten,
             "unfinished": unfinished,
             "events": events,

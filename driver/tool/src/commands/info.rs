@@ -22,7 +22,7 @@ pub fn run(path: &Path, json: bool) -> Result<()> {
     let counters = Counters::map(&device)?.read();
     if json {
         output::json(&json!({
-            "device": path,
+            "device": path.to_string_lossy(),
             "memory": info.capacity,
             "mappable": info.aperture,
             "state": state.name(),

@@ -56,7 +56,7 @@ fn dump(args: &MapArgs, json: bool) -> Result<()> {
 fn dump_json(args: &MapArgs, map: &Mapping, range: Range, output: impl Write) -> io::Result<()> {
     let mut output = BufWriter::new(output);
     let head = json!({
-        "file": args.file,
+        "file": args.file.to_string_lossy(),
         "region": args.region.to_string(),
         "offset": range.start,
         "length": range.length,
@@ -112,7 +112,7 @@ fn write(args: &MapArgs, from: &Path, json: bool) -> Result<()> {
     let written = store(&map, &mut source, args.length)?;
     if json {
         output::json(&json!({
-            "file": args.file,
+            "file": args.file.to_string_lossy(),
             "region": args.region.to_string(),
             "offset": range.start,
             "written": written,

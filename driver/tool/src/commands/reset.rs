@@ -17,7 +17,7 @@ pub fn run(path: &Path, json: bool) -> Result<()> {
     device.reset()?;
     if json {
         let state = device.state()?.name();
-        output::json(&json!({ "device": path, "state": state }))?;
+        output::json(&json!({ "device": path.to_string_lossy(), "state": state }))?;
     }
     Ok(())
 }

@@ -27,7 +27,7 @@ use crate::transfer::measurement::{per_second, time};
 const PROBE_LENGTH: usize = 4096;
 
 /// Moves the cursor to the first line, and clears the screen.
-const CLEAR: &str = "\x1b[H\x1b[2J\x1b[3J";
+const CLEAR: &str = "\x1b[H\x1b[2J";
 
 /// All that is shown.
 #[derive(Debug, Serialize)]
