@@ -38,7 +38,8 @@ struct Counts {
 /// Completed requests of a queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Completed {
-    /// Number of the queue.
+    /// Number of the queue in the map: the control queue, then the I/O queues. The event queue of
+    /// the device, its queue 1, is not in the map.
     pub queue: usize,
     /// What the queue is for.
     pub role: &'static str,
@@ -85,11 +86,7 @@ impl UsedRings {
         let sums = self.counts.queues.iter().enumerate();
         sums.map(|(queue, (_, total))| Completed {
             queue,
-            role: match queue {
-                0 => "control",
-                1 => "event",
-                _ => "io",
-            },
+            role: if queue == 0 { "control" } else { "io" },
             total: *total,
         })
         .collect()
