@@ -145,7 +145,6 @@ impl Job {
                     }
                     Err(error) => Err(error),
                 });
-                more &= matches!(state.end, Some(Ok(_)));
             }
             while head < next {
                 let slot = (head % depth) as usize;
