@@ -385,6 +385,22 @@ fn json_has_the_documented_members() {
     let ratio = |name: &str| report[name].as_f64().unwrap();
     assert!(0.0 < ratio("ratio_min") && ratio("ratio_min") <= ratio("ratio"));
     assert!(ratio("ratio") <= ratio("ratio_max"));
+    // A time that is over before the first block.
+    let bench_once = ["--seconds=1e-9", "--rounds=1", "--block-size=4"];
+    for direction in [&[][..], &["--write"][..]] {
+        let report = json(
+            &[
+                &["bench", text(&path), "--json"],
+                &bench_once[..],
+                direction,
+            ]
+            .concat(),
+        );
+        assert!(report["ratio"].as_f64() > Some(0.0), "{report}");
+        for rates in ["device_rates", "floor_rates"] {
+            assert_eq!(report[rates]["bytes"], 4, "{report}");
+        }
+    }
     let line = good(&[&["bench", text(&path)], &bench[..]].concat(), b"");
     let line = String::from_utf8(line).unwrap();
     assert_eq!(line.lines().count(), 1);

@@ -83,11 +83,11 @@ pub fn run(args: &BenchArgs, json: bool) -> Result<()> {
 }
 
 impl<'a> Report<'a> {
-    /// The result of at least one round.
+    /// The result of at least one round. Each job of a round transferred at least a block.
     fn new(args: &'a BenchArgs, floor: &'static str, mut rounds: Vec<(Rates, Rates)>) -> Self {
-        let ratio = |(device, floor): &(Rates, Rates)| {
-            device.bytes_per_second as f64 / floor.bytes_per_second.max(1) as f64
-        };
+        // The integers of the rates would make a slow device one without any rate.
+        let rate = |rates: &Rates| rates.bytes as f64 / rates.seconds;
+        let ratio = |(device, floor): &(Rates, Rates)| rate(device) / rate(floor);
         rounds.sort_by(|first, second| ratio(first).total_cmp(&ratio(second)));
         let median = &rounds[rounds.len() / 2];
         Self {
@@ -167,7 +167,7 @@ mod tests {
 
     fn rates(bytes_per_second: u64) -> Rates {
         Rates {
-            bytes: 1,
+            bytes: bytes_per_second,
             seconds: 1.0,
             bytes_per_second,
             blocks_per_second: 1,
@@ -201,8 +201,14 @@ mod tests {
             ),
             "{text}"
         );
-        let report = Report::new(&args, "/dev/zero", vec![(rates(5), rates(0))]);
-        assert_eq!(report.ratio, 5.0);
+        // Less than a byte per second.
+        let slow = Rates {
+            seconds: 2.0,
+            bytes_per_second: 0,
+            ..rates(1)
+        };
+        let report = Report::new(&args, "/dev/zero", vec![(slow, slow)]);
+        assert_eq!(report.ratio, 1.0);
     }
 
     #[test]

@@ -29,7 +29,8 @@ pub struct Job {
     pub range: Range,
     /// Number of bytes of a block, not 0; the last one may be shorter.
     pub block: u32,
-    /// With a time, the job begins again at the start of the range until the time is over.
+    /// With a time, the job begins again at the start of the range until the time is over. It
+    /// submits at least one block, however short the time is.
     pub time: Option<Duration>,
 }
 
@@ -103,7 +104,7 @@ impl Job {
         let mut more = true;
         loop {
             while more && next - head < depth {
-                let over = self.time.is_some_and(|time| started.elapsed() >= time);
+                let over = next > 0 && self.time.is_some_and(|time| started.elapsed() >= time);
                 let Some(mut block) = blocks.next().filter(|_| !over) else {
                     more = false;
                     break;
@@ -332,19 +333,42 @@ mod tests {
 
     #[test]
     fn a_job_with_a_time_starts_again_at_the_start_of_its_range() {
-        let file = file(1000);
-        let mut data = log();
-        let job = Job {
-            time: Some(Duration::from_millis(5)),
-            ..job(Direction::Read, 0, 1000, 400)
-        };
-        let found = job
-            .run(&mut queue(&file, Engine::Sync, 1, 400), &mut data, |_| {})
-            .unwrap();
-        assert!(found.elapsed >= Duration::from_millis(5));
-        assert!(found.blocks > 3, "{}", found.blocks);
-        let offsets: Vec<_> = data.consumed.iter().map(|(offset, _)| *offset).collect();
-        assert_eq!(offsets[..4], [0, 400, 800, 0]);
+        let file = tempfile::tempfile().unwrap();
+        for engine in ENGINES {
+            // The end of the data ends the job.
+            let mut data = Log {
+                left: 2 * 1000 + 500,
+                ..log()
+            };
+            let job = Job {
+                time: Some(Duration::MAX),
+                ..job(Direction::Write, 0, 1000, 400)
+            };
+            let found = job
+                .run(&mut queue(&file, engine, 2, 400), &mut data, |_| {})
+                .unwrap();
+            let blocks = data.consumed.iter();
+            let blocks: Vec<_> = blocks.map(|(at, bytes)| (*at, bytes.len())).collect();
+            let round = [(0, 400), (400, 400), (800, 200)];
+            let expected = [&round[..], &round, &[(0, 400), (400, 100)]].concat();
+            assert_eq!(blocks, expected, "{engine:?}");
+            assert_eq!(found.blocks, 8);
+        }
+    }
+
+    #[test]
+    fn a_job_whose_time_is_over_at_once_transfers_a_block() {
+        for engine in ENGINES {
+            let job = Job {
+                time: Some(Duration::ZERO),
+                ..job(Direction::Read, 0, 1000, 400)
+            };
+            let found = job
+                .run(&mut queue(&file(1000), engine, 2, 400), &mut log(), |_| {})
+                .unwrap();
+            assert_eq!((found.blocks, found.bytes), (1, 400), "{engine:?}");
+            assert!(found.elapsed > Duration::ZERO, "{engine:?}");
+        }
     }
 
     #[test]
