@@ -19,6 +19,9 @@ use crate::sys::mapping::Mapping;
 /// Time between two samples: up to 3 million requests per second in a queue are counted.
 pub const SAMPLE_INTERVAL: Duration = Duration::from_millis(20);
 
+/// Roles of the control queue and of the other queues of the map.
+const ROLES: [&str; 2] = ["control", "io"];
+
 /// The used rings of a device.
 pub struct UsedRings {
     rings: Vec<Mapping>,
@@ -86,7 +89,7 @@ impl UsedRings {
         let sums = self.counts.queues.iter().enumerate();
         sums.map(|(queue, (_, total))| Completed {
             queue,
-            role: if queue == 0 { "control" } else { "io" },
+            role: ROLES[queue.min(1)],
             total: *total,
         })
         .collect()
@@ -115,6 +118,14 @@ impl Counts {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_document_names_the_roles() {
+        let roles = ROLES.map(|role| format!("`{role}`")).join(", ");
+        let expected = format!("`role` ({roles})");
+        let document = include_str!("../../../docs/tool.md");
+        assert!(document.contains(&expected), "no {expected}");
+    }
 
     #[test]
     fn indices_that_wrap_around_are_added_up() {
