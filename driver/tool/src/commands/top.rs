@@ -236,14 +236,15 @@ struct Prober {
     results: Receiver<Probe>,
     /// When the read in progress was requested.
     pending: Option<Instant>,
+    /// The read in progress was requested before the current view.
+    late: bool,
     latest: Option<Probe>,
 }
 
 impl Prober {
     fn start(device: &Device) -> Result<Self> {
         let file = device.try_clone()?;
-        let (requests, receiver) = mpsc::channel();
-        let (sender, results) = mpsc::channel();
+        let (prober, receiver, sender) = Self::new();
         thread::Builder::new()
             .spawn(
                 move || {
@@ -251,18 +252,28 @@ impl Prober {
                 },
             )
             .map_err(Error::Thread)?;
-        Ok(Self {
+        Ok(prober)
+    }
+
+    /// The prober, and the ends of its channels for the thread that reads.
+    fn new() -> (Self, Receiver<()>, Sender<Probe>) {
+        let (requests, receiver) = mpsc::channel();
+        let (sender, results) = mpsc::channel();
+        let prober = Self {
             requests,
             results,
             pending: None,
+            late: false,
             latest: None,
-        })
+        };
+        (prober, receiver, sender)
     }
 
-    /// Requests a read, unless there is one in progress.
+    /// Requests a read for the next view, unless there is one in progress.
     fn request(&mut self) {
         self.update();
-        if self.pending.is_none() && self.requests.send(()).is_ok() {
+        self.late = self.pending.is_some();
+        if !self.late && self.requests.send(()).is_ok() {
             self.pending = Some(Instant::now());
         }
     }
@@ -277,13 +288,16 @@ impl Prober {
         }
     }
 
-    /// The latest result, or how long a read has been in progress.
+    /// The latest result. Without one, or if the read in progress is late: how long it has been in
+    /// progress.
     fn latest(&mut self) -> Probe {
         self.update();
-        let waited = self.pending.map(|since| since.elapsed());
-        match (waited, &self.latest) {
-            (None, Some(latest)) => latest.clone(),
-            (waited, _) => Probe::PendingNs(nanoseconds(waited.unwrap_or_default())),
+        match (self.pending, &self.latest) {
+            (Some(since), latest) if self.late || latest.is_none() => {
+                Probe::PendingNs(nanoseconds(since.elapsed()))
+            }
+            (_, Some(latest)) => latest.clone(),
+            (_, None) => Probe::PendingNs(0),
         }
     }
 }
@@ -299,4 +313,32 @@ fn read(file: &File) -> Probe {
 
 fn nanoseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_result_is_shown_until_the_next_one_or_until_a_read_is_late() {
+        let (mut prober, reads, results) = Prober::new();
+        prober.request();
+        assert!(matches!(prober.latest(), Probe::PendingNs(_)));
+        // A read that takes longer than a view is not requested again.
+        prober.request();
+        assert_eq!(reads.try_iter().count(), 1);
+        assert!(matches!(prober.latest(), Probe::PendingNs(_)));
+        results.send(Probe::LatencyNs(7)).unwrap();
+        assert!(matches!(prober.latest(), Probe::LatencyNs(7)));
+        // The read of the next view has not ended yet: the earlier result remains.
+        prober.request();
+        assert_eq!(reads.try_iter().count(), 1);
+        assert!(matches!(prober.latest(), Probe::LatencyNs(7)));
+        // It does not end: the device is stuck.
+        prober.request();
+        assert_eq!(reads.try_iter().count(), 0);
+        assert!(matches!(prober.latest(), Probe::PendingNs(_)));
+        results.send(Probe::Error("wrong".into())).unwrap();
+        assert!(matches!(prober.latest(), Probe::Error(_)));
+    }
 }
