@@ -56,7 +56,7 @@ stage = @echo "== $(1) ($$(( $$(date +%s) - $(started) )) s)"
 .PHONY: help
 help: ## Show this text
 	@echo 'Ringbar. Targets:'
-	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/  \1\t\2/p' Makefile | expand -t 12
+	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/  \1\t\2/p' Makefile | expand -t 18
 	@echo
 	@echo 'Variables:'
 	@echo '  NAME, DIR               for new: name of the card, folder to create'
