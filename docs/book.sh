@@ -8,7 +8,6 @@ set -euo pipefail
 here=$(dirname "$(readlink -f "$0")")
 # shellcheck source-path=SCRIPTDIR source=../guest-image/toolbox/lib.sh
 . "$here/../guest-image/toolbox/lib.sh"
-mdbook=$("$toolbox/program.sh" mdbook 0.5.4)
 
 src=$checkout/build/book/src
 html=$checkout/build/book/html
@@ -23,5 +22,5 @@ find ./*.md Makefile Cargo.toml LICENSES docs ci device driver guest-image \
 rm "$src/docs/SUMMARY.md"
 sed -e 's#](\.\./#](#' -e t -e 's#](#](docs/#' docs/SUMMARY.md >"$src/SUMMARY.md"
 
-"$mdbook/mdbook" build docs >&2
+"$toolbox/program.sh" mdbook 0.5.4 mdbook build docs >&2
 echo "$html/index.html"

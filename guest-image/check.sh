@@ -42,9 +42,7 @@ scripts() {
 }
 
 spelling() {
-    local program
-    program=$("$toolbox/program.sh" typos-cli "$typos_version")
-    "$program/typos" --config guest-image/typos.toml
+    "$toolbox/program.sh" typos-cli "$typos_version" typos --config guest-image/typos.toml
 }
 
 links() {
@@ -54,15 +52,13 @@ links() {
 # Licences, duplicates and sources of crates. Vulnerabilities need a database of the network:
 # `make advisories`.
 licences() {
-    local program
-    program=$("$toolbox/program.sh" cargo-deny "$deny_version")
-    "$program/cargo-deny" --log-level error --config guest-image/deny.toml check bans licenses sources
+    "$toolbox/program.sh" cargo-deny "$deny_version" cargo-deny \
+        --log-level error --config guest-image/deny.toml check bans licenses sources
 }
 
 advisories() {
-    local program
-    program=$("$toolbox/program.sh" cargo-deny "$deny_version")
-    "$program/cargo-deny" --log-level error --config guest-image/deny.toml check advisories
+    "$toolbox/program.sh" cargo-deny "$deny_version" cargo-deny \
+        --log-level error --config guest-image/deny.toml check advisories
 }
 
 # One check, in a process of its own, which ends with the first command that fails.
