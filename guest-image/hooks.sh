@@ -12,6 +12,10 @@ here=$(dirname "$(readlink -f "$0")")
 # shellcheck disable=SC2016  # A name in Markdown.
 mark='# Made by `make hooks` of Ringbar.'
 cd "$checkout"
+# Such a folder may belong to all repositories of the user, or to another program.
+if folder=$(git config --get core.hooksPath); then
+    die "core.hooksPath of git is $folder: add the line 'make check' to pre-commit there, or unset it"
+fi
 hook=$(git rev-parse --git-path hooks)/pre-commit
 [[ ! -e $hook ]] || grep -qxF "$mark" "$hook" ||
     die "$hook exists: add the line 'make check' to it"
@@ -21,6 +25,8 @@ cat >"$hook" <<END
 $mark
 # git sets variables that would lead the checks to the index of this commit only.
 unset GIT_DIR GIT_INDEX_FILE GIT_WORK_TREE GIT_PREFIX
+# A commit from before the checks has none.
+[ -e guest-image/check.sh ] || exit 0
 exec make --no-print-directory check
 END
 chmod +x "$hook"
