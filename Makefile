@@ -56,7 +56,7 @@ stage = @echo "== $(1) ($$(( $$(date +%s) - $(started) )) s)"
 .PHONY: help
 help: ## Show this text
 	@echo 'Ringbar. Targets:'
-	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/  \1\t\2/p' Makefile | expand -t 12
+	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/  \1\t\2/p' Makefile | expand -t 18
 	@echo
 	@echo 'Variables:'
 	@echo '  NAME, DIR               for new: name of the card, folder to create'
@@ -112,6 +112,29 @@ test: image debug ## Format, lints, unit and property tests, tests in VMs
 	@cat build/test/fuzz.log >>build/test/unit.log
 	$(call stage,tests in the VM)
 	@$(ringbar-ci) test $(all) --unit-log build/test/unit.log
+
+.PHONY: check
+check: setup ## Format, lints, scripts, spelling, links, licences: under a minute when warm
+	@guest-image/check.sh
+
+.PHONY: advisories
+advisories: ## Compare the crates with the list of known vulnerabilities, from the network
+	@guest-image/check.sh advisories
+
+.PHONY: hooks
+hooks: ## Have git run `make check` before each commit
+	@guest-image/hooks.sh
+
+.PHONY: rust-analyzer
+rust-analyzer: setup ## Describe the driver to editors; print the setting for both worlds
+	@project=$$(guest-image/kernel/rust-analyzer.sh); \
+	echo "rust-analyzer.linkedProjects = [\"$(CURDIR)/Cargo.toml\", \"$$project\"]"
+
+.PHONY: doc
+doc: driver ## Make the documentation of all items, of user space and of the driver
+	@$(cargo) doc --workspace --no-deps --document-private-items
+	@echo $(CURDIR)/build/cargo/x86_64-unknown-linux-gnu/doc/ringbar_engine/index.html
+	@guest-image/kernel/driver-doc.sh
 
 .PHONY: fuzz
 fuzz: setup ## Fuzz the device for SECONDS=... (60); TARGET=... for one target

@@ -110,6 +110,7 @@ ho1_the_language_within_a_root_is_fixed() {
 ho1_every_script_fixes_the_language() {
     local script
     for script in "$here"/*.sh "$here"/*/*.sh "$here"/../ci/*/*/*.sh; do
+        # shellcheck disable=SC2016  # A pattern.
         case ${script##*/} in
             lib.sh | enter.sh) grep -q '^export LC_ALL=C.UTF-8$' "$script" && grep -q '^unset LANGUAGE$' "$script" ;;
             guest-files.sh | test.sh) ;;
@@ -140,19 +141,96 @@ ho12_a_root_is_entered_from_every_folder() {
 what_is_finished_is_on_the_disk() {
     fake sync <<<$'#!/bin/bash\necho "sync $*" >>calls'
     fake mv <<<$'#!/bin/bash\necho "mv $*" >>calls'
+    # shellcheck disable=SC2030,SC2031  # This PATH is for the subshell.
     # shellcheck source-path=SCRIPTDIR source=toolbox/lib.sh
     (PATH=$PWD/bin:$PATH && . "$here/toolbox/lib.sh" && finish new final) || exit
     expect 'what was called' "$(paste -sd ';' calls)" 'sync -f new;mv -T -- new final'
     fake sync <<<$'#!/bin/bash\nexit 1'
     rm calls
+    # shellcheck disable=SC2030,SC2031  # This PATH is for the subshell.
     # shellcheck source-path=SCRIPTDIR source=toolbox/lib.sh
     ! (PATH=$PWD/bin:$PATH && . "$here/toolbox/lib.sh" && finish new final) || exit
     expect 'what was called after a failure' "$(cat calls 2>/dev/null)" ''
 }
 
 only_finish_names_what_is_complete() {
+    # shellcheck disable=SC2016  # A pattern.
     ! grep -nE '^ *mv .*"\$(root|kernel|base|record)"' \
         "$here"/{toolbox/{root,resolve},kernel/{kernel,debug-kernel},rootfs/guest-base}.sh
+}
+
+# repository: a checkout of its own in the folder checkout, with the scripts of the hook, and a git
+# without settings of the user.
+repository() {
+    mkdir -p checkout/guest-image/toolbox
+    cp "$here/hooks.sh" checkout/guest-image
+    cp "$here/toolbox/lib.sh" checkout/guest-image/toolbox
+    export GIT_CONFIG_GLOBAL=$PWD/gitconfig GIT_CONFIG_SYSTEM=/dev/null
+    unset GIT_DIR GIT_INDEX_FILE GIT_WORK_TREE GIT_PREFIX
+    : >gitconfig
+    git init --quiet checkout
+}
+
+the_hook_runs_the_checks_where_there_are_some() {
+    command -v git >/dev/null || return 0 # No git, no hooks.
+    repository
+    checkout/guest-image/hooks.sh || exit
+    # Again, which replaces its own.
+    checkout/guest-image/hooks.sh || exit
+    fake make <<<$'#!/bin/sh\necho "$*" >>calls'
+    commit() {
+        # shellcheck disable=SC2031  # That PATH was for the subshell.
+        PATH=$PWD/bin:$PATH git -C checkout -c user.name=a -c user.email=a commit --quiet --allow-empty -m a
+    }
+    commit || exit
+    expect 'what an old commit runs' "$(cat checkout/calls 2>/dev/null)" ''
+    : >checkout/guest-image/check.sh
+    commit || exit
+    expect 'what the hook runs' "$(cat checkout/calls)" '--no-print-directory check'
+}
+
+the_hook_is_not_put_where_it_is_not_ours() {
+    local output
+    command -v git >/dev/null || return 0 # No git, no hooks.
+    repository
+    git config --global core.hooksPath "$PWD/hooks"
+    ! output=$(checkout/guest-image/hooks.sh 2>&1) || exit
+    [[ $output == *"core.hooksPath of git is $PWD/hooks: "* ]] || exit
+    [[ ! -e hooks ]] || exit
+    : >gitconfig
+    echo other >checkout/.git/hooks/pre-commit
+    ! checkout/guest-image/hooks.sh || exit
+    expect 'the hook' "$(cat checkout/.git/hooks/pre-commit)" other
+}
+
+# programs: a checkout of its own whose Rust is the host's or that of a root, and whose cargo
+# installs a program p that shows how it is run.
+programs() {
+    mkdir -p checkout/guest-image/toolbox
+    cp "$here"/toolbox/{lib,program}.sh checkout/guest-image/toolbox
+    fake rust.sh <<<$'#!/bin/bash\n[[ $RINGBAR_RUST == host ]] && echo || echo /root-with-rust'
+    fake enter.sh <<<$'#!/bin/bash\necho "enter $1"\nwhile [[ $1 != -- ]]; do shift; done\nshift\nexec "$@"'
+    fake cargo.sh <<'EOF'
+#!/bin/bash
+echo "$RINGBAR_RUST" >>"$XDG_CACHE_HOME/builds"
+while [[ $1 != --root ]]; do shift; done
+mkdir -p "$2/bin" "$2/target"
+printf '#!/bin/bash\necho "%s: $PWD $*"\n' "$RINGBAR_RUST" >"$2/bin/p"
+chmod +x "$2/bin/p"
+EOF
+    mv bin/* checkout/guest-image/toolbox
+}
+
+a_program_runs_where_its_rust_is() {
+    local found rust
+    programs
+    mkdir cache
+    for rust in host toolbox host toolbox; do
+        found=$(XDG_CACHE_HOME=$PWD/cache RINGBAR_RUST=$rust checkout/guest-image/toolbox/program.sh a 1.2 p x y) || exit
+        [[ $rust == host ]] || expect 'the root' "${found%%$'\n'*}" 'enter /root-with-rust'
+        expect "the program of $rust" "${found##*$'\n'}" "$rust: $PWD x y"
+    done
+    expect 'what was built' "$(paste -sd ' ' cache/builds)" 'host toolbox'
 }
 
 tests=(
@@ -164,6 +242,9 @@ tests=(
     ho12_a_root_is_entered_from_every_folder
     what_is_finished_is_on_the_disk
     only_finish_names_what_is_complete
+    the_hook_runs_the_checks_where_there_are_some
+    the_hook_is_not_put_where_it_is_not_ours
+    a_program_runs_where_its_rust_is
 )
 passed=0
 failed=0

@@ -78,7 +78,7 @@ done
 inside depmod -b "$building/modules" "$release"
 
 # The description that gen_init_cpio reads.
-# shellcheck source=guest-files.sh
+# shellcheck source-path=SCRIPTDIR source=guest-files.sh
 . "$here/guest-files.sh"
 {
     # A console before /dev is mounted, for what PID 1 may have to say by then.

@@ -12,7 +12,7 @@ set -euo pipefail
 here=$(dirname "$(readlink -f "$0")")
 # shellcheck source-path=SCRIPTDIR source=../toolbox/lib.sh
 . "$here/../toolbox/lib.sh"
-# shellcheck source=guest-files.sh
+# shellcheck source-path=SCRIPTDIR source=guest-files.sh
 . "$here/guest-files.sh"
 
 which=$1

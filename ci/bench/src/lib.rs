@@ -32,6 +32,8 @@
 //! | [`plot`] | the result as a bar chart |
 //! | [`table`] | tables as text |
 
+#![forbid(unsafe_code)]
+
 pub mod column;
 pub mod counters;
 pub mod fio;

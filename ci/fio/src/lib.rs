@@ -7,6 +7,8 @@
 //! calls [`Outcome::new`]. Nothing here runs a program: the host does that through the
 //! guest's PID 1, test programs in the guest by themselves.
 
+#![forbid(unsafe_code)]
+
 mod job;
 mod kinds;
 mod report;

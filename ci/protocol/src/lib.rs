@@ -12,6 +12,8 @@
 //!
 //! When the host closes the port, the guest powers itself off.
 
+#![forbid(unsafe_code)]
+
 pub mod host;
 pub mod machine;
 

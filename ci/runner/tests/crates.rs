@@ -193,3 +193,90 @@ fn every_crate_is_listed_after_those_that_it_uses() {
         members
     );
 }
+
+/// The crates with `unsafe` code. All others forbid it.
+const UNSAFE: &[&str] = &[
+    "ci/guest-tests",
+    "ci/kit/guest",
+    "ci/nbd-server",
+    "ci/page-cache",
+    "ci/runner",
+    "ci/vm",
+    "device/daemon",
+    "device/sandbox",
+    "device/serve",
+    "device/storage",
+    "device/transports/vfio-user",
+    "driver/tool",
+    "guest-image/agent",
+];
+
+/// The text of a file of the checkout, if it exists.
+fn text(path: &str) -> Option<String> {
+    std::fs::read_to_string(checkout().join(path)).ok()
+}
+
+#[test]
+fn crates_without_unsafe_code_forbid_it() {
+    for (folder, _) in ALLOWED {
+        let roots: Vec<_> = ["src/lib.rs", "src/main.rs"]
+            .iter()
+            .filter_map(|root| text(&format!("{folder}/{root}")))
+            .collect();
+        assert!(
+            !roots.is_empty(),
+            "{folder} has no src/lib.rs or src/main.rs"
+        );
+        for root in roots {
+            let forbids = root.lines().any(|line| line == "#![forbid(unsafe_code)]");
+            assert_eq!(
+                forbids,
+                !UNSAFE.contains(folder),
+                "{folder}: a crate either has #![forbid(unsafe_code)] or is listed here"
+            );
+        }
+    }
+}
+
+/// The tool has its `unsafe` code in one module.
+#[test]
+fn the_tool_denies_unsafe_code_outside_of_one_module() {
+    let root = text("driver/tool/src/main.rs").expect("the tool has a main.rs");
+    let mut lines = root
+        .lines()
+        .skip_while(|line| *line != "#![deny(unsafe_code)]");
+    assert!(lines.next().is_some(), "main.rs does not deny unsafe_code");
+    let excepted: Vec<_> = lines
+        .skip_while(|line| !line.contains("(unsafe_code"))
+        .skip(1)
+        .collect();
+    assert_eq!(excepted.first(), Some(&"mod sys;"));
+    assert!(!excepted.iter().any(|line| line.contains("(unsafe_code")));
+    let mut folders = vec![checkout().join("driver/tool/src")];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(&folder).expect("a folder of the tool") {
+            let path = entry.expect("an entry of it").path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if !path.ends_with("src/main.rs") {
+                let text = std::fs::read_to_string(&path).expect("a source of the tool");
+                assert!(!text.contains("(unsafe_code"), "{}", path.display());
+            }
+        }
+    }
+}
+
+/// The first heading of the changelog that has a version names that of the workspace.
+#[test]
+fn the_changelog_begins_with_the_version_of_the_workspace() {
+    let workspace = manifest("");
+    let version = section(&workspace, "[workspace.package]")
+        .find_map(|line| line.strip_prefix("version = \"")?.strip_suffix('"'))
+        .expect("the workspace has a version");
+    let changelog = text("CHANGELOG.md").expect("there is a CHANGELOG.md");
+    let heading = changelog.lines().find_map(|line| line.strip_prefix("## "));
+    assert_eq!(
+        heading.and_then(|heading| heading.split(' ').next()),
+        Some(version)
+    );
+}

@@ -29,6 +29,8 @@
 //! | [`wire`] | lines: a request as the device reads it, a reply as the client reads it |
 //! | [`client`] | [`Client`]: a connection to a device |
 
+#![forbid(unsafe_code)]
+
 pub mod client;
 pub mod command;
 pub mod reply;

@@ -13,6 +13,8 @@
 //!
 //! [`ringbar_control`] has the protocol and the client.
 
+#![forbid(unsafe_code)]
+
 mod cli;
 mod commands;
 mod error;

@@ -48,6 +48,8 @@
 //! It knows no opcode, no storage, no PCI and no socket. It does not interpret the bytes of
 //! a request.
 
+#![forbid(unsafe_code)]
+
 mod backoff;
 pub mod chain;
 pub mod counters;

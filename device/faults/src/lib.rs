@@ -16,6 +16,8 @@
 //! engine those of queues. There is no thread
 //! and no clock here.
 
+#![forbid(unsafe_code)]
+
 pub mod parse;
 pub mod rule;
 pub mod set;

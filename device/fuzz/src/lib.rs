@@ -17,6 +17,8 @@
 //! A target is a function of bytes that panics if something is wrong. libFuzzer looks for such
 //! bytes (`run.sh`, `make fuzz`); the test `corpus` runs the ones in `corpus/`, without it.
 
+#![forbid(unsafe_code)]
+
 pub mod chain;
 pub mod config_space;
 pub mod dma_table;

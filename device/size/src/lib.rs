@@ -6,6 +6,8 @@
 //! [`format()`] for arguments and names, [`describe`] for exact values, [`round`] for
 //! approximate ones.
 
+#![forbid(unsafe_code)]
+
 /// Units, powers of two with the letter that stands for them, the largest first.
 const UNITS: [(u32, char); 4] = [(40, 'T'), (30, 'G'), (20, 'M'), (10, 'K')];
 

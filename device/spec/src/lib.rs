@@ -4,6 +4,7 @@
 //! The driver compiles the same [`layout`] file into the kernel module, so the file uses only
 //! `core`, in the kernel's Rust version.
 
+#![forbid(unsafe_code)]
 #![no_std]
 
 pub mod layout;

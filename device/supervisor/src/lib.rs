@@ -37,6 +37,7 @@
 //! It trusts the monitor and not the worker, which a hostile guest may have taken over: whatever
 //! the worker sends, at most this one virtual machine loses its device.
 
+#![forbid(unsafe_code)]
 #![cfg_attr(
     not(test),
     deny(

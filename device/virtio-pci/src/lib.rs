@@ -66,6 +66,8 @@
 //! occurs in the state Stopped if the status is not 0. With status 0, a reset takes effect at once
 //! and `Reset` does not occur.
 
+#![forbid(unsafe_code)]
+
 mod action;
 mod capability;
 mod common;

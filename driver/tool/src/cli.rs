@@ -2,12 +2,14 @@
 
 //! Arguments and help.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::error::ErrorKind;
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
 use crate::region::Region;
+use crate::sys::queue::{Direction, Engine};
 
 const EXIT_STATUS: &str = "\
 Exit status:
@@ -46,10 +48,37 @@ Exit status:
   1  an operation failed, or the map was removed meanwhile; the message says which
   2  wrong arguments";
 
-/// Inspects and resets Ringbar devices: maps, counters, event log.
+const DMA_HELP: &str = "\
+The engines:
+  sync      pread and pwrite, one call at a time; the depth is 1
+  libaio    Linux AIO, as the library of this name uses it
+  io_uring  io_uring
+
+Examples:
+  Write 64 MiB of a pattern, and check that it is there:
+    ringbar dma write --length 64M
+    ringbar dma verify --length 64M
+
+  Copy a file to the device memory at 1 MiB, and back:
+    ringbar dma write --offset 1M --from file
+    ringbar dma read --offset 1M --length 5000 --to copy
+
+Offsets and lengths are bytes, decimal or 0x..., or have a unit: K, M, G, T (powers
+of 1024). A progress bar appears if standard error is a terminal.
+
+Exit status:
+  0  success
+  1  an operation failed, or verify has found other data; the message says where
+  2  wrong arguments";
+
+/// Inspects, tests and resets Ringbar devices: maps, transfers, counters, event log.
 #[derive(Debug, Parser)]
 #[command(name = "ringbar", version, after_help = EXIT_STATUS, max_term_width = 100)]
 pub struct Cli {
+    /// Print JSON: one object a line, see docs/tool.md. Errors stay text
+    #[arg(long, global = true)]
+    pub json: bool,
+
     /// Command to execute
     #[command(subcommand)]
     pub command: Command,
@@ -63,6 +92,23 @@ pub enum Command {
     /// Maps the range with mmap (MAP_SHARED), and dumps it to standard output. With
     /// --write, stores to it instead.
     Map(MapArgs),
+    /// Read, write or verify a range of a device by DMA
+    #[command(after_help = DMA_HELP)]
+    Dma {
+        /// Operation
+        #[command(subcommand)]
+        operation: DmaOperation,
+    },
+    /// Show queues, rates, latency and interrupts of a device, again and again
+    ///
+    /// On a terminal the view is updated in place; otherwise each one follows the last after an
+    /// empty line. The used entries of each queue are sampled every 20 ms.
+    Top(TopArgs),
+    /// Compare a device with /dev/zero or /dev/null, which do nothing but the system calls
+    ///
+    /// Runs the same job on both in turns, and prints one line that begins with the ratio: the
+    /// median of the ratios of all rounds, with the smallest and the greatest.
+    Bench(BenchArgs),
     /// Print the counters of a device, one a line
     Stats(StatsArgs),
     /// Print the event log of a device: starts, resizes, suspends, resets, faults
@@ -118,6 +164,225 @@ pub struct MapArgs {
     pub region: Region,
 }
 
+/// What `ringbar dma` does.
+#[derive(Debug, Subcommand)]
+pub enum DmaOperation {
+    /// Read a range; without --to the data is discarded
+    Read {
+        /// Range and queue.
+        #[command(flatten)]
+        args: DmaArgs,
+
+        /// File that gets the data, or "-" for standard output
+        #[arg(long, value_name = "FILE|-")]
+        to: Option<PathBuf>,
+    },
+    /// Write a pattern or a file to a range
+    Write {
+        /// Range and queue.
+        #[command(flatten)]
+        args: DmaArgs,
+
+        /// Data.
+        #[command(flatten)]
+        data: ContentArgs,
+    },
+    /// Read a range, and compare it with a pattern or a file
+    Verify {
+        /// Range and queue.
+        #[command(flatten)]
+        args: DmaArgs,
+
+        /// Data.
+        #[command(flatten)]
+        data: ContentArgs,
+    },
+}
+
+/// A range of a device, and how to transfer it.
+#[derive(Debug, Args)]
+pub struct DmaArgs {
+    /// Device node, or a file
+    #[arg(default_value = "/dev/ringbar0")]
+    pub device: PathBuf,
+
+    /// First byte
+    #[arg(long, value_name = "N", default_value = "0", value_parser = ringbar_size::parse)]
+    pub offset: u64,
+
+    /// Number of bytes. The default is all bytes up to the end; with --from, all bytes of FILE
+    #[arg(long, value_name = "N", value_parser = ringbar_size::parse)]
+    pub length: Option<u64>,
+
+    /// Interface, depth and block size.
+    #[command(flatten)]
+    pub queue: QueueArgs,
+}
+
+/// The interface for transfers.
+#[derive(Clone, Debug, Args)]
+pub struct QueueArgs {
+    /// Interface of the kernel
+    #[arg(long, value_enum, default_value = "io_uring")]
+    pub engine: Engine,
+
+    /// Number of blocks that are in flight at a time. The default is 8, and 1 for sync
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=4096))]
+    pub depth: Option<u32>,
+
+    /// Bytes of a block, at most 1G
+    #[arg(long, value_name = "N", default_value = "128K", value_parser = block_size)]
+    pub block_size: u32,
+}
+
+impl QueueArgs {
+    /// Number of blocks in flight.
+    pub fn depth(&self) -> u32 {
+        match (self.engine, self.depth) {
+            (Engine::Sync, _) => 1,
+            (_, depth) => depth.unwrap_or(8),
+        }
+    }
+
+    /// Why the arguments do not fit together.
+    fn problem(&self) -> Option<&'static str> {
+        let deep = self.depth.is_some_and(|depth| depth > 1);
+        (self.engine == Engine::Sync && deep).then_some(
+            "--engine sync makes one call at a time: leave out --depth, or choose libaio or io_uring",
+        )
+    }
+}
+
+/// The data of a range.
+#[derive(Debug, Args)]
+pub struct ContentArgs {
+    /// File with the data, or "-" for standard input, instead of a pattern
+    #[arg(long, value_name = "FILE|-", conflicts_with = "seed")]
+    pub from: Option<PathBuf>,
+
+    /// Number that selects the pattern
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub seed: u64,
+}
+
+/// Device to show, and how often.
+#[derive(Debug, Args)]
+#[command(after_help = EXIT_STATUS)]
+pub struct TopArgs {
+    /// Device node
+    #[arg(default_value = "/dev/ringbar0")]
+    pub device: PathBuf,
+
+    /// Time from one view to the next
+    #[arg(long, value_name = "SECONDS", default_value = "1", value_parser = interval)]
+    pub interval: Duration,
+
+    /// Number of views; the default is no end
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub count: Option<u64>,
+
+    /// Do not measure the latency. The measurement reads the first 4 KiB of the device once for
+    /// each view, which the counters include
+    #[arg(long)]
+    pub no_probe: bool,
+}
+
+/// Device and job of a benchmark.
+#[derive(Debug, Args)]
+#[command(after_help = EXIT_STATUS)]
+pub struct BenchArgs {
+    /// Device node
+    #[arg(default_value = "/dev/ringbar0")]
+    pub device: PathBuf,
+
+    /// Write zeroes, compared with /dev/null, instead of reading. This overwrites the first
+    /// --length bytes of the device
+    #[arg(long)]
+    pub write: bool,
+
+    /// Number of bytes from the start of the device, which the job transfers again and again
+    #[arg(long, value_name = "N", default_value = "64M", value_parser = ringbar_size::parse)]
+    pub length: u64,
+
+    /// Time of the job on each of the two in each round
+    #[arg(long, value_name = "SECONDS", default_value = "0.5", value_parser = interval)]
+    pub seconds: Duration,
+
+    /// Number of rounds
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub rounds: u32,
+
+    /// Interface, depth and block size.
+    #[command(flatten)]
+    pub queue: QueueArgs,
+}
+
+impl BenchArgs {
+    /// Direction of the job.
+    pub fn direction(&self) -> Direction {
+        match self.write {
+            true => Direction::Write,
+            false => Direction::Read,
+        }
+    }
+}
+
+impl Cli {
+    /// The arguments of the process. Exits for `--help`, `--version` (status 0) and wrong
+    /// arguments (status 2).
+    pub fn from_arguments() -> Self {
+        let cli = Self::parse();
+        if let Some(problem) = cli.problem() {
+            Self::command()
+                .error(ErrorKind::ArgumentConflict, problem)
+                .exit();
+        }
+        cli
+    }
+
+    /// What the definitions above cannot say.
+    fn problem(&self) -> Option<&'static str> {
+        match &self.command {
+            Command::Map(args) if self.json && args.format == Format::Raw => {
+                Some("--format raw prints the bytes only: leave out --json")
+            }
+            Command::Dma { operation } => {
+                let (DmaOperation::Read { args, .. }
+                | DmaOperation::Write { args, .. }
+                | DmaOperation::Verify { args, .. }) = operation;
+                if let Some(problem) = args.queue.problem() {
+                    return Some(problem);
+                }
+                match operation {
+                    DmaOperation::Read { to, .. }
+                        if self.json && to.as_deref() == Some(Path::new("-")) =>
+                    {
+                        Some("--to - prints the data: leave out --json, or choose a file")
+                    }
+                    DmaOperation::Verify { args, data }
+                        if args.length.is_none()
+                            && data.from.as_deref() == Some(Path::new("-")) =>
+                    {
+                        Some("--from - has no known end: say with --length how much to verify")
+                    }
+                    _ => None,
+                }
+            }
+            Command::Bench(args) => args.queue.problem(),
+            _ => None,
+        }
+    }
+}
+
+/// Parses a block size.
+fn block_size(text: &str) -> Result<u32, String> {
+    let size = ringbar_size::parse(text).map_err(|error| error.to_string())?;
+    u32::try_from(size)
+        .ok()
+        .filter(|size| (1..=1 << 30).contains(size))
+        .ok_or_else(|| "expected 1 to 1G".into())
+}
+
 /// A device.
 #[derive(Debug, Args)]
 #[command(after_help = EXIT_STATUS)]
@@ -141,78 +406,17 @@ pub struct StatsArgs {
     pub watch: Option<Duration>,
 }
 
+/// Longest interval: a time that is so much later can be represented.
+const LONGEST_INTERVAL: Duration = Duration::from_secs(1_000_000);
+
 /// Parses an interval in seconds, which may have a fraction.
 fn interval(text: &str) -> Result<Duration, String> {
     text.parse()
         .ok()
         .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
-        .filter(|interval| !interval.is_zero())
-        .ok_or_else(|| "expected a number of seconds above 0: 1, 0.5".into())
+        .filter(|interval| !interval.is_zero() && *interval <= LONGEST_INTERVAL)
+        .ok_or_else(|| "expected a number of seconds above 0, at most 1000000: 1, 0.5".into())
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use clap::CommandFactory;
-
-    #[test]
-    fn definitions_are_consistent() {
-        Cli::command().debug_assert();
-    }
-
-    fn map(arguments: &[&str]) -> Result<MapArgs, clap::Error> {
-        let all = ["ringbar", "map"].iter().chain(arguments);
-        match Cli::try_parse_from(all)?.command {
-            Command::Map(args) => Ok(args),
-            other => panic!("{other:?}"),
-        }
-    }
-
-    #[test]
-    fn arguments_of_a_map_are_parsed() {
-        let args = map(&["x"]).unwrap();
-        assert_eq!((args.offset, args.length), (0, None));
-        assert_eq!(args.format, Format::Hex);
-        assert_eq!(args.region, Region::Memory);
-
-        let args = map(&[
-            "x",
-            "--offset",
-            "0x10",
-            "--length=4K",
-            "--region=used-rings:3",
-            "--format=raw",
-        ])
-        .unwrap();
-        assert_eq!((args.offset, args.length), (16, Some(4096)));
-        assert_eq!(args.format, Format::Raw);
-        assert_eq!(args.region, Region::UsedRing(3));
-        assert_eq!(
-            map(&["x", "--write", "-"]).unwrap().write,
-            Some(PathBuf::from("-"))
-        );
-    }
-
-    #[test]
-    fn invalid_arguments_are_refused() {
-        for arguments in [
-            &[][..],
-            &["x", "--offset", "-1"],
-            &["x", "--length", "1X"],
-            &["x", "--region", "nowhere"],
-            &["x", "--format", "octal"],
-            &["x", "--write", "-", "--format", "raw"],
-        ] {
-            assert!(map(arguments).is_err(), "{arguments:?}");
-        }
-    }
-
-    #[test]
-    fn an_interval_is_a_positive_number_of_seconds() {
-        assert_eq!(interval("0.5"), Ok(Duration::from_millis(500)));
-        assert_eq!(interval("2"), Ok(Duration::from_secs(2)));
-        for text in ["", "0", "-1", "nan", "inf", "1s", "1e-12"] {
-            assert!(interval(text).is_err(), "{text:?}");
-        }
-    }
-}
+mod tests;

@@ -12,12 +12,14 @@ use rustix::fs::SeekFrom;
 use rustix::io::Errno;
 use rustix::param::page_size;
 
-use crate::control;
 use crate::error::{Error, Result};
-use crate::mapping::{Access, Mapping};
+use crate::output;
 use crate::range::Range;
 use crate::region::Region;
-use crate::sigbus;
+use crate::sys::control;
+use crate::sys::mapping::{Access, Mapping};
+use crate::sys::queue::{Engine, Queue};
+use crate::sys::sigbus;
 
 /// Name of the driver.
 const DRIVER: &str = "ringbar";
@@ -30,9 +32,59 @@ pub struct Device {
     access: Access,
 }
 
+/// State of a device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// It works.
+    InService,
+    /// It has failed, and waits for a reset.
+    OutOfService,
+    /// A state that this program does not know.
+    Unknown,
+}
+
+impl State {
+    /// The state in the information of the driver.
+    pub fn of(info: &uapi::Info) -> Self {
+        match info.state {
+            uapi::STATE_IN_SERVICE => Self::InService,
+            uapi::STATE_OUT_OF_SERVICE => Self::OutOfService,
+            _ => Self::Unknown,
+        }
+    }
+
+    /// Name for programs.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::InService => "in_service",
+            Self::OutOfService => "out_of_service",
+            Self::Unknown => "unknown",
+        }
+    }
+
+    /// Name for people.
+    pub fn text(self) -> &'static str {
+        match self {
+            Self::InService => "in service",
+            Self::OutOfService => "out of service",
+            Self::Unknown => "unknown",
+        }
+    }
+
+    /// Style of the text.
+    pub fn style(self) -> anstyle::Style {
+        match self {
+            Self::InService => output::GOOD,
+            _ => output::BAD,
+        }
+    }
+}
+
 /// Attributes of a device in sysfs.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Place {
+    /// Folder of the PCI function in sysfs.
+    pub folder: PathBuf,
     /// Address on the PCI bus.
     pub pci_address: String,
     /// Name of the driver.
@@ -152,6 +204,27 @@ impl Device {
         })
     }
 
+    /// Another descriptor of the open device.
+    pub fn try_clone(&self) -> Result<File> {
+        self.file.try_clone().map_err(|source| Error::Open {
+            path: self.path.clone(),
+            source,
+        })
+    }
+
+    /// State of the device.
+    pub fn state(&self) -> Result<State> {
+        Ok(State::of(&self.info()?))
+    }
+
+    /// A queue for transfers: see [`Queue::new`].
+    pub fn queue(&self, engine: Engine, depth: u32, block: u32) -> Result<Queue> {
+        self.file
+            .try_clone()
+            .and_then(|file| Queue::new(file, engine, depth, block))
+            .map_err(|source| Error::Engine { engine, source })
+    }
+
     /// Resets the device and puts it into service again.
     pub fn reset(&self) -> Result<()> {
         self.place()?;
@@ -196,6 +269,7 @@ impl Place {
                 .ok_or_else(|| format!("there is no {}", path.display()))
         };
         let place = Self {
+            folder: parent.to_owned(),
             pci_address: name(parent.to_owned())?,
             driver: name(parent.join("driver"))?,
         };
@@ -261,6 +335,7 @@ mod tests {
         assert_eq!(
             Place::of_parent(&at("device")),
             Ok(Place {
+                folder: at("device"),
                 pci_address: "0000:00:04.0".into(),
                 driver: "ringbar".into()
             })

@@ -10,8 +10,9 @@ use std::fmt;
 use std::thread;
 
 use ringbar_uapi as uapi;
+use serde_json::{Value, json};
 
-use crate::mapping::Mapping;
+use crate::sys::mapping::Mapping;
 
 /// Greatest number of attempts to read a record that is being written; then it is skipped. A
 /// writer takes some nanoseconds, unless it loses its CPU.
@@ -119,6 +120,44 @@ fn read_record(words: &impl Words, number: u64, capacity: u64) -> Read {
         Read::Unfinished
     } else {
         Read::Complete(record)
+    }
+}
+
+impl Record {
+    /// Whether the device failed, or was taken out of service for an error.
+    pub fn is_fault(&self) -> bool {
+        match self.kind {
+            uapi::EVENT_QUEUE_BROKEN => true,
+            uapi::EVENT_STOPPED => self.values[0] != 0,
+            uapi::EVENT_RESET => self.values[0] == uapi::RESET_BY_TIMEOUT,
+            _ => false,
+        }
+    }
+
+    /// Name of the kind and values for programs.
+    pub fn json(&self) -> Value {
+        let [first, second] = self.values;
+        let mut object = match self.kind {
+            uapi::EVENT_STARTED => json!({ "event": "started", "memory": first }),
+            uapi::EVENT_CAPACITY => json!({ "event": "capacity", "memory": first }),
+            uapi::EVENT_QUEUE_BROKEN => json!({
+                "event": "queue_broken",
+                "queue": first,
+                "found_by": if second == 0 { "driver" } else { "device" },
+            }),
+            uapi::EVENT_STOPPED => json!({ "event": "stopped", "errno": first }),
+            uapi::EVENT_SUSPENDED => json!({ "event": "suspended" }),
+            uapi::EVENT_RESET => json!({
+                "event": "reset",
+                "cause": match first {
+                    uapi::RESET_BY_TIMEOUT => "timeout",
+                    _ => "administrator",
+                },
+            }),
+            kind => json!({ "event": "unknown", "kind": kind, "values": self.values }),
+        };
+        object["time_ns"] = self.time.into();
+        object
     }
 }
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! `ringbar`: inspects Ringbar devices from user space, and resets them.
+//! `ringbar`: inspects, tests and resets Ringbar devices from user space. `docs/tool.md` describes it
+//! for users.
 //!
 //! | module | holds |
 //! |---|---|
@@ -9,33 +10,37 @@
 //! | `device` | an open file or device: its size, and its attributes in sysfs |
 //! | `region` | the regions of a device that can be mapped |
 //! | `range` | a range of bytes, and the pages that contain it |
-//! | `mapping` | a map and access to it |
-//! | `control` | requests to the driver by `ioctl` |
-//! | `sigbus` | the handler of `SIGBUS` for maps that are removed |
+//! | `source` | a file or standard input with bytes to write |
+//! | `transfer` | transfers of a range in blocks: order, pattern, rates |
+//! | `queues`, `interrupts` | used entries of each queue, interrupts of each vector |
+//! | `output` | text with colours, and JSON |
+//! | `sys` | system calls and maps: all `unsafe` code |
 //! | `counters`, `event_log` | the contents of two regions |
 //! | `hexdump` | dumps in hexadecimal |
 
+#![deny(unsafe_code)]
+
 mod cli;
 mod commands;
-mod control;
 mod counters;
 mod device;
 mod error;
 mod event_log;
 mod hexdump;
-mod mapping;
+mod interrupts;
+mod output;
+mod queues;
 mod range;
 mod region;
-mod sigbus;
+mod source;
+#[expect(unsafe_code, reason = "system calls and maps")]
+mod sys;
+mod transfer;
 
 use std::process::ExitCode;
 
-use clap::Parser;
-
 fn main() -> ExitCode {
-    // `parse` exits by itself for --help, --version (status 0) and wrong usage (status 2).
-    let cli = cli::Cli::parse();
-    match commands::run(cli.command) {
+    match commands::run(cli::Cli::from_arguments()) {
         Ok(()) => ExitCode::SUCCESS,
         // The reader of the output has closed the pipe.
         Err(error) if error.is_broken_pipe() => ExitCode::SUCCESS,

@@ -7,6 +7,7 @@
 //! only `core` and stays within the kernel's Rust version. C programs include `ringbar.h`,
 //! which `tests/header.rs` compares with it.
 
+#![forbid(unsafe_code)]
 #![no_std]
 
 pub mod ringbar;

@@ -29,6 +29,8 @@
 //! | `used` | lies about used entries |
 //! | `session` | one connection, from accept to hang-up |
 
+#![forbid(unsafe_code)]
+
 mod memory;
 mod message;
 mod queue;

@@ -11,6 +11,8 @@
 //! mastering is enabled, delay a reset, break a queue, override registers, and change its
 //! configuration during a read.
 
+#![forbid(unsafe_code)]
+
 mod config_space;
 mod function;
 mod registers;

@@ -4,7 +4,8 @@
 //!
 //! A link whose text is an item in code format, such as
 //! ``[`Slot::new`](../driver/queue/slot.rs)``, says that the item is in that file. A fenced block
-//! `rust from=driver/queue/slot.rs` quotes that file.
+//! `rust from=driver/queue/slot.rs` quotes that file. A line `@NAME@` is a placeholder that was not
+//! filled in.
 
 mod markdown;
 mod source;
@@ -17,7 +18,13 @@ use std::path::{Component, Path, PathBuf};
 use markdown::{Link, Page};
 
 /// Documents outside of docs/.
-const OTHERS: [&str; 2] = ["README.md", "ci/README.md"];
+const OTHERS: [&str; 5] = [
+    "CHANGELOG.md",
+    "CONTRIBUTING.md",
+    "README.md",
+    "SECURITY.md",
+    "ci/README.md",
+];
 
 fn checkout() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
@@ -39,16 +46,28 @@ fn pages_below(folder: &Path) -> Vec<PathBuf> {
     found
 }
 
+/// The texts of all documents, by their paths in the checkout.
+fn texts() -> impl Iterator<Item = (PathBuf, String)> {
+    let paths = pages_below(Path::new("docs")).into_iter();
+    paths.chain(OTHERS.map(PathBuf::from)).map(|path| {
+        let text = fs::read_to_string(checkout().join(&path)).unwrap();
+        (path, text)
+    })
+}
+
 /// All documents, by their paths in the checkout.
 fn pages() -> BTreeMap<PathBuf, Page> {
-    let paths = pages_below(Path::new("docs")).into_iter();
-    paths
-        .chain(OTHERS.map(PathBuf::from))
-        .map(|path| {
-            let text = fs::read_to_string(checkout().join(&path)).unwrap();
-            (path, Page::parse(&text))
-        })
+    texts()
+        .map(|(path, text)| (path, Page::parse(&text)))
         .collect()
+}
+
+/// Whether a line is a placeholder, such as `@OUTPUT@`.
+fn is_placeholder(line: &str) -> bool {
+    let name = line
+        .strip_prefix('@')
+        .and_then(|rest| rest.strip_suffix('@'));
+    name.is_some_and(|name| !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_uppercase()))
 }
 
 /// The path in the checkout to which a relative link of `page` leads. `None` if it leads out of
@@ -152,6 +171,17 @@ fn quotations_are_true() {
     assert!(problems.is_empty(), "\n{problems}");
 }
 
+#[test]
+fn no_document_has_a_placeholder() {
+    let mut problems = String::new();
+    for (path, text) in texts() {
+        for (line, _) in (1..).zip(text.lines()).filter(|(_, it)| is_placeholder(it)) {
+            let _ = writeln!(problems, "{}:{line}", path.display());
+        }
+    }
+    assert!(problems.is_empty(), "\n{problems}");
+}
+
 /// A page that the summary of the book does not list would not be in the book.
 #[test]
 fn summary_lists_every_page_once() {
@@ -184,6 +214,15 @@ mod tests {
         };
         let link = &pages[&here].links[0];
         problem(&pages, &here, link, read)
+    }
+
+    #[test]
+    fn placeholders_are_told_from_text() {
+        assert!(["@DMA@", "@X@"].into_iter().all(is_placeholder));
+        let text = [
+            "", "@", "@@", "@dma@", "@DMA", "x @DMA@", "@DMA@ x", "@A B@",
+        ];
+        assert!(!text.into_iter().any(is_placeholder));
     }
 
     #[test]

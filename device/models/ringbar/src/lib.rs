@@ -38,6 +38,8 @@
 //! The model has no threads but the flusher's, and one for requests that a rule delays. Rings, workers and transports are those of
 //! `ringbar-engine` and of the transport crates.
 
+#![forbid(unsafe_code)]
+
 mod aperture;
 mod asynchronous;
 mod command;

@@ -27,6 +27,8 @@
 //! the protocol features `STATUS` (the crates close the connection) and `CONFIGURE_MEM_SLOTS`
 //! (QEMU 11.1 crashes at the start after a reset).
 
+#![forbid(unsafe_code)]
+
 mod backend;
 pub mod connection;
 mod descriptors;

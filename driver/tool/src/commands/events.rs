@@ -2,17 +2,20 @@
 
 //! `ringbar events`.
 
-use std::io::{self, BufWriter, Write};
+use std::io::Write;
 use std::path::Path;
+
+use serde_json::{Value, json};
 
 use crate::device::Device;
 use crate::error::Result;
 use crate::event_log::{self, Snapshot};
-use crate::mapping::Access;
+use crate::output;
 use crate::region::Region;
+use crate::sys::mapping::Access;
 
 /// Prints the event log, the oldest record first.
-pub fn run(path: &Path) -> Result<()> {
+pub fn run(path: &Path, json: bool) -> Result<()> {
     let device = Device::open(path, Access::Read)?;
     let log = device.map_all(Region::Events)?;
     let Snapshot {
@@ -20,16 +23,30 @@ pub fn run(path: &Path) -> Result<()> {
         overwritten,
         unfinished,
     } = event_log::read(&log);
-    let mut output = BufWriter::new(io::stdout().lock());
+    if json {
+        let events: Vec<Value> = records.iter().map(event_log::Record::json).collect();
+        output::json(&json!({
+            "device": path.to_string_lossy(),
+            "overwritten": overwritten,
+            "unfinished": unfinished,
+            "events": events,
+        }))?;
+        return Ok(());
+    }
+    let mut text = output::text();
     if overwritten > 0 {
-        writeln!(output, "({overwritten} older events are no longer there)")?;
+        writeln!(text, "({overwritten} older events are no longer there)")?;
     }
     for record in records {
-        writeln!(output, "{record}")?;
+        let style = match record.is_fault() {
+            true => output::BAD,
+            false => anstyle::Style::new(),
+        };
+        writeln!(text, "{style}{record}{style:#}")?;
     }
     if unfinished > 0 {
-        writeln!(output, "({unfinished} events are being written just now)")?;
+        writeln!(text, "({unfinished} events are being written just now)")?;
     }
-    output.flush()?;
+    text.flush()?;
     Ok(())
 }

@@ -2,37 +2,55 @@
 
 //! `ringbar info`.
 
-use std::io::{self, BufWriter, Write};
+use std::io::Write;
 use std::path::Path;
 
-use ringbar_uapi as uapi;
+use serde_json::json;
 
 use crate::counters::Counters;
-use crate::device::Device;
+use crate::device::{Device, State};
 use crate::error::Result;
-use crate::mapping::Access;
+use crate::output;
+use crate::sys::mapping::Access;
 
 /// Prints information about a device, one `name: value` a line.
-pub fn run(path: &Path) -> Result<()> {
+pub fn run(path: &Path, json: bool) -> Result<()> {
     let device = Device::open(path, Access::Read)?;
     let place = device.place()?;
-    let size = device.size()?.unwrap_or(0);
-    let state = match device.info()?.state {
-        uapi::STATE_IN_SERVICE => "in service",
-        uapi::STATE_OUT_OF_SERVICE => "out of service, see ringbar events and ringbar reset",
-        _ => "unknown",
+    let info = device.info()?;
+    let state = State::of(&info);
+    let counters = Counters::map(&device)?.read();
+    if json {
+        output::json(&json!({
+            "device": path.to_string_lossy(),
+            "memory": info.capacity,
+            "mappable": info.aperture,
+            "state": state.name(),
+            "pci_address": place.pci_address,
+            "driver": place.driver,
+            "io_queues": info.io_queues,
+            "max_request": info.max_request,
+            "max_command": info.max_command,
+            "max_segments": info.max_segments,
+            "counters": counters,
+        }))?;
+        return Ok(());
+    }
+    let style = state.style();
+    let state = match state {
+        State::OutOfService => "out of service, see ringbar events and ringbar reset",
+        other => other.text(),
     };
-    let counters = Counters::map(&device)?;
-    let mut output = BufWriter::new(io::stdout().lock());
-    let mut line = |name: &str, value: &str| writeln!(output, "{name:<14}{value}");
+    let mut text = output::text();
+    let mut line = |name: &str, value: &str| writeln!(text, "{name:<14}{value}");
     line("device:", &device.path().display().to_string())?;
-    line("memory:", &ringbar_size::describe(size))?;
-    line("state:", state)?;
+    line("memory:", &ringbar_size::describe(info.capacity))?;
+    line("state:", &format!("{style}{state}{style:#}"))?;
     line("PCI address:", &place.pci_address)?;
     line("driver:", &place.driver)?;
-    for (name, value) in counters.read() {
+    for (name, value) in counters.named() {
         line(&format!("{name}:"), &value.to_string())?;
     }
-    output.flush()?;
+    text.flush()?;
     Ok(())
 }

@@ -2,26 +2,29 @@
 
 //! `ringbar map`.
 
-use std::fs::File;
-use std::io::{self, BufWriter, Read, Write};
+use std::io::{self, BufWriter, Write};
 use std::path::Path;
+
+use serde_json::json;
 
 use crate::cli::{Format, MapArgs};
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::hexdump::HexDump;
-use crate::mapping::{Access, Mapping};
+use crate::output;
 use crate::range::Range;
-use crate::sigbus;
+use crate::source::Source;
+use crate::sys::mapping::{Access, Mapping};
+use crate::sys::sigbus;
 
 /// Number of bytes that are copied at a time.
 const CHUNK: usize = 64 << 10;
 
 /// Dumps a range, or writes to it.
-pub fn run(args: &MapArgs) -> Result<()> {
+pub fn run(args: &MapArgs, json: bool) -> Result<()> {
     match &args.write {
-        Some(from) => write(args, from),
-        None => dump(args),
+        Some(from) => write(args, from, json),
+        None => dump(args, json),
     }
 }
 
@@ -37,15 +40,36 @@ fn map(args: &MapArgs, device: &Device, length: Option<u64>) -> Result<(Mapping,
     Ok((device.map(args.region, range)?, range))
 }
 
-fn dump(args: &MapArgs) -> Result<()> {
+fn dump(args: &MapArgs, json: bool) -> Result<()> {
     let device = Device::open(&args.file, Access::Read)?;
     let (map, range) = map(args, &device, args.length)?;
     let output = io::stdout().lock();
     match args.format {
+        _ if json => dump_json(args, &map, range, output)?,
         Format::Raw => dump_raw(&map, output)?,
         Format::Hex => dump_hex(&map, range.start, output)?,
     }
     Ok(())
+}
+
+/// One object. The bytes are its last member, and are not kept in memory.
+fn dump_json(args: &MapArgs, map: &Mapping, range: Range, output: impl Write) -> io::Result<()> {
+    let mut output = BufWriter::new(output);
+    let head = json!({
+        "file": args.file.to_string_lossy(),
+        "region": args.region.to_string(),
+        "offset": range.start,
+        "length": range.length,
+    })
+    .to_string();
+    write!(output, "{},\"hex\":\"", head.trim_end_matches('}'))?;
+    for_each_chunk(map, |chunk| {
+        chunk
+            .iter()
+            .try_for_each(|byte| write!(output, "{byte:02x}"))
+    })?;
+    writeln!(output, "\"}}")?;
+    output.flush()
 }
 
 /// Passes the bytes of a map to `sink` in chunks.
@@ -73,52 +97,7 @@ fn dump_hex(map: &Mapping, offset: u64, output: impl Write) -> io::Result<()> {
     dump.finish()?.flush()
 }
 
-/// Source of the bytes to write.
-struct Source {
-    name: String,
-    reader: Box<dyn Read>,
-    /// Number of bytes of an ordinary file.
-    length: Option<u64>,
-}
-
-impl Source {
-    fn open(path: &Path) -> Result<Self> {
-        if path == Path::new("-") {
-            return Ok(Self {
-                name: "standard input".into(),
-                reader: Box::new(io::stdin()),
-                length: None,
-            });
-        }
-        let fail = |source| Error::Open {
-            path: path.to_owned(),
-            source,
-        };
-        let file = File::open(path).map_err(fail)?;
-        let metadata = file.metadata().map_err(fail)?;
-        Ok(Self {
-            name: path.display().to_string(),
-            length: metadata.is_file().then_some(metadata.len()),
-            reader: Box::new(file),
-        })
-    }
-
-    /// Reads until `buffer` is full, or the end of the source.
-    fn fill(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let mut filled = 0;
-        while filled < buffer.len() {
-            match self.reader.read(&mut buffer[filled..]) {
-                Ok(0) => break,
-                Ok(count) => filled += count,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(filled)
-    }
-}
-
-fn write(args: &MapArgs, from: &Path) -> Result<()> {
+fn write(args: &MapArgs, from: &Path, json: bool) -> Result<()> {
     if !args.region.is_memory() {
         return Err(Error::ReadOnly {
             path: args.file.clone(),
@@ -127,24 +106,24 @@ fn write(args: &MapArgs, from: &Path) -> Result<()> {
     }
     let mut source = Source::open(from)?;
     // A known length is checked before anything is written.
-    if let (Some(wanted), Some(found)) = (args.length, source.length)
-        && found < wanted
-    {
-        return Err(Error::SourceTooShort {
-            name: source.name,
-            found,
-            wanted,
-            written: 0,
-        });
-    }
+    source.check_length(args.length)?;
     let device = Device::open(&args.file, Access::ReadWrite)?;
     let (map, range) = map(args, &device, args.length.or(source.length))?;
     let written = store(&map, &mut source, args.length)?;
-    writeln!(
-        io::stdout(),
-        "{written} bytes written at {:#x}",
-        range.start
-    )?;
+    if json {
+        output::json(&json!({
+            "file": args.file.to_string_lossy(),
+            "region": args.region.to_string(),
+            "offset": range.start,
+            "written": written,
+        }))?;
+    } else {
+        writeln!(
+            io::stdout(),
+            "{written} bytes written at {:#x}",
+            range.start
+        )?;
+    }
     Ok(())
 }
 
@@ -155,34 +134,18 @@ fn store(map: &Mapping, source: &mut Source, length: Option<u64>) -> Result<usiz
     let mut written = 0;
     loop {
         let wanted = buffer.len().min(map.len() - written);
-        // At the end of the map, checks whether the source has more bytes.
-        let probe = usize::from(wanted == 0 && length.is_none());
-        let count = source
-            .fill(&mut buffer[..wanted.max(probe)])
-            .map_err(|error| Error::Source {
-                name: source.name.clone(),
-                written: written as u64,
-                source: error,
-            })?;
-        if count > wanted {
-            return Err(Error::SourceTooLong {
-                name: source.name.clone(),
-                written: written as u64,
-            });
-        }
+        let count = source.fill(&mut buffer[..wanted], written as u64)?;
         map.store(written, &buffer[..count]);
         written += count;
-        match length {
-            Some(wanted) if count == 0 && (written as u64) < wanted => {
-                return Err(Error::SourceTooShort {
-                    name: source.name.clone(),
-                    found: written as u64,
-                    wanted,
-                    written: written as u64,
-                });
-            }
-            _ if count == 0 => return Ok(written),
-            _ => {}
+        if count == 0 {
+            break;
         }
+    }
+    match length {
+        Some(wanted) if (written as u64) < wanted => {
+            Err(source.too_short(written as u64, wanted, written as u64))
+        }
+        Some(_) => Ok(written),
+        None => source.check_end(written as u64).map(|()| written),
     }
 }

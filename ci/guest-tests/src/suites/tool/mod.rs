@@ -2,6 +2,8 @@
 
 //! Tests of the command `ringbar`.
 
+mod transfers;
+
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::fs::FileExt;
@@ -39,6 +41,27 @@ pub fn suite() -> Suite {
             Case::new("a11_used_rings_move_with_requests", used_rings),
             Case::new("a11_events_begin_with_the_start", events),
             Case::new("a11_info_names_size_and_pci_address", info),
+            Case::new(
+                "a11_json_is_what_the_text_says",
+                transfers::json_of_the_device,
+            ),
+            Case::new(
+                "a11_dma_of_each_engine_is_seen_through_the_map",
+                transfers::dma,
+            ),
+            Case::new("a11_verify_names_the_wrong_byte", transfers::verify),
+            Case::new(
+                "a11_dma_of_a_device_out_of_range_says_where",
+                transfers::dma_beyond_the_end,
+            ),
+            Case::new(
+                "a11_top_counts_requests_of_queues_and_interrupts",
+                transfers::top,
+            ),
+            Case::new(
+                "a11_bench_is_one_line_with_the_ratio_first",
+                transfers::bench,
+            ),
             Case::new("a11_unbind_while_mapped_ends_with_a_message", unbound),
         ],
     }
