@@ -140,7 +140,20 @@ fn accept_all(listener: &UnixListener, controlled: &Arc<Controlled>, threads: &T
 /// Handles requests until the client disconnects.
 fn handle_connection(stream: &UnixStream, controlled: &Controlled) -> io::Result<()> {
     stream.set_write_timeout(Some(WRITE_TIMEOUT))?;
-    let mut reader = BufReader::new(stream);
+    handle_requests(BufReader::new(stream), stream, controlled)
+}
+
+/// Executes the requests of `reader` one after the other, and writes a reply to each, until the
+/// last one: the input ends, asks the process to end, or exceeds the length of a request.
+///
+/// # Errors
+///
+/// Where a request cannot be read, or its reply cannot be written.
+pub fn handle_requests(
+    mut reader: impl BufRead,
+    mut writer: impl Write,
+    controlled: &Controlled,
+) -> io::Result<()> {
     let mut line = Vec::new();
     loop {
         line.clear();
@@ -155,7 +168,7 @@ fn handle_connection(stream: &UnixStream, controlled: &Controlled) -> io::Result
         if line.len() as u64 == MAX_REQUEST_BYTES && line.last() != Some(&b'\n') {
             // The start of the next request is unknown.
             let error = format!("a request has at most {MAX_REQUEST_BYTES} bytes");
-            return send_reply(stream, &Reply::refused(&error));
+            return send_reply(&mut writer, &Reply::refused(&error));
         }
         if line.trim_ascii().is_empty() {
             continue;
@@ -166,7 +179,7 @@ fn handle_connection(stream: &UnixStream, controlled: &Controlled) -> io::Result
             Ok(command) => controlled.execute(command),
             Err(error) => Reply::refused(error),
         };
-        send_reply(stream, &reply.with_id(request.id))?;
+        send_reply(&mut writer, &reply.with_id(request.id))?;
         if ends {
             // After the reply, because the connection ends with the process.
             info!("asked to end over the control socket");
@@ -175,8 +188,8 @@ fn handle_connection(stream: &UnixStream, controlled: &Controlled) -> io::Result
     }
 }
 
-fn send_reply(mut stream: &UnixStream, reply: &Reply) -> io::Result<()> {
-    stream.write_all(reply.to_line().as_bytes())
+fn send_reply(mut writer: impl Write, reply: &Reply) -> io::Result<()> {
+    writer.write_all(reply.to_line().as_bytes())
 }
 
 /// The reply that a command has, with what it returned or the message for the client.
