@@ -25,6 +25,7 @@ use ringbar_model::Device;
 use ringbar_serve::logging;
 use ringbar_serve::signals::Ending;
 use ringbar_serve::socket::{self, SocketFile};
+use ringbar_supervisor::handover::Handover;
 use tracing::{debug, info, warn};
 
 use crate::statistics;
@@ -56,6 +57,8 @@ pub struct Controlled {
     pub started: Instant,
     /// Ends the process.
     pub ending: Ending,
+    /// The supervisor of this process, if it has one.
+    pub supervisor: Option<Arc<Handover>>,
 }
 
 /// The control socket, on which nobody accepts yet.
@@ -210,8 +213,19 @@ impl Controlled {
             Command::QueryFaults(command) => reply(command, Ok(self.faults())),
             Command::ClearFaults(command) => reply(command, self.clear_faults(command)),
             Command::SetLog(command) => reply(command, set_log(command)),
-            Command::Shutdown(command) => reply(command, Ok(Done {})),
+            Command::Shutdown(command) => reply(command, Ok(self.shutdown())),
         }
+    }
+
+    /// The process ends after the reply, or before, where something else ends it. The supervisor
+    /// hears of the request first, so that no reply promises what another worker does not know.
+    fn shutdown(&self) -> Done {
+        let told = self.supervisor.as_ref().map(|it| it.asked_to_end());
+        if let Some(Err(error)) = told {
+            // It has ended, and so does this process.
+            warn!(%error, "cannot tell the supervisor of the end");
+        }
+        Done {}
     }
 
     fn status(&self) -> Status {
@@ -310,6 +324,7 @@ mod tests {
             socket: "/tmp/s".to_owned(),
             started: Instant::now(),
             ending: termination.ending(),
+            supervisor: None,
         }
     }
 

@@ -28,7 +28,7 @@ use ringbar_supervisor::{Notice, Signals, supervise as supervise_workers};
 use tracing::{error, info};
 
 use crate::cli::{Options, StorageKind};
-use crate::control::{self, ControlSocket};
+use crate::control::{self, ControlSocket, Controlled};
 use crate::run::{controlled, early, make_device, open_storage, serve};
 use crate::sandbox::BLOCK_IO;
 use crate::saved::Saved;
@@ -129,7 +129,11 @@ pub fn work(options: &Options, confinement: &Confinement) -> anyhow::Result<()> 
         // Other requests that fail wait until it is done.
         once.call_once(|| save_failure(&failure_saved, reason));
     });
-    let controlled = controlled(&device, options, started, &termination);
+    let handover = Arc::new(handover);
+    let controlled = Controlled {
+        supervisor: Some(Arc::clone(&handover)),
+        ..controlled(&device, options, started, &termination)
+    };
     let _control = match control.map(ControlSocket::inherited) {
         Some(control) => Some(control.serve(controlled, &engine.threads)?),
         None => None,

@@ -374,6 +374,8 @@ impl<N: FnMut(Notice)> Supervisor<N> {
             return;
         };
         match handover::receive_from_worker(&worker.handover) {
+            FromWorker::AskedToEnd => worker.is_asked_to_end = true,
+            FromWorker::Later => {}
             FromWorker::Ready(kept) => {
                 worker.is_ready = true;
                 if !self.is_ready {
@@ -389,6 +391,12 @@ impl<N: FnMut(Notice)> Supervisor<N> {
 
     /// The worker has ended: another one takes over, unless the worker was asked to end.
     fn worker_ended(&mut self, serving: &mut Serving) -> Result<Option<Ended>, Failure> {
+        // Its last words, of which the event loop takes one at a time.
+        while let Some(worker) = &mut serving.worker
+            && let FromWorker::AskedToEnd = handover::receive_from_worker(&worker.handover)
+        {
+            worker.is_asked_to_end = true;
+        }
         let Some(worker) = serving.worker.take() else {
             return Ok(None);
         };
@@ -397,7 +405,18 @@ impl<N: FnMut(Notice)> Supervisor<N> {
         }
         let (is_ready, is_replaced, was_killed) =
             (worker.is_ready, worker.is_replaced, worker.was_killed);
+        let is_asked_to_end = worker.is_asked_to_end;
         let status = worker.status()?;
+        // Before the upgrade, which may be in progress: nobody asks again.
+        if is_asked_to_end {
+            info!("the worker was asked to end");
+            return match status.success() {
+                true => Ok(Some(Ended::Asked)),
+                false => Err(Failure::Device(io::Error::other(format!(
+                    "the device failed: {status}"
+                )))),
+            };
+        }
         serving.start_at = Instant::now();
         if is_replaced {
             if !status.success() {

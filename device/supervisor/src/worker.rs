@@ -81,6 +81,8 @@ pub(crate) struct Worker {
     pub(crate) replies_to_drop: u32,
     /// It was asked to end, to be replaced.
     pub(crate) is_replaced: bool,
+    /// Somebody has asked it to end, and the device with it.
+    pub(crate) is_asked_to_end: bool,
     /// The supervisor had to kill it.
     pub(crate) was_killed: bool,
     /// When it is killed.
@@ -135,6 +137,7 @@ impl Worker {
             is_ready: false,
             replies_to_drop: 0,
             is_replaced: false,
+            is_asked_to_end: false,
             was_killed: false,
             deadline: None,
         })

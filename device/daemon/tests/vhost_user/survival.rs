@@ -484,6 +484,38 @@ fn d3_a_worker_that_is_asked_to_end_ends_the_device() {
     }
 }
 
+/// The worker is about to end for another reason, and so its end does not tell.
+#[test]
+fn d3_a_request_to_end_outlasts_an_upgrade() {
+    let directory = TempDir::new().unwrap();
+    let control = directory.path().join("control");
+    let path = control.to_str().unwrap();
+    let mut daemon = start(&["--size", "1M", "--queues", "1", "--control-socket", path]);
+    // A worker that ends before it has read the request closes the connection.
+    for _ in 0..100 {
+        let mut client = BufReader::new(UnixStream::connect(&control).unwrap());
+        let mut line = String::new();
+        writeln!(client.get_mut(), r#"{{"execute": "query-faults"}}"#).unwrap();
+        client.read_line(&mut line).unwrap();
+        // So this is the worker, and a thread of it waits for the next request.
+        let pid = worker(&daemon, None);
+        kill_process(pid, Signal::STOP).unwrap();
+        daemon.signal(Signal::HUP);
+        daemon.wait_log("upgrade: replacing the worker");
+        writeln!(client.get_mut(), r#"{{"execute": "shutdown"}}"#).unwrap();
+        kill_process(pid, Signal::CONT).unwrap();
+        line.clear();
+        // Fails where the worker has left the request unread.
+        let _ = client.read_line(&mut line);
+        if line == "{\"return\":{}}\n" {
+            daemon.assert_clean_exit();
+            return;
+        }
+        daemon.wait_log("upgrade done");
+    }
+    panic!("no worker has replied before its end");
+}
+
 #[test]
 fn d3_a_device_that_cannot_start_is_no_crash() {
     let directory = TempDir::new().unwrap();
