@@ -470,6 +470,10 @@ mod tests {
         }
         let replies = replies_to(&device, b"{\"execute\": \"query-device\"}\n");
         assert_eq!(replies[0].get("id"), None);
+        let number = format!("0.{}4305", "0".repeat(41));
+        let line = format!("{{\"execute\": \"query-device\", \"id\": {number}}}\n");
+        let replies = replies_to(&device, line.as_bytes());
+        assert_eq!(replies[0]["id"], json!(4.305e-42));
     }
 
     #[test]
