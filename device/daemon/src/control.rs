@@ -237,7 +237,11 @@ impl Controlled {
             bytes: config.capacity(),
             io_queues: config.io_queues(),
             storage: self.storage.clone(),
-            storage_failure: self.device.storage().failure(),
+            storage_failure: self
+                .device
+                .storage()
+                .failure()
+                .map(|failure| failure.reason),
             transport: self.transport.to_owned(),
             socket: self.socket.clone(),
             connected: self.device.is_connected(),

@@ -22,7 +22,9 @@ use ringbar_serve::sandbox::Confinement;
 use ringbar_serve::service_manager::ServiceManager;
 use ringbar_serve::signals::{Termination, catch_hangup};
 use ringbar_serve::socket::PreparedSocket;
-use ringbar_storage::{BlockStorage, FileStorage, MemoryStorage, OpenError, Storage};
+use ringbar_storage::{
+    BlockStorage, FileStorage, MemoryStorage, OpenError, Storage, StorageFailure,
+};
 use ringbar_supervisor::handover::{Handover, Start};
 use ringbar_supervisor::{Notice, Signals, supervise as supervise_workers};
 use tracing::{error, info};
@@ -125,9 +127,9 @@ pub fn work(options: &Options, confinement: &Confinement) -> anyhow::Result<()> 
         }
     });
     let (failure_saved, once) = (Arc::clone(&saved), Once::new());
-    device.set_failure_listener(move |reason| {
+    device.set_failure_listener(move |failure| {
         // Other requests that fail wait until it is done.
-        once.call_once(|| save_failure(&failure_saved, reason));
+        once.call_once(|| save_failure(&failure_saved, failure));
     });
     let handover = Arc::new(handover);
     let controlled = Controlled {
@@ -161,14 +163,14 @@ pub fn work(options: &Options, confinement: &Confinement) -> anyhow::Result<()> 
         &engine,
     );
     // That of the last data as well.
-    if let Some(reason) = storage.failure() {
-        save_failure(&saved, &reason);
+    if let Some(failure) = storage.failure() {
+        save_failure(&saved, &failure);
     }
     served
 }
 
-fn save_failure(saved: &Saved, reason: &str) {
-    if let Err(error) = saved.failed(reason) {
+fn save_failure(saved: &Saved, failure: &StorageFailure) {
+    if let Err(error) = saved.failed(failure) {
         error!(%error, "the next worker will not know that the storage has failed");
     }
 }
@@ -187,6 +189,7 @@ fn adopt_storage(
             file.context(missing)?,
             capacity,
             options.memory_huge_pages,
+            failure,
         )?),
         StorageKind::File(path) => {
             let file = file.context(missing)?;
