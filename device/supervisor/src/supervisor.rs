@@ -313,7 +313,9 @@ impl<N: FnMut(Notice)> Supervisor<N> {
                 serving.worker_ready().map_err(Failure::Connection)?;
                 self.confirm(serving);
             }
-            Source::Handover => self.hear(serving),
+            Source::Handover => {
+                self.hear(serving);
+            }
             Source::WorkerEnd => return self.worker_ended(serving),
         }
         Ok(None)
@@ -368,14 +370,14 @@ impl<N: FnMut(Notice)> Supervisor<N> {
         Ok(())
     }
 
-    /// The worker says something beside vhost-user.
-    fn hear(&mut self, serving: &mut Serving) {
-        let Some(worker) = &mut serving.worker else {
-            return;
+    /// Takes what the worker says beside vhost-user. Returns whether it has said something.
+    fn hear(&mut self, serving: &mut Serving) -> bool {
+        let Some(worker) = serving.worker.as_mut().filter(|worker| worker.talks) else {
+            return false;
         };
         match handover::receive_from_worker(&worker.handover) {
             FromWorker::AskedToEnd => worker.is_asked_to_end = true,
-            FromWorker::Later => {}
+            FromWorker::Later => return false,
             FromWorker::Ready(kept) => {
                 worker.is_ready = true;
                 if !self.is_ready {
@@ -385,18 +387,18 @@ impl<N: FnMut(Notice)> Supervisor<N> {
                 }
                 self.confirm(serving);
             }
-            FromWorker::Nothing => worker.talks = false,
+            FromWorker::Nothing => {
+                worker.talks = false;
+                return false;
+            }
         }
+        true
     }
 
     /// The worker has ended: another one takes over, unless the worker was asked to end.
     fn worker_ended(&mut self, serving: &mut Serving) -> Result<Option<Ended>, Failure> {
         // Its last words, of which the event loop takes one at a time.
-        while let Some(worker) = &mut serving.worker
-            && let FromWorker::AskedToEnd = handover::receive_from_worker(&worker.handover)
-        {
-            worker.is_asked_to_end = true;
-        }
+        while self.hear(serving) {}
         let Some(worker) = serving.worker.take() else {
             return Ok(None);
         };
