@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
 //! Fuzz targets: what a driver, a monitor or a client of the control socket can send to a device,
-//! compared with a model of what
-//! the device should do.
+//! compared with a model of what the device should do.
 //!
 //! | target | input | compared with |
 //! |---|---|---|
