@@ -182,12 +182,15 @@ pub fn handle_requests(
             Ok(command) => controlled.execute(command),
             Err(error) => Reply::refused(error),
         };
-        send_reply(&mut writer, &reply.with_id(request.id))?;
+        let sent = send_reply(&mut writer, &reply.with_id(request.id));
         if ends {
-            // After the reply, because the connection ends with the process.
+            // After the reply, because the connection ends with the process. A client that does not
+            // wait for it has asked as well.
             info!("asked to end over the control socket");
-            return controlled.ending.request();
+            controlled.ending.request()?;
+            return sent;
         }
+        sent?;
     }
 }
 
@@ -318,10 +321,15 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     fn controlled() -> Controlled {
+        with_termination().0
+    }
+
+    /// A device, and what is told of the end of its process.
+    fn with_termination() -> (Controlled, Termination) {
         let storage: Arc<dyn Storage> = Arc::new(MemoryStorage::new(10_000).unwrap());
         let termination = Termination::catch().unwrap();
         let device = Device::new(storage, DeviceOptions::default(), &Threads::default());
-        Controlled {
+        let controlled = Controlled {
             device: Arc::new(device.unwrap()),
             storage: "memory".to_owned(),
             transport: "vhost-user",
@@ -329,6 +337,25 @@ mod tests {
             started: Instant::now(),
             ending: termination.ending(),
             supervisor: None,
+        };
+        (controlled, termination)
+    }
+
+    fn signalled(termination: &Termination) -> bool {
+        let mut fds = [PollFd::from_borrowed_fd(termination.as_fd(), PollFlags::IN)];
+        poll(&mut fds, Some(&Timespec::default())).unwrap() > 0
+    }
+
+    /// A client that has closed the connection.
+    struct NoClient;
+
+    impl Write for NoClient {
+        fn write(&mut self, _bytes: &[u8]) -> io::Result<usize> {
+            Err(io::ErrorKind::BrokenPipe.into())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
         }
     }
 
@@ -482,25 +509,27 @@ mod tests {
 
     #[test]
     fn shutdown_is_answered_and_ends_the_process() {
-        let storage: Arc<dyn Storage> = Arc::new(MemoryStorage::new(10_000).unwrap());
-        let termination = Termination::catch().unwrap();
-        let device = Controlled {
-            device: Arc::new(
-                Device::new(storage, DeviceOptions::default(), &Threads::default()).unwrap(),
-            ),
-            ending: termination.ending(),
-            ..controlled()
-        };
-        let signalled = || {
-            let mut fds = [PollFd::from_borrowed_fd(termination.as_fd(), PollFlags::IN)];
-            poll(&mut fds, Some(&Timespec::default())).unwrap() > 0
-        };
+        let (device, termination) = with_termination();
         let replies = replies_to(&device, b"{\"execute\": \"quit\"}\n");
-        assert!(replies[0]["error"].is_object() && !signalled());
+        assert!(replies[0]["error"].is_object() && !signalled(&termination));
         // Nothing after it is executed.
         let lines = b"{\"execute\": \"shutdown\", \"id\": 7}\n{\"execute\": \"query-device\"}\n";
         assert_eq!(replies_to(&device, lines), [json!({"return": {}, "id": 7})]);
-        assert!(signalled());
+        assert!(signalled(&termination));
+    }
+
+    /// The supervisor has heard of the request before the reply.
+    #[test]
+    fn shutdown_ends_the_process_whose_client_does_not_wait() {
+        let (device, termination) = with_termination();
+        let line = &b"{\"execute\": \"query-device\"}\n"[..];
+        let error = handle_requests(line, NoClient, &device).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::BrokenPipe);
+        assert!(!signalled(&termination));
+        let line = &b"{\"execute\": \"shutdown\"}\n"[..];
+        let error = handle_requests(line, NoClient, &device).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::BrokenPipe);
+        assert!(signalled(&termination));
     }
 
     #[test]
