@@ -118,9 +118,11 @@ pub(crate) struct StartRef<'a> {
 pub(crate) enum FromWorker {
     Ready(Vec<OwnedFd>),
     AskedToEnd,
+    /// What a worker of another version says.
+    Unknown,
     /// Nothing so far.
     Later,
-    /// It has closed the socket, or says what no worker says.
+    /// It has closed the socket.
     Nothing,
 }
 
@@ -131,6 +133,7 @@ pub(crate) fn receive_from_worker(socket: &OwnedFd) -> FromWorker {
             FromWorker::Ready(files)
         }
         Ok((bytes, files)) if bytes == [ASKED_TO_END] && files.is_empty() => FromWorker::AskedToEnd,
+        Ok((bytes, _)) if !bytes.is_empty() => FromWorker::Unknown,
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => FromWorker::Later,
         _ => FromWorker::Nothing,
     }
@@ -164,4 +167,33 @@ fn receive(socket: &OwnedFd, flags: RecvFlags) -> io::Result<(Vec<u8>, Vec<Owned
     let files = files.flatten().collect();
     let bytes = bytes.get(..received.bytes).unwrap_or_default();
     Ok((bytes.to_vec(), files))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+
+    /// A supervisor that goes on with the program of another version hears the rest.
+    #[test]
+    fn packets_of_another_version_are_ignored() {
+        let (domain, kind) = (AddressFamily::UNIX, SocketType::SEQPACKET);
+        let (ours, theirs) = socketpair(domain, kind, SocketFlags::CLOEXEC, None).unwrap();
+        assert!(matches!(receive_from_worker(&ours), FromWorker::Later));
+        for unknown in [&b"x"[..], b"RE", b"E5", &[0; 100]] {
+            send(&theirs, unknown, &[]).unwrap();
+            assert!(matches!(receive_from_worker(&ours), FromWorker::Unknown));
+        }
+        let worker = Handover(theirs);
+        worker.ready(&[ours.as_fd(); MAX_KEPT]).unwrap();
+        worker.asked_to_end().unwrap();
+        let FromWorker::Ready(kept) = receive_from_worker(&ours) else {
+            panic!("the worker is ready");
+        };
+        assert_eq!(kept.len(), MAX_KEPT);
+        assert!(matches!(receive_from_worker(&ours), FromWorker::AskedToEnd));
+        drop(worker);
+        drop(kept);
+        assert!(matches!(receive_from_worker(&ours), FromWorker::Nothing));
+    }
 }

@@ -168,8 +168,11 @@ impl<N: FnMut(Notice)> Supervisor<N> {
                 self.start_worker(&mut serving)?;
             }
             for source in self.wait(&serving)? {
-                if let Some(ended) = self.handle(source, &mut serving)? {
-                    return self.finish(ended, serving);
+                match self.handle(source, &mut serving) {
+                    Ok(None) => {}
+                    Ok(Some(ended)) => return self.finish(ended, serving),
+                    Err(Failure::Connection(error)) => return self.give_up(error, serving),
+                    Err(failure) => return Err(failure),
                 }
             }
             if let Some(worker) = &mut serving.worker
@@ -377,6 +380,7 @@ impl<N: FnMut(Notice)> Supervisor<N> {
         };
         match handover::receive_from_worker(&worker.handover) {
             FromWorker::AskedToEnd => worker.is_asked_to_end = true,
+            FromWorker::Unknown => {}
             FromWorker::Later => return false,
             FromWorker::Ready(kept) => {
                 worker.is_ready = true;
@@ -473,30 +477,51 @@ impl<N: FnMut(Notice)> Supervisor<N> {
         }
     }
 
-    /// Ends the worker of a connection that has ended.
-    fn finish(&mut self, ended: Ended, serving: Serving) -> Result<Ended, Failure> {
-        let Serving {
-            worker, session, ..
-        } = serving;
+    /// Ends a connection that is broken, for this reason.
+    fn give_up(&mut self, error: io::Error, mut serving: Serving) -> Result<Ended, Failure> {
+        // The monitor may never close it, and the worker may wait for a reply.
+        serving.session = None;
+        match self.finish(Ended::Hangup, serving) {
+            Ok(Ended::Hangup) | Err(Failure::Connection(_)) => Err(Failure::Connection(error)),
+            asked => {
+                error!("{error}");
+                asked
+            }
+        }
+    }
+
+    /// Ends the worker of a connection that has ended. The device ends as well if somebody has
+    /// asked for that meanwhile: nobody asks again.
+    fn finish(&mut self, mut ended: Ended, mut serving: Serving) -> Result<Ended, Failure> {
         // Without a listener there is no other connection.
-        if ended == Ended::Asked || self.listener.is_none() {
+        let is_last = ended == Ended::Asked || self.listener.is_none();
+        if is_last {
             (self.notify)(Notice::Stopping);
         }
-        let Some(mut worker) = worker else {
+        let Some(worker) = &mut serving.worker else {
             return Ok(ended);
         };
-        if ended == Ended::Asked {
+        let is_signalled = ended == Ended::Asked;
+        if is_signalled {
             info!("asked to end");
             worker.terminate();
         }
         worker.hang_up();
-        let is_ready = worker.is_ready;
         let status = worker.wait()?;
-        // The monitor sees the end of the connection when the device has ended.
-        drop(session);
         // It may have had no time to catch the signal.
         let is_term = status.signal() == Some(Signal::TERM.as_raw());
-        let was_early = ended == Ended::Asked && !is_ready && is_term;
+        let was_early = is_signalled && !worker.is_ready && is_term;
+        // It may have been asked while it wrote the last data.
+        worker.hear_last();
+        if worker.is_asked_to_end && !is_signalled {
+            info!("the worker was asked to end");
+            ended = Ended::Asked;
+            if !is_last {
+                (self.notify)(Notice::Stopping);
+            }
+        }
+        // The monitor sees the end of the connection when the device has ended.
+        drop(serving);
         if status.success() || was_early {
             return Ok(ended);
         }
@@ -558,3 +583,6 @@ impl Serving {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;
