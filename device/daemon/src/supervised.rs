@@ -136,10 +136,6 @@ pub fn work(options: &Options, confinement: &Confinement) -> anyhow::Result<()> 
         supervisor: Some(Arc::clone(&handover)),
         ..controlled(&device, options, started, &termination)
     };
-    let _control = match control.map(ControlSocket::inherited) {
-        Some(control) => Some(control.serve(controlled, &engine.threads)?),
-        None => None,
-    };
     let mut serve_options = options.serve.clone();
     serve_options.keep_running = false;
     let mut socket = PreparedSocket::Inherited(listener).listen()?;
@@ -149,6 +145,11 @@ pub fn work(options: &Options, confinement: &Confinement) -> anyhow::Result<()> 
     files.extend(mappable.iter().map(|mappable| mappable.file.as_fd()));
     handover.ready(&files).context("the supervisor is gone")?;
     drop(files);
+    // After it: a supervisor of a former version hears nothing after a request to end.
+    let _control = match control.map(ControlSocket::inherited) {
+        Some(control) => Some(control.serve(controlled, &engine.threads)?),
+        None => None,
+    };
     info!(
         bytes = device.config().capacity(),
         resumes, "worker is ready"
