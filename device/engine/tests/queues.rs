@@ -374,11 +374,14 @@ fn a_queue_that_broke_with_requests_in_flight_stays_broken() {
 fn a_queue_that_broke_where_the_index_wraps_stays_broken() {
     let mut machine = machine();
     let driver = &mut machine.drivers[0];
-    for _ in 0..u16::MAX {
-        driver.put_request_in(1, &[Op::Now as u8, 1], 1);
-        driver.ring();
-        assert_eq!(driver.sum(), (1, 1));
-    }
+    driver.control.stop().unwrap();
+    driver.skip_to(u16::MAX - 1);
+    driver.go_on(StoppedAt {
+        next_avail: u16::MAX - 1,
+        next_used: u16::MAX - 1,
+    });
+    driver.ask(Op::Now, &[1]);
+    driver.sum();
     driver.put_head(Driver::SIZE);
     driver.ring();
     wait_until("the queue is broken", || {
