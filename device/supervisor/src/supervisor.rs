@@ -14,9 +14,10 @@ use rustix::io::Errno;
 use rustix::process::Signal;
 use tracing::{debug, error, info, warn};
 
-use crate::channel::{Channel, Received};
+use crate::channel::Channel;
 use crate::handover::{self, FromWorker, StartRef};
 use crate::restarts::{MAX_CRASHES, Restarts, WINDOW};
+use crate::serving::Serving;
 use crate::session::{Runs, Session};
 use crate::worker::{Program, Worker, timespec};
 
@@ -144,15 +145,6 @@ struct Supervisor<N: FnMut(Notice)> {
     /// Since the first worker was ready.
     is_ready: bool,
     notify: N,
-}
-
-/// One connection, from the worker that waits for it to its end.
-struct Serving {
-    runs: Runs,
-    worker: Option<Worker>,
-    session: Option<Session>,
-    /// When the next worker starts, where there is none.
-    start_at: Instant,
 }
 
 impl<N: FnMut(Notice)> Supervisor<N> {
@@ -530,57 +522,6 @@ impl<N: FnMut(Notice)> Supervisor<N> {
             Ended::Asked => Failure::Device(error),
             Ended::Hangup => Failure::Connection(error),
         })
-    }
-}
-
-impl Serving {
-    /// The monitor's channel is ready. Returns whether it is still there.
-    fn monitor_ready(&mut self) -> io::Result<bool> {
-        let Some(session) = &mut self.session else {
-            return Ok(true);
-        };
-        if session.monitor.flush().is_err() {
-            return Ok(false);
-        }
-        match &mut self.worker {
-            Some(worker) if session.accepts(Some(worker)) => session.monitor_ready(worker),
-            // Only the end shows while no message is wanted.
-            _ => Ok(session.monitor.is_flushed() && !session.monitor.has_hung_up()),
-        }
-    }
-
-    /// The worker's channel is ready.
-    fn worker_ready(&mut self) -> io::Result<()> {
-        let Some(worker) = &mut self.worker else {
-            return Ok(());
-        };
-        if worker.channel.flush().is_err() {
-            worker.disconnected();
-            return Ok(());
-        }
-        while worker.is_connected {
-            match worker.channel.receive() {
-                Ok(Received::Nothing) => return Ok(()),
-                Ok(Received::Message(message)) => {
-                    let is_right = match &mut self.session {
-                        Some(session) => session.worker_message(message, worker, &mut self.runs)?,
-                        None => false,
-                    };
-                    if !is_right {
-                        error!("the worker sends what nobody has asked for");
-                        worker.disconnected();
-                        worker.kill();
-                    }
-                }
-                Ok(Received::End) => worker.disconnected(),
-                Err(error) => {
-                    error!(%error, "the worker breaks the protocol");
-                    worker.disconnected();
-                    worker.kill();
-                }
-            }
-        }
-        Ok(())
     }
 }
 
