@@ -273,10 +273,14 @@ impl QueueRef<'_> {
             let taken = state.ring.taken();
             state.progress.count_untaken(taken, has_used)
         };
-        if has_used && late >= lost {
+        let is_late = has_used && late >= lost;
+        if is_late {
             aged.lost_interrupt = self.reap();
         }
         let mut state = self.queue.state.lock();
+        if is_late {
+            state.progress.took_untaken();
+        }
         let taken = state.ring.taken();
         state.progress.count(taken);
         for entry in state.ring.entries() {

@@ -47,6 +47,12 @@ impl Progress {
         self.untaken.saturating_sub(1)
     }
 
+    /// The used entries that waited were taken after [`Self::count_untaken`]: those that wait at the
+    /// next tick have waited for none.
+    pub(super) fn took_untaken(&mut self) {
+        self.untaken = 0;
+    }
+
     /// Whether the device is stuck, if the oldest request has been in flight for `oldest` ticks, and
     /// the device has used entries up to `used`: for more than `limit` without a used entry, or for
     /// [`MAX_AGE`] times as many in any case. Entries that were used since the last tick, or that
@@ -125,6 +131,22 @@ mod tests {
         assert_eq!(waits(1, true), 1);
         assert_eq!(waits(2, false), 0);
         assert_eq!(waits(2, true), 0);
+    }
+
+    #[test]
+    fn an_entry_after_one_that_was_found_has_not_waited() {
+        let mut progress = Progress::new();
+        for ticks in 0..=8 {
+            assert_eq!(progress.count_untaken(0, true), ticks);
+            if ticks < 8 {
+                progress.count(0);
+            }
+        }
+        progress.took_untaken();
+        progress.count(1);
+        assert_eq!(progress.count_untaken(1, true), 0);
+        progress.count(1);
+        assert_eq!(progress.count_untaken(1, true), 1);
     }
 
     #[test]

@@ -33,18 +33,6 @@ const ALLOWED: &[(&str, &[&str])] = &[
         &["device/engine", "device/virtio-pci"],
     ),
     (
-        "device/fuzz",
-        &[
-            "device/engine",
-            "device/faults",
-            "device/models/ringbar",
-            "device/spec",
-            "device/storage",
-            "device/transports/vfio-user",
-            "device/virtio-pci",
-        ],
-    ),
-    (
         "device/serve",
         &[
             "device/engine",
@@ -67,6 +55,21 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "device/spec",
             "device/storage",
             "device/supervisor",
+        ],
+    ),
+    (
+        "device/fuzz",
+        &[
+            "device/control",
+            "device/daemon",
+            "device/engine",
+            "device/faults",
+            "device/models/ringbar",
+            "device/serve",
+            "device/spec",
+            "device/storage",
+            "device/transports/vfio-user",
+            "device/virtio-pci",
         ],
     ),
     ("device/ctl", &["device/control", "device/size"]),
@@ -101,6 +104,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "ci/nbd-server",
             "ci/page-cache",
             "ci/protocol",
+            "device/control",
             "device/size",
             "device/spec",
         ],

@@ -137,6 +137,47 @@ fn table_names_tests_that_exist() {
     assert!(named > 80, "only {named} tests are named");
 }
 
+/// The rows of the table of the device kit: the id and the other cells.
+fn kit() -> Vec<(&'static str, Vec<&'static str>)> {
+    let (_, section) = TABLE
+        .split_once("\n## The device kit")
+        .expect("the section");
+    let section = section.split("\n## ").next().unwrap_or_default();
+    let rows = section.lines().filter(|line| line.starts_with("| "));
+    let cells = rows.map(|row| row.trim_matches('|').split(" | ").map(str::trim));
+    cells
+        .filter_map(|mut cells| Some((cells.next()?, cells.collect())))
+        .skip(1)
+        .collect()
+}
+
+#[test]
+fn table_of_the_device_kit_has_tests_and_a_result_for_each_row() {
+    let rows = kit();
+    let known = known();
+    // The guest's reboot has a row once it has a suite.
+    let reboot = known.iter().any(|name| name.starts_with("reboot::"));
+    let ids = (1..=7)
+        .filter(|number| *number != 4 || reboot)
+        .map(|number| format!("D{number}"))
+        .chain((3..=9).map(|number| format!("E{number}")))
+        .chain(["G2".to_owned()]);
+    for id in ids {
+        let cells = rows.iter().find(|(row, _)| *row == id);
+        let (_, cells) = cells.unwrap_or_else(|| panic!("no row for {id}"));
+        let [about, tests, result] = cells[..] else {
+            panic!("{id} has other columns: {cells:?}");
+        };
+        assert!(!about.is_empty() && !result.is_empty(), "{id}");
+        assert!(tests.contains('`'), "{id} names no test: {tests}");
+        // A result is a number of something that was run.
+        assert!(
+            result.contains(|c: char| c.is_ascii_digit()),
+            "{id}: {result}"
+        );
+    }
+}
+
 #[test]
 fn table_has_a_row_for_each_feature() {
     let rows: BTreeSet<&str> = TABLE

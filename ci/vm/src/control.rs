@@ -1,14 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! Client of a device's control socket.
+//! The control socket of a device.
 
-use std::io::{self, BufRead, BufReader, Write};
-use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use ringbar_agent_protocol::host::ListedFault;
-use serde_json::{Value, json};
+use ringbar_control::command::{AddFault, ClearFaults, QueryFaults, Resize};
+use ringbar_control::{Client, ClientError, Execute};
 
 /// Maximum time for the device's reply.
 const REPLY_TIMEOUT: Duration = Duration::from_secs(20);
@@ -20,48 +19,39 @@ pub struct ControlSocket {
 }
 
 impl ControlSocket {
-    /// A client for the device that listens on `socket`.
+    /// That of the device which listens on `socket`.
     pub const fn new(socket: PathBuf) -> Self {
         Self { socket }
     }
 
     /// Gives the device memory another size in bytes.
-    pub fn resize(&self, bytes: u64) -> io::Result<()> {
-        self.execute(&json!({"execute": "resize", "arguments": {"bytes": bytes}}))
-            .map(drop)
+    pub fn resize(&self, bytes: u64) -> Result<(), ClientError> {
+        self.execute(Resize { bytes }).map(drop)
     }
 
     /// Adds a rule for faults.
-    pub fn add_fault(&self, rule: &str) -> io::Result<()> {
-        self.execute(&json!({"execute": "add-fault", "arguments": {"rule": rule}}))
-            .map(drop)
+    pub fn add_fault(&self, rule: String) -> Result<(), ClientError> {
+        self.execute(AddFault { rule }).map(drop)
     }
 
     /// The rules for faults.
-    pub fn faults(&self) -> io::Result<Vec<ListedFault>> {
-        let listed = self.execute(&json!({"execute": "query-faults"}))?;
-        Ok(serde_json::from_value(listed)?)
+    pub fn faults(&self) -> Result<Vec<ListedFault>, ClientError> {
+        let faults = self.execute(QueryFaults {})?.into_iter();
+        let listed = faults.map(|fault| ListedFault {
+            rule: fault.rule,
+            matches: fault.matches,
+            firings: fault.firings,
+        });
+        Ok(listed.collect())
     }
 
     /// Clears the rules for faults.
-    pub fn clear_faults(&self) -> io::Result<()> {
-        self.execute(&json!({"execute": "clear-faults"})).map(drop)
+    pub fn clear_faults(&self) -> Result<(), ClientError> {
+        self.execute(ClearFaults { id: None }).map(drop)
     }
 
-    /// Executes a request and returns its result. A refusal is an error.
-    fn execute(&self, request: &Value) -> io::Result<Value> {
-        let stream = UnixStream::connect(&self.socket)?;
-        stream.set_read_timeout(Some(REPLY_TIMEOUT))?;
-        writeln!(&stream, "{request}")?;
-        let mut line = String::new();
-        BufReader::new(&stream).read_line(&mut line)?;
-        let mut answer: Value = serde_json::from_str(&line)?;
-        match answer.get_mut("return") {
-            Some(value) => Ok(value.take()),
-            None => Err(io::Error::other(format!(
-                "the device answered {}",
-                line.trim_end()
-            ))),
-        }
+    /// Has the device execute a command, over a connection of its own.
+    fn execute<E: Execute>(&self, command: E) -> Result<E::Return, ClientError> {
+        Client::connect(&self.socket, REPLY_TIMEOUT)?.execute(command)
     }
 }

@@ -222,7 +222,7 @@ impl Devices {
             HostRequest::AddFault(_, rule) => device
                 .handles
                 .control
-                .add_fault(&rule)
+                .add_fault(rule)
                 .map_err(|error| error.to_string()),
             HostRequest::ListFaults(_) => {
                 let listed = device.handles.control.faults();

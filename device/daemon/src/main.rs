@@ -6,27 +6,25 @@
 //! |---|---|
 //! | `cli` | arguments, their help and their validation |
 //! | `capabilities` | `--print-capabilities` |
-//! | `control` | the control socket: requests to the running device |
 //! | `sandbox` | what its threads may do, beyond those of other devices |
-//! | `statistics` | the counters as the control socket shows them |
 //! | `run` | the life of the process, from the options to the last counters |
 //! | `supervised` | the same in two processes: supervisor and worker |
 //! | `saved` | what a worker leaves to the next one |
 //!
-//! [`ringbar_serve`] has the parts that other devices have as well: log, socket, connections.
+//! The library of this crate has the control socket. [`ringbar_serve`] has the parts that other
+//! devices have as well: log, socket, connections.
 
 mod capabilities;
 mod cli;
-mod control;
 mod run;
 mod sandbox;
 mod saved;
-mod statistics;
 mod supervised;
 
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
+use ringbar_device::control;
 
 use crate::cli::{Args, Command, Role};
 

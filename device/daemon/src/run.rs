@@ -84,6 +84,7 @@ pub fn controlled(
         socket: options.serve.endpoint.to_string(),
         started,
         ending: termination.ending(),
+        supervisor: None,
     }
 }
 

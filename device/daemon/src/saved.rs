@@ -9,6 +9,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::FileExt;
 
 use ringbar_model::Resumed;
+use ringbar_storage::{ErrorKind, StorageFailure};
 use rustix::fs::{MemfdFlags, memfd_create};
 
 /// A number in the file.
@@ -19,6 +20,8 @@ enum Field {
     IsResized = 16,
     /// Bytes of the text from [`FAILURE`] on, or 0.
     FailureLength = 24,
+    /// 1 for a lack of space, 0 for any other failure.
+    FailureIsNoSpace = FAILURE as isize + MAX_FAILURE as isize,
 }
 
 /// Where the text is that says why the storage has failed.
@@ -68,11 +71,13 @@ impl Saved {
     }
 
     /// The storage has failed for good, for this reason. The first one counts.
-    pub fn failed(&self, reason: &str) -> io::Result<()> {
+    pub fn failed(&self, failure: &StorageFailure) -> io::Result<()> {
         if self.failure()?.is_some() {
             return Ok(());
         }
-        let reason = reason.as_bytes();
+        let is_no_space = failure.kind == ErrorKind::NoSpace;
+        self.set(Field::FailureIsNoSpace, is_no_space.into())?;
+        let reason = failure.reason.as_bytes();
         let reason = &reason[..reason.len().min(MAX_FAILURE)];
         self.0.write_all_at(reason, FAILURE)?;
         // Last: until here it has not failed.
@@ -80,18 +85,28 @@ impl Saved {
     }
 
     /// Why the storage has failed in another process, if it has.
-    pub fn failure(&self) -> io::Result<Option<String>> {
-        let length = match self.get(Field::FailureLength) {
-            // Of another version, which does not tell.
-            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => 0,
-            other => other?,
-        };
+    pub fn failure(&self) -> io::Result<Option<StorageFailure>> {
+        let length = self.get_if_there(Field::FailureLength)?;
         if length == 0 {
             return Ok(None);
         }
         let mut reason = vec![0; (length as usize).min(MAX_FAILURE)];
         self.0.read_exact_at(&mut reason, FAILURE)?;
-        Ok(Some(String::from_utf8_lossy(&reason).into_owned()))
+        Ok(Some(StorageFailure {
+            reason: String::from_utf8_lossy(&reason).into_owned(),
+            kind: match self.get_if_there(Field::FailureIsNoSpace)? {
+                0 => ErrorKind::Io,
+                _ => ErrorKind::NoSpace,
+            },
+        }))
+    }
+
+    /// 0 where the file is of another version, which does not tell.
+    fn get_if_there(&self, field: Field) -> io::Result<u64> {
+        match self.get(field) {
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(0),
+            other => other,
+        }
     }
 
     /// Capacity of the device.
@@ -133,10 +148,19 @@ mod tests {
         assert_eq!(other.capacity().unwrap(), 9000);
         assert_eq!(other.connection().unwrap(), resumed(true));
         assert_eq!(other.failure().unwrap(), None);
-        saved.failed("the disk is lost").unwrap();
-        saved.failed("and more").unwrap();
-        let failure = other.failure().unwrap();
-        assert_eq!(failure.as_deref(), Some("the disk is lost"));
+        let [first, second] = [ErrorKind::NoSpace, ErrorKind::Io].map(|kind| StorageFailure {
+            reason: format!("the disk is lost: {kind:?}"),
+            kind,
+        });
+        saved.failed(&first).unwrap();
+        saved.failed(&second).unwrap();
+        assert_eq!(other.failure().unwrap(), Some(first));
+        let saved = Saved::new(5000).unwrap();
+        saved.failed(&second).unwrap();
+        assert_eq!(saved.failure().unwrap(), Some(second));
+        // A former version does not tell the kind.
+        saved.0.set_len(FAILURE + MAX_FAILURE as u64).unwrap();
+        assert_eq!(saved.failure().unwrap().unwrap().kind, ErrorKind::Io);
         other.connected(8192).unwrap();
         assert!(!saved.connection().unwrap().is_resized);
     }

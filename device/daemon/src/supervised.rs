@@ -22,13 +22,15 @@ use ringbar_serve::sandbox::Confinement;
 use ringbar_serve::service_manager::ServiceManager;
 use ringbar_serve::signals::{Termination, catch_hangup};
 use ringbar_serve::socket::PreparedSocket;
-use ringbar_storage::{BlockStorage, FileStorage, MemoryStorage, OpenError, Storage};
+use ringbar_storage::{
+    BlockStorage, FileStorage, MemoryStorage, OpenError, Storage, StorageFailure,
+};
 use ringbar_supervisor::handover::{Handover, Start};
 use ringbar_supervisor::{Notice, Signals, supervise as supervise_workers};
 use tracing::{error, info};
 
 use crate::cli::{Options, StorageKind};
-use crate::control::{self, ControlSocket};
+use crate::control::{self, ControlSocket, Controlled};
 use crate::run::{controlled, early, make_device, open_storage, serve};
 use crate::sandbox::BLOCK_IO;
 use crate::saved::Saved;
@@ -125,14 +127,14 @@ pub fn work(options: &Options, confinement: &Confinement) -> anyhow::Result<()> 
         }
     });
     let (failure_saved, once) = (Arc::clone(&saved), Once::new());
-    device.set_failure_listener(move |reason| {
+    device.set_failure_listener(move |failure| {
         // Other requests that fail wait until it is done.
-        once.call_once(|| save_failure(&failure_saved, reason));
+        once.call_once(|| save_failure(&failure_saved, failure));
     });
-    let controlled = controlled(&device, options, started, &termination);
-    let _control = match control.map(ControlSocket::inherited) {
-        Some(control) => Some(control.serve(controlled, &engine.threads)?),
-        None => None,
+    let handover = Arc::new(handover);
+    let controlled = Controlled {
+        supervisor: Some(Arc::clone(&handover)),
+        ..controlled(&device, options, started, &termination)
     };
     let mut serve_options = options.serve.clone();
     serve_options.keep_running = false;
@@ -143,6 +145,11 @@ pub fn work(options: &Options, confinement: &Confinement) -> anyhow::Result<()> 
     files.extend(mappable.iter().map(|mappable| mappable.file.as_fd()));
     handover.ready(&files).context("the supervisor is gone")?;
     drop(files);
+    // After it: a supervisor of a former version hears nothing after a request to end.
+    let _control = match control.map(ControlSocket::inherited) {
+        Some(control) => Some(control.serve(controlled, &engine.threads)?),
+        None => None,
+    };
     info!(
         bytes = device.config().capacity(),
         resumes, "worker is ready"
@@ -157,14 +164,14 @@ pub fn work(options: &Options, confinement: &Confinement) -> anyhow::Result<()> 
         &engine,
     );
     // That of the last data as well.
-    if let Some(reason) = storage.failure() {
-        save_failure(&saved, &reason);
+    if let Some(failure) = storage.failure() {
+        save_failure(&saved, &failure);
     }
     served
 }
 
-fn save_failure(saved: &Saved, reason: &str) {
-    if let Err(error) = saved.failed(reason) {
+fn save_failure(saved: &Saved, failure: &StorageFailure) {
+    if let Err(error) = saved.failed(failure) {
         error!(%error, "the next worker will not know that the storage has failed");
     }
 }
@@ -183,6 +190,7 @@ fn adopt_storage(
             file.context(missing)?,
             capacity,
             options.memory_huge_pages,
+            failure,
         )?),
         StorageKind::File(path) => {
             let file = file.context(missing)?;

@@ -178,10 +178,16 @@ impl<D: DeviceModel> Queue<D> {
         self.started = false;
     }
 
-    /// Where the queue is.
+    /// Where the queue is. A broken queue is never at index 0, where only a driver that has reset
+    /// the device starts it ([`Self::start`]). It takes no entry before that, so any other index
+    /// will do.
     pub(crate) fn position(&self) -> StoppedAt {
+        let next_avail = self.ring.next_avail();
         StoppedAt {
-            next_avail: self.ring.next_avail(),
+            next_avail: match self.broken {
+                true => next_avail.max(1),
+                false => next_avail,
+            },
             next_used: self.ring.next_used(),
         }
     }

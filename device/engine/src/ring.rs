@@ -41,7 +41,8 @@ impl QueueSetup {
 /// Where a queue was stopped.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct StoppedAt {
-    /// Index of the next available entry to take.
+    /// Index of the next available entry to take. Not 0 where the driver has broken the queue: a
+    /// start at 0 means that it has reset the device.
     pub next_avail: u16,
     /// Index of the next used entry to write. Where it is behind the other, requests were
     /// not completed; they are submitted again when the queue goes on from here, in this

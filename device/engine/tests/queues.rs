@@ -369,6 +369,33 @@ fn a_queue_that_broke_with_requests_in_flight_stays_broken() {
     assert_eq!(driver.used(), 0);
 }
 
+/// Index 0 means that the driver has reset the device, and the index wraps.
+#[test]
+fn a_queue_that_broke_where_the_index_wraps_stays_broken() {
+    let mut machine = machine();
+    let driver = &mut machine.drivers[0];
+    driver.control.stop().unwrap();
+    driver.skip_to(u16::MAX - 1);
+    driver.go_on(StoppedAt {
+        next_avail: u16::MAX - 1,
+        next_used: u16::MAX - 1,
+    });
+    driver.ask(Op::Now, &[1]);
+    driver.sum();
+    driver.put_head(Driver::SIZE);
+    driver.ring();
+    wait_until("the queue is broken", || {
+        machine.counters.get().broken_queues == 1
+    });
+    let stopped = driver.control.stop().unwrap();
+    driver.go_on(stopped);
+    driver.ask(Op::Now, &[]);
+    // The worker has seen the doorbell when it answers this.
+    driver.control.set_doorbell(None);
+    assert_eq!(driver.used(), u16::MAX);
+    assert_eq!(machine.counters.get().broken_queues, 1);
+}
+
 /// Nobody is left to ask once the workers have ended.
 #[test]
 fn a_queue_without_a_worker_is_nowhere() {

@@ -15,7 +15,7 @@ use ringbar_spec::Opcode;
 use crate::input::Input;
 
 /// Parts of rules, and what is nearly one.
-const PARTS: &[&str] = &[
+pub(crate) const PARTS: &[&str] = &[
     "read",
     "write",
     "flush",

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! Fuzz targets: what a driver or a monitor can send to a device, compared with a model of what
-//! the device should do.
+//! Fuzz targets: what a driver, a monitor or a client of the control socket can send to a device,
+//! compared with a model of what the device should do.
 //!
 //! | target | input | compared with |
 //! |---|---|---|
@@ -12,6 +12,7 @@
 //! | [`server_messages`] | bytes and descriptors of a connection | what each message may cause, and that each is answered once |
 //! | [`function_registers`] | accesses to the registers of a function | a model of the registers, and the order of actions |
 //! | [`config_space`] | accesses to its configuration space | what can be written, and what must not change |
+//! | [`control_commands`] | what a client sends to the control socket | a reader of JSON, the size of the device and its rules for faults |
 //! | [`fault_rules`] | texts of rules for faults | the rule that is parsed from what is written of it |
 //!
 //! A target is a function of bytes that panics if something is wrong. libFuzzer looks for such
@@ -21,6 +22,7 @@
 
 pub mod chain;
 pub mod config_space;
+pub mod control_commands;
 pub mod dma_table;
 pub mod fault_rules;
 pub mod function_registers;

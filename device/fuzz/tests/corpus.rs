@@ -9,8 +9,8 @@ use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
 use ringbar_fuzz::{
-    chain, config_space, dma_table, fault_rules, function_registers, requests, server_messages,
-    two_sided,
+    chain, config_space, control_commands, dma_table, fault_rules, function_registers, requests,
+    server_messages, two_sided,
 };
 
 /// Number of random inputs.
@@ -56,6 +56,11 @@ fn chain() {
 #[test]
 fn config_space() {
     target("config_space", config_space::run);
+}
+
+#[test]
+fn control_commands() {
+    target("control_commands", control_commands::run);
 }
 
 #[test]

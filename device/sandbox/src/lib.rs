@@ -43,7 +43,7 @@ mod sandbox;
 pub use call::Call;
 pub use error::Error;
 pub use files::Files;
-pub use report::{EXIT_FORBIDDEN, Report};
+pub use report::{EXIT_FORBIDDEN, Report, end_process};
 pub use runtime::{RUNTIME, SPAWN};
 pub use sandbox::{Mode, Part, Sandbox, ThreadKind};
 pub use syscalls::Sysno;

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! The last words of a process that made a forbidden call.
+//! The last words of a process that made a forbidden call, or that cannot restrict a thread.
 //!
 //! The kernel does not execute the call and sends SIGSYS to the thread. The handler writes one
 //! line to standard error and ends the process. It uses only what a signal handler may use, and
-//! only calls of [`crate::RUNTIME`].
+//! only calls of [`crate::RUNTIME`]. [`end_process`] does the same outside of a signal handler.
 
 use std::ffi::{c_int, c_long, c_void};
 use std::io;
@@ -99,6 +99,24 @@ extern "C" fn handle(_signal: c_int, info: *mut siginfo_t, _context: *mut c_void
             line.text("SIGSYS from a process");
         }
         line.text("; the process ends. ").text(report.advice);
+    }
+    line.text("\n").write();
+    // SAFETY: Ends the process; nothing of it is used any more.
+    unsafe { libc::_exit(EXIT_FORBIDDEN.into()) }
+}
+
+/// Ends the process as after a forbidden call, with a line that says why: a thread that cannot be
+/// restricted must not run, and the others are of no use without it.
+pub fn end_process(reason: &str) -> ! {
+    let mut line = Line::new();
+    if let Some(Texts { report, .. }) = TEXTS.get() {
+        line.text(&report.program)
+            .text(": sandbox: ")
+            .text(reason)
+            .text("; the process ends. ")
+            .text(report.advice);
+    } else {
+        line.text("sandbox: ").text(reason);
     }
     line.text("\n").write();
     // SAFETY: Ends the process; nothing of it is used any more.

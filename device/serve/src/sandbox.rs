@@ -228,18 +228,17 @@ impl Confinement {
     }
 
     /// Starts threads that restrict themselves by their names. The main thread is restricted
-    /// before.
+    /// before. A thread that cannot restrict itself ends the process.
     pub fn threads(&self) -> Threads {
         let Some(sandbox) = self.0.clone() else {
             return Threads::default();
         };
         Threads::with(move |name| {
             if let Err(error) = sandbox.restrict(name) {
-                // Such a thread must not run.
-                panic!(
-                    "cannot restrict a thread ({name}): {:#}",
-                    anyhow::Error::from(error)
-                );
+                let error = anyhow::Error::from(error);
+                ringbar_sandbox::end_process(&format!(
+                    "cannot restrict a thread ({name}): {error:#}"
+                ));
             }
         })
     }

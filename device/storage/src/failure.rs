@@ -7,8 +7,16 @@ use std::sync::{Arc, OnceLock};
 
 use tracing::error;
 
-use crate::error::StorageError;
-use crate::error::with_causes;
+use crate::error::{ErrorKind, StorageError, with_causes};
+
+/// Why a storage has failed for good, for people and for the process that takes it over.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StorageFailure {
+    /// What happened, with its causes.
+    pub reason: String,
+    /// Of the errors of the operations that meet it.
+    pub kind: ErrorKind,
+}
 
 /// Why a storage has failed for good. Each operation that meets it gets a copy.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -33,14 +41,13 @@ impl Failure {
 
     /// Notes in `failure` that a storage has failed for good, and logs it, unless it has failed
     /// before. Returns the first failure.
-    pub(crate) fn note(failure: &OnceLock<Self>, what: String, source: Option<io::Error>) -> &Self {
+    pub(crate) fn note(self, failure: &OnceLock<Self>) -> &Self {
         failure.get_or_init(|| {
-            let failure = Self::new(what, source);
             error!(
                 "{}: nothing can be written until the storage is opened anew",
-                failure.chain()
+                self.chain()
             );
-            failure
+            self
         })
     }
 
@@ -52,6 +59,28 @@ impl Failure {
     /// With its causes.
     pub(crate) fn chain(&self) -> String {
         with_causes(self)
+    }
+
+    /// For others.
+    pub(crate) fn report(&self) -> StorageFailure {
+        StorageFailure {
+            reason: self.chain(),
+            kind: self.error().kind(),
+        }
+    }
+}
+
+/// That of a storage in another process, which this one takes over.
+impl From<StorageFailure> for Failure {
+    fn from(failure: StorageFailure) -> Self {
+        Self {
+            what: failure.reason,
+            kind: match failure.kind {
+                ErrorKind::NoSpace => io::ErrorKind::StorageFull,
+                ErrorKind::OutOfRange | ErrorKind::Io => io::ErrorKind::Other,
+            },
+            source: None,
+        }
     }
 }
 
@@ -79,6 +108,10 @@ mod tests {
         for errno in [rustix::io::Errno::NOSPC, rustix::io::Errno::DQUOT] {
             let failure = Failure::new("full".into(), Some(errno.into()));
             assert_eq!(failure.error().kind(), ErrorKind::NoSpace);
+            // In the next process as well.
+            let next = Failure::from(failure.report());
+            assert_eq!(next.error().kind(), ErrorKind::NoSpace);
+            assert_eq!(next.report(), failure.report());
         }
     }
 }

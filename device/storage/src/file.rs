@@ -19,7 +19,7 @@ use tracing::{error, info, warn};
 use vm_memory::VolatileSlice;
 
 use crate::error::OpenError;
-use crate::failure::Failure;
+use crate::failure::{Failure, StorageFailure};
 use crate::holes::Holes;
 use crate::mapping::{Before, Mapping, check_size};
 use crate::write_back::WriteBack;
@@ -116,10 +116,10 @@ impl FileStorage {
         file: File,
         path: &Path,
         capacity: u64,
-        failure: Option<String>,
+        failure: Option<StorageFailure>,
     ) -> Result<Self, OpenError> {
         let holes = find_holes(&file, capacity);
-        let write_back = failure.map(|what| WriteBack::failed(Failure::new(what, None)));
+        let write_back = failure.map(|failure| WriteBack::failed(failure.into()));
         Ok(Self {
             mapping: Mapping::new(file, path.display().to_string(), capacity)?,
             path: path.to_owned(),
@@ -324,11 +324,11 @@ impl Storage for FileStorage {
             .resize(capacity, |before| allocate(before, &self.path, capacity))
     }
 
-    fn failure(&self) -> Option<String> {
+    fn failure(&self) -> Option<StorageFailure> {
         self.mapping
             .failure()
             .or(self.write_back.error())
-            .map(Failure::chain)
+            .map(Failure::report)
     }
 
     fn read(&self, offset: u64, target: VolatileSlice<'_>) -> Result<(), StorageError> {

@@ -50,6 +50,7 @@ pub use block::BlockStorage;
 pub use buffer::{Buffer, Buffers};
 pub use error::{ErrorKind, OpenError, ResizeError, StorageError, with_causes};
 pub use extent::{Extent, Owner};
+pub use failure::StorageFailure;
 pub use file::FileStorage;
 pub use memory::MemoryStorage;
 pub use nbd::{NbdError, NbdStorage, NbdUri};

@@ -17,7 +17,7 @@ use rustix::io::{Errno, retry_on_intr};
 use vm_memory::VolatileSlice;
 
 use crate::error::OpenError;
-use crate::failure::Failure;
+use crate::failure::{Failure, StorageFailure};
 use crate::mapping::{Mapping, check_size, whole_pages};
 
 /// Device memory that lives as long as the process (and its mappings in the
@@ -37,6 +37,8 @@ pub struct MemoryStorage {
     mapping: Mapping,
     /// Bytes of a huge page.
     huge_page: Option<u64>,
+    /// Why the memory was lost in another process.
+    adopted: Option<Failure>,
 }
 
 impl MemoryStorage {
@@ -46,15 +48,36 @@ impl MemoryStorage {
             .filter(|size| *size <= i64::MAX as u64)
             .ok_or(OpenError::Size(capacity))?;
         let file = sealed_memfd(size).map_err(|source| OpenError::Memory { size, source })?;
-        Self::adopt(file, capacity, None)
+        Self::adopt(file, capacity, None, None)
     }
 
     /// The first `capacity` bytes of the memory that another process has made, and has given to
     /// this one ([`Storage::mappable`]). `huge_page` is the size of its pages where it was made
-    /// by [`Self::with_huge_pages`].
-    pub fn adopt(file: File, capacity: u64, huge_page: Option<u64>) -> Result<Self, OpenError> {
+    /// by [`Self::with_huge_pages`]. The `failure` of the storage in the other process is one in
+    /// this as well: what was written there may be lost, so nothing can be written here, and no
+    /// flush ends well.
+    pub fn adopt(
+        file: File,
+        capacity: u64,
+        huge_page: Option<u64>,
+        failure: Option<StorageFailure>,
+    ) -> Result<Self, OpenError> {
         let mapping = Mapping::new(file, "the device memory".into(), capacity)?;
-        Ok(Self { mapping, huge_page })
+        Ok(Self {
+            mapping,
+            huge_page,
+            adopted: failure.map(Failure::from),
+        })
+    }
+
+    /// # Errors
+    ///
+    /// Where the memory is lost, here or in another process.
+    fn check_writable(&self) -> Result<(), StorageError> {
+        match &self.adopted {
+            None => self.mapping.check(),
+            Some(failure) => Err(failure.error()),
+        }
     }
 
     /// `capacity` bytes of zeros in huge pages of `page` bytes, a power of two, for example 2 MiB.
@@ -67,7 +90,7 @@ impl MemoryStorage {
             Ok(file)
         });
         let file = file.map_err(|errno| huge_pages_error(capacity, page, errno))?;
-        Self::adopt(File::from(file), capacity, Some(page))
+        Self::adopt(File::from(file), capacity, Some(page), None)
     }
 }
 
@@ -159,8 +182,9 @@ impl Storage for MemoryStorage {
         })
     }
 
-    fn failure(&self) -> Option<String> {
-        self.mapping.failure().map(Failure::chain)
+    fn failure(&self) -> Option<StorageFailure> {
+        let failure = self.adopted.as_ref().or_else(|| self.mapping.failure());
+        failure.map(Failure::report)
     }
 
     fn read(&self, offset: u64, target: VolatileSlice<'_>) -> Result<(), StorageError> {
@@ -170,12 +194,14 @@ impl Storage for MemoryStorage {
 
     fn write(&self, offset: u64, source: VolatileSlice<'_>) -> Result<(), StorageError> {
         let range = self.mapping.range(offset, source.len() as u64)?;
+        self.check_writable()?;
         self.mapping.write(&range, source)
     }
 
     /// Gives whole pages back to the host, but for huge ones.
     fn discard(&self, offset: u64, length: u64) -> Result<(), StorageError> {
         let range = self.mapping.range(offset, length)?;
+        self.check_writable()?;
         if self.huge_page.is_some() {
             return self.mapping.zero(&range);
         }
@@ -187,12 +213,13 @@ impl Storage for MemoryStorage {
 
     fn write_zeroes(&self, offset: u64, length: u64) -> Result<(), StorageError> {
         let range = self.mapping.range(offset, length)?;
+        self.check_writable()?;
         self.mapping.zero(&range)
     }
 
     /// Nothing to do: this memory is as durable as it will ever be.
     fn flush(&self) -> Result<(), StorageError> {
-        self.mapping.check()
+        self.check_writable()
     }
 
     fn flush_waits(&self) -> bool {
@@ -200,7 +227,7 @@ impl Storage for MemoryStorage {
     }
 
     fn flush_range(&self, _offset: u64, _length: u64) -> Result<(), StorageError> {
-        self.mapping.check()
+        self.check_writable()
     }
 
     fn mappable(&self) -> Option<Mappable<'_>> {

@@ -10,6 +10,7 @@ use vm_memory::VolatileSlice;
 
 use crate::asynchronous::AsyncStorage;
 use crate::error::{ResizeError, StorageError};
+use crate::failure::StorageFailure;
 
 /// The file that holds the device memory, for mapping it elsewhere.
 #[derive(Clone, Copy, Debug)]
@@ -54,9 +55,8 @@ pub trait Storage: Debug + Send + Sync {
     /// nothing has changed.
     fn resize(&self, capacity: u64) -> Result<(), ResizeError>;
 
-    /// Why the storage has failed for good, with its causes; `None` as long as it has
-    /// not.
-    fn failure(&self) -> Option<String> {
+    /// Why the storage has failed for good; `None` as long as it has not.
+    fn failure(&self) -> Option<StorageFailure> {
         None
     }
 

@@ -150,7 +150,7 @@ fn a_device_that_is_smaller_than_it_was() {
         );
         assert_eq!(fs::metadata(&path).unwrap().len(), length);
     }
-    assert!(storage.failure().unwrap().contains("was cut off"));
+    assert!(storage.failure().unwrap().reason.contains("was cut off"));
 }
 
 /// A file that was cut off does not grow again, with zeros for what was lost.
@@ -165,7 +165,7 @@ fn a_size_does_not_repair_a_file_that_was_cut_off() {
         file.set_len(CAPACITY / 2).unwrap();
         storage.resize(size).unwrap_err();
         assert_eq!(storage.capacity(), CAPACITY);
-        assert!(storage.failure().unwrap().contains("was cut off"));
+        assert!(storage.failure().unwrap().reason.contains("was cut off"));
         for offset in [0, CAPACITY - 4096] {
             assert_eq!(
                 status(write(&storage, offset, &[1; 4096])),

@@ -8,10 +8,10 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 
 use libc::{SYS_fallocate, SYS_fdatasync, SYS_msync};
-use ringbar_storage::ErrorKind;
 use ringbar_storage::FileStorage;
 use ringbar_storage::MemoryStorage;
 use ringbar_storage::Storage;
+use ringbar_storage::{ErrorKind, StorageError, StorageFailure};
 use rustix::io::Errno;
 use support::seccomp::with_failing;
 use support::{CAPACITY, WRITING, assert_lost, open, read, status, write};
@@ -88,7 +88,7 @@ fn ho7_an_error_of_writing_back_is_told_to_every_flush() {
             }
             assert_eq!(status(storage.flush_range(0, 0)), code);
         }
-        let failure = storage.failure().unwrap();
+        let failure = storage.failure().unwrap().reason;
         let cause = std::io::Error::from(errno).to_string();
         assert!(failure.contains("could not be written back"), "{failure}");
         assert!(failure.ends_with(&cause), "{failure}");
@@ -162,9 +162,9 @@ fn memory_has_no_failure() {
 fn the_next_process_knows_of_the_failure_and_of_the_holes() {
     let directory = support::directory_on_disk();
     let path = directory.path().join("disk");
-    let adopt = |storage: &FileStorage, failure: Option<&str>| {
+    let adopt = |storage: &FileStorage, failure| {
         let file = storage.mappable().unwrap().file.try_clone().unwrap();
-        FileStorage::adopt(file, &path, CAPACITY, failure.map(String::from)).unwrap()
+        FileStorage::adopt(file, &path, CAPACITY, failure).unwrap()
     };
     let blocks = || fs::metadata(&path).unwrap().blocks();
     let first = open(directory.path());
@@ -192,10 +192,44 @@ fn the_next_process_knows_of_the_failure_and_of_the_holes() {
     write(&next, 300 << 10, &[9; 4096]).unwrap();
     assert_eq!(read(&next, 300 << 10, 4096).unwrap(), [9; 4096]);
 
-    let next = adopt(&next, Some("it was lost"));
-    for (name, operation) in WRITING {
-        assert_eq!(status(operation(&next)), Some(ErrorKind::Io), "{name}");
+    for kind in [ErrorKind::Io, ErrorKind::NoSpace] {
+        let reason = "it was lost".to_owned();
+        let failure = Some(StorageFailure { reason, kind });
+        let next = adopt(&next, failure.clone());
+        for (name, operation) in WRITING {
+            assert_eq!(status(operation(&next)), Some(kind), "{name}");
+        }
+        assert_eq!(next.failure(), failure);
+        assert_eq!(read(&next, 0, 10).unwrap(), [7; 10]);
     }
-    assert_eq!(next.failure().unwrap(), "it was lost");
+}
+
+#[test]
+fn memory_that_was_lost_is_lost_in_the_next_process() {
+    let first = MemoryStorage::new(CAPACITY).unwrap();
+    write(&first, 0, &[7; 10]).unwrap();
+    let failure = StorageFailure {
+        reason: "pages are missing".to_owned(),
+        kind: ErrorKind::Io,
+    };
+    let adopt = |failure| {
+        let file = first.mappable().unwrap().file.try_clone().unwrap();
+        MemoryStorage::adopt(file, CAPACITY, None, failure).unwrap()
+    };
+    let next = adopt(Some(failure.clone()));
+    let operations: [&dyn Fn() -> Result<(), StorageError>; 5] = [
+        &|| write(&next, 0, &[8; 10]),
+        &|| next.discard(0, 8192),
+        &|| next.write_zeroes(0, 10),
+        &|| next.flush(),
+        &|| next.flush_range(0, 10),
+    ];
+    for (number, operation) in operations.iter().enumerate() {
+        assert_eq!(status(operation()), Some(ErrorKind::Io), "{number}");
+    }
+    assert_eq!(next.failure(), Some(failure));
+    // What is there can be rescued.
     assert_eq!(read(&next, 0, 10).unwrap(), [7; 10]);
+    let next = adopt(None);
+    assert_eq!((next.failure(), status(next.flush())), (None, None));
 }

@@ -139,7 +139,7 @@ fn adopted_memory_is_in_huge_pages_still() {
     let made = MemoryStorage::new(2 * PAGE).unwrap();
     let file = made.mappable().unwrap().file.try_clone().unwrap();
     let allocated = || made.mappable().unwrap().file.metadata().unwrap().blocks() * 512;
-    let storage = MemoryStorage::adopt(file, 2 * PAGE, Some(PAGE)).unwrap();
+    let storage = MemoryStorage::adopt(file, 2 * PAGE, Some(PAGE), None).unwrap();
     write(&storage, 0, &vec![7; 2 * PAGE as usize]).unwrap();
     assert_eq!(allocated(), 2 * PAGE);
     storage.discard(0, 2 * PAGE).unwrap();
@@ -156,7 +156,7 @@ fn adopted_memory_is_in_huge_pages_still() {
 fn growth_that_fails_leaves_neither_pages_nor_length() {
     let made = MemoryStorage::new(PAGE).unwrap();
     let file = made.mappable().unwrap().file;
-    let storage = MemoryStorage::adopt(file.try_clone().unwrap(), PAGE, Some(PAGE)).unwrap();
+    let storage = MemoryStorage::adopt(file.try_clone().unwrap(), PAGE, Some(PAGE), None).unwrap();
     let resize = || {
         storage
             .resize(2 * PAGE)

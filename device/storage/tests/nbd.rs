@@ -405,7 +405,7 @@ fn a_flush_that_fails_is_for_good() {
         assert_eq!(status(write(&storage, 0, &[1])), Some(ErrorKind::Io));
         assert_eq!(read(&storage, 0, 1).unwrap(), [1]);
     }
-    let failure = storage.failure().unwrap();
+    let failure = storage.failure().unwrap().reason;
     assert!(failure.contains("could not be written back"), "{failure}");
 }
 
@@ -443,7 +443,7 @@ fn a_server_that_is_killed_leaves_nobody_waiting() {
         }
         storage.resize(CAPACITY / 2).unwrap_err();
         assert!(killed.elapsed() < TIMEOUT / 2, "{:?}", killed.elapsed());
-        let failure = storage.failure().unwrap();
+        let failure = storage.failure().unwrap().reason;
         assert!(
             failure.contains("the connection to the server"),
             "{failure}"

@@ -7,6 +7,7 @@
 //! |---|---|---|
 //! | supervisor | [`Start`] | listening socket with one connection; record; control socket, if there is one; what a worker has left |
 //! | worker | ready | what the next workers need: the supervisor keeps it |
+//! | worker | asked to end | |
 //!
 //! A packet is its kind and its further bytes. Another version of the program may be at the other
 //! end, so a packet is never changed: a new one gets another kind.
@@ -30,6 +31,7 @@ const MAX_FILES: usize = MAX_KEPT + 3;
 
 const START: u8 = b'S';
 const READY: u8 = b'R';
+const ASKED_TO_END: u8 = b'E';
 
 /// What a worker starts with.
 #[derive(Debug)]
@@ -58,7 +60,7 @@ impl Handover {
     /// Where there is none.
     pub fn receive() -> io::Result<(Self, Start)> {
         let socket = io::stdin().as_fd().try_clone_to_owned()?;
-        let (bytes, files) = receive(&socket)?;
+        let (bytes, files) = receive(&socket, RecvFlags::empty())?;
         let mut files = files.into_iter();
         let wrong = || io::Error::other("no supervisor has started this process");
         let [START, resumes, has_control] = bytes[..] else {
@@ -84,6 +86,13 @@ impl Handover {
     pub fn ready(&self, kept: &[BorrowedFd<'_>]) -> io::Result<()> {
         send(&self.0, &[READY], kept)
     }
+
+    /// Says that somebody has asked this worker to end: no other one takes over from it, whatever
+    /// it ends of. From any thread.
+    pub fn asked_to_end(&self) -> io::Result<()> {
+        rustix::io::write(&self.0, &[ASKED_TO_END])?;
+        Ok(())
+    }
 }
 
 /// Sends a [`Start`] to a worker.
@@ -108,16 +117,24 @@ pub(crate) struct StartRef<'a> {
 #[derive(Debug)]
 pub(crate) enum FromWorker {
     Ready(Vec<OwnedFd>),
-    /// It has closed the socket, or says what no worker says.
+    AskedToEnd,
+    /// What a worker of another version says.
+    Unknown,
+    /// Nothing so far.
+    Later,
+    /// It has closed the socket.
     Nothing,
 }
 
-/// Receives what a worker says, of which something is there.
+/// Receives what a worker says.
 pub(crate) fn receive_from_worker(socket: &OwnedFd) -> FromWorker {
-    match receive(socket) {
+    match receive(socket, RecvFlags::DONTWAIT) {
         Ok((bytes, files)) if bytes == [READY] && files.len() <= MAX_KEPT => {
             FromWorker::Ready(files)
         }
+        Ok((bytes, files)) if bytes == [ASKED_TO_END] && files.is_empty() => FromWorker::AskedToEnd,
+        Ok((bytes, _)) if !bytes.is_empty() => FromWorker::Unknown,
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => FromWorker::Later,
         _ => FromWorker::Nothing,
     }
 }
@@ -133,7 +150,7 @@ fn send(socket: &OwnedFd, bytes: &[u8], files: &[BorrowedFd<'_>]) -> io::Result<
     Ok(())
 }
 
-fn receive(socket: &OwnedFd) -> io::Result<(Vec<u8>, Vec<OwnedFd>)> {
+fn receive(socket: &OwnedFd, flags: RecvFlags) -> io::Result<(Vec<u8>, Vec<OwnedFd>)> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FILES))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let mut bytes = [0; 8];
@@ -141,7 +158,7 @@ fn receive(socket: &OwnedFd) -> io::Result<(Vec<u8>, Vec<OwnedFd>)> {
         socket,
         &mut [IoSliceMut::new(&mut bytes)],
         &mut control,
-        RecvFlags::CMSG_CLOEXEC,
+        flags | RecvFlags::CMSG_CLOEXEC,
     )?;
     let files = control.drain().filter_map(|message| match message {
         RecvAncillaryMessage::ScmRights(files) => Some(files),
@@ -150,4 +167,33 @@ fn receive(socket: &OwnedFd) -> io::Result<(Vec<u8>, Vec<OwnedFd>)> {
     let files = files.flatten().collect();
     let bytes = bytes.get(..received.bytes).unwrap_or_default();
     Ok((bytes.to_vec(), files))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+
+    /// A supervisor that goes on with the program of another version hears the rest.
+    #[test]
+    fn packets_of_another_version_are_ignored() {
+        let (domain, kind) = (AddressFamily::UNIX, SocketType::SEQPACKET);
+        let (ours, theirs) = socketpair(domain, kind, SocketFlags::CLOEXEC, None).unwrap();
+        assert!(matches!(receive_from_worker(&ours), FromWorker::Later));
+        for unknown in [&b"x"[..], b"RE", b"E5", &[0; 100]] {
+            send(&theirs, unknown, &[]).unwrap();
+            assert!(matches!(receive_from_worker(&ours), FromWorker::Unknown));
+        }
+        let worker = Handover(theirs);
+        worker.ready(&[ours.as_fd(); MAX_KEPT]).unwrap();
+        worker.asked_to_end().unwrap();
+        let FromWorker::Ready(kept) = receive_from_worker(&ours) else {
+            panic!("the worker is ready");
+        };
+        assert_eq!(kept.len(), MAX_KEPT);
+        assert!(matches!(receive_from_worker(&ours), FromWorker::AskedToEnd));
+        drop(worker);
+        drop(kept);
+        assert!(matches!(receive_from_worker(&ours), FromWorker::Nothing));
+    }
 }

@@ -19,6 +19,7 @@
 //! |---|---|
 //! | [`supervisor`] | [`supervise`]: the life of the process, and its event loop |
 //! | [`handover`] | what supervisor and worker say to each other beside vhost-user |
+//! | `serving` | a connection from the worker that waits for it to its end |
 //! | `session` | one connection of a monitor |
 //! | `state` | the messages that make up the state of a back end |
 //! | `back_channel` | requests of the device to the monitor |
@@ -54,6 +55,7 @@ mod channel;
 pub mod handover;
 mod message;
 mod restarts;
+mod serving;
 mod session;
 mod state;
 pub mod supervisor;

@@ -14,9 +14,10 @@ use rustix::io::Errno;
 use rustix::process::Signal;
 use tracing::{debug, error, info, warn};
 
-use crate::channel::{Channel, Received};
+use crate::channel::Channel;
 use crate::handover::{self, FromWorker, StartRef};
 use crate::restarts::{MAX_CRASHES, Restarts, WINDOW};
+use crate::serving::Serving;
 use crate::session::{Runs, Session};
 use crate::worker::{Program, Worker, timespec};
 
@@ -146,15 +147,6 @@ struct Supervisor<N: FnMut(Notice)> {
     notify: N,
 }
 
-/// One connection, from the worker that waits for it to its end.
-struct Serving {
-    runs: Runs,
-    worker: Option<Worker>,
-    session: Option<Session>,
-    /// When the next worker starts, where there is none.
-    start_at: Instant,
-}
-
 impl<N: FnMut(Notice)> Supervisor<N> {
     fn serve(&mut self) -> Result<Ended, Failure> {
         let mut serving = Serving {
@@ -168,8 +160,11 @@ impl<N: FnMut(Notice)> Supervisor<N> {
                 self.start_worker(&mut serving)?;
             }
             for source in self.wait(&serving)? {
-                if let Some(ended) = self.handle(source, &mut serving)? {
-                    return self.finish(ended, serving);
+                match self.handle(source, &mut serving) {
+                    Ok(None) => {}
+                    Ok(Some(ended)) => return self.finish(ended, serving),
+                    Err(Failure::Connection(error)) => return self.give_up(error, serving),
+                    Err(failure) => return Err(failure),
                 }
             }
             if let Some(worker) = &mut serving.worker
@@ -313,7 +308,9 @@ impl<N: FnMut(Notice)> Supervisor<N> {
                 serving.worker_ready().map_err(Failure::Connection)?;
                 self.confirm(serving);
             }
-            Source::Handover => self.hear(serving),
+            Source::Handover => {
+                self.hear(serving);
+            }
             Source::WorkerEnd => return self.worker_ended(serving),
         }
         Ok(None)
@@ -368,12 +365,15 @@ impl<N: FnMut(Notice)> Supervisor<N> {
         Ok(())
     }
 
-    /// The worker says something beside vhost-user.
-    fn hear(&mut self, serving: &mut Serving) {
-        let Some(worker) = &mut serving.worker else {
-            return;
+    /// Takes what the worker says beside vhost-user. Returns whether it has said something.
+    fn hear(&mut self, serving: &mut Serving) -> bool {
+        let Some(worker) = serving.worker.as_mut().filter(|worker| worker.talks) else {
+            return false;
         };
         match handover::receive_from_worker(&worker.handover) {
+            FromWorker::AskedToEnd => worker.is_asked_to_end = true,
+            FromWorker::Unknown => {}
+            FromWorker::Later => return false,
             FromWorker::Ready(kept) => {
                 worker.is_ready = true;
                 if !self.is_ready {
@@ -383,12 +383,18 @@ impl<N: FnMut(Notice)> Supervisor<N> {
                 }
                 self.confirm(serving);
             }
-            FromWorker::Nothing => worker.talks = false,
+            FromWorker::Nothing => {
+                worker.talks = false;
+                return false;
+            }
         }
+        true
     }
 
     /// The worker has ended: another one takes over, unless the worker was asked to end.
     fn worker_ended(&mut self, serving: &mut Serving) -> Result<Option<Ended>, Failure> {
+        // Its last words, of which the event loop takes one at a time.
+        while self.hear(serving) {}
         let Some(worker) = serving.worker.take() else {
             return Ok(None);
         };
@@ -397,7 +403,18 @@ impl<N: FnMut(Notice)> Supervisor<N> {
         }
         let (is_ready, is_replaced, was_killed) =
             (worker.is_ready, worker.is_replaced, worker.was_killed);
+        let is_asked_to_end = worker.is_asked_to_end;
         let status = worker.status()?;
+        // Before the upgrade, which may be in progress: nobody asks again.
+        if is_asked_to_end {
+            info!("the worker was asked to end");
+            return match status.success() {
+                true => Ok(Some(Ended::Asked)),
+                false => Err(Failure::Device(io::Error::other(format!(
+                    "the device failed: {status}"
+                )))),
+            };
+        }
         serving.start_at = Instant::now();
         if is_replaced {
             if !status.success() {
@@ -452,30 +469,51 @@ impl<N: FnMut(Notice)> Supervisor<N> {
         }
     }
 
-    /// Ends the worker of a connection that has ended.
-    fn finish(&mut self, ended: Ended, serving: Serving) -> Result<Ended, Failure> {
-        let Serving {
-            worker, session, ..
-        } = serving;
+    /// Ends a connection that is broken, for this reason.
+    fn give_up(&mut self, error: io::Error, mut serving: Serving) -> Result<Ended, Failure> {
+        // The monitor may never close it, and the worker may wait for a reply.
+        serving.session = None;
+        match self.finish(Ended::Hangup, serving) {
+            Ok(Ended::Hangup) | Err(Failure::Connection(_)) => Err(Failure::Connection(error)),
+            asked => {
+                error!("{error}");
+                asked
+            }
+        }
+    }
+
+    /// Ends the worker of a connection that has ended. The device ends as well if somebody has
+    /// asked for that meanwhile: nobody asks again.
+    fn finish(&mut self, mut ended: Ended, mut serving: Serving) -> Result<Ended, Failure> {
         // Without a listener there is no other connection.
-        if ended == Ended::Asked || self.listener.is_none() {
+        let is_last = ended == Ended::Asked || self.listener.is_none();
+        if is_last {
             (self.notify)(Notice::Stopping);
         }
-        let Some(mut worker) = worker else {
+        let Some(worker) = &mut serving.worker else {
             return Ok(ended);
         };
-        if ended == Ended::Asked {
+        let is_signalled = ended == Ended::Asked;
+        if is_signalled {
             info!("asked to end");
             worker.terminate();
         }
         worker.hang_up();
-        let is_ready = worker.is_ready;
         let status = worker.wait()?;
-        // The monitor sees the end of the connection when the device has ended.
-        drop(session);
         // It may have had no time to catch the signal.
         let is_term = status.signal() == Some(Signal::TERM.as_raw());
-        let was_early = ended == Ended::Asked && !is_ready && is_term;
+        let was_early = is_signalled && !worker.is_ready && is_term;
+        // It may have been asked while it wrote the last data.
+        worker.hear_last();
+        if worker.is_asked_to_end && !is_signalled {
+            info!("the worker was asked to end");
+            ended = Ended::Asked;
+            if !is_last {
+                (self.notify)(Notice::Stopping);
+            }
+        }
+        // The monitor sees the end of the connection when the device has ended.
+        drop(serving);
         if status.success() || was_early {
             return Ok(ended);
         }
@@ -487,53 +525,5 @@ impl<N: FnMut(Notice)> Supervisor<N> {
     }
 }
 
-impl Serving {
-    /// The monitor's channel is ready. Returns whether it is still there.
-    fn monitor_ready(&mut self) -> io::Result<bool> {
-        let Some(session) = &mut self.session else {
-            return Ok(true);
-        };
-        if session.monitor.flush().is_err() {
-            return Ok(false);
-        }
-        match &mut self.worker {
-            Some(worker) if session.accepts(Some(worker)) => session.monitor_ready(worker),
-            // Only the end shows while no message is wanted.
-            _ => Ok(session.monitor.is_flushed() && !session.monitor.has_hung_up()),
-        }
-    }
-
-    /// The worker's channel is ready.
-    fn worker_ready(&mut self) -> io::Result<()> {
-        let Some(worker) = &mut self.worker else {
-            return Ok(());
-        };
-        if worker.channel.flush().is_err() {
-            worker.disconnected();
-            return Ok(());
-        }
-        while worker.is_connected {
-            match worker.channel.receive() {
-                Ok(Received::Nothing) => return Ok(()),
-                Ok(Received::Message(message)) => {
-                    let is_right = match &mut self.session {
-                        Some(session) => session.worker_message(message, worker, &mut self.runs)?,
-                        None => false,
-                    };
-                    if !is_right {
-                        error!("the worker sends what nobody has asked for");
-                        worker.disconnected();
-                        worker.kill();
-                    }
-                }
-                Ok(Received::End) => worker.disconnected(),
-                Err(error) => {
-                    error!(%error, "the worker breaks the protocol");
-                    worker.disconnected();
-                    worker.kill();
-                }
-            }
-        }
-        Ok(())
-    }
-}
+#[cfg(test)]
+mod tests;

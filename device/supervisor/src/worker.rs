@@ -20,6 +20,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use tracing::warn;
 
 use crate::channel::Channel;
+use crate::handover::{self, FromWorker};
 
 /// Longest time that a worker may take to end after it was asked to. A worker itself gives its
 /// requests 5 s, and then writes the last data to a disk, which can take minutes. Only a worker
@@ -52,12 +53,17 @@ impl Program {
         })
     }
 
+    /// The program that is installed at this path now.
+    pub(crate) fn of(path: PathBuf) -> io::Result<Self> {
+        Ok(Self {
+            file: File::open(&path)?,
+            path,
+        })
+    }
+
     /// The program that is installed at the same path now.
     pub(crate) fn installed(&self) -> io::Result<Self> {
-        Ok(Self {
-            file: File::open(&self.path)?,
-            path: self.path.clone(),
-        })
+        Self::of(self.path.clone())
     }
 }
 
@@ -81,6 +87,8 @@ pub(crate) struct Worker {
     pub(crate) replies_to_drop: u32,
     /// It was asked to end, to be replaced.
     pub(crate) is_replaced: bool,
+    /// Somebody has asked it to end, and the device with it.
+    pub(crate) is_asked_to_end: bool,
     /// The supervisor had to kill it.
     pub(crate) was_killed: bool,
     /// When it is killed.
@@ -135,6 +143,7 @@ impl Worker {
             is_ready: false,
             replies_to_drop: 0,
             is_replaced: false,
+            is_asked_to_end: false,
             was_killed: false,
             deadline: None,
         })
@@ -194,8 +203,19 @@ impl Worker {
         self.child.wait()
     }
 
+    /// Takes what it has said before its end, beyond that it was ready.
+    pub(crate) fn hear_last(&mut self) {
+        loop {
+            match handover::receive_from_worker(&self.handover) {
+                FromWorker::AskedToEnd => self.is_asked_to_end = true,
+                FromWorker::Ready(_) | FromWorker::Unknown => {}
+                FromWorker::Later | FromWorker::Nothing => return,
+            }
+        }
+    }
+
     /// Waits for its end after the monitor has hung up, or after [`Self::terminate`].
-    pub(crate) fn wait(mut self) -> io::Result<ExitStatus> {
+    pub(crate) fn wait(&mut self) -> io::Result<ExitStatus> {
         self.end_by_deadline();
         let mut fds = [PollFd::new(&self.pidfd, PollFlags::IN)];
         let timeout = timespec(END_TIMEOUT);

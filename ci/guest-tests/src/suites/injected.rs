@@ -48,6 +48,7 @@ pub fn suite() -> Suite {
             Case::new("e4_corrupt_byte_of_a_read_and_of_a_write", corrupt),
             Case::new("e4_latency_delays_the_request", latency),
             Case::new("e4_lost_interrupt_is_found_by_polling", lost_interrupt).provokes(POLLED),
+            Case::new("d5_lost_interrupts_are_no_timeout", lost_interrupts).provokes(POLLED),
             Case::new("e4_duplicate_used_entry_ends_service", duplicate).provokes(BROKEN),
             Case::new("e4_used_entry_beyond_the_ring_is_eio", bad_id).provokes(BROKEN),
             Case::new("e4_stalled_queue_goes_on", stall),
@@ -245,6 +246,36 @@ fn lost_interrupt(context: &Context) -> Verdict {
         "the driver said {lines:?}"
     );
     drop(injected);
+    fixture.expect_in_order()
+}
+
+/// For four times as long as a request may take, the driver gets no interrupt. The device makes
+/// progress all the same, so the driver does not reset it.
+fn lost_interrupts(context: &Context) -> Verdict {
+    const LIMIT_S: u64 = 1;
+    let fixture = Fixture::new(context)?;
+    let limit = TimeLimit::of(context)?;
+    limit.set(&LIMIT_S.to_string())?;
+    let (events, _) = last_events(&fixture.file, 1)?;
+    let injected = (fixture.host).inject(&["read:latency=20ms", "drop-interrupt"])?;
+    // The watchdog notices the limit at its next tick, which is up to 5 s away.
+    fixture.expect_read("without an interrupt")?;
+    let start = Instant::now();
+    let mut reads = 1;
+    while reads < 3 || start.elapsed() <= Duration::from_secs(4 * LIMIT_S) {
+        fixture.expect_read("without interrupts")?;
+        reads += 1;
+    }
+    // Each of them has waited for the watchdog.
+    check!(reads < 20, "{reads} reads");
+    let counts = injected.counts()?;
+    check_eq!(counts[0], (reads, reads), "matches and firings");
+    check!(
+        counts[1].1 >= reads,
+        "{counts:?}: an interrupt was not lost"
+    );
+    drop(injected);
+    check_eq!(last_events(&fixture.file, 1)?.0, events, "events");
     fixture.expect_in_order()
 }
 

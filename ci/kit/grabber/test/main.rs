@@ -6,6 +6,7 @@
 use std::fs::File;
 use std::io::Read;
 use std::os::unix::fs::OpenOptionsExt;
+use std::process::Command;
 use std::thread;
 
 use grabber::protocol::pattern;
@@ -17,12 +18,17 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 use rustix::ioctl::{Getter, NoArg, Setter, ioctl};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
 
 const NODE: &str = "/dev/grabber0";
 
 /// The arguments with which this program is the process that is killed, and with which it expects a
 /// card that lies: `make test-all` starts that.
 const VICTIM: &str = "victim";
+
+/// The argument with which this program is a process without privileges.
+const UNPRIVILEGED: &str = "unprivileged";
 const LIES: &str = "lies";
 
 /// Number of buffers of a test.
@@ -31,16 +37,18 @@ const COUNT: u32 = 8;
 fn main() {
     match std::env::args().nth(1).as_deref() {
         Some(VICTIM) => return victim(),
+        Some(UNPRIVILEGED) => return unprivileged(),
         Some(LIES) => return lies_are_noticed(),
         _ => {}
     }
     let frame_bytes = Card::open().info().frame_bytes;
     println!("{NODE}: frames of {frame_bytes} bytes");
-    let tests: [(&str, fn()); 8] = [
+    let tests: [(&str, fn()); 9] = [
         ("frames arrive whole and in order", frames_arrive),
         ("frames without a buffer are counted", drops_are_counted),
         ("poll waits for a frame", poll_waits),
         ("wrong calls are refused", wrong_calls_are_refused),
+        ("pinned buffers are limited", pinned_buffers_are_limited),
         ("the system sleeps with buffers posted", system_sleeps),
         ("a close ends the card's access", close_ends_access),
         ("a process is killed with buffers posted", kill_ends_access),
@@ -347,6 +355,50 @@ fn wrong_calls_are_refused() {
     // SAFETY: The driver knows no such call, which has no argument.
     let unknown = unsafe { ioctl(&card.0, NoArg::<0xd809>::new()) };
     assert_eq!(unknown, Err(Errno::NOTTY));
+}
+
+fn pinned_buffers_are_limited() {
+    let program = std::env::current_exe().expect("the path of this program");
+    let status = Command::new(program).arg(UNPRIVILEGED).status();
+    assert!(status.expect("another process").success());
+}
+
+/// Registers as many buffers as `RLIMIT_MEMLOCK` allows, and one page more than that.
+fn unprivileged() {
+    let card = Card::open();
+    let mut memory = Memory::new(&card);
+    let buffers = memory.buffers();
+    // Each buffer counts by itself, with all pages that it is in.
+    let pages = (0..u64::from(COUNT)).map(|number| {
+        let start = buffers.address + number * u64::from(buffers.bytes);
+        let end = start + u64::from(buffers.bytes);
+        end.div_ceil(PAGE as u64) - start / PAGE as u64
+    });
+    let all = pages.sum::<u64>() * PAGE as u64;
+
+    let mut own = capabilities(None).expect("capget");
+    own.effective.remove(CapabilitySet::IPC_LOCK);
+    set_capabilities(None, own).expect("capset");
+    let limit = |bytes| {
+        let limit = Rlimit {
+            current: Some(bytes),
+            maximum: getrlimit(Resource::Memlock).maximum,
+        };
+        setrlimit(Resource::Memlock, limit).expect("setrlimit");
+    };
+    // Neither a refusal nor an end leaves something counted.
+    for _ in 0..2 {
+        limit(all - 1);
+        assert_eq!(card.register(buffers), Err(Errno::NOMEM));
+        assert_eq!(pinned_pages(), 0);
+        limit(all);
+        card.register(buffers)
+            .expect("IOC_REGISTER within the limit");
+        card.post(0).expect("IOC_POST");
+        memory.check(&card.wait());
+        memory.clear();
+        card.unregister().expect("IOC_UNREGISTER");
+    }
 }
 
 /// Checks that the card works, and meanwhile does not write to the memory of earlier buffers.

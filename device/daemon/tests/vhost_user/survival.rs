@@ -484,6 +484,58 @@ fn d3_a_worker_that_is_asked_to_end_ends_the_device() {
     }
 }
 
+/// The reply meets a connection that is closed.
+#[test]
+fn d3_a_client_that_does_not_wait_for_the_reply_ends_the_device() {
+    let directory = TempDir::new().unwrap();
+    let control = directory.path().join("control");
+    let path = control.to_str().unwrap();
+    for supervise in ["off", "on"] {
+        let args = ["--supervise", supervise, "--control-socket", path];
+        let daemon = Daemon::start(&[&args[..], &["--size", "1M", "--queues", "1"]].concat());
+        let mut client = UnixStream::connect(&control).unwrap();
+        writeln!(client, r#"{{"execute": "shutdown"}}"#).unwrap();
+        drop(client);
+        daemon.assert_clean_exit();
+    }
+}
+
+/// The worker is about to end for another reason, and so its end does not tell.
+#[test]
+fn d3_a_request_to_end_outlasts_an_upgrade() {
+    let directory = TempDir::new().unwrap();
+    let control = directory.path().join("control");
+    let path = control.to_str().unwrap();
+    let mut daemon = start(&["--size", "1M", "--queues", "1", "--control-socket", path]);
+    // A worker that ends before it has read the request closes the connection.
+    for _ in 0..100 {
+        let mut client = BufReader::new(UnixStream::connect(&control).unwrap());
+        let mut line = String::new();
+        writeln!(client.get_mut(), r#"{{"execute": "query-faults"}}"#).unwrap();
+        client.read_line(&mut line).unwrap();
+        // So this is the worker, and a thread of it waits for the next request.
+        let pid = worker(&daemon, None);
+        kill_process(pid, Signal::STOP).unwrap();
+        daemon.signal(Signal::HUP);
+        daemon.wait_log("upgrade: replacing the worker");
+        writeln!(client.get_mut(), r#"{{"execute": "shutdown"}}"#).unwrap();
+        kill_process(pid, Signal::CONT).unwrap();
+        line.clear();
+        // Fails where the worker has left the request unread.
+        let _ = client.read_line(&mut line);
+        if line == "{\"return\":{}}\n" {
+            daemon.assert_clean_exit();
+            return;
+        }
+        // The worker may also end between what it says to the supervisor and its reply.
+        if !daemon.logs_before_end("upgrade done") {
+            daemon.assert_ended_well();
+            return;
+        }
+    }
+    panic!("no worker has replied before its end");
+}
+
 #[test]
 fn d3_a_device_that_cannot_start_is_no_crash() {
     let directory = TempDir::new().unwrap();

@@ -52,6 +52,13 @@ impl Rings {
         self.put([0; 0x800], Self::USED);
     }
 
+    /// Has the rings be at this index, as if all requests before it were completed.
+    pub fn skip_to(&mut self, index: u16) {
+        (self.next_avail, self.next_used) = (index, index);
+        self.put(index.to_le_bytes(), Self::AVAIL + 2);
+        self.put(index.to_le_bytes(), Self::USED + 2);
+    }
+
     /// The setup of a queue that starts from the beginning.
     pub fn setup(&self) -> QueueSetup {
         QueueSetup {

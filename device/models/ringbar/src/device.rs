@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use ringbar_engine::Threads;
 use ringbar_faults::FaultSet;
 use ringbar_spec::{ConfigParts, DeviceConfig, FIRST_IO_QUEUE, Opcode, aperture_of};
-use ringbar_storage::Storage;
+use ringbar_storage::{Storage, StorageFailure};
 
 use crate::aperture::ApertureLayout;
 use crate::counters::{Counters, Counts, QueueCounts, RequestCounts};
@@ -77,7 +77,7 @@ impl fmt::Debug for SizeListener {
 }
 
 /// Called with the reason for which the storage has failed.
-struct FailureListener(Box<dyn Fn(&str) + Send + Sync>);
+struct FailureListener(Box<dyn Fn(&StorageFailure) + Send + Sync>);
 
 impl fmt::Debug for FailureListener {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -208,10 +208,10 @@ impl Device {
         let _ = self.size_listener.set(SizeListener(Box::new(listener)));
     }
 
-    /// Has `listener` called, with the reason, for each request that fails once the storage has
+    /// Has `listener` called for each request that fails once the storage has
     /// failed for good, before the driver hears of it. On any thread, and on several at once. The
     /// first listener counts.
-    pub fn set_failure_listener(&self, listener: impl Fn(&str) + Send + Sync + 'static) {
+    pub fn set_failure_listener(&self, listener: impl Fn(&StorageFailure) + Send + Sync + 'static) {
         let listener = FailureListener(Box::new(listener));
         let _ = self.failure_listener.set(listener);
     }
@@ -219,9 +219,9 @@ impl Device {
     /// A request has failed, perhaps because the storage has.
     pub(crate) fn request_failed(&self) {
         if let Some(FailureListener(listener)) = self.failure_listener.get()
-            && let Some(reason) = self.storage.failure()
+            && let Some(failure) = self.storage.failure()
         {
-            listener(&reason);
+            listener(&failure);
         }
     }
 

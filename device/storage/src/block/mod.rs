@@ -26,7 +26,7 @@ use self::uring::Uring;
 use crate::disk::ring::{Ring, Waker};
 use crate::disk::{Description, Disk, OnDisk};
 use crate::error::OpenError;
-use crate::failure::Failure;
+use crate::failure::{Failure, StorageFailure};
 use crate::file::{Unused, allocate, lock, make_name_durable, open_or_create};
 use crate::mapping::{Before, check_size};
 
@@ -85,7 +85,7 @@ impl BlockStorage {
     pub fn reopen(
         path: &Path,
         capacity: u64,
-        failure: Option<String>,
+        failure: Option<StorageFailure>,
         ready: impl FnOnce() -> io::Result<()> + Send + 'static,
     ) -> Result<Self, OpenError> {
         let storage = Self::open_after(path, Some(capacity), capacity, |file| {
@@ -96,9 +96,14 @@ impl BlockStorage {
         })?;
         let length = length(&storage.file, path)?;
         let is_short = !storage.geometry.is_device && length < capacity;
-        let cut = is_short.then(|| format!("{} was cut off at byte {length}", path.display()));
-        if let Some(what) = failure.or(cut) {
-            Failure::note(storage.disk.failure(), what, None);
+        let cut = || {
+            Failure::new(
+                format!("{} was cut off at byte {length}", path.display()),
+                None,
+            )
+        };
+        if let Some(failure) = (failure.map(Failure::from)).or_else(|| is_short.then(cut)) {
+            failure.note(storage.disk.failure());
         }
         Ok(storage)
     }
@@ -247,7 +252,7 @@ impl OnDisk for BlockStorage {
         if !geometry.is_device && length < before {
             // A file that grows again reads as 0 where it had other bytes.
             let what = format!("{} was cut off at byte {length}", self.path.display());
-            Failure::note(self.disk.failure(), what, None);
+            Failure::new(what, None).note(self.disk.failure());
         }
         if let Some(failure) = self.disk.failure().get() {
             return Err(failure.error().into());

@@ -71,7 +71,7 @@ fn a_ring_that_breaks_leaves_nobody_waiting() {
             storage.resize(2 << 20).unwrap_err();
         }
         let why = if panics { "panicked" } else { "io_uring" };
-        let failure = storage.failure().unwrap();
+        let failure = storage.failure().unwrap().reason;
         assert!(failure.contains(why), "{failure}");
     }
 }

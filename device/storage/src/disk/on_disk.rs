@@ -11,7 +11,7 @@ use vm_memory::VolatileSlice;
 use super::Disk;
 use crate::asynchronous::AsyncStorage;
 use crate::error::{ResizeError, StorageError};
-use crate::failure::Failure;
+use crate::failure::{Failure, StorageFailure};
 use crate::mapping::check_size;
 use crate::storage::{Mappable, Storage};
 
@@ -48,8 +48,8 @@ impl<T: OnDisk> Storage for T {
         Ok(())
     }
 
-    fn failure(&self) -> Option<String> {
-        self.disk().failure().get().map(Failure::chain)
+    fn failure(&self) -> Option<StorageFailure> {
+        self.disk().failure().get().map(Failure::report)
     }
 
     fn read(&self, offset: u64, target: VolatileSlice<'_>) -> Result<(), StorageError> {

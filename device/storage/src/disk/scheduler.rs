@@ -649,6 +649,6 @@ impl Scheduler {
 
     /// The storage has failed for good.
     fn fail(&self, what: String, source: Option<io::Error>) -> Failure {
-        Failure::note(&self.failure, what, source).clone()
+        Failure::new(what, source).note(&self.failure).clone()
     }
 }

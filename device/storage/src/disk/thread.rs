@@ -111,7 +111,7 @@ pub(super) fn run<R: Ring>(
         fn drop(&mut self) {
             if std::thread::panicking() {
                 let what = "the thread of the ring has panicked".into();
-                Failure::note(self.1, what, None);
+                Failure::new(what, None).note(self.1);
             }
             drop(self.0.close());
         }

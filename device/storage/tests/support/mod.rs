@@ -65,7 +65,7 @@ pub fn assert_lost(storage: &FileStorage, reason: &str) {
             assert_eq!(status(read(storage, offset, 1)), Some(ErrorKind::Io));
         }
     }
-    let failure = storage.failure().unwrap();
+    let failure = storage.failure().unwrap().reason;
     assert!(failure.contains(reason), "{failure}");
     // Whoever maps it would be killed.
     assert!(storage.mappable().is_none());

@@ -4,7 +4,9 @@
 //! (vhost-user, `VHOST_USER_BACKEND_SHMEM_MAP`).
 //!
 //! Each connection has one thread for them, which waits for the replies. The wait has no timeout,
-//! because the `vhost` crate has none. Before it replies, the monitor sends messages of its own
+//! because the `vhost` crate has none. Nor does the crate give out the channel's descriptor, so the
+//! thread lasts until the monitor closes the channel, also where it has closed the connection before.
+//! Before it replies, the monitor sends messages of its own
 //! (the new memory table) and waits until they are handled.
 //!
 //! The thread starts with the connection and not with the first request. A request may come from

@@ -11,7 +11,7 @@ mod function;
 mod memory;
 
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 
 use self::driver::Driver;
@@ -28,8 +28,10 @@ use crate::{check, check_eq};
 const NODE: &str = "/dev/ringbar1";
 const CLASS: &str = "/sys/class/misc/ringbar1/device";
 
-/// Number of rounds, each with a seed of its own, and of actions in each.
+/// Number of rounds, each with a seed of its own, and of actions in each. On a slow machine there
+/// are more, until the other device has done its least.
 const ROUNDS: u64 = 60;
+const MAX_ROUNDS: u64 = 10 * ROUNDS;
 const ACTIONS: u32 = 40;
 
 /// Least number of verified transfers of the other device meanwhile.
@@ -88,11 +90,14 @@ fn drive(context: &Context, directory: &Path) -> Verdict {
     let memory = Memory::new()?;
     let function = Function::new(directory)?;
     let ended = AtomicBool::new(false);
-    let transfers = thread::scope(|scope| {
-        let user = scope.spawn(|| transfer_until(context, &ended));
+    let transfers = AtomicU64::new(0);
+    thread::scope(|scope| {
+        let user = scope.spawn(|| transfer_until(context, &ended, &transfers));
         let guard = Ended(&ended);
         let mut driver = Driver::new(&function, &memory, transport);
-        let driven = (0..ROUNDS).try_for_each(|seed| {
+        let is_enough = || user.is_finished() || transfers.load(Ordering::Relaxed) >= MIN_TRANSFERS;
+        let mut rounds = (0..MAX_ROUNDS).take_while(|seed| *seed < ROUNDS || !is_enough());
+        let driven = rounds.try_for_each(|seed| {
             driver
                 .round(seed, ACTIONS)
                 .during(|| format!("the round with seed {seed}"))
@@ -100,14 +105,15 @@ fn drive(context: &Context, directory: &Path) -> Verdict {
         // Before the memory is given back.
         let driven = driven.and(function.reset());
         drop(guard);
-        eprintln!("seeds 0 to {}: {:?}", ROUNDS - 1, driver.counts);
-        let transfers = user
+        eprintln!("seeds from 0 on: {:?}", driver.counts);
+        let used = user
             .join()
             .map_err(|_| Stop::Failed("the user of the other device panicked".into()))?;
         driven?;
         check!(driver.counts.used > 0, "the device has executed nothing");
-        transfers
+        used
     })?;
+    let transfers = transfers.into_inner();
     check!(
         transfers >= MIN_TRANSFERS,
         "only {transfers} transfers of the other device"
@@ -115,19 +121,19 @@ fn drive(context: &Context, directory: &Path) -> Verdict {
     Ok(())
 }
 
-/// Writes, reads and compares until told to stop. Returns how often.
-fn transfer_until(context: &Context, ended: &AtomicBool) -> Verdict<u64> {
+/// Writes, reads and compares until told to stop; counts in `transfers` how often.
+fn transfer_until(context: &Context, ended: &AtomicBool, transfers: &AtomicU64) -> Verdict {
     const LENGTH: usize = 50_000;
     let file = context.open()?;
     let memory = Region::anonymous(LENGTH)?;
     let buffer = memory.buffer(0, LENGTH);
     let mut random = Random::new(1);
-    let mut transfers = 0;
     while !ended.load(Ordering::Relaxed) {
+        let number = transfers.load(Ordering::Relaxed);
         let offset = random.below(context.size() - LENGTH as u64);
-        let data = pattern::bytes(transfers, LENGTH);
+        let data = pattern::bytes(number, LENGTH);
         memory.store(0, data);
-        let during = || format!("transfer {transfers} of the other device");
+        let during = || format!("transfer {number} of the other device");
         check_eq!(
             sys::pwrite(&file, buffer, offset).during(during)?,
             LENGTH,
@@ -140,7 +146,7 @@ fn transfer_until(context: &Context, ended: &AtomicBool) -> Verdict<u64> {
             "bytes read"
         );
         expect_bytes(&memory.load(0, LENGTH), data, "what was read back")?;
-        transfers += 1;
+        transfers.store(number + 1, Ordering::Relaxed);
     }
-    Ok(transfers)
+    Ok(())
 }

@@ -8,7 +8,7 @@ use std::io::{BufRead, BufReader};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::mpsc::{Receiver, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::sync::{Arc, Mutex};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -146,6 +146,24 @@ impl Daemon {
                         return line;
                     }
                 }
+                Err(error) => panic!("no {text:?} in the log ({error}): {:#?}", self.seen),
+            }
+        }
+    }
+
+    /// Waits for a message that contains `text`. Returns whether there was one before the log ended.
+    #[track_caller]
+    pub fn logs_before_end(&mut self, text: &str) -> bool {
+        loop {
+            match self.log.recv_timeout(TEST_TIMEOUT) {
+                Ok(line) => {
+                    let is_it = line.contains(text);
+                    self.seen.push(line);
+                    if is_it {
+                        return true;
+                    }
+                }
+                Err(RecvTimeoutError::Disconnected) => return false,
                 Err(error) => panic!("no {text:?} in the log ({error}): {:#?}", self.seen),
             }
         }

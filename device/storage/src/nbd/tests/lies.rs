@@ -142,7 +142,7 @@ fn a_server_that_lies_or_shuts_down_fails_the_storage() {
             let error = read(&storage, 10).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Io, "{reason}");
         }
-        let failure = storage.failure().unwrap();
+        let failure = storage.failure().unwrap().reason;
         assert!(failure.contains(reason), "{failure}");
         assert!(
             failure.contains("the connection to the server"),
@@ -168,7 +168,7 @@ fn a_reply_that_comes_twice_does_not_end_twice() {
     let storage = server.storage();
     write(&storage, vec![1; 10]).unwrap();
     read(&storage, 10).unwrap_err();
-    let failure = storage.failure().unwrap();
+    let failure = storage.failure().unwrap().reason;
     assert!(failure.contains("does not have"), "{failure}");
     server.thread.join().unwrap();
 }
