@@ -105,7 +105,7 @@ test: image debug ## Format, lints, unit and property tests, tests in VMs
 	@cat build/test/setup.log >>build/test/unit.log
 	$(call stage,models of what threads do to each other)
 	@$(cargo) --config 'target.x86_64-unknown-linux-gnu.rustflags=["--cfg=loom"]' \
-		test --target-dir build/loom -p ringbar-engine --lib models 2>&1 | tee build/test/models.log || grep -q '^test result: FAILED' build/test/models.log
+		test --target-dir build/loom -p ringbar-engine -p ringbar-user-ring --lib models 2>&1 | tee build/test/models.log || grep -q '^test result: FAILED' build/test/models.log
 	@cat build/test/models.log >>build/test/unit.log
 	$(call stage,fuzz targets)
 	@device/fuzz/run.sh 2>&1 | tee build/test/fuzz.log || grep -q '^test result: FAILED' build/test/fuzz.log

@@ -27,6 +27,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
         ],
     ),
     ("device/transports/vhost-user", &["device/engine"]),
+    ("device/user-ring", &[]),
     ("device/virtio-pci", &[]),
     (
         "device/transports/vfio-user",
