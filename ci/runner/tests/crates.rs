@@ -78,6 +78,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("ci/nbd-server", &[]),
     ("ci/page-cache", &[]),
     ("ci/kit/guest", &[]),
+    ("ci/perf", &["device/size", "device/user-ring"]),
     ("ci/fio", &["device/size"]),
     ("ci/doubles/lying-proxy", &["ci/protocol", "device/spec"]),
     (
