@@ -62,7 +62,7 @@ help: ## Show this text
 	@echo '  NAME, DIR               for new: name of the card, folder to create'
 	@echo '  CMD, SHARE, TIMEOUT     for exec: command, folder to mount at /mnt, timeout in seconds'
 	@echo '  TRANSPORT               vhost-user (default) or vfio-user: for run, shell, exec, bench, test'
-	@echo '  JOB, DEVICES, ROUNDS    for bench: jobs (also: targets, sweep), devices, number of rounds'
+	@echo '  JOB, DEVICES, ROUNDS    for bench: jobs (also: targets, sweep, lean), devices, number of rounds'
 	@echo '  INSTRUCTIONS=off        for bench: do not count the instructions of the guest'
 	@echo '  INSTRUCTION_ROUNDS      for bench: number of counts of the instructions (3); their median counts'
 	@echo '  TARGET, SECONDS         for fuzz: target (all), seconds for each (60)'

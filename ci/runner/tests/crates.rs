@@ -112,6 +112,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
         &[
             "ci/fio",
             "ci/guest-tests",
+            "ci/perf",
             "ci/protocol",
             "ci/vm",
             "device/size",
