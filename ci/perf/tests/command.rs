@@ -41,6 +41,11 @@ fn the_report_is_bracketed_and_complete() {
     let report: ringbar_perf::report::Report = serde_json::from_str(lines[2]).unwrap();
     assert_eq!((report.transfers, report.bytes), (1000, 4_096_000));
     assert_eq!(report.system_calls, 0);
+    let (_, stdout, _) = run("run --engine null --transfers 1000 --json");
+    assert!(
+        stdout.starts_with('{'),
+        "no marks that nobody asked for: {stdout}"
+    );
 }
 
 #[test]
