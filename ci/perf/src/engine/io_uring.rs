@@ -2,6 +2,7 @@
 
 //! io_uring with a registered file.
 
+use std::mem::ManuallyDrop;
 use std::os::fd::AsRawFd;
 
 use io_uring::squeue::Entry;
@@ -12,11 +13,16 @@ use super::{Engine, Target};
 use crate::options::Options;
 
 /// io_uring on one file.
-// The ring is dropped before the buffers. After an error the kernel may still use them, and the
-// process ends.
+///
+/// # Invariants
+///
+/// The kernel uses the buffers for `in_flight` transfers, and for no other.
 pub struct IoUringEngine {
     ring: IoUring,
-    target: Target,
+    /// Dropped only if nothing is in flight, because the end of a ring does not wait for its
+    /// transfers.
+    target: ManuallyDrop<Target>,
+    in_flight: usize,
     fixed: bool,
     system_calls: u64,
 }
@@ -44,13 +50,14 @@ impl IoUringEngine {
                     iov_len: target.block,
                 })
                 .collect();
-            // SAFETY: The buffers outlive the ring.
+            // SAFETY: The buffers stay mapped while a transfer is in flight.
             unsafe { submitter.register_buffers(&buffers) }
                 .map_err(|error| format!("registering the buffers: {error}"))?;
         }
         Ok(Self {
             ring,
-            target,
+            target: ManuallyDrop::new(target),
+            in_flight: 0,
             fixed: options.fixed,
             system_calls: 0,
         })
@@ -77,6 +84,15 @@ impl IoUringEngine {
     }
 }
 
+impl Drop for IoUringEngine {
+    fn drop(&mut self) {
+        if self.in_flight == 0 {
+            // SAFETY: Dropped once, and not used after this.
+            unsafe { ManuallyDrop::drop(&mut self.target) };
+        }
+    }
+}
+
 #[cfg(test)]
 impl IoUringEngine {
     pub(super) fn target(&self) -> &Target {
@@ -87,9 +103,12 @@ impl IoUringEngine {
 impl Engine for IoUringEngine {
     fn prepare(&mut self, buffer: u32, offset: u64) -> Result<(), String> {
         let entry = self.entry(buffer, offset);
-        // SAFETY: The buffer has `block` bytes, is used by no other transfer, and outlives the
-        // ring.
-        unsafe { self.ring.submission().push(&entry) }.map_err(|error| error.to_string())
+        // SAFETY: The buffer has `block` bytes, is used by no other transfer, and stays mapped
+        // while the transfer is in flight.
+        unsafe { self.ring.submission().push(&entry) }.map_err(|error| error.to_string())?;
+        // INVARIANT: One more.
+        self.in_flight += 1;
+        Ok(())
     }
 
     fn submit_and_wait(&mut self, min: u32, free: &mut Vec<u32>) -> Result<(), String> {
@@ -98,6 +117,8 @@ impl Engine for IoUringEngine {
             .submit_and_wait(min as usize)
             .map_err(|error| format!("io_uring_enter: {error}"))?;
         for completion in self.ring.completion() {
+            // INVARIANT: The kernel has ended one.
+            self.in_flight -= 1;
             self.target.check(completion.result().into())?;
             free.push(completion.user_data() as u32);
         }
