@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use clap::Args;
 use ringbar_user_ring::device::Queue as DeviceQueue;
 use ringbar_user_ring::entry::{Completion, Submission};
-use ringbar_user_ring::layout::{Entries, KERNEL_WORDS, Position, WORD_BYTES};
+use ringbar_user_ring::layout::{Entries, KERNEL_WORDS, WORD_BYTES};
 use ringbar_user_ring::process::{Kick, Queue as ProcessQueue};
 use rustix::fs::{MemfdFlags, memfd_create};
 use serde::Serialize;
@@ -358,8 +358,7 @@ pub fn serve(options: &DeviceOptions) -> Result<(), String> {
     let user = memory.words(0, layout.entries.user_words());
     let device = memory.words(layout.device(), layout.entries.device_words());
     let kernel = memory.words(layout.kernel(), KERNEL_WORDS);
-    let start = Position::default();
-    let mut queue = DeviceQueue::new(user, device, kernel, layout.entries, start)
+    let mut queue = DeviceQueue::new(user, device, kernel, layout.entries)
         .map_err(|error| error.to_string())?;
     queue.wake_up();
 

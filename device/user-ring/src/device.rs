@@ -9,7 +9,8 @@ use crate::entry::{
     Submission,
 };
 use crate::layout::{
-    ARMED, COMPLETED, Entries, KERNEL_WORDS, NEED_WAKEUP, Position, SUBMISSION_WORDS, TAKEN,
+    ARMED, COMPLETED, Entries, KERNEL_WORDS, NEED_WAKEUP, Position, STARTED, SUBMISSION_WORDS,
+    TAKEN,
 };
 use crate::sync::SyncPoint;
 use crate::words::{AreaTooSmall, Words, WriteWords, check_size};
@@ -48,6 +49,34 @@ impl Taken {
     }
 }
 
+/// Error: no queue can begin on these areas.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NewQueueError {
+    /// An area is too small.
+    TooSmall(AreaTooSmall),
+    /// A device has served a queue in the device area.
+    Used,
+}
+
+impl From<AreaTooSmall> for NewQueueError {
+    fn from(error: AreaTooSmall) -> Self {
+        Self::TooSmall(error)
+    }
+}
+
+impl core::fmt::Display for NewQueueError {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match self {
+            Self::TooSmall(error) => error.fmt(f),
+            Self::Used => f.write_str(
+                "a device has served a queue in the device area; a queue begins on zeros only",
+            ),
+        }
+    }
+}
+
+impl core::error::Error for NewQueueError {}
+
 /// Whether the driver has to be interrupted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use = "a process sleeps until the interrupt"]
@@ -59,21 +88,32 @@ pub enum Interrupt {
 }
 
 impl<U: Words, D: WriteWords, K: Words> Queue<U, D, K> {
-    /// A queue that sleeps, and whose next entries have the position `start`: 0, or the number of
-    /// completions that were written before the device was started again.
+    /// A queue that sleeps, on areas in which no device has served a queue: the device area and
+    /// the kernel area contain zeros. The process may have pushed already.
     ///
-    /// The pages begin as zeros, so `need_wakeup` must be stored before the process can submit:
+    /// The areas of a device that was started again are refused ([crate documentation](crate)).
+    ///
+    /// The areas begin as zeros, so `need_wakeup` must be stored before the process can submit:
     /// otherwise the first submission would wait for ever.
-    pub fn new(
+    pub fn new(user: U, device: D, kernel: K, entries: Entries) -> Result<Self, NewQueueError> {
+        Self::starting_at(user, device, kernel, entries, Position::default())
+    }
+
+    /// A queue whose next entries have this position, in areas without an entry of it.
+    pub(crate) fn starting_at(
         user: U,
         device: D,
         kernel: K,
         entries: Entries,
         start: Position,
-    ) -> Result<Self, AreaTooSmall> {
+    ) -> Result<Self, NewQueueError> {
         check_size("user", &user, entries.user_words())?;
         check_size("device", &device, entries.device_words())?;
         check_size("kernel", &kernel, KERNEL_WORDS)?;
+        if device.load(STARTED, Relaxed) != 0 {
+            return Err(NewQueueError::Used);
+        }
+        device.store(STARTED, 1, Relaxed);
         device.store(NEED_WAKEUP, 1, Relaxed);
         Ok(Self {
             user,
@@ -82,7 +122,7 @@ impl<U: Words, D: WriteWords, K: Words> Queue<U, D, K> {
             entries,
             taken: start,
             completed: start,
-            // A driver that was armed before gets one interrupt more than it needs.
+            // The driver begins with the same number.
             signalled: 0,
         })
     }

@@ -54,6 +54,9 @@ pub const TAKEN: Word = Word(8);
 /// Device area: number of completions that the device has written, stored once for each turn.
 pub const COMPLETED: Word = Word(9);
 
+/// Device area: not 0 from the time when a device begins to serve the queue.
+pub const STARTED: Word = Word(10);
+
 /// Kernel area: incremented by the driver for each wait.
 pub const ARMED: Word = Word(0);
 

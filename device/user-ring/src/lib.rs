@@ -42,6 +42,21 @@
 //! breaks it overwrites its own entries, and the device takes no more requests than it has
 //! entries before it has completed some.
 //!
+//! # A restart of the device is not designed yet
+//!
+//! A queue begins at position 0, on areas that contain zeros, and ends with the device that serves
+//! it: [`device::Queue::new`] refuses an area in which a device has served a queue before. No
+//! word says where the next device could go on. `completed` is written once for each turn, so
+//! within a turn it is behind the completions that a process has reaped. A restart needs:
+//!
+//! - the position from the laps in the completion ring, which are written with each completion;
+//! - completions in the order of the submissions, or a record of the requests that were taken and
+//!   not completed: the number of completions does not say which requests they are;
+//! - one [`device::fall_asleep`] and one [`device::Queue::end_turn`] before the first wait, because
+//!   a process may have seen that the old device polls, and a driver may wait for completions that
+//!   the old device has not announced;
+//! - a model in which the device ends at each of its stores.
+//!
 //! # Models
 //!
 //! `models` checks the protocol with loom: `make test` runs it, or

@@ -78,7 +78,7 @@ fn queue(headers: &[Word]) -> (ProcessQueue, DeviceQueue, Waiter<Area, Area>) {
     let kernel = Area::new(headers.contains(&COMPLETED).then_some(ARMED));
     let waiter = Waiter::new(device.clone(), kernel.clone(), TWO).unwrap();
     let process = ProcessQueue::new(user.clone(), device.clone(), TWO).unwrap();
-    let device = DeviceQueue::new(user, device, kernel, TWO, Position::default()).unwrap();
+    let device = DeviceQueue::new(user, device, kernel, TWO).unwrap();
     (process, device, waiter)
 }
 

@@ -79,7 +79,7 @@ proptest! {
         let start = Position::new(start);
         let (user, kernel) = (Hostile::new(entries.user_words(), &user), Hostile::new(KERNEL_WORDS, &kernel));
         let own = Hostile::new(entries.device_words(), &[]);
-        let mut device = DeviceQueue::new(&user, &own, &kernel, entries, start).unwrap();
+        let mut device = DeviceQueue::starting_at(&user, &own, &kernel, entries, start).unwrap();
         let mut position = start;
         let mut held = Vec::new();
         for complete in completes.iter().cycle().take(4 * entries.get()) {

@@ -6,7 +6,7 @@ mod sequences;
 use core::sync::atomic::{AtomicU64, Ordering};
 use std::vec::Vec;
 
-use crate::device::{Interrupt, Queue as DeviceQueue, fall_asleep};
+use crate::device::{Interrupt, NewQueueError, Queue as DeviceQueue, fall_asleep};
 use crate::driver::{Wait, Waiter};
 use crate::entry::{Completion, ReservedBits, Submission};
 use crate::layout::{ARMED, COMPLETED, Entries, KERNEL_WORDS, Position, REAPED, STATE};
@@ -43,13 +43,11 @@ impl Areas {
     }
 
     fn device(&self) -> DeviceQueue<Memory<'_>, Memory<'_>, Memory<'_>> {
-        let start = Position::default();
         DeviceQueue::new(
             &self.user[..],
             &self.device[..],
             &self.kernel[..],
             self.entries,
-            start,
         )
         .unwrap()
     }
@@ -82,16 +80,35 @@ fn an_area_that_is_too_small_is_refused() {
     let short = &areas.device[1..];
     assert!(ProcessQueue::new(&areas.user[..], short, FEWEST).is_err());
     assert!(Waiter::new(short, &areas.kernel[..], FEWEST).is_err());
-    let start = Position::default();
     let no_kernel = DeviceQueue::new(
         &areas.user[..],
         &areas.device[..],
         &areas.kernel[1..],
         FEWEST,
-        start,
     );
     let text = std::format!("{}", no_kernel.unwrap_err());
     assert_eq!(text, "the kernel area has 7 words; the queue needs 8");
+}
+
+/// A device that was started again does not know what was taken, whatever it has announced.
+#[test]
+fn a_device_that_is_started_again_is_refused_the_areas() {
+    let areas = Areas::new(FEWEST);
+    let again = || {
+        let (user, device, kernel) = (&areas.user[..], &areas.device[..], &areas.kernel[..]);
+        DeviceQueue::new(user, device, kernel, FEWEST).map(drop)
+    };
+    areas.process().push(&Submission::default()).unwrap();
+    let mut device = areas.device();
+    device.wake_up();
+    assert_eq!(again(), Err(NewQueueError::Used), "nothing was taken");
+    let _ = device.take().unwrap();
+    assert_eq!(again(), Err(NewQueueError::Used), "nothing was announced");
+    areas
+        .device
+        .iter()
+        .for_each(|word| word.store(0, Ordering::Relaxed));
+    assert_eq!(again(), Ok(()));
 }
 
 #[test]

@@ -73,7 +73,7 @@ proptest! {
         let areas = Areas::new(entries);
         let (user, device, kernel) = (&areas.user[..], &areas.device[..], &areas.kernel[..]);
         let mut process = ProcessQueue::starting_at(user, device, entries, start).unwrap();
-        let mut device = DeviceQueue::new(user, device, kernel, entries, start).unwrap();
+        let mut device = DeviceQueue::starting_at(user, device, kernel, entries, start).unwrap();
 
         let mut submitted = VecDeque::new();
         let mut executing: Vec<(Taken, Submission)> = Vec::new();
