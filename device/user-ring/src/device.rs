@@ -29,6 +29,8 @@ pub struct Queue<U, D, K> {
     entries: Entries,
     taken: Position,
     completed: Position,
+    /// What `completed` in the device area says.
+    announced: Position,
     /// The value of `armed` for which the device has interrupted last.
     signalled: u64,
 }
@@ -122,6 +124,7 @@ impl<U: Words, D: WriteWords, K: Words> Queue<U, D, K> {
             entries,
             taken: start,
             completed: start,
+            announced: start,
             // The driver begins with the same number.
             signalled: 0,
         })
@@ -204,6 +207,7 @@ impl<U: Words, D: WriteWords, K: Words> Queue<U, D, K> {
             self.completed.get(),
             SyncPoint::PublishCompleted.ordering(),
         );
+        self.announced = self.completed;
         SyncPoint::TurnFence.fence();
         let armed = self.kernel.load(ARMED, Relaxed);
         if armed == self.signalled {
@@ -219,9 +223,18 @@ impl<U: Words, D: WriteWords, K: Words> Queue<U, D, K> {
     }
 }
 
-/// Announces that the device sleeps on all of these queues, unless one of them has a request.
-/// Returns whether it may wait for a kick. Otherwise it polls the queues.
+/// Announces that the device sleeps on all of these queues, unless one of them has a request, or a
+/// completion since the last [`Queue::end_turn`], for which a driver may wait. Returns whether the
+/// device may wait for a kick. Otherwise it ends the turns and polls the queues.
+#[must_use = "a device that waits while this is false is not kicked"]
 pub fn fall_asleep<U: Words, D: WriteWords, K: Words>(queues: &mut [Queue<U, D, K>]) -> bool {
+    if queues
+        .iter()
+        .any(|queue| queue.announced != queue.completed)
+    {
+        queues.iter_mut().for_each(Queue::wake_up);
+        return false;
+    }
     for queue in queues.iter() {
         queue.device.store(NEED_WAKEUP, 1, Relaxed);
     }

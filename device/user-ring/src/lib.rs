@@ -75,7 +75,9 @@
 //! | `push`: the lap is the one of the position (was 1) | `models::the_flow_rule_protects_each_slot` |
 //! | `reap`: a request is in flight | `tests::hostile::a_device_that_lies_cannot_end_more_than_was_pushed` |
 //! | `take`: an entry is free for the completion | `tests::hostile::a_process_cannot_make_the_device_take_without_end` |
-//! | `fall_asleep`: looks again after the fence | `models::a_sleeping_device_is_kicked` |
+//! | `fall_asleep`: looks again after the fence | `models::a_device_is_kicked` |
+//! | `fall_asleep`: one fence after all stores (was one before the last store) | `models::a_device_with_two_queues_is_kicked` |
+//! | `fall_asleep`: all completions are announced | `tests::a_device_does_not_sleep_before_it_has_announced_its_completions` |
 //! | `end_turn`: `signalled` is stored | `models::a_waiter_is_interrupted_once` |
 //! | `wait`: the difference of positions is signed | `tests::a_driver_that_lags_behind_the_process_waits` |
 

@@ -6,6 +6,7 @@ pub(crate) mod mutations;
 
 use core::sync::atomic::Ordering;
 use std::collections::BTreeMap;
+use std::vec::Vec;
 
 use loom::sync::Arc;
 use loom::sync::atomic::{AtomicU32, AtomicU64};
@@ -178,34 +179,44 @@ fn the_flow_rule_protects_each_slot_model() {
     assert_eq!((pushed, served, reaped), (REQUESTS, REQUESTS, REQUESTS));
 }
 
-/// M3: a device that sleeps while a request waits is kicked.
-fn a_sleeping_device_is_kicked_model() {
-    const REQUESTS: u64 = 2;
-    let (mut process, mut device, waiter) = queue(&[NEED_WAKEUP]);
+/// M3: a device that sleeps while a request waits is kicked: `requests` to one queue after
+/// another.
+fn a_sleeping_device_is_kicked<const QUEUES: usize>(requests: usize) {
+    let (mut ends, mut queues) = (Vec::new(), Vec::new());
+    for _ in 0..QUEUES {
+        let (process, mut device, waiter) = queue(&[NEED_WAKEUP]);
+        device.wake_up();
+        ends.push((process, waiter));
+        queues.push(device);
+    }
     let kicks = Arc::new(AtomicU32::new(0));
-    device.wake_up();
     let worker = {
         let kicks = kicks.clone();
         thread::spawn(move || {
-            let (mut served, mut seen) = (0, 0);
-            while served < REQUESTS {
-                if serve(&mut device, &mut served) {
-                    continue;
+            let (mut served, mut seen) = ([0; QUEUES], 0);
+            while served.iter().sum::<u64>() < requests as u64 {
+                let mut progress = false;
+                for (device, served) in queues.iter_mut().zip(&mut served) {
+                    if serve(device, served) {
+                        let _ = device.end_turn();
+                        progress = true;
+                    }
                 }
-                if fall_asleep(core::slice::from_mut(&mut device)) {
+                if !progress && fall_asleep(&mut queues) {
                     let now = kicks.load(Ordering::Acquire);
                     if now == seen {
                         break;
                     }
                     seen = now;
-                    device.wake_up();
+                    queues.iter_mut().for_each(DeviceQueue::wake_up);
                 }
             }
-            (served, seen)
+            (served.iter().sum::<u64>(), seen)
         })
     };
-    for number in 0..REQUESTS {
-        process.push(&request(number)).unwrap();
+    for index in 0..requests {
+        let (process, waiter) = &mut ends[index % QUEUES];
+        process.push(&request((index / QUEUES) as u64)).unwrap();
         if process.submit() == Kick::Needed && waiter.needs_doorbell() {
             kicks.fetch_add(1, Ordering::Release);
         }
@@ -214,9 +225,17 @@ fn a_sleeping_device_is_kicked_model() {
     // The device went to sleep for ever, if nobody has kicked it since.
     let kicks = kicks.load(Ordering::Acquire);
     assert!(
-        served == REQUESTS || kicks > seen,
+        served == requests as u64 || kicks > seen,
         "nobody kicks the device"
     );
+}
+
+fn a_sleeping_device_is_kicked_model() {
+    a_sleeping_device_is_kicked::<1>(2);
+}
+
+fn a_device_that_sleeps_on_two_queues_is_kicked_model() {
+    a_sleeping_device_is_kicked::<2>(2);
 }
 
 /// M3: a queue that the device has just got is asleep.
@@ -285,12 +304,21 @@ fn the_flow_rule_protects_each_slot() {
     loom::model(the_flow_rule_protects_each_slot_model);
 }
 
-#[test]
-fn a_sleeping_device_is_kicked() {
-    // All executions take half a minute. Each mutation is found with two preemptions.
+/// All executions of these take too long. Each mutation is found with two preemptions.
+fn check_with_preemptions(bound: usize, model: fn()) {
     let mut builder = loom::model::Builder::new();
-    builder.preemption_bound = Some(4);
-    builder.check(a_sleeping_device_is_kicked_model);
+    builder.preemption_bound = Some(bound);
+    builder.check(model);
+}
+
+#[test]
+fn a_device_is_kicked() {
+    check_with_preemptions(4, a_sleeping_device_is_kicked_model);
+}
+
+#[test]
+fn a_device_with_two_queues_is_kicked() {
+    check_with_preemptions(3, a_device_that_sleeps_on_two_queues_is_kicked_model);
 }
 
 #[test]

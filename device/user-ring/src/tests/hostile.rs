@@ -99,7 +99,7 @@ proptest! {
                 device.complete(taken, u32::MAX, u16::MAX);
             }
             let _ = device.end_turn();
-            fall_asleep(core::slice::from_mut(&mut device));
+            let _ = fall_asleep(core::slice::from_mut(&mut device));
         }
         for area in [&user, &own, &kernel] {
             prop_assert_eq!(&*area.out_of_range.borrow(), &[] as &[usize]);

@@ -178,6 +178,26 @@ fn a_device_that_sleeps_says_so_for_all_its_queues() {
     );
 }
 
+/// A driver that waits would otherwise never be interrupted, because nobody kicks the device.
+#[test]
+fn a_device_does_not_sleep_before_it_has_announced_its_completions() {
+    let (first, second) = (Areas::new(FEWEST), Areas::new(FEWEST));
+    let (mut process, mut waiter) = (second.process(), second.waiter());
+    process.push(&Submission::default()).unwrap();
+    let mut queues = [first.device(), second.device()];
+    let taken = queues[1].take().unwrap();
+    assert!(
+        fall_asleep(&mut queues),
+        "a request in flight may end later"
+    );
+    queues[1].complete(taken, 0, 0);
+    assert_eq!(waiter.wait(process.reaped(), 1), Wait::Sleep);
+    assert!(!fall_asleep(&mut queues));
+    assert_eq!(process.submit(), Kick::NotNeeded, "the device polls");
+    assert_eq!(queues[1].end_turn(), Interrupt::Needed);
+    assert!(fall_asleep(&mut queues));
+}
+
 #[test]
 fn an_interrupt_is_sent_once_for_each_wait() {
     let areas = Areas::new(FEWEST);
