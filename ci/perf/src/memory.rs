@@ -69,7 +69,8 @@ impl Mapping {
     ///
     /// The range is not in the mapping, or not aligned.
     pub fn words(&self, offset: usize, count: usize) -> &[AtomicU64] {
-        let address = self.address(offset, count * size_of::<AtomicU64>());
+        let length = count.checked_mul(size_of::<AtomicU64>());
+        let address = self.address(offset, length.expect("the words are not in the mapping"));
         assert!(address.cast::<AtomicU64>().is_aligned());
         // SAFETY: The words are in the mapping, which lives as long as `self`, and aligned. They
         // may change at any time, which atomics allow.
@@ -116,5 +117,17 @@ impl Drop for Mapping {
         // SAFETY: The mapping belongs to this value, and all borrows of it have ended.
         let result = unsafe { munmap(self.base.as_ptr().cast(), self.length) };
         debug_assert!(result.is_ok());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    #[should_panic(expected = "the words are not in the mapping")]
+    fn a_number_of_words_does_not_wrap() {
+        let mapping = Mapping::private(PAGE).unwrap();
+        mapping.words(0, usize::MAX / size_of::<AtomicU64>() + 2);
     }
 }
