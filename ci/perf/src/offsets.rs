@@ -2,6 +2,11 @@
 
 //! Which block is next.
 
+use std::num::NonZeroU64;
+
+/// Seed where none is chosen.
+pub const SEED: NonZeroU64 = NonZeroU64::new(0x9e37_79b9_7f4a_7c15).unwrap();
+
 /// Endless offsets of blocks, the same for each run.
 #[derive(Clone, Debug)]
 pub struct Offsets {
@@ -20,14 +25,20 @@ enum Order {
 impl Offsets {
     /// Blocks of `block` bytes within `size` bytes; `None` if not even one fits.
     pub fn new(block: u64, size: u64, random: bool) -> Option<Self> {
+        match random {
+            true => Self::random(block, size, SEED),
+            false => Self::with_order(block, size, Order::Sequential { next: 0 }),
+        }
+    }
+
+    /// Blocks in an order that depends on `seed`.
+    pub fn random(block: u64, size: u64, seed: NonZeroU64) -> Option<Self> {
+        let state = seed.get();
+        Self::with_order(block, size, Order::Random { state })
+    }
+
+    fn with_order(block: u64, size: u64, order: Order) -> Option<Self> {
         let blocks = size.checked_div(block).filter(|blocks| *blocks != 0)?;
-        let order = match random {
-            // Any number but 0.
-            true => Order::Random {
-                state: 0x9e37_79b9_7f4a_7c15,
-            },
-            false => Order::Sequential { next: 0 },
-        };
         Some(Self {
             block,
             blocks,
@@ -66,6 +77,7 @@ impl Offsets {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    use std::collections::BTreeSet;
 
     #[test]
     fn sequential_offsets_begin_again_at_the_end() {
@@ -74,6 +86,18 @@ mod tests {
         assert_eq!(first, [0, 512, 1024, 0, 512]);
         assert!(Offsets::new(512, 511, false).is_none());
         assert!(Offsets::new(0, 511, true).is_none());
+    }
+
+    #[test]
+    fn seeds_have_different_blocks() {
+        let blocks = |seed| {
+            let mut offsets = Offsets::random(1, u64::MAX, NonZeroU64::new(seed).unwrap()).unwrap();
+            (0..1000)
+                .map(|_| offsets.next_offset())
+                .collect::<BTreeSet<_>>()
+        };
+        assert!(blocks(1).is_disjoint(&blocks(2)));
+        assert_eq!(blocks(1), blocks(1));
     }
 
     #[test]

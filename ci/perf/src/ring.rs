@@ -3,17 +3,20 @@
 //! Two processes with the rings of a queue in user space, and a copy for each request.
 //!
 //! One process stands for the program in the guest, the other for the worker of the device.
-//! Both poll, as they do while they are busy. The result is the least time for a request of
-//! many short runs, because on a shared machine one of the processes is often interrupted,
-//! and the time of a bare copy, measured in the same way between these runs.
+//! Both poll, as they do while they are busy. The result is the least and the median time for a
+//! request of many short runs, because on a shared machine one of the processes is often
+//! interrupted. After each run the first process does the same copies and reads alone, of other
+//! blocks. The ratio of the two times is taken for each such pair.
 
 use std::fs::File;
-use std::hint::{black_box, spin_loop};
+use std::hint::spin_loop;
+use std::num::NonZeroU64;
 use std::path::PathBuf;
 use std::process::{Child, Command};
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use ringbar_user_ring::device::Queue as DeviceQueue;
 use ringbar_user_ring::entry::{Completion, Submission};
 use ringbar_user_ring::layout::{Entries, KERNEL_WORDS, WORD_BYTES};
@@ -22,13 +25,17 @@ use rustix::fs::{MemfdFlags, memfd_create};
 use serde::Serialize;
 
 use crate::memory::{Mapping, PAGE};
-use crate::offsets::Offsets;
+use crate::offsets::{Offsets, SEED};
 
 /// Bytes of the memory that stands for the device.
 const STORAGE: usize = 64 << 20;
 
-/// Each byte of the storage. The buffers are 0 before.
-const STORED: u8 = 0xa5;
+/// A run has at least so many requests for each one in flight. With fewer, a part of it would be
+/// the first requests, which are pushed before any completion.
+const LEAST_LAPS: u32 = 8;
+
+/// Seed of the blocks of the copies alone: those of the requests would be in the cache.
+const ALONE_SEED: NonZeroU64 = NonZeroU64::new(0xd1b5_4a32_d192_ed03).unwrap();
 
 /// Opcodes of this measurement.
 const READ: u16 = 0;
@@ -52,17 +59,54 @@ pub struct Options {
     #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub depth: u16,
 
-    /// Requests of each run
-    #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..))]
-    pub requests: u32,
+    /// Requests of each run, at least 8 for each in flight [default: 8 for each, at least 200]
+    #[arg(long)]
+    pub requests: Option<u32>,
+
+    /// Words of each block that the process reads
+    #[arg(long, value_enum, default_value = "all")]
+    pub read: Read,
 
     /// Seconds for all runs together
-    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=3600))]
-    pub seconds: u64,
+    #[arg(long, default_value_t = 5.0, value_parser = parse_seconds)]
+    pub seconds: f64,
 
     /// Print JSON
     #[arg(long)]
     pub json: bool,
+}
+
+/// How much of a block a process reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Read {
+    /// All words
+    All,
+    /// The first word
+    First,
+}
+
+fn parse_seconds(text: &str) -> Result<f64, String> {
+    let seconds: f64 = text.parse().map_err(|_| "not a number".to_string())?;
+    match seconds > 0.0 && seconds <= 3600.0 {
+        true => Ok(seconds),
+        false => Err("more than 0 and at most 3600".into()),
+    }
+}
+
+impl Options {
+    /// Requests of each run.
+    fn requests(&self) -> Result<u32, String> {
+        let least = LEAST_LAPS * u32::from(self.depth);
+        match self.requests {
+            None => Ok(least.max(200)),
+            Some(requests) if requests >= least => Ok(requests),
+            Some(requests) => Err(format!(
+                "--requests {requests} is too few; --depth {} needs at least {least}",
+                self.depth
+            )),
+        }
+    }
 }
 
 /// Options of the process that stands for the device.
@@ -81,18 +125,22 @@ pub struct Report {
     pub block: u64,
     /// Requests in flight.
     pub depth: u16,
+    /// Requests of each run.
+    pub requests: u32,
+    /// What the process reads of each block.
+    pub read: Read,
     /// Number of runs.
     pub runs: usize,
     /// Nanoseconds for a request: the least of all runs.
     pub request_ns: f64,
     /// The median of all runs.
     pub request_median_ns: f64,
-    /// Nanoseconds for a copy alone: the least of all runs.
-    pub copy_ns: f64,
+    /// Nanoseconds for the same copy and read by one process: the least of all runs.
+    pub alone_ns: f64,
     /// The median of all runs.
-    pub copy_median_ns: f64,
-    /// `request_ns` in copies.
-    pub copies: f64,
+    pub alone_median_ns: f64,
+    /// Time of a run divided by the time of the copies and reads alone after it: the median.
+    pub ratio_median: f64,
 }
 
 /// Where everything is in the memory that both processes map.
@@ -107,8 +155,8 @@ impl Layout {
         let log2 = depth.next_power_of_two().ilog2() as u8;
         let entries = Entries::from_log2(log2.max(Entries::MIN_LOG2))
             .ok_or_else(|| format!("{depth} is too deep"))?;
-        if block == 0 || block > STORAGE {
-            return Err(format!("a block has 1 to {STORAGE} bytes"));
+        if block == 0 || block > STORAGE || !block.is_multiple_of(WORD_BYTES) {
+            return Err(format!("a block has 8 to {STORAGE} bytes, a multiple of 8"));
         }
         Ok(Self { entries, block })
     }
@@ -134,6 +182,45 @@ impl Layout {
     }
 }
 
+/// What the words of blocks add up to, where each word of the storage has its index as value.
+#[derive(Clone, Copy, Debug)]
+struct Reader {
+    read: Read,
+    words: usize,
+}
+
+impl Reader {
+    fn new(read: Read, block: usize) -> Self {
+        let words = match read {
+            Read::All => block / WORD_BYTES,
+            Read::First => 1,
+        };
+        Self { read, words }
+    }
+
+    /// Fills the storage.
+    fn fill(memory: &Mapping, layout: Layout) {
+        let words = memory.words(layout.storage(), STORAGE / WORD_BYTES);
+        for (index, word) in words.iter().enumerate() {
+            word.store(index as u64, Relaxed);
+        }
+    }
+
+    /// Reads a copy of the block that is at `offset` in the storage.
+    #[inline]
+    fn check(self, memory: &Mapping, at: usize, offset: u64) -> Result<(), String> {
+        let words = memory.words(at, self.words);
+        let sum = words
+            .iter()
+            .fold(0u64, |sum, word| sum.wrapping_add(word.load(Relaxed)));
+        let (count, first) = (self.words as u64, offset / WORD_BYTES as u64);
+        if sum != count * first + count * (count - 1) / 2 {
+            return Err(format!("a request has not brought the block at {offset}"));
+        }
+        Ok(())
+    }
+}
+
 /// The other process; killed when dropped.
 struct Peer(Child);
 
@@ -151,15 +238,20 @@ struct Program<'a> {
     queue: ProcessQueue<Words<'a>, Words<'a>>,
     memory: &'a Mapping,
     layout: Layout,
+    reader: Reader,
     offsets: Offsets,
+    /// Offset of the block that each buffer was last requested for.
+    requested: Vec<u64>,
     peer: Peer,
 }
 
 impl Program<'_> {
     fn push(&mut self, opcode: u16, buffer: u64) -> Result<(), String> {
+        let offset = self.offsets.next_offset();
+        self.requested[buffer as usize] = offset;
         let submission = Submission {
             opcode,
-            offset: self.offsets.next_offset(),
+            offset,
             length: self.layout.block as u64,
             region_offset: buffer * self.layout.block as u64,
             user_data: buffer,
@@ -212,10 +304,9 @@ impl Program<'_> {
                 if u64::from(completion.result) != self.layout.block as u64 {
                     return Err(format!("a request ended with {completion:?}"));
                 }
-                let at = completion.user_data as usize * self.layout.block;
-                if self.memory.byte(self.layout.region() + at) != STORED {
-                    return Err("a request has brought no data".into());
-                }
+                let buffer = completion.user_data as usize;
+                let at = self.layout.region() + buffer * self.layout.block;
+                self.reader.check(self.memory, at, self.requested[buffer])?;
                 if pushed < requests {
                     self.push(READ, completion.user_data)?;
                     pushed += 1;
@@ -234,22 +325,23 @@ impl Program<'_> {
     }
 }
 
-/// Nanoseconds for each of `count` copies by this process alone, of the same blocks.
-fn copy_alone(
+/// Nanoseconds for each of `count` copies and reads by this process alone.
+fn alone(
     memory: &Mapping,
     layout: Layout,
+    reader: Reader,
     offsets: &mut Offsets,
-    count: u32,
-    depth: u16,
-) -> f64 {
+    (count, depth): (u32, u16),
+) -> Result<f64, String> {
     let begin = Instant::now();
     for number in 0..count {
-        let from = layout.storage() + offsets.next_offset() as usize;
+        let offset = offsets.next_offset();
+        let from = layout.storage() + offset as usize;
         let to = layout.region() + (number % u32::from(depth)) as usize * layout.block;
         memory.copy_from(to, memory, from, layout.block);
-        black_box(memory.byte(to));
+        reader.check(memory, to, offset)?;
     }
-    begin.elapsed().as_secs_f64() * 1e9 / f64::from(count)
+    Ok(begin.elapsed().as_secs_f64() * 1e9 / f64::from(count))
 }
 
 /// Least and median.
@@ -258,15 +350,22 @@ fn summary(mut values: Vec<f64>) -> (f64, f64) {
     (values[0], values[values.len() / 2])
 }
 
+/// The median of the ratios of the pairs.
+fn median_ratio(pairs: &[(f64, f64)]) -> f64 {
+    let ratios = pairs.iter().map(|(request, alone)| request / alone);
+    summary(ratios.collect()).1
+}
+
 fn measure(options: &Options) -> Result<Report, String> {
     let text = |error: std::io::Error| error.to_string();
+    let requests = options.requests()?;
     let block = usize::try_from(options.block).map_err(|error| error.to_string())?;
     let layout = Layout::new(block, options.depth)?;
     let memfd = memfd_create("ringbar-perf", MemfdFlags::CLOEXEC).map_err(|e| e.to_string())?;
     let memfd = File::from(memfd);
     memfd.set_len(layout.length() as u64).map_err(text)?;
     let memory = Mapping::shared(&memfd, layout.length()).map_err(text)?;
-    memory.fill(layout.storage(), STORAGE, STORED);
+    Reader::fill(&memory, layout);
 
     let pid = std::process::id();
     let descriptor = std::os::fd::AsRawFd::as_raw_fd(&memfd);
@@ -280,7 +379,9 @@ fn measure(options: &Options) -> Result<Report, String> {
         ])
         .spawn()
         .map_err(text)?;
-    let offsets = Offsets::new(options.block, STORAGE as u64, true).ok_or("no block fits")?;
+    let offsets =
+        |seed| Offsets::random(options.block, STORAGE as u64, seed).ok_or("no block fits");
+    let reader = Reader::new(options.read, block);
     let user = memory.words(0, layout.entries.user_words());
     let device = memory.words(layout.device(), layout.entries.device_words());
     let queue = ProcessQueue::new(user, device, layout.entries).map_err(|e| e.to_string())?;
@@ -288,42 +389,43 @@ fn measure(options: &Options) -> Result<Report, String> {
         queue,
         memory: &memory,
         layout,
-        offsets: offsets.clone(),
+        reader,
+        offsets: offsets(SEED)?,
+        requested: vec![0; layout.entries.get()],
         peer: Peer(peer),
     };
 
     // The first request waits for the start of the other process.
     program.push(READ, 0)?;
     program.reap()?;
-    let mut copies = offsets;
-    let (mut requests_ns, mut copies_ns) = (Vec::new(), Vec::new());
-    let end = Instant::now() + Duration::from_secs(options.seconds);
-    while requests_ns.is_empty() || Instant::now() < end {
-        requests_ns.push(program.run(options.requests, options.depth)?);
-        copies_ns.push(copy_alone(
-            &memory,
-            layout,
-            &mut copies,
-            options.requests,
-            options.depth,
+    let mut copies = offsets(ALONE_SEED)?;
+    let mut pairs = Vec::new();
+    let extent = (requests, options.depth);
+    let end = Instant::now() + Duration::from_secs_f64(options.seconds);
+    while pairs.is_empty() || Instant::now() < end {
+        let request = program.run(requests, options.depth)?;
+        pairs.push((
+            request,
+            alone(&memory, layout, reader, &mut copies, extent)?,
         ));
     }
     program.push(END, 0)?;
     program.submit()?;
     program.reap()?;
 
-    let runs = requests_ns.len();
-    let (request_ns, request_median_ns) = summary(requests_ns);
-    let (copy_ns, copy_median_ns) = summary(copies_ns);
+    let (request_ns, request_median_ns) = summary(pairs.iter().map(|pair| pair.0).collect());
+    let (alone_ns, alone_median_ns) = summary(pairs.iter().map(|pair| pair.1).collect());
     Ok(Report {
         block: options.block,
         depth: options.depth,
-        runs,
+        requests,
+        read: options.read,
+        runs: pairs.len(),
         request_ns,
         request_median_ns,
-        copy_ns,
-        copy_median_ns,
-        copies: request_ns / copy_ns,
+        alone_ns,
+        alone_median_ns,
+        ratio_median: median_ratio(&pairs),
     })
 }
 
@@ -336,15 +438,16 @@ pub fn run(options: &Options) -> Result<(), String> {
         return Ok(());
     }
     println!(
-        "block {} depth {}: {} runs, {:.0} ns a request (median {:.0}), {:.0} ns a copy alone (median {:.0}), ratio {:.2}",
+        "block {} depth {}: {} runs of {}, {:.0} ns a request (median {:.0}), {:.0} ns alone (median {:.0}), median ratio {:.2}",
         ringbar_size::format(report.block),
         report.depth,
         report.runs,
+        report.requests,
         report.request_ns,
         report.request_median_ns,
-        report.copy_ns,
-        report.copy_median_ns,
-        report.copies,
+        report.alone_ns,
+        report.alone_median_ns,
+        report.ratio_median,
     );
     Ok(())
 }
@@ -411,7 +514,7 @@ mod tests {
 
     #[test]
     fn areas_do_not_overlap() {
-        for (block, depth) in [(1, 1), (4096, 32), (1 << 20, 1024)] {
+        for (block, depth) in [(8, 1), (4096, 32), (1 << 20, 1024)] {
             let layout = Layout::new(block, depth).unwrap();
             assert!(layout.entries.get() >= usize::from(depth));
             let places = [0, layout.device(), layout.kernel(), layout.storage()];
@@ -422,12 +525,37 @@ mod tests {
             );
         }
         assert!(Layout::new(0, 1).is_err());
-        assert!(Layout::new(STORAGE + 1, 1).is_err());
-        assert!(Layout::new(1, 1025).is_err());
+        assert!(Layout::new(12, 1).is_err());
+        assert!(Layout::new(STORAGE + 8, 1).is_err());
+        assert!(Layout::new(8, 1025).is_err());
     }
 
     #[test]
     fn the_least_and_the_middle_are_found() {
         assert_eq!(summary(vec![3.0, 1.0, 2.0]), (1.0, 2.0));
+    }
+
+    #[test]
+    fn the_ratio_is_the_median_of_the_pairs() {
+        assert_eq!(median_ratio(&[(10.0, 1.0), (6.0, 3.0), (3.0, 3.0)]), 2.0);
+    }
+
+    #[test]
+    fn a_block_is_the_one_that_was_requested() {
+        const BLOCK: usize = 64;
+        let memory = Mapping::private(BLOCK).unwrap();
+        let fill = |first: u64| {
+            for (index, word) in memory.words(0, 8).iter().enumerate() {
+                word.store(first + index as u64, Relaxed);
+            }
+        };
+        for read in [Read::All, Read::First] {
+            let reader = Reader::new(read, BLOCK);
+            fill(16);
+            reader.check(&memory, 0, 128).unwrap();
+            reader.check(&memory, 0, 64).unwrap_err();
+            memory.words(0, 8)[7].store(0, Relaxed);
+            assert_eq!(reader.check(&memory, 0, 128).is_ok(), read == Read::First);
+        }
     }
 }

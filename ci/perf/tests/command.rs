@@ -17,18 +17,30 @@ fn run(arguments: &str) -> (bool, String, String) {
     )
 }
 
+/// At depth 40 a slot is used again with requests in flight, and a turn of the device takes fewer
+/// requests than are in flight.
 #[test]
 fn two_processes_exchange_requests() {
-    for depth in [1, 40] {
+    for (depth, read) in [(1, "all"), (40, "all"), (40, "first")] {
         let (success, stdout, stderr) = run(&format!(
-            "ring --seconds 1 --requests 10 --depth {depth} --block 512 --json"
+            "ring --seconds 0.05 --requests 320 --depth {depth} --read {read} --block 512 --json"
         ));
         assert!(success, "{stderr}");
         let report: serde_json::Value = serde_json::from_str(&stdout).unwrap();
         assert!(report["runs"].as_u64().unwrap() > 0);
-        let (request, copy) = (&report["request_ns"], &report["copy_ns"]);
-        assert!(request.as_f64().unwrap() > 0.0 && copy.as_f64().unwrap() > 0.0);
+        assert_eq!(report["read"], read);
+        for time in ["request_ns", "alone_ns", "ratio_median"] {
+            assert!(report[time].as_f64().unwrap() > 0.0, "{time}");
+        }
     }
+}
+
+#[test]
+fn a_run_with_too_few_requests_is_refused() {
+    let (success, _, stderr) = run("ring --seconds 1 --requests 319 --depth 40");
+    assert!(!success);
+    let expected = "--requests 319 is too few; --depth 40 needs at least 320";
+    assert!(stderr.contains(expected), "{stderr}");
 }
 
 #[test]
