@@ -6,7 +6,8 @@
 //! accesses, because only a fence orders a store before a later load of another word on every
 //! processor, and because loom treats `SeqCst` accesses as `AcqRel`.
 //!
-//! The models remove each point once (`models::mutations`).
+//! The models remove each point once (`models::mutations`). What loom cannot show is said at the
+//! point.
 
 use core::sync::atomic::Ordering;
 #[cfg(not(loom))]
@@ -14,47 +15,70 @@ use core::sync::atomic::fence;
 #[cfg(loom)]
 use loom::sync::atomic::fence;
 
-/// An access or a fence on which the protocol relies.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum SyncPoint {
+/// Makes the type and the list of its values, so that a point that is added is in the list.
+macro_rules! sync_points {
+    ($($(#[$doc:meta])* $point:ident: $ordering:ident,)*) => {
+        /// An access or a fence on which the protocol relies.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub(crate) enum SyncPoint {
+            $($(#[$doc])* $point,)*
+        }
+
+        impl SyncPoint {
+            #[cfg(all(test, loom))]
+            pub(crate) const ALL: &[Self] = &[$(Self::$point),*];
+
+            #[inline(always)]
+            const fn needed(self) -> Ordering {
+                match self {
+                    $(Self::$point => Ordering::$ordering,)*
+                }
+            }
+        }
+    };
+}
+
+sync_points! {
     /// Process, store of word 0 of a submission entry. Release: the device that sees the lap
-    /// sees words 1 to 7 of the entry, and the data of a `Write`. It also keeps the load of the
-    /// completion that freed the slot before the store, so an entry that the device still reads
-    /// is not overwritten.
-    PublishSubmission,
+    /// sees words 1 to 7 of the entry, and the data of a `Write`.
+    PublishSubmission: Release,
     /// Device, load of word 0 of a submission entry. Acquire: pairs with
     /// [`Self::PublishSubmission`], so the words that are loaded next are those of this lap.
-    TakeSubmission,
+    TakeSubmission: Acquire,
     /// Device, store of word 1 of a completion entry. Release: the process that sees the lap
-    /// sees word 0, and the data of a `Read`. It also keeps the loads of the submission entry
-    /// before the store, so the process that then writes to the slot cannot change what was
-    /// taken.
-    PublishCompletion,
+    /// sees word 0, and the data of a `Read`. The loads of the submission entry, and of the data
+    /// of a `Write`, come before the store.
+    PublishCompletion: Release,
     /// Process, load of word 1 of a completion entry. Acquire: pairs with
     /// [`Self::PublishCompletion`], so word 0 and the data that are loaded next are those of
-    /// this lap.
-    ReapCompletion,
+    /// this lap. The stores to the slot that the completion freed come after the load.
+    ///
+    /// Both together protect a slot that the device reads: the device's loads happen before the
+    /// process's stores to the same slot, so no load can return what such a store writes. Loom
+    /// does not show this half: it explores no load buffering, where a load returns a value
+    /// that is stored later in the execution.
+    ReapCompletion: Acquire,
     /// Process, between the stores of word 0 and the load of `need_wakeup`. Full fence (store
     /// buffering): process and device each store their own word before they load the other's,
     /// so at least one of them sees the other's store. Either the device finds the entry or the
     /// process kicks.
-    SubmitFence,
+    SubmitFence: SeqCst,
     /// Device, between the store of `need_wakeup` and the loads of word 0: the other half of
     /// [`Self::SubmitFence`].
-    SleepFence,
+    SleepFence: SeqCst,
     /// Device, store of `completed`. Release: a driver that sees the number returns to the
     /// process, which must then find these completions in the ring; otherwise it would wait for
     /// a number that was already reached, and return at once again.
-    PublishCompleted,
+    PublishCompleted: Release,
     /// Driver, load of `completed`. Acquire: pairs with [`Self::PublishCompleted`].
-    LoadCompleted,
+    LoadCompleted: Acquire,
     /// Device, between the store of `completed` and the load of `armed`. Full fence, as
     /// [`Self::SubmitFence`]: either the driver sees the completions or the device sees that
     /// the driver waits.
-    TurnFence,
+    TurnFence: SeqCst,
     /// Driver, between the store of `armed` and the load of `completed`: the other half of
     /// [`Self::TurnFence`].
-    WaitFence,
+    WaitFence: SeqCst,
 }
 
 impl SyncPoint {
@@ -65,15 +89,7 @@ impl SyncPoint {
         if crate::models::mutations::is_removed(self) {
             return Ordering::Relaxed;
         }
-        match self {
-            Self::PublishSubmission | Self::PublishCompletion | Self::PublishCompleted => {
-                Ordering::Release
-            }
-            Self::TakeSubmission | Self::ReapCompletion | Self::LoadCompleted => Ordering::Acquire,
-            Self::SubmitFence | Self::SleepFence | Self::TurnFence | Self::WaitFence => {
-                Ordering::SeqCst
-            }
-        }
+        self.needed()
     }
 
     /// A fence.

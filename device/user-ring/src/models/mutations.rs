@@ -4,6 +4,7 @@
 
 use core::cell::Cell;
 use std::panic::catch_unwind;
+use std::string::{String, ToString};
 
 use super::*;
 use crate::sync::SyncPoint;
@@ -17,66 +18,59 @@ pub(crate) fn is_removed(point: SyncPoint) -> bool {
     REMOVED.get() == Some(point)
 }
 
-/// Each point with the model that shows what it is for.
-const POINTS: [(SyncPoint, fn()); 10] = [
-    (
-        SyncPoint::PublishSubmission,
-        entries_are_taken_as_written_model,
-    ),
-    (
-        SyncPoint::TakeSubmission,
-        entries_are_taken_as_written_model,
-    ),
-    (
-        SyncPoint::PublishCompletion,
-        the_flow_rule_protects_each_slot_model,
-    ),
-    (
-        SyncPoint::ReapCompletion,
-        the_flow_rule_protects_each_slot_model,
-    ),
-    (SyncPoint::SubmitFence, a_sleeping_device_is_kicked_model),
-    (SyncPoint::SleepFence, a_sleeping_device_is_kicked_model),
-    (
-        SyncPoint::PublishCompleted,
-        a_waiter_is_interrupted_once_model,
-    ),
-    (SyncPoint::LoadCompleted, a_waiter_is_interrupted_once_model),
-    (SyncPoint::TurnFence, a_waiter_is_interrupted_once_model),
-    (SyncPoint::WaitFence, a_waiter_is_interrupted_once_model),
-];
+const TAKEN: &str = "taken once, with all words";
+const REAPED: &str = "reaped once, with all words";
+const NOT_KICKED: &str = "nobody kicks the device";
+const NOT_READY: &str = "ready, but nothing is there";
+const NOT_WOKEN: &str = "nobody wakes the process";
 
-#[test]
-fn each_point_is_needed() {
-    for (point, model) in POINTS {
-        REMOVED.set(Some(point));
-        let outcome = catch_unwind(|| {
-            let mut builder = loom::model::Builder::new();
-            // Enough for each of them.
-            builder.preemption_bound = Some(2);
-            builder.check(model);
-        });
-        REMOVED.set(None);
-        assert!(outcome.is_err(), "no model fails without {point:?}");
+/// The models that show what the point is for, and how they fail without it.
+fn failures(point: SyncPoint) -> &'static [(fn(), &'static str)] {
+    match point {
+        SyncPoint::PublishSubmission | SyncPoint::TakeSubmission => {
+            &[(entries_are_taken_as_written_model, TAKEN)]
+        }
+        SyncPoint::PublishCompletion | SyncPoint::ReapCompletion => {
+            &[(the_flow_rule_protects_each_slot_model, REAPED)]
+        }
+        SyncPoint::SubmitFence | SyncPoint::SleepFence => &[
+            (a_sleeping_device_is_kicked_model, NOT_KICKED),
+            (
+                a_device_that_sleeps_on_two_queues_is_kicked_model,
+                NOT_KICKED,
+            ),
+        ],
+        SyncPoint::PublishCompleted | SyncPoint::LoadCompleted => {
+            &[(a_waiter_is_interrupted_once_model, NOT_READY)]
+        }
+        SyncPoint::TurnFence | SyncPoint::WaitFence => {
+            &[(a_waiter_is_interrupted_once_model, NOT_WOKEN)]
+        }
     }
 }
 
-/// A point that is added must be added to the list as well: the match is exhaustive.
+/// The message of the panic with which a model fails; `None` if it does not.
+fn failure(model: fn()) -> Option<String> {
+    // Enough for each of them.
+    let panic = catch_unwind(|| check_with_preemptions(2, model)).err()?;
+    Some(match panic.downcast::<String>() {
+        Ok(message) => *message,
+        Err(panic) => panic.downcast_ref::<&str>().unwrap().to_string(),
+    })
+}
+
 #[test]
-fn each_point_is_in_the_list() {
-    for (index, (point, _)) in POINTS.into_iter().enumerate() {
-        let place = match point {
-            SyncPoint::PublishSubmission => 0,
-            SyncPoint::TakeSubmission => 1,
-            SyncPoint::PublishCompletion => 2,
-            SyncPoint::ReapCompletion => 3,
-            SyncPoint::SubmitFence => 4,
-            SyncPoint::SleepFence => 5,
-            SyncPoint::PublishCompleted => 6,
-            SyncPoint::LoadCompleted => 7,
-            SyncPoint::TurnFence => 8,
-            SyncPoint::WaitFence => 9,
-        };
-        assert_eq!(place, index);
+fn each_point_is_needed() {
+    for &point in SyncPoint::ALL {
+        for &(model, expected) in failures(point) {
+            REMOVED.set(Some(point));
+            let failure = failure(model);
+            REMOVED.set(None);
+            let message = failure.unwrap_or_else(|| panic!("no model fails without {point:?}"));
+            assert!(
+                message.contains(expected),
+                "without {point:?} a model fails in another way: {message}"
+            );
+        }
     }
 }
