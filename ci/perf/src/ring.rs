@@ -27,9 +27,6 @@ use serde::Serialize;
 use crate::memory::{Mapping, PAGE};
 use crate::offsets::{Offsets, SEED};
 
-/// Bytes of the memory that stands for the device.
-const STORAGE: usize = 64 << 20;
-
 /// A run has at least so many requests for each one in flight. With fewer, a part of it would be
 /// the first requests, which are pushed before any completion.
 const LEAST_LAPS: u32 = 8;
@@ -58,6 +55,10 @@ pub struct Options {
     /// Requests in flight
     #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub depth: u16,
+
+    /// Bytes of the memory that stands for the device
+    #[arg(long, default_value = "64m", value_parser = ringbar_size::parse)]
+    pub size: u64,
 
     /// Requests of each run, at least 8 for each in flight [default: 8 for each, at least 200]
     #[arg(long)]
@@ -114,6 +115,7 @@ impl Options {
 pub struct DeviceOptions {
     memory: PathBuf,
     block: usize,
+    size: usize,
     depth: u16,
     parent: i32,
 }
@@ -148,17 +150,30 @@ pub struct Report {
 struct Layout {
     entries: Entries,
     block: usize,
+    /// Bytes of the storage.
+    size: usize,
 }
 
+/// The most for the size of the storage.
+const MAX_SIZE: usize = 1 << 32;
+
 impl Layout {
-    fn new(block: usize, depth: u16) -> Result<Self, String> {
+    fn new(block: usize, size: usize, depth: u16) -> Result<Self, String> {
         let log2 = depth.next_power_of_two().ilog2() as u8;
         let entries = Entries::from_log2(log2.max(Entries::MIN_LOG2))
             .ok_or_else(|| format!("{depth} is too deep"))?;
-        if block == 0 || block > STORAGE || !block.is_multiple_of(WORD_BYTES) {
-            return Err(format!("a block has 8 to {STORAGE} bytes, a multiple of 8"));
+        let is_size = |bytes: usize| bytes != 0 && bytes.is_multiple_of(WORD_BYTES);
+        if !is_size(block) || !is_size(size) || block > size || size > MAX_SIZE {
+            return Err(format!(
+                "--block {block} and --size {size} must be multiples of 8, the block at most the \
+                 size, and the size at most {MAX_SIZE}"
+            ));
         }
-        Ok(Self { entries, block })
+        Ok(Self {
+            entries,
+            block,
+            size,
+        })
     }
 
     fn device(self) -> usize {
@@ -174,7 +189,7 @@ impl Layout {
     }
 
     fn region(self) -> usize {
-        self.storage() + STORAGE
+        self.storage() + self.size
     }
 
     fn length(self) -> usize {
@@ -185,7 +200,6 @@ impl Layout {
 /// What the words of blocks add up to, where each word of the storage has its index as value.
 #[derive(Clone, Copy, Debug)]
 struct Reader {
-    read: Read,
     words: usize,
 }
 
@@ -195,12 +209,12 @@ impl Reader {
             Read::All => block / WORD_BYTES,
             Read::First => 1,
         };
-        Self { read, words }
+        Self { words }
     }
 
     /// Fills the storage.
     fn fill(memory: &Mapping, layout: Layout) {
-        let words = memory.words(layout.storage(), STORAGE / WORD_BYTES);
+        let words = memory.words(layout.storage(), layout.size / WORD_BYTES);
         for (index, word) in words.iter().enumerate() {
             word.store(index as u64, Relaxed);
         }
@@ -360,7 +374,8 @@ fn measure(options: &Options) -> Result<Report, String> {
     let text = |error: std::io::Error| error.to_string();
     let requests = options.requests()?;
     let block = usize::try_from(options.block).map_err(|error| error.to_string())?;
-    let layout = Layout::new(block, options.depth)?;
+    let size = usize::try_from(options.size).map_err(|error| error.to_string())?;
+    let layout = Layout::new(block, size, options.depth)?;
     let memfd = memfd_create("ringbar-perf", MemfdFlags::CLOEXEC).map_err(|e| e.to_string())?;
     let memfd = File::from(memfd);
     memfd.set_len(layout.length() as u64).map_err(text)?;
@@ -374,13 +389,13 @@ fn measure(options: &Options) -> Result<Report, String> {
         .arg(format!("/proc/{pid}/fd/{descriptor}"))
         .args([
             block.to_string(),
+            size.to_string(),
             options.depth.to_string(),
             pid.to_string(),
         ])
         .spawn()
         .map_err(text)?;
-    let offsets =
-        |seed| Offsets::random(options.block, STORAGE as u64, seed).ok_or("no block fits");
+    let offsets = |seed| Offsets::random(options.block, options.size, seed).ok_or("no block fits");
     let reader = Reader::new(options.read, block);
     let user = memory.words(0, layout.entries.user_words());
     let device = memory.words(layout.device(), layout.entries.device_words());
@@ -455,7 +470,7 @@ pub fn run(options: &Options) -> Result<(), String> {
 /// The process that stands for the worker of the device.
 pub fn serve(options: &DeviceOptions) -> Result<(), String> {
     let text = |error: std::io::Error| error.to_string();
-    let layout = Layout::new(options.block, options.depth)?;
+    let layout = Layout::new(options.block, options.size, options.depth)?;
     let file = File::options().read(true).write(true).open(&options.memory);
     let memory = Mapping::shared(&file.map_err(text)?, layout.length()).map_err(text)?;
     let user = memory.words(0, layout.entries.user_words());
@@ -482,7 +497,7 @@ pub fn serve(options: &DeviceOptions) -> Result<(), String> {
                 queue.complete(taken, 0, 0);
                 return Ok(());
             }
-            let from = fits(submission.offset, STORAGE);
+            let from = fits(submission.offset, layout.size);
             let to = fits(submission.region_offset, region);
             let (Some(from), Some(to)) = (from, to) else {
                 return Err(format!("a request is out of range: {submission:?}"));
@@ -514,8 +529,9 @@ mod tests {
 
     #[test]
     fn areas_do_not_overlap() {
+        const SIZE: usize = 1 << 20;
         for (block, depth) in [(8, 1), (4096, 32), (1 << 20, 1024)] {
-            let layout = Layout::new(block, depth).unwrap();
+            let layout = Layout::new(block, SIZE, depth).unwrap();
             assert!(layout.entries.get() >= usize::from(depth));
             let places = [0, layout.device(), layout.kernel(), layout.storage()];
             assert!(places.is_sorted() && places.iter().all(|place| place % 64 == 0));
@@ -524,10 +540,10 @@ mod tests {
                 layout.entries.get() * block
             );
         }
-        assert!(Layout::new(0, 1).is_err());
-        assert!(Layout::new(12, 1).is_err());
-        assert!(Layout::new(STORAGE + 8, 1).is_err());
-        assert!(Layout::new(8, 1025).is_err());
+        for (block, size) in [(0, SIZE), (12, SIZE), (8, 12), (16, 8), (8, MAX_SIZE + 8)] {
+            assert!(Layout::new(block, size, 1).is_err(), "{block} {size}");
+        }
+        assert!(Layout::new(8, SIZE, 1025).is_err());
     }
 
     #[test]

@@ -23,7 +23,7 @@ fn run(arguments: &str) -> (bool, String, String) {
 fn two_processes_exchange_requests() {
     for (depth, read) in [(1, "all"), (40, "all"), (40, "first")] {
         let (success, stdout, stderr) = run(&format!(
-            "ring --seconds 0.05 --requests 320 --depth {depth} --read {read} --block 512 --json"
+            "ring --size 1m --seconds 0.02 --requests 320 --depth {depth} --read {read} --block 512 --json"
         ));
         assert!(success, "{stderr}");
         let report: serde_json::Value = serde_json::from_str(&stdout).unwrap();
