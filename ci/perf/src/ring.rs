@@ -3,7 +3,7 @@
 //! Two processes with the rings of a queue in user space, and a copy for each request.
 //!
 //! One process stands for the program in the guest, the other for the worker of the device.
-//! Both poll, as they do while they are busy. The result is the least and the median time for a
+//! Each has a CPU. Both poll, as they do while they are busy. The result is the least and the median time for a
 //! request of many short runs, because on a shared machine one of the processes is often
 //! interrupted. After each run the first process does the same copies and reads alone, of other
 //! blocks. The ratio of the two times is taken for each such pair.
@@ -22,6 +22,7 @@ use ringbar_user_ring::entry::{Completion, Submission};
 use ringbar_user_ring::layout::{Entries, KERNEL_WORDS, WORD_BYTES};
 use ringbar_user_ring::process::{Kick, Queue as ProcessQueue};
 use rustix::fs::{MemfdFlags, memfd_create};
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use serde::Serialize;
 
 use crate::memory::{Mapping, PAGE};
@@ -118,6 +119,7 @@ pub struct DeviceOptions {
     size: usize,
     depth: u16,
     parent: i32,
+    cpu: usize,
 }
 
 /// The result.
@@ -370,9 +372,29 @@ fn median_ratio(pairs: &[(f64, f64)]) -> f64 {
     summary(ratios.collect()).1
 }
 
+/// The first two CPUs on which this process may run, one for each process. On one CPU the two
+/// would run in turns, and each request would take as long as a time slice.
+fn cpus() -> Result<[usize; 2], String> {
+    let allowed = sched_getaffinity(None).map_err(|error| error.to_string())?;
+    let mut cpus = (0..CpuSet::MAX_CPU).filter(|cpu| allowed.is_set(*cpu));
+    match (cpus.next(), cpus.next()) {
+        (Some(first), Some(second)) => Ok([first, second]),
+        _ => Err("the two processes need two CPUs".into()),
+    }
+}
+
+/// Keeps the process on this CPU.
+fn pin(cpu: usize) -> Result<(), String> {
+    let mut set = CpuSet::new();
+    set.set(cpu);
+    sched_setaffinity(None, &set).map_err(|error| error.to_string())
+}
+
 fn measure(options: &Options) -> Result<Report, String> {
     let text = |error: std::io::Error| error.to_string();
     let requests = options.requests()?;
+    let [own_cpu, peer_cpu] = cpus()?;
+    pin(own_cpu)?;
     let block = usize::try_from(options.block).map_err(|error| error.to_string())?;
     let size = usize::try_from(options.size).map_err(|error| error.to_string())?;
     let layout = Layout::new(block, size, options.depth)?;
@@ -392,6 +414,7 @@ fn measure(options: &Options) -> Result<Report, String> {
             size.to_string(),
             options.depth.to_string(),
             pid.to_string(),
+            peer_cpu.to_string(),
         ])
         .spawn()
         .map_err(text)?;
@@ -470,6 +493,7 @@ pub fn run(options: &Options) -> Result<(), String> {
 /// The process that stands for the worker of the device.
 pub fn serve(options: &DeviceOptions) -> Result<(), String> {
     let text = |error: std::io::Error| error.to_string();
+    pin(options.cpu)?;
     let layout = Layout::new(options.block, options.size, options.depth)?;
     let file = File::options().read(true).write(true).open(&options.memory);
     let memory = Mapping::shared(&file.map_err(text)?, layout.length()).map_err(text)?;
