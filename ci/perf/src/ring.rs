@@ -518,7 +518,7 @@ pub fn serve(options: &DeviceOptions) -> Result<(), String> {
             turn += 1;
             let submission = taken.submission().map_err(|error| error.to_string())?;
             if submission.opcode == END {
-                queue.complete(taken, 0, 0);
+                queue.complete(taken, 0, 0).map_err(|e| e.to_string())?;
                 return Ok(());
             }
             let from = fits(submission.offset, layout.size);
@@ -528,7 +528,8 @@ pub fn serve(options: &DeviceOptions) -> Result<(), String> {
             };
             let (from, to) = (layout.storage() + from, layout.region() + to);
             memory.copy_from(to, &memory, from, layout.block);
-            queue.complete(taken, layout.block as u32, 0);
+            let completed = queue.complete(taken, layout.block as u32, 0);
+            completed.map_err(|error| error.to_string())?;
         }
         if turn != 0 {
             let _ = queue.end_turn();

@@ -2,6 +2,7 @@
 
 //! The side of the device. Nothing that a process writes can break a queue.
 
+use core::sync::atomic::AtomicU64;
 use core::sync::atomic::Ordering::Relaxed;
 
 use crate::entry::{
@@ -15,6 +16,18 @@ use crate::layout::{
 use crate::sync::SyncPoint;
 use crate::words::{AreaTooSmall, Words, WriteWords, check_size};
 
+/// A number that no other queue of this program has, so that a request is not completed on another
+/// queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct QueueId(u64);
+
+impl QueueId {
+    fn next() -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        Self(NEXT.fetch_add(1, Relaxed))
+    }
+}
+
 /// The device's half of a queue: `U` is the user area, `D` the device area, `K` the queue's
 /// line of the kernel area.
 ///
@@ -27,6 +40,7 @@ pub struct Queue<U, D, K> {
     device: D,
     kernel: K,
     entries: Entries,
+    id: QueueId,
     taken: Position,
     completed: Position,
     /// What `completed` in the device area says.
@@ -40,6 +54,7 @@ pub struct Queue<U, D, K> {
 #[derive(Debug)]
 #[must_use = "a request that is not completed stays in flight"]
 pub struct Taken {
+    queue: QueueId,
     submission: Result<Submission, ReservedBits>,
     user_data: u64,
 }
@@ -50,6 +65,18 @@ impl Taken {
         self.submission
     }
 }
+
+/// Error: the request was taken from another queue. Nothing was completed.
+#[derive(Debug)]
+pub struct OtherQueue(pub Taken);
+
+impl core::fmt::Display for OtherQueue {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str("the request was taken from another queue; complete it there")
+    }
+}
+
+impl core::error::Error for OtherQueue {}
 
 /// Error: no queue can begin on these areas.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -122,6 +149,7 @@ impl<U: Words, D: WriteWords, K: Words> Queue<U, D, K> {
             device,
             kernel,
             entries,
+            id: QueueId::next(),
             taken: start,
             completed: start,
             announced: start,
@@ -171,15 +199,20 @@ impl<U: Words, D: WriteWords, K: Words> Queue<U, D, K> {
         // INVARIANT: There was room.
         self.taken = self.taken.next();
         Some(Taken {
+            queue: self.id,
             submission: Submission::parse(words),
             user_data: words[SUBMISSION_USER_DATA_WORD],
         })
     }
 
     /// Completes a request of this queue; in any order. A process that polls sees the completion
-    /// at once.
+    /// at once. A request of another queue is returned, for example one of a queue that was
+    /// deleted while the request was in flight.
     #[inline]
-    pub fn complete(&mut self, taken: Taken, result: u32, status: u16) {
+    pub fn complete(&mut self, taken: Taken, result: u32, status: u16) -> Result<(), OtherQueue> {
+        if taken.queue != self.id {
+            return Err(OtherQueue(taken));
+        }
         let completion = Completion {
             user_data: taken.user_data,
             result,
@@ -194,6 +227,7 @@ impl<U: Words, D: WriteWords, K: Words> Queue<U, D, K> {
             SyncPoint::PublishCompletion.ordering(),
         );
         self.completed = self.completed.next();
+        Ok(())
     }
 
     /// Ends a turn: a number of requests that were taken and completed one after the other. The

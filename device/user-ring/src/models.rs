@@ -104,7 +104,9 @@ fn serve(device: &mut DeviceQueue, number: &mut u64) -> bool {
     let submission = taken.submission().unwrap();
     assert_eq!(submission, request(*number), "taken once, with all words");
     *number += 1;
-    device.complete(taken, result(submission.user_data), 0);
+    device
+        .complete(taken, result(submission.user_data), 0)
+        .unwrap();
     true
 }
 

@@ -96,7 +96,7 @@ proptest! {
             prop_assert_eq!(device.in_flight(), held.len());
             if *complete && let Some(taken) = held.pop() {
                 let _ = taken.submission();
-                device.complete(taken, u32::MAX, u16::MAX);
+                device.complete(taken, u32::MAX, u16::MAX).unwrap();
             }
             let _ = device.end_turn();
             let _ = fall_asleep(core::slice::from_mut(&mut device));

@@ -6,7 +6,7 @@ mod sequences;
 use core::sync::atomic::{AtomicU64, Ordering};
 use std::vec::Vec;
 
-use crate::device::{Interrupt, NewQueueError, Queue as DeviceQueue, fall_asleep};
+use crate::device::{Interrupt, NewQueueError, OtherQueue, Queue as DeviceQueue, fall_asleep};
 use crate::driver::{Wait, Waiter};
 use crate::entry::{Completion, ReservedBits, Submission};
 use crate::layout::{ARMED, COMPLETED, Entries, KERNEL_WORDS, Position, REAPED, STATE};
@@ -190,12 +190,28 @@ fn a_device_does_not_sleep_before_it_has_announced_its_completions() {
         fall_asleep(&mut queues),
         "a request in flight may end later"
     );
-    queues[1].complete(taken, 0, 0);
+    queues[1].complete(taken, 0, 0).unwrap();
     assert_eq!(waiter.wait(process.reaped(), 1), Wait::Sleep);
     assert!(!fall_asleep(&mut queues));
     assert_eq!(process.submit(), Kick::NotNeeded, "the device polls");
     assert_eq!(queues[1].end_turn(), Interrupt::Needed);
     assert!(fall_asleep(&mut queues));
+}
+
+#[test]
+fn a_request_is_completed_on_its_queue_only() {
+    let (first, second) = (Areas::new(FEWEST), Areas::new(FEWEST));
+    let (mut process, mut other) = (first.process(), second.process());
+    let (mut device, mut other_device) = (first.device(), second.device());
+    for process in [&mut process, &mut other] {
+        process.push(&Submission::default()).unwrap();
+    }
+    let taken = device.take().unwrap();
+    let _in_flight = other_device.take().unwrap();
+    let OtherQueue(taken) = other_device.complete(taken, 0, 0).unwrap_err();
+    assert_eq!((other.reap(), other_device.in_flight()), (None, 1));
+    device.complete(taken, 7, 0).unwrap();
+    assert_eq!(process.reap().unwrap().result, 7);
 }
 
 #[test]
@@ -205,7 +221,7 @@ fn an_interrupt_is_sent_once_for_each_wait() {
     let mut serve = |device: &mut DeviceQueue<_, _, _>| {
         process.push(&Submission::default()).unwrap();
         let taken = device.take().unwrap();
-        device.complete(taken, 0, 0);
+        device.complete(taken, 0, 0).unwrap();
         process.reaped()
     };
     serve(&mut device);
@@ -245,7 +261,7 @@ fn what_was_reaped_is_said_on_request() {
     let (mut process, mut device) = (areas.process(), areas.device());
     process.push(&Submission::default()).unwrap();
     let taken = device.take().unwrap();
-    device.complete(taken, 0, 0);
+    device.complete(taken, 0, 0).unwrap();
     process.reap().unwrap();
     let hint = || areas.user[REAPED.index()].load(Ordering::Relaxed);
     assert_eq!(hint(), 0);

@@ -103,7 +103,7 @@ proptest! {
                         continue;
                     }
                     let (taken, submission) = executing.swap_remove(which % executing.len());
-                    device.complete(taken, result, status);
+                    device.complete(taken, result, status).unwrap();
                     let user_data = submission.user_data;
                     completed.push_back(Completion { user_data, result, status });
                 }
