@@ -62,7 +62,7 @@ help: ## Show this text
 	@echo '  NAME, DIR               for new: name of the card, folder to create'
 	@echo '  CMD, SHARE, TIMEOUT     for exec: command, folder to mount at /mnt, timeout in seconds'
 	@echo '  TRANSPORT               vhost-user (default) or vfio-user: for run, shell, exec, bench, test'
-	@echo '  JOB, DEVICES, ROUNDS    for bench: jobs (also: targets, sweep), devices, number of rounds'
+	@echo '  JOB, DEVICES, ROUNDS    for bench: jobs (also: targets, sweep, lean), devices, number of rounds'
 	@echo '  INSTRUCTIONS=off        for bench: do not count the instructions of the guest'
 	@echo '  INSTRUCTION_ROUNDS      for bench: number of counts of the instructions (3); their median counts'
 	@echo '  TARGET, SECONDS         for fuzz: target (all), seconds for each (60)'
@@ -105,7 +105,7 @@ test: image debug ## Format, lints, unit and property tests, tests in VMs
 	@cat build/test/setup.log >>build/test/unit.log
 	$(call stage,models of what threads do to each other)
 	@$(cargo) --config 'target.x86_64-unknown-linux-gnu.rustflags=["--cfg=loom"]' \
-		test --target-dir build/loom -p ringbar-engine --lib models 2>&1 | tee build/test/models.log || grep -q '^test result: FAILED' build/test/models.log
+		test --target-dir build/loom -p ringbar-engine -p ringbar-user-ring --lib models 2>&1 | tee build/test/models.log || grep -q '^test result: FAILED' build/test/models.log
 	@cat build/test/models.log >>build/test/unit.log
 	$(call stage,fuzz targets)
 	@device/fuzz/run.sh 2>&1 | tee build/test/fuzz.log || grep -q '^test result: FAILED' build/test/fuzz.log

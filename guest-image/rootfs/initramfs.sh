@@ -3,7 +3,8 @@
 #
 # Usage:   initramfs.sh stock|debug MODULE PROGRAMS
 # Inputs:  which kernel it is for, Debian's or the debug one; MODULE, the driver;
-#          PROGRAMS, the folder with ringbar-init, ringbar-guest-tests and ringbar;
+#          PROGRAMS, the folder with ringbar-init, ringbar-guest-tests, ringbar-perf and
+#          ringbar;
 #          the base from guest-base.sh.
 # Output:  build/guest/{stock,debug}/initramfs.cpio: the base followed by an archive
 #          with what is developed here. Not compressed, which saves more time at
@@ -43,7 +44,7 @@ inputs=$({
     basename "$base"
     echo "$others"
     sha256sum <"$0"
-    sha256sum "$module" "$programs/ringbar-init" "$programs/ringbar-guest-tests" "$programs/ringbar"
+    sha256sum "$module" "$programs/ringbar-init" "$programs/ringbar-guest-tests" "$programs/ringbar-perf" "$programs/ringbar"
 })
 if [[ -e $output/initramfs.cpio && -e $output/inputs && $(cat "$output/inputs") == "$inputs" ]]; then
     exit
@@ -65,7 +66,7 @@ cp "$others"/modules.{order,builtin,builtin.modinfo} "tree/$modules/"
 "$toolbox/enter.sh" "$root" -- sh -euc '
     strip --strip-debug -o "$1/extra/ringbar.ko" "$2"
     depmod -b tree "$3"
-    for program in ringbar-init ringbar-guest-tests ringbar; do
+    for program in ringbar-init ringbar-guest-tests ringbar-perf ringbar; do
         strip --strip-debug -o "$program" "$4/$program"
     done
 ' sh "tree/$modules" "$module" "$release" "$programs"
@@ -73,6 +74,7 @@ cp "$others"/modules.{order,builtin,builtin.modinfo} "tree/$modules/"
 {
     guest_file /init ringbar-init
     guest_file /usr/bin/ringbar-guest-tests ringbar-guest-tests
+    guest_file /usr/bin/ringbar-perf ringbar-perf
     guest_file /usr/bin/ringbar ringbar
     guest_tree "tree/$modules/extra" "/$modules/extra"
     find "tree/$modules" -maxdepth 1 -type f -printf "file /$modules/%f tree/$modules/%f 0644 0 0\n" | LC_ALL=C sort

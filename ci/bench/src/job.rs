@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
 //! Jobs and their names,
-//! `<rw>-<bs>-qd<depth>-<engine>[-fixed][-iopoll][-batch<n>][-j<numjobs>]`.
+//! `<rw>-<bs>-qd<depth>-<engine>[-fixed][-iopoll][-batch<n>][-j<numjobs>][-lean]`.
 
 use std::fmt;
 use std::str::FromStr;
@@ -23,7 +23,7 @@ const MAX_JOBS: u32 = 64;
 /// Maximum bytes of all buffers together: they must fit into the guest's memory.
 pub const MAX_IN_FLIGHT: u64 = 512 << 20;
 
-/// A fio job, run on each device.
+/// A job, run on each device by fio or by `ringbar-perf`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Job {
     /// Direction and order.
@@ -40,12 +40,14 @@ pub struct Job {
     pub batch: Option<u32>,
     /// Number of concurrent processes.
     pub jobs: u32,
+    /// Whether `ringbar-perf` runs the job, which costs less than fio.
+    pub lean: bool,
 }
 
 /// Error of parsing the name of a job.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "{name:?} is no job: {problem} (<rw>-<bs>-qd<depth>-<engine>[-fixed][-iopoll][-batch<n>][-j<numjobs>])"
+    "{name:?} is no job: {problem} (<rw>-<bs>-qd<depth>-<engine>[-fixed][-iopoll][-batch<n>][-j<numjobs>][-lean])"
 )]
 pub struct JobError {
     name: String,
@@ -64,6 +66,9 @@ impl fmt::Display for Job {
         }
         if self.jobs != 1 {
             write!(f, "-j{}", self.jobs)?;
+        }
+        if self.lean {
+            f.write_str("-lean")?;
         }
         Ok(())
     }
@@ -131,6 +136,7 @@ fn parse(name: &str) -> Result<Job, String> {
         polled: false,
         batch: None,
         jobs: 1,
+        lean: false,
     };
     // Suffixes must come in the order of the name, so that each job has only one name.
     let mut last = 0;
@@ -147,9 +153,12 @@ fn parse(name: &str) -> Result<Job, String> {
         } else if let Some(jobs) = suffix.strip_prefix('j') {
             job.jobs = number("the number of jobs", jobs, MAX_JOBS)?;
             4
+        } else if suffix == "lean" {
+            job.lean = true;
+            5
         } else {
             return Err(format!(
-                "{suffix:?} is none of fixed, iopoll, batch<n>, j<n>"
+                "{suffix:?} is none of fixed, iopoll, batch<n>, j<n>, lean"
             ));
         };
         if place <= last {
@@ -162,6 +171,9 @@ fn parse(name: &str) -> Result<Job, String> {
     }
     if engine == Engine::Psync && (depth != 1 || job.batch.is_some()) {
         return Err("psync has one transfer in flight".into());
+    }
+    if job.lean && (job.jobs != 1 || matches!(access, Access::ReadWrite | Access::RandReadWrite)) {
+        return Err("lean has one process and one direction".into());
     }
     if job.in_flight() > MAX_IN_FLIGHT {
         let most = ringbar_size::format(MAX_IN_FLIGHT);
@@ -239,6 +251,7 @@ mod tests {
                 polled: false,
                 batch: None,
                 jobs: 1,
+                lean: false,
             }
         );
         let fixed = job("write-128k-qd8-io_uring-fixed");
@@ -247,6 +260,8 @@ mod tests {
         let all = job("randrw-512-qd64-io_uring-fixed-iopoll-batch8-j4");
         assert_eq!((all.batch, all.jobs, all.polled), (Some(8), 4, true));
         assert_eq!(job("rw-16m-qd1-psync").access, Access::ReadWrite);
+        let lean = job("randread-4k-qd32-io_uring-fixed-batch32-lean");
+        assert!(lean.lean && lean.plain().lean && lean.polled(true).lean);
     }
 
     #[test]
@@ -268,6 +283,9 @@ mod tests {
             ("read-4k-qd2-io_uring-fast", "none of fixed, iopoll"),
             ("read-4k-qd2-io_uring-iopoll-fixed", "too late"),
             ("read-4k-qd2-io_uring-j2-j3", "comes twice"),
+            ("read-4k-qd2-io_uring-lean-j2", "too late"),
+            ("read-4k-qd2-io_uring-j2-lean", "one process"),
+            ("randrw-4k-qd2-io_uring-lean", "one direction"),
             ("read-4k-qd2-io_uring-batch4", "the batch is \"4\""),
             ("read-4k-qd2-io_uring-j65", "from 1 to 64"),
             ("read-16m-qd64-io_uring", "larger than 512M"),
@@ -322,21 +340,27 @@ mod tests {
             any::<bool>(),
             proptest::option::of(1..=MAX_DEPTH),
             1..=MAX_JOBS,
+            any::<bool>(),
         )
-            .prop_map(|(access, block, depth, engine, polled, batch, jobs)| {
-                let depth = if engine == Engine::Psync { 1 } else { depth };
-                Job {
-                    access,
-                    block,
-                    depth,
-                    engine,
-                    polled: polled && engine.name() == "io_uring",
-                    batch: batch
-                        .filter(|_| engine != Engine::Psync)
-                        .map(|n| n.min(depth)),
-                    jobs,
-                }
-            })
+            .prop_map(
+                |(access, block, depth, engine, polled, batch, jobs, lean)| {
+                    let depth = if engine == Engine::Psync { 1 } else { depth };
+                    Job {
+                        access,
+                        block,
+                        depth,
+                        engine,
+                        polled: polled && engine.name() == "io_uring",
+                        batch: batch
+                            .filter(|_| engine != Engine::Psync)
+                            .map(|n| n.min(depth)),
+                        jobs,
+                        lean: lean
+                            && jobs == 1
+                            && !matches!(access, Access::ReadWrite | Access::RandReadWrite),
+                    }
+                },
+            )
             .prop_filter("too large", |job| job.in_flight() <= MAX_IN_FLIGHT)
     }
 

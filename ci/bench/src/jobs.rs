@@ -13,6 +13,19 @@ pub const TARGETS: &str = "targets";
 /// Name of the list that covers sizes, depths and numbers of jobs.
 pub const SWEEP: &str = "sweep";
 
+/// Name of the list of jobs that `ringbar-perf` runs.
+pub const LEAN: &str = "lean";
+
+/// Those jobs: each way of doing I/O with 4 KiB, as a queue in user space is compared with.
+const LEAN_JOBS: [&str; 6] = [
+    "randread-4k-qd32-io_uring-fixed-batch32-lean",
+    "randread-4k-qd32-io_uring-fixed-iopoll-batch32-lean",
+    "randread-4k-qd32-io_uring-fixed-lean",
+    "randread-4k-qd32-libaio-batch32-lean",
+    "randread-4k-qd1-io_uring-fixed-lean",
+    "randread-4k-qd1-psync-lean",
+];
+
 /// The jobs and columns to run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Selection {
@@ -32,6 +45,10 @@ pub fn select(list: &str) -> Result<Selection, JobError> {
         let more = match name {
             SWEEP => sweep(),
             TARGETS => targets::jobs(),
+            LEAN => LEAN_JOBS
+                .iter()
+                .map(|name| name.parse())
+                .collect::<Result<_, _>>()?,
             name => vec![name.parse()?],
         };
         if name != SWEEP {
@@ -65,6 +82,15 @@ mod tests {
         let error = select("randread-4k-qd32-io_uring,fast").unwrap_err();
         assert!(error.to_string().contains("\"fast\" is no job"), "{error}");
         assert!(select("").is_err());
+    }
+
+    #[test]
+    fn the_lean_jobs_are_run_by_another_program() {
+        let selection = select(LEAN).unwrap();
+        assert_eq!(selection.jobs.len(), LEAN_JOBS.len());
+        assert!(selection.jobs.iter().all(|job| job.lean));
+        assert_eq!(selection.columns, Column::ALL);
+        assert!(targets::jobs().iter().all(|job| !job.lean));
     }
 
     #[test]

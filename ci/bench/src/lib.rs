@@ -13,6 +13,7 @@
 //! | `sweep` | the jobs of the sweep |
 //! | [`jobs`] | selects the jobs to run |
 //! | [`fio`] | runs fio in the guest |
+//! | `perf` | runs `ringbar-perf` in the guest |
 //! | [`counters`] | counters of kernel and driver |
 //! | [`mod@column`] | devices, and ways of using them |
 //! | [`machine`] | the virtual machine with all devices |
@@ -46,6 +47,7 @@ pub mod machine;
 pub mod measure;
 pub mod module;
 mod peers;
+mod perf;
 pub mod plot;
 pub mod report;
 pub mod results;

@@ -14,9 +14,10 @@ use crate::counters::{Counters, interrupts_numbered};
 use crate::fio;
 use crate::guest::Node;
 use crate::job::Job;
+use crate::perf;
 use crate::usage::Usage;
 
-/// Lines that fio prints when a job begins and ends.
+/// Lines that fio and `ringbar-perf` print when the transfers begin and end.
 const BEGIN: &str = "begin";
 const END: &str = "end";
 
@@ -45,6 +46,8 @@ pub struct Sample {
     pub interrupts_per_io: Option<f64>,
     /// Doorbells per transfer.
     pub doorbells_per_io: Option<f64>,
+    /// System calls of the program per transfer. Only `ringbar-perf` counts them.
+    pub system_calls_per_io: Option<f64>,
     /// CPU time of the device's process on the host per transfer, in microseconds.
     pub daemon_cpu_us_per_io: Option<f64>,
     /// CPU time of QEMU, including the guest, per transfer, in microseconds.
@@ -84,12 +87,13 @@ impl BenchContext<'_> {
             iops: run.iops,
             interrupts_per_io: after.interrupts_since(before).map(per_io),
             doorbells_per_io: after.doorbells_since(before).map(per_io),
+            system_calls_per_io: run.system_calls.map(per_io),
             daemon_cpu_us_per_io: used.daemon.map(|usage| cpu(usage.cpu)),
             qemu_cpu_us_per_io: Some(cpu(used.qemu.cpu)),
         })
     }
 
-    /// Runs `job` on `column` and calls `read` when fio has started and when it is done.
+    /// Runs `job` on `column` and calls `read` when its transfers begin and when they are done.
     /// `job` is the column's own variant.
     pub(super) fn run<T>(
         &self,
@@ -100,6 +104,9 @@ impl BenchContext<'_> {
     ) -> Result<Run<T>> {
         let node = self.node(column)?;
         self.check_size(column, job)?;
+        if job.lean {
+            return self.run_lean(job, node, extent, read);
+        }
         let mut fio_job = job.on(&node.path, node.direct, self.size, extent);
         // The lines bracket the job without fio's start, which takes most of a second
         // under TCG.
@@ -125,6 +132,29 @@ impl BenchContext<'_> {
         Ok(Run {
             ios,
             iops: report.read.iops + report.write.iops,
+            system_calls: None,
+            begin,
+            end,
+        })
+    }
+
+    /// As [`Self::run`], with `ringbar-perf` in place of fio.
+    fn run_lean<T>(
+        &self,
+        job: &Job,
+        node: &Node,
+        extent: Extent,
+        read: impl Fn() -> Result<T>,
+    ) -> Result<Run<T>> {
+        let mut recorder = Recorder::default();
+        let report = perf::run(self.agent, job, node, self.size, extent, |bytes| {
+            recorder.on_output(bytes, &read);
+        })?;
+        let (begin, end) = recorder.finish()?;
+        Ok(Run {
+            ios: report.transfers,
+            iops: report.transfers_per_second,
+            system_calls: Some(report.system_calls),
             begin,
             end,
         })
@@ -213,15 +243,17 @@ impl BenchContext<'_> {
     }
 }
 
-/// A run of fio.
+/// A run of fio or `ringbar-perf`.
 pub(super) struct Run<T> {
     /// Number of transfers.
     pub ios: u64,
     /// Transfers per second.
     iops: f64,
-    /// The value that was read when fio began its transfers.
+    /// System calls that the program has made for the transfers. fio does not count them.
+    system_calls: Option<u64>,
+    /// The value that was read when the transfers began.
     pub begin: T,
-    /// The value that was read when fio ended them.
+    /// The value that was read when they ended.
     pub end: T,
 }
 
@@ -233,6 +265,7 @@ impl<T> Run<T> {
         Self {
             ios,
             iops,
+            system_calls: None,
             begin,
             end,
         }
@@ -317,9 +350,9 @@ impl<T> Recorder<T> {
         if let Some(problem) = self.problem {
             return Err(problem);
         }
-        self.begin
-            .zip(self.end)
-            .ok_or_else(|| Error::Protocol("fio printed no line when it began or ended".into()))
+        self.begin.zip(self.end).ok_or_else(|| {
+            Error::Protocol("no line was printed when the transfers began or ended".into())
+        })
     }
 }
 

@@ -39,6 +39,8 @@ pub struct JobLine {
     pub interrupts_per_io: Option<f64>,
     /// Doorbells per transfer. Only Ringbar's driver counts them.
     pub doorbells_per_io: Option<f64>,
+    /// System calls of the program per transfer. Only `ringbar-perf` counts them.
+    pub system_calls_per_io: Option<f64>,
     /// CPU time of the device's own process per transfer. Devices within QEMU have none.
     pub daemon_cpu_us_per_io: Option<f64>,
     /// CPU time of QEMU per transfer. With TCG it includes the guest.
@@ -131,6 +133,7 @@ impl JobLine {
             iops,
             interrupts_per_io: median(|sample| sample.interrupts_per_io, 4),
             doorbells_per_io: median(|sample| sample.doorbells_per_io, 4),
+            system_calls_per_io: median(|sample| sample.system_calls_per_io, 4),
             daemon_cpu_us_per_io: median(|sample| sample.daemon_cpu_us_per_io, 2),
             qemu_cpu_us_per_io: median(|sample| sample.qemu_cpu_us_per_io, 2),
             instructions_per_io: None,

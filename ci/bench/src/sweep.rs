@@ -29,6 +29,7 @@ pub fn sweep() -> Vec<Job> {
             polled: false,
             batch: None,
             jobs,
+            lean: false,
         };
         for depth in [1, 32] {
             jobs.extend(SIZES.map(|block| job(block, depth, 1)));

@@ -27,6 +27,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
         ],
     ),
     ("device/transports/vhost-user", &["device/engine"]),
+    ("device/user-ring", &[]),
     ("device/virtio-pci", &[]),
     (
         "device/transports/vfio-user",
@@ -80,6 +81,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("ci/nbd-server", &[]),
     ("ci/page-cache", &[]),
     ("ci/kit/guest", &[]),
+    ("ci/perf", &["device/size", "device/user-ring"]),
     ("ci/fio", &["device/size"]),
     ("ci/doubles/lying-proxy", &["ci/protocol", "device/spec"]),
     (
@@ -114,6 +116,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
         &[
             "ci/fio",
             "ci/guest-tests",
+            "ci/perf",
             "ci/protocol",
             "ci/vm",
             "device/size",

@@ -37,7 +37,7 @@ const IDLE_TIME: Duration = Duration::from_secs(5);
 #[derive(Debug, Args)]
 pub struct Options {
     /// Jobs, separated by commas, for example randread-4k-qd32-io_uring, or names of
-    /// lists: targets (the default), sweep
+    /// lists: targets (the default), sweep, lean
     #[arg(long, env = "RINGBAR_JOB", value_name = "LIST")]
     job: Option<String>,
 
