@@ -104,6 +104,14 @@ impl<const M: usize> Hardware for Stream<M> {
             .map(drop)
             .map_err(|Unstoppable| EIO)
     }
+
+    fn shut_down(&self, device: &pci::Device<Bound>) {
+        let mut lifecycle = self.queue.lifecycle();
+        lifecycle.forbid_start();
+        // A failure was logged.
+        let _ = self.stop_queue(&mut lifecycle, device);
+        self.set_condition(Condition::Gone);
+    }
 }
 
 impl<const M: usize> Stream<M> {
