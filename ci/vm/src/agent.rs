@@ -94,12 +94,15 @@ pub struct Agent {
     shared: Arc<Shared>,
     next: AtomicU32,
     kernel_release: String,
+    /// The greetings of later boots.
+    hello: Mutex<Receiver<(u32, String)>>,
 }
 
 #[derive(Debug)]
 struct Shared {
     port: Mutex<UnixStream>,
-    /// Senders for the replies to each pending request; `None` after the guest has gone.
+    /// Senders for the replies to each pending request, which another boot ends; `None` after the
+    /// guest has gone.
     pending: Mutex<Option<HashMap<RequestId, Sender<Reply>>>>,
 }
 
@@ -125,24 +128,38 @@ impl Agent {
             .spawn(move || dispatch(&incoming, &reader, &sender))
             .map_err(Error::io("starting the agent thread"))?;
 
-        let what = "the guest to boot";
-        match hello.recv_timeout(timeout) {
-            Ok((VERSION, kernel_release)) => Ok(Self {
-                shared,
-                next: AtomicU32::new(1),
-                kernel_release,
+        let kernel_release = booted(&hello, timeout)?;
+        Ok(Self {
+            shared,
+            next: AtomicU32::new(1),
+            kernel_release,
+            hello: Mutex::new(hello),
+        })
+    }
+
+    /// Runs a command that makes the guest boot again, and waits until it has. Other commands that
+    /// run end with [`Error::GuestGone`].
+    ///
+    /// No output of the guest may be on its way: half a message would end the connection.
+    pub fn reboot(&self, command: &GuestCommand, timeout: Duration) -> Result<()> {
+        match self.run(command, timeout) {
+            // Either the guest has booted, or its machine has gone.
+            Err(Error::GuestGone(_)) => self.wait_for_boot(timeout),
+            Err(error) => Err(error),
+            Ok(output) => Err(Error::Guest {
+                what: format!("`{command}`"),
+                message: format!(
+                    "{}, and the guest still runs\n{}",
+                    output.status,
+                    String::from_utf8_lossy(&output.stderr)
+                ),
             }),
-            Ok((version, _)) => Err(Error::Protocol(format!(
-                "the guest image speaks version {version} of the protocol, not {VERSION}"
-            ))),
-            Err(RecvTimeoutError::Timeout) => Err(Error::Timeout {
-                what: what.into(),
-                after: timeout,
-            }),
-            Err(RecvTimeoutError::Disconnected) => {
-                Err(Error::GuestGone(format!("waiting for {what}")))
-            }
         }
+    }
+
+    /// Waits until the guest has booted again. Each boot is reported once.
+    pub fn wait_for_boot(&self, timeout: Duration) -> Result<()> {
+        booted(&lock(&self.hello), timeout).map(drop)
     }
 
     /// Release of the guest's kernel.
@@ -360,6 +377,22 @@ impl RunningCommand<'_> {
     }
 }
 
+/// Waits for the greeting of a guest, and returns the release of its kernel.
+fn booted(hello: &Receiver<(u32, String)>, timeout: Duration) -> Result<String> {
+    let what = "the guest to boot";
+    match hello.recv_timeout(timeout) {
+        Ok((VERSION, kernel_release)) => Ok(kernel_release),
+        Ok((version, _)) => Err(Error::Protocol(format!(
+            "the guest image speaks version {version} of the protocol, not {VERSION}"
+        ))),
+        Err(RecvTimeoutError::Timeout) => Err(Error::Timeout {
+            what: what.into(),
+            after: timeout,
+        }),
+        Err(RecvTimeoutError::Disconnected) => Err(Error::GuestGone(format!("waiting for {what}"))),
+    }
+}
+
 /// Shortens a command line for a message.
 fn shorten(line: &str) -> String {
     const MAX_LENGTH: usize = 100;
@@ -400,7 +433,12 @@ fn dispatch(mut incoming: &UnixStream, shared: &Shared, hello: &Sender<(u32, Str
                 version,
                 kernel_release,
             } => {
-                // A second greeting has no receiver.
+                // Dropping the senders ends every wait for the guest before this boot. Requests to
+                // this one follow the greeting.
+                if let Some(pending) = &mut *lock(&shared.pending) {
+                    pending.clear();
+                }
+                // The receiver has gone only if the guest was given up.
                 let _ = hello.send((version, kernel_release));
             }
             reply => {
@@ -483,6 +521,45 @@ mod tests {
         let error = agent.run(&GuestCommand::new("x"), TIMEOUT).unwrap_err();
         assert!(matches!(error, Error::GuestGone(_)), "{error}");
         let error = agent.read_file("/x").unwrap_err();
+        assert!(matches!(error, Error::GuestGone(_)), "{error}");
+    }
+
+    #[test]
+    fn another_boot_ends_every_wait() {
+        let agent = guest(|port| {
+            let greet = |kernel_release: &str| {
+                let hello = Reply::Hello {
+                    version: VERSION,
+                    kernel_release: kernel_release.into(),
+                };
+                write_frame(port, &hello).unwrap();
+            };
+            let _: Request = read_frame(port).unwrap();
+            let _: Request = read_frame(port).unwrap();
+            greet("7.4");
+            let Ok(Request::ReadFile { id, .. }) = read_frame(port) else {
+                panic!("not a file");
+            };
+            let bytes = b"new".to_vec();
+            write_frame(port, &Reply::Content { id, bytes }).unwrap();
+            // This one ends, and the guest does not.
+            let Ok(Request::Exec { id, .. }) = read_frame(port) else {
+                panic!("not a command");
+            };
+            let status = ExitStatus::Exited(1);
+            write_frame(port, &Reply::Exited { id, status }).unwrap();
+            let _: Request = read_frame(port).unwrap();
+        })
+        .unwrap();
+        let mut load = agent.start(&GuestCommand::new("load"), TIMEOUT).unwrap();
+        let reboot = GuestCommand::new("reboot");
+        agent.reboot(&reboot, TIMEOUT).unwrap();
+        assert!(matches!(load.next(), Err(Error::GuestGone(_))));
+        assert_eq!(agent.read_file("/x").unwrap(), b"new");
+        let error = agent.reboot(&reboot, TIMEOUT).unwrap_err();
+        assert!(error.to_string().contains("still runs"), "{error}");
+        // Its machine ends.
+        let error = agent.reboot(&reboot, TIMEOUT).unwrap_err();
         assert!(matches!(error, Error::GuestGone(_)), "{error}");
     }
 

@@ -48,6 +48,23 @@ impl ControlSocket {
         self.execute(&json!({"execute": "clear-faults"})).map(drop)
     }
 
+    /// Process id of the device: with a supervisor, that of the worker.
+    pub fn process(&self) -> io::Result<u64> {
+        let status = self.execute(&json!({"execute": "query-device"}))?;
+        number(&status["pid"])
+    }
+
+    /// Number of requests of all queues that the device has taken and not completed.
+    pub fn in_flight(&self) -> io::Result<u64> {
+        let statistics = self.execute(&json!({"execute": "query-statistics"}))?;
+        let queues = statistics["queues"].as_array().into_iter().flatten();
+        // A buffer of the event queue waits for an event.
+        queues
+            .filter(|queue| queue["role"] != "event")
+            .map(|queue| number(&queue["in_flight"]))
+            .sum()
+    }
+
     /// Executes a request and returns its result. A refusal is an error.
     fn execute(&self, request: &Value) -> io::Result<Value> {
         let stream = UnixStream::connect(&self.socket)?;
@@ -64,4 +81,11 @@ impl ControlSocket {
             ))),
         }
     }
+}
+
+/// A number in a reply.
+fn number(value: &Value) -> io::Result<u64> {
+    value
+        .as_u64()
+        .ok_or_else(|| io::Error::other(format!("the device answered {value}, and not a number")))
 }
