@@ -61,7 +61,7 @@ impl ControlSocket {
         // A buffer of the event queue waits for an event.
         queues
             .filter(|queue| queue["role"] != "event")
-            .map(|queue| number(&queue["in_flight"]))
+            .map(|queue| number(&queue["in-flight"]))
             .sum()
     }
 
