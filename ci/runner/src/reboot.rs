@@ -36,8 +36,9 @@ const LOAD_TIMEOUT: Duration = Duration::from_secs(60);
 const HELD: u64 = 64;
 const HOLD: &str = "read:offset=32M..48M:latency=3600s";
 
-/// Parameter that the command line of a kernel has if another kernel executed it.
-const MARK: &str = "ringbar.kexec";
+/// Parameter that the command line of a kernel has if another kernel executed it. One of `ringbar.`
+/// would be one of the module.
+const MARK: &str = "agent.kexec";
 
 /// Shell functions for the steps.
 const FUNCTIONS: &str = r#"
@@ -133,7 +134,7 @@ impl Machine {
             supervised: false,
             iommu: Iommu::None,
             daily: true,
-            rounds: 2,
+            rounds: 1,
         }
     }
 }
