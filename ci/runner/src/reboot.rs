@@ -13,7 +13,7 @@ use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use ringbar_agent_protocol::machine::{Iommu, Transport};
+use ringbar_agent_protocol::machine::Transport;
 use ringbar_vm::agent::{Event, GuestCommand};
 use ringbar_vm::device::DeviceOptions;
 use ringbar_vm::error::Error;
@@ -90,10 +90,6 @@ pub struct Machine {
     pub name: &'static str,
     /// Transport of the device.
     pub transport: Transport,
-    /// Whether the device has a supervisor.
-    supervised: bool,
-    /// IOMMU.
-    iommu: Iommu,
     /// Whether `make test` runs it.
     pub daily: bool,
     /// Number of times for each of the tests.
@@ -101,7 +97,7 @@ pub struct Machine {
 }
 
 /// The machines.
-pub const MACHINES: [Machine; 6] = [
+pub const MACHINES: [Machine; 4] = [
     Machine::new("reboot", Transport::VhostUser),
     Machine::new("vfio-user::reboot", Transport::VfioUser),
     Machine {
@@ -114,16 +110,6 @@ pub const MACHINES: [Machine; 6] = [
         rounds: 10,
         ..Machine::new("vfio-user::reboot_long", Transport::VfioUser)
     },
-    Machine {
-        daily: false,
-        supervised: true,
-        ..Machine::new("reboot_supervised", Transport::VhostUser)
-    },
-    Machine {
-        daily: false,
-        iommu: Iommu::Intel,
-        ..Machine::new("vfio-user::reboot_intel", Transport::VfioUser)
-    },
 ];
 
 impl Machine {
@@ -131,8 +117,6 @@ impl Machine {
         Self {
             name,
             transport,
-            supervised: false,
-            iommu: Iommu::None,
             daily: true,
             rounds: 1,
         }
@@ -207,16 +191,13 @@ impl Fixture {
             fs::copy(file, directory.path().join(name))
                 .map_err(|error| format!("copying {}: {error}", file.display()))?;
         }
-        let supervise = ["--supervise", "on"].map(str::to_owned);
         let device = DeviceOptions {
             transport: machine.transport,
             size: 64 << 20,
-            extra: Vec::from_iter(supervise.into_iter().filter(|_| machine.supervised)),
             ..DeviceOptions::default()
         };
         let options = VmOptions {
             memory: 1 << 30,
-            iommu: machine.iommu,
             devices: vec![device],
             share: Some(directory.path().to_owned()),
             log_dir: Some(log_dir.to_owned()),
