@@ -85,6 +85,28 @@ void ringbar_dma_set_seg_boundary(struct device *dev, unsigned long mask)
 	dma_set_seg_boundary(dev, mask);
 }
 
+int ringbar_dma_mapping_error(struct device *dev, dma_addr_t address);
+int ringbar_dma_mapping_error(struct device *dev, dma_addr_t address)
+{
+	return dma_mapping_error(dev, address);
+}
+
+void ringbar_dma_sync_single_for_cpu(struct device *dev, dma_addr_t address, size_t size,
+				     enum dma_data_direction direction);
+void ringbar_dma_sync_single_for_cpu(struct device *dev, dma_addr_t address, size_t size,
+				     enum dma_data_direction direction)
+{
+	dma_sync_single_for_cpu(dev, address, size, direction);
+}
+
+void ringbar_dma_sync_single_for_device(struct device *dev, dma_addr_t address, size_t size,
+					enum dma_data_direction direction);
+void ringbar_dma_sync_single_for_device(struct device *dev, dma_addr_t address, size_t size,
+					enum dma_data_direction direction)
+{
+	dma_sync_single_for_device(dev, address, size, direction);
+}
+
 void ringbar_dma_sync_sg_for_cpu(struct device *dev, struct scatterlist *list, int entries,
 				 enum dma_data_direction direction);
 void ringbar_dma_sync_sg_for_cpu(struct device *dev, struct scatterlist *list, int entries,

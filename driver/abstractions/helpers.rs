@@ -69,6 +69,22 @@ extern "C" {
     pub(super) fn ringbar_folio_try_get(page: *mut bindings::page) -> bool;
     pub(super) fn ringbar_folio_put(page: *mut bindings::page);
     pub(super) fn ringbar_dma_set_seg_boundary(dev: *mut bindings::device, mask: c_ulong);
+    pub(super) fn ringbar_dma_mapping_error(
+        dev: *mut bindings::device,
+        address: bindings::dma_addr_t,
+    ) -> c_int;
+    pub(super) fn ringbar_dma_sync_single_for_cpu(
+        dev: *mut bindings::device,
+        address: bindings::dma_addr_t,
+        size: usize,
+        direction: bindings::dma_data_direction,
+    );
+    pub(super) fn ringbar_dma_sync_single_for_device(
+        dev: *mut bindings::device,
+        address: bindings::dma_addr_t,
+        size: usize,
+        direction: bindings::dma_data_direction,
+    );
     pub(super) fn ringbar_dma_sync_sg_for_cpu(
         dev: *mut bindings::device,
         list: *mut bindings::scatterlist,

@@ -185,7 +185,13 @@ impl<const M: usize> Stream<M> {
         mut buffer: KBox<Buffer>,
     ) -> Result<(), (Error, KBox<Buffer>)> {
         buffer.prepare::<M>(device);
-        self.queue.submit(device, buffer, |buffer| buffer.table())?;
+        self.queue
+            .submit(device, buffer, |buffer| buffer.table())
+            .map_err(|(error, mut buffer)| {
+                // The program has it again, and what it writes stays.
+                buffer.sync_for_cpu(device);
+                (error, buffer)
+            })?;
         // Without its doorbell the queue is broken. Nobody starts the device again meanwhile: the caller
         // has the lifecycle.
         if self.queue.is_broken() {

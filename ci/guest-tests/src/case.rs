@@ -267,7 +267,7 @@ impl Case {
             run: Box::new(run),
             provoked: Vec::new(),
             on_debug_kernel: OnDebugKernel::Always,
-            transports: Transports::Any,
+            transports: Transports::Each,
         }
     }
 
@@ -309,8 +309,16 @@ impl Case {
         self
     }
 
-    /// Declares that the test takes minutes on the debug kernel, so that only
-    /// `make test-all` runs it there.
+    /// Declares that the test depends on the driver more than on the transport, and takes long:
+    /// `make test` runs it over the default transport only.
+    #[must_use]
+    pub fn over_any_transport(mut self) -> Self {
+        self.transports = Transports::Any;
+        self
+    }
+
+    /// Declares that only `make test-all` runs the test on the debug kernel: it takes long
+    /// there, and others take the same way through the driver.
     #[must_use]
     pub fn left_to_test_all(mut self) -> Self {
         self.on_debug_kernel = OnDebugKernel::InTestAll;

@@ -99,10 +99,10 @@ impl Needs {
 /// | `make test-all` | all that can | all that can |
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Transports {
-    /// Any of them. What the suite tests depends on the driver more than on the transport.
+    /// Any of them. What the suite or test tests depends on the driver more than on the transport.
     #[default]
     Any,
-    /// Each of them. What the suite tests depends on the transport.
+    /// Each of them. What it tests depends on the transport.
     Each,
     /// This one, for this reason.
     Only(Transport, &'static str),
@@ -166,12 +166,10 @@ pub enum Kernels {
     /// Both. On the debug kernel, which boots slowly, the tests run on the ordinary device,
     /// in the machine that all these suites share.
     Shared,
-    /// Both, in a machine of its own on each.
-    Own,
-    /// As [`Self::Own`], but only `make test-all` runs the suite on the debug kernel: there
-    /// the start of a machine alone takes a minute.
+    /// Both, in a machine of its own on each. Only `make test-all` runs the suite on the debug
+    /// kernel: there the start of a machine alone takes a minute.
     OwnInTestAll,
-    /// As [`Self::Own`], but only `make test-all` runs the suite, on either kernel.
+    /// As [`Self::OwnInTestAll`], but only `make test-all` runs the suite, on either kernel.
     TestAllOnly,
     /// The debug kernel.
     DebugOnly,

@@ -29,7 +29,8 @@ pub fn suite() -> Suite {
         cases: vec![
             Case::new("b1_8_threads_on_disjoint_ranges", |context| {
                 threads(context, false)
-            }),
+            })
+            .left_to_test_all(),
             Case::new("b1_8_threads_share_a_descriptor", |context| {
                 threads(context, true)
             }),

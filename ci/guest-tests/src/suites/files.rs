@@ -47,7 +47,7 @@ pub fn suite() -> Suite {
             Case::new("b11_o_nonblock_moves_all_of_a_small_transfer", nonblock),
             Case::new("b11_o_nonblock_by_fcntl", nonblock_by_fcntl),
             Case::new("b11_rwf_nowait_moves_all_of_a_small_transfer", nowait),
-            Case::new("b11_o_nonblock_large_transfer", nonblock_large),
+            Case::new("b11_o_nonblock_large_transfer", nonblock_large).left_to_test_all(),
             Case::new("b11_rwf_nowait_large_transfer", nowait_large),
             Case::new(DURABLE_TEST, durable),
         ],

@@ -41,7 +41,7 @@ const VARIANTS: [Variant; 3] = [
         iommu: Iommu::Intel,
         domain: "DMA",
         kernel_args: &[],
-        kernels: Kernels::Own,
+        kernels: Kernels::OwnInTestAll,
     },
     Variant {
         suite: "iommu_virtio",

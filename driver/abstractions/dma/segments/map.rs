@@ -11,6 +11,10 @@ use super::{
         List,
         SG_END, //
     },
+    mapping::{
+        self,
+        Side, //
+    },
     ownership::Ownership,
     release::Pages,
     room::{
@@ -20,10 +24,6 @@ use super::{
 };
 use crate::abstractions::{
     dma::range::DmaRange,
-    helpers::{
-        ringbar_dma_sync_sg_for_cpu,
-        ringbar_dma_sync_sg_for_device, //
-    },
     pci::device::as_raw_device, //
 };
 use core::ptr::NonNull;
@@ -72,40 +72,22 @@ impl<'s, O: Ownership> Extracted<'s, O> {
         if let Some(last) = list.last_mut() {
             last.page_link |= SG_END;
         }
-        let mut table = bindings::sg_table {
-            sgl: list.as_mut_ptr(),
-            nents: 0,
-            // CAST: Far below `c_uint::MAX`.
-            orig_nents: list.len() as c_uint,
-        };
         let device = as_raw_device(device);
-        // SAFETY: The device is bound, the entries form a scatterlist with an end mark.
-        let ret = unsafe {
-            bindings::dma_map_sgtable(
-                device,
-                &mut table,
-                this.direction.into(),
-                bindings::DMA_ATTR_NO_WARN as c_ulong,
-            )
-        };
-        if ret < 0 {
-            room.put_back_hold(hold);
-            if fits {
-                list.clear();
-                room.list = list;
-            } else {
-                this.list = List::Heap(list);
+        // SAFETY: The device is bound. The entries are filled, the last one has the end mark, and
+        // the pages are pinned or referenced until the list is unmapped.
+        let ranges = match unsafe { mapping::map(device, &mut list, this.direction) } {
+            Ok(ranges) => ranges,
+            Err(error) => {
+                room.put_back_hold(hold);
+                if fits {
+                    list.clear();
+                    room.list = list;
+                } else {
+                    this.list = List::Heap(list);
+                }
+                return Err((error, core::mem::ManuallyDrop::into_inner(this)));
             }
-            let error = Error::from_errno(ret);
-            // `dma_map_sgtable` (kernel/dma/mapping.c): without room it returns `ENOMEM`, or `EIO`
-            // if the failing layer gives no reason (`dma_direct_map_sg`).
-            let error = if error == ENOMEM || error == EIO {
-                EAGAIN
-            } else {
-                error
-            };
-            return Err((error, core::mem::ManuallyDrop::into_inner(this)));
-        }
+        };
         let direction = this.direction;
         if fits {
             if let List::Heap(list) = &mut this.list {
@@ -121,7 +103,7 @@ impl<'s, O: Ownership> Extracted<'s, O> {
                 direction,
             }),
             device: NonNull::new(device),
-            ranges: table.nents as usize,
+            ranges,
         })
     }
 }
@@ -172,41 +154,23 @@ impl Mapped {
         reason = "for the drivers of other cards: see docs/own-card.md"
     )]
     pub(crate) fn sync_for_cpu(&self, device: &pci::Device<Bound>) {
-        self.sync(device, ringbar_dma_sync_sg_for_cpu);
+        self.sync(device, Side::Cpu);
     }
 
     /// Gives the pages to the device again, after [`Self::sync_for_cpu`] and before its next request
     /// with them. Any context.
     #[allow(dead_code, reason = "as above")]
     pub(crate) fn sync_for_device(&self, device: &pci::Device<Bound>) {
-        self.sync(device, ringbar_dma_sync_sg_for_device);
+        self.sync(device, Side::Device);
     }
 
-    fn sync(
-        &self,
-        device: &pci::Device<Bound>,
-        operation: unsafe extern "C" fn(
-            *mut bindings::device,
-            *mut bindings::scatterlist,
-            c_int,
-            bindings::dma_data_direction,
-        ),
-    ) {
+    fn sync(&self, device: &pci::Device<Bound>, side: Side) {
         let device = as_raw_device(device);
         if kernel::warn_on!(self.device != NonNull::new(device)) {
             return;
         }
-        // SAFETY: One of the two functions above, which only read the list. It is mapped for this
-        // device, which is bound, in this direction.
-        unsafe {
-            operation(
-                device,
-                self.pages.list.as_ptr().cast_mut(),
-                // CAST: Far below `c_int::MAX`.
-                self.pages.list.len() as c_int,
-                self.pages.direction.into(),
-            )
-        };
+        // SAFETY: The device is bound, and the list is mapped for it, in this direction.
+        unsafe { mapping::sync(device, &self.pages.list, self.pages.direction, side) };
     }
 
     /// Leaves the pages mapped, for a device that may access them for ever. Any context.
@@ -257,17 +221,8 @@ impl Mapped {
                 direction: DataDirection::None,
             };
         }
-        // SAFETY: The device is bound; this list was mapped for it, in this direction.
-        unsafe {
-            bindings::dma_unmap_sg_attrs(
-                device,
-                pages.list.as_mut_ptr(),
-                // CAST: Far below `c_int::MAX`.
-                pages.list.len() as c_int,
-                pages.direction.into(),
-                attributes,
-            )
-        };
+        // SAFETY: The device is bound, and this list was mapped for it, in this direction.
+        unsafe { mapping::unmap(device, &mut pages.list, pages.direction, attributes) };
         pages
     }
 }

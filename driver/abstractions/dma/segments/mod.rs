@@ -34,6 +34,7 @@
 //! | `source` | the pages of an iterator, and their extraction: [`PageSource`] |
 //! | `extracted` | pages that no device knows: [`Extracted`] |
 //! | `map` | pages that the device may access: [`Mapped`] |
+//! | `mapping` | DMA mappings of lists |
 //! | `release` | pages after their unmapping: `Pages` |
 //! | `room` | the memory of a slot for the lists of its requests: [`Room`] |
 //! | `redirty` | pages to be made dirty again: [`CleanedPages`] |
@@ -55,6 +56,7 @@ mod list;
 )]
 mod long_term;
 mod map;
+mod mapping;
 mod ownership;
 mod redirty;
 mod release;

@@ -52,7 +52,7 @@ pub fn suite() -> Suite {
                 uring::uring_polled_by_nobody,
             ),
             Case::new("dr12_provided_buffers", provided::plain),
-            Case::new("dr12_provided_buffers_sqpoll", provided::sqpoll),
+            Case::new("dr12_provided_buffers_sqpoll", provided::sqpoll).left_to_test_all(),
             Case::new(
                 "dr12_provided_buffers_defer_taskrun",
                 provided::defer_taskrun,

@@ -53,7 +53,7 @@ pub fn suite() -> Suite {
             ),
             Case::new("b14_blockdev", block::blockdev),
             Case::new("b14_blkdiscard_of_busybox", block::blkdiscard),
-            Case::new("b14_trim_of_fio", block::fio),
+            Case::new("b14_trim_of_fio", block::fio).left_to_test_all(),
             Case::new("b14_copy_larger_than_a_command", large::copy),
             Case::new("b14_fill_larger_than_a_command", large::fill),
             Case::new("b14_crc32c_larger_than_a_command", large::crc32c),

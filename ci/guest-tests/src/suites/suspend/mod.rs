@@ -52,13 +52,16 @@ pub fn suite() -> Suite {
             .only_over(Transport::VhostUser, super::stall::DOORBELLS_WAIT),
             Case::new("dr4_stages_of_suspend_to_idle", |context| {
                 pm_tests(context, "freeze", &["devices", "platform"])
-            }),
+            })
+            .over_any_transport(),
             Case::new("dr4_stages_of_suspend_to_ram", |context| {
                 pm_tests(context, "mem", &["devices", "platform", "core"])
-            }),
+            })
+            .over_any_transport(),
             Case::new("dr4_stages_of_hibernation", |context| {
                 pm_tests(context, "disk", &["devices", "platform", "core"])
-            }),
+            })
+            .over_any_transport(),
             // Before the suspends to RAM: after one, QEMU 11.1.3 has no ACPI registers, with any
             // guest, and so no power button.
             Case::new("dr4_suspend_to_idle_twice", |context| {
@@ -69,9 +72,10 @@ pub fn suite() -> Suite {
             }),
             Case::new("dr4_fio_goes_on_after_suspend_to_idle", |context| {
                 fio::continues(context, idle::sleep)
-            }),
+            })
+            .over_any_transport(),
             Case::new("dr4_suspend_to_ram_twice", |context| twice(context, to_ram)),
-            Case::new("dr4_stages_with_io", pm_tests_with_io),
+            Case::new("dr4_stages_with_io", pm_tests_with_io).over_any_transport(),
             Case::new("dr4_suspend_to_ram_with_io", |context| {
                 with_io(context, 2, to_ram)
             }),

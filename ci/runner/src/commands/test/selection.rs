@@ -85,10 +85,16 @@ impl Selection<'_> {
 
     /// Whether a test of such a suite runs.
     fn runs_case(&self, case: &Case, kernel: Kernel, transport: Transport) -> bool {
-        case.transports.include(transport)
-            && !(self.is_daily()
-                && kernel == Kernel::Debug
-                && case.on_debug_kernel == OnDebugKernel::InTestAll)
+        if !case.transports.include(transport) {
+            return false;
+        }
+        if !self.is_daily() {
+            return true;
+        }
+        // Over the other transport only what depends on it, as for suites.
+        let other = transport != Transport::default() && self.transport.is_none();
+        !(other && case.transports == Transports::Any)
+            && !(kernel == Kernel::Debug && case.on_debug_kernel == OnDebugKernel::InTestAll)
     }
 }
 
@@ -211,6 +217,13 @@ mod tests {
         assert!(over_vfio_user.contains(&"probe"), "{over_vfio_user:?}");
         assert!(!over_vfio_user.contains(&"tool"), "{over_vfio_user:?}");
         assert!(names(&stock, Transport::VhostUser).contains(&"tool"));
+        let has = |transport, test| {
+            let mut plans = stock.iter().filter(|plan| plan.transport == transport);
+            plans.any(|plan| plan.tests.iter().any(|other| other == test))
+        };
+        assert!(has(Transport::VhostUser, "dr4_stages_of_hibernation"));
+        assert!(!has(Transport::VfioUser, "dr4_stages_of_hibernation"));
+        assert!(has(Transport::VfioUser, "dr4_suspend_to_ram_twice"));
         let debug = selected(Kernel::Debug, false, None);
         assert!(!names(&debug, Transport::VfioUser).contains(&"driver"));
     }
