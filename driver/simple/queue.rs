@@ -258,9 +258,15 @@ impl<T: Send + 'static> Lifecycle<'_, T> {
         *self.may_start = MayStart(false);
     }
 
+    /// Whether [`Self::forbid_start`] has not been called.
+    pub(crate) fn may_start(&self) -> bool {
+        let MayStart(may_start) = *self.may_start;
+        may_start
+    }
+
     /// Starts the device, which was stopped. Sleeps. `ENODEV` after [`Self::forbid_start`].
     pub(crate) fn start(&mut self, device: &pci::Device<Bound>, quiesced: Quiesced) -> Result {
-        if let MayStart(false) = *self.may_start {
+        if !self.may_start() {
             return Err(ENODEV);
         }
         let DeviceQueue {
