@@ -138,11 +138,18 @@ impl Agent {
     }
 
     /// Runs a command that makes the guest boot again, and waits until it has. Other commands that
-    /// run end with [`Error::GuestGone`].
+    /// run end with [`Error::GuestGone`]. `meanwhile` is called once the command was sent.
     ///
     /// No output of the guest may be on its way: half a message would end the connection.
-    pub fn reboot(&self, command: &GuestCommand, timeout: Duration) -> Result<()> {
-        match self.run(command, timeout) {
+    pub fn reboot(
+        &self,
+        command: &GuestCommand,
+        timeout: Duration,
+        meanwhile: impl FnOnce(),
+    ) -> Result<()> {
+        let running = self.start(command, timeout)?;
+        meanwhile();
+        match running.output() {
             // Either the guest has booted, or its machine has gone.
             Err(Error::GuestGone(_)) => self.wait_for_boot(timeout),
             Err(error) => Err(error),
@@ -160,6 +167,12 @@ impl Agent {
     /// Waits until the guest has booted again. Each boot is reported once.
     pub fn wait_for_boot(&self, timeout: Duration) -> Result<()> {
         booted(&lock(&self.hello), timeout).map(drop)
+    }
+
+    /// Forgets the boots that nobody has waited for. Of those before the guest's last answer, none is
+    /// missed: the greeting comes first.
+    pub fn forget_boots(&self) {
+        while lock(&self.hello).try_recv().is_ok() {}
     }
 
     /// Release of the guest's kernel.
@@ -224,22 +237,7 @@ impl Agent {
 
     /// Runs a command to its end.
     pub fn run(&self, command: &GuestCommand, timeout: Duration) -> Result<Output> {
-        let mut running = self.start(command, timeout)?;
-        let mut stdout = Vec::new();
-        let mut stderr = Vec::new();
-        loop {
-            match running.next()? {
-                Event::Stdout(bytes) => stdout.extend(bytes),
-                Event::Stderr(bytes) => stderr.extend(bytes),
-                Event::Exited(status) => {
-                    return Ok(Output {
-                        stdout,
-                        stderr,
-                        status,
-                    });
-                }
-            }
-        }
+        self.start(command, timeout)?.output()
     }
 
     /// Runs a command that must succeed, and returns its standard output.
@@ -359,6 +357,25 @@ impl RunningCommand<'_> {
                 message,
             }),
             other => Err(Error::Protocol(format!("{other:?} while {}", self.what))),
+        }
+    }
+
+    /// Waits for the end, and returns the output from now on.
+    pub fn output(mut self) -> Result<Output> {
+        let mut stdout = Vec::new();
+        let mut stderr = Vec::new();
+        loop {
+            match self.next()? {
+                Event::Stdout(bytes) => stdout.extend(bytes),
+                Event::Stderr(bytes) => stderr.extend(bytes),
+                Event::Exited(status) => {
+                    return Ok(Output {
+                        stdout,
+                        stderr,
+                        status,
+                    });
+                }
+            }
         }
     }
 
@@ -553,14 +570,35 @@ mod tests {
         .unwrap();
         let mut load = agent.start(&GuestCommand::new("load"), TIMEOUT).unwrap();
         let reboot = GuestCommand::new("reboot");
-        agent.reboot(&reboot, TIMEOUT).unwrap();
+        agent.reboot(&reboot, TIMEOUT, || {}).unwrap();
         assert!(matches!(load.next(), Err(Error::GuestGone(_))));
         assert_eq!(agent.read_file("/x").unwrap(), b"new");
-        let error = agent.reboot(&reboot, TIMEOUT).unwrap_err();
+        let error = agent.reboot(&reboot, TIMEOUT, || {}).unwrap_err();
         assert!(error.to_string().contains("still runs"), "{error}");
         // Its machine ends.
-        let error = agent.reboot(&reboot, TIMEOUT).unwrap_err();
+        let error = agent.reboot(&reboot, TIMEOUT, || {}).unwrap_err();
         assert!(matches!(error, Error::GuestGone(_)), "{error}");
+    }
+
+    #[test]
+    fn boots_can_be_forgotten() {
+        let agent = guest(|port| {
+            let hello = Reply::Hello {
+                version: VERSION,
+                kernel_release: "7.4".into(),
+            };
+            write_frame(port, &hello).unwrap();
+            while let Ok(Request::ReadFile { id, .. }) = read_frame(port) {
+                let bytes = Vec::new();
+                write_frame(port, &Reply::Content { id, bytes }).unwrap();
+            }
+        })
+        .unwrap();
+        // The greeting ends the first one, if it comes after it.
+        while agent.read_file("/x").is_err() {}
+        agent.forget_boots();
+        let error = agent.wait_for_boot(Duration::ZERO).unwrap_err();
+        assert!(error.is_timeout(), "{error}");
     }
 
     #[test]
