@@ -7,6 +7,10 @@
 //! in the memory of the kernel that ends. The next kernel fills its free memory before it loads the
 //! driver, and finds it unchanged after the driver and a job have used the device.
 //!
+//! A driver without `shutdown` fails the test of kexec over vfio-user only. Over vhost-user the kernel
+//! stops the device itself: QEMU does so when the kernel that ends disables bus mastering, and
+//! `virtio-pci` of the next kernel resets the device before the memory is filled.
+//!
 //! The guest's test program ends with the guest, so these tests are not part of it.
 
 use std::fs;
@@ -29,6 +33,10 @@ const COMMAND_TIMEOUT: Duration = Duration::from_secs(300);
 /// Maximum time from the begin of a reboot until the guest is up.
 const REBOOT_TIMEOUT: Duration = Duration::from_secs(300);
 
+/// Maximum time from the begin of a reboot until the guest has shut its devices down. The driver waits
+/// about a second for a device at most, but the machine may be slow.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(30);
+
 /// Maximum time until the device has the requests of the load.
 const LOAD_TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -39,6 +47,18 @@ const HOLD: &str = "read:offset=32M..48M:latency=3600s";
 /// Parameter that the command line of a kernel has if another kernel executed it. One of `ringbar.`
 /// would be one of the module.
 const MARK: &str = "agent.kexec";
+
+/// What the console shows of the driver. Everything else is a problem: the console's lines have no
+/// levels, and a shutdown prints nothing.
+const EXPECTED_LINES: [&str; 4] = [
+    "ringbar: loading out-of-tree module taints kernel.",
+    "ringbar: module verification failed: ",
+    "ringbar: taken over from virtio-pci",
+    STARTED_LINE,
+];
+
+/// The driver has started the device.
+const STARTED_LINE: &str = " bytes of device memory, interrupts by ";
 
 /// Shell functions for the steps.
 const FUNCTIONS: &str = r#"
@@ -163,12 +183,25 @@ enum Way {
     Reset,
 }
 
+impl Way {
+    /// The line that the kernel prints once its devices are shut down.
+    const fn end_of_shutdown(self) -> Option<&'static str> {
+        match self {
+            Self::Reboot => Some("] reboot: Restarting system"),
+            Self::Kexec => Some("] kexec_core: Starting new kernel"),
+            Self::Reset => None,
+        }
+    }
+}
+
 /// The virtual machine that the steps use.
 struct Fixture {
     vm: Vm,
     rounds: u32,
     /// Number of the last round.
     round: u32,
+    /// Number of times that the driver has started the device.
+    starts: usize,
     /// Process of the device.
     process: u64,
     /// Kernel command line of a boot by QEMU.
@@ -216,6 +249,7 @@ impl Fixture {
             vm,
             rounds: machine.rounds,
             round: 0,
+            starts: 1,
             _directory: directory,
         };
         fixture.shell(&format!("modprobe ringbar; store {}", fixture.round))?;
@@ -248,7 +282,10 @@ impl Fixture {
     fn reboot_under_load(&mut self, way: Way) -> StepResult {
         let control = self.vm.devices()[0].control();
         self.round += 1;
-        self.shell(&format!("store {}", self.round))?;
+        // A round before may have failed anywhere.
+        control.clear_faults().map_err(text)?;
+        self.shell(&format!("modprobe ringbar; store {}", self.round))?;
+        self.vm.agent().forget_boots();
         if way == Way::Kexec {
             self.load_kernel()?;
         }
@@ -257,25 +294,26 @@ impl Fixture {
         self.shell(LOAD)?;
         self.wait_for_load()?;
 
-        let agent = self.vm.agent();
         match way {
-            Way::Reboot => agent.reboot(&GuestCommand::shell("reboot -f"), REBOOT_TIMEOUT),
+            Way::Reboot => self.shut_down(way, &GuestCommand::shell("reboot -f"))?,
             Way::Kexec => {
                 let execute = ["kexec", "execute"];
                 let command = GuestCommand::new("ringbar-guest-tests").args(execute);
-                agent.reboot(&command, REBOOT_TIMEOUT)
+                self.shut_down(way, &command)?;
             }
             Way::Reset => {
                 let reset = self.vm.monitor().execute("system_reset", json!({}));
-                reset.and_then(|_| self.vm.agent().wait_for_boot(REBOOT_TIMEOUT))
+                reset
+                    .and_then(|_| self.vm.agent().wait_for_boot(REBOOT_TIMEOUT))
+                    .map_err(text)?;
             }
         }
-        .map_err(text)?;
         // A kernel that was executed and crashed at once reboots, and QEMU starts the other one.
         let command_line = self.vm.agent().read_text("/proc/cmdline").map_err(text)?;
         if command_line.contains(MARK) != (way == Way::Kexec) {
             return Err(format!("another kernel runs, with `{command_line}`"));
         }
+        self.starts += 1;
         self.use_device()?;
         let in_flight = control.in_flight().map_err(text)?;
         if in_flight > 0 {
@@ -288,6 +326,46 @@ impl Fixture {
                 self.process
             )),
         }
+    }
+
+    /// Runs a command that reboots, and waits until the guest is up. The device has no request any more
+    /// when the kernel has shut it down: what follows resets it in any case.
+    fn shut_down(&mut self, way: Way, command: &GuestCommand) -> StepResult {
+        let control = self.vm.devices()[0].control();
+        let before = self.console()?.len();
+        let mut shut_down = Ok(());
+        let rebooted = self.vm.agent().reboot(command, REBOOT_TIMEOUT, || {
+            shut_down = way
+                .end_of_shutdown()
+                .map_or(Ok(()), |line| self.wait_for_line(before, line))
+                .and_then(|()| match control.in_flight() {
+                    Ok(0) => Ok(()),
+                    Ok(left) => Err(format!("{left} requests are in flight after the shutdown")),
+                    Err(error) => Err(error.to_string()),
+                });
+        });
+        rebooted.map_err(text).and(shut_down)
+    }
+
+    /// Waits for a line on the console, after so many bytes.
+    fn wait_for_line(&self, before: usize, line: &str) -> StepResult {
+        let start = Instant::now();
+        loop {
+            let console = self.console()?;
+            let new = console.get(before..).unwrap_or_default();
+            if new.windows(line.len()).any(|part| part == line.as_bytes()) {
+                return Ok(());
+            }
+            if start.elapsed() >= SHUTDOWN_TIMEOUT {
+                return Err(format!("no `{line}` within {SHUTDOWN_TIMEOUT:?}"));
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// The console's log of all boots and shutdowns.
+    fn console(&self) -> Result<Vec<u8>, String> {
+        fs::read(self.vm.console_log()).map_err(text)
     }
 
     /// Prepares the kernel that is executed.
@@ -346,13 +424,10 @@ impl Fixture {
             : >/run/check",
             self.round
         ))?;
-        let mut output = Vec::new();
-        loop {
-            match canary.next().map_err(text)? {
-                Event::Stdout(bytes) | Event::Stderr(bytes) => output.extend(bytes),
-                Event::Exited(status) if status.success() => return Ok(()),
-                Event::Exited(_) => return Err(String::from_utf8_lossy(&output).into_owned()),
-            }
+        let output = canary.output().map_err(text)?;
+        match output.status.success() {
+            true => Ok(()),
+            false => Err(String::from_utf8_lossy(&output.stderr).into_owned()),
         }
     }
 }
@@ -365,9 +440,52 @@ fn log_of_this_boot_is_clean(fixture: &Fixture) -> StepResult {
 /// The log of the last boot with its levels, and the console's of all boots and shutdowns.
 fn log_is_clean(fixture: &mut Fixture) -> StepResult {
     log_of_this_boot_is_clean(fixture)?;
-    let log = fs::read(fixture.vm.console_log()).map_err(text)?;
-    match kernel_log::problems(&String::from_utf8_lossy(&log), &[]).first() {
-        None => Ok(()),
-        Some(problem) => Err(format!("the console: {problem}")),
+    let console = fixture.console()?;
+    console_is_clean(&String::from_utf8_lossy(&console), fixture.starts)
+}
+
+/// The agent makes each kernel print all but debug messages on its console, which has none of the
+/// driver but those of this number of starts.
+fn console_is_clean(console: &str, starts: usize) -> StepResult {
+    if let Some(problem) = kernel_log::problems(console, &[]).first() {
+        return Err(format!("the console: {problem}"));
+    }
+    let is_unexpected = |line: &&str| {
+        line.contains("ringbar") && !EXPECTED_LINES.iter().any(|part| line.contains(part))
+    };
+    if let Some(line) = console.lines().find(is_unexpected) {
+        return Err(format!("the console has `{line}`"));
+    }
+    match console.matches(STARTED_LINE).count() {
+        count if count == starts => Ok(()),
+        count => Err(format!(
+            "the console shows {count} of {starts} starts of the device"
+        )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_of_a_shutdown_are_problems() {
+        const LOG: &str = "\
+[   13.611746] ringbar: loading out-of-tree module taints kernel.\r
+[   13.611981] ringbar: module verification failed: signature and/or required key missing - tainting kernel\r
+[   13.714218] pci 0000:00:02.0: ringbar: taken over from virtio-pci\r
+[   13.833965] ringbar 0000:00:02.0: 67108864 bytes of device memory, interrupts by 4 vectors (MsiX)\r
+[   21.146491] reboot: Restarting system\r
+";
+        assert_eq!(console_is_clean(LOG, 1), Ok(()));
+        // The console does not show what the driver prints.
+        assert!(console_is_clean(LOG, 2).is_err());
+        for line in [
+            "[   21.1] ringbar 0000:00:02.0: the device completes no reset\r\n",
+            "[   21.1] ------------[ cut here ]------------\r\n",
+        ] {
+            let error = console_is_clean(&format!("{LOG}{line}"), 1).unwrap_err();
+            assert!(error.contains(line.trim_end()), "{error}");
+        }
     }
 }
