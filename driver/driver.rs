@@ -9,7 +9,10 @@ use crate::{
         pci::{
             device::ClaimedBar,
             enable::Enabled,
-            power::SystemSleep,
+            power::{
+                Shutdown,
+                SystemSleep, //
+            },
             revocable::RevokeOnDrop,
             take_over::{
                 self,
@@ -130,6 +133,14 @@ impl SystemSleep for RingbarDriver {
         // All CPUs but one were offline.
         running.interrupts.spread();
         running.device.resume()
+    }
+}
+
+impl Shutdown for RingbarDriver {
+    fn shutdown<'bound>(_device: &'bound pci::Device<Core<'_>>, data: Pin<&Self::Data<'bound>>) {
+        let running = &data.get_ref().running;
+        running.device.remove();
+        running.interrupts.synchronize();
     }
 }
 

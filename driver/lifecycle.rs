@@ -12,7 +12,7 @@
 //!                       |  +-- fault --> out of service
 //!                       +-- timeout
 //!
-//!  any of them ---- unbind ----> removed
+//!  any of them ---- unbind, shutdown ----> removed
 //! ```
 //!
 //! | state | new requests | in flight | maps of device memory |
@@ -99,7 +99,8 @@ impl Device {
         }
     }
 
-    /// Ends all requests and maps for good: the device is about to be removed. Sleeps.
+    /// Ends all requests and maps for good: the device is about to be removed, or the system is being
+    /// shut down. Sleeps.
     pub(crate) fn remove(&self) {
         if let Ok(hardware) = self.hardware() {
             let mut life = hardware.life().lock();

@@ -8,6 +8,7 @@ use super::{
     pci::{
         power::{
             Adapter,
+            Shutdown,
             SystemSleep, //
         },
         take_over::{
@@ -89,7 +90,7 @@ impl Drop for Root {
 
 /// The module. To be named in [`module!`].
 #[pin_data]
-pub(crate) struct PciModule<T: SystemSleep + TakesOver> {
+pub(crate) struct PciModule<T: SystemSleep + Shutdown + TakesOver> {
     // Fields are dropped in this order: the driver first, so that other drivers can get its
     // devices.
     #[pin]
@@ -99,7 +100,7 @@ pub(crate) struct PciModule<T: SystemSleep + TakesOver> {
     _root: Root,
 }
 
-impl<T: SystemSleep + TakesOver> InPlaceModule for PciModule<T> {
+impl<T: SystemSleep + Shutdown + TakesOver> InPlaceModule for PciModule<T> {
     fn init(module: &'static ThisModule) -> impl PinInit<Self, Error> {
         const NAME: &CStr = <crate::LocalModule as ModuleMetadata>::NAME;
 

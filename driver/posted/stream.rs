@@ -104,6 +104,14 @@ impl<const M: usize> Hardware for Stream<M> {
             .map(drop)
             .map_err(|Unstoppable| EIO)
     }
+
+    fn shut_down(&self, device: &pci::Device<Bound>) {
+        let mut lifecycle = self.queue.lifecycle();
+        lifecycle.forbid_start();
+        // A failure was logged.
+        let _ = self.stop_queue(&mut lifecycle, device);
+        self.set_condition(Condition::Gone);
+    }
 }
 
 impl<const M: usize> Stream<M> {
@@ -210,8 +218,8 @@ impl<const M: usize> Stream<M> {
         Ok(Some(filled))
     }
 
-    /// Takes all buffers away from the device, which is reset, and starts it again. Sleeps. The
-    /// caller drops the result without access to the hardware.
+    /// Takes all buffers away from the device, which is reset, and starts it again unless the system is
+    /// being shut down. Sleeps. The caller drops the result without access to the hardware.
     ///
     /// `EIO` if the device does not stop: then the buffers stay pinned until it does.
     pub(crate) fn unregister(&self, device: &pci::Device<Bound>) -> Result<ReleasedSlots<M>> {
@@ -219,7 +227,10 @@ impl<const M: usize> Stream<M> {
         match self.stop_queue(&mut lifecycle, device) {
             Ok(quiesced) => {
                 let released = self.slots.release_all(device, &quiesced);
-                if self.start_queue(&mut lifecycle, device, quiesced).is_err() {
+                // Programs still end while the system is being shut down.
+                if lifecycle.may_start()
+                    && self.start_queue(&mut lifecycle, device, quiesced).is_err()
+                {
                     dev_err!(device, "the device does not start again\n");
                 }
                 Ok(released)
@@ -252,13 +263,17 @@ impl<const M: usize> Stream<M> {
         Ok(quiesced)
     }
 
-    /// Starts the device, and posts what was withdrawn.
+    /// Starts the device, and posts what was withdrawn. `ENODEV` once the system is being shut down:
+    /// then the condition stays [`Condition::Gone`].
     fn start_queue(
         &self,
         lifecycle: &mut Lifecycle<'_, KBox<Buffer>>,
         device: &pci::Device<Bound>,
         quiesced: Quiesced,
     ) -> Result {
+        if !lifecycle.may_start() {
+            return Err(ENODEV);
+        }
         // Before the queue runs, so that a failure that its interrupt notices is not lost. Nobody posts
         // meanwhile: that takes the lifecycle.
         self.set_condition(Condition::InService);

@@ -58,7 +58,7 @@ pub(crate) struct DeviceQueue<T: 'static> {
     doorbell: Doorbell,
     /// Held while the device is being started or stopped.
     #[pin]
-    lifecycle: Mutex<()>,
+    lifecycle: Mutex<MayStart>,
     #[pin]
     state: SpinLockIrq<State<T>>,
 }
@@ -67,6 +67,9 @@ struct State<T: 'static> {
     queue: Virtqueue<T>,
     condition: Condition,
 }
+
+/// Whether the device may be started. Not once the system is being shut down.
+struct MayStart(bool);
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Condition {
@@ -106,7 +109,7 @@ impl<T: Send + 'static> DeviceQueue<T> {
                 transport,
                 features,
                 doorbell,
-                lifecycle <- new_mutex!(()),
+                lifecycle <- new_mutex!(MayStart(true)),
                 state <- new_spinlock_irq!(State {
                     queue,
                     condition: Condition::Stopped,
@@ -186,7 +189,7 @@ impl<T: Send + 'static> DeviceQueue<T> {
     pub(crate) fn lifecycle(&self) -> Lifecycle<'_, T> {
         Lifecycle {
             queue: self,
-            _lock: self.lifecycle.lock(),
+            may_start: self.lifecycle.lock(),
         }
     }
 }
@@ -219,7 +222,7 @@ impl<T> State<T> {
 /// The right to start and to stop a device.
 pub(crate) struct Lifecycle<'a, T: 'static> {
     queue: &'a DeviceQueue<T>,
-    _lock: MutexGuard<'a, ()>,
+    may_start: MutexGuard<'a, MayStart>,
 }
 
 impl<T: Send + 'static> Lifecycle<'_, T> {
@@ -250,8 +253,22 @@ impl<T: Send + 'static> Lifecycle<'_, T> {
         Ok(quiesced)
     }
 
-    /// Starts the device, which was stopped. Sleeps.
+    /// Makes every later start fail.
+    pub(crate) fn forbid_start(&mut self) {
+        *self.may_start = MayStart(false);
+    }
+
+    /// Whether [`Self::forbid_start`] has not been called.
+    pub(crate) fn may_start(&self) -> bool {
+        let MayStart(may_start) = *self.may_start;
+        may_start
+    }
+
+    /// Starts the device, which was stopped. Sleeps. `ENODEV` after [`Self::forbid_start`].
     pub(crate) fn start(&mut self, device: &pci::Device<Bound>, quiesced: Quiesced) -> Result {
+        if !self.may_start() {
+            return Err(ENODEV);
+        }
         let DeviceQueue {
             transport,
             features,

@@ -231,6 +231,13 @@ impl Hardware for Requests {
             .map(drop)
             .map_err(|_| EIO)
     }
+
+    fn shut_down(&self, device: &pci::Device<Bound>) {
+        let mut lifecycle = self.queue.lifecycle();
+        lifecycle.forbid_start();
+        // A failure was logged.
+        let _ = self.stop_queue(&mut lifecycle, device);
+    }
 }
 
 impl Requests {

@@ -53,6 +53,9 @@ pub(crate) trait Hardware: Revoked + Sized {
 
     /// Stops the device, which accesses no memory then, until it is started. Sleeps.
     fn stop(&self, device: &pci::Device<Bound>) -> Result;
+
+    /// Stops the device for good: a later start fails. Sleeps.
+    fn shut_down(&self, device: &pci::Device<Bound>);
 }
 
 /// A device, as its files see it. It outlives the hardware, which is revoked at unbind.
@@ -92,6 +95,13 @@ impl<H: Hardware> Device<H> {
     pub(crate) fn resume(&self) -> Result {
         let hardware = self.hardware()?;
         hardware.start(hardware.device())
+    }
+
+    /// Stops the device for good, before the system reboots. Sleeps.
+    pub(crate) fn shut_down(&self) {
+        if let Ok(hardware) = self.hardware() {
+            hardware.shut_down(hardware.device());
+        }
     }
 }
 

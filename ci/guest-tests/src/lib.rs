@@ -18,16 +18,20 @@
 //! | [`kernel_log`] | reads the kernel log |
 //! | [`pins`] | counts pinned pages |
 //! | [`memcpy`] | measures copies in memory |
+//! | [`canary`] | finds writes to memory that nobody should make |
+//! | [`kexec`] | executes another kernel |
 //! | [`interrupts`] | reads `/proc/interrupts` |
 //! | [`sys`] | raw system calls |
 
 pub mod bar_check;
+pub mod canary;
 pub mod case;
 pub mod fio;
 pub mod fixtures;
 pub mod host;
 pub mod interrupts;
 pub mod kernel_log;
+pub mod kexec;
 pub mod ktap;
 pub mod memcpy;
 pub mod method;

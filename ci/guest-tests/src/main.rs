@@ -9,7 +9,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use ringbar_guest_tests::case::{Context, Stop};
-use ringbar_guest_tests::{bar_check, ktap, memcpy, suites};
+use ringbar_guest_tests::{bar_check, canary, kexec, ktap, memcpy, suites};
 
 /// Path of the kernel log, for reading and writing.
 const KERNEL_LOG: &str = "/dev/kmsg";
@@ -48,6 +48,12 @@ enum Command {
     /// Copy memory for some time and print the number of copies per second; does not use
     /// the device
     Memcpy(memcpy::Options),
+    /// Fill most of the free memory, and later report whether anybody has written to it; does not
+    /// use the device
+    Canary(canary::Options),
+    /// Execute another kernel without a reset of the machine
+    #[command(subcommand)]
+    Kexec(kexec::Step),
 }
 
 fn main() -> ExitCode {
@@ -102,6 +108,11 @@ fn run(cli: &Cli) -> Result<bool, String> {
             println!("{:.1}", memcpy::run(options)?);
             Ok(true)
         }
+        Command::Canary(options) => {
+            println!("{} bytes unchanged", canary::run(options)?);
+            Ok(true)
+        }
+        Command::Kexec(step) => kexec::run(step).map(|()| true),
         Command::BarCheck => match bar_check::run(&context()?) {
             Ok(bytes) => {
                 println!("{bytes} bytes compared");

@@ -12,6 +12,7 @@
 //! | [`refusal`] | tests that the driver refuses an unusable device |
 //! | [`binding`] | tests that the driver binds its devices and no others |
 //! | [`several`] | tests of a machine with several devices |
+//! | [`reboot`] | tests that the guest can reboot |
 //! | [`unplug`] | tests that the device can be unplugged |
 //! | [`verified`] | fio jobs that verify their data |
 //! | [`report`] | report of `run` |
@@ -20,6 +21,7 @@ pub mod binding;
 pub mod book;
 pub mod kit;
 pub mod ktap;
+pub mod reboot;
 pub mod refusal;
 pub mod report;
 pub mod several;

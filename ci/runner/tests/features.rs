@@ -11,6 +11,7 @@ use ringbar_guest_tests::case::Suite;
 use ringbar_guest_tests::suites;
 use ringbar_runner::binding;
 use ringbar_runner::kit;
+use ringbar_runner::reboot;
 use ringbar_runner::refusal::BEHIND_IOMMU;
 use ringbar_runner::several;
 use ringbar_runner::suite::checks::Check;
@@ -41,6 +42,7 @@ fn known() -> Vec<String> {
     known.extend(binding::names());
     known.extend(kit::TESTS.map(|test| test.name.into()));
     known.extend(several::names());
+    known.extend(reboot::MACHINES.iter().flat_map(reboot::names));
     known.extend(unplug::MACHINES.iter().flat_map(unplug::names));
     known
 }

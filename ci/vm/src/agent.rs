@@ -94,12 +94,15 @@ pub struct Agent {
     shared: Arc<Shared>,
     next: AtomicU32,
     kernel_release: String,
+    /// The greetings of later boots.
+    hello: Mutex<Receiver<(u32, String)>>,
 }
 
 #[derive(Debug)]
 struct Shared {
     port: Mutex<UnixStream>,
-    /// Senders for the replies to each pending request; `None` after the guest has gone.
+    /// Senders for the replies to each pending request, which another boot ends; `None` after the
+    /// guest has gone.
     pending: Mutex<Option<HashMap<RequestId, Sender<Reply>>>>,
 }
 
@@ -125,24 +128,51 @@ impl Agent {
             .spawn(move || dispatch(&incoming, &reader, &sender))
             .map_err(Error::io("starting the agent thread"))?;
 
-        let what = "the guest to boot";
-        match hello.recv_timeout(timeout) {
-            Ok((VERSION, kernel_release)) => Ok(Self {
-                shared,
-                next: AtomicU32::new(1),
-                kernel_release,
+        let kernel_release = booted(&hello, timeout)?;
+        Ok(Self {
+            shared,
+            next: AtomicU32::new(1),
+            kernel_release,
+            hello: Mutex::new(hello),
+        })
+    }
+
+    /// Runs a command that makes the guest boot again, and waits until it has. Other commands that
+    /// run end with [`Error::GuestGone`]. `meanwhile` is called once the command was sent.
+    ///
+    /// No output of the guest may be on its way: half a message would end the connection.
+    pub fn reboot(
+        &self,
+        command: &GuestCommand,
+        timeout: Duration,
+        meanwhile: impl FnOnce(),
+    ) -> Result<()> {
+        let running = self.start(command, timeout)?;
+        meanwhile();
+        match running.output() {
+            // Either the guest has booted, or its machine has gone.
+            Err(Error::GuestGone(_)) => self.wait_for_boot(timeout),
+            Err(error) => Err(error),
+            Ok(output) => Err(Error::Guest {
+                what: format!("`{command}`"),
+                message: format!(
+                    "{}, and the guest still runs\n{}",
+                    output.status,
+                    String::from_utf8_lossy(&output.stderr)
+                ),
             }),
-            Ok((version, _)) => Err(Error::Protocol(format!(
-                "the guest image speaks version {version} of the protocol, not {VERSION}"
-            ))),
-            Err(RecvTimeoutError::Timeout) => Err(Error::Timeout {
-                what: what.into(),
-                after: timeout,
-            }),
-            Err(RecvTimeoutError::Disconnected) => {
-                Err(Error::GuestGone(format!("waiting for {what}")))
-            }
         }
+    }
+
+    /// Waits until the guest has booted again. Each boot is reported once.
+    pub fn wait_for_boot(&self, timeout: Duration) -> Result<()> {
+        booted(&lock(&self.hello), timeout).map(drop)
+    }
+
+    /// Forgets the boots that nobody has waited for. Of those before the guest's last answer, none is
+    /// missed: the greeting comes first.
+    pub fn forget_boots(&self) {
+        while lock(&self.hello).try_recv().is_ok() {}
     }
 
     /// Release of the guest's kernel.
@@ -207,22 +237,7 @@ impl Agent {
 
     /// Runs a command to its end.
     pub fn run(&self, command: &GuestCommand, timeout: Duration) -> Result<Output> {
-        let mut running = self.start(command, timeout)?;
-        let mut stdout = Vec::new();
-        let mut stderr = Vec::new();
-        loop {
-            match running.next()? {
-                Event::Stdout(bytes) => stdout.extend(bytes),
-                Event::Stderr(bytes) => stderr.extend(bytes),
-                Event::Exited(status) => {
-                    return Ok(Output {
-                        stdout,
-                        stderr,
-                        status,
-                    });
-                }
-            }
-        }
+        self.start(command, timeout)?.output()
     }
 
     /// Runs a command that must succeed, and returns its standard output.
@@ -345,6 +360,25 @@ impl RunningCommand<'_> {
         }
     }
 
+    /// Waits for the end, and returns the output from now on.
+    pub fn output(mut self) -> Result<Output> {
+        let mut stdout = Vec::new();
+        let mut stderr = Vec::new();
+        loop {
+            match self.next()? {
+                Event::Stdout(bytes) => stdout.extend(bytes),
+                Event::Stderr(bytes) => stderr.extend(bytes),
+                Event::Exited(status) => {
+                    return Ok(Output {
+                        stdout,
+                        stderr,
+                        status,
+                    });
+                }
+            }
+        }
+    }
+
     /// Sends a signal to the command's process group.
     pub fn signal(&self, signal: i32) -> Result<()> {
         self.agent.call(
@@ -357,6 +391,22 @@ impl RunningCommand<'_> {
             },
         )?;
         Ok(())
+    }
+}
+
+/// Waits for the greeting of a guest, and returns the release of its kernel.
+fn booted(hello: &Receiver<(u32, String)>, timeout: Duration) -> Result<String> {
+    let what = "the guest to boot";
+    match hello.recv_timeout(timeout) {
+        Ok((VERSION, kernel_release)) => Ok(kernel_release),
+        Ok((version, _)) => Err(Error::Protocol(format!(
+            "the guest image speaks version {version} of the protocol, not {VERSION}"
+        ))),
+        Err(RecvTimeoutError::Timeout) => Err(Error::Timeout {
+            what: what.into(),
+            after: timeout,
+        }),
+        Err(RecvTimeoutError::Disconnected) => Err(Error::GuestGone(format!("waiting for {what}"))),
     }
 }
 
@@ -400,7 +450,12 @@ fn dispatch(mut incoming: &UnixStream, shared: &Shared, hello: &Sender<(u32, Str
                 version,
                 kernel_release,
             } => {
-                // A second greeting has no receiver.
+                // Dropping the senders ends every wait for the guest before this boot. Requests to
+                // this one follow the greeting.
+                if let Some(pending) = &mut *lock(&shared.pending) {
+                    pending.clear();
+                }
+                // The receiver has gone only if the guest was given up.
                 let _ = hello.send((version, kernel_release));
             }
             reply => {
@@ -484,6 +539,66 @@ mod tests {
         assert!(matches!(error, Error::GuestGone(_)), "{error}");
         let error = agent.read_file("/x").unwrap_err();
         assert!(matches!(error, Error::GuestGone(_)), "{error}");
+    }
+
+    #[test]
+    fn another_boot_ends_every_wait() {
+        let agent = guest(|port| {
+            let greet = |kernel_release: &str| {
+                let hello = Reply::Hello {
+                    version: VERSION,
+                    kernel_release: kernel_release.into(),
+                };
+                write_frame(port, &hello).unwrap();
+            };
+            let _: Request = read_frame(port).unwrap();
+            let _: Request = read_frame(port).unwrap();
+            greet("7.4");
+            let Ok(Request::ReadFile { id, .. }) = read_frame(port) else {
+                panic!("not a file");
+            };
+            let bytes = b"new".to_vec();
+            write_frame(port, &Reply::Content { id, bytes }).unwrap();
+            // This one ends, and the guest does not.
+            let Ok(Request::Exec { id, .. }) = read_frame(port) else {
+                panic!("not a command");
+            };
+            let status = ExitStatus::Exited(1);
+            write_frame(port, &Reply::Exited { id, status }).unwrap();
+            let _: Request = read_frame(port).unwrap();
+        })
+        .unwrap();
+        let mut load = agent.start(&GuestCommand::new("load"), TIMEOUT).unwrap();
+        let reboot = GuestCommand::new("reboot");
+        agent.reboot(&reboot, TIMEOUT, || {}).unwrap();
+        assert!(matches!(load.next(), Err(Error::GuestGone(_))));
+        assert_eq!(agent.read_file("/x").unwrap(), b"new");
+        let error = agent.reboot(&reboot, TIMEOUT, || {}).unwrap_err();
+        assert!(error.to_string().contains("still runs"), "{error}");
+        // Its machine ends.
+        let error = agent.reboot(&reboot, TIMEOUT, || {}).unwrap_err();
+        assert!(matches!(error, Error::GuestGone(_)), "{error}");
+    }
+
+    #[test]
+    fn boots_can_be_forgotten() {
+        let agent = guest(|port| {
+            let hello = Reply::Hello {
+                version: VERSION,
+                kernel_release: "7.4".into(),
+            };
+            write_frame(port, &hello).unwrap();
+            while let Ok(Request::ReadFile { id, .. }) = read_frame(port) {
+                let bytes = Vec::new();
+                write_frame(port, &Reply::Content { id, bytes }).unwrap();
+            }
+        })
+        .unwrap();
+        // The greeting ends the first one, if it comes after it.
+        while agent.read_file("/x").is_err() {}
+        agent.forget_boots();
+        let error = agent.wait_for_boot(Duration::ZERO).unwrap_err();
+        assert!(error.is_timeout(), "{error}");
     }
 
     #[test]

@@ -6,8 +6,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use ringbar_agent_protocol::host::ListedFault;
-use ringbar_control::command::{AddFault, ClearFaults, QueryFaults, Resize};
-use ringbar_control::{Client, ClientError, Execute};
+use ringbar_control::command::{
+    AddFault, ClearFaults, QueryDevice, QueryFaults, QueryStatistics, Resize,
+};
+use ringbar_control::{Client, ClientError, Execute, QueueRole};
 
 /// Maximum time for the device's reply.
 const REPLY_TIMEOUT: Duration = Duration::from_secs(20);
@@ -48,6 +50,22 @@ impl ControlSocket {
     /// Clears the rules for faults.
     pub fn clear_faults(&self) -> Result<(), ClientError> {
         self.execute(ClearFaults { id: None }).map(drop)
+    }
+
+    /// Process id of the device: with a supervisor, that of the worker.
+    pub fn process(&self) -> Result<u32, ClientError> {
+        Ok(self.execute(QueryDevice {})?.pid)
+    }
+
+    /// Number of requests of all queues that the device has taken and not completed.
+    pub fn in_flight(&self) -> Result<u64, ClientError> {
+        let statistics = self.execute(QueryStatistics {})?;
+        // A buffer of the event queue waits for an event.
+        let queues = statistics.queues.iter();
+        Ok(queues
+            .filter(|queue| queue.role != QueueRole::Event)
+            .map(|queue| queue.in_flight)
+            .sum())
     }
 
     /// Has the device execute a command, over a connection of its own.

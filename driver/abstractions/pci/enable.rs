@@ -19,7 +19,7 @@ use kernel::{
     prelude::*, //
 };
 
-/// An enabled device: it responds to memory accesses and may do DMA. Dropping this disables it.
+/// An enabled device: it responds to memory accesses. Dropping this disables it, and bus mastering.
 ///
 /// # Invariants
 ///
@@ -30,8 +30,12 @@ pub(crate) struct Enabled<'bound> {
 }
 
 impl<'bound> Enabled<'bound> {
-    /// Sets the DMA limits of a VIRTIO device, and then enables memory accesses and bus mastering.
-    /// May sleep. `EBUSY` outside of `probe`.
+    /// Sets the DMA limits of a VIRTIO device, and then enables memory accesses. May sleep. `EBUSY`
+    /// outside of `probe`.
+    ///
+    /// Does not enable bus mastering: the device may still run with the queues of an earlier kernel,
+    /// which executed this one (kexec), and would go on in the memory of this kernel. So a reset
+    /// comes first.
     pub(crate) fn new(device: &'bound pci::Device<Core<'_>>) -> Result<Self> {
         // SAFETY: The device is valid; the core sets and clears this field under the device lock,
         // which is held while there is a `Core` device.
@@ -43,7 +47,6 @@ impl<'bound> Enabled<'bound> {
         // device from it, and cleared after the device has been unbound. So this is `probe`.
         let max_segment_bytes = unsafe { range::configure(device)? };
         device.enable_device_mem()?;
-        device.set_master();
         // INVARIANT: `enable_device_mem` has succeeded.
         Ok(Self {
             device,

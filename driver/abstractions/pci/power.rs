@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! PCI drivers with support for system sleep.
+//! PCI drivers with support for system sleep and shutdown.
 //!
 //! [`kernel::pci::Adapter`] registers a driver without power management: the bus then only saves
-//! the configuration space. [`Adapter`] here registers the same driver with `dev_pm_ops` in
-//! addition.
+//! the configuration space. [`Adapter`] here registers the same driver with `dev_pm_ops` and
+//! `shutdown` in addition.
 //!
 //! Suspend to idle, suspend to RAM and the steps of hibernation have the same requirements: the
 //! device does no DMA and sends no interrupts, and is set up from its initial state afterwards. So
@@ -52,18 +52,30 @@ pub(crate) trait SystemSleep: pci::Driver {
     ) -> Result;
 }
 
-/// Registers `T` as [`pci::Adapter`] does, with callbacks for system sleep.
-pub(crate) struct Adapter<T: SystemSleep>(PhantomData<T>);
+/// A PCI driver whose devices can be shut down.
+pub(crate) trait Shutdown: pci::Driver {
+    /// Stops the device for good, before the kernel reboots, powers off or executes another kernel
+    /// (kexec): no DMA and no interrupts afterwards. Without this, a device that runs writes into the
+    /// memory of the kernel that is executed: the bus only disables bus mastering, which the driver
+    /// of that kernel enables again.
+    ///
+    /// The bus calls this with the device lock held and interrupts on; it may sleep. User space is not
+    /// frozen: calls of programs go on, and must not start the device again.
+    fn shutdown<'bound>(device: &'bound pci::Device<Core<'_>>, data: Pin<&Self::Data<'bound>>);
+}
+
+/// Registers `T` as [`pci::Adapter`] does, with callbacks for system sleep and shutdown.
+pub(crate) struct Adapter<T: SystemSleep + Shutdown>(PhantomData<T>);
 
 // SAFETY: All three types are those of `pci::Adapter<T>`.
-unsafe impl<T: SystemSleep> DriverLayout for Adapter<T> {
+unsafe impl<T: SystemSleep + Shutdown> DriverLayout for Adapter<T> {
     type DriverType = <pci::Adapter<T> as DriverLayout>::DriverType;
     type DriverData<'bound> = <pci::Adapter<T> as DriverLayout>::DriverData<'bound>;
     const DEVICE_DRIVER_OFFSET: usize = <pci::Adapter<T> as DriverLayout>::DEVICE_DRIVER_OFFSET;
 }
 
 // SAFETY: `unregister` undoes what `register` did, which is what `pci::Adapter<T>` does.
-unsafe impl<T: SystemSleep> RegistrationOps for Adapter<T> {
+unsafe impl<T: SystemSleep + Shutdown> RegistrationOps for Adapter<T> {
     unsafe fn register(
         driver: &Opaque<Self::DriverType>,
         name: &'static CStr,
@@ -71,7 +83,10 @@ unsafe impl<T: SystemSleep> RegistrationOps for Adapter<T> {
     ) -> Result {
         // SAFETY: The structure is initialised and not registered yet, so nobody else uses it; the
         // operations are a constant.
-        unsafe { (*driver.get()).driver.pm = &Self::OPERATIONS };
+        unsafe {
+            (*driver.get()).driver.pm = &Self::OPERATIONS;
+            (*driver.get()).shutdown = Some(Self::shutdown);
+        }
         // SAFETY: By the requirements of this function.
         unsafe { <pci::Adapter<T>>::register(driver, name, module) }
     }
@@ -82,7 +97,7 @@ unsafe impl<T: SystemSleep> RegistrationOps for Adapter<T> {
     }
 }
 
-impl<T: SystemSleep> Adapter<T> {
+impl<T: SystemSleep + Shutdown> Adapter<T> {
     const OPERATIONS: bindings::dev_pm_ops = bindings::dev_pm_ops {
         suspend: Some(Self::suspend),
         resume: Some(Self::resume),
@@ -121,6 +136,18 @@ impl<T: SystemSleep> Adapter<T> {
             T::resume(device, data)?;
             Ok(0)
         })
+    }
+
+    /// # Safety
+    ///
+    /// As for [`Self::suspend`].
+    unsafe extern "C" fn shutdown(device: *mut bindings::pci_dev) {
+        // SAFETY: By the requirement, the device is valid and bound during the call; `pci::Device`
+        // is a transparent wrapper of `struct pci_dev`.
+        let device = unsafe { &*device.cast::<pci::Device<CoreInternal<'_>>>() };
+        // SAFETY: As in `suspend`.
+        let data = unsafe { device.as_ref().drvdata_borrow::<T::Data<'_>>() };
+        T::shutdown(device, data);
     }
 }
 

@@ -8,6 +8,7 @@
 mod aio;
 mod command;
 mod file;
+mod kexec;
 mod memory;
 mod pipe;
 mod poll;
@@ -30,6 +31,7 @@ pub use file::{
     Vectored, add_seals, fdatasync, fsync, lseek, memfd, open, pread, preadv, preadv2, punch_hole,
     pwrite, pwritev, pwritev2, read, readv, seals, write, writev,
 };
+pub use kexec::{kexec, kexec_file_load};
 pub use memory::{IoVec, PAGE, Region, map_error};
 pub use pipe::{pipe_of, sendfile, splice_from_pipe, splice_to_pipe};
 pub use poll::{Epoll, file_flags, poll, set_file_flags};

@@ -1,12 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The PCI driver: ID table, probe, unbind, and system sleep.
+//! The PCI driver: ID table, probe, unbind, system sleep and shutdown.
 
 use crate::{
     abstractions::{
         fs::chardev::CharDevice,
         pci::{
-            power::SystemSleep,
+            power::{
+                Shutdown,
+                SystemSleep, //
+            },
             take_over::TakesOver, //
         }, //
     },
@@ -88,6 +91,12 @@ impl SystemSleep for GrabberDriver {
         data: Pin<&Self::Data<'bound>>,
     ) -> Result {
         data.started.device().resume()
+    }
+}
+
+impl Shutdown for GrabberDriver {
+    fn shutdown<'bound>(_device: &'bound pci::Device<Core<'_>>, data: Pin<&Self::Data<'bound>>) {
+        data.started.device().shut_down();
     }
 }
 

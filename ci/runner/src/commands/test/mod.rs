@@ -18,6 +18,7 @@ use ringbar_agent_protocol::machine::{TRANSPORT_VARIABLE, Transport};
 use ringbar_runner::binding;
 use ringbar_runner::book::Book;
 use ringbar_runner::kit;
+use ringbar_runner::reboot;
 use ringbar_runner::refusal::{self, BEHIND_IOMMU};
 use ringbar_runner::several;
 use ringbar_runner::suite::checks::Check;
@@ -181,6 +182,17 @@ pub fn run(setup: &Setup, options: &Options) -> anyhow::Result<ExitCode> {
                 all.push(Trial::test(test.name, move || {
                     kit::run(&setup, &test).map_err(Failed::from)
                 }));
+            }
+        }
+    }
+    if kernels.contains(&Kernel::Stock) {
+        for machine in reboot::MACHINES {
+            if selection.runs_reboots(&machine) {
+                let setup = Arc::clone(&setup);
+                let log_dir = setup.checkout.join("build/test");
+                let log_dir = log_dir.join(machine.name.replace("::", "/"));
+                let run = move || reboot::run(&setup, &machine, &log_dir);
+                all.extend(steps(reboot::names(&machine), &options.filters, run));
             }
         }
     }

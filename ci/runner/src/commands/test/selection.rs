@@ -9,6 +9,7 @@ use ringbar_guest_tests::case::{Case, OnDebugKernel};
 use ringbar_guest_tests::needs::{Kernels, Needs, Transports};
 use ringbar_guest_tests::suites;
 use ringbar_runner::kit;
+use ringbar_runner::reboot;
 use ringbar_runner::suite::plan::Plan;
 use ringbar_runner::unplug::{self, Machine};
 use ringbar_vm::setup::Kernel;
@@ -49,6 +50,13 @@ impl Selection<'_> {
         self.includes(Transport::VfioUser)
             && (machine.daily || !self.is_daily())
             && unplug::names(machine).any(|name| wanted(self.filters, &name))
+    }
+
+    /// Whether a machine that reboots is needed.
+    pub(super) fn runs_reboots(&self, machine: &reboot::Machine) -> bool {
+        self.includes(machine.transport)
+            && (machine.daily || !self.is_daily())
+            && reboot::names(machine).any(|name| wanted(self.filters, &name))
     }
 
     /// Whether a suite with these needs runs.
