@@ -10,7 +10,8 @@
 //! | worker | asked to end | |
 //!
 //! A packet is its kind and its further bytes. Another version of the program may be at the other
-//! end, so a packet is never changed: a new one gets another kind.
+//! end, so a packet is never changed: a new one gets another kind, and the supervisor ignores those
+//! that it does not know.
 
 use std::fs::File;
 use std::io::{self, IoSlice, IoSliceMut};
