@@ -290,7 +290,7 @@ impl Fixture {
             self.load_kernel()?;
         }
         log_of_this_boot_is_clean(self)?;
-        control.add_fault(HOLD).map_err(text)?;
+        control.add_fault(HOLD.to_owned()).map_err(text)?;
         self.shell(LOAD)?;
         self.wait_for_load()?;
 
