@@ -93,8 +93,10 @@ impl Selection<'_> {
         }
         // Over the other transport only what depends on it, as for suites.
         let other = transport != Transport::default() && self.transport.is_none();
-        !(other && case.transports == Transports::Any)
-            && !(kernel == Kernel::Debug && case.on_debug_kernel == OnDebugKernel::InTestAll)
+        if other && case.transports == Transports::Any {
+            return false;
+        }
+        kernel != Kernel::Debug || case.on_debug_kernel != OnDebugKernel::InTestAll
     }
 }
 
