@@ -85,8 +85,9 @@ impl Selection<'_> {
         }
         // Over the other transport only what depends on it, as for suites.
         let other = transport != Transport::default() && self.transport.is_none();
-        !(other && case.transports == Transports::Any)
-            && !(kernel == Kernel::Debug && case.on_debug_kernel == OnDebugKernel::InTestAll)
+        let is_elsewhere = other && case.transports == Transports::Any;
+        let is_later = kernel == Kernel::Debug && case.on_debug_kernel == OnDebugKernel::InTestAll;
+        !(is_elsewhere || is_later)
     }
 }
 
