@@ -65,6 +65,12 @@ impl ControlSocket {
             .sum()
     }
 
+    /// How often a driver has broken a queue.
+    pub fn broken_queues(&self) -> io::Result<u64> {
+        let statistics = self.execute(&json!({"execute": "query-statistics"}))?;
+        number(&statistics["broken-queues"])
+    }
+
     /// Executes a request and returns its result. A refusal is an error.
     fn execute(&self, request: &Value) -> io::Result<Value> {
         let stream = UnixStream::connect(&self.socket)?;
