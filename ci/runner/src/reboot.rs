@@ -7,9 +7,10 @@
 //! in the memory of the kernel that ends. The next kernel fills its free memory before it loads the
 //! driver, and finds it unchanged after the driver and a job have used the device.
 //!
-//! A driver without `shutdown` fails the test of kexec over vfio-user only. Over vhost-user the kernel
-//! stops the device itself: QEMU does so when the kernel that ends disables bus mastering, and
-//! `virtio-pci` of the next kernel resets the device before the memory is filled.
+//! A driver without `shutdown` fails the test of kexec over vfio-user only, where the device's log shows
+//! whether it was reset. Over vhost-user the kernel stops the device itself: QEMU does so when the kernel
+//! that ends disables bus mastering, and `virtio-pci` of the next kernel resets the device before the
+//! memory is filled.
 //!
 //! The guest's test program ends with the guest, so these tests are not part of it.
 
@@ -197,6 +198,7 @@ impl Way {
 /// The virtual machine that the steps use.
 struct Fixture {
     vm: Vm,
+    transport: Transport,
     rounds: u32,
     /// Number of the last round.
     round: u32,
@@ -247,6 +249,7 @@ impl Fixture {
             process: control.process().map_err(text)?,
             command_line: command_line.trim_end().to_owned(),
             vm,
+            transport: machine.transport,
             rounds: machine.rounds,
             round: 0,
             starts: 1,
@@ -319,6 +322,11 @@ impl Fixture {
         if in_flight > 0 {
             return Err(format!("the device has not ended {in_flight} requests"));
         }
+        // Queues of an earlier kernel would be broken: their memory has been filled.
+        let broken = control.broken_queues().map_err(text)?;
+        if broken > 0 {
+            return Err(format!("the device found {broken} queues broken"));
+        }
         match control.process().map_err(text)? {
             process if process == self.process => Ok(()),
             other => Err(format!(
@@ -328,16 +336,18 @@ impl Fixture {
         }
     }
 
-    /// Runs a command that reboots, and waits until the guest is up. The device has no request any more
-    /// when the kernel has shut it down: what follows resets it in any case.
+    /// Runs a command that reboots, and waits until the guest is up. The device was reset and has no
+    /// request any more when the kernel has shut it down: what follows resets it in any case.
     fn shut_down(&mut self, way: Way, command: &GuestCommand) -> StepResult {
         let control = self.vm.devices()[0].control();
         let before = self.console()?.len();
+        let logged = self.device_log()?.len();
         let mut shut_down = Ok(());
         let rebooted = self.vm.agent().reboot(command, REBOOT_TIMEOUT, || {
             shut_down = way
                 .end_of_shutdown()
                 .map_or(Ok(()), |line| self.wait_for_line(before, line))
+                .and_then(|()| self.was_reset(logged))
                 .and_then(|()| match control.in_flight() {
                     Ok(0) => Ok(()),
                     Ok(left) => Err(format!("{left} requests are in flight after the shutdown")),
@@ -345,6 +355,23 @@ impl Fixture {
                 });
         });
         rebooted.map_err(text).and(shut_down)
+    }
+
+    /// Whether the device was reset, after so many bytes of its log. Without bus mastering its queues
+    /// only wait, with no request in flight. Over vhost-user a device learns of no reset.
+    fn was_reset(&self, logged: usize) -> StepResult {
+        let log = self.device_log()?;
+        let new = log.get(logged..).unwrap_or_default();
+        match self.transport == Transport::VhostUser || new.contains("device reset") {
+            true => Ok(()),
+            false => Err("the driver has not reset the device".into()),
+        }
+    }
+
+    /// The device's log.
+    fn device_log(&self) -> Result<String, String> {
+        let path = self.vm.console_log().with_file_name("device0.log");
+        fs::read_to_string(path).map_err(text)
     }
 
     /// Waits for a line on the console, after so many bytes.

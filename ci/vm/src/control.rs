@@ -68,6 +68,11 @@ impl ControlSocket {
             .sum())
     }
 
+    /// How often a driver has broken a queue.
+    pub fn broken_queues(&self) -> Result<u64, ClientError> {
+        Ok(self.execute(QueryStatistics {})?.total.broken_queues)
+    }
+
     /// Has the device execute a command, over a connection of its own.
     fn execute<E: Execute>(&self, command: E) -> Result<E::Return, ClientError> {
         Client::connect(&self.socket, REPLY_TIMEOUT)?.execute(command)
