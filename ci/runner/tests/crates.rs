@@ -207,6 +207,7 @@ const UNSAFE: &[&str] = &[
     "ci/kit/guest",
     "ci/nbd-server",
     "ci/page-cache",
+    "ci/perf",
     "ci/runner",
     "ci/vm",
     "device/daemon",

@@ -89,6 +89,7 @@
 //! | `wait`: the difference of positions is signed | `tests::a_driver_that_lags_behind_the_process_waits` |
 
 #![no_std]
+#![forbid(unsafe_code)]
 
 #[cfg(any(test, loom))]
 extern crate std;
