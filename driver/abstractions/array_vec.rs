@@ -66,7 +66,10 @@ impl<T, const N: usize> ArrayVec<T, N> {
 impl<T, const N: usize> Drop for ArrayVec<T, N> {
     #[inline(always)]
     fn drop(&mut self) {
-        drop(self.drain());
+        // Mostly its values were taken out.
+        if self.len > 0 {
+            drop(self.drain());
+        }
     }
 }
 
@@ -111,10 +114,20 @@ impl<T> Iterator for Drain<'_, T> {
     }
 }
 
+impl<T> Drain<'_, T> {
+    /// Drops the values that nobody has taken.
+    #[cold]
+    fn drop_rest(&mut self) {
+        self.by_ref().for_each(drop);
+    }
+}
+
 impl<T> Drop for Drain<'_, T> {
     #[inline(always)]
     fn drop(&mut self) {
-        self.by_ref().for_each(drop);
+        if !self.places.is_empty() {
+            self.drop_rest();
+        }
     }
 }
 

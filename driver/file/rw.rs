@@ -50,6 +50,7 @@ use kernel::{
 };
 
 /// Executes a read or write call.
+#[inline(always)]
 pub(super) fn transfer<'call>(
     device: ArcBorrow<'_, Device>,
     opcode: Opcode,

@@ -164,6 +164,7 @@ impl PollPolicy {
     ///
     /// `waits` says that the submitter sleeps until its requests have completed, so that it cannot
     /// defer completion. `earlier` returns whether earlier requests are still in flight.
+    #[inline(always)]
     pub(super) fn poll_time(
         &self,
         strategy: WaitStrategy,
