@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use ringbar_fio::{DIRECTORY, Job, Outcome, REPORT};
-use ringbar_vm::agent::{Agent, Event, GuestCommand};
+use ringbar_vm::agent::{Agent, GuestCommand};
 use ringbar_vm::error::{Error, Result};
 
 /// Maximum time for one run. The jobs of `ringbar-ci` take some seconds.
@@ -17,7 +17,7 @@ pub fn run(
     agent: &Agent,
     job: &Job,
     variables: &[(&str, &str)],
-    mut on_output: impl FnMut(&[u8]),
+    on_output: impl FnMut(&[u8]),
 ) -> Result<Outcome> {
     // fio redirects the standard output of commands that it runs before and after a job
     // to a file; they inherit descriptor 9.
@@ -28,24 +28,13 @@ pub fn run(
     for (name, value) in variables {
         command = command.env(name, value);
     }
-    let mut running = agent.start(&command, RUN_TIMEOUT)?;
-    let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
-    let status = loop {
-        match running.next()? {
-            Event::Stdout(bytes) => {
-                on_output(&bytes);
-                stdout.extend(bytes);
-            }
-            Event::Stderr(bytes) => stderr.extend(bytes),
-            Event::Exited(status) => break status,
-        }
-    };
-    let messages =
-        String::from_utf8_lossy(&stderr).into_owned() + &String::from_utf8_lossy(&stdout);
+    let output = agent.start(&command, RUN_TIMEOUT)?.output_with(on_output)?;
+    let messages = String::from_utf8_lossy(&output.stderr).into_owned()
+        + &String::from_utf8_lossy(&output.stdout);
     let report = match agent.read_text(REPORT) {
         Ok(text) => Ok(text),
         Err(Error::Guest { message, .. }) => Err(message),
         Err(error) => return Err(error),
     };
-    Ok(Outcome::new(status.shell_code(), messages, report))
+    Ok(Outcome::new(output.status.shell_code(), messages, report))
 }

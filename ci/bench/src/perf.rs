@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use ringbar_fio::Extent;
 use ringbar_perf::report::Report;
-use ringbar_vm::agent::{Agent, Event, GuestCommand};
+use ringbar_vm::agent::{Agent, GuestCommand};
 use ringbar_vm::error::{Error, Result};
 
 use crate::guest::Node;
@@ -54,28 +54,17 @@ pub fn run(
     node: &Node,
     size: u64,
     extent: Extent,
-    mut on_output: impl FnMut(&[u8]),
+    on_output: impl FnMut(&[u8]),
 ) -> Result<Report> {
     let command = GuestCommand::new("ringbar-perf").args(arguments(job, node, size, extent));
-    let mut running = agent.start(&command, RUN_TIMEOUT)?;
-    let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
-    let status = loop {
-        match running.next()? {
-            Event::Stdout(bytes) => {
-                on_output(&bytes);
-                stdout.extend(bytes);
-            }
-            Event::Stderr(bytes) => stderr.extend(bytes),
-            Event::Exited(status) => break status,
-        }
-    };
-    if status.shell_code() != 0 {
+    let output = agent.start(&command, RUN_TIMEOUT)?.output_with(on_output)?;
+    if output.status.shell_code() != 0 {
         return Err(Error::Guest {
             what: format!("ringbar-perf {job} on {}", node.path),
-            message: String::from_utf8_lossy(&stderr).into_owned(),
+            message: String::from_utf8_lossy(&output.stderr).into_owned(),
         });
     }
-    parse(&stdout)
+    parse(&output.stdout)
 }
 
 /// The report is the last line.

@@ -9,7 +9,6 @@
 use std::path::Path;
 use std::time::Duration;
 
-use ringbar_vm::agent::GuestCommand;
 use ringbar_vm::device::{Device, DeviceOptions};
 use ringbar_vm::kernel_log::{self, ExpectedProblem};
 use ringbar_vm::qemu::VhostUserDevice;
@@ -17,6 +16,8 @@ use ringbar_vm::setup::Setup;
 use ringbar_vm::temporary::TemporaryDir;
 use ringbar_vm::vm::{Vm, VmOptions};
 use serde_json::json;
+
+use crate::steps::{self, Step, StepResult};
 
 /// Maximum time for a command in the guest.
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(120);
@@ -69,11 +70,8 @@ struct Fixture {
     _directory: TemporaryDir,
 }
 
-type StepResult = Result<(), String>;
-type Step = fn(&mut Fixture) -> StepResult;
-
 /// The tests, in order. Each test begins in the state that the previous one leaves.
-const STEPS: &[(&str, Step)] = &[
+const STEPS: &[Step<Fixture>] = &[
     ("dr13_modprobe_takes_a_device_from_virtio_pci", modprobe),
     ("dr13_other_devices_of_the_vendor_stay", others_stay),
     ("dr13_another_kind_of_device_is_given_back", given_back),
@@ -88,15 +86,12 @@ const STEPS: &[(&str, Step)] = &[
 
 /// Names of the tests.
 pub fn names() -> impl Iterator<Item = String> {
-    STEPS.iter().map(|(name, _)| format!("binding::{name}"))
+    steps::names("binding", STEPS)
 }
 
 /// Runs the tests; returns their results in the order of [`names`].
 pub fn run(setup: &Setup, log_dir: &Path) -> Vec<StepResult> {
-    match Fixture::start(setup, log_dir) {
-        Ok(mut fixture) => STEPS.iter().map(|(_, step)| step(&mut fixture)).collect(),
-        Err(error) => STEPS.iter().map(|_| Err(error.clone())).collect(),
-    }
+    steps::run(Fixture::start(setup, log_dir), STEPS)
 }
 
 impl Fixture {
@@ -144,16 +139,7 @@ impl Fixture {
 
     /// Runs lines in the guest's shell. The first failure ends the script.
     fn shell(&self, lines: &str) -> StepResult {
-        let command = GuestCommand::shell(&format!("set -eu\n{FUNCTIONS}\n{lines}"));
-        self.vm
-            .agent()
-            .check(&command, COMMAND_TIMEOUT)
-            .map(drop)
-            .map_err(|error| match error {
-                // The message without the script.
-                ringbar_vm::error::Error::Guest { message, .. } => message,
-                error => error.to_string(),
-            })
+        steps::shell(self.vm.agent(), FUNCTIONS, lines, COMMAND_TIMEOUT)
     }
 
     /// Runs a line in QEMU's human monitor, which prints errors only.

@@ -9,6 +9,7 @@
 //! | [`book`] | the experiments in docs/, and their expected output |
 //! | [`kit`] | writes a card of your own from the template, and tests that it works |
 //! | [`ktap`] | reads test results |
+//! | [`steps`] | runs tests that share a virtual machine, and lines in its shell |
 //! | [`refusal`] | tests that the driver refuses an unusable device |
 //! | [`binding`] | tests that the driver binds its devices and no others |
 //! | [`several`] | tests of a machine with several devices |
@@ -25,6 +26,7 @@ pub mod reboot;
 pub mod refusal;
 pub mod report;
 pub mod several;
+pub mod steps;
 pub mod suite;
 pub mod unplug;
 pub mod verified;

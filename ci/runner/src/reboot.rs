@@ -21,12 +21,13 @@ use std::time::{Duration, Instant};
 use ringbar_agent_protocol::machine::Transport;
 use ringbar_vm::agent::{Event, GuestCommand};
 use ringbar_vm::device::DeviceOptions;
-use ringbar_vm::error::Error;
 use ringbar_vm::kernel_log;
 use ringbar_vm::setup::Setup;
 use ringbar_vm::temporary::TemporaryDir;
 use ringbar_vm::vm::{SHARE_TARGET, Vm, VmOptions};
 use serde_json::json;
+
+use crate::steps::{self, Step, StepResult};
 
 /// Maximum time for a command in the guest.
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(300);
@@ -144,11 +145,8 @@ impl Machine {
     }
 }
 
-type StepResult = Result<(), String>;
-type Step = fn(&mut Fixture) -> StepResult;
-
 /// The tests, in order.
-const STEPS: &[(&str, Step)] = &[
+const STEPS: &[Step<Fixture>] = &[
     ("d4_reboot_under_load", |fixture| {
         fixture.rounds(Way::Reboot)
     }),
@@ -161,16 +159,12 @@ const STEPS: &[(&str, Step)] = &[
 
 /// Names of the tests of a machine.
 pub fn names(machine: &Machine) -> impl Iterator<Item = String> + use<> {
-    let name = machine.name;
-    STEPS.iter().map(move |(step, _)| format!("{name}::{step}"))
+    steps::names(machine.name, STEPS)
 }
 
 /// Runs the tests; returns their results in the order of [`names`].
 pub fn run(setup: &Setup, machine: &Machine, log_dir: &Path) -> Vec<StepResult> {
-    match Fixture::start(setup, machine, log_dir) {
-        Ok(mut fixture) => STEPS.iter().map(|(_, step)| step(&mut fixture)).collect(),
-        Err(error) => STEPS.iter().map(|_| Err(error.clone())).collect(),
-    }
+    steps::run(Fixture::start(setup, machine, log_dir), STEPS)
 }
 
 /// How the guest comes to boot again.
@@ -261,16 +255,7 @@ impl Fixture {
 
     /// Runs lines in the guest's shell. The first failure ends the script.
     fn shell(&self, lines: &str) -> StepResult {
-        let command = GuestCommand::shell(&format!("set -eu\n{FUNCTIONS}\n{lines}"));
-        self.vm
-            .agent()
-            .check(&command, COMMAND_TIMEOUT)
-            .map(drop)
-            .map_err(|error| match error {
-                // The message without the script.
-                Error::Guest { message, .. } => message,
-                error => error.to_string(),
-            })
+        steps::shell(self.vm.agent(), FUNCTIONS, lines, COMMAND_TIMEOUT)
     }
 
     fn rounds(&mut self, way: Way) -> StepResult {

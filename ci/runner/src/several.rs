@@ -10,7 +10,6 @@ use std::time::{Duration, Instant};
 
 use ringbar_agent_protocol::machine::Transport;
 use ringbar_spec::DeviceConfig;
-use ringbar_vm::agent::GuestCommand;
 use ringbar_vm::device::{Device, DeviceOptions};
 use ringbar_vm::kernel_log;
 use ringbar_vm::qemu::{self, VhostUserDevice};
@@ -18,6 +17,8 @@ use ringbar_vm::setup::Setup;
 use ringbar_vm::temporary::TemporaryDir;
 use ringbar_vm::vm::{Vm, VmOptions};
 use serde_json::{Value, json};
+
+use crate::steps::{self, Step, StepResult};
 
 /// Maximum time for a command in the guest.
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(120);
@@ -73,11 +74,8 @@ struct Fixture {
     _directory: TemporaryDir,
 }
 
-type StepResult = Result<(), String>;
-type Step = fn(&mut Fixture) -> StepResult;
-
 /// The tests, in order. Each test begins in the state that the previous one leaves.
-const STEPS: &[(&str, Step)] = &[
+const STEPS: &[Step<Fixture>] = &[
     ("d1_four_devices_have_their_own_data", four),
     ("d1_unplug_of_one_leaves_the_names_of_others", unplug),
     ("d1_device_that_comes_again_is_found_by_its_id", come_again),
@@ -87,15 +85,12 @@ const STEPS: &[(&str, Step)] = &[
 
 /// Names of the tests.
 pub fn names() -> impl Iterator<Item = String> {
-    STEPS.iter().map(|(name, _)| format!("several::{name}"))
+    steps::names("several", STEPS)
 }
 
 /// Runs the tests; returns their results in the order of [`names`].
 pub fn run(setup: &Setup, log_dir: &Path) -> Vec<StepResult> {
-    match Fixture::start(setup, log_dir) {
-        Ok(mut fixture) => STEPS.iter().map(|(_, step)| step(&mut fixture)).collect(),
-        Err(error) => STEPS.iter().map(|_| Err(error.clone())).collect(),
-    }
+    steps::run(Fixture::start(setup, log_dir), STEPS)
 }
 
 /// QEMU's id of a device, and of the slot that it is in.
@@ -169,16 +164,7 @@ impl Fixture {
 
     /// Runs lines in the guest's shell. The first failure ends the script.
     fn shell(&self, lines: &str) -> StepResult {
-        let command = GuestCommand::shell(&format!("set -eu\n{FUNCTIONS}\n{lines}"));
-        self.vm
-            .agent()
-            .check(&command, COMMAND_TIMEOUT)
-            .map(drop)
-            .map_err(|error| match error {
-                // The message without the script.
-                ringbar_vm::error::Error::Guest { message, .. } => message,
-                error => error.to_string(),
-            })
+        steps::shell(self.vm.agent(), FUNCTIONS, lines, COMMAND_TIMEOUT)
     }
 
     fn remove(&mut self, id: &str) -> StepResult {

@@ -10,7 +10,6 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use ringbar_agent_protocol::machine::{Iommu, Transport};
-use ringbar_vm::agent::GuestCommand;
 use ringbar_vm::device::{Device, DeviceOptions};
 use ringbar_vm::kernel_log;
 use ringbar_vm::qemu;
@@ -19,6 +18,7 @@ use ringbar_vm::temporary::TemporaryDir;
 use ringbar_vm::vm::{Vm, VmOptions};
 use serde_json::json;
 
+use crate::steps::{self, Step, StepResult};
 use crate::suite::debug;
 
 /// Maximum time for a command in the guest, which waits up to a minute for an effect of the
@@ -132,11 +132,8 @@ pub const MACHINES: [Machine; 7] = [
     },
 ];
 
-type StepResult = Result<(), String>;
-type Step = fn(&mut Fixture) -> StepResult;
-
 /// The tests, in order. Each test begins in the state that the previous one leaves.
-const STEPS: &[(&str, Step)] = &[
+const STEPS: &[Step<Fixture>] = &[
     ("d2_plugged_device_works", plugged),
     ("d2_unplug_under_load_and_plug_again", unplugged_under_load),
     ("d2_unplug_of_an_idle_device", unplugged_when_idle),
@@ -145,17 +142,13 @@ const STEPS: &[(&str, Step)] = &[
 
 /// Names of the tests of a machine.
 pub fn names(machine: &Machine) -> impl Iterator<Item = String> + use<> {
-    let name = machine.name;
-    STEPS.iter().map(move |(step, _)| format!("{name}::{step}"))
+    steps::names(machine.name, STEPS)
 }
 
 /// Runs the tests; returns their results in the order of [`names`]. The set-up must be for the
 /// machine's kernel.
 pub fn run(setup: &Setup, machine: &Machine, log_dir: &Path) -> Vec<StepResult> {
-    match Fixture::start(setup, machine, log_dir) {
-        Ok(mut fixture) => STEPS.iter().map(|(_, step)| step(&mut fixture)).collect(),
-        Err(error) => STEPS.iter().map(|_| Err(error.clone())).collect(),
-    }
+    steps::run(Fixture::start(setup, machine, log_dir), STEPS)
 }
 
 /// The virtual machine and the device that the steps use.
@@ -210,16 +203,7 @@ impl Fixture {
 
     /// Runs lines in the guest's shell. The first failure ends the script.
     fn shell(&self, lines: &str) -> StepResult {
-        let command = GuestCommand::shell(&format!("set -eu\n{FUNCTIONS}\n{lines}"));
-        self.vm
-            .agent()
-            .check(&command, COMMAND_TIMEOUT)
-            .map(drop)
-            .map_err(|error| match error {
-                // The message without the script.
-                ringbar_vm::error::Error::Guest { message, .. } => message,
-                error => error.to_string(),
-            })
+        steps::shell(self.vm.agent(), FUNCTIONS, lines, COMMAND_TIMEOUT)
     }
 
     /// Plugs the device in, and waits until the driver has bound it. QEMU may still be removing

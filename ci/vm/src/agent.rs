@@ -361,12 +361,20 @@ impl RunningCommand<'_> {
     }
 
     /// Waits for the end, and returns the output from now on.
-    pub fn output(mut self) -> Result<Output> {
+    pub fn output(self) -> Result<Output> {
+        self.output_with(|_| ())
+    }
+
+    /// As [`Self::output`]. `on_stdout` gets the standard output as it arrives, too.
+    pub fn output_with(mut self, mut on_stdout: impl FnMut(&[u8])) -> Result<Output> {
         let mut stdout = Vec::new();
         let mut stderr = Vec::new();
         loop {
             match self.next()? {
-                Event::Stdout(bytes) => stdout.extend(bytes),
+                Event::Stdout(bytes) => {
+                    on_stdout(&bytes);
+                    stdout.extend(bytes);
+                }
                 Event::Stderr(bytes) => stderr.extend(bytes),
                 Event::Exited(status) => {
                     return Ok(Output {
