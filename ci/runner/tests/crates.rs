@@ -81,7 +81,10 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("ci/nbd-server", &[]),
     ("ci/page-cache", &[]),
     ("ci/kit/guest", &[]),
-    ("ci/perf", &["device/size", "device/user-ring"]),
+    (
+        "ci/perf",
+        &["device/size", "device/user-ring", "driver/uapi"],
+    ),
     ("ci/fio", &["device/size"]),
     ("ci/doubles/lying-proxy", &["ci/protocol", "device/spec"]),
     (

@@ -9,45 +9,14 @@ use std::ptr;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use ringbar_uapi::linux_aio::{
+    IOCB_CMD_FDSYNC, IOCB_CMD_FSYNC, IOCB_CMD_PREAD, IOCB_CMD_PREADV, IOCB_CMD_PWRITE,
+    IOCB_CMD_PWRITEV, IOCB_FLAG_RESFD, IoEvent, Iocb,
+};
+
 use super::file::Vectored;
 use super::memory::IoVec;
 use super::result::{check, check_result};
-
-const IOCB_CMD_PREAD: u16 = 0;
-const IOCB_CMD_PWRITE: u16 = 1;
-const IOCB_CMD_FSYNC: u16 = 2;
-const IOCB_CMD_FDSYNC: u16 = 3;
-const IOCB_CMD_PREADV: u16 = 7;
-const IOCB_CMD_PWRITEV: u16 = 8;
-const IOCB_FLAG_RESFD: u32 = 1;
-
-/// `struct iocb` of `linux/aio_abi.h` on little-endian machines.
-#[derive(Clone, Copy, Debug, Default)]
-#[repr(C)]
-struct Iocb {
-    data: u64,
-    key: u32,
-    rw_flags: i32,
-    opcode: u16,
-    reqprio: i16,
-    fd: u32,
-    buf: u64,
-    nbytes: u64,
-    offset: i64,
-    reserved: u64,
-    flags: u32,
-    resfd: u32,
-}
-
-/// `struct io_event` of `linux/aio_abi.h`.
-#[derive(Clone, Copy, Debug, Default)]
-#[repr(C)]
-struct IoEvent {
-    data: u64,
-    obj: u64,
-    res: i64,
-    res2: i64,
-}
 
 /// `struct aio_ring` of the kernel's `fs/aio.c`, with the events behind it. It is
 /// mapped into the process, and libraries rely on its layout.
@@ -79,7 +48,7 @@ impl<'a> AioOperation<'a> {
         Self {
             iocb: Iocb {
                 opcode,
-                fd: file.as_raw_fd().cast_unsigned(),
+                fildes: file.as_raw_fd().cast_unsigned(),
                 offset: offset.cast_signed(),
                 ..Iocb::default()
             },

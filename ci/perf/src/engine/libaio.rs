@@ -5,41 +5,10 @@
 use std::io;
 use std::os::fd::AsRawFd;
 
+use ringbar_uapi::linux_aio::{IOCB_CMD_PREAD, IOCB_CMD_PWRITE, IoEvent, Iocb};
+
 use super::{Engine, Target};
 use crate::options::Options;
-
-/// `struct iocb` of `linux/aio_abi.h`, little-endian.
-#[derive(Clone, Copy, Debug, Default)]
-#[repr(C)]
-struct Iocb {
-    data: u64,
-    key: u32,
-    rw_flags: i32,
-    opcode: u16,
-    priority: i16,
-    descriptor: u32,
-    buffer: u64,
-    bytes: u64,
-    offset: i64,
-    reserved: u64,
-    flags: u32,
-    event: u32,
-}
-
-/// `struct io_event` of `linux/aio_abi.h`.
-#[derive(Clone, Copy, Debug, Default)]
-#[repr(C)]
-struct IoEvent {
-    data: u64,
-    object: u64,
-    result: i64,
-    result2: i64,
-}
-
-const _: () = assert!(size_of::<Iocb>() == 64 && size_of::<IoEvent>() == 32);
-
-const IOCB_CMD_PREAD: u16 = 0;
-const IOCB_CMD_PWRITE: u16 = 1;
 
 /// An AIO context, destroyed when dropped. The kernel waits for its requests.
 #[derive(Debug)]
@@ -90,9 +59,9 @@ impl Libaio {
             } else {
                 IOCB_CMD_PREAD
             },
-            descriptor,
-            buffer: target.buffer(buffer) as u64,
-            bytes: target.block as u64,
+            fildes: descriptor,
+            buf: target.buffer(buffer) as u64,
+            nbytes: target.block as u64,
             ..Iocb::default()
         };
         Ok(Self {
@@ -164,7 +133,7 @@ impl Engine for Libaio {
         let got = usize::try_from(got)
             .map_err(|_| format!("io_getevents: {}", io::Error::last_os_error()))?;
         for event in &self.events[..got] {
-            self.target.check(event.result)?;
+            self.target.check(event.res)?;
             free.push(event.data as u32);
         }
         Ok(())

@@ -6,38 +6,9 @@ use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::ptr::{self, NonNull};
 
+use ringbar_uapi::linux_aio::{IOCB_CMD_PREAD, IOCB_CMD_PWRITE, IoEvent, Iocb};
+
 use super::queue::{Completed, Direction};
-
-const IOCB_CMD_PREAD: u16 = 0;
-const IOCB_CMD_PWRITE: u16 = 1;
-
-/// `struct iocb` of `linux/aio_abi.h` on little-endian machines.
-#[derive(Debug, Default)]
-#[repr(C)]
-struct Iocb {
-    data: u64,
-    key: u32,
-    rw_flags: i32,
-    opcode: u16,
-    reqprio: i16,
-    fd: u32,
-    buf: u64,
-    nbytes: u64,
-    offset: i64,
-    reserved: u64,
-    flags: u32,
-    resfd: u32,
-}
-
-/// `struct io_event` of `linux/aio_abi.h`.
-#[derive(Clone, Copy, Debug, Default)]
-#[repr(C)]
-struct IoEvent {
-    data: u64,
-    obj: u64,
-    res: i64,
-    res2: i64,
-}
 
 /// A context of Linux AIO. Dropping it waits for the transfers in flight.
 #[derive(Debug)]
@@ -82,7 +53,7 @@ impl Aio {
                 Direction::Read => IOCB_CMD_PREAD,
                 Direction::Write => IOCB_CMD_PWRITE,
             },
-            fd: file.as_raw_fd().cast_unsigned(),
+            fildes: file.as_raw_fd().cast_unsigned(),
             buf: address.as_ptr().expose_provenance() as u64,
             nbytes: length as u64,
             offset: offset.cast_signed(),
